@@ -1,0 +1,47 @@
+# One file, a target for each binary: `docker build --target server .`
+
+FROM rust:1-bookworm AS build
+WORKDIR /src
+# The dependencies alone first, against empty sources: this layer is built anew
+# only when a manifest changes.
+COPY Cargo.toml Cargo.lock ./
+COPY server/Cargo.toml server/
+COPY client/Cargo.toml client/
+COPY shared/Cargo.toml shared/
+COPY bench/Cargo.toml bench/
+RUN for package in server client shared bench; do \
+      mkdir -p $package/src && echo 'fn main() {}' | tee $package/src/main.rs >$package/src/lib.rs; \
+    done \
+ && cargo build --release --locked -p matchbook-server -p matchbook-client
+COPY server server
+COPY client client
+COPY shared shared
+COPY migrations migrations
+# Cargo goes by the time of a file, and the copies are older than the empty ones.
+RUN touch */src/lib.rs */src/main.rs \
+ && cargo build --release --locked -p matchbook-server -p matchbook-client
+
+FROM debian:bookworm-slim AS runtime
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends ca-certificates libssl3 \
+ && rm -rf /var/lib/apt/lists/*
+
+FROM runtime AS server
+COPY --from=build /src/target/release/matchbook-server /usr/local/bin/
+# A named volume takes its owner from here when it is first used.
+RUN install -d -o 10001 -g 10001 -m 0700 /data && install -d -o 10001 -g 10001 -m 0755 /data/tls
+USER 10001:10001
+ENV MATCHBOOK__DATA_DIR=/data MATCHBOOK__SERVER__ADDRESS=0.0.0.0:5001
+EXPOSE 5001
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --start-interval=1s \
+  CMD ["matchbook-server", "health"]
+ENTRYPOINT ["matchbook-server"]
+
+FROM runtime AS client
+COPY --from=build /src/target/release/matchbook-client /usr/local/bin/
+USER 10002:10002
+ENV MATCHBOOK_CLIENT__CLIENT__ADDRESS=0.0.0.0:5002
+EXPOSE 5002
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --start-interval=1s \
+  CMD ["matchbook-client", "health"]
+ENTRYPOINT ["matchbook-client"]

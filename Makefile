@@ -1,0 +1,13 @@
+# `make run` and `make test` are all that a newcomer needs; each is a script of
+# the same name, for machines without make.
+
+.PHONY: run test check
+
+run: ## Build and start server and client, until Ctrl-C
+	@scripts/run
+
+test: ## Every test: on SQLite alone, then on PostgreSQL and Redis
+	@scripts/test
+
+check: ## Formatting, lints, documentation, licences
+	@scripts/check

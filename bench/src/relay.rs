@@ -1,0 +1,72 @@
+//! A TCP relay that can be cut: a database or Redis that is away, and comes
+//! back, for one server alone.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+/// Relays connections to an address until it is cut.
+pub struct Relay {
+    address: SocketAddr,
+    open: Arc<Mutex<Open>>,
+}
+
+#[derive(Default)]
+struct Open {
+    cut: bool,
+    streams: Vec<TcpStream>,
+}
+
+impl Relay {
+    /// A relay on a free port to `target`, like `127.0.0.1:5432`.
+    pub fn to(target: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let open = Arc::new(Mutex::new(Open::default()));
+        let (shared, target) = (open.clone(), target.to_owned());
+        thread::spawn(move || {
+            for near in listener.incoming().map_while(Result::ok) {
+                let mut open = shared.lock().unwrap();
+                if open.cut {
+                    continue;
+                }
+                let Ok(far) = TcpStream::connect(&target) else { continue };
+                open.streams.extend([near.try_clone().unwrap(), far.try_clone().unwrap()]);
+                let (near_back, far_back) = (near.try_clone().unwrap(), far.try_clone().unwrap());
+                thread::spawn(move || copy(near, far));
+                thread::spawn(move || copy(far_back, near_back));
+            }
+        });
+        Self { address, open }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Closes what is open and refuses what comes, until it is mended.
+    pub fn cut(&self) {
+        let mut open = self.open.lock().unwrap();
+        open.cut = true;
+        for stream in open.streams.drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Relays again.
+    pub fn mend(&self) {
+        self.open.lock().unwrap().cut = false;
+    }
+}
+
+fn copy(mut from: TcpStream, mut to: TcpStream) {
+    let mut buffer = [0; 16 * 1024];
+    while let Ok(read @ 1..) = from.read(&mut buffer) {
+        if to.write_all(&buffer[..read]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
+}

@@ -1,0 +1,189 @@
+//! Settings in, listening server out.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use actix_web::dev::Server;
+use actix_web::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
+use actix_web::middleware::{DefaultHeaders, from_fn};
+use actix_web::{App, HttpServer, web};
+use matchbook_shared::settings::reachable;
+use secrecy::SecretString;
+
+use crate::active::ActiveTokens;
+use crate::config::{Config, SHORTEST_SECRET, Tls};
+use crate::data_dir::{self, DataDir};
+use crate::keys::{Derived, KeyRing};
+use crate::state::State;
+use crate::store::{self, Store};
+use crate::token::Secret;
+use crate::{clock, http, keys, tls};
+
+/// The generated secret, in the data folder.
+const SECRET: &str = "secret";
+
+/// Why the server does not start. Each is a sentence for its operator.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The data folder.
+    #[error(transparent)]
+    DataDir(#[from] data_dir::Error),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] store::OpenError),
+    /// Redis.
+    #[error("Redis cannot be used: {0}")]
+    Redis(#[from] redis::RedisError),
+    /// The file with the generated secret was cut short.
+    #[error(
+        "{} holds no secret: put back the one that it held, or, with an empty database, remove \
+         the file", .0.display()
+    )]
+    NoSecret(PathBuf),
+    /// The keys.
+    #[error(transparent)]
+    Keys(#[from] keys::Error),
+    /// The certificate.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
+    /// The address.
+    #[error("{address} cannot be listened on (`server.address`): {source}")]
+    Listen {
+        /// The configured address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The runtime.
+    #[error("the start was interrupted: {0}")]
+    Interrupted(#[from] actix_rt::task::JoinError),
+}
+
+impl From<openssl::error::ErrorStack> for Error {
+    fn from(error: openssl::error::ErrorStack) -> Self {
+        Self::Keys(error.into())
+    }
+}
+
+/// A server that listens. It answers once `server` is awaited, and ends in
+/// good order on SIGINT or SIGTERM.
+pub struct Listening {
+    /// The server.
+    pub server: Server,
+    /// Where it listens: with a port, also where the settings say 0.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// Opens everything that the settings name, in the order in which it can fail
+/// soonest.
+///
+/// # Errors
+/// The first part that is not to be had.
+pub async fn start(config: &Config) -> Result<Listening, Error> {
+    let data_dir = DataDir::open(&config.data_dir)?;
+    let acceptor = tls::acceptor(&config.tls, &data_dir, config.address)?;
+    let derived = Derived::from_secret(&secret(config, &data_dir)?)?;
+
+    let database = config.database.clone();
+    let store = actix_rt::task::spawn_blocking(move || Store::open(&database)).await??;
+    let now = clock::now();
+    let keys =
+        KeyRing::load(&store, &derived.sealing, &config.issuer, &config.audience, now).await?;
+    let active =
+        ActiveTokens::new(config.redis.as_ref(), store.clone(), config.policy.access_lifetime)?;
+    let state = web::Data::new(State {
+        store,
+        keys,
+        pepper: derived.pepper,
+        active,
+        policy: config.policy,
+        issuer: config.issuer.clone(),
+        audience: config.audience.clone(),
+    });
+
+    let server = HttpServer::new(move || {
+        App::new()
+            .app_data(state.clone())
+            .wrap(
+                DefaultHeaders::new()
+                    .add((CACHE_CONTROL, "no-store"))
+                    .add((X_CONTENT_TYPE_OPTIONS, "nosniff")),
+            )
+            .wrap(from_fn(http::log_request))
+            .configure(http::routes)
+    })
+    .workers(config.workers)
+    .shutdown_timeout(config.shutdown_timeout.as_secs());
+    let server = match acceptor {
+        Some(acceptor) => server.bind_openssl(config.address, acceptor),
+        None => server.bind(config.address),
+    }
+    .map_err(|source| Error::Listen { address: config.address, source })?;
+    let addresses = server.addrs();
+    Ok(Listening { server: server.run(), addresses })
+}
+
+/// The configured secret, or the one that the first start made.
+fn secret(config: &Config, data_dir: &DataDir) -> Result<SecretString, Error> {
+    if let Some(secret) = &config.secret {
+        return Ok(secret.clone());
+    }
+    let make = || Ok::<_, Error>(Secret::random()?.to_base64());
+    let secret = data_dir.once(SECRET, make)?;
+    let secret = secret.trim_end();
+    if secret.chars().count() < SHORTEST_SECRET {
+        return Err(Error::NoSecret(data_dir.path(SECRET)));
+    }
+    Ok(secret.into())
+}
+
+/// The URL of a server that listens on `address`.
+#[must_use]
+pub fn base_url(tls: &Tls, address: SocketAddr) -> String {
+    let scheme = if matches!(tls, Tls::Off) { "http" } else { "https" };
+    format!("{scheme}://{address}")
+}
+
+/// Why a server is not healthy.
+#[derive(Debug, thiserror::Error)]
+pub enum Unhealthy {
+    /// The certificate to trust cannot be read.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
+    /// It does not answer.
+    #[error("{url} does not answer: {problem}")]
+    Silent {
+        /// Where it was asked.
+        url: String,
+        /// What went wrong.
+        problem: String,
+    },
+    /// It answers that it is not ready.
+    #[error("{url} answers {status}")]
+    NotReady {
+        /// Where it was asked.
+        url: String,
+        /// The status of its answer.
+        status: u16,
+    },
+}
+
+/// Asks the server of these settings, on this machine, whether it is ready.
+///
+/// # Errors
+/// When it is not.
+pub async fn health(config: &Config) -> Result<(), Unhealthy> {
+    let address = reachable(config.address);
+    let (scheme, name, connector) = match tls::connector(&config.tls, &config.data_dir)? {
+        None => ("http", "localhost".to_owned(), awc::Connector::new()),
+        Some((tls, name)) => ("https", name, awc::Connector::new().openssl(tls.build())),
+    };
+    let url = format!("{scheme}://{name}:{}/health/ready", address.port());
+    let http = awc::Client::builder().connector(connector).finish();
+    match http.get(&url).address(address).send().await {
+        Ok(response) if response.status().is_success() => Ok(()),
+        Ok(response) => Err(Unhealthy::NotReady { url, status: response.status().as_u16() }),
+        Err(error) => Err(Unhealthy::Silent { url, problem: error.to_string() }),
+    }
+}

@@ -1,0 +1,232 @@
+//! The settings: defaults < file < environment. Nonsense stops the start.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use matchbook_shared::settings::{Invalid, Layers, Log, Settings, cores};
+use secrecy::SecretString;
+
+use crate::sessions::Policy;
+use crate::{active, store};
+
+const LAYERS: Layers = Layers {
+    defaults: include_str!("../default.toml"),
+    file: "matchbook.toml",
+    prefix: "MATCHBOOK",
+    aliases: &[("DATABASE_URL", "database.url"), ("REDIS_URL", "redis.url")],
+    secrets: &["secret", "database.url", "redis.url"],
+};
+
+/// The shortest secret that is taken: 32 characters hold 128 bits even where
+/// they are hexadecimal digits.
+pub(crate) const SHORTEST_SECRET: usize = 32;
+
+/// Everything that can be set, checked. `default.toml` says what each means.
+pub struct Config {
+    /// Where the server keeps its files.
+    pub data_dir: PathBuf,
+    /// The secret, where the operator sets it.
+    pub secret: Option<SecretString>,
+    /// The address to listen on.
+    pub address: SocketAddr,
+    /// How many threads answer requests.
+    pub workers: usize,
+    /// How long a stopping server waits for running requests.
+    pub shutdown_timeout: Duration,
+    /// The database.
+    pub database: store::Options,
+    /// Redis, where there is one.
+    pub redis: Option<active::Options>,
+    /// How connections are protected.
+    pub tls: Tls,
+    /// `iss` in access tokens.
+    pub issuer: String,
+    /// `aud` in access tokens.
+    pub audience: String,
+    /// How long tokens and sessions live.
+    pub policy: Policy,
+    /// How to log.
+    pub log: Log,
+}
+
+/// How connections to the server are protected.
+pub enum Tls {
+    /// By a certificate of the server's own development CA.
+    SelfSigned {
+        /// What the server is called beside localhost and its address.
+        names: Vec<String>,
+    },
+    /// By a certificate from elsewhere.
+    Files {
+        /// The certificate and its chain, PEM.
+        certificate: PathBuf,
+        /// Its private key, PEM.
+        key: PathBuf,
+    },
+    /// Not at all.
+    Off,
+}
+
+/// Reads the settings: `file`, or `matchbook.toml` where that exists.
+///
+/// # Errors
+/// The first thing that is wrong, as a sentence.
+pub fn load(file: Option<&Path>) -> Result<(Config, Settings), Invalid> {
+    let settings = LAYERS.load(file)?;
+    Ok((check(&settings)?, settings))
+}
+
+fn check(settings: &Settings) -> Result<Config, Invalid> {
+    let data_dir = settings
+        .path("data_dir")?
+        .ok_or_else(|| settings.invalid("data_dir", "must name a folder"))?;
+    let secret = settings.optional("secret")?;
+    if secret.as_ref().is_some_and(|secret| secret.chars().count() < SHORTEST_SECRET) {
+        let problem = format!("must have at least {SHORTEST_SECRET} characters");
+        return Err(settings.invalid("secret", &problem));
+    }
+    Ok(Config {
+        secret: secret.map(SecretString::from),
+        address: settings.address("server.address")?,
+        workers: settings.threads("server.workers")?,
+        shutdown_timeout: settings.seconds("server.shutdown_timeout")?,
+        database: database(settings, &data_dir)?,
+        redis: redis(settings)?,
+        tls: tls(settings)?,
+        issuer: settings.base_url("tokens.issuer")?,
+        audience: settings
+            .optional("tokens.audience")?
+            .ok_or_else(|| settings.invalid("tokens.audience", "must not be empty"))?,
+        policy: policy(settings)?,
+        log: settings.log()?,
+        data_dir,
+    })
+}
+
+fn database(settings: &Settings, data_dir: &Path) -> Result<store::Options, Invalid> {
+    let key = "database.url";
+    let url = settings.get::<String>(key)?.replace("{data_dir}", &data_dir.to_string_lossy());
+    let pool_size = match settings.get::<u16>("database.pool_size")? {
+        0 => u32::try_from(cores() * 2).unwrap_or(u32::MAX).max(4),
+        size => size.into(),
+    };
+    Ok(store::Options {
+        url: url.parse().map_err(|problem| settings.invalid(key, problem))?,
+        pool_size,
+        wait: settings.duration("database.wait")?,
+    })
+}
+
+fn redis(settings: &Settings) -> Result<Option<active::Options>, Invalid> {
+    let timeout = settings.duration("redis.timeout")?;
+    let Some(url) = settings.optional("redis.url")? else { return Ok(None) };
+    active::Options::new(&url, timeout)
+        .map(Some)
+        .map_err(|problem| settings.invalid("redis.url", &problem.to_string()))
+}
+
+fn tls(settings: &Settings) -> Result<Tls, Invalid> {
+    let file = |key| {
+        settings
+            .path(key)?
+            .ok_or_else(|| settings.invalid(key, "must name a file when `tls.mode` is \"files\""))
+    };
+    match settings.get::<String>("tls.mode")?.as_str() {
+        "self-signed" => {
+            let names = settings.get::<String>("tls.names")?;
+            let names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
+            Ok(Tls::SelfSigned { names: names.map(str::to_owned).collect() })
+        }
+        "files" => Ok(Tls::Files { certificate: file("tls.certificate")?, key: file("tls.key")? }),
+        "off" => Ok(Tls::Off),
+        _ => Err(settings.invalid("tls.mode", "must be \"self-signed\", \"files\" or \"off\"")),
+    }
+}
+
+fn policy(settings: &Settings) -> Result<Policy, Invalid> {
+    let policy = Policy {
+        access_lifetime: settings.seconds("tokens.access_lifetime")?,
+        idle_lifetime: settings.duration("sessions.idle_lifetime")?,
+        absolute_lifetime: settings.duration("sessions.absolute_lifetime")?,
+    };
+    if policy.access_lifetime > policy.idle_lifetime {
+        return Err(settings.invalid(
+            "tokens.access_lifetime",
+            "must not be longer than `sessions.idle_lifetime`: a session would end before its \
+             access token does",
+        ));
+    }
+    if policy.idle_lifetime > policy.absolute_lifetime {
+        return Err(settings.invalid(
+            "sessions.idle_lifetime",
+            "must not be longer than `sessions.absolute_lifetime`",
+        ));
+    }
+    // Beyond that, dates no longer fit into what is stored.
+    if policy.absolute_lifetime > Duration::from_secs(100 * 366 * 24 * 3600) {
+        return Err(settings.invalid("sessions.absolute_lifetime", "must be less than 100 years"));
+    }
+    Ok(policy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The refusal of a settings file with this text.
+    fn refusal(text: &str) -> String {
+        let path = std::env::temp_dir().join(format!("config-{}.toml", uuid::Uuid::new_v4()));
+        std::fs::write(&path, text).unwrap();
+        let loaded = load(Some(&path));
+        std::fs::remove_file(&path).unwrap();
+        loaded.err().expect("it is refused").to_string()
+    }
+
+    #[test]
+    fn the_defaults_are_valid() {
+        let (config, _) = load(None).unwrap();
+        assert_eq!(config.address.to_string(), "127.0.0.1:5001");
+        assert_eq!(config.policy.access_lifetime, Duration::from_secs(15 * 60));
+        assert!(config.redis.is_none() && config.secret.is_none());
+    }
+
+    #[test]
+    fn impossible_values_are_refused_by_name() {
+        for (text, key) in [
+            ("[server]\naddress = 'localhost'", "server.address"),
+            ("[server]\nworkers = -1", "server.workers"),
+            ("[database]\nurl = 'mysql://x'", "database.url"),
+            ("[database]\npool_size = 'big'", "database.pool_size"),
+            ("[redis]\nurl = 'http://x'", "redis.url"),
+            ("[tls]\nmode = 'on'", "tls.mode"),
+            ("[tls]\nmode = 'files'", "tls.certificate"),
+            ("[tokens]\nissuer = 'auth.example.com'", "tokens.issuer"),
+            ("[tokens]\nissuer = 'https://auth.example.com?x'", "tokens.issuer"),
+            ("[tokens]\naccess_lifetime = 900", "tokens.access_lifetime"),
+            ("[tokens]\naccess_lifetime = '1500ms'", "tokens.access_lifetime"),
+            ("[tokens]\naccess_lifetime = '31d'", "tokens.access_lifetime"),
+            ("[sessions]\nidle_lifetime = '91d'", "sessions.idle_lifetime"),
+            ("[sessions]\nabsolute_lifetime = '1000y'", "sessions.absolute_lifetime"),
+            ("[log]\nformat = 'xml'", "log.format"),
+            ("[log]\nlevel = 'a=b=c'", "log.level"),
+            ("[log]\nlevel = 'warning'", "log.level"),
+            ("[log]\nlevel = ''", "log.level"),
+            ("[log]\nlevel = 'info,matchbook_server=loud'", "log.level"),
+            ("[server]\nshutdown_timeout = '500ms'", "server.shutdown_timeout"),
+            ("[database]\nurl = 'postgres://me:a/b@db/x'", "database.url"),
+            ("secret = 'short'", "secret"),
+            ("secrets = 'typo'", "secrets"),
+        ] {
+            let said = refusal(text);
+            assert!(said.starts_with(&format!("`{key}`")), "{text:?} is refused with: {said}");
+            assert_eq!(said.lines().count(), 1, "{said}");
+        }
+    }
+
+    #[test]
+    fn a_password_in_a_bad_url_is_not_repeated() {
+        assert!(!refusal("[database]\nurl = 'mysql://me:hush@x'").contains("hush"));
+        assert!(!refusal("[redis]\nurl = 'http://me:hush@x'").contains("hush"));
+    }
+}

@@ -1,0 +1,208 @@
+//! How a refusal looks on the wire: the one place that knows status codes.
+
+use std::fmt;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
+use actix_web::{HttpResponse, ResponseError};
+use matchbook_shared::{ErrorBody, Reason};
+
+use crate::sessions::Refusal;
+use crate::{keys, store};
+
+/// Why a request is not granted. `Display` is what the client is told; what a
+/// `5xx` was about goes to the log alone.
+#[derive(Debug)]
+pub enum Error {
+    /// The request is malformed; what to send instead.
+    InvalidRequest(&'static str),
+    /// The bearer token was sent in a way that RFC 6750 forbids.
+    InvalidBearer(&'static str),
+    /// No access token was sent.
+    NoToken,
+    /// The access token is not good; why.
+    InvalidToken(&'static str),
+    /// The refresh token is not good; why, where it was genuine.
+    InvalidGrant(Option<Refusal>),
+    /// No user has that id.
+    UnknownUser,
+    /// The guest's session still lives.
+    AlreadyActive,
+    /// The guest's one sign-in is used up.
+    SignInUsed,
+    /// There is nothing at this path.
+    NotFound,
+    /// The path takes other methods.
+    MethodNotAllowed(&'static str),
+    /// The body is longer than any good request.
+    TooLarge,
+    /// The body did not arrive in time.
+    TooSlow,
+    /// The database failed.
+    Store(store::Error),
+    /// A key operation failed.
+    Keys(keys::Error),
+}
+
+impl From<store::Error> for Error {
+    fn from(error: store::Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<keys::Error> for Error {
+    fn from(error: keys::Error) -> Self {
+        Self::Keys(error)
+    }
+}
+
+impl From<openssl::error::ErrorStack> for Error {
+    fn from(error: openssl::error::ErrorStack) -> Self {
+        Self::Keys(error.into())
+    }
+}
+
+/// The protection space (RFC 9110 §11.5) named in every challenge.
+const REALM: &str = r#"Bearer realm="matchbook""#;
+
+impl Error {
+    /// The code in the answer, for programs.
+    fn code(&self) -> &'static str {
+        match self {
+            Self::InvalidRequest(_) | Self::InvalidBearer(_) => "invalid_request",
+            Self::NoToken => "missing_token",
+            Self::InvalidToken(_) => "invalid_token",
+            Self::InvalidGrant(_) => "invalid_grant",
+            Self::UnknownUser => "unknown_user",
+            // The article's own words, which its clients look for.
+            Self::AlreadyActive => "User already has an active token",
+            Self::SignInUsed => "sign_in_used",
+            Self::NotFound => "not_found",
+            Self::MethodNotAllowed(_) => "method_not_allowed",
+            Self::TooLarge => "too_large",
+            Self::TooSlow => "too_slow",
+            Self::Store(store::Error::NoConnection(..) | store::Error::Away(_)) => {
+                "temporarily_unavailable"
+            }
+            Self::Store(_) | Self::Keys(_) => "server_error",
+        }
+    }
+
+    /// Why a genuine refresh token is refused, for programs.
+    fn reason(&self) -> Option<Reason> {
+        let Self::InvalidGrant(Some(refusal)) = self else { return None };
+        match refusal {
+            Refusal::Unknown => None,
+            Refusal::ExpiredIdle => Some(Reason::ExpiredIdle),
+            Refusal::ExpiredAbsolute => Some(Reason::ExpiredAbsolute),
+            Refusal::Ended(reason) => Some(*reason),
+            Refusal::Reuse => Some(Reason::Reuse),
+        }
+    }
+
+    /// The challenge that goes with a `401` (RFC 6750 §3).
+    fn challenge(&self) -> Option<String> {
+        match self {
+            Self::NoToken | Self::InvalidGrant(_) => Some(REALM.to_owned()),
+            Self::InvalidToken(_) | Self::InvalidBearer(_) => {
+                Some(format!(r#"{REALM}, error="{}", error_description="{self}""#, self.code()))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::InvalidRequest(problem)
+            | Self::InvalidBearer(problem)
+            | Self::InvalidToken(problem) => problem,
+            Self::NoToken => "Send an access token: `Authorization: Bearer <token>`.",
+            Self::InvalidGrant(None | Some(Refusal::Unknown)) => {
+                "The refresh token is not valid: log in again."
+            }
+            Self::InvalidGrant(Some(Refusal::ExpiredIdle)) => {
+                "The session was not used for too long: log in again."
+            }
+            Self::InvalidGrant(Some(Refusal::ExpiredAbsolute)) => {
+                "The session has reached its longest life: log in again."
+            }
+            Self::InvalidGrant(Some(Refusal::Ended(_))) => "The session has ended: log in again.",
+            Self::InvalidGrant(Some(Refusal::Reuse)) => {
+                "The refresh token was used before, so somebody may hold a copy of it; the session \
+                 has ended: log in again."
+            }
+            Self::UnknownUser => "No user has this id: get one from /register.",
+            Self::AlreadyActive => {
+                "Use the /refresh endpoint with your refresh token to get a new token"
+            }
+            Self::SignInUsed => {
+                "A guest id is good for one sign-in, and this one is used: get a new id from \
+                 /register."
+            }
+            Self::NotFound => "There is nothing at this path.",
+            Self::MethodNotAllowed(_) => {
+                "This path does not take this method: see the Allow header."
+            }
+            Self::TooLarge => "The request is longer than any that is good.",
+            Self::TooSlow => "The request did not arrive in time: send it again.",
+            Self::Store(store::Error::NoConnection(..) | store::Error::Away(_)) => {
+                "The server cannot reach its database: try again in a moment."
+            }
+            Self::Store(_) | Self::Keys(_) => "The server failed; its log says why.",
+        })
+    }
+}
+
+impl ResponseError for Error {
+    fn status_code(&self) -> StatusCode {
+        match self {
+            Self::InvalidRequest(_)
+            | Self::InvalidBearer(_)
+            | Self::AlreadyActive
+            | Self::SignInUsed => StatusCode::BAD_REQUEST,
+            Self::NoToken | Self::InvalidToken(_) | Self::InvalidGrant(_) => {
+                StatusCode::UNAUTHORIZED
+            }
+            Self::UnknownUser | Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::Store(store::Error::NoConnection(..) | store::Error::Away(_)) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::Store(_) | Self::Keys(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        match self {
+            Self::Store(error) => tracing::error!(%error, "the database failed a request"),
+            Self::Keys(error) => tracing::error!(%error, "a key operation failed"),
+            _ => {}
+        }
+        let mut response = HttpResponse::build(self.status_code());
+        if let Some(challenge) = self.challenge() {
+            response.insert_header((WWW_AUTHENTICATE, challenge));
+        }
+        match self {
+            Self::MethodNotAllowed(allowed) => {
+                response.insert_header((ALLOW, *allowed));
+            }
+            // What is left of the body is of no interest.
+            Self::TooLarge | Self::TooSlow => {
+                response.force_close();
+            }
+            _ if self.status_code() == StatusCode::SERVICE_UNAVAILABLE => {
+                response.insert_header((RETRY_AFTER, "1"));
+            }
+            _ => {}
+        }
+        response.json(ErrorBody {
+            error: self.code().to_owned(),
+            message: self.to_string(),
+            reason: self.reason(),
+        })
+    }
+}

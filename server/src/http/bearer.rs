@@ -1,0 +1,66 @@
+//! The bearer of an access token (RFC 6750).
+
+use std::future::Future;
+use std::pin::Pin;
+
+use actix_web::dev::Payload;
+use actix_web::http::header::AUTHORIZATION;
+use actix_web::web::Query;
+use actix_web::{FromRequest, HttpRequest, web};
+
+use crate::clock;
+use crate::error::Error;
+use crate::keys::Fault;
+use crate::state::State;
+use crate::token::Claims;
+
+/// Whoever sent an access token that is genuine, unexpired and active.
+pub(super) struct Bearer(pub(super) Claims);
+
+impl FromRequest for Bearer {
+    type Error = Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, Error>>>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        Box::pin(async move {
+            let state = request.app_data::<web::Data<State>>().ok_or(Error::NotFound)?;
+            let now = clock::now();
+            let claims = state.keys.verify(credential(&request)?, now).map_err(|fault| {
+                Error::InvalidToken(match fault {
+                    Fault::Expired => "The access token has expired: refresh it.",
+                    Fault::NotOurs => "The access token is not valid: log in or refresh.",
+                })
+            })?;
+            if !state.active.is_active(&claims, now).await? {
+                return Err(Error::InvalidToken("The session has ended: log in again."));
+            }
+            Ok(Self(claims))
+        })
+    }
+}
+
+/// The one token in the one place where it may be (RFC 6750 §2).
+fn credential(request: &HttpRequest) -> Result<&str, Error> {
+    let query = Query::<Vec<(String, String)>>::from_query(request.query_string());
+    if query.is_ok_and(|query| query.iter().any(|(name, _)| name == "access_token")) {
+        return Err(Error::InvalidBearer(
+            "Send the access token in the Authorization header, not in the URL.",
+        ));
+    }
+    let mut headers = request.headers().get_all(AUTHORIZATION);
+    let Some(header) = headers.next() else { return Err(Error::NoToken) };
+    if headers.next().is_some() {
+        return Err(Error::InvalidBearer("Send one Authorization header."));
+    }
+    let malformed = Error::InvalidToken("The access token is not valid: log in or refresh.");
+    let Ok(header) = header.to_str() else { return Err(malformed) };
+    let (scheme, token) = header.split_once(' ').unwrap_or((header, ""));
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(Error::NoToken);
+    }
+    match token.trim_matches(' ') {
+        "" => Err(Error::NoToken),
+        token => Ok(token),
+    }
+}

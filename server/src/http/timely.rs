@@ -1,0 +1,32 @@
+//! Bodies that arrive in time.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use actix_web::dev::Payload;
+use actix_web::{FromRequest, HttpRequest};
+
+use crate::error::Error;
+
+/// How long a body may take to arrive. Any good one fits into one packet.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What `T` reads from the body, if it arrives in time: whoever sends a byte
+/// now and then must not hold connections open for ever.
+pub(super) struct Timely<T>(pub(super) T);
+
+impl<T: FromRequest + 'static> FromRequest for Timely<T> {
+    type Error = actix_web::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, actix_web::Error>>>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let read = T::from_request(request, payload);
+        Box::pin(async move {
+            match tokio::time::timeout(PATIENCE, read).await {
+                Ok(read) => read.map(Self).map_err(Into::into),
+                Err(_) => Err(Error::TooSlow.into()),
+            }
+        })
+    }
+}

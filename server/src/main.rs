@@ -1,0 +1,65 @@
+//! The command line of Matchbook's server.
+
+use std::error::Error;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use matchbook_server::app;
+use matchbook_server::config::{self, Config};
+
+/// A self-hosted token server: log in, stay logged in, log out everywhere.
+#[derive(Parser)]
+#[command(name = "matchbook-server", version)]
+struct Arguments {
+    /// The settings file; `matchbook.toml` is read where it exists.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Clone, Copy, Subcommand)]
+enum Command {
+    /// Answer requests (the default).
+    Serve,
+    /// Print the settings in force, secrets masked, and where each comes from.
+    CheckConfig,
+    /// Exit with 0 if the server of these settings is ready.
+    Health,
+}
+
+#[actix_rt::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("matchbook-server: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    let (config, settings) = config::load(arguments.config.as_deref())?;
+    match arguments.command.unwrap_or(Command::Serve) {
+        Command::Serve => serve(&config).await,
+        Command::CheckConfig => Ok(settings.print(&mut std::io::stdout().lock())?),
+        Command::Health => Ok(app::health(&config).await?),
+    }
+}
+
+async fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
+    config.log.start();
+    let listening = app::start(config).await?;
+    for address in &listening.addresses {
+        let url = app::base_url(&config.tls, *address);
+        tracing::info!(%url, database = %config.database.url, "listening");
+        writeln!(std::io::stdout(), "matchbook-server listens on {url}")?;
+    }
+    listening.server.await?;
+    tracing::info!("stopped");
+    Ok(())
+}

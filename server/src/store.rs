@@ -1,0 +1,209 @@
+//! The database: connections, rows, and every line of SQL.
+//!
+//! PostgreSQL is the database; SQLite is the same thing with nothing to
+//! set up. [`Conn`] is either; a query is written once for both, and what only
+//! one of them can do well is a `match` in here.
+
+mod connection;
+mod migrate;
+mod schema;
+pub mod sessions;
+pub mod signing_keys;
+mod types;
+pub mod users;
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use actix_rt::task::JoinError;
+use diesel::QueryResult;
+use diesel::result::{DatabaseErrorKind, Error as QueryError};
+use secrecy::{ExposeSecret, SecretString};
+
+pub use connection::Conn;
+use connection::{Connector, Pooled};
+
+/// Which database, and how many connections to it.
+#[derive(Clone)]
+pub struct Options {
+    /// Where it is.
+    pub url: Url,
+    /// The most connections that are open at once.
+    pub pool_size: u32,
+    /// How long a request waits for one of them before it is told to come back.
+    pub wait: Duration,
+}
+
+/// Where the database is.
+#[derive(Clone)]
+pub enum Url {
+    /// A connection URL for libpq, with whatever parameters it takes.
+    Postgres(SecretString),
+    /// A file, made on first use.
+    Sqlite(PathBuf),
+}
+
+impl FromStr for Url {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let postgres =
+            text.strip_prefix("postgres://").or_else(|| text.strip_prefix("postgresql://"));
+        if let Some(rest) = postgres {
+            // libpq would take a part of such a password for a host or port, and say it aloud.
+            let credentials = rest.rsplit_once('@').map(|(credentials, _)| credentials);
+            if credentials.is_some_and(|text| text.contains(['/', '?', '#', '@'])) {
+                return Err("must have special characters in its password percent-encoded, like \
+                            `%2F` for a slash");
+            }
+            return Ok(Self::Postgres(text.into()));
+        }
+        match text.strip_prefix("sqlite://") {
+            Some(path) if !path.is_empty() => Ok(Self::Sqlite(path.into())),
+            _ => Err("must be `postgres://user:password@host/database` or `sqlite://FILE`"),
+        }
+    }
+}
+
+/// Why the database did not answer a request.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No connection came free in time.
+    #[error("no database connection within {0:?}: {1}")]
+    NoConnection(Duration, #[source] r2d2::Error),
+    /// The connection was lost, or the database cannot do it at this moment.
+    #[error("the database is away: {0}")]
+    Away(#[source] QueryError),
+    /// The statement failed: a bug, or a database that somebody changed.
+    #[error("a statement failed: {0}")]
+    Query(#[source] QueryError),
+    /// The work panicked or was cancelled.
+    #[error("the work on the database did not finish: {0}")]
+    Unfinished(#[source] JoinError),
+}
+
+/// Why the database could not be taken into use at the start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// It cannot be reached, or refuses us.
+    #[error("the database {url} cannot be opened: {source}")]
+    Connect {
+        /// Which one, without its password.
+        url: String,
+        /// What the driver says.
+        source: diesel::ConnectionError,
+    },
+    /// Its tables cannot be brought up to date.
+    #[error("the database {url} cannot be migrated: {source}")]
+    Migrate {
+        /// Which one, without its password.
+        url: String,
+        /// What the migration says.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The pool of connections cannot be made.
+    #[error("no connection pool: {0}")]
+    Pool(#[from] r2d2::Error),
+}
+
+/// A pool of connections to a database that is up to date. Clones share it.
+#[derive(Clone)]
+pub struct Store {
+    pool: r2d2::Pool<Connector>,
+    wait: Duration,
+}
+
+impl Store {
+    /// Connects, brings the tables up to date, and opens the pool. Blocks.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or migrated.
+    pub fn open(options: &Options) -> Result<Self, OpenError> {
+        let connector = Connector::new(&options.url);
+        let url = options.url.to_string();
+        let mut first = connector
+            .establish()
+            .map_err(|source| OpenError::Connect { url: url.clone(), source })?;
+        migrate::run(&mut first).map_err(|source| OpenError::Migrate { url, source })?;
+        drop(first);
+        let pool = r2d2::Pool::builder()
+            .max_size(options.pool_size)
+            .min_idle(Some(1))
+            .connection_timeout(options.wait)
+            .error_handler(Box::new(connection::LogErrors))
+            .build(connector)?;
+        Ok(Self { pool, wait: options.wait })
+    }
+
+    /// Runs blocking `work` on a pooled connection, off the async threads.
+    ///
+    /// # Errors
+    /// When there is no connection, or the work fails or panics.
+    pub async fn run<T, F>(&self, work: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Conn) -> QueryResult<T> + Send + 'static,
+    {
+        let Self { pool, wait } = self.clone();
+        let span = tracing::Span::current();
+        actix_rt::task::spawn_blocking(move || {
+            let _inside = span.entered();
+            let mut pooled = pool.get().map_err(|error| Error::NoConnection(wait, error))?;
+            let Pooled { conn, .. } = &mut *pooled;
+            work(conn).map_err(|error| {
+                // Asked only after a failure, so that the usual path costs nothing.
+                if is_connection_fault(&error) || !pooled.is_alive() {
+                    pooled.condemn();
+                    Error::Away(error)
+                } else if will_pass(&error) {
+                    Error::Away(error)
+                } else {
+                    Error::Query(error)
+                }
+            })
+        })
+        .await
+        .map_err(Error::Unfinished)?
+    }
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn ping(&self) -> Result<(), Error> {
+        self.run(|conn| diesel::connection::SimpleConnection::batch_execute(conn, "SELECT 1")).await
+    }
+}
+
+impl std::fmt::Display for Url {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Postgres(url) => {
+                f.write_str(&matchbook_shared::settings::without_password(url.expose_secret()))
+            }
+            Self::Sqlite(path) => write!(f, "sqlite://{}", path.display()),
+        }
+    }
+}
+
+/// Faults of the moment on a sound connection: another writer has SQLite's
+/// lock, or the PostgreSQL at the other end has become a standby.
+fn will_pass(error: &QueryError) -> bool {
+    match error {
+        QueryError::DatabaseError(DatabaseErrorKind::ReadOnlyTransaction, _) => true,
+        QueryError::DatabaseError(_, info) => info.message() == "database is locked",
+        _ => false,
+    }
+}
+
+/// Faults that say so of themselves; others are found by asking the connection.
+fn is_connection_fault(error: &QueryError) -> bool {
+    matches!(
+        error,
+        QueryError::DatabaseError(
+            DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::UnableToSendCommand,
+            _
+        ) | QueryError::BrokenTransactionManager
+    )
+}

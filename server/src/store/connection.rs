@@ -1,0 +1,132 @@
+//! One connection to either database, and how the pool makes and checks it.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use diesel::connection::SimpleConnection;
+use diesel::{Connection, ConnectionError, ConnectionResult, PgConnection, SqliteConnection};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::Url;
+
+/// A connection to either database.
+#[derive(diesel::MultiConnection)]
+pub enum Conn {
+    /// PostgreSQL, through libpq.
+    Postgres(PgConnection),
+    /// SQLite, linked in.
+    Sqlite(SqliteConnection),
+}
+
+/// Makes connections; picks the driver by the URL, never by trying.
+pub(super) struct Connector {
+    url: Url,
+}
+
+impl Connector {
+    pub(super) fn new(url: &Url) -> Self {
+        let url = match url {
+            Url::Postgres(url) => Url::Postgres(with_defaults(url)),
+            Url::Sqlite(path) => Url::Sqlite(path.clone()),
+        };
+        Self { url }
+    }
+
+    pub(super) fn establish(&self) -> ConnectionResult<Conn> {
+        match &self.url {
+            Url::Postgres(url) => PgConnection::establish(url.expose_secret()).map(Conn::Postgres),
+            Url::Sqlite(path) => open_file(path).map(Conn::Sqlite),
+        }
+    }
+}
+
+/// libpq waits for ever by default, also for a peer that has vanished without a
+/// word, and shows up nameless in `pg_stat_activity`.
+fn with_defaults(url: &SecretString) -> SecretString {
+    let mut url = url.expose_secret().to_owned();
+    for (name, value) in [
+        ("connect_timeout", "5"),
+        ("tcp_user_timeout", "5000"),
+        ("keepalives_idle", "5"),
+        ("keepalives_interval", "2"),
+        ("keepalives_count", "3"),
+        ("application_name", "matchbook"),
+    ] {
+        if !url.contains(&format!("{name}=")) {
+            url.push(if url.contains('?') { '&' } else { '?' });
+            url.extend([name, "=", value]);
+        }
+    }
+    url.into()
+}
+
+fn open_file(path: &Path) -> ConnectionResult<SqliteConnection> {
+    let path = path.to_str().ok_or_else(|| {
+        ConnectionError::BadConnection("the path of the SQLite file is not UTF-8".into())
+    })?;
+    let mut conn = SqliteConnection::establish(path)?;
+    // FULL, since an acknowledged rotation that a power cut undoes would log
+    // its owner out. The busy timeout comes first: the others may have to wait.
+    conn.batch_execute(
+        "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
+         PRAGMA foreign_keys = ON;",
+    )
+    .map_err(ConnectionError::CouldntSetupConfiguration)?;
+    Ok(conn)
+}
+
+/// A connection in the pool.
+pub(super) struct Pooled {
+    pub(super) conn: Conn,
+    last_used: Instant,
+    condemned: bool,
+}
+
+/// A connection idle for longer is asked whether it still lives before it is
+/// used; a busy one is not, since the question costs as much as the work.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
+
+impl Pooled {
+    /// Whether the database still answers on it.
+    pub(super) fn is_alive(&mut self) -> bool {
+        self.conn.batch_execute("SELECT 1").is_ok()
+    }
+
+    /// Keeps it from being used again.
+    pub(super) fn condemn(&mut self) {
+        self.condemned = true;
+    }
+}
+
+impl r2d2::ManageConnection for Connector {
+    type Connection = Pooled;
+    type Error = ConnectionError;
+
+    fn connect(&self) -> Result<Pooled, ConnectionError> {
+        Ok(Pooled { conn: self.establish()?, last_used: Instant::now(), condemned: false })
+    }
+
+    fn is_valid(&self, pooled: &mut Pooled) -> Result<(), ConnectionError> {
+        if pooled.last_used.elapsed() > TRUSTED_FOR && !pooled.is_alive() {
+            return Err(ConnectionError::BadConnection("the connection was lost".into()));
+        }
+        pooled.last_used = Instant::now();
+        Ok(())
+    }
+
+    fn has_broken(&self, pooled: &mut Pooled) -> bool {
+        // A panic may have left a transaction open.
+        pooled.condemned || std::thread::panicking()
+    }
+}
+
+/// The pool connects in the background; what goes wrong there has no request
+/// to be told to.
+#[derive(Debug)]
+pub(super) struct LogErrors;
+
+impl r2d2::HandleError<ConnectionError> for LogErrors {
+    fn handle_error(&self, error: ConnectionError) {
+        tracing::warn!(error = %error, "no connection to the database");
+    }
+}

@@ -1,0 +1,50 @@
+//! The tables as diesel sees them; `migrations/` makes them.
+
+diesel::table! {
+    use diesel::sql_types::Nullable;
+    use crate::store::types::sql::{Id, PointInTime};
+
+    users (id) {
+        id -> Id,
+        created_at -> PointInTime,
+        signed_in_at -> Nullable<PointInTime>,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::{BigInt, Binary, Nullable, Text};
+    use crate::store::types::sql::{Id, IpAddress, PointInTime};
+
+    sessions (id) {
+        id -> Id,
+        user_id -> Id,
+        generation -> BigInt,
+        secret_digest -> Binary,
+        previous_digest -> Nullable<Binary>,
+        salt -> Nullable<Binary>,
+        attempt_digest -> Nullable<Binary>,
+        rotated_at -> Nullable<PointInTime>,
+        access_jti -> Id,
+        access_issued_at -> PointInTime,
+        created_at -> PointInTime,
+        idle_expires_at -> PointInTime,
+        expires_at -> PointInTime,
+        ended_at -> Nullable<PointInTime>,
+        end_reason -> Nullable<Text>,
+        user_agent -> Nullable<Text>,
+        ip -> Nullable<IpAddress>,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::{Binary, Nullable, Text};
+    use crate::store::types::sql::PointInTime;
+
+    signing_keys (kid) {
+        kid -> Text,
+        algorithm -> Text,
+        sealed_private_key -> Binary,
+        created_at -> PointInTime,
+        retired_at -> Nullable<PointInTime>,
+    }
+}

@@ -1,0 +1,161 @@
+//! Bad input of every kind gets a `4xx` with a JSON body that says what to do.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use matchbook_bench::Answer;
+
+use crate::support::Server;
+
+/// A refusal as it must be, and its code.
+fn refused(answer: &Answer, status: u16, error: &str) {
+    assert_eq!(answer.status, status, "{}", answer.text);
+    assert_eq!(answer.header("content-type"), "application/json");
+    assert_eq!(answer.header("cache-control"), "no-store");
+    assert_eq!(answer.field("error"), error, "{}", answer.text);
+    assert!(answer.field("message").ends_with('.'), "{}", answer.text);
+}
+
+#[actix_rt::test]
+async fn a_refresh_needs_one_field_in_one_form() {
+    let server = Server::start();
+    let token = server.log_in().await.refresh;
+    for form in ["", "refresh_token=", "other=1", "refresh_token", "&&&"] {
+        refused(&server.http.post("/refresh", form).await, 400, "invalid_request");
+    }
+    let twice = format!("refresh_token={token}&refresh_token={token}");
+    refused(&server.http.post("/refresh", &twice).await, 400, "invalid_request");
+    refused(&server.http.post("/refresh", "refresh_token=%FF%FE").await, 401, "invalid_grant");
+    let form = format!("refresh_token={token}");
+    for content_type in ["application/json", "text/plain", "multipart/form-data", ""] {
+        let request = server
+            .http
+            .request("POST", "/refresh")
+            .content_type(content_type)
+            .send_body(form.clone());
+        refused(&Answer::of(request).await, 400, "invalid_request");
+    }
+    // What was refused for its form has not touched the session.
+    assert_eq!(server.http.post("/refresh", &format!("{form}&unknown=1")).await.status, 200);
+}
+
+#[actix_rt::test]
+async fn a_body_of_a_megabyte_is_refused() {
+    let server = Server::start();
+    let form = format!("refresh_token={}", "x".repeat(1 << 20));
+    refused(&server.http.post("/refresh", &form).await, 413, "too_large");
+    assert_eq!(server.http.get("/health/live").await.status, 200);
+}
+
+/// Sends a form as these bytes and reads until the answer holds `text`.
+fn answer_to(server: &Server, framing_and_body: &str, text: &str) -> String {
+    let address = server.process.url().strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let head =
+        "POST /refresh HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded";
+    write!(stream, "{head}\r\n{framing_and_body}").unwrap();
+    let mut answer = String::new();
+    let mut buffer = [0; 4096];
+    while !answer.contains(text) {
+        match stream.read(&mut buffer) {
+            Ok(read @ 1..) => answer.push_str(std::str::from_utf8(&buffer[..read]).unwrap()),
+            end => panic!("{end:?} before {text}: {answer}"),
+        }
+    }
+    answer.to_lowercase()
+}
+
+#[actix_rt::test]
+async fn a_body_that_does_not_arrive_is_not_waited_for() {
+    let server = Server::with(|launch| launch.set("tls.mode", "off"));
+    for body in ["Content-Length: 100\r\n\r\nr", "Transfer-Encoding: chunked\r\n\r\n1\r\nr\r\n"] {
+        let answer = answer_to(&server, body, r#""error":"too_slow""#);
+        assert!(answer.starts_with("http/1.1 408 "), "{answer}");
+        assert!(answer.contains("connection: close"), "{answer}");
+    }
+}
+
+#[actix_rt::test]
+async fn a_body_in_chunks_is_refused_as_soon_as_it_is_too_long() {
+    let server = Server::with(|launch| launch.set("tls.mode", "off"));
+    let chunk = "x".repeat(20_000);
+    let body = format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{chunk}\r\n", chunk.len());
+    let answer = answer_to(&server, &body, r#""error":"too_large""#);
+    assert!(answer.starts_with("http/1.1 413 "), "{answer}");
+    assert!(answer.contains("connection: close"), "{answer}");
+}
+
+#[actix_rt::test]
+async fn a_token_request_needs_one_id_that_is_one() {
+    let server = Server::start();
+    let id = server.guest().await;
+    for query in [
+        String::new(),
+        "?userId=".into(),
+        "?userid=x".into(),
+        "?userId=42".into(),
+        "?userId=%00".into(),
+        "?userId=%FF".into(),
+        format!("?userId={id}x"),
+        format!("?userId={id}&userId={id}"),
+        format!("?userId={}", "9".repeat(4000)),
+    ] {
+        refused(&server.http.get(&format!("/token{query}")).await, 400, "invalid_request");
+    }
+    assert_eq!(server.http.get(&format!("/token?userId={id}&more=1")).await.status, 200);
+}
+
+#[actix_rt::test]
+async fn a_refresh_token_with_one_character_changed_is_refused_and_harms_nothing() {
+    let server = Server::start();
+    let token = server.log_in().await.refresh;
+    for position in [0, 5, 6, 20, 40, 60, token.len() - 1] {
+        let other = if token.as_bytes()[position] == b'A' { "B" } else { "A" };
+        let mut changed = token.clone();
+        changed.replace_range(position..=position, other);
+        let answer = server.refresh(&changed).await;
+        refused(&answer, 401, "invalid_grant");
+        assert_eq!(answer.header("www-authenticate"), r#"Bearer realm="matchbook""#);
+        assert!(answer.json().get("reason").is_none(), "junk is told nothing: {}", answer.text);
+    }
+    assert_eq!(server.refresh(&token).await.status, 200);
+}
+
+#[actix_rt::test]
+async fn an_unknown_path_and_a_wrong_method_are_answered_in_json() {
+    let server = Server::start();
+    refused(&server.http.get("/nothing/here").await, 404, "not_found");
+    refused(&server.http.get("/").await, 404, "not_found");
+    for (method, path, allowed) in [
+        ("GET", "/refresh", "POST"),
+        ("PUT", "/refresh", "POST"),
+        ("POST", "/user", "GET"),
+        ("DELETE", "/register", "GET"),
+        ("HEAD", "/token", "GET"),
+        ("POST", "/.well-known/jwks.json", "GET, HEAD"),
+    ] {
+        let answer = Answer::of(server.http.request(method, path).send()).await;
+        match method {
+            "HEAD" => assert_eq!(answer.status, 405),
+            _ => refused(&answer, 405, "method_not_allowed"),
+        }
+        assert_eq!(answer.header("allow"), allowed, "{method} {path}");
+    }
+}
+
+#[actix_rt::test]
+async fn a_long_user_agent_in_any_bytes_does_not_keep_a_guest_out() {
+    let server = Server::start();
+    let id = server.guest().await;
+    let mut agent = vec![0xff; 10];
+    agent.extend("ü".repeat(3000).into_bytes());
+    let agent = awc::http::header::HeaderValue::from_bytes(&agent).unwrap();
+    let request = server
+        .http
+        .request("GET", &format!("/token?userId={id}"))
+        .insert_header((awc::http::header::USER_AGENT, agent))
+        .send();
+    assert_eq!(Answer::of(request).await.status, 200);
+}

@@ -1,0 +1,124 @@
+//! The protected resource and its bearers (RFC 6750).
+
+use matchbook_bench::Answer;
+use openssl::hash::MessageDigest;
+use openssl::pkey::PKey;
+use openssl::rsa::Rsa;
+use openssl::sign::Signer;
+
+use crate::support::{Server, decode, encode};
+
+async fn with_authorization(server: &Server, value: &str) -> Answer {
+    let request = server.http.request("GET", "/user").insert_header(("authorization", value));
+    Answer::of(request.send()).await
+}
+
+#[actix_rt::test]
+async fn without_credentials_the_challenge_has_no_error_code() {
+    let server = Server::start();
+    let answer = server.http.get("/user").await;
+    assert_eq!(answer.status, 401);
+    assert_eq!(answer.header("www-authenticate"), r#"Bearer realm="matchbook""#);
+    for value in ["Bearer", "Bearer ", "Basic dXNlcjpwYXNz", "", "Digest x"] {
+        let answer = with_authorization(&server, value).await;
+        assert_eq!(answer.status, 401, "{value:?}");
+        assert_eq!(answer.header("www-authenticate"), r#"Bearer realm="matchbook""#, "{value:?}");
+    }
+}
+
+#[actix_rt::test]
+async fn the_scheme_is_written_in_any_case() {
+    let server = Server::start();
+    let token = server.log_in().await.access;
+    for scheme in ["Bearer", "bearer", "BEARER", "bEaReR"] {
+        assert_eq!(with_authorization(&server, &format!("{scheme} {token}")).await.status, 200);
+    }
+}
+
+#[actix_rt::test]
+async fn a_token_is_sent_once_and_not_in_the_url() {
+    let server = Server::start();
+    let token = server.log_in().await.access;
+    let in_url = server.http.get(&format!("/user?access_token={token}")).await;
+    let disguised = server.http.get_as(&format!("/user?access%5Ftoken={token}"), &token).await;
+    let both = server.http.get_as(&format!("/user?access_token={token}"), &token).await;
+    let request = server
+        .http
+        .request("GET", "/user")
+        .append_header(("authorization", format!("Bearer {token}")))
+        .append_header(("authorization", format!("Bearer {token}")));
+    let twice = Answer::of(request.send()).await;
+    for answer in [in_url, disguised, both, twice] {
+        assert_eq!(answer.status, 400, "{}", answer.text);
+        assert!(answer.header("www-authenticate").contains(r#"error="invalid_request""#));
+    }
+}
+
+#[actix_rt::test]
+async fn whatever_is_not_our_token_is_invalid() {
+    let server = Server::start();
+    let token = server.log_in().await.access;
+    let parts: Vec<&str> = token.split('.').collect();
+    let [header, claims, signature] = parts[..] else { panic!("three parts") };
+    let kid = &serde_json::from_slice::<serde_json::Value>(&decode(header)).unwrap()["kid"];
+    let under = |header: &str, sign: &dyn Fn(&[u8]) -> Vec<u8>| {
+        let message = format!("{}.{claims}", encode(header));
+        let signature = sign(message.as_bytes());
+        format!("{message}.{}", encode(signature))
+    };
+
+    let other = PKey::from_rsa(Rsa::generate(2048).unwrap()).unwrap();
+    let by_another_key = under(&format!(r#"{{"typ":"at+jwt","alg":"RS256","kid":{kid}}}"#), &|m| {
+        Signer::new(MessageDigest::sha256(), &other).unwrap().sign_oneshot_to_vec(m).unwrap()
+    });
+    // The public key as an HMAC secret, the oldest trick (RFC 8725 §2.1).
+    let jwks = server.http.get("/.well-known/jwks.json").await.json();
+    let n = decode(jwks["keys"][0]["n"].as_str().unwrap());
+    let secret = PKey::hmac(&n).unwrap();
+    let by_the_public_key =
+        under(&format!(r#"{{"typ":"at+jwt","alg":"HS256","kid":{kid}}}"#), &|m| {
+            Signer::new(MessageDigest::sha256(), &secret).unwrap().sign_oneshot_to_vec(m).unwrap()
+        });
+    let unsigned = |alg: &str| {
+        let header = format!(r#"{{"typ":"at+jwt","alg":"{alg}","kid":{kid}}}"#);
+        format!("{}.{claims}.", encode(header))
+    };
+    let with_own_key = under(
+        r#"{"typ":"at+jwt","alg":"RS256","jwk":{"kty":"RSA","n":"AQAB","e":"AQAB"}}"#,
+        &|_| decode(signature),
+    );
+    let mut one_changed = token.clone();
+    let middle = header.len() + claims.len() / 2;
+    let other = if token.as_bytes()[middle] == b'A' { "B" } else { "A" };
+    one_changed.replace_range(middle..=middle, other);
+
+    for bad in [
+        by_another_key,
+        by_the_public_key,
+        unsigned("none"),
+        unsigned("None"),
+        unsigned("RS256"),
+        unsigned("RS512"),
+        with_own_key,
+        one_changed,
+        format!("{token}."),
+        format!("{token}.{signature}"),
+        format!("{header}.{claims}"),
+        header.to_owned(),
+        "..".to_owned(),
+        "a.b.c".to_owned(),
+        "é".to_owned(),
+        "x".repeat(20_000),
+        server.log_in().await.refresh,
+    ] {
+        let answer = with_authorization(&server, &format!("Bearer {bad}")).await;
+        assert_eq!(answer.status, 401, "{bad}: {}", answer.text);
+        assert!(
+            answer.header("www-authenticate").contains(r#"error="invalid_token""#),
+            "{bad}: {}",
+            answer.header("www-authenticate")
+        );
+        assert_eq!(answer.field("error"), "invalid_token");
+    }
+    assert_eq!(server.user(&token).await, 200);
+}

@@ -1,0 +1,109 @@
+//! Nonsense in the settings stops the start with a sentence that names them.
+
+use matchbook_bench::World;
+
+use crate::support::binary;
+
+#[test]
+fn a_wrong_setting_stops_the_start_with_one_sentence() {
+    let world = World::new();
+    for (key, value, said) in [
+        ("server.adress", "127.0.0.1:1", "did you mean `server.address`?"),
+        ("server.address", "here", "must be an IP address and a port"),
+        ("server.workers", "many", "`server.workers` = \"many\" (MATCHBOOK__SERVER__WORKERS)"),
+        ("tokens.access_lifetime", "15", "`tokens.access_lifetime`"),
+        ("sessions.idle_lifetime", "1y", "must not be longer than `sessions.absolute_lifetime`"),
+        ("tls.mode", "maybe", "`tls.mode`"),
+        ("secret", "short", "`secret` (MATCHBOOK__SECRET): must have at least 32 characters"),
+        ("database.url", "mysql://me:hush@x/y", "`database.url`"),
+    ] {
+        let output = world.server(binary()).set(key, value).run(&[]);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{key}: {error}");
+        assert!(error.contains(said), "{key}: {error}");
+        assert_eq!(error.lines().count(), 1, "{key}: {error}");
+        assert!(!error.contains("hush") && output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn a_file_that_is_named_must_be_there_and_be_toml() {
+    let world = World::new();
+    let output = world.server(binary()).run(&["--config", "nowhere.toml"]);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && error.contains("nowhere.toml cannot be read"), "{error}");
+
+    std::fs::write(world.folder().join("broken.toml"), "secret = \"hush-hush\n").unwrap();
+    let output = world.server(binary()).run(&["--config", "broken.toml"]);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && error.contains("broken.toml is not valid"), "{error}");
+    assert!(error.lines().count() == 1 && !error.contains("hush"), "{error}");
+}
+
+#[test]
+fn check_config_prints_what_is_in_force_and_where_it_comes_from() {
+    let world = World::new();
+    let file = "[tokens]\naccess_lifetime = '5m'\n[server]\nworkers = 7\n";
+    std::fs::write(world.folder().join("matchbook.toml"), file).unwrap();
+    std::fs::write(world.folder().join("hidden"), "a-secret-of-more-than-32-characters-hush\n")
+        .unwrap();
+    let output = world
+        .server(binary())
+        .set("server.workers", "3")
+        .variable("DATABASE_URL", "postgres://me:hush@db.example/matchbook?sslmode=require")
+        .variable("MATCHBOOK__SECRET_FILE", "hidden")
+        .run(&["check-config"]);
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let line = |key: &str| {
+        let found = printed.lines().find(|line| line.starts_with(&format!("{key} = ")));
+        found.unwrap_or_else(|| panic!("no {key} in\n{printed}")).to_owned()
+    };
+    assert!(line("tokens.access_lifetime").contains("\"5m\""));
+    assert!(line("tokens.access_lifetime").ends_with("# matchbook.toml"));
+    assert!(line("server.workers").ends_with("# MATCHBOOK__SERVER__WORKERS"));
+    assert!(line("server.workers").contains("\"3\""), "the environment wins over the file");
+    assert!(line("tls.mode").ends_with("# default"));
+    assert!(line("database.url").contains("postgres://me:********@db.example/matchbook?sslmode="));
+    assert!(line("database.url").ends_with("# DATABASE_URL"));
+    assert!(line("secret").ends_with("# MATCHBOOK__SECRET_FILE"));
+    assert!(!printed.contains("hush"), "{printed}");
+    assert_eq!(printed.lines().count(), printed.lines().filter(|l| l.contains(" = ")).count());
+}
+
+#[test]
+fn a_variable_that_would_set_nothing_stops_the_start() {
+    let world = World::new();
+    std::fs::write(world.folder().join("empty"), "\n").unwrap();
+    for (name, value, said) in [
+        ("MATCHBOOK__log__format", "json", "write it in capitals"),
+        ("MATCHBOOK__SECRET_FILE", "empty", "names empty, which is empty"),
+        ("MATCHBOOK__SECRET_FILE", "nowhere", "cannot be read"),
+    ] {
+        let output = world.server(binary()).variable(name, value).run(&["check-config"]);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && error.contains(said), "{name}: {error}");
+    }
+}
+
+#[test]
+fn a_generated_secret_that_was_cut_short_stops_the_start() {
+    let world = World::new();
+    std::fs::create_dir(world.folder().join("data")).unwrap();
+    std::fs::write(world.folder().join("data/secret"), "").unwrap();
+    let output = world.server(binary()).run(&[]);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && error.contains("data/secret holds no secret"), "{error}");
+}
+
+#[test]
+fn a_secret_given_twice_stops_the_start() {
+    let world = World::new();
+    let output = world
+        .server(binary())
+        .set("secret", "a-secret-of-more-than-thirty-two-characters")
+        .variable("MATCHBOOK__SECRET_FILE", "somewhere")
+        .run(&["check-config"]);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && error.contains("`secret` is set twice"), "{error}");
+}

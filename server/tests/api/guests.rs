@@ -1,0 +1,59 @@
+//! A guest id is a ticket: it opens one session, once.
+
+use crate::support::{Server, Tokens, eventually};
+
+#[actix_rt::test]
+async fn a_guest_with_a_live_session_is_sent_to_refresh_in_the_words_of_the_article() {
+    let server = Server::start();
+    let id = server.guest().await;
+    Tokens::of(&server.http.get(&format!("/token?userId={id}")).await);
+    let again = server.http.get(&format!("/token?userId={id}")).await;
+    assert_eq!(again.status, 400);
+    assert_eq!(
+        again.text,
+        r#"{"error":"User already has an active token","message":"Use the /refresh endpoint with your refresh token to get a new token"}"#
+    );
+}
+
+#[actix_rt::test]
+async fn a_guest_whose_session_is_over_cannot_open_another() {
+    let server = Server::with(|launch| {
+        launch.set("tokens.access_lifetime", "1s").set("sessions.idle_lifetime", "1s")
+    });
+    let id = server.guest().await;
+    Tokens::of(&server.http.get(&format!("/token?userId={id}")).await);
+    let path = format!("/token?userId={id}");
+    eventually("sign_in_used".to_owned(), async || server.http.get(&path).await.field("error"))
+        .await;
+    assert_eq!(server.http.get(&path).await.status, 400);
+}
+
+#[actix_rt::test]
+async fn of_many_who_use_one_id_at_once_one_gets_a_session() {
+    let server = Server::start();
+    let id = server.guest().await;
+    let path = format!("/token?userId={id}");
+    let tasks: Vec<_> = (0..16)
+        .map(|_| {
+            let (http, path) = (server.http.clone(), path.clone());
+            actix_rt::spawn(async move { http.get(&path).await })
+        })
+        .collect();
+    let mut granted = 0;
+    for task in tasks {
+        let answer = task.await.unwrap();
+        match answer.status {
+            200 => granted += 1,
+            _ => assert_eq!(answer.status, 400, "{}", answer.text),
+        }
+    }
+    assert_eq!(granted, 1);
+}
+
+#[actix_rt::test]
+async fn an_id_that_nobody_has_is_refused() {
+    let server = Server::start();
+    let id = "00000000-0000-4000-8000-000000000000";
+    let answer = server.http.get(&format!("/token?userId={id}")).await;
+    assert_eq!((answer.status, answer.field("error").as_str()), (404, "unknown_user"));
+}

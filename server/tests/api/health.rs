@@ -1,0 +1,98 @@
+//! Health: what is up, what is not, and what that means.
+
+use crate::support::{Server, binary, eventually, http};
+use matchbook_bench::World;
+
+#[actix_rt::test]
+async fn a_server_is_live_and_ready_and_names_its_parts() {
+    let server = Server::start();
+    assert_eq!(server.http.get("/health/live").await.status, 200);
+    let ready = server.http.get("/health/ready").await;
+    assert_eq!(ready.status, 200);
+    let expected = match server.world.redis_url() {
+        Some(_) => serde_json::json!({"status": "ready", "database": "up", "redis": "up"}),
+        None => serde_json::json!({"status": "ready", "database": "up"}),
+    };
+    assert_eq!(ready.json(), expected);
+}
+
+#[actix_rt::test]
+async fn the_health_command_says_whether_the_server_answers() {
+    let mut server = Server::start();
+    let port = server.process.url().rsplit(':').next().unwrap().to_owned();
+    let command = server.world.server(binary()).set("server.address", &format!("0.0.0.0:{port}"));
+    assert!(command.run(&["health"]).status.success());
+    assert!(server.process.stop().success());
+    let output = command.run(&["health"]);
+    assert!(!output.status.success());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("/health/ready does not answer"), "{said}");
+}
+
+#[actix_rt::test]
+#[ignore = "needs PostgreSQL: make test"]
+async fn without_its_database_a_server_is_not_ready_and_comes_back_with_it() {
+    let world = World::new();
+    let (relay, url) = world.database_relay();
+    let launch =
+        world.server(binary()).variable("DATABASE_URL", &url).set("database.wait", "500ms");
+    let process = launch.start();
+    let server = Server { http: http(&world, &process), process, world };
+    let tokens = server.log_in().await;
+
+    relay.cut();
+    let ready = server.http.get("/health/ready").await;
+    assert_eq!(ready.status, 503);
+    assert_eq!(ready.json()["status"], "unavailable");
+    assert_eq!(ready.json()["database"], "down");
+    assert_eq!(server.http.get("/health/live").await.status, 200);
+    let refused = server.refresh(&tokens.refresh).await;
+    assert_eq!((refused.status, refused.header("retry-after")), (503, "1"));
+    assert_eq!(refused.field("error"), "temporarily_unavailable");
+
+    relay.mend();
+    eventually(200, async || server.http.get("/health/ready").await.status).await;
+    assert_eq!(server.refresh(&tokens.refresh).await.status, 200, "the outage cost nothing");
+}
+
+#[actix_rt::test]
+#[ignore = "needs PostgreSQL and Redis: make test"]
+async fn without_redis_a_server_is_degraded_and_correct() {
+    let world = World::new();
+    let (relay, url) = world.redis_relay();
+    let process = world.server(binary()).variable("REDIS_URL", &url).start();
+    let server = Server { http: http(&world, &process), process, world };
+    let before = server.log_in().await;
+
+    relay.cut();
+    let ready = server.http.get("/health/ready").await;
+    assert_eq!(ready.status, 200);
+    assert_eq!(ready.json()["status"], "degraded");
+    assert_eq!(ready.json()["redis"], "down");
+    assert_eq!(server.user(&before.access).await, 200);
+    let during = server.log_in().await;
+    assert_eq!(server.user(&during.access).await, 200);
+    assert_eq!(server.refresh(&during.refresh).await.status, 200);
+    assert_eq!(server.refresh(&during.refresh).await.status, 401);
+    assert_eq!(server.user(&during.access).await, 401, "the database knows of the end");
+
+    relay.mend();
+    eventually("ready".to_owned(), async || server.http.get("/health/ready").await.field("status"))
+        .await;
+    assert_eq!(server.user(&before.access).await, 200);
+}
+
+#[actix_rt::test]
+#[ignore = "needs PostgreSQL and Redis: make test"]
+async fn a_server_starts_without_its_redis() {
+    let world = World::new();
+    let (relay, url) = world.redis_relay();
+    relay.cut();
+    let process = world.server(binary()).variable("REDIS_URL", &url).start();
+    let server = Server { http: http(&world, &process), process, world };
+    let tokens = server.log_in().await;
+    assert_eq!(server.user(&tokens.access).await, 200);
+    relay.mend();
+    eventually("ready".to_owned(), async || server.http.get("/health/ready").await.field("status"))
+        .await;
+}

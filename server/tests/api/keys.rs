@@ -1,0 +1,99 @@
+//! The signing key: published, stored sealed, the same for all servers.
+
+use openssl::bn::BigNum;
+use openssl::hash::MessageDigest;
+use openssl::pkey::PKey;
+use openssl::rsa::Rsa;
+use openssl::sha::sha256;
+use openssl::sign::Verifier;
+
+use crate::support::{Server, binary, decode, encode};
+
+#[actix_rt::test]
+async fn the_published_key_verifies_tokens_and_is_named_by_its_thumbprint() {
+    let server = Server::start();
+    let token = server.log_in().await.access;
+    let answer = server.http.get("/.well-known/jwks.json").await;
+    assert_eq!(answer.header("content-type"), "application/jwk-set+json");
+    assert!(answer.header("cache-control").contains("max-age="));
+    let key = &answer.json()["keys"][0];
+    assert_eq!(
+        (&key["alg"], &key["use"], &key["kty"]),
+        (&"RS256".into(), &"sig".into(), &"RSA".into())
+    );
+    let members: Vec<&str> = key.as_object().unwrap().keys().map(String::as_str).collect();
+    assert!(
+        members.iter().all(|m| ["alg", "use", "kty", "kid", "n", "e"].contains(m)),
+        "{members:?}"
+    );
+
+    let (n, e) = (key["n"].as_str().unwrap(), key["e"].as_str().unwrap());
+    assert_eq!(decode(n).len() * 8, 2048);
+    let canonical = format!(r#"{{"e":"{e}","kty":"RSA","n":"{n}"}}"#);
+    assert_eq!(key["kid"], encode(sha256(canonical.as_bytes())));
+
+    let number = |text: &str| BigNum::from_slice(&decode(text)).unwrap();
+    let key = PKey::from_rsa(Rsa::from_public_components(number(n), number(e)).unwrap()).unwrap();
+    let (message, signature) = token.rsplit_once('.').unwrap();
+    let mut verifier = Verifier::new(MessageDigest::sha256(), &key).unwrap();
+    assert!(verifier.verify_oneshot(&decode(signature), message.as_bytes()).unwrap());
+}
+
+#[actix_rt::test]
+async fn tokens_and_sessions_survive_a_restart() {
+    let mut first = Server::start();
+    let tokens = first.log_in().await;
+    assert!(first.process.stop().success());
+    let Server { world, .. } = first;
+    let second = Server::within(world, |launch| launch);
+    assert_eq!(second.user(&tokens.access).await, 200);
+    assert_eq!(second.refresh(&tokens.refresh).await.status, 200);
+}
+
+#[actix_rt::test]
+async fn a_secret_that_does_not_fit_the_database_stops_the_start() {
+    let mut server = Server::with(|l| l.set("secret", "the-first-secret-of-thirty-two-chars"));
+    assert!(server.process.stop().success());
+    let other = server.world.server(binary()).set("secret", "another-secret-of-thirty-two-chars!");
+    let output = other.run(&[]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success());
+    assert!(said.contains("cannot be opened with this server's secret"), "{said}");
+    assert!(!said.contains("another-secret"), "{said}");
+}
+
+#[actix_rt::test]
+async fn the_private_key_is_not_in_the_clear_in_what_the_server_stores() {
+    let server = Server::start();
+    server.log_in().await;
+    let jwks = server.http.get("/.well-known/jwks.json").await.json();
+    let n = decode(jwks["keys"][0]["n"].as_str().unwrap());
+    if server.world.database_url().starts_with("postgres") {
+        return sealed_in_postgres(&server, &n);
+    }
+    let kid = jwks["keys"][0]["kid"].as_str().unwrap();
+    let files = ["matchbook.db", "matchbook.db-wal"];
+    let read = |file: &str| std::fs::read(server.world.folder().join(file)).unwrap();
+    let holds = |bytes: &[u8], what: &[u8]| bytes.windows(what.len()).any(|w| w == what);
+    assert!(files.iter().any(|file| holds(&read(file), kid.as_bytes())), "the row is there");
+    for file in files {
+        let bytes = read(file);
+        // A private key carries its modulus; a sealed one shows nothing of it.
+        assert!(!bytes.windows(32).any(|window| window == &n[..32]), "{file} shows the key");
+    }
+}
+
+fn sealed_in_postgres(server: &Server, n: &[u8]) {
+    use diesel::prelude::*;
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = diesel::sql_types::Binary)]
+        sealed_private_key: Vec<u8>,
+    }
+    let mut conn = PgConnection::establish(&server.world.database_url()).unwrap();
+    let rows: Vec<Row> =
+        diesel::sql_query("SELECT sealed_private_key FROM signing_keys").load(&mut conn).unwrap();
+    assert_eq!(rows.len(), 1);
+    let sealed = &rows[0].sealed_private_key;
+    assert!(sealed.len() > 1000 && !sealed.windows(32).any(|window| window == &n[..32]));
+}

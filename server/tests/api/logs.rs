@@ -1,0 +1,46 @@
+//! What is logged, and what must never be.
+
+use crate::support::{Server, Tokens};
+
+#[actix_rt::test]
+async fn the_log_of_a_whole_run_at_its_most_talkative_holds_no_secret() {
+    let secret = "a-secret-of-more-than-thirty-two-characters";
+    let mut server = Server::with(|l| l.set("log.level", "trace").set("secret", secret));
+    let unused = server.guest().await;
+    let id = server.guest().await;
+    let first = Tokens::of(&server.http.get(&format!("/token?userId={id}")).await);
+    let second = Tokens::of(&server.refresh(&first.refresh).await);
+    assert_eq!(server.user(&second.access).await, 200);
+    assert_eq!(server.user("not.a.token").await, 401);
+    assert_eq!(server.refresh(&first.refresh).await.status, 401);
+    assert_eq!(server.refresh(&second.refresh).await.status, 401);
+    assert_eq!(
+        server.http.get(&format!("/token?userId={unused}&userId={unused}")).await.status,
+        400
+    );
+    assert_eq!(server.http.get(&format!("/token/{unused}")).await.status, 404);
+    assert!(server.process.stop().success());
+
+    let log = server.process.log();
+    assert!(log.contains("session opened") && log.contains("refresh token reused"), "{log}");
+    for tokens in [&first, &second] {
+        let signature = tokens.access.rsplit('.').next().unwrap();
+        let claims = tokens.access.split('.').nth(1).unwrap();
+        for hush in [signature, claims, &tokens.refresh[6..], &unused, secret] {
+            assert!(!log.contains(hush), "{hush} is in the log");
+        }
+    }
+}
+
+#[actix_rt::test]
+async fn json_logs_are_one_object_a_line() {
+    let mut server = Server::with(|l| l.set("log.format", "json"));
+    server.log_in().await;
+    assert!(server.process.stop().success());
+    let log = server.process.log();
+    assert!(log.lines().count() >= 3, "{log}");
+    for line in log.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(line["timestamp"].is_string() && line["level"].is_string(), "{line}");
+    }
+}

@@ -1,0 +1,20 @@
+//! Black-box tests: HTTP against real servers, each with a database of its own.
+//!
+//! Tests that are ignored need PostgreSQL and Redis; `make test` brings them.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
+
+mod bad_input;
+mod bearer;
+mod configuration;
+mod guests;
+mod health;
+mod keys;
+mod logs;
+mod refresh;
+mod starting;
+mod storage;
+mod story;
+mod support;
+mod tls;
+mod with_redis;

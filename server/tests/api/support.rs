@@ -1,0 +1,121 @@
+//! A server to test, and the words that tests are written in.
+
+use std::path::Path;
+use std::time::Duration;
+
+use matchbook_bench::{Answer, Http, Launch, Process, World};
+
+/// The binary under test.
+pub(crate) fn binary() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_matchbook-server"))
+}
+
+/// A running server and a way to talk to it.
+pub(crate) struct Server {
+    pub(crate) http: Http,
+    pub(crate) process: Process,
+    pub(crate) world: World,
+}
+
+impl Server {
+    /// With the default settings.
+    pub(crate) fn start() -> Self {
+        Self::with(|launch| launch)
+    }
+
+    /// With settings of the test's own.
+    pub(crate) fn with(settings: impl FnOnce(Launch) -> Launch) -> Self {
+        Self::within(World::new(), settings)
+    }
+
+    /// With the database and the folder of `world`.
+    pub(crate) fn within(world: World, settings: impl FnOnce(Launch) -> Launch) -> Self {
+        let process = settings(world.server(binary())).start();
+        Self { http: http(&world, &process), process, world }
+    }
+
+    /// Registers a guest: its id.
+    pub(crate) async fn guest(&self) -> String {
+        let answer = self.http.get("/register").await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        answer.json().as_str().expect("a JSON string").to_owned()
+    }
+
+    /// Logs a new guest in.
+    pub(crate) async fn log_in(&self) -> Tokens {
+        let id = self.guest().await;
+        Tokens::of(&self.http.get(&format!("/token?userId={id}")).await)
+    }
+
+    /// Shows a refresh token.
+    pub(crate) async fn refresh(&self, refresh_token: &str) -> Answer {
+        self.http.post("/refresh", &format!("refresh_token={refresh_token}")).await
+    }
+
+    /// The status of `GET /user` with this access token.
+    pub(crate) async fn user(&self, token: &str) -> u16 {
+        self.http.get_as("/user", token).await.status
+    }
+}
+
+/// Talks to a process under the CA in the folder of `world`.
+pub(crate) fn http(world: &World, process: &Process) -> Http {
+    let url = process.url().replace("127.0.0.1", "localhost");
+    let ca = world.folder().join("data/tls/ca.pem");
+    Http::new(&url, url.starts_with("https").then_some(&ca))
+}
+
+/// What a grant holds.
+#[derive(Debug, Clone)]
+pub(crate) struct Tokens {
+    pub(crate) access: String,
+    pub(crate) refresh: String,
+    pub(crate) expires_in: u64,
+}
+
+impl Tokens {
+    /// Those of an answer that grants them, with everything that must be so.
+    pub(crate) fn of(answer: &Answer) -> Self {
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        assert_eq!(answer.header("cache-control"), "no-store");
+        assert_eq!(answer.header("content-type"), "application/json");
+        Self {
+            access: answer.field("token"),
+            refresh: answer.field("refreshToken"),
+            expires_in: answer.json()["expiresIn"].as_u64().expect("a number of seconds"),
+        }
+    }
+
+    /// The claims of the access token, unverified.
+    pub(crate) fn claims(&self) -> serde_json::Value {
+        let part = self.access.split('.').nth(1).unwrap();
+        serde_json::from_slice(&decode(part)).unwrap()
+    }
+}
+
+/// Decodes base64url.
+pub(crate) fn decode(text: &str) -> Vec<u8> {
+    use base64::Engine;
+    base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(text).unwrap()
+}
+
+/// Encodes base64url.
+pub(crate) fn encode(bytes: impl AsRef<[u8]>) -> String {
+    use base64::Engine;
+    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// Asks again until the answer is as it should be; what it was, if that takes
+/// longer than anybody would wait.
+pub(crate) async fn eventually<T: PartialEq + std::fmt::Debug>(
+    wanted: T,
+    mut ask: impl AsyncFnMut() -> T,
+) {
+    for _ in 0..600 {
+        if ask().await == wanted {
+            return;
+        }
+        actix_rt::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(ask().await, wanted, "even after a minute");
+}

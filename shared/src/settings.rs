@@ -1,0 +1,553 @@
+//! Layered settings for both binaries: compiled-in defaults, then a file, then
+//! the environment; each value remembers where it came from.
+//!
+//! The defaults name every setting there is, so anything else is a mistake and
+//! stops the start: a typo must not fall back to a default unseen.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::env::VarError;
+use std::io::{self, IsTerminal, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use config::{Config, ConfigError, File, FileFormat, Map, Source, Value, ValueKind};
+use serde::de::DeserializeOwned;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
+/// A sentence for the person who starts the program: which setting is wrong,
+/// where it was set, and what would be right. Never shows a secret's value.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Invalid(String);
+
+/// Where settings come from.
+pub struct Layers {
+    /// The TOML text that names every setting with its default; an empty
+    /// string there means "not set".
+    pub defaults: &'static str,
+    /// The file that is read where none is named, if it is there.
+    pub file: &'static str,
+    /// The prefix of environment variables: `MATCHBOOK` makes
+    /// `MATCHBOOK__SERVER__ADDRESS` set `server.address`.
+    pub prefix: &'static str,
+    /// Well-known variables beside them, each with the setting it stands for.
+    /// The prefixed variable wins over its alias.
+    pub aliases: &'static [(&'static str, &'static str)],
+    /// Settings that hold a secret: masked in output, and read from the file
+    /// that a variable `…_FILE` names.
+    pub secrets: &'static [&'static str],
+}
+
+/// The settings in force.
+pub struct Settings {
+    config: Config,
+    in_force: BTreeMap<String, Value>,
+    secrets: &'static [&'static str],
+}
+
+impl Layers {
+    /// Reads all layers. `file` must exist when it is given; otherwise the
+    /// usual one is read if it is there.
+    ///
+    /// # Errors
+    /// A file that cannot be read or parsed, an unknown setting, a variable
+    /// that is not UTF-8, or a secret given twice.
+    pub fn load(&self, file: Option<&Path>) -> Result<Settings, Invalid> {
+        let defaults = Config::builder()
+            .add_source(File::from_str(self.defaults, FileFormat::Toml))
+            .build()
+            .and_then(|config| config.collect())
+            .map_err(|error| Invalid(format!("The compiled-in defaults are broken: {error}.")))?;
+        let known: BTreeSet<String> = flatten(&defaults).into_keys().collect();
+
+        let usual = Path::new(self.file);
+        let file = file.or_else(|| usual.exists().then_some(usual));
+        let mut builder =
+            Config::builder().add_source(File::from_str(self.defaults, FileFormat::Toml));
+        if let Some(path) = file {
+            let source = file_source(path)?;
+            for key in flatten(&source.collect().map_err(|error| unreadable(path, &error))?).keys()
+            {
+                if !known.contains(key) {
+                    return Err(self.unknown(key, &path.display().to_string(), key, &known));
+                }
+            }
+            builder = builder.add_source(source);
+        }
+        let config = builder
+            .add_source(self.environment(&known)?)
+            .build()
+            .map_err(|error| Invalid(sentence(&error.to_string())))?;
+        let all = config.collect().map_err(|error| Invalid(sentence(&error.to_string())))?;
+        Ok(Settings { config, in_force: flatten(&all), secrets: self.secrets })
+    }
+
+    /// The variables that mean a setting; an empty one counts as not set, as
+    /// compose files pass it.
+    fn environment(&self, known: &BTreeSet<String>) -> Result<Variables, Invalid> {
+        let mut found = Map::new();
+        for (variable, key) in self.aliases {
+            self.take(variable, key, &mut found)?;
+        }
+        for (name, _) in std::env::vars_os() {
+            let Some(name) = name.to_str() else { continue };
+            let variable = name;
+            let Some(rest) = name.strip_prefix(self.prefix).and_then(|r| r.strip_prefix("__"))
+            else {
+                continue;
+            };
+            let key = rest.replace("__", ".").to_lowercase();
+            let (key, variable) = match (key.strip_suffix("_file"), variable.len().checked_sub(5)) {
+                (Some(secret), Some(end)) if self.secrets.contains(&secret) => {
+                    (secret.to_owned(), &variable[..end])
+                }
+                _ => (key, variable),
+            };
+            if !known.contains(&key) {
+                return Err(self.unknown(&key, "the environment", name, known));
+            }
+            if rest.chars().any(|c| c.is_ascii_lowercase()) {
+                return Err(Invalid(format!(
+                    "{name} in the environment sets nothing: write it in capitals."
+                )));
+            }
+            self.take(variable, &key, &mut found)?;
+        }
+        Ok(Variables(found))
+    }
+
+    /// Puts the value of `variable`, or of the file that `variable_FILE` names,
+    /// under `key`.
+    fn take(
+        &self,
+        variable: &str,
+        key: &str,
+        found: &mut Map<String, Value>,
+    ) -> Result<(), Invalid> {
+        let direct = read(variable)?;
+        let file_variable = format!("{variable}_FILE");
+        let file = if self.secrets.contains(&key) { read(&file_variable)? } else { None };
+        let (value, origin) = match (direct, file) {
+            (Some(_), Some(_)) => {
+                return Err(Invalid(format!(
+                    "`{key}` is set twice: by {variable} and by {file_variable}; keep one of them."
+                )));
+            }
+            (Some(value), None) => (value, variable.to_owned()),
+            (None, Some(path)) => {
+                let text = std::fs::read_to_string(&path).map_err(|error| {
+                    Invalid(format!("{file_variable} names {path}, which cannot be read: {error}."))
+                })?;
+                let text = text.trim_end_matches(['\r', '\n']).to_owned();
+                if text.is_empty() {
+                    return Err(Invalid(format!("{file_variable} names {path}, which is empty.")));
+                }
+                (text, file_variable)
+            }
+            (None, None) => return Ok(()),
+        };
+        found.insert(key.to_owned(), Value::new(Some(&origin), ValueKind::String(value)));
+        Ok(())
+    }
+
+    fn unknown(&self, key: &str, place: &str, name: &str, known: &BTreeSet<String>) -> Invalid {
+        let nearest = known
+            .iter()
+            .map(|candidate| (strsim::jaro_winkler(key, candidate), candidate))
+            .max_by(|a, b| a.0.total_cmp(&b.0));
+        let hint = match nearest {
+            Some((likeness, candidate)) if likeness > 0.8 => {
+                format!("did you mean `{candidate}`?")
+            }
+            _ => "`default.toml` in the sources lists all there are.".to_owned(),
+        };
+        let spelled = if name == key {
+            String::new()
+        } else {
+            format!(" ({}__… makes it `{key}`)", self.prefix)
+        };
+        Invalid(format!("`{name}` in {place} is not a setting{spelled}: {hint}"))
+    }
+}
+
+fn read(variable: &str) -> Result<Option<String>, Invalid> {
+    match std::env::var(variable) {
+        Ok(value) if value.is_empty() => Ok(None),
+        Ok(value) => Ok(Some(value)),
+        Err(VarError::NotPresent) => Ok(None),
+        Err(VarError::NotUnicode(_)) => Err(Invalid(format!("{variable} is not valid UTF-8."))),
+    }
+}
+
+fn file_source(path: &Path) -> Result<File<config::FileSourceFile, FileFormat>, Invalid> {
+    // Opened here for an error that says why; `config` only says "not found".
+    std::fs::File::open(path).map_err(|error| {
+        Invalid(format!("The settings file {} cannot be read: {error}.", path.display()))
+    })?;
+    Ok(File::new(&path.to_string_lossy(), FileFormat::Toml))
+}
+
+fn unreadable(path: &Path, error: &ConfigError) -> Invalid {
+    // The lines between quote the file, which may hold a secret.
+    let text = error.to_string();
+    let (first, last) = (text.lines().next(), text.lines().last());
+    let problem = match (first, last) {
+        (Some(first), Some(last)) if first != last => format!("{first}: {last}"),
+        _ => text,
+    };
+    Invalid(sentence(&format!("The settings file {} is not valid: {problem}", path.display())))
+}
+
+fn sentence(text: &str) -> String {
+    let text = text.trim_end();
+    if text.ends_with('.') { text.to_owned() } else { format!("{text}.") }
+}
+
+/// The leaves of a tree of settings under their dotted names.
+fn flatten(tree: &Map<String, Value>) -> BTreeMap<String, Value> {
+    fn walk(path: &str, tree: &Map<String, Value>, leaves: &mut BTreeMap<String, Value>) {
+        for (name, value) in tree {
+            let key = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+            match &value.kind {
+                ValueKind::Table(inner) => walk(&key, inner, leaves),
+                _ => {
+                    leaves.insert(key, value.clone());
+                }
+            }
+        }
+    }
+    let mut leaves = BTreeMap::new();
+    walk("", tree, &mut leaves);
+    leaves
+}
+
+/// The environment's layer, each value with its variable as origin.
+#[derive(Debug, Clone)]
+struct Variables(Map<String, Value>);
+
+impl Source for Variables {
+    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn collect(&self) -> Result<Map<String, Value>, ConfigError> {
+        Ok(self.0.clone())
+    }
+}
+
+impl Settings {
+    /// The value of `key`, of the type that the caller wants.
+    ///
+    /// # Errors
+    /// When the value is of another type or out of that type's range.
+    pub fn get<T: DeserializeOwned>(&self, key: &str) -> Result<T, Invalid> {
+        self.config.get(key).map_err(|error| {
+            let problem = match error {
+                ConfigError::Type { expected, .. } => format!("expected {expected}"),
+                other => other.to_string(),
+            };
+            self.invalid(key, &problem)
+        })
+    }
+
+    /// The value of `key`, parsed; `expected` completes "must be …".
+    ///
+    /// # Errors
+    /// When the text does not parse.
+    pub fn parse<T: FromStr>(&self, key: &str, expected: &str) -> Result<T, Invalid> {
+        self.get::<String>(key)?
+            .parse()
+            .map_err(|_| self.invalid(key, &format!("must be {expected}")))
+    }
+
+    /// The value of `key`, or `None` where it is the empty string.
+    ///
+    /// # Errors
+    /// When the value is not a string.
+    pub fn optional(&self, key: &str) -> Result<Option<String>, Invalid> {
+        Ok(Some(self.get::<String>(key)?).filter(|text| !text.is_empty()))
+    }
+
+    /// A length of time written like `15m`, `30d` or `1h 30m`.
+    ///
+    /// # Errors
+    /// When it does not parse, or is zero.
+    pub fn duration(&self, key: &str) -> Result<Duration, Invalid> {
+        let example = "must be a length of time with its unit, like `90s`, `15m` or `30d`";
+        match humantime::parse_duration(&self.get::<String>(key)?) {
+            Ok(Duration::ZERO) => Err(self.invalid(key, "must be longer than zero")),
+            Ok(duration) => Ok(duration),
+            Err(_) => Err(self.invalid(key, example)),
+        }
+    }
+
+    /// Like [`Settings::duration`], in whole seconds.
+    ///
+    /// # Errors
+    /// When it is not whole seconds either.
+    pub fn seconds(&self, key: &str) -> Result<Duration, Invalid> {
+        let duration = self.duration(key)?;
+        if duration.subsec_nanos() == 0 {
+            Ok(duration)
+        } else {
+            Err(self.invalid(key, "must be whole seconds"))
+        }
+    }
+
+    /// A path, or `None` where it is the empty string.
+    ///
+    /// # Errors
+    /// When the value is not a string.
+    pub fn path(&self, key: &str) -> Result<Option<PathBuf>, Invalid> {
+        Ok(self.optional(key)?.map(PathBuf::from))
+    }
+
+    /// A number of threads, where 0 stands for the number of cores.
+    ///
+    /// # Errors
+    /// When the value is not a number, or not a sensible one.
+    pub fn threads(&self, key: &str) -> Result<usize, Invalid> {
+        Ok(match self.get::<u16>(key)? {
+            0 => cores(),
+            threads => threads.into(),
+        })
+    }
+
+    /// An address to listen on.
+    ///
+    /// # Errors
+    /// When the value is none.
+    pub fn address(&self, key: &str) -> Result<SocketAddr, Invalid> {
+        self.parse(key, "an IP address and a port, like `127.0.0.1:5001` or `[::1]:5001`")
+    }
+
+    /// A URL to put paths after: `https` or `http`, with a host, without query
+    /// or fragment (as RFC 8414 §2 wants of an issuer).
+    ///
+    /// # Errors
+    /// When the value is none.
+    pub fn base_url(&self, key: &str) -> Result<String, Invalid> {
+        let text = self.get::<String>(key)?;
+        let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+        let host = rest.and_then(|rest| rest.split('/').next()).unwrap_or_default();
+        let strange = |c: char| matches!(c, '?' | '#' | '@') || c.is_whitespace() || c.is_control();
+        if host.is_empty() || host.starts_with(':') || text.contains(strange) {
+            let example = "must be a URL like `https://auth.example.com`, without user, query or \
+                           fragment";
+            return Err(self.invalid(key, example));
+        }
+        Ok(text)
+    }
+
+    /// How to log: the settings `log.format` and `log.level`.
+    ///
+    /// # Errors
+    /// When one of them is not valid.
+    pub fn log(&self) -> Result<Log, Invalid> {
+        let json = match self.get::<String>("log.format")?.as_str() {
+            "text" => false,
+            "json" => true,
+            _ => return Err(self.invalid("log.format", "must be \"text\" or \"json\"")),
+        };
+        let filter = self.get::<String>("log.level")?;
+        let known = |level: &str| level.parse::<LevelFilter>().is_ok() && !level.is_empty();
+        let good = |part: &str| known(part.rsplit_once('=').map_or(part, |(_, level)| level));
+        if !filter.split(',').all(good) || EnvFilter::builder().parse(&filter).is_err() {
+            let levels = "must be \"error\", \"warn\", \"info\", \"debug\" or \"trace\"";
+            return Err(self.invalid("log.level", levels));
+        }
+        Ok(Log { json, filter })
+    }
+
+    /// The refusal of a value, with its name and where it was set.
+    #[must_use]
+    pub fn invalid(&self, key: &str, problem: &str) -> Invalid {
+        let shown = if self.secrets.contains(&key) {
+            String::new()
+        } else {
+            self.in_force.get(key).map(|value| format!(" = {}", toml(value))).unwrap_or_default()
+        };
+        Invalid(sentence(&format!("`{key}`{shown} ({}): {problem}", self.origin(key))))
+    }
+
+    /// Where the value of `key` was set.
+    fn origin(&self, key: &str) -> String {
+        match self.in_force.get(key).and_then(Value::origin) {
+            Some(origin) => origin.to_owned(),
+            None => "default".to_owned(),
+        }
+    }
+
+    /// Writes every setting in force, secrets masked, with its origin.
+    ///
+    /// # Errors
+    /// When `out` cannot be written to.
+    pub fn print(&self, out: &mut impl Write) -> io::Result<()> {
+        for (key, value) in &self.in_force {
+            let value = match &value.kind {
+                ValueKind::String(text) if text.is_empty() => "\"\"".to_owned(),
+                ValueKind::String(text) if key.ends_with("url") => {
+                    format!("{:?}", without_password(text))
+                }
+                _ if self.secrets.contains(&key.as_str()) => "\"********\"".to_owned(),
+                _ => toml(value),
+            };
+            writeln!(out, "{:<56} # {}", format!("{key} = {value}"), self.origin(key))?;
+        }
+        Ok(())
+    }
+}
+
+/// How to log.
+pub struct Log {
+    json: bool,
+    filter: String,
+}
+
+impl Log {
+    /// Logs to standard error from here on, in colour where that is a terminal.
+    pub fn start(&self) {
+        // actix reports each of its threads at the start, and every port scan as
+        // an error; whoever wants to see that says so in `log.level`.
+        let filter = format!("actix_server=warn,actix_http=off,{}", self.filter);
+        let filter = EnvFilter::new(filter);
+        let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+        if self.json {
+            lines.json().init();
+        } else {
+            lines.with_target(false).with_ansi(io::stderr().is_terminal()).init();
+        }
+    }
+}
+
+/// How many cores this process may use.
+#[must_use]
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from)
+}
+
+/// Where a program that listens on `address` is reached from its own machine.
+#[must_use]
+pub fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+fn toml(value: &Value) -> String {
+    match &value.kind {
+        ValueKind::String(text) => format!("{text:?}"),
+        _ => value.to_string(),
+    }
+}
+
+/// A connection URL fit for a log: the password, in the authority or as a
+/// parameter, replaced by asterisks.
+#[must_use]
+pub fn without_password(url: &str) -> String {
+    // What follows the last `@` is no password, whatever is in front of it.
+    let authority = url.rfind('@').unwrap_or(0);
+    let (url, query) = match url[authority..].find('?') {
+        Some(at) => (&url[..authority + at], Some(&url[authority + at + 1..])),
+        None => (url, None),
+    };
+    let mut shown = match url.split_once("://") {
+        Some((scheme, rest)) => match rest.rsplit_once('@') {
+            Some((user, host)) => {
+                let user = user.split(':').next().unwrap_or_default();
+                format!("{scheme}://{user}:********@{host}")
+            }
+            None => url.to_owned(),
+        },
+        None => url.to_owned(),
+    };
+    for (i, parameter) in query.into_iter().flat_map(|query| query.split('&')).enumerate() {
+        let name = parameter.split('=').next().unwrap_or_default();
+        shown.push(if i == 0 { '?' } else { '&' });
+        shown.push_str(if name.contains("password") { "password=********" } else { parameter });
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LAYERS: Layers = Layers {
+        defaults: "secret = ''\n[server]\naddress = '127.0.0.1:5001'\nworkers = 0\n\
+                   [tokens]\naccess_lifetime = '15m'\n[database]\nurl = ''",
+        file: "settings-test.toml",
+        prefix: "SETTINGS_TEST",
+        aliases: &[],
+        secrets: &["secret", "database.url"],
+    };
+
+    fn load(text: &str) -> Result<Settings, Invalid> {
+        let path = std::env::temp_dir().join(format!("settings-{}.toml", uuid::Uuid::new_v4()));
+        std::fs::write(&path, text).unwrap();
+        let loaded = LAYERS.load(Some(&path));
+        std::fs::remove_file(&path).unwrap();
+        loaded
+    }
+
+    fn refusal<T>(result: Result<T, Invalid>) -> String {
+        result.err().expect("it is refused").to_string()
+    }
+
+    #[test]
+    fn a_typo_is_refused_with_the_nearest_name() {
+        let said = refusal(load("[server]\nadress = '127.0.0.1:1'"));
+        assert!(said.contains("`server.adress`"), "{said}");
+        assert!(said.contains("did you mean `server.address`?"), "{said}");
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_type_names_the_setting() {
+        let said =
+            refusal(load("[server]\nworkers = 'many'").unwrap().get::<u16>("server.workers"));
+        assert!(said.starts_with("`server.workers` = \"many\""), "{said}");
+    }
+
+    #[test]
+    fn a_number_out_of_range_names_the_setting() {
+        let said = refusal(load("[server]\nworkers = 70000").unwrap().get::<u16>("server.workers"));
+        assert!(said.starts_with("`server.workers` = 70000"), "{said}");
+    }
+
+    #[test]
+    fn a_duration_without_a_unit_is_refused() {
+        let settings = load("[tokens]\naccess_lifetime = '15'").unwrap();
+        let said = refusal(settings.duration("tokens.access_lifetime"));
+        assert!(said.contains("like `90s`"), "{said}");
+        let settings = load("[tokens]\naccess_lifetime = '0s'").unwrap();
+        assert!(refusal(settings.duration("tokens.access_lifetime")).contains("longer than zero"));
+    }
+
+    #[test]
+    fn a_secret_that_looks_like_a_number_stays_text() {
+        let settings = load("secret = '0012e5'").unwrap();
+        assert_eq!(settings.get::<String>("secret").unwrap(), "0012e5");
+    }
+
+    #[test]
+    fn secrets_are_masked() {
+        let settings = load(
+            "secret = 'hush'\n[database]\nurl = 'postgres://me:hush@db/x?sslmode=require&password=hush'",
+        )
+        .unwrap();
+        let mut shown = Vec::new();
+        settings.print(&mut shown).unwrap();
+        let shown = String::from_utf8(shown).unwrap();
+        assert!(!shown.contains("hush"), "{shown}");
+        assert!(shown.contains("postgres://me:********@db/x?sslmode=require"), "{shown}");
+        assert_eq!(without_password("postgres://me:hu?sh@db/x"), "postgres://me:********@db/x");
+        assert_eq!(without_password("postgres://db/x?a=b"), "postgres://db/x?a=b");
+        assert!(!settings.invalid("secret", "is too short").to_string().contains("hush"));
+    }
+}
