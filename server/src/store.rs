@@ -190,11 +190,8 @@ impl std::fmt::Display for Url {
 /// Faults of the moment on a sound connection: another writer has SQLite's
 /// lock, or the PostgreSQL at the other end has become a standby.
 fn will_pass(error: &QueryError) -> bool {
-    match error {
-        QueryError::DatabaseError(DatabaseErrorKind::ReadOnlyTransaction, _) => true,
-        QueryError::DatabaseError(_, info) => info.message() == "database is locked",
-        _ => false,
-    }
+    connection::is_locked(error)
+        || matches!(error, QueryError::DatabaseError(DatabaseErrorKind::ReadOnlyTransaction, _))
 }
 
 /// Faults that say so of themselves; others are found by asking the connection.

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection;
+use diesel::result::Error as QueryError;
 use diesel::{Connection, ConnectionError, ConnectionResult, PgConnection, SqliteConnection};
 use secrecy::{ExposeSecret, SecretString};
 
@@ -60,6 +61,9 @@ fn with_defaults(url: &SecretString) -> SecretString {
     url.into()
 }
 
+/// How long a statement waits for another writer of the same SQLite file.
+const BUSY: Duration = Duration::from_secs(5);
+
 fn open_file(path: &Path) -> ConnectionResult<SqliteConnection> {
     let path = path.to_str().ok_or_else(|| {
         ConnectionError::BadConnection("the path of the SQLite file is not UTF-8".into())
@@ -67,12 +71,29 @@ fn open_file(path: &Path) -> ConnectionResult<SqliteConnection> {
     let mut conn = SqliteConnection::establish(path)?;
     // FULL, since an acknowledged rotation that a power cut undoes would log
     // its owner out. The busy timeout comes first: the others may have to wait.
-    conn.batch_execute(
-        "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
+    let pragmas = format!(
+        "PRAGMA busy_timeout = {}; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
          PRAGMA foreign_keys = ON;",
-    )
-    .map_err(ConnectionError::CouldntSetupConfiguration)?;
-    Ok(conn)
+        BUSY.as_millis()
+    );
+    // Two that switch a new file to WAL at once, or one that opens it while
+    // another closes it for the last time, are told so without the timeout.
+    let started = Instant::now();
+    loop {
+        match conn.batch_execute(&pragmas) {
+            Err(error) if is_locked(&error) && started.elapsed() < BUSY => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            done => {
+                return done.map(|()| conn).map_err(ConnectionError::CouldntSetupConfiguration);
+            }
+        }
+    }
+}
+
+/// Whether another writer has SQLite's lock.
+pub(super) fn is_locked(error: &QueryError) -> bool {
+    matches!(error, QueryError::DatabaseError(_, info) if info.message() == "database is locked")
 }
 
 /// A connection in the pool.

@@ -12,7 +12,7 @@ async fn several_servers_start_at_once_on_an_empty_database_and_agree() {
     let world = World::new();
     let launch = world.server(binary());
     let mut processes: Vec<Process> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| launch.start())).collect();
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| launch.start())).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     let mut kids = BTreeSet::new();
