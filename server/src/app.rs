@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use actix_web::dev::Server;
 use actix_web::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
@@ -17,11 +18,12 @@ use crate::data_dir::{self, DataDir};
 use crate::keys::{Derived, KeyRing};
 use crate::state::State;
 use crate::store::{self, Store};
+use crate::sweeper::Sweeper;
 use crate::token::Secret;
 use crate::{clock, http, keys, tls};
 
 /// The generated secret, in the data folder.
-const SECRET: &str = "secret";
+pub(crate) const SECRET: &str = "secret";
 
 /// Why the server does not start. Each is a sentence for its operator.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +85,7 @@ pub struct Listening {
 pub async fn start(config: &Config) -> Result<Listening, Error> {
     let data_dir = DataDir::open(&config.data_dir)?;
     let acceptor = tls::acceptor(&config.tls, &data_dir, config.address)?;
-    let derived = Derived::from_secret(&secret(config, &data_dir)?)?;
+    let derived = Derived::from_secrets(&secret(config, &data_dir)?, &config.old_secrets)?;
 
     let database = config.database.clone();
     let store = actix_rt::task::spawn_blocking(move || Store::open(&database)).await??;
@@ -92,12 +94,14 @@ pub async fn start(config: &Config) -> Result<Listening, Error> {
         KeyRing::load(&store, &derived.sealing, &config.issuer, &config.audience, now).await?;
     let active =
         ActiveTokens::new(config.redis.as_ref(), store.clone(), config.policy.access_lifetime)?;
+    let (sweeper, rotations) = Sweeper::new(store.clone(), config.policy, config.event_retention);
     let state = web::Data::new(State {
         store,
         keys,
-        pepper: derived.pepper,
+        peppers: Arc::new(derived.peppers),
         active,
         policy: config.policy,
+        rotations,
         issuer: config.issuer.clone(),
         audience: config.audience.clone(),
     });
@@ -121,6 +125,7 @@ pub async fn start(config: &Config) -> Result<Listening, Error> {
     }
     .map_err(|source| Error::Listen { address: config.address, source })?;
     let addresses = server.addrs();
+    actix_rt::spawn(sweeper.run());
     Ok(Listening { server: server.run(), addresses })
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use matchbook_shared::settings::{Invalid, Layers, Log, Settings, cores};
 use secrecy::SecretString;
 
-use crate::sessions::Policy;
+use crate::sessions::{Policy, Retry};
 use crate::{active, store};
 
 const LAYERS: Layers = Layers {
@@ -15,7 +15,7 @@ const LAYERS: Layers = Layers {
     file: "matchbook.toml",
     prefix: "MATCHBOOK",
     aliases: &[("DATABASE_URL", "database.url"), ("REDIS_URL", "redis.url")],
-    secrets: &["secret", "database.url", "redis.url"],
+    secrets: &["secret", "old_secrets", "database.url", "redis.url"],
 };
 
 /// The shortest secret that is taken: 32 characters hold 128 bits even where
@@ -28,6 +28,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The secret, where the operator sets it.
     pub secret: Option<SecretString>,
+    /// Secrets beside it that are good as well.
+    pub old_secrets: Vec<SecretString>,
     /// The address to listen on.
     pub address: SocketAddr,
     /// How many threads answer requests.
@@ -46,6 +48,8 @@ pub struct Config {
     pub audience: String,
     /// How long tokens and sessions live.
     pub policy: Policy,
+    /// How long entries of the security log are kept.
+    pub event_retention: Duration,
     /// How to log.
     pub log: Log,
 }
@@ -81,13 +85,16 @@ fn check(settings: &Settings) -> Result<Config, Invalid> {
     let data_dir = settings
         .path("data_dir")?
         .ok_or_else(|| settings.invalid("data_dir", "must name a folder"))?;
-    let secret = settings.optional("secret")?;
-    if secret.as_ref().is_some_and(|secret| secret.chars().count() < SHORTEST_SECRET) {
-        let problem = format!("must have at least {SHORTEST_SECRET} characters");
-        return Err(settings.invalid("secret", &problem));
-    }
     Ok(Config {
-        secret: secret.map(SecretString::from),
+        secret: settings
+            .optional("secret")?
+            .map(|text| secret(settings, "secret", &text))
+            .transpose()?,
+        old_secrets: settings
+            .get::<String>("old_secrets")?
+            .split_whitespace()
+            .map(|text| secret(settings, "old_secrets", text))
+            .collect::<Result<_, _>>()?,
         address: settings.address("server.address")?,
         workers: settings.threads("server.workers")?,
         shutdown_timeout: settings.seconds("server.shutdown_timeout")?,
@@ -99,9 +106,22 @@ fn check(settings: &Settings) -> Result<Config, Invalid> {
             .optional("tokens.audience")?
             .ok_or_else(|| settings.invalid("tokens.audience", "must not be empty"))?,
         policy: policy(settings)?,
+        event_retention: settings.duration("events.retention")?,
         log: settings.log()?,
         data_dir,
     })
+}
+
+fn secret(settings: &Settings, key: &str, text: &str) -> Result<SecretString, Invalid> {
+    if text.chars().count() < SHORTEST_SECRET {
+        let problem = format!("must have at least {SHORTEST_SECRET} characters");
+        return Err(settings.invalid(key, &problem));
+    }
+    // `old_secrets`, where each secret comes one day, is a list with spaces.
+    if text.contains(char::is_whitespace) {
+        return Err(settings.invalid(key, "must not contain spaces"));
+    }
+    Ok(text.into())
 }
 
 fn database(settings: &Settings, data_dir: &Path) -> Result<store::Options, Invalid> {
@@ -149,7 +169,16 @@ fn policy(settings: &Settings) -> Result<Policy, Invalid> {
         access_lifetime: settings.seconds("tokens.access_lifetime")?,
         idle_lifetime: settings.duration("sessions.idle_lifetime")?,
         absolute_lifetime: settings.duration("sessions.absolute_lifetime")?,
+        retention: settings.duration("sessions.retention")?,
+        retry: retry(settings)?,
+        adopt: settings.choice("rotation.after_failover", &[("refuse", false), ("adopt", true)])?,
     };
+    if policy.retry.is_some_and(|retry| retry.recovery > policy.idle_lifetime) {
+        return Err(settings.invalid(
+            "rotation.recovery",
+            "must not be longer than `sessions.idle_lifetime`: the session would be over",
+        ));
+    }
     if policy.access_lifetime > policy.idle_lifetime {
         return Err(settings.invalid(
             "tokens.access_lifetime",
@@ -164,10 +193,32 @@ fn policy(settings: &Settings) -> Result<Policy, Invalid> {
         ));
     }
     // Beyond that, dates no longer fit into what is stored.
-    if policy.absolute_lifetime > Duration::from_secs(100 * 366 * 24 * 3600) {
-        return Err(settings.invalid("sessions.absolute_lifetime", "must be less than 100 years"));
+    for (key, lifetime) in [
+        ("sessions.absolute_lifetime", policy.absolute_lifetime),
+        ("sessions.retention", policy.retention),
+    ] {
+        if lifetime > Duration::from_secs(100 * 366 * 24 * 3600) {
+            return Err(settings.invalid(key, "must be less than 100 years"));
+        }
     }
     Ok(policy)
+}
+
+/// When a rotated token gets the same answer again.
+fn retry(settings: &Settings) -> Result<Option<Retry>, Invalid> {
+    let retry = Retry {
+        window: settings.duration("rotation.retry_window")?,
+        recovery: settings.duration("rotation.recovery")?,
+        exclusive: settings.choice("rotation.keyed", &[("shared", false), ("exclusive", true)])?,
+    };
+    if retry.window > retry.recovery {
+        return Err(settings.invalid(
+            "rotation.retry_window",
+            "must not be longer than `rotation.recovery`: an attempt key gives more than none does",
+        ));
+    }
+    let strict = settings.choice("rotation.mode", &[("idempotent", false), ("strict", true)])?;
+    Ok(if strict { None } else { Some(retry) })
 }
 
 #[cfg(test)]
@@ -216,6 +267,16 @@ mod tests {
             ("[server]\nshutdown_timeout = '500ms'", "server.shutdown_timeout"),
             ("[database]\nurl = 'postgres://me:a/b@db/x'", "database.url"),
             ("secret = 'short'", "secret"),
+            ("secret = 'long enough, but with spaces between'", "secret"),
+            ("old_secrets = 'short'", "old_secrets"),
+            ("[rotation]\nmode = 'lenient'", "rotation.mode"),
+            ("[rotation]\nkeyed = 'true'", "rotation.keyed"),
+            ("[rotation]\nafter_failover = 'yes'", "rotation.after_failover"),
+            ("[rotation]\nretry_window = '0s'", "rotation.retry_window"),
+            ("[rotation]\nretry_window = '2d'", "rotation.retry_window"),
+            ("[rotation]\nrecovery = '31d'", "rotation.recovery"),
+            ("[sessions]\nretention = '1000y'", "sessions.retention"),
+            ("[events]\nretention = 'ever'", "events.retention"),
             ("secrets = 'typo'", "secrets"),
         ] {
             let said = refusal(text);

@@ -35,6 +35,21 @@ impl DataDir {
         self.0.join(name)
     }
 
+    /// The folder where it is, to be looked into alone.
+    #[must_use]
+    pub fn existing(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+
+    /// What the file `name` holds.
+    ///
+    /// # Errors
+    /// When it is not there or cannot be read.
+    pub fn read(&self, name: &str) -> Result<String, Error> {
+        let path = self.path(name);
+        fs::read_to_string(&path).map_err(failed(&path, "read"))
+    }
+
     /// What the private file `name` holds; where it is missing, what `make`
     /// answers becomes its content. Of several servers that start at once, all
     /// get the same.
@@ -63,7 +78,7 @@ impl DataDir {
             let synced = fs::File::open(folder).and_then(|folder| folder.sync_all());
             synced.map_err(failed(&path, "made"))?;
         }
-        Ok(fs::read_to_string(&path).map_err(failed(&path, "read"))?)
+        Ok(self.read(name)?)
     }
 
     /// Replaces the public file `name`. A reader sees the old or the new one.

@@ -91,13 +91,7 @@ impl Error {
     /// Why a genuine refresh token is refused, for programs.
     fn reason(&self) -> Option<Reason> {
         let Self::InvalidGrant(Some(refusal)) = self else { return None };
-        match refusal {
-            Refusal::Unknown => None,
-            Refusal::ExpiredIdle => Some(Reason::ExpiredIdle),
-            Refusal::ExpiredAbsolute => Some(Reason::ExpiredAbsolute),
-            Refusal::Ended(reason) => Some(*reason),
-            Refusal::Reuse => Some(Reason::Reuse),
-        }
+        Some(refusal.reason())
     }
 
     /// The challenge that goes with a `401` (RFC 6750 §3).
@@ -129,6 +123,9 @@ impl fmt::Display for Error {
                 "The session has reached its longest life: log in again."
             }
             Self::InvalidGrant(Some(Refusal::Ended(_))) => "The session has ended: log in again.",
+            Self::InvalidGrant(Some(Refusal::Superseded)) => {
+                "A newer refresh token was granted a moment ago: use that one."
+            }
             Self::InvalidGrant(Some(Refusal::Reuse)) => {
                 "The refresh token was used before, so somebody may hold a copy of it; the session \
                  has ended: log in again."

@@ -27,6 +27,7 @@ pub fn routes(service: &mut web::ServiceConfig) {
         .service(resource("/register", "GET", web::get().to(tokens::register)))
         .service(resource("/token", "GET", web::get().to(tokens::token)))
         .service(resource("/refresh", "POST", web::post().to(tokens::refresh)))
+        .service(resource("/logout", "POST", web::post().to(tokens::logout)))
         .service(resource("/user", "GET", web::get().to(user::user)))
         .service(resource("/.well-known/jwks.json", "GET, HEAD", read().to(well_known::jwks)))
         .service(resource("/health/live", "GET, HEAD", read().to(health::live)))

@@ -21,7 +21,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::clock::Timestamp;
 use crate::store::{self, Store, signing_keys, signing_keys::SealedKey};
-use crate::token::{Claims, Pepper};
+use crate::token::{Claims, Pepper, Peppers};
 
 /// The size of a new RSA key in bits (RFC 7518 §3.3: at least 2048).
 const RSA_BITS: u32 = 2048;
@@ -42,7 +42,7 @@ pub enum Error {
     /// The stored key was sealed under another secret, or altered.
     #[error(
         "the signing key {kid} in the database cannot be opened with this server's secret: set \
-         the secret it was sealed with, or start on an empty database"
+         the secret it was sealed with, name it in `old_secrets`, or start on an empty database"
     )]
     WrongSecret {
         /// The key's thumbprint.
@@ -61,26 +61,47 @@ pub enum Error {
     Signature,
 }
 
-/// The keys that the server's secret stands for. They are derived under
+/// The keys that the server's secrets stand for. They are derived under
 /// labels of their own (HKDF, RFC 5869), so that none tells anything of another.
 pub struct Derived {
-    /// Tags refresh tokens.
-    pub pepper: Pepper,
-    /// Seals private keys in the database.
-    pub sealing: SealingKey,
+    /// Tag refresh tokens.
+    pub peppers: Peppers,
+    /// Seal private keys in the database.
+    pub sealing: SealingKeys,
+}
+
+/// The sealing key in force, and those before it that still open.
+pub struct SealingKeys {
+    current: SealingKey,
+    old: Vec<SealingKey>,
 }
 
 impl Derived {
-    /// Derives all of them.
+    /// Derives all of them, from the secret in force and from old ones that
+    /// are still good.
     ///
     /// # Errors
     /// When OpenSSL refuses.
-    pub fn from_secret(secret: &SecretString) -> Result<Self, ErrorStack> {
+    pub fn from_secrets(secret: &SecretString, old: &[SecretString]) -> Result<Self, ErrorStack> {
         Ok(Self {
-            pepper: Pepper::new(&derive(secret, b"matchbook refresh token tag")?)?,
-            sealing: SealingKey(derive(secret, b"matchbook signing key seal")?),
+            peppers: Peppers {
+                current: pepper(secret)?,
+                old: old.iter().map(pepper).collect::<Result<_, _>>()?,
+            },
+            sealing: SealingKeys {
+                current: sealing_key(secret)?,
+                old: old.iter().map(sealing_key).collect::<Result<_, _>>()?,
+            },
         })
     }
+}
+
+fn pepper(secret: &SecretString) -> Result<Pepper, ErrorStack> {
+    Ok(Pepper::new(&derive(secret, b"matchbook refresh token tag")?))
+}
+
+fn sealing_key(secret: &SecretString) -> Result<SealingKey, ErrorStack> {
+    derive(secret, b"matchbook signing key seal").map(SealingKey)
 }
 
 fn derive(secret: &SecretString, label: &[u8]) -> Result<[u8; 32], ErrorStack> {
@@ -96,7 +117,7 @@ fn derive(secret: &SecretString, label: &[u8]) -> Result<[u8; 32], ErrorStack> {
 
 /// Encrypts private keys for the database: AES-256-GCM, with the key's
 /// thumbprint as associated data, so that rows cannot be swapped.
-pub struct SealingKey([u8; 32]);
+struct SealingKey([u8; 32]);
 
 const NONCE: usize = 12;
 const GCM_TAG: usize = 16;
@@ -117,6 +138,20 @@ impl SealingKey {
         let (nonce, rest) = sealed.split_at_checked(NONCE)?;
         let (text, tag) = rest.split_at_checked(rest.len().checked_sub(GCM_TAG)?)?;
         decrypt_aead(Cipher::aes_256_gcm(), &self.0, Some(nonce), kid.as_bytes(), text, tag).ok()
+    }
+}
+
+impl SealingKeys {
+    /// The private half (PKCS #8), and whether the key in force had sealed it.
+    fn open(&self, sealed: &SealedKey) -> Result<(Vec<u8>, bool), Error> {
+        let open = |key: &SealingKey| key.open(&sealed.kid, &sealed.private_key);
+        if let Some(pkcs8) = open(&self.current) {
+            return Ok((pkcs8, true));
+        }
+        match self.old.iter().find_map(open) {
+            Some(pkcs8) => Ok((pkcs8, false)),
+            None => Err(Error::WrongSecret { kid: sealed.kid.clone() }),
+        }
     }
 }
 
@@ -142,21 +177,29 @@ pub struct KeyRing {
 
 impl KeyRing {
     /// Takes the signing key from the database, and makes it where there is
-    /// none. Of several servers that start at once, all get the same.
+    /// none. Of several servers that start at once, all get the same. A key
+    /// that an old secret has sealed is sealed anew under the one in force.
     ///
     /// # Errors
-    /// When the database does not answer, or the secret does not fit it.
+    /// When the database does not answer, or no secret fits it.
     pub async fn load(
         store: &Store,
-        sealing: &SealingKey,
+        sealing: &SealingKeys,
         issuer: &str,
         audience: &str,
         now: Timestamp,
     ) -> Result<Self, Error> {
         if let Some(sealed) = store.run(signing_keys::find_active).await? {
-            return Self::unseal(&sealed, sealing, issuer, audience);
+            let (pkcs8, is_current) = sealing.open(&sealed)?;
+            if !is_current {
+                let resealed = sealing.current.seal(&sealed.kid, &pkcs8)?;
+                let old = sealed.clone();
+                store.run(move |conn| signing_keys::reseal(conn, &old, &resealed)).await?;
+                tracing::info!(kid = %sealed.kid, "signing key sealed under the new secret");
+            }
+            return Self::unseal(&sealed, &pkcs8, issuer, audience);
         }
-        let made = generate(sealing)?;
+        let made = generate(&sealing.current)?;
         tracing::info!(kid = %made.kid, algorithm = %made.algorithm, "signing key made");
         let in_force = store
             .run(move |conn| {
@@ -167,12 +210,13 @@ impl KeyRing {
             })
             .await?;
         let sealed = in_force.ok_or(Error::Signature)?;
-        Self::unseal(&sealed, sealing, issuer, audience)
+        let (pkcs8, _) = sealing.open(&sealed)?;
+        Self::unseal(&sealed, &pkcs8, issuer, audience)
     }
 
     fn unseal(
         sealed: &SealedKey,
-        sealing: &SealingKey,
+        pkcs8: &[u8],
         issuer: &str,
         audience: &str,
     ) -> Result<Self, Error> {
@@ -184,11 +228,8 @@ impl KeyRing {
         if sealed.algorithm != "RS256" {
             return Err(unusable("its algorithm is not RS256"));
         }
-        let pkcs8 = sealing
-            .open(&sealed.kid, &sealed.private_key)
-            .ok_or_else(|| Error::WrongSecret { kid: kid.clone() })?;
-        let private = RsaKeyPair::from_pkcs8(&pkcs8).map_err(|e| unusable(&e.to_string()))?;
-        let rsa = PKey::private_key_from_pkcs8(&pkcs8)?.rsa()?;
+        let private = RsaKeyPair::from_pkcs8(pkcs8).map_err(|e| unusable(&e.to_string()))?;
+        let rsa = PKey::private_key_from_pkcs8(pkcs8)?.rsa()?;
         let public = public_half(&rsa);
         let jwk = jwk(&public).map_err(|e| unusable(&e.to_string()))?;
 
@@ -298,7 +339,8 @@ mod tests {
 
     fn ring() -> KeyRing {
         let sealed = generate(&sealing(1)).unwrap();
-        KeyRing::unseal(&sealed, &sealing(1), "https://issuer", "https://audience").unwrap()
+        let pkcs8 = sealing(1).open(&sealed.kid, &sealed.private_key).unwrap();
+        KeyRing::unseal(&sealed, &pkcs8, "https://issuer", "https://audience").unwrap()
     }
 
     fn claims() -> Claims {

@@ -2,10 +2,12 @@
 //! tokens.
 //!
 //! The modules in reading order. Each uses only those that come after it:
-//! `app → http → error → state → config → sessions → keys, active → store →
-//! token → clock`, and `tls` and `data_dir` serve `app`.
+//! `app → http → error → state → config → sweeper → sessions → keys, active →
+//! store → token → clock`; `explain` stands beside `app`, and `tls` and
+//! `data_dir` serve both.
 
 pub mod app;
+pub mod explain;
 pub mod tls;
 
 pub mod http;
@@ -14,6 +16,8 @@ pub mod error;
 pub mod state;
 
 pub mod config;
+
+pub mod sweeper;
 
 pub mod sessions;
 

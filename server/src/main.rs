@@ -1,13 +1,13 @@
 //! The command line of Matchbook's server.
 
 use std::error::Error;
-use std::io::Write;
+use std::io::{BufRead, IsTerminal, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use matchbook_server::app;
 use matchbook_server::config::{self, Config};
+use matchbook_server::{app, clock, explain};
 
 /// A self-hosted token server: log in, stay logged in, log out everywhere.
 #[derive(Parser)]
@@ -28,7 +28,12 @@ enum Command {
     CheckConfig,
     /// Exit with 0 if the server of these settings is ready.
     Health,
+    /// Say what the refresh token on standard input is, and what would become of it.
+    Explain,
 }
+
+/// No token is longer.
+const LONGEST_LINE: u64 = 1024;
 
 #[actix_rt::main]
 async fn main() -> ExitCode {
@@ -48,6 +53,7 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         Command::Serve => serve(&config).await,
         Command::CheckConfig => Ok(settings.print(&mut std::io::stdout().lock())?),
         Command::Health => Ok(app::health(&config).await?),
+        Command::Explain => explain(&config),
     }
 }
 
@@ -61,5 +67,17 @@ async fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
     }
     listening.server.await?;
     tracing::info!("stopped");
+    Ok(())
+}
+
+/// The token comes from standard input: a command line is for all to see.
+fn explain(config: &Config) -> Result<(), Box<dyn Error>> {
+    if std::io::stdin().is_terminal() {
+        eprintln!("Paste the refresh token, then press Enter.");
+    }
+    let mut line = String::new();
+    std::io::stdin().lock().take(LONGEST_LINE).read_line(&mut line)?;
+    let explanation = explain::explain(config, &line, clock::now())?;
+    write!(std::io::stdout(), "{explanation}")?;
     Ok(())
 }

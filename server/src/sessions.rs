@@ -1,8 +1,13 @@
-//! The rules of sessions: open, rotate, end.
+//! The rules of sessions: open, rotate, end, sweep.
 //!
-//! No HTTP, no async, no clock in here: time and randomness are arguments. A refusal is a value, since what it has to write must be
-//! committed.
+//! No HTTP, no async, no clock in here: time and randomness are arguments. A
+//! refusal is a value, since what it has to write must be committed.
+//!
+//! A rotated token shown again gets the same successor again, for as long as
+//! the [`Retry`] rules say, and nobody but who shows it can compute that
+//! successor. Any other use of a rotated token means that it was copied.
 
+use std::cmp::Ordering;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -10,11 +15,14 @@ use diesel::{Connection, QueryResult};
 use matchbook_shared::Reason;
 
 use crate::clock::Timestamp;
-use crate::store::sessions::{Advance, NewSession, Standing};
+use crate::store::events::{self, Event};
+use crate::store::sessions::{Advance, Broom, Dust, NewSession, Standing, Swept};
 use crate::store::{self, Conn, users};
-use crate::token::{AccessId, Dice, RefreshToken, SessionId, UserId};
+use crate::token::{
+    AccessId, AttemptKey, Dice, EventId, Peppers, RefreshToken, Salt, Secret, SessionId, UserId,
+};
 
-/// How long things live.
+/// How long things live, and what a rotated token is still good for.
 #[derive(Debug, Clone, Copy)]
 pub struct Policy {
     /// An access token, from its issue.
@@ -23,9 +31,43 @@ pub struct Policy {
     pub idle_lifetime: Duration,
     /// A session, however often it is refreshed.
     pub absolute_lifetime: Duration,
+    /// The row of a session that is over.
+    pub retention: Duration,
+    /// When the same answer can be had again; `None`: never.
+    pub retry: Option<Retry>,
+    /// Whether a genuine token that is ahead of the database is taken as the
+    /// live one: the database has lost its last commits.
+    pub adopt: bool,
 }
 
-/// Where a sign-in came from, for the list of sessions.
+/// When a rotated token gets the same answer again.
+#[derive(Debug, Clone, Copy)]
+pub struct Retry {
+    /// How long whoever shows it gets it, from its first use on.
+    pub window: Duration,
+    /// How long the attempt key that rotated it gets it.
+    pub recovery: Duration,
+    /// Whether a token that was rotated with an attempt key is for that key
+    /// alone, from the first moment on.
+    pub exclusive: bool,
+}
+
+/// The sweeper looks at each session at least this often: what a server that
+/// was killed has left behind is gone after that.
+const LOOK_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Policy {
+    /// How long a successor may be asked for again.
+    fn salt_lifetime(&self, keyed: bool) -> Duration {
+        match self.retry {
+            None => Duration::ZERO,
+            Some(retry) if keyed => retry.recovery.max(retry.window),
+            Some(retry) => retry.window,
+        }
+    }
+}
+
+/// Who asks.
 pub struct Device {
     /// The `User-Agent` header.
     pub user_agent: Option<String>,
@@ -38,8 +80,10 @@ pub struct Device {
 pub struct Grant {
     /// Whose session it is.
     pub user: UserId,
-    /// The refresh token, live from now on.
-    pub refresh: RefreshToken,
+    /// The session.
+    pub session: SessionId,
+    /// The live refresh token, as it travels.
+    pub refresh_token: String,
     /// The id of the access token.
     pub access: AccessId,
     /// When the access token was issued: a whole second, as JWTs count.
@@ -60,12 +104,24 @@ pub enum Opening {
     SignInUsed,
 }
 
+/// A genuine refresh token, and how it is shown.
+pub struct Presentation {
+    /// The token.
+    pub token: RefreshToken,
+    /// The client's key for this attempt.
+    pub attempt: Option<AttemptKey>,
+    /// Who shows it.
+    pub device: Device,
+}
+
 /// What became of a refresh.
 pub enum Rotation {
     /// The session has a new live token.
-    Granted(Grant),
-    /// The token is not good.
-    Refused(Refusal),
+    Rotated(Grant),
+    /// The same answer as before: the live token is the one of that answer.
+    Repeated(Grant),
+    /// The token is not good; whose session it is, where there is one.
+    Refused(Refusal, Option<UserId>),
 }
 
 /// Why a genuine refresh token is not good.
@@ -78,13 +134,89 @@ pub enum Refusal {
     /// It reached the end that no refresh extends.
     ExpiredAbsolute,
     /// The session had ended before.
-    Ended(Reason),
+    Ended(EndReason),
+    /// A newer token has been granted a moment ago. The session goes on.
+    Superseded,
     /// The token had been rotated: it was copied. The session ends with this.
     Reuse,
 }
 
-/// How the database spells why a session ended.
-const REUSE: &str = "reuse";
+impl Refusal {
+    /// As a client is told.
+    #[must_use]
+    pub fn reason(self) -> Reason {
+        match self {
+            Self::Unknown => Reason::Unknown,
+            Self::ExpiredIdle => Reason::ExpiredIdle,
+            Self::ExpiredAbsolute => Reason::ExpiredAbsolute,
+            Self::Superseded => Reason::Superseded,
+            Self::Reuse | Self::Ended(EndReason::Reuse) => Reason::Reuse,
+            Self::Ended(EndReason::LoggedOut) => Reason::LoggedOut,
+            Self::Ended(EndReason::Other) => Reason::Other,
+        }
+    }
+}
+
+/// Why a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndReason {
+    /// A copied refresh token was found out.
+    Reuse,
+    /// Its user ended it.
+    LoggedOut,
+    /// Another version of the server knows.
+    Other,
+}
+
+impl EndReason {
+    /// As the database spells it.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Reuse => "reuse",
+            Self::LoggedOut => "logged_out",
+            Self::Other => "other",
+        }
+    }
+
+    fn parse(text: &str) -> Self {
+        [Self::Reuse, Self::LoggedOut]
+            .into_iter()
+            .find(|reason| reason.as_str() == text)
+            .unwrap_or(Self::Other)
+    }
+}
+
+/// What the security log calls what happened.
+#[derive(Debug, Clone, Copy)]
+enum What {
+    SignedIn,
+    RefreshRefused,
+    ReuseDetected,
+    LoggedOut,
+}
+
+impl What {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::SignedIn => "signed_in",
+            Self::RefreshRefused => "refresh_refused",
+            Self::ReuseDetected => "reuse_detected",
+            Self::LoggedOut => "logged_out",
+        }
+    }
+}
+
+/// A sign-in to be.
+pub struct SignIn {
+    /// The guest.
+    pub user: UserId,
+    /// The id of the session.
+    pub session: SessionId,
+    /// The first secret.
+    pub secret: Secret,
+    /// Who signs in.
+    pub device: Device,
+}
 
 /// Opens the one session of a guest.
 ///
@@ -92,13 +224,13 @@ const REUSE: &str = "reuse";
 /// When a statement fails.
 pub fn open(
     conn: &mut Conn,
-    user: UserId,
-    id: SessionId,
-    device: &Device,
-    dice: Dice,
-    now: Timestamp,
+    sign_in: SignIn,
+    dice: &Dice,
+    peppers: &Peppers,
     policy: &Policy,
+    now: Timestamp,
 ) -> QueryResult<Opening> {
+    let SignIn { user, session, secret, device } = sign_in;
     conn.transaction(|conn| {
         // The write comes first: of several at once, one gets past it.
         if !users::use_sign_in(conn, user, now)? {
@@ -109,26 +241,31 @@ pub fn open(
             });
         }
         let expires_at = now.after(policy.absolute_lifetime);
+        let idle_expires_at = now.after(policy.idle_lifetime);
+        let gone_at = idle_expires_at.min(expires_at).after(policy.retention);
         store::sessions::insert(
             conn,
             &NewSession {
-                id,
+                id: session,
                 user,
-                secret: dice.secret.digest(),
+                secret: secret.digest(),
                 access: dice.access,
                 now,
-                idle_expires_at: now.after(policy.idle_lifetime),
+                idle_expires_at,
                 expires_at,
                 user_agent: device.user_agent.as_deref(),
                 ip: device.ip,
+                sweep_at: now.after(LOOK_EVERY).min(gone_at),
             },
         )?;
-        let refresh = RefreshToken { session: id, generation: 0, secret: dice.secret };
-        Ok(Opening::Granted(grant(user, refresh, dice.access, expires_at, now, policy)))
+        let subject = Subject { session, user: Some(user), generation: None };
+        record(conn, What::SignedIn, None, &subject, &device, dice.event, now)?;
+        let refresh = RefreshToken { session, generation: 0, secret }.encode(&peppers.current);
+        Ok(Opening::Granted(grant(user, session, refresh, dice.access, now, expires_at, policy)))
     })
 }
 
-/// Trades a refresh token for its successor.
+/// Trades a refresh token for its successor, or says the same successor again.
 ///
 /// A refusal is an `Ok` value: ending the session of a copied token has to be
 /// committed, and an `Err` would roll it back.
@@ -137,62 +274,302 @@ pub fn open(
 /// When a statement fails.
 pub fn rotate(
     conn: &mut Conn,
-    presented: &RefreshToken,
-    dice: Dice,
-    now: Timestamp,
+    shown: &Presentation,
+    dice: &Dice,
+    peppers: &Peppers,
     policy: &Policy,
+    now: Timestamp,
 ) -> QueryResult<Rotation> {
+    let presented = &shown.token;
+    let successor = RefreshToken {
+        session: presented.session,
+        generation: presented.generation.saturating_add(1),
+        secret: presented.secret.successor(&dice.salt, &peppers.current),
+    };
     let next = Advance {
-        secret: dice.secret.digest(),
+        presented,
+        successor: successor.secret.digest(),
+        salt: policy.retry.map(|_| &dice.salt),
+        attempt: policy.retry.and(shown.attempt.as_ref()).map(|key| presented.secret.attempt(key)),
         access: dice.access,
         now,
         idle_expires_at: now.after(policy.idle_lifetime),
+        user_agent: shown.device.user_agent.as_deref(),
+        ip: shown.device.ip,
     };
-    if let Some((user, expires_at)) = store::sessions::advance(conn, presented, &next)? {
-        let refresh = RefreshToken {
-            session: presented.session,
-            generation: presented.generation.saturating_add(1),
-            secret: dice.secret,
+    let rotated = |(user, expires_at)| {
+        let refresh = successor.encode(&peppers.current);
+        let session = presented.session;
+        let grant = grant(user, session, refresh, dice.access, now, expires_at, policy);
+        Ok(Rotation::Rotated(grant))
+    };
+    // Each further turn was lost to another request, which got its way.
+    loop {
+        if let Some(row) = store::sessions::advance(conn, &next)? {
+            return rotated(row);
+        }
+        let Some(standing) = store::sessions::find(conn, presented.session)? else {
+            return refuse(conn, shown, Refusal::Unknown, None, dice.event, now);
         };
-        return Ok(Rotation::Granted(grant(user, refresh, dice.access, expires_at, now, policy)));
+        let refusal = match judge(presented, shown.attempt.as_ref(), &standing, policy, now) {
+            Verdict::Live => continue,
+            Verdict::Ahead => match store::sessions::adopt(conn, &standing, &next)? {
+                Some(row) => return rotated(row),
+                None => continue,
+            },
+            Verdict::Repeat => match say_again(presented, &standing, peppers) {
+                // The secret that it was derived under is not known any more.
+                None => Refusal::Superseded,
+                Some(refresh) => {
+                    let grant = grant_again(presented.session, refresh, &standing, policy);
+                    if grant.access_expires_at > now {
+                        return Ok(Rotation::Repeated(grant));
+                    }
+                    let (session, access) = (presented.session, dice.access);
+                    if !store::sessions::renew_access(conn, session, &standing, access, now)? {
+                        continue;
+                    }
+                    let standing = Standing { access, access_issued_at: now, ..standing };
+                    let refresh = grant.refresh_token;
+                    let grant = grant_again(session, refresh, &standing, policy);
+                    return Ok(Rotation::Repeated(grant));
+                }
+            },
+            Verdict::Refused(refusal) => refusal,
+        };
+        return refuse(conn, shown, refusal, Some(standing.user), dice.event, now);
     }
-    let refusal = match store::sessions::find(conn, presented.session)? {
-        None => Refusal::Unknown,
-        Some(standing) => judge(presented, &standing, now),
-    };
-    if refusal == Refusal::Reuse {
-        store::sessions::end(conn, presented.session, REUSE, now)?;
-    }
-    Ok(Rotation::Refused(refusal))
 }
 
-/// Why a token did not rotate its session.
-fn judge(presented: &RefreshToken, standing: &Standing, now: Timestamp) -> Refusal {
-    match standing.end_reason.as_deref() {
-        Some(REUSE) => return Refusal::Ended(Reason::Reuse),
-        Some(_) => return Refusal::Ended(Reason::Other),
-        None => {}
+/// What a genuine refresh token is worth against its session as it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is the live one.
+    Live,
+    /// It is ahead of the database, and is taken as the live one.
+    Ahead,
+    /// It was rotated, and gets the same successor again.
+    Repeat,
+    /// It is not good.
+    Refused(Refusal),
+}
+
+/// Judges a token by its session. The end of a session and its expiry come
+/// before anything else.
+#[must_use]
+pub fn judge(
+    presented: &RefreshToken,
+    attempt: Option<&AttemptKey>,
+    standing: &Standing,
+    policy: &Policy,
+    now: Timestamp,
+) -> Verdict {
+    if let Some(reason) = &standing.end_reason {
+        return Verdict::Refused(Refusal::Ended(EndReason::parse(reason)));
     }
     if standing.expires_at <= now {
-        Refusal::ExpiredAbsolute
-    } else if standing.idle_expires_at <= now {
-        Refusal::ExpiredIdle
-    } else if presented.generation < standing.generation {
-        Refusal::Reuse
-    } else {
-        Refusal::Unknown
+        return Verdict::Refused(Refusal::ExpiredAbsolute);
     }
+    if standing.idle_expires_at <= now {
+        return Verdict::Refused(Refusal::ExpiredIdle);
+    }
+    match presented.generation.cmp(&standing.generation) {
+        Ordering::Less => judge_rotated(presented, attempt, standing, policy, now),
+        Ordering::Equal if presented.secret.digest().is(&standing.secret_digest) => Verdict::Live,
+        // Of one generation there are two: the database was set back between
+        // the two, and the one before was shown to it again.
+        Ordering::Equal => Verdict::Refused(Refusal::Reuse),
+        Ordering::Greater if policy.adopt => Verdict::Ahead,
+        Ordering::Greater => Verdict::Refused(Refusal::Unknown),
+    }
+}
+
+/// Judges a token that is not the live one any more.
+fn judge_rotated(
+    presented: &RefreshToken,
+    attempt: Option<&AttemptKey>,
+    standing: &Standing,
+    policy: &Policy,
+    now: Timestamp,
+) -> Verdict {
+    let (Some(retry), Some(rotated_at)) = (policy.retry, standing.rotated_at) else {
+        return Verdict::Refused(Refusal::Reuse);
+    };
+    let is = |digest: crate::token::Digest, stored: &Option<Vec<u8>>| {
+        stored.as_ref().is_some_and(|stored| digest.is(stored))
+    };
+    let rotated_last = presented.generation.checked_add(1) == Some(standing.generation)
+        && is(presented.secret.digest(), &standing.previous_digest);
+    let same_attempt = rotated_last
+        && attempt.is_some_and(|key| is(presented.secret.attempt(key), &standing.attempt_digest));
+    if retry.exclusive && standing.attempt_digest.is_some() && !same_attempt {
+        return Verdict::Refused(Refusal::Reuse);
+    }
+    let in_window = now <= rotated_at.after(retry.window);
+    let recoverable = same_attempt && now <= rotated_at.after(retry.recovery);
+    match (rotated_last, in_window || recoverable) {
+        (true, true) if standing.salt.is_some() => Verdict::Repeat,
+        (_, true) => Verdict::Refused(Refusal::Superseded),
+        (_, false) => Verdict::Refused(Refusal::Reuse),
+    }
+}
+
+/// The live token, from the one before it, which was just shown, and the salt.
+/// Its tag is under the same pepper as it was, so that it is the same text.
+fn say_again(presented: &RefreshToken, standing: &Standing, peppers: &Peppers) -> Option<String> {
+    let salt = Salt::from_bytes(standing.salt.as_deref()?)?;
+    peppers.all().find_map(|pepper| {
+        let secret = presented.secret.successor(&salt, pepper);
+        if !secret.digest().is(&standing.secret_digest) {
+            return None;
+        }
+        let (session, generation) = (presented.session, standing.generation);
+        Some(RefreshToken { session, generation, secret }.encode(pepper))
+    })
+}
+
+/// Ends a session because its user says so; `false` where it was over or was
+/// never there.
+///
+/// # Errors
+/// When a statement fails.
+pub fn log_out(
+    conn: &mut Conn,
+    session: SessionId,
+    device: &Device,
+    event: EventId,
+    now: Timestamp,
+) -> QueryResult<bool> {
+    conn.transaction(|conn| {
+        let user = store::sessions::end(conn, session, EndReason::LoggedOut.as_str(), now)?;
+        if user.is_some() {
+            let subject = Subject { session, user, generation: None };
+            record(conn, What::LoggedOut, None, &subject, device, event, now)?;
+        }
+        Ok(user.is_some())
+    })
+}
+
+/// Takes away, of up to `limit` sessions that are due, salts that are not
+/// needed any more and rows of sessions that are long over.
+///
+/// # Errors
+/// When a statement fails.
+pub fn sweep(conn: &mut Conn, policy: &Policy, limit: i64, now: Timestamp) -> QueryResult<Swept> {
+    store::sessions::sweep(conn, now, limit, |dust| tidy(dust, policy, now))
+}
+
+fn tidy(dust: &Dust, policy: &Policy, now: Timestamp) -> Broom {
+    let expires_at = dust.idle_expires_at.min(dust.expires_at);
+    let over_at = dust.ended_at.map_or(expires_at, |ended_at| ended_at.min(expires_at));
+    let gone_at = over_at.after(policy.retention);
+    if gone_at <= now {
+        return Broom::Delete;
+    }
+    let sweep_at = now.after(LOOK_EVERY).min(gone_at);
+    let salt_ends = dust.rotated_at.unwrap_or(now).after(policy.salt_lifetime(dust.keyed));
+    match dust.salted {
+        false => Broom::Keep { clear: false, sweep_at },
+        true if over_at <= now || salt_ends < now => Broom::Keep { clear: true, sweep_at },
+        true => Broom::Keep { clear: false, sweep_at: sweep_at.min(salt_ends) },
+    }
+}
+
+/// Clears the salts of those of `sessions` whose window is over. Attempt keys
+/// keep theirs.
+///
+/// # Errors
+/// When a statement fails.
+pub fn clear_salts(
+    conn: &mut Conn,
+    sessions: &[SessionId],
+    policy: &Policy,
+    now: Timestamp,
+) -> QueryResult<usize> {
+    store::sessions::clear_salts(conn, sessions, now.before(policy.salt_lifetime(false)))
+}
+
+/// What an entry of the security log is about.
+struct Subject {
+    session: SessionId,
+    user: Option<UserId>,
+    generation: Option<i64>,
+}
+
+fn record(
+    conn: &mut Conn,
+    what: What,
+    reason: Option<Reason>,
+    subject: &Subject,
+    device: &Device,
+    id: EventId,
+    now: Timestamp,
+) -> QueryResult<()> {
+    events::insert(
+        conn,
+        &Event {
+            id,
+            at: now,
+            what: what.as_str(),
+            reason: reason.map(Reason::as_str),
+            session: subject.session,
+            user: subject.user,
+            generation: subject.generation,
+            ip: device.ip,
+            user_agent: device.user_agent.as_deref(),
+        },
+    )
+}
+
+/// Writes what a refusal has to write.
+fn refuse(
+    conn: &mut Conn,
+    shown: &Presentation,
+    refusal: Refusal,
+    user: Option<UserId>,
+    event: EventId,
+    now: Timestamp,
+) -> QueryResult<Rotation> {
+    let RefreshToken { session, generation, .. } = shown.token;
+    let subject = Subject { session, user, generation: Some(generation) };
+    let reason = Some(refusal.reason());
+    conn.transaction(|conn| {
+        let ended = refusal == Refusal::Reuse
+            && store::sessions::end(conn, session, EndReason::Reuse.as_str(), now)?.is_some();
+        let what = if ended { What::ReuseDetected } else { What::RefreshRefused };
+        record(conn, what, reason, &subject, &shown.device, event, now)
+    })?;
+    Ok(Rotation::Refused(refusal, user))
 }
 
 fn grant(
     user: UserId,
-    refresh: RefreshToken,
+    session: SessionId,
+    refresh_token: String,
     access: AccessId,
+    issued: Timestamp,
     session_ends: Timestamp,
-    now: Timestamp,
     policy: &Policy,
 ) -> Grant {
-    let issued_at = Timestamp::from_secs(now.as_secs());
+    let issued_at = Timestamp::from_secs(issued.as_secs());
     let access_expires_at = issued_at.after(policy.access_lifetime).min(session_ends);
-    Grant { user, refresh, access, issued_at, access_expires_at }
+    Grant { user, session, refresh_token, access, issued_at, access_expires_at }
+}
+
+/// What was granted with the live token.
+fn grant_again(
+    session: SessionId,
+    refresh_token: String,
+    standing: &Standing,
+    policy: &Policy,
+) -> Grant {
+    grant(
+        standing.user,
+        session,
+        refresh_token,
+        standing.access,
+        standing.access_issued_at,
+        standing.expires_at,
+        policy,
+    )
 }

@@ -1,10 +1,13 @@
 //! What a handler may use.
 
+use std::sync::Arc;
+
 use crate::active::ActiveTokens;
 use crate::keys::KeyRing;
 use crate::sessions::Policy;
 use crate::store::Store;
-use crate::token::Pepper;
+use crate::sweeper::Rotations;
+use crate::token::Peppers;
 
 /// Shared by all handlers of a server.
 pub struct State {
@@ -13,11 +16,13 @@ pub struct State {
     /// Signs and verifies access tokens.
     pub keys: KeyRing,
     /// Tags and recognises refresh tokens.
-    pub pepper: Pepper,
+    pub peppers: Arc<Peppers>,
     /// Knows which access tokens are active.
     pub active: ActiveTokens,
     /// How long tokens and sessions live.
     pub policy: Policy,
+    /// Tells the sweeper what was rotated.
+    pub rotations: Rotations,
     /// `iss` in access tokens.
     pub issuer: String,
     /// `aud` in access tokens.

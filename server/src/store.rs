@@ -5,6 +5,7 @@
 //! one of them can do well is a `match` in here.
 
 mod connection;
+pub mod events;
 mod migrate;
 mod schema;
 pub mod sessions;
@@ -17,12 +18,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use actix_rt::task::JoinError;
-use diesel::QueryResult;
 use diesel::result::{DatabaseErrorKind, Error as QueryError};
+use diesel::{ConnectionError, QueryResult};
 use secrecy::{ExposeSecret, SecretString};
 
 pub use connection::Conn;
 use connection::{Connector, Pooled};
+pub use types::Address;
 
 /// Which database, and how many connections to it.
 #[derive(Clone)]
@@ -92,7 +94,7 @@ pub enum OpenError {
         /// Which one, without its password.
         url: String,
         /// What the driver says.
-        source: diesel::ConnectionError,
+        source: ConnectionError,
     },
     /// Its tables cannot be brought up to date.
     #[error("the database {url} cannot be migrated: {source}")]
@@ -105,6 +107,21 @@ pub enum OpenError {
     /// The pool of connections cannot be made.
     #[error("no connection pool: {0}")]
     Pool(#[from] r2d2::Error),
+}
+
+/// One connection to a database that a server uses already. Blocks; makes and
+/// changes nothing.
+///
+/// # Errors
+/// When the database is not there or refuses us.
+pub fn connect(url: &Url) -> Result<Conn, OpenError> {
+    let failed = |source| OpenError::Connect { url: url.to_string(), source };
+    if let Url::Sqlite(path) = url
+        && !path.exists()
+    {
+        return Err(failed(ConnectionError::BadConnection("there is no such file".to_owned())));
+    }
+    Connector::new(url).establish().map_err(failed)
 }
 
 /// A pool of connections to a database that is up to date. Clones share it.

@@ -3,13 +3,11 @@
 
 use std::fmt;
 
+use aws_lc_rs::{constant_time, hmac};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use openssl::error::ErrorStack;
-use openssl::hash::MessageDigest;
-use openssl::pkey::{PKey, Private};
-use openssl::sha::sha256;
-use openssl::sign::Signer;
+use openssl::sha::{Sha256, sha256};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -44,6 +42,11 @@ id! {
     AccessId
 }
 
+id! {
+    /// An entry of the security log.
+    EventId
+}
+
 impl UserId {
     /// A new id that nobody can guess.
     #[must_use]
@@ -67,11 +70,36 @@ impl SessionId {
     /// # Errors
     /// When the system has no randomness.
     pub fn new(now: Timestamp) -> Result<Self, ErrorStack> {
-        let mut random = [0; 10];
-        openssl::rand::rand_bytes(&mut random)?;
-        let millis = now.as_unix_millis();
-        Ok(Self(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()))
+        sorted_by_time(now).map(Self)
     }
+}
+
+impl EventId {
+    /// A new id. Ids made later sort later.
+    ///
+    /// # Errors
+    /// When the system has no randomness.
+    pub fn new(now: Timestamp) -> Result<Self, ErrorStack> {
+        sorted_by_time(now).map(Self)
+    }
+
+    /// The id before all that are made at `time` or later.
+    #[must_use]
+    pub fn first_at(time: Timestamp) -> Self {
+        let millis = time.as_unix_millis();
+        Self(uuid::Builder::from_unix_timestamp_millis(millis, &[0; 10]).into_uuid())
+    }
+}
+
+fn sorted_by_time(now: Timestamp) -> Result<Uuid, ErrorStack> {
+    let random = random::<10>()?;
+    Ok(uuid::Builder::from_unix_timestamp_millis(now.as_unix_millis(), &random).into_uuid())
+}
+
+fn random<const N: usize>() -> Result<[u8; N], ErrorStack> {
+    let mut bytes = [0; N];
+    openssl::rand::rand_bytes(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// What only the holder of a refresh token knows: 32 bytes.
@@ -84,9 +112,20 @@ impl Secret {
     /// # Errors
     /// When the system has no randomness.
     pub fn random() -> Result<Self, ErrorStack> {
+        random().map(Self)
+    }
+
+    /// The secret of the next generation. Who has not this secret, the salt and
+    /// the pepper together learns nothing about it.
+    #[must_use]
+    pub fn successor(&self, salt: &Salt, pepper: &Pepper) -> Self {
+        let mut mac = hmac::Context::with_key(&pepper.0);
+        mac.update(b"successor");
+        mac.update(&self.0);
+        mac.update(&salt.0);
         let mut bytes = [0; 32];
-        openssl::rand::rand_bytes(&mut bytes)?;
-        Ok(Self(bytes))
+        bytes.copy_from_slice(mac.sign().as_ref());
+        Self(bytes)
     }
 
     /// For a file that only the server may read.
@@ -100,6 +139,57 @@ impl Secret {
     pub fn digest(&self) -> Digest {
         Digest(sha256(&self.0))
     }
+
+    /// What the database keeps of an attempt to rotate this secret: tells
+    /// nothing of the key without the secret, however short the key is.
+    #[must_use]
+    pub fn attempt(&self, key: &AttemptKey) -> Digest {
+        let mut hash = Sha256::new();
+        hash.update(b"attempt");
+        hash.update(&self.0);
+        hash.update(key.0.as_bytes());
+        Digest(hash.finish())
+    }
+}
+
+/// What a successor is derived with, beside the secret before it: 32 random
+/// bytes, kept for as long as the same successor may be asked for.
+pub struct Salt([u8; 32]);
+
+impl Salt {
+    /// The 32 bytes, as the database stores them.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// What the database stored.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+}
+
+/// A client's own key for one attempt to refresh (`Idempotency-Key`). With it
+/// the answer that was lost can be had again.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AttemptKey(String);
+
+impl AttemptKey {
+    /// The fewest characters: less could be guessed.
+    pub const SHORTEST: usize = 16;
+    /// The most characters.
+    pub const LONGEST: usize = 128;
+
+    /// Takes [`Self::SHORTEST`] to [`Self::LONGEST`] visible ASCII characters,
+    /// in double quotes (a string of RFC 9651 §3.3.3) or without.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let key = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
+        let length = Self::SHORTEST..=Self::LONGEST;
+        let good = length.contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
+        good.then(|| Self(key.to_owned()))
+    }
 }
 
 /// SHA-256 of a [`Secret`]. The secret has 256 bits of its own, so neither
@@ -108,6 +198,12 @@ impl Secret {
 pub struct Digest([u8; 32]);
 
 impl Digest {
+    /// Whether the database stored this.
+    #[must_use]
+    pub fn is(&self, stored: &[u8]) -> bool {
+        constant_time::verify_slices_are_equal(&self.0, stored).is_ok()
+    }
+
     /// The 32 bytes, as the database stores them.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
@@ -115,25 +211,37 @@ impl Digest {
     }
 }
 
-/// The key under which refresh tokens are tagged; it never leaves the server.
+/// The key under which refresh tokens are tagged and successors derived; it
+/// never leaves the server.
 #[derive(Clone)]
-pub struct Pepper(PKey<Private>);
+pub struct Pepper(hmac::Key);
 
 impl Pepper {
     /// Takes derived key material.
-    ///
-    /// # Errors
-    /// When OpenSSL refuses the key.
-    pub fn new(key: &[u8; 32]) -> Result<Self, ErrorStack> {
-        PKey::hmac(key).map(Self)
+    #[must_use]
+    pub fn new(key: &[u8; 32]) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, key))
     }
 
-    fn tag(&self, message: &[u8]) -> Result<[u8; TAG], ErrorStack> {
-        let mut mac = [0; 32];
-        Signer::new(MessageDigest::sha256(), &self.0)?.sign_oneshot(&mut mac, message)?;
+    fn tag(&self, message: &[u8]) -> [u8; TAG] {
         let mut tag = [0; TAG];
-        tag.copy_from_slice(&mac[..TAG]);
-        Ok(tag)
+        tag.copy_from_slice(&hmac::sign(&self.0, message).as_ref()[..TAG]);
+        tag
+    }
+}
+
+/// The pepper in force, and those before it whose tokens are still good.
+pub struct Peppers {
+    /// Of the server's secret.
+    pub current: Pepper,
+    /// Of the old secrets.
+    pub old: Vec<Pepper>,
+}
+
+impl Peppers {
+    /// All of them, the one in force first.
+    pub fn all(&self) -> impl Iterator<Item = &Pepper> {
+        std::iter::once(&self.current).chain(&self.old)
     }
 }
 
@@ -160,37 +268,36 @@ const TAG: usize = 16;
 
 impl RefreshToken {
     /// The text that travels.
-    ///
-    /// # Errors
-    /// When OpenSSL cannot compute the tag.
-    pub fn encode(&self, pepper: &Pepper) -> Result<String, ErrorStack> {
+    #[must_use]
+    pub fn encode(&self, pepper: &Pepper) -> String {
         let mut bytes = [0; TAGGED + TAG];
         bytes[0] = VERSION;
         bytes[1..17].copy_from_slice(self.session.0.as_bytes());
         bytes[17..25].copy_from_slice(&self.generation.to_be_bytes());
         bytes[25..TAGGED].copy_from_slice(&self.secret.0);
-        let tag = pepper.tag(&bytes[..TAGGED])?;
+        let tag = pepper.tag(&bytes[..TAGGED]);
         bytes[TAGGED..].copy_from_slice(&tag);
         let mut text = PREFIX.to_owned();
         URL_SAFE_NO_PAD.encode_string(bytes, &mut text);
-        Ok(text)
+        text
     }
 
     /// Reads a token that this server issued; `None` for anything else.
-    ///
-    /// # Errors
-    /// When OpenSSL cannot compute the tag.
-    pub fn parse(text: &str, pepper: &Pepper) -> Result<Option<Self>, ErrorStack> {
+    #[must_use]
+    pub fn parse(text: &str, peppers: &Peppers) -> Option<Self> {
         // One byte more than a token has, since the decoder estimates upwards.
         let mut bytes = [0; TAGGED + TAG + 2];
-        let Some(encoded) = text.strip_prefix(PREFIX) else { return Ok(None) };
-        let Ok(length) = URL_SAFE_NO_PAD.decode_slice(encoded, &mut bytes) else { return Ok(None) };
+        let encoded = text.strip_prefix(PREFIX)?;
+        let length = URL_SAFE_NO_PAD.decode_slice(encoded, &mut bytes).ok()?;
         let (tagged, tag) = bytes[..length].split_at(length.min(TAGGED));
         if length != TAGGED + TAG || tagged[0] != VERSION {
-            return Ok(None);
+            return None;
         }
-        if !openssl::memcmp::eq(&pepper.tag(tagged)?, tag) {
-            return Ok(None);
+        let genuine = |pepper: &Pepper| {
+            constant_time::verify_slices_are_equal(&pepper.tag(tagged), tag).is_ok()
+        };
+        if !peppers.all().any(genuine) {
+            return None;
         }
         let mut session = [0; 16];
         session.copy_from_slice(&tagged[1..17]);
@@ -198,20 +305,22 @@ impl RefreshToken {
         generation.copy_from_slice(&tagged[17..25]);
         let mut secret = [0; 32];
         secret.copy_from_slice(&tagged[25..]);
-        Ok(Some(Self {
+        Some(Self {
             session: SessionId(Uuid::from_bytes(session)),
             generation: i64::from_be_bytes(generation),
             secret: Secret(secret),
-        }))
+        })
     }
 }
 
-/// The randomness that one grant uses up.
+/// The randomness that one refresh may use up.
 pub struct Dice {
-    /// Of the refresh token.
-    pub secret: Secret,
+    /// Of the successor.
+    pub salt: Salt,
     /// Of the access token.
     pub access: AccessId,
+    /// Of the entry in the security log, if there is something to enter.
+    pub event: EventId,
 }
 
 impl Dice {
@@ -219,8 +328,8 @@ impl Dice {
     ///
     /// # Errors
     /// When the system has no randomness.
-    pub fn throw() -> Result<Self, ErrorStack> {
-        Ok(Self { secret: Secret::random()?, access: AccessId::random() })
+    pub fn throw(now: Timestamp) -> Result<Self, ErrorStack> {
+        Ok(Self { salt: Salt(random()?), access: AccessId::random(), event: EventId::new(now)? })
     }
 }
 
@@ -249,8 +358,9 @@ pub struct Claims {
 mod tests {
     use super::*;
 
-    fn pepper() -> Pepper {
-        Pepper::new(&[7; 32]).unwrap()
+    fn peppers(current: u8, old: &[u8]) -> Peppers {
+        let pepper = |byte: &u8| Pepper::new(&[*byte; 32]);
+        Peppers { current: pepper(&current), old: old.iter().map(pepper).collect() }
     }
 
     fn token() -> RefreshToken {
@@ -263,38 +373,63 @@ mod tests {
 
     #[test]
     fn a_token_survives_the_journey() {
-        let token = token();
-        let text = token.encode(&pepper()).unwrap();
+        let (token, peppers) = (token(), peppers(7, &[]));
+        let text = token.encode(&peppers.current);
         assert_eq!(text.len(), 6 + 98);
-        assert!(RefreshToken::parse(&text, &pepper()).unwrap() == Some(token));
+        assert!(RefreshToken::parse(&text, &peppers) == Some(token));
     }
 
     #[test]
     fn a_token_with_any_one_character_changed_is_not_a_token() {
-        let text = token().encode(&pepper()).unwrap();
+        let peppers = peppers(7, &[6]);
+        let text = token().encode(&peppers.current);
         for i in 0..text.len() {
             for other in ["A", "B", "_", "", "=", "é", "."] {
                 let mut changed = text.clone();
                 changed.replace_range(i..=i, other);
                 if changed != text {
-                    assert!(RefreshToken::parse(&changed, &pepper()).unwrap().is_none());
+                    assert!(RefreshToken::parse(&changed, &peppers).is_none());
                 }
             }
         }
     }
 
     #[test]
-    fn a_token_of_another_server_is_not_a_token() {
-        let text = token().encode(&Pepper::new(&[8; 32]).unwrap()).unwrap();
-        assert!(RefreshToken::parse(&text, &pepper()).unwrap().is_none());
+    fn a_token_is_genuine_under_the_secret_in_force_and_the_old_ones_alone() {
+        let token = token();
+        let text = token.encode(&peppers(7, &[]).current);
+        assert!(RefreshToken::parse(&text, &peppers(8, &[])).is_none());
+        assert!(RefreshToken::parse(&text, &peppers(8, &[9, 7])) == Some(token));
     }
 
     #[test]
     fn junk_of_every_length_is_not_a_token() {
         for length in 0..300 {
             let junk = PREFIX.to_owned() + &"A".repeat(length);
-            assert!(RefreshToken::parse(&junk, &pepper()).unwrap().is_none());
+            assert!(RefreshToken::parse(&junk, &peppers(7, &[])).is_none());
         }
+    }
+
+    #[test]
+    fn a_successor_takes_the_secret_the_salt_and_the_pepper() {
+        let (secret, salt, pepper) = (Secret([1; 32]), Salt([2; 32]), Pepper::new(&[3; 32]));
+        let successor = secret.successor(&salt, &pepper);
+        assert!(successor == secret.successor(&salt, &pepper));
+        assert!(successor != Secret([9; 32]).successor(&salt, &pepper));
+        assert!(successor != secret.successor(&Salt([9; 32]), &pepper));
+        assert!(successor != secret.successor(&salt, &Pepper::new(&[9; 32])));
+    }
+
+    #[test]
+    fn an_attempt_key_is_long_enough_and_visible_quoted_or_not() {
+        let key = "0123456789abcdef";
+        assert!(AttemptKey::parse(key) == AttemptKey::parse(&format!("\"{key}\"")));
+        assert!(AttemptKey::parse(key).is_some());
+        for bad in ["", "\"\"", "\"", "0123456789abcde", "0123456789abcde ", "0123456789abcdé"] {
+            assert!(AttemptKey::parse(bad).is_none(), "{bad:?}");
+        }
+        assert!(AttemptKey::parse(&"k".repeat(128)).is_some());
+        assert!(AttemptKey::parse(&"k".repeat(129)).is_none());
     }
 
     #[test]

@@ -73,11 +73,33 @@ pub enum Reason {
     ExpiredIdle,
     /// The session reached the end that no refresh extends.
     ExpiredAbsolute,
+    /// The session was ended by its user.
+    LoggedOut,
     /// The token had been rotated before: somebody holds a copy.
     Reuse,
+    /// A newer token was granted a moment ago; the session goes on with it.
+    Superseded,
+    /// The server has no such session (any more).
+    Unknown,
     /// Another reason, or one that this version does not know.
     #[serde(other)]
     Other,
+}
+
+impl Reason {
+    /// As it travels.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ExpiredIdle => "expired_idle",
+            Self::ExpiredAbsolute => "expired_absolute",
+            Self::LoggedOut => "logged_out",
+            Self::Reuse => "reuse",
+            Self::Superseded => "superseded",
+            Self::Unknown => "unknown",
+            Self::Other => "other",
+        }
+    }
 }
 
 /// What `GET /health/ready` answers.
@@ -125,6 +147,14 @@ mod tests {
             serde_json::to_string(&tokens).unwrap(),
             r#"{"token":"t","refreshToken":"r","expiresIn":60}"#
         );
+    }
+
+    #[test]
+    fn a_reason_is_spelled_one_way() {
+        use Reason::{ExpiredAbsolute, ExpiredIdle, LoggedOut, Other, Reuse, Superseded, Unknown};
+        for reason in [ExpiredIdle, ExpiredAbsolute, LoggedOut, Reuse, Superseded, Unknown, Other] {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
+        }
     }
 
     #[test]

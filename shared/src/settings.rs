@@ -271,6 +271,19 @@ impl Settings {
         Ok(Some(self.get::<String>(key)?).filter(|text| !text.is_empty()))
     }
 
+    /// What the word that `key` is set to stands for.
+    ///
+    /// # Errors
+    /// When it is none of `words`.
+    pub fn choice<T: Copy>(&self, key: &str, words: &[(&str, T)]) -> Result<T, Invalid> {
+        let value = self.get::<String>(key)?;
+        let chosen = words.iter().find(|(word, _)| *word == value);
+        chosen.map(|(_, meaning)| *meaning).ok_or_else(|| {
+            let words: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+            self.invalid(key, &format!("must be {}", words.join(" or ")))
+        })
+    }
+
     /// A length of time written like `15m`, `30d` or `1h 30m`.
     ///
     /// # Errors
@@ -347,11 +360,7 @@ impl Settings {
     /// # Errors
     /// When one of them is not valid.
     pub fn log(&self) -> Result<Log, Invalid> {
-        let json = match self.get::<String>("log.format")?.as_str() {
-            "text" => false,
-            "json" => true,
-            _ => return Err(self.invalid("log.format", "must be \"text\" or \"json\"")),
-        };
+        let json = self.choice("log.format", &[("text", false), ("json", true)])?;
         let filter = self.get::<String>("log.level")?;
         let known = |level: &str| level.parse::<LevelFilter>().is_ok() && !level.is_empty();
         let good = |part: &str| known(part.rsplit_once('=').map_or(part, |(_, level)| level));

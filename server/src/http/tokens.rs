@@ -1,22 +1,30 @@
-//! The article's endpoints: a guest registers, gets tokens, refreshes them.
+//! What a session lives by: a guest registers, gets tokens, refreshes them,
+//! logs out.
 
-use actix_web::HttpRequest;
+use std::sync::Arc;
+
 use actix_web::http::header::USER_AGENT;
 use actix_web::web::{Data, Form, Json, Query};
+use actix_web::{HttpRequest, HttpResponse};
 use matchbook_shared::{RefreshForm, TokenQuery, Tokens};
 use tracing::Instrument;
 use uuid::Uuid;
 
+use super::bearer::Bearer;
 use super::timely::Timely;
 use crate::clock::{self, Timestamp};
 use crate::error::Error;
-use crate::sessions::{self, Device, Grant, Opening, Refusal, Rotation};
+use crate::sessions::{self, Device, Grant, Opening, Presentation, Refusal, Rotation, SignIn};
 use crate::state::State;
 use crate::store::{self, users};
-use crate::token::{Claims, Dice, RefreshToken, SessionId, UserId};
+use crate::token::{AttemptKey, Claims, Dice, EventId, RefreshToken, Secret, SessionId, UserId};
 
 /// The client that these endpoints stand for (`client_id`, RFC 9068 §2.2).
 const CLIENT: &str = "matchbook";
+
+/// Names one attempt of a client, so that it can be repeated
+/// (draft-ietf-httpapi-idempotency-key-header).
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// The most of a `User-Agent` that is kept, in characters.
 const LONGEST_USER_AGENT: usize = 256;
@@ -40,11 +48,13 @@ pub(super) async fn token(
         Error::InvalidRequest("`userId` is not an id: send the one from /register.")
     })?;
     let now = clock::now();
-    let (session, device, dice) = (SessionId::new(now)?, device(&request), Dice::throw()?);
-    let (policy, ip) = (state.policy, device.ip);
+    let (session, secret, device) = (SessionId::new(now)?, Secret::random()?, device(&request));
+    let (ip, dice) = (device.ip, Dice::throw(now)?);
+    let sign_in = SignIn { user, session, secret, device };
+    let (policy, peppers) = (state.policy, state.peppers.clone());
     let opening = state
         .store
-        .run(move |conn| sessions::open(conn, user, session, &device, dice, now, &policy))
+        .run(move |conn| sessions::open(conn, sign_in, &dice, &peppers, &policy, now))
         .await?;
     let ip = ip.map(tracing::field::display);
     let refused = match opening {
@@ -68,25 +78,41 @@ pub(super) async fn refresh(
 ) -> Result<Json<Tokens>, Error> {
     let text = form.into_inner().refresh_token.filter(|token| !token.is_empty());
     let text = text.ok_or(Error::InvalidRequest("Send the form field `refresh_token`."))?;
-    let ip = request.peer_addr().map(|peer| tracing::field::display(peer.ip()));
-    let Some(presented) = RefreshToken::parse(&text, &state.pepper)? else {
+    let (attempt, device) = (attempt_key(&request)?, device(&request));
+    let ip = device.ip.map(tracing::field::display);
+    let Some(token) = RefreshToken::parse(&text, &state.peppers) else {
         tracing::info!(ip, "refresh refused: not a token of this server");
         return Err(Error::InvalidGrant(None));
     };
-    let session = presented.session;
-    let (now, dice) = (clock::now(), Dice::throw()?);
+    let RefreshToken { session, generation, .. } = token;
+    let (now, keyed) = (clock::now(), attempt.is_some());
+    let shown = Arc::new(Presentation { token, attempt, device });
+    let dice = Dice::throw(now)?;
     // On a task of its own: the caller may hang up, but an end that the
     // database has must reach Redis.
-    let rotation = actix_rt::spawn(rotate(state.clone(), presented, dice, now).in_current_span())
-        .await
-        .map_err(store::Error::Unfinished)??;
+    let rotation = rotate(state.clone(), shown.clone(), dice, now).in_current_span();
+    let rotation = actix_rt::spawn(rotation).await.map_err(store::Error::Unfinished)??;
+    let user_agent = shown.device.user_agent.as_deref();
     match rotation {
-        Rotation::Granted(grant) => answer(&state, grant, now).await,
-        Rotation::Refused(refusal) => {
+        Rotation::Rotated(grant) => answer(&state, grant, now).await,
+        Rotation::Repeated(grant) => {
+            let user = grant.user;
+            tracing::info!(
+                %session, %user, generation, keyed, ip, user_agent, "refresh repeated"
+            );
+            answer(&state, grant, now).await
+        }
+        Rotation::Refused(refusal, user) => {
+            let (reason, user) = (refusal.reason().as_str(), user.map(tracing::field::display));
             if refusal == Refusal::Reuse {
-                tracing::warn!(%session, ip, "refresh token reused: session ended");
+                tracing::warn!(
+                    %session, user, generation, ip, user_agent,
+                    "refresh token reused: session ended"
+                );
             } else {
-                tracing::info!(%session, ip, ?refusal, "refresh refused");
+                tracing::info!(
+                    %session, user, generation, ip, user_agent, reason, "refresh refused"
+                );
             }
             Err(Error::InvalidGrant(Some(refusal)))
         }
@@ -96,17 +122,84 @@ pub(super) async fn refresh(
 /// Rotates in the database, and tells Redis where that ended the session.
 async fn rotate(
     state: Data<State>,
-    presented: RefreshToken,
+    shown: Arc<Presentation>,
     dice: Dice,
     now: Timestamp,
 ) -> Result<Rotation, store::Error> {
-    let (session, policy) = (presented.session, state.policy);
-    let rotation =
-        state.store.run(move |conn| sessions::rotate(conn, &presented, dice, now, &policy)).await?;
-    if matches!(rotation, Rotation::Refused(Refusal::Reuse)) {
-        state.active.ended(session).await;
+    let (session, keyed) = (shown.token.session, shown.attempt.is_some());
+    let (policy, peppers) = (state.policy, state.peppers.clone());
+    let rotation = state
+        .store
+        .run(move |conn| sessions::rotate(conn, &shown, &dice, &peppers, &policy, now))
+        .await?;
+    match rotation {
+        Rotation::Rotated(_) if !keyed => state.rotations.note(session, now),
+        Rotation::Refused(Refusal::Reuse, _) => state.active.ended(session).await,
+        _ => {}
     }
     Ok(rotation)
+}
+
+/// The key of this attempt (`Idempotency-Key`), where the client sends one.
+fn attempt_key(request: &HttpRequest) -> Result<Option<AttemptKey>, Error> {
+    let mut headers = request.headers().get_all(IDEMPOTENCY_KEY);
+    let Some(header) = headers.next() else { return Ok(None) };
+    if headers.next().is_some() {
+        return Err(Error::InvalidRequest("Send one `Idempotency-Key`."));
+    }
+    let key = header.to_str().ok().and_then(AttemptKey::parse);
+    key.map(Some).ok_or(Error::InvalidRequest(
+        "`Idempotency-Key` must be 16 to 128 visible ASCII characters, new and random for each \
+         refresh token.",
+    ))
+}
+
+/// `POST /logout`: ends the session of an access token or of a refresh token.
+/// It has ended, at every server, when the answer goes out.
+pub(super) async fn logout(
+    state: Data<State>,
+    bearer: Result<Bearer, Error>,
+    form: Result<Timely<Form<RefreshForm>>, actix_web::Error>,
+    request: HttpRequest,
+) -> Result<HttpResponse, actix_web::Error> {
+    let session = match bearer {
+        Ok(Bearer(claims)) => claims.sid,
+        Err(Error::NoToken) => {
+            let text = form?.0.into_inner().refresh_token.filter(|token| !token.is_empty());
+            let text = text.ok_or(Error::InvalidRequest(
+                "Send an access token as bearer, or the form field `refresh_token`.",
+            ))?;
+            let token = RefreshToken::parse(&text, &state.peppers);
+            token.ok_or(Error::InvalidGrant(None))?.session
+        }
+        Err(error) => return Err(error.into()),
+    };
+    end_session(state, session, device(&request)).await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+async fn end_session(state: Data<State>, session: SessionId, device: Device) -> Result<(), Error> {
+    let (now, ip) = (clock::now(), device.ip.map(tracing::field::display));
+    // On a task of its own, like a refresh.
+    let end = log_out(state, session, device, EventId::new(now)?, now).in_current_span();
+    if actix_rt::spawn(end).await.map_err(store::Error::Unfinished)?? {
+        tracing::info!(%session, ip, "logged out");
+    }
+    Ok(())
+}
+
+/// Ends the session in the database, then tells Redis.
+async fn log_out(
+    state: Data<State>,
+    session: SessionId,
+    device: Device,
+    event: EventId,
+    now: Timestamp,
+) -> Result<bool, store::Error> {
+    let ended =
+        state.store.run(move |conn| sessions::log_out(conn, session, &device, event, now)).await?;
+    state.active.ended(session).await;
+    Ok(ended)
 }
 
 /// Signs the access token and says both tokens.
@@ -119,12 +212,14 @@ async fn answer(state: &State, grant: Grant, now: Timestamp) -> Result<Json<Toke
         iat: grant.issued_at.as_secs(),
         exp: grant.access_expires_at.as_secs(),
         jti: grant.access,
-        sid: grant.refresh.session,
+        sid: grant.session,
     };
+    // What is left of it, where this is the same answer again.
+    let left = Timestamp::from_secs(claims.exp).since(now);
     let tokens = Tokens {
         token: state.keys.sign(&claims)?,
-        refresh_token: grant.refresh.encode(&state.pepper)?,
-        expires_in: u64::try_from(claims.exp - claims.iat).unwrap_or(0),
+        refresh_token: grant.refresh_token,
+        expires_in: left.as_secs() + u64::from(left.subsec_nanos() > 0),
     };
     state.active.granted(&claims, now).await;
     Ok(Json(tokens))

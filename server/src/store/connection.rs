@@ -3,9 +3,11 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use diesel::connection::SimpleConnection;
+use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};
 use diesel::result::Error as QueryError;
-use diesel::{Connection, ConnectionError, ConnectionResult, PgConnection, SqliteConnection};
+use diesel::{
+    Connection, ConnectionError, ConnectionResult, PgConnection, QueryResult, SqliteConnection,
+};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::Url;
@@ -17,6 +19,28 @@ pub enum Conn {
     Postgres(PgConnection),
     /// SQLite, linked in.
     Sqlite(SqliteConnection),
+}
+
+impl Conn {
+    /// Runs `work` in a transaction that may read before it writes: on SQLite,
+    /// which cannot turn a reader into a writer once another has written, it
+    /// is a writer from its first moment on.
+    ///
+    /// # Errors
+    /// Those of `work`, whose changes are undone then.
+    pub(super) fn write<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> QueryResult<T>,
+    ) -> QueryResult<T> {
+        let Self::Sqlite(sqlite) = self else { return self.transaction(work) };
+        AnsiTransactionManager::begin_transaction_sql(sqlite, "BEGIN IMMEDIATE")?;
+        let done = work(self).and_then(|done| Self::commit_transaction(self).map(|()| done));
+        if done.is_err() {
+            // A commit that fails has undone everything by itself.
+            let _ = Self::rollback_transaction(self);
+        }
+        done
+    }
 }
 
 /// Makes connections; picks the driver by the URL, never by trying.

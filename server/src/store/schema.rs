@@ -33,6 +33,24 @@ diesel::table! {
         end_reason -> Nullable<Text>,
         user_agent -> Nullable<Text>,
         ip -> Nullable<IpAddress>,
+        sweep_at -> PointInTime,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::{BigInt, Nullable, Text};
+    use crate::store::types::sql::{Id, IpAddress, PointInTime};
+
+    events (id) {
+        id -> Id,
+        at -> PointInTime,
+        what -> Text,
+        reason -> Nullable<Text>,
+        session_id -> Nullable<Id>,
+        user_id -> Nullable<Id>,
+        generation -> Nullable<BigInt>,
+        ip -> Nullable<IpAddress>,
+        user_agent -> Nullable<Text>,
     }
 }
 

@@ -8,7 +8,7 @@ use super::Conn;
 use super::schema::sessions;
 use super::types::Address;
 use crate::clock::Timestamp;
-use crate::token::{AccessId, Digest, RefreshToken, SessionId, UserId};
+use crate::token::{AccessId, Digest, RefreshToken, Salt, SessionId, UserId};
 
 /// A session as it begins.
 pub struct NewSession<'a> {
@@ -30,6 +30,8 @@ pub struct NewSession<'a> {
     pub user_agent: Option<&'a str>,
     /// The address that signed in.
     pub ip: Option<IpAddr>,
+    /// When the sweeper has to look at it.
+    pub sweep_at: Timestamp,
 }
 
 /// Adds a session at generation 0.
@@ -50,68 +52,126 @@ pub fn insert(conn: &mut Conn, new: &NewSession<'_>) -> QueryResult<()> {
             sessions::expires_at.eq(new.expires_at),
             sessions::user_agent.eq(new.user_agent),
             sessions::ip.eq(new.ip.map(Address)),
+            sessions::sweep_at.eq(new.sweep_at),
         ))
         .execute(conn)?;
     Ok(())
 }
 
 /// What a rotation writes.
-pub struct Advance {
-    /// Digest of the successor's secret.
-    pub secret: Digest,
+pub struct Advance<'a> {
+    /// The token that is rotated.
+    pub presented: &'a RefreshToken,
+    /// Digest of its successor's secret.
+    pub successor: Digest,
+    /// What the successor was derived with, where it may be asked for again.
+    pub salt: Option<&'a Salt>,
+    /// Digest of the attempt key, where the client sent one.
+    pub attempt: Option<Digest>,
     /// The access token granted with it.
     pub access: AccessId,
     /// When it happens.
     pub now: Timestamp,
     /// When the session ends unless it is refreshed again before.
     pub idle_expires_at: Timestamp,
+    /// The `User-Agent` that refreshes.
+    pub user_agent: Option<&'a str>,
+    /// The address that refreshes.
+    pub ip: Option<IpAddr>,
 }
 
-/// Moves a live session from `presented` to its successor, in one statement:
-/// of several at once, one gets the row. Answers whose session it is and when
-/// it ends in any case.
+/// Moves a live session from the presented token to its successor, in one
+/// statement: of several at once, one gets the row. Answers whose session it is
+/// and when it ends in any case.
 ///
 /// # Errors
 /// When the statement fails.
-pub fn advance(
+pub fn advance(conn: &mut Conn, next: &Advance<'_>) -> QueryResult<Option<(UserId, Timestamp)>> {
+    let digest = next.presented.secret.digest();
+    advance_from(conn, next.presented.generation, digest.as_bytes(), next)
+}
+
+/// Does the same from a row that is behind the presented token: as the row
+/// was seen, and still is.
+///
+/// # Errors
+/// When the statement fails.
+pub fn adopt(
     conn: &mut Conn,
-    presented: &RefreshToken,
-    next: &Advance,
+    seen: &Standing,
+    next: &Advance<'_>,
 ) -> QueryResult<Option<(UserId, Timestamp)>> {
-    let digest = presented.secret.digest();
+    advance_from(conn, seen.generation, &seen.secret_digest, next)
+}
+
+fn advance_from(
+    conn: &mut Conn,
+    generation: i64,
+    secret_digest: &[u8],
+    next: &Advance<'_>,
+) -> QueryResult<Option<(UserId, Timestamp)>> {
     let live = sessions::table
-        .find(presented.session)
-        .filter(sessions::generation.eq(presented.generation))
-        .filter(sessions::secret_digest.eq(digest.as_bytes()))
+        .find(next.presented.session)
+        .filter(sessions::generation.eq(generation))
+        .filter(sessions::secret_digest.eq(secret_digest))
         .filter(sessions::ended_at.is_null())
         .filter(sessions::idle_expires_at.gt(next.now))
         .filter(sessions::expires_at.gt(next.now));
     diesel::update(live)
         .set((
-            sessions::generation.eq(presented.generation.saturating_add(1)),
-            sessions::secret_digest.eq(next.secret.as_bytes()),
-            sessions::previous_digest.eq(digest.as_bytes()),
+            sessions::generation.eq(next.presented.generation.saturating_add(1)),
+            sessions::secret_digest.eq(next.successor.as_bytes()),
+            sessions::previous_digest.eq(next.presented.secret.digest().as_bytes()),
+            sessions::salt.eq(next.salt.map(Salt::as_bytes)),
+            sessions::attempt_digest.eq(next.attempt.as_ref().map(Digest::as_bytes)),
             sessions::rotated_at.eq(next.now),
             sessions::access_jti.eq(next.access),
             sessions::access_issued_at.eq(next.now),
             sessions::idle_expires_at.eq(next.idle_expires_at),
+            sessions::user_agent.eq(next.user_agent),
+            sessions::ip.eq(next.ip.map(Address)),
         ))
         .returning((sessions::user_id, sessions::expires_at))
         .get_result(conn)
         .optional()
 }
 
-/// What a refusal is judged by.
+/// A session as it stands: what a refusal, or the same answer again, is judged
+/// by.
 #[derive(Queryable)]
 pub struct Standing {
+    /// Whose it is.
+    pub user: UserId,
     /// How often it has been rotated.
     pub generation: i64,
+    /// Digest of the live token's secret.
+    pub secret_digest: Vec<u8>,
+    /// Digest of the secret before it.
+    pub previous_digest: Option<Vec<u8>>,
+    /// What the live secret was derived with, while it may be asked for again.
+    pub salt: Option<Vec<u8>>,
+    /// Digest of the key of the attempt that rotated it.
+    pub attempt_digest: Option<Vec<u8>>,
+    /// When it was rotated last.
+    pub rotated_at: Option<Timestamp>,
+    /// The access token granted last.
+    pub access: AccessId,
+    /// When that was issued.
+    pub access_issued_at: Timestamp,
+    /// When it was opened.
+    pub created_at: Timestamp,
     /// When it ends unless it is refreshed before.
     pub idle_expires_at: Timestamp,
     /// When it ends in any case.
     pub expires_at: Timestamp,
+    /// When it ended, if it did.
+    pub ended_at: Option<Timestamp>,
     /// Why it ended, if it did.
     pub end_reason: Option<String>,
+    /// The `User-Agent` that signed in or refreshed last.
+    pub user_agent: Option<String>,
+    /// The address that signed in or refreshed last.
+    pub ip: Option<Address>,
 }
 
 /// How a session stands.
@@ -122,24 +182,65 @@ pub fn find(conn: &mut Conn, id: SessionId) -> QueryResult<Option<Standing>> {
     sessions::table
         .find(id)
         .select((
+            sessions::user_id,
             sessions::generation,
+            sessions::secret_digest,
+            sessions::previous_digest,
+            sessions::salt,
+            sessions::attempt_digest,
+            sessions::rotated_at,
+            sessions::access_jti,
+            sessions::access_issued_at,
+            sessions::created_at,
             sessions::idle_expires_at,
             sessions::expires_at,
+            sessions::ended_at,
             sessions::end_reason,
+            sessions::user_agent,
+            sessions::ip,
         ))
         .first(conn)
         .optional()
 }
 
-/// Ends a live session; `false` where it had ended already.
+/// Puts a new access token in the place of one that has expired; `false` where
+/// the session is not as it was seen any more.
 ///
 /// # Errors
 /// When the statement fails.
-pub fn end(conn: &mut Conn, id: SessionId, reason: &str, now: Timestamp) -> QueryResult<bool> {
-    let ended = diesel::update(sessions::table.find(id).filter(sessions::ended_at.is_null()))
-        .set((sessions::ended_at.eq(now), sessions::end_reason.eq(reason)))
+pub fn renew_access(
+    conn: &mut Conn,
+    id: SessionId,
+    seen: &Standing,
+    access: AccessId,
+    now: Timestamp,
+) -> QueryResult<bool> {
+    let same = sessions::table
+        .find(id)
+        .filter(sessions::generation.eq(seen.generation))
+        .filter(sessions::access_jti.eq(seen.access))
+        .filter(sessions::ended_at.is_null());
+    let changed = diesel::update(same)
+        .set((sessions::access_jti.eq(access), sessions::access_issued_at.eq(now)))
         .execute(conn)?;
-    Ok(ended == 1)
+    Ok(changed == 1)
+}
+
+/// Ends a session and answers whose it is; `None` where it had ended already.
+///
+/// # Errors
+/// When the statement fails.
+pub fn end(
+    conn: &mut Conn,
+    id: SessionId,
+    reason: &str,
+    now: Timestamp,
+) -> QueryResult<Option<UserId>> {
+    diesel::update(sessions::table.find(id).filter(sessions::ended_at.is_null()))
+        .set((sessions::ended_at.eq(now), sessions::end_reason.eq(reason)))
+        .returning(sessions::user_id)
+        .get_result(conn)
+        .optional()
 }
 
 /// Whether the session is live: neither ended nor past its end.
@@ -171,4 +272,130 @@ pub fn any_live(conn: &mut Conn, user: UserId, now: Timestamp) -> QueryResult<bo
         .first::<SessionId>(conn)
         .optional()?;
     Ok(found.is_some())
+}
+
+/// A session as the sweeper sees it.
+#[derive(Queryable)]
+pub struct Dust {
+    /// Its id.
+    pub id: SessionId,
+    /// Whether it has a salt.
+    pub salted: bool,
+    /// Whether it was last rotated with an attempt key.
+    pub keyed: bool,
+    /// When it was rotated last.
+    pub rotated_at: Option<Timestamp>,
+    /// When it ends unless it is refreshed before.
+    pub idle_expires_at: Timestamp,
+    /// When it ends in any case.
+    pub expires_at: Timestamp,
+    /// When it ended, if it did.
+    pub ended_at: Option<Timestamp>,
+}
+
+/// What to do with a session.
+pub enum Broom {
+    /// Delete it.
+    Delete,
+    /// Keep it, without its salt where `clear` says so, and look again then.
+    Keep {
+        /// Whether the salt goes.
+        clear: bool,
+        /// When to look again.
+        sweep_at: Timestamp,
+    },
+}
+
+/// What a sweep has done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// How many sessions it looked at.
+    pub seen: usize,
+    /// How many salts are gone.
+    pub cleared: usize,
+    /// How many sessions are gone.
+    pub deleted: usize,
+}
+
+/// Looks at up to `limit` sessions that are due and does with each what `judge`
+/// says. Of several servers each takes others: rows that are being changed are
+/// passed over.
+///
+/// # Errors
+/// When a statement fails.
+pub fn sweep(
+    conn: &mut Conn,
+    now: Timestamp,
+    limit: i64,
+    judge: impl Fn(&Dust) -> Broom,
+) -> QueryResult<Swept> {
+    let due = sessions::table
+        .filter(sessions::sweep_at.le(now))
+        .order(sessions::sweep_at)
+        .limit(limit)
+        .select((
+            sessions::id,
+            sessions::salt.is_not_null(),
+            sessions::attempt_digest.is_not_null(),
+            sessions::rotated_at,
+            sessions::idle_expires_at,
+            sessions::expires_at,
+            sessions::ended_at,
+        ));
+    conn.write(|conn| {
+        let all: Vec<Dust> = match conn {
+            Conn::Postgres(conn) => due.for_update().skip_locked().load(conn)?,
+            Conn::Sqlite(conn) => due.load(conn)?,
+        };
+        let (mut cleared, mut deleted) = (Vec::new(), Vec::new());
+        for dust in &all {
+            match judge(dust) {
+                Broom::Delete => deleted.push(dust.id),
+                Broom::Keep { clear, sweep_at } => {
+                    if clear {
+                        cleared.push(dust.id);
+                    }
+                    diesel::update(sessions::table.find(dust.id))
+                        .set(sessions::sweep_at.eq(sweep_at))
+                        .execute(conn)?;
+                }
+            }
+        }
+        let done = Swept { seen: all.len(), cleared: cleared.len(), deleted: deleted.len() };
+        if !cleared.is_empty() {
+            clear(conn, cleared)?;
+        }
+        if !deleted.is_empty() {
+            diesel::delete(sessions::table.filter(sessions::id.eq_any(deleted))).execute(conn)?;
+        }
+        Ok(done)
+    })
+}
+
+/// Clears the salts of those of `ids` that were rotated before `before`, without
+/// an attempt key; answers how many.
+///
+/// # Errors
+/// When a statement fails.
+pub fn clear_salts(conn: &mut Conn, ids: &[SessionId], before: Timestamp) -> QueryResult<usize> {
+    let old = sessions::table
+        .filter(sessions::id.eq_any(ids))
+        .filter(sessions::rotated_at.lt(before))
+        .filter(sessions::attempt_digest.is_null())
+        .filter(sessions::salt.is_not_null())
+        .select(sessions::id);
+    conn.write(|conn| {
+        let ids: Vec<SessionId> = match conn {
+            Conn::Postgres(conn) => old.for_update().skip_locked().load(conn)?,
+            Conn::Sqlite(conn) => old.load(conn)?,
+        };
+        if ids.is_empty() { Ok(0) } else { clear(conn, ids) }
+    })
+}
+
+/// Takes away what a successor could be derived from.
+fn clear(conn: &mut Conn, ids: Vec<SessionId>) -> QueryResult<usize> {
+    diesel::update(sessions::table.filter(sessions::id.eq_any(ids)))
+        .set((sessions::salt.eq(None::<&[u8]>), sessions::attempt_digest.eq(None::<&[u8]>)))
+        .execute(conn)
 }

@@ -8,7 +8,7 @@ use super::schema::signing_keys;
 use crate::clock::Timestamp;
 
 /// A key as it is stored.
-#[derive(Queryable)]
+#[derive(Clone, Queryable)]
 pub struct SealedKey {
     /// Its thumbprint (RFC 7638).
     pub kid: String,
@@ -48,4 +48,17 @@ pub fn insert(conn: &mut Conn, key: &SealedKey, now: Timestamp) -> QueryResult<b
         Err(QueryError::DatabaseError(DatabaseErrorKind::UniqueViolation, _)) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Puts another encryption of the same key in the place of `old`, unless
+/// another server has done so.
+///
+/// # Errors
+/// When the statement fails.
+pub fn reseal(conn: &mut Conn, old: &SealedKey, private_key: &[u8]) -> QueryResult<()> {
+    let same = signing_keys::table
+        .find(&old.kid)
+        .filter(signing_keys::sealed_private_key.eq(&old.private_key));
+    diesel::update(same).set(signing_keys::sealed_private_key.eq(private_key)).execute(conn)?;
+    Ok(())
 }

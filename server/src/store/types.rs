@@ -8,13 +8,13 @@ use diesel::deserialize::{self, FromSql, FromSqlRow};
 use diesel::expression::AsExpression;
 use diesel::pg::{Pg, PgValue};
 use diesel::serialize::{self, IsNull, Output, ToSql};
-use diesel::sql_types::{BigInt, Binary, HasSqlType};
+use diesel::sql_types::{BigInt, Binary, HasSqlType, Text};
 use diesel::sqlite::{Sqlite, SqliteValue};
 use uuid::Uuid;
 
 use super::connection::{MultiBackend, MultiRawValue};
 use crate::clock::Timestamp;
-use crate::token::{AccessId, SessionId, UserId};
+use crate::token::{AccessId, EventId, SessionId, UserId};
 
 /// The SQL side, for `table!`, which takes names like `Time` and `Inet` for its
 /// own. The numbers are the fixed type ids of PostgreSQL.
@@ -55,7 +55,7 @@ macro_rules! on_both {
     };
 }
 
-on_both!(sql::Id: UserId, SessionId, AccessId);
+on_both!(sql::Id: UserId, SessionId, AccessId, EventId);
 on_both!(sql::PointInTime: Timestamp);
 on_both!(sql::IpAddress: Address);
 
@@ -103,6 +103,7 @@ macro_rules! id {
 id!(UserId, UserIdProxy);
 id!(SessionId, SessionIdProxy);
 id!(AccessId, AccessIdProxy);
+id!(EventId, EventIdProxy);
 
 #[derive(AsExpression, FromSqlRow)]
 #[diesel(foreign_derive, sql_type = sql::PointInTime)]
@@ -148,9 +149,13 @@ impl FromSql<sql::PointInTime, MultiBackend> for Timestamp {
 }
 
 /// An address as it is stored.
-#[derive(Debug, Clone, Copy, AsExpression)]
+#[derive(Debug, Clone, Copy, AsExpression, FromSqlRow)]
 #[diesel(sql_type = sql::IpAddress)]
-pub(super) struct Address(pub(super) IpAddr);
+pub struct Address(pub IpAddr);
+
+/// PostgreSQL's numbers for the families of addresses.
+const V4: u8 = 2;
+const V6: u8 = 3;
 
 impl ToSql<sql::IpAddress, Pg> for Address {
     /// The binary form of `inet`: family, prefix length, whether it is a
@@ -158,11 +163,11 @@ impl ToSql<sql::IpAddress, Pg> for Address {
     fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {
         match self.0 {
             IpAddr::V4(v4) => {
-                out.write_all(&[2, 32, 0, 4])?;
+                out.write_all(&[V4, 32, 0, 4])?;
                 out.write_all(&v4.octets())?;
             }
             IpAddr::V6(v6) => {
-                out.write_all(&[3, 128, 0, 16])?;
+                out.write_all(&[V6, 128, 0, 16])?;
                 out.write_all(&v6.octets())?;
             }
         }
@@ -174,5 +179,27 @@ impl ToSql<sql::IpAddress, Sqlite> for Address {
     fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Sqlite>) -> serialize::Result {
         out.set_value(self.0.to_string());
         Ok(IsNull::No)
+    }
+}
+
+impl FromSql<sql::IpAddress, Pg> for Address {
+    fn from_sql(value: PgValue<'_>) -> deserialize::Result<Self> {
+        match *value.as_bytes() {
+            [V4, _, _, 4, a, b, c, d] => Ok(Self([a, b, c, d].into())),
+            [V6, _, _, 16, ref octets @ ..] => Ok(Self(<[u8; 16]>::try_from(octets)?.into())),
+            _ => Err("not an address".into()),
+        }
+    }
+}
+
+impl FromSql<sql::IpAddress, Sqlite> for Address {
+    fn from_sql(value: SqliteValue<'_, '_, '_>) -> deserialize::Result<Self> {
+        Ok(Self(<String as FromSql<Text, Sqlite>>::from_sql(value)?.parse()?))
+    }
+}
+
+impl FromSql<sql::IpAddress, MultiBackend> for Address {
+    fn from_sql(value: MultiRawValue<'_>) -> deserialize::Result<Self> {
+        value.from_sql::<Self, sql::IpAddress>()
     }
 }

@@ -15,6 +15,7 @@ CREATE TABLE sessions (
     user_id uuid NOT NULL REFERENCES users (id) ON DELETE CASCADE,
     generation bigint NOT NULL,
     secret_digest bytea NOT NULL,
+    -- Of the generation before, and what its successor was derived with.
     previous_digest bytea,
     salt bytea,
     attempt_digest bytea,
@@ -26,12 +27,33 @@ CREATE TABLE sessions (
     expires_at timestamptz NOT NULL,
     ended_at timestamptz,
     end_reason text,
+    -- Who signed in or refreshed last.
     user_agent text,
     ip inet,
+    -- When the sweeper has to look at this row; never changed by a rotation.
+    sweep_at timestamptz NOT NULL,
     CHECK ((ended_at IS NULL) = (end_reason IS NULL))
 );
 
 CREATE INDEX sessions_user_id ON sessions (user_id);
+CREATE INDEX sessions_sweep_at ON sessions (sweep_at);
+
+-- The security log: rows are added, and deleted when they are old, never
+-- changed. They outlive what they are about, so nothing is referenced. Ids sort
+-- by time.
+CREATE TABLE events (
+    id uuid NOT NULL PRIMARY KEY,
+    at timestamptz NOT NULL,
+    what text NOT NULL,
+    reason text,
+    session_id uuid,
+    user_id uuid,
+    generation bigint,
+    ip inet,
+    user_agent text
+);
+
+CREATE INDEX events_session_id ON events (session_id);
 
 -- Private halves are sealed (AES-256-GCM) under a key that is not in here.
 CREATE TABLE signing_keys (

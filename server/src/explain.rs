@@ -1,0 +1,208 @@
+//! What a refresh token is and what would become of it: for whoever has to say
+//! why somebody was logged out. Changes nothing.
+
+use std::fmt::{self, Display};
+
+use diesel::result::Error as QueryError;
+use openssl::error::ErrorStack;
+
+use crate::app::SECRET;
+use crate::clock::Timestamp;
+use crate::config::Config;
+use crate::data_dir::{self, DataDir};
+use crate::keys::Derived;
+use crate::sessions::{Policy, Refusal, Verdict, judge};
+use crate::store::events::{self, Entry};
+use crate::store::sessions::{self, Standing};
+use crate::store::{self, Address, OpenError};
+use crate::token::RefreshToken;
+
+/// How many entries of the security log are told.
+const ENTRIES: i64 = 20;
+
+/// Why a token cannot be explained. Each is a sentence for an operator.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It is none.
+    #[error(
+        "this is not a refresh token of this server: it was cut short or altered, or was issued \
+         under a secret that is neither `secret` nor in `old_secrets`"
+    )]
+    NotOurs,
+    /// There is no secret to recognise it by.
+    #[error("{0}; run this where the server runs, with the settings that it has")]
+    NoSecret(#[from] data_dir::Error),
+    /// The database cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The database does not answer.
+    #[error("the database failed: {0}")]
+    Query(#[from] QueryError),
+    /// OpenSSL refused.
+    #[error("a key operation failed: {0}")]
+    Crypto(#[from] ErrorStack),
+}
+
+/// What there is to say about a token.
+pub struct Explanation {
+    token: RefreshToken,
+    standing: Option<Standing>,
+    entries: Vec<Entry>,
+    policy: Policy,
+    now: Timestamp,
+}
+
+/// Looks a token up. Blocks.
+///
+/// # Errors
+/// When it is no token of this server, or the database does not answer.
+pub fn explain(config: &Config, text: &str, now: Timestamp) -> Result<Explanation, Error> {
+    let secret = match &config.secret {
+        Some(secret) => secret.clone(),
+        None => DataDir::existing(&config.data_dir).read(SECRET)?.trim_end().into(),
+    };
+    let derived = Derived::from_secrets(&secret, &config.old_secrets)?;
+    let token = RefreshToken::parse(text.trim(), &derived.peppers).ok_or(Error::NotOurs)?;
+    let mut conn = store::connect(&config.database.url)?;
+    let standing = sessions::find(&mut conn, token.session)?;
+    let entries = events::of_session(&mut conn, token.session, ENTRIES)?;
+    Ok(Explanation { token, standing, entries, policy: config.policy, now })
+}
+
+impl Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "session      {}", self.token.session)?;
+        if let Some(standing) = &self.standing {
+            self.describe(standing, f)?;
+        } else {
+            writeln!(f, "generation   {}", self.token.generation)?;
+            writeln!(
+                f,
+                "verdict      it would be refused (unknown): the token is genuine, but its \
+                     session is not in this database; it was deleted some time after its end, or \
+                     this is another database"
+            )?;
+        }
+        for (i, entry) in self.entries.iter().enumerate() {
+            let label = if i == 0 { "events" } else { "" };
+            let reason = entry.reason.as_deref().map(|reason| format!(" ({reason})"));
+            let shown = entry.generation.map(|generation| format!(", generation {generation}"));
+            writeln!(
+                f,
+                "{label:<12} {}  {}{}{}, {}",
+                self.when(entry.at),
+                entry.what,
+                reason.unwrap_or_default(),
+                shown.unwrap_or_default(),
+                origin(entry.ip, entry.user_agent.as_deref()),
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl Explanation {
+    fn describe(&self, standing: &Standing, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RefreshToken { generation, .. } = self.token;
+        let live = standing.generation;
+        let origin = origin(standing.ip, standing.user_agent.as_deref());
+        writeln!(f, "user         {}", standing.user)?;
+        writeln!(f, "opened       {}", self.when(standing.created_at))?;
+        match generation.cmp(&live) {
+            std::cmp::Ordering::Equal => writeln!(f, "generation   {generation}, the newest")?,
+            _ => writeln!(f, "generation   {generation}; the newest is {live}")?,
+        }
+        if let Some(rotated_at) = standing.rotated_at {
+            let when = self.when(rotated_at);
+            if generation.checked_add(1) == Some(live) {
+                writeln!(f, "rotated      {when}, {origin}")?;
+            } else if generation < live {
+                writeln!(f, "rotated      before {when}; the last rotation was then, {origin}")?;
+            } else {
+                writeln!(f, "granted      {when}, {origin}")?;
+            }
+        }
+        if let (Some(ended_at), Some(reason)) = (standing.ended_at, &standing.end_reason) {
+            writeln!(f, "ended        {} ({reason})", self.when(ended_at))?;
+        } else {
+            let (idle, absolute) = (standing.idle_expires_at, standing.expires_at);
+            writeln!(f, "ends         {} unless it is refreshed", self.when(idle.min(absolute)))?;
+            writeln!(f, "             {} in any case", self.when(absolute))?;
+        }
+        writeln!(f, "verdict      {}", self.verdict(standing))
+    }
+
+    fn verdict(&self, standing: &Standing) -> String {
+        let verdict = judge(&self.token, None, standing, &self.policy, self.now);
+        let keyed = standing.attempt_digest.is_some();
+        let again = |how_long| match standing.rotated_at {
+            Some(rotated_at) => format!("until {}", self.when(rotated_at.after(how_long))),
+            None => String::new(),
+        };
+        let with_key = match self.policy.retry {
+            Some(retry)
+                if keyed
+                    && standing.salt.is_some()
+                    && self.token.generation.checked_add(1) == Some(standing.generation) =>
+            {
+                let until = again(retry.recovery);
+                format!("; with the `Idempotency-Key` that rotated it, the same answer {until}")
+            }
+            _ => String::new(),
+        };
+        match verdict {
+            Verdict::Live => "it is good: it would be rotated".to_owned(),
+            Verdict::Ahead => {
+                "it is newer than this database knows, and would be taken as the live one \
+                 (`rotation.after_failover`)"
+                    .to_owned()
+            }
+            Verdict::Repeat => {
+                let until = self.policy.retry.map(|retry| again(retry.window)).unwrap_or_default();
+                format!("it would get the same answer again {until}{with_key}")
+            }
+            Verdict::Refused(refusal) => {
+                let why = match refusal {
+                    Refusal::Unknown => {
+                        "it is newer than this database knows: the database was set back, as by a \
+                         failover to a replica that lagged"
+                    }
+                    Refusal::ExpiredIdle => "the session was not refreshed for too long",
+                    Refusal::ExpiredAbsolute => "the session reached its longest life",
+                    Refusal::Ended(_) => "the session had ended before",
+                    Refusal::Superseded => {
+                        "a newer token was granted within the retry window; the session would go on"
+                    }
+                    Refusal::Reuse => {
+                        "it was rotated and is no longer to be shown; the session would end"
+                    }
+                };
+                let reason = refusal.reason().as_str();
+                format!("it would be refused ({reason}): {why}{with_key}")
+            }
+        }
+    }
+
+    /// A time, and how far off it is.
+    fn when(&self, time: Timestamp) -> String {
+        let (past, future) = (self.now.since(time), time.since(self.now));
+        let rounded = |length: std::time::Duration| {
+            humantime::format_duration(std::time::Duration::from_secs(length.as_secs()))
+        };
+        let date = humantime::format_rfc3339_seconds(time.into());
+        if future.is_zero() {
+            format!("{date} ({} ago)", rounded(past))
+        } else {
+            format!("{date} (in {})", rounded(future))
+        }
+    }
+}
+
+/// Who asked, fit for a terminal, whatever they wrote into their header.
+fn origin(ip: Option<Address>, user_agent: Option<&str>) -> String {
+    let ip = ip.map_or("an unknown address".to_owned(), |ip| ip.0.to_string());
+    match user_agent {
+        Some(user_agent) => format!("from {ip}, {user_agent:?}"),
+        None => format!("from {ip}"),
+    }
+}

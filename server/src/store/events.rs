@@ -1,0 +1,114 @@
+//! Rows of `events`: the security log. They are added and, when they are old,
+//! deleted; nothing changes one.
+
+use std::net::IpAddr;
+
+use diesel::prelude::*;
+
+use super::Conn;
+use super::schema::events;
+use super::types::Address;
+use crate::clock::Timestamp;
+use crate::token::{EventId, SessionId, UserId};
+
+/// Something that whoever looks into an incident wants to know of. Never holds
+/// a token.
+pub struct Event<'a> {
+    /// Its id.
+    pub id: EventId,
+    /// When.
+    pub at: Timestamp,
+    /// What happened, in one word.
+    pub what: &'a str,
+    /// Why, in one word.
+    pub reason: Option<&'a str>,
+    /// The session it was about.
+    pub session: SessionId,
+    /// Whose session that is, where it is known.
+    pub user: Option<UserId>,
+    /// Which generation was shown, where a refresh token was.
+    pub generation: Option<i64>,
+    /// Who asked: the address.
+    pub ip: Option<IpAddr>,
+    /// Who asked: the `User-Agent`.
+    pub user_agent: Option<&'a str>,
+}
+
+/// Adds an entry.
+///
+/// # Errors
+/// When the statement fails.
+pub fn insert(conn: &mut Conn, event: &Event<'_>) -> QueryResult<()> {
+    diesel::insert_into(events::table)
+        .values((
+            events::id.eq(event.id),
+            events::at.eq(event.at),
+            events::what.eq(event.what),
+            events::reason.eq(event.reason),
+            events::session_id.eq(event.session),
+            events::user_id.eq(event.user),
+            events::generation.eq(event.generation),
+            events::ip.eq(event.ip.map(Address)),
+            events::user_agent.eq(event.user_agent),
+        ))
+        .execute(conn)?;
+    Ok(())
+}
+
+/// An entry as it is read back.
+#[derive(Queryable)]
+pub struct Entry {
+    /// When.
+    pub at: Timestamp,
+    /// What happened.
+    pub what: String,
+    /// Why.
+    pub reason: Option<String>,
+    /// Which generation was shown.
+    pub generation: Option<i64>,
+    /// The address.
+    pub ip: Option<Address>,
+    /// The `User-Agent`.
+    pub user_agent: Option<String>,
+}
+
+/// The last `limit` entries about a session, oldest first.
+///
+/// # Errors
+/// When the query fails.
+pub fn of_session(conn: &mut Conn, session: SessionId, limit: i64) -> QueryResult<Vec<Entry>> {
+    let mut entries: Vec<Entry> = events::table
+        .filter(events::session_id.eq(session))
+        .order(events::id.desc())
+        .limit(limit)
+        .select((
+            events::at,
+            events::what,
+            events::reason,
+            events::generation,
+            events::ip,
+            events::user_agent,
+        ))
+        .load(conn)?;
+    entries.reverse();
+    Ok(entries)
+}
+
+/// Deletes up to `limit` entries that are older than `before`; answers how many.
+///
+/// # Errors
+/// When a statement fails.
+pub fn delete_old(conn: &mut Conn, before: Timestamp, limit: i64) -> QueryResult<usize> {
+    let old = events::table
+        .filter(events::id.lt(EventId::first_at(before)))
+        .order(events::id)
+        .limit(limit)
+        .select(events::id);
+    conn.write(|conn| {
+        let ids: Vec<EventId> = match conn {
+            Conn::Postgres(conn) => old.for_update().skip_locked().load(conn)?,
+            Conn::Sqlite(conn) => old.load(conn)?,
+        };
+        diesel::delete(events::table.filter(events::id.eq_any(ids))).execute(conn)
+    })
+}

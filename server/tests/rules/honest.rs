@@ -1,0 +1,201 @@
+//! Random histories of honest clients: several processes on one credential,
+//! answers that are lost, crashes, clocks that are set. None ends in a logout.
+
+use std::time::Duration;
+
+use matchbook_server::sessions::Policy;
+use matchbook_shared::Reason;
+use proptest::prelude::*;
+
+use crate::subject::{Answer, DAY, DEFAULT, EXCLUSIVE, RETRY, Subject, play_all};
+
+/// How many processes share the credential.
+const PROCESSES: usize = 3;
+
+/// What an honest world does.
+#[derive(Debug, Clone)]
+enum Action {
+    /// A process reads the stored token, to send it.
+    Read(usize),
+    /// What it sends arrives at the server, which answers.
+    Arrive(usize),
+    /// The answer arrives, and is stored unless the token stored meanwhile is
+    /// another.
+    Store(usize),
+    /// The answer is lost, or the process crashes before it stores it.
+    Lose(usize),
+    /// Time goes by: as much as patience allows.
+    Wait(Duration),
+    /// The server's clock is set back.
+    SetBack(Duration),
+    /// The sweeper comes by.
+    Sweep,
+    /// The server starts anew with another secret.
+    ChangeSecret,
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    let wait = prop_oneof![
+        4 => (0..10_000u64).prop_map(Duration::from_millis),
+        2 => Just(RETRY.window),
+        2 => (0..24 * 60u64).prop_map(|minutes| Duration::from_secs(minutes * 60)),
+        1 => Just(RETRY.recovery),
+    ];
+    prop_oneof![
+        6 => (0..PROCESSES).prop_map(Action::Read),
+        6 => (0..PROCESSES).prop_map(Action::Arrive),
+        4 => (0..PROCESSES).prop_map(Action::Store),
+        2 => (0..PROCESSES).prop_map(Action::Lose),
+        5 => wait.prop_map(Action::Wait),
+        1 => (0..3600u64).prop_map(|seconds| Action::SetBack(Duration::from_secs(seconds))),
+        2 => Just(Action::Sweep),
+        1 => Just(Action::ChangeSecret),
+    ]
+}
+
+/// How the clients and the server are set up.
+#[derive(Debug, Clone, Copy)]
+struct Setup {
+    policy: Policy,
+    /// Whether clients note an attempt key beside the token before they send.
+    keyed: bool,
+    /// Whether one process at a time refreshes, from reading to the answer or
+    /// its loss.
+    gated: bool,
+}
+
+impl Setup {
+    /// How long after its first use a token may be shown again.
+    fn patience(self) -> Duration {
+        if self.keyed { RETRY.recovery } else { RETRY.window }
+    }
+
+    /// By when a token that is read now has to arrive: others may refresh
+    /// further meanwhile, except behind a gate.
+    fn until(self, used_at: Option<Duration>, now: Duration) -> Duration {
+        let travel = if self.gated { self.patience() } else { RETRY.window };
+        let again = used_at.map_or(Duration::MAX, |used_at| used_at + self.patience());
+        (now + travel).min(again)
+    }
+}
+
+fn setup() -> impl Strategy<Value = Setup> {
+    let setup = |policy, keyed, gated| Just(Setup { policy, keyed, gated });
+    let policy = Policy { idle_lifetime: 80 * DAY, ..DEFAULT };
+    let exclusive = Policy { idle_lifetime: 80 * DAY, ..EXCLUSIVE };
+    prop_oneof![
+        setup(policy, false, false),
+        setup(policy, true, false),
+        setup(policy, true, true),
+        // An exclusive token is for one attempt at a time.
+        setup(exclusive, true, true),
+        setup(exclusive, false, false),
+    ]
+}
+
+/// What the processes share.
+struct Stored {
+    token: String,
+    /// The attempt key that was noted for it.
+    key: Option<String>,
+    /// When the server first rotated it: from then on patience counts.
+    used_at: Option<Duration>,
+}
+
+/// What a process is at.
+#[derive(Clone)]
+enum Process {
+    Idle,
+    Sending { token: String, key: Option<String>, until: Duration },
+    Waiting { token: String, answer: Answer },
+}
+
+#[test]
+fn no_honest_history_ends_in_a_logout() {
+    let histories = (setup(), prop::collection::vec(action(), 1..80));
+    play_all(histories, |subject, (setup, actions)| play(subject, setup, &actions));
+}
+
+fn play(subject: &mut Subject, setup: Setup, actions: &[Action]) {
+    subject.begin(setup.policy);
+    let (session, first) = subject.open();
+    let mut stored = Stored { token: first.refresh, key: None, used_at: None };
+    let mut processes = vec![Process::Idle; PROCESSES];
+    let mut keys = 0;
+    // What clients go by, wherever the server's clock is set to.
+    let mut elapsed = Duration::ZERO;
+    for action in actions {
+        match action {
+            Action::Read(who) => {
+                let busy = processes.iter().any(|process| !matches!(process, Process::Idle));
+                if matches!(processes[*who], Process::Idle) && !(setup.gated && busy) {
+                    if setup.keyed && stored.key.is_none() {
+                        keys += 1;
+                        stored.key = Some(keys.to_string());
+                    }
+                    let (token, key) = (stored.token.clone(), stored.key.clone());
+                    let until = setup.until(stored.used_at, elapsed);
+                    processes[*who] = Process::Sending { token, key, until };
+                }
+            }
+            Action::Arrive(who) => {
+                if let Process::Sending { token, key, .. } = processes[*who].clone() {
+                    let answer = subject.show(&token, key.as_deref());
+                    if token == stored.token && stored.used_at.is_none() {
+                        stored.used_at = Some(elapsed);
+                    }
+                    processes[*who] = Process::Waiting { token, answer };
+                }
+            }
+            Action::Store(who) => {
+                if let Process::Waiting { token, answer } = processes[*who].clone() {
+                    processes[*who] = Process::Idle;
+                    take(&mut stored, &token, answer);
+                }
+            }
+            Action::Lose(who) => processes[*who] = Process::Idle,
+            Action::Wait(duration) => {
+                let rest = latest(setup.patience(), &stored, &processes)
+                    .map_or(*duration, |latest| latest.saturating_sub(elapsed).min(*duration));
+                elapsed += rest;
+                subject.wait(rest);
+            }
+            Action::SetBack(duration) => subject.now = subject.now.before(*duration),
+            Action::Sweep => {
+                subject.clear_salts(&[session]);
+                subject.make_due();
+                subject.sweep();
+            }
+            Action::ChangeSecret => subject.change_secret(),
+        }
+    }
+    // Whatever happened, the stored token is good.
+    let (token, key) = (stored.token.clone(), stored.key.clone());
+    let answer = subject.show(&token, key.as_deref());
+    assert!(!matches!(answer, Answer::Refused(_)), "{answer:?}");
+}
+
+/// What a client does with an answer.
+fn take(stored: &mut Stored, shown: &str, answer: Answer) {
+    match answer {
+        Answer::Rotated(pair) | Answer::Repeated(pair) => {
+            if stored.token == shown {
+                *stored = Stored { token: pair.refresh, key: None, used_at: None };
+            }
+        }
+        // Somebody else was faster, and has stored what came of it.
+        Answer::Refused(Reason::Superseded) if stored.token != shown => {}
+        Answer::Refused(reason) => panic!("logged out: {reason:?}"),
+    }
+}
+
+/// How long honest clients may take until something that is under way has to
+/// arrive, or a lost answer to be asked for again.
+fn latest(patience: Duration, stored: &Stored, processes: &[Process]) -> Option<Duration> {
+    let lost = stored.used_at.map(|used_at| used_at + patience);
+    let under_way = processes.iter().filter_map(|process| match process {
+        Process::Sending { until, .. } => Some(*until),
+        _ => None,
+    });
+    under_way.chain(lost).min()
+}

@@ -1,0 +1,16 @@
+//! The rules of sessions against real databases, with invented time: random
+//! histories and a model, the sweeper, and what a rotation costs the database.
+//!
+//! Tests that are ignored need PostgreSQL; `make test` brings it.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
+
+mod failover;
+mod histories;
+mod honest;
+mod model;
+mod postgres;
+mod subject;
+mod sweeping;
+mod table;
+mod theft;

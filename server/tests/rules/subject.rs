@@ -1,0 +1,250 @@
+//! A database, a clock that the test sets, and sessions under the real rules.
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Text};
+use matchbook_bench::World;
+use matchbook_server::clock::Timestamp;
+use matchbook_server::keys::Derived;
+use matchbook_server::sessions::{
+    self, Device, Grant, Opening, Policy, Presentation, Retry, Rotation, SignIn,
+};
+use matchbook_server::store::sessions::{Standing, find};
+use matchbook_server::store::{self, Conn, Options, Store, Url, users};
+use matchbook_server::token::{
+    AttemptKey, Dice, EventId, Peppers, RefreshToken, Secret, SessionId, UserId,
+};
+use matchbook_shared::Reason;
+use proptest::strategy::Strategy;
+use proptest::test_runner::{Config, TestRunner};
+use secrecy::SecretString;
+
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const MINUTE: Duration = Duration::from_secs(60);
+pub(crate) const HOUR: Duration = Duration::from_secs(60 * 60);
+pub(crate) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// When every test begins.
+pub(crate) const START: Timestamp = Timestamp::from_secs(1_800_000_000);
+
+/// The default settings.
+pub(crate) const DEFAULT: Policy = Policy {
+    access_lifetime: Duration::from_secs(15 * 60),
+    idle_lifetime: Duration::from_secs(30 * 24 * 60 * 60),
+    absolute_lifetime: Duration::from_secs(90 * 24 * 60 * 60),
+    retention: Duration::from_secs(7 * 24 * 60 * 60),
+    retry: Some(RETRY),
+    adopt: false,
+};
+pub(crate) const RETRY: Retry = Retry {
+    window: Duration::from_secs(30),
+    recovery: Duration::from_secs(24 * 60 * 60),
+    exclusive: false,
+};
+
+/// `rotation.mode = "strict"`.
+pub(crate) const STRICT: Policy = Policy { retry: None, ..DEFAULT };
+/// `rotation.keyed = "exclusive"`.
+pub(crate) const EXCLUSIVE: Policy =
+    Policy { retry: Some(Retry { exclusive: true, ..RETRY }), ..DEFAULT };
+
+/// Plays random histories, and tells the smallest one that fails.
+/// `PROPTEST_CASES` asks for more of them.
+pub(crate) fn play_all<S: Strategy>(histories: S, play: impl Fn(&mut Subject, S::Value)) {
+    let cases = std::env::var("PROPTEST_CASES").map_or(128, |cases| cases.parse().unwrap());
+    let config = Config { cases, failure_persistence: None, ..Config::default() };
+    let subject = RefCell::new(Subject::new(DEFAULT));
+    let outcome = TestRunner::new(config).run(&histories, |history| {
+        play(&mut subject.borrow_mut(), history);
+        Ok(())
+    });
+    if let Err(error) = outcome {
+        panic!("{error}");
+    }
+}
+
+/// What came of showing a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// A new pair.
+    Rotated(Pair),
+    /// The pair of the answer before.
+    Repeated(Pair),
+    /// Nothing.
+    Refused(Reason),
+}
+
+/// What a grant holds: the refresh token, and the access token's id and end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Pair {
+    pub(crate) refresh: String,
+    pub(crate) jti: String,
+    pub(crate) expires_at: i64,
+}
+
+impl From<Grant> for Pair {
+    fn from(grant: Grant) -> Self {
+        Self {
+            refresh: grant.refresh_token,
+            jti: grant.access.to_string(),
+            expires_at: grant.access_expires_at.as_micros(),
+        }
+    }
+}
+
+/// The real rules on a database of its own.
+pub(crate) struct Subject {
+    pub(crate) conn: Conn,
+    pub(crate) now: Timestamp,
+    pub(crate) policy: Policy,
+    peppers: Peppers,
+    secrets: Vec<SecretString>,
+    url: Url,
+    _world: World,
+}
+
+impl Subject {
+    /// An empty database.
+    pub(crate) fn new(policy: Policy) -> Self {
+        let world = World::new();
+        let url: Url = world.database_url().parse().unwrap();
+        drop(Store::open(&Options { url: url.clone(), pool_size: 1, wait: MINUTE }).unwrap());
+        let secrets = vec![SecretString::from("the first of the secrets of this test")];
+        Self {
+            conn: store::connect(&url).unwrap(),
+            now: START,
+            policy,
+            peppers: peppers(&secrets),
+            secrets,
+            url,
+            _world: world,
+        }
+    }
+
+    /// Begins anew, under other rules.
+    pub(crate) fn begin(&mut self, policy: Policy) {
+        self.sql("DELETE FROM sessions");
+        self.sql("DELETE FROM events");
+        self.now = START;
+        self.policy = policy;
+    }
+
+    /// Another connection, as another server has it.
+    pub(crate) fn connection(&self) -> Conn {
+        store::connect(&self.url).unwrap()
+    }
+
+    /// The server starts anew, with another secret, and all before it listed.
+    pub(crate) fn change_secret(&mut self) {
+        let secret = format!("secret number {} of this long test", self.secrets.len());
+        self.secrets.insert(0, secret.into());
+        self.peppers = peppers(&self.secrets);
+    }
+
+    /// Time goes by.
+    pub(crate) fn wait(&mut self, duration: Duration) {
+        self.now = self.now.after(duration);
+    }
+
+    /// A new guest signs in.
+    pub(crate) fn open(&mut self) -> (SessionId, Pair) {
+        let (user, session) = (UserId::random(), SessionId::new(self.now).unwrap());
+        users::insert(&mut self.conn, user, self.now).unwrap();
+        let device = device();
+        let sign_in = SignIn { user, session, secret: Secret::random().unwrap(), device };
+        let dice = Dice::throw(self.now).unwrap();
+        let Subject { conn, peppers, policy, now, .. } = self;
+        match sessions::open(conn, sign_in, &dice, peppers, policy, *now).unwrap() {
+            Opening::Granted(grant) => (session, grant.into()),
+            _ => panic!("a new guest signs in"),
+        }
+    }
+
+    /// Somebody shows a refresh token, with or without an attempt key.
+    pub(crate) fn show(&mut self, refresh: &str, key: Option<&str>) -> Answer {
+        let token = self.parse(refresh);
+        let attempt = key.map(|key| AttemptKey::parse(&format!("attempt-key-{key:0>8}")).unwrap());
+        let shown = Presentation { token, attempt, device: device() };
+        let dice = Dice::throw(self.now).unwrap();
+        let Subject { conn, peppers, policy, now, .. } = self;
+        match sessions::rotate(conn, &shown, &dice, peppers, policy, *now).unwrap() {
+            Rotation::Rotated(grant) => Answer::Rotated(grant.into()),
+            Rotation::Repeated(grant) => Answer::Repeated(grant.into()),
+            Rotation::Refused(refusal, _) => Answer::Refused(refusal.reason()),
+        }
+    }
+
+    /// Reads a token that must be genuine.
+    pub(crate) fn parse(&self, refresh: &str) -> RefreshToken {
+        RefreshToken::parse(refresh, &self.peppers).expect("a genuine token")
+    }
+
+    /// The user logs out.
+    pub(crate) fn log_out(&mut self, session: SessionId) -> bool {
+        let event = EventId::new(self.now).unwrap();
+        sessions::log_out(&mut self.conn, session, &device(), event, self.now).unwrap()
+    }
+
+    /// The sweeper clears the salts of sessions that it was told of.
+    pub(crate) fn clear_salts(&mut self, ids: &[SessionId]) -> usize {
+        sessions::clear_salts(&mut self.conn, ids, &self.policy, self.now).unwrap()
+    }
+
+    /// The sweeper looks at what is due.
+    pub(crate) fn sweep(&mut self) -> store::sessions::Swept {
+        sessions::sweep(&mut self.conn, &self.policy, 100, self.now).unwrap()
+    }
+
+    /// Every session is due to be looked at.
+    pub(crate) fn make_due(&mut self) {
+        let long_ago = match self.conn {
+            Conn::Postgres(_) => "'epoch'",
+            Conn::Sqlite(_) => "0",
+        };
+        self.sql(&format!("UPDATE sessions SET sweep_at = {long_ago}"));
+    }
+
+    /// A row.
+    pub(crate) fn standing(&mut self, session: SessionId) -> Option<Standing> {
+        find(&mut self.conn, session).unwrap()
+    }
+
+    /// The operator's own SQL, on all sessions.
+    pub(crate) fn sql(&mut self, statement: &str) -> usize {
+        diesel::sql_query(statement).execute(&mut self.conn).unwrap()
+    }
+
+    /// A number that a query answers as `number`.
+    pub(crate) fn number(&mut self, query: &str) -> i64 {
+        #[derive(QueryableByName)]
+        struct Row {
+            #[diesel(sql_type = BigInt)]
+            number: i64,
+        }
+        diesel::sql_query(query).get_result::<Row>(&mut self.conn).unwrap().number
+    }
+
+    /// The security log: what and why, oldest first.
+    pub(crate) fn events(&mut self) -> Vec<(String, String)> {
+        #[derive(QueryableByName)]
+        struct Row {
+            #[diesel(sql_type = Text)]
+            what: String,
+            #[diesel(sql_type = Text)]
+            reason: String,
+        }
+        let query = "SELECT what, coalesce(reason, '') AS reason FROM events ORDER BY at, id";
+        let rows: Vec<Row> = diesel::sql_query(query).load(&mut self.conn).unwrap();
+        rows.into_iter().map(|row| (row.what, row.reason)).collect()
+    }
+}
+
+fn peppers(secrets: &[SecretString]) -> Peppers {
+    Derived::from_secrets(&secrets[0], &secrets[1..]).unwrap().peppers
+}
+
+fn device() -> Device {
+    Device { user_agent: Some("test".to_owned()), ip: Some([192, 0, 2, 1].into()) }
+}

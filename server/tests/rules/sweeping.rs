@@ -1,0 +1,202 @@
+//! What the sweeper takes away, and what it leaves.
+
+use diesel::Connection;
+use matchbook_server::sessions;
+use matchbook_server::store::sessions::Swept;
+use matchbook_shared::Reason;
+
+use crate::subject::{Answer, DAY, DEFAULT, HOUR, MINUTE, SECOND, Subject};
+
+#[test]
+fn a_salt_is_gone_when_its_window_is_over_and_not_before() {
+    let mut subject = Subject::new(DEFAULT);
+    let (session, first) = subject.open();
+    let Answer::Rotated(second) = subject.show(&first.refresh, None) else { panic!() };
+    subject.wait(30 * SECOND);
+    assert_eq!(subject.clear_salts(&[session]), 0);
+    assert_eq!(subject.show(&first.refresh, None), Answer::Repeated(second.clone()));
+    subject.wait(SECOND);
+    assert_eq!(subject.clear_salts(&[session]), 1);
+    assert!(subject.standing(session).unwrap().salt.is_none());
+    assert_eq!(subject.clear_salts(&[session]), 0, "there is nothing left to do");
+    assert!(matches!(subject.show(&second.refresh, None), Answer::Rotated(_)));
+}
+
+#[test]
+fn a_salt_is_kept_for_its_attempt_key_as_long_as_recovery_lasts() {
+    let mut subject = Subject::new(DEFAULT);
+    let (session, first) = subject.open();
+    subject.show(&first.refresh, Some("k"));
+    subject.wait(23 * HOUR);
+    assert_eq!(subject.clear_salts(&[session]), 0);
+    subject.make_due();
+    assert_eq!(subject.sweep(), Swept { seen: 1, cleared: 0, deleted: 0 });
+    assert!(matches!(subject.show(&first.refresh, Some("k")), Answer::Repeated(_)));
+    // It looks again as soon as that is over, without being told.
+    subject.wait(HOUR + SECOND);
+    assert_eq!(subject.sweep(), Swept { seen: 1, cleared: 1, deleted: 0 });
+    let standing = subject.standing(session).unwrap();
+    assert!(standing.salt.is_none() && standing.attempt_digest.is_none());
+}
+
+#[test]
+fn a_salt_that_a_killed_server_has_left_is_gone_within_a_day() {
+    let mut subject = Subject::new(DEFAULT);
+    let (session, first) = subject.open();
+    subject.show(&first.refresh, None);
+    subject.wait(DAY + SECOND);
+    assert_eq!(subject.sweep(), Swept { seen: 1, cleared: 1, deleted: 0 });
+    assert!(subject.standing(session).unwrap().salt.is_none());
+    assert_eq!(subject.sweep().seen, 0, "each row once a day");
+}
+
+#[test]
+fn a_salt_goes_with_its_session() {
+    let mut subject = Subject::new(DEFAULT);
+    let (session, first) = subject.open();
+    subject.show(&first.refresh, Some("k"));
+    subject.log_out(session);
+    subject.make_due();
+    assert_eq!(subject.sweep(), Swept { seen: 1, cleared: 1, deleted: 0 });
+}
+
+#[test]
+fn a_session_is_deleted_some_time_after_its_end_and_a_live_one_never() {
+    let mut subject = Subject::new(DEFAULT);
+    let (out, _) = subject.open();
+    let (idle, idle_token) = subject.open();
+    let (live, mut live_token) = subject.open();
+    subject.log_out(out);
+    let mut deleted = Vec::new();
+    // The owner of the third refreshes every day; the sweeper comes every day.
+    for day in 1..=60 {
+        subject.wait(DAY);
+        let Answer::Rotated(pair) = subject.show(&live_token.refresh, None) else { panic!() };
+        live_token = pair;
+        if subject.sweep().deleted > 0 {
+            deleted.push(day);
+        }
+    }
+    assert_eq!(deleted, [7, 37], "a week after its end: logged out, not refreshed");
+    for session in [out, idle] {
+        assert!(subject.standing(session).is_none());
+    }
+    assert!(subject.standing(live).is_some());
+    assert_eq!(subject.show(&idle_token.refresh, None), Answer::Refused(Reason::Unknown));
+    assert_eq!(
+        subject.events().last().unwrap(),
+        &("refresh_refused".to_owned(), "unknown".to_owned())
+    );
+}
+
+#[test]
+fn a_refresh_in_time_saves_a_session_from_the_sweeper() {
+    let mut subject = Subject::new(DEFAULT);
+    let (session, mut token) = subject.open();
+    for _ in 0..3 {
+        subject.wait(29 * DAY);
+        let Answer::Rotated(pair) = subject.show(&token.refresh, None) else { panic!() };
+        token = pair;
+        subject.make_due();
+        assert_eq!(subject.sweep().deleted, 0);
+    }
+    // Its absolute end, and a week.
+    subject.wait(3 * DAY + 7 * DAY);
+    subject.make_due();
+    assert_eq!(subject.sweep().deleted, 1);
+    assert!(subject.standing(session).is_none());
+}
+
+#[test]
+fn batches_are_small_and_leave_nothing() {
+    let mut subject = Subject::new(DEFAULT);
+    for _ in 0..25 {
+        subject.open();
+    }
+    subject.make_due();
+    let (policy, now) = (subject.policy, subject.now);
+    let mut seen = Vec::new();
+    loop {
+        let swept = sessions::sweep(&mut subject.conn, &policy, 10, now).unwrap();
+        seen.push(swept.seen);
+        if swept.seen < 10 {
+            break;
+        }
+    }
+    assert_eq!(seen, [10, 10, 5]);
+}
+
+#[test]
+fn old_entries_of_the_security_log_go_and_new_ones_stay() {
+    use matchbook_server::store::events::delete_old;
+    let mut subject = Subject::new(DEFAULT);
+    subject.open();
+    subject.wait(MINUTE);
+    let (session, _) = subject.open();
+    subject.log_out(session);
+    let before = subject.now;
+    assert_eq!(delete_old(&mut subject.conn, before, 10).unwrap(), 1);
+    assert_eq!(subject.number("SELECT count(*) AS number FROM events"), 2);
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: make test"]
+fn a_row_that_is_being_changed_is_passed_over_and_nobody_waits() {
+    let mut subject = Subject::new(DEFAULT);
+    let (busy, first) = subject.open();
+    let (other, second) = subject.open();
+    subject.show(&first.refresh, None);
+    subject.show(&second.refresh, None);
+    subject.wait(MINUTE);
+    subject.make_due();
+    let mut other_server = subject.connection();
+    other_server
+        .transaction(|conn| {
+            // As a refresh does, or another server's sweeper.
+            diesel::RunQueryDsl::execute(
+                diesel::sql_query(format!(
+                    "UPDATE sessions SET generation = 1 WHERE id = '{busy}'"
+                )),
+                conn,
+            )?;
+            subject.sql("SET lock_timeout = '1s'");
+            assert_eq!(subject.clear_salts(&[busy, other]), 1);
+            assert_eq!(subject.sweep().seen, 1);
+            diesel::QueryResult::Ok(())
+        })
+        .unwrap();
+    assert_eq!(subject.sweep(), Swept { seen: 1, cleared: 1, deleted: 0 }, "its turn comes");
+}
+
+#[test]
+fn several_servers_sweep_side_by_side_and_each_row_is_seen_once() {
+    let mut subject = Subject::new(DEFAULT);
+    for _ in 0..60 {
+        let (_, first) = subject.open();
+        subject.show(&first.refresh, None);
+    }
+    subject.wait(2 * HOUR);
+    subject.make_due();
+    let (policy, now) = (subject.policy, subject.now);
+    let servers: Vec<_> = (0..3)
+        .map(|_| {
+            let mut conn = subject.connection();
+            std::thread::spawn(move || {
+                let mut seen = Swept::default();
+                loop {
+                    let swept = sessions::sweep(&mut conn, &policy, 7, now).unwrap();
+                    seen.seen += swept.seen;
+                    seen.cleared += swept.cleared;
+                    if swept.seen == 0 {
+                        return seen;
+                    }
+                }
+            })
+        })
+        .collect();
+    let seen: Vec<Swept> = servers.into_iter().map(|server| server.join().unwrap()).collect();
+    // What is passed over is somebody else's, or comes up again.
+    let rest = subject.sweep();
+    let total = |count: fn(&Swept) -> usize| seen.iter().map(count).sum::<usize>() + count(&rest);
+    assert_eq!((total(|swept| swept.seen), total(|swept| swept.cleared)), (60, 60), "{seen:?}");
+}

@@ -1,0 +1,146 @@
+//! The table in the README, as the rules really behave.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use matchbook_server::sessions::Policy;
+use matchbook_shared::Reason;
+
+use crate::subject::{Answer, DEFAULT, EXCLUSIVE, HOUR, SECOND, STRICT, Subject};
+
+/// A case: a token is rotated, and shown again that much later.
+struct Case {
+    says: &'static str,
+    wait: Duration,
+    /// The attempt key of the first time, and of the second.
+    keys: (Option<&'static str>, Option<&'static str>),
+    /// How often the successor is rotated in between.
+    further: usize,
+}
+
+const CASES: &[Case] = &[
+    Case { says: "two tabs refresh at once", wait: Duration::ZERO, keys: (None, None), further: 0 },
+    Case {
+        says: "two tabs refresh at once, each with an attempt key of its own",
+        wait: Duration::ZERO,
+        keys: (Some("one"), Some("two")),
+        further: 0,
+    },
+    Case {
+        says: "a delayed request arrives after the next refresh",
+        wait: SECOND,
+        keys: (None, None),
+        further: 1,
+    },
+    Case {
+        says: "the answer is lost, retried after 5 s",
+        wait: Duration::from_secs(5),
+        keys: (None, None),
+        further: 0,
+    },
+    Case {
+        says: "… with the attempt key",
+        wait: Duration::from_secs(5),
+        keys: (Some("one"), Some("one")),
+        further: 0,
+    },
+    Case {
+        says: "the answer is lost, retried after 60 s",
+        wait: Duration::from_secs(60),
+        keys: (None, None),
+        further: 0,
+    },
+    Case {
+        says: "… with the attempt key",
+        wait: Duration::from_secs(60),
+        keys: (Some("one"), Some("one")),
+        further: 0,
+    },
+    Case {
+        says: "the answer is lost, retried after 1 h",
+        wait: HOUR,
+        keys: (None, None),
+        further: 0,
+    },
+    Case {
+        says: "… with the attempt key",
+        wait: HOUR,
+        keys: (Some("one"), Some("one")),
+        further: 0,
+    },
+    Case {
+        says: "a thief replays 5 s after the owner",
+        wait: Duration::from_secs(5),
+        keys: (None, None),
+        further: 0,
+    },
+    Case {
+        says: "… who had sent an attempt key",
+        wait: Duration::from_secs(5),
+        keys: (Some("one"), None),
+        further: 0,
+    },
+    Case {
+        says: "a thief replays 60 s after the owner",
+        wait: Duration::from_secs(60),
+        keys: (None, None),
+        further: 0,
+    },
+    Case {
+        says: "… who had sent an attempt key",
+        wait: Duration::from_secs(60),
+        keys: (Some("one"), None),
+        further: 0,
+    },
+    Case {
+        says: "a thief replays an older token after 60 s",
+        wait: Duration::from_secs(60),
+        keys: (None, None),
+        further: 1,
+    },
+];
+
+/// What becomes of a case, measured.
+fn outcome(subject: &mut Subject, policy: Policy, case: &Case) -> &'static str {
+    subject.begin(policy);
+    let (session, first) = subject.open();
+    let Answer::Rotated(second) = subject.show(&first.refresh, case.keys.0) else {
+        panic!("the first time rotates")
+    };
+    let mut newest = second.clone();
+    for _ in 0..case.further {
+        let Answer::Rotated(pair) = subject.show(&newest.refresh, case.keys.0) else {
+            panic!("the newest one rotates")
+        };
+        newest = pair;
+    }
+    subject.wait(case.wait);
+    let answer = subject.show(&first.refresh, case.keys.1);
+    let alive = subject.standing(session).unwrap().ended_at.is_none();
+    match answer {
+        Answer::Repeated(pair) if alive && pair == second => "the same pair",
+        Answer::Repeated(pair) if alive && pair.refresh == second.refresh => {
+            "the same refresh token, a fresh access token"
+        }
+        Answer::Refused(Reason::Superseded) if alive => "refused, the session goes on",
+        Answer::Refused(Reason::Reuse) if !alive => "**the session ends**",
+        answer => panic!("{}: {answer:?}, alive: {alive}", case.says),
+    }
+}
+
+#[test]
+fn the_table_in_the_readme_is_what_is_measured() {
+    let mut subject = Subject::new(DEFAULT);
+    let mut table =
+        "| a rotated refresh token is shown again | default | `keyed = \"exclusive\"` | \
+                     `mode = \"strict\"` |\n|---|---|---|---|\n"
+            .to_owned();
+    for case in CASES {
+        let [default, exclusive, strict] =
+            [DEFAULT, EXCLUSIVE, STRICT].map(|policy| outcome(&mut subject, policy, case));
+        writeln!(table, "| {} | {default} | {exclusive} | {strict} |", case.says).unwrap();
+    }
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+    let readme = std::fs::read_to_string(readme).unwrap();
+    assert!(readme.contains(&table), "the README should have this table:\n{table}");
+}
