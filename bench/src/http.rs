@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use awc::http::header::{HeaderMap, HeaderName};
+use awc::http::header::{HeaderMap, HeaderName, USER_AGENT};
 use awc::{ClientRequest, Connector, SendClientRequest};
 use openssl::ssl::{SslConnector, SslMethod};
 use serde_json::Value;
@@ -28,6 +28,7 @@ impl Http {
             .connector(connector.timeout(Duration::from_secs(30)))
             .timeout(Duration::from_secs(30))
             .disable_redirects()
+            .add_default_header((USER_AGENT, "matchbook-bench"))
             .finish();
         Self { base: base.to_owned(), client }
     }

@@ -47,7 +47,8 @@ impl Launch {
         self
     }
 
-    fn command(&self) -> Command {
+    /// The command, for a test that wants more of it than the rest here gives.
+    pub fn command(&self) -> Command {
         let mut command = Command::new(&self.binary);
         command.current_dir(&self.folder).env_clear().envs(&self.environment);
         command

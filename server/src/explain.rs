@@ -2,6 +2,7 @@
 //! why somebody was logged out. Changes nothing.
 
 use std::fmt::{self, Display};
+use std::time::Duration;
 
 use diesel::result::Error as QueryError;
 use openssl::error::ErrorStack;
@@ -186,15 +187,24 @@ impl Explanation {
     /// A time, and how far off it is.
     fn when(&self, time: Timestamp) -> String {
         let (past, future) = (self.now.since(time), time.since(self.now));
-        let rounded = |length: std::time::Duration| {
-            humantime::format_duration(std::time::Duration::from_secs(length.as_secs()))
-        };
         let date = humantime::format_rfc3339_seconds(time.into());
         if future.is_zero() {
             format!("{date} ({} ago)", rounded(past))
         } else {
             format!("{date} (in {})", rounded(future))
         }
+    }
+}
+
+/// A length of time in the one or two units that matter.
+fn rounded(length: Duration) -> String {
+    let seconds = length.as_secs();
+    match seconds {
+        0..3600 => humantime::format_duration(Duration::from_secs(seconds)).to_string(),
+        3600..172_800 => {
+            humantime::format_duration(Duration::from_secs(seconds / 60 * 60)).to_string()
+        }
+        _ => format!("{} days", seconds / 86_400),
     }
 }
 

@@ -5,11 +5,20 @@ use crate::support::{Server, Tokens};
 #[actix_rt::test]
 async fn the_log_of_a_whole_run_at_its_most_talkative_holds_no_secret() {
     let secret = "a-secret-of-more-than-thirty-two-characters";
-    let mut server = Server::with(|l| l.set("log.level", "trace").set("secret", secret));
+    let old_secret = "an-old-secret-of-more-than-thirty-two-characters";
+    let mut server = Server::with(|launch| {
+        launch
+            .set("log.level", "trace")
+            .set("secret", secret)
+            .set("old_secrets", old_secret)
+            .set("rotation.keyed", "exclusive")
+    });
+    let key = "an-attempt-key-of-some-length";
     let unused = server.guest().await;
     let id = server.guest().await;
     let first = Tokens::of(&server.http.get(&format!("/token?userId={id}")).await);
-    let second = Tokens::of(&server.refresh(&first.refresh).await);
+    let second = Tokens::of(&server.refresh_with(&first.refresh, key).await);
+    Tokens::of(&server.refresh_with(&first.refresh, key).await);
     assert_eq!(server.user(&second.access).await, 200);
     assert_eq!(server.user("not.a.token").await, 401);
     assert_eq!(server.refresh(&first.refresh).await.status, 401);
@@ -22,11 +31,13 @@ async fn the_log_of_a_whole_run_at_its_most_talkative_holds_no_secret() {
     assert!(server.process.stop().success());
 
     let log = server.process.log();
+    let log_holds = |text: &str| assert!(log.contains(text), "{text} is not in {log}");
+    log_holds("refresh repeated");
     assert!(log.contains("session opened") && log.contains("refresh token reused"), "{log}");
     for tokens in [&first, &second] {
         let signature = tokens.access.rsplit('.').next().unwrap();
         let claims = tokens.access.split('.').nth(1).unwrap();
-        for hush in [signature, claims, &tokens.refresh[6..], &unused, secret] {
+        for hush in [signature, claims, &tokens.refresh[6..], &unused, secret, old_secret, key] {
             assert!(!log.contains(hush), "{hush} is in the log");
         }
     }

@@ -1,6 +1,12 @@
-//! Rotation: each refresh token is good once.
+//! Rotation: one successor for each refresh token, for whoever shows it in time.
+
+use std::time::{Duration, Instant};
 
 use crate::support::{Server, Tokens, eventually};
+
+/// An attempt key, and another.
+const KEY: &str = "0d9e5f0c-5a3e-4a56-9d2c-6a1f6f0f2f11";
+const OTHER: &str = "7c1b8a52-40ce-4f6b-8f8e-2d3c4b5a6978";
 
 #[actix_rt::test]
 async fn a_chain_of_refreshes_keeps_user_and_session() {
@@ -17,13 +23,129 @@ async fn a_chain_of_refreshes_keeps_user_and_session() {
 }
 
 #[actix_rt::test]
-async fn a_token_shown_again_ends_the_session_and_its_access_tokens_at_once() {
+async fn a_rotated_token_shown_again_within_the_window_gets_the_same_pair() {
     let server = Server::start();
     let first = server.log_in().await;
     let second = Tokens::of(&server.refresh(&first.refresh).await);
+    actix_rt::time::sleep(Duration::from_millis(1100)).await;
+    for _ in 0..3 {
+        let again = Tokens::of(&server.refresh(&first.refresh).await);
+        assert_eq!((&again.refresh, &again.access), (&second.refresh, &second.access));
+        assert!(again.expires_in < second.expires_in, "what is left of it");
+        assert_eq!(server.user(&again.access).await, 200);
+    }
+    assert_eq!(server.number("SELECT generation AS number FROM sessions"), 1);
+    server.process.await_log("refresh repeated");
+    Tokens::of(&server.refresh(&second.refresh).await);
+}
+
+#[actix_rt::test]
+async fn the_window_counts_from_the_first_use_and_what_comes_after_it_ends_the_session() {
+    let server = Server::with(|launch| launch.set("rotation.retry_window", "2s"));
+    let first = server.log_in().await;
+    let begun = Instant::now();
+    let second = Tokens::of(&server.refresh(&first.refresh).await);
+    let reused = loop {
+        let answer = server.refresh(&first.refresh).await;
+        if answer.status != 200 {
+            break answer;
+        }
+        assert_eq!(Tokens::of(&answer).refresh, second.refresh);
+        assert!(begun.elapsed() < Duration::from_secs(30), "it slides");
+        actix_rt::time::sleep(Duration::from_millis(100)).await;
+    };
+    assert!(begun.elapsed() >= Duration::from_secs(2));
+    assert_eq!((reused.status, reused.field("error").as_str()), (401, "invalid_grant"));
+    assert_eq!(reused.field("reason"), "reuse");
+    server.process.await_log("refresh token reused: session ended");
+    assert_eq!(server.user(&second.access).await, 401);
+    assert_eq!(server.refresh(&second.refresh).await.field("reason"), "reuse");
+}
+
+#[actix_rt::test]
+async fn a_lost_answer_can_be_had_again_with_its_attempt_key_when_the_window_is_over() {
+    let server = Server::with(|launch| launch.set("rotation.retry_window", "1s"));
+    let (kept, lost) = (server.log_in().await, server.log_in().await);
+    let second = Tokens::of(&server.refresh_with(&kept.refresh, KEY).await);
+    Tokens::of(&server.refresh_with(&lost.refresh, KEY).await);
+    actix_rt::time::sleep(Duration::from_millis(1100)).await;
+    let quoted = format!("\"{KEY}\"");
+    for key in [KEY, &quoted] {
+        let again = Tokens::of(&server.refresh_with(&kept.refresh, key).await);
+        assert_eq!((&again.refresh, &again.access), (&second.refresh, &second.access));
+    }
+    assert_eq!(server.refresh_with(&lost.refresh, OTHER).await.field("reason"), "reuse");
+}
+
+#[actix_rt::test]
+async fn a_repeated_answer_has_a_fresh_access_token_where_the_old_one_has_expired() {
+    let server = Server::with(|launch| launch.set("tokens.access_lifetime", "1s"));
+    let first = server.log_in().await;
+    let second = Tokens::of(&server.refresh(&first.refresh).await);
+    eventually(401, async || server.user(&second.access).await).await;
+    let again = Tokens::of(&server.refresh(&first.refresh).await);
+    assert_eq!(again.refresh, second.refresh);
+    assert_ne!(again.claims()["jti"], second.claims()["jti"]);
+    assert_eq!(again.expires_in, 1);
+    assert_eq!(server.number("SELECT generation AS number FROM sessions"), 1);
+}
+
+#[actix_rt::test]
+async fn a_token_two_generations_old_gets_nothing_and_its_session_goes_on() {
+    let server = Server::start();
+    let first = server.log_in().await;
+    let second = Tokens::of(&server.refresh(&first.refresh).await);
+    let third = Tokens::of(&server.refresh(&second.refresh).await);
+    let old = server.refresh(&first.refresh).await;
+    assert_eq!((old.status, old.field("reason").as_str()), (401, "superseded"));
+    assert_eq!(server.user(&third.access).await, 200);
+    Tokens::of(&server.refresh(&third.refresh).await);
+}
+
+#[actix_rt::test]
+async fn an_exclusive_token_is_for_its_attempt_alone() {
+    let server = Server::with(|launch| launch.set("rotation.keyed", "exclusive"));
+    let (keyed, plain) = (server.log_in().await, server.log_in().await);
+    let second = Tokens::of(&server.refresh_with(&keyed.refresh, KEY).await);
+    let again = Tokens::of(&server.refresh_with(&keyed.refresh, KEY).await);
+    assert_eq!(again.refresh, second.refresh);
+    assert_eq!(server.refresh(&keyed.refresh).await.field("reason"), "reuse");
+    assert_eq!(server.refresh_with(&keyed.refresh, KEY).await.field("reason"), "reuse");
+    assert_eq!(server.user(&second.access).await, 401);
+
+    // Rotated without a key it is as ever.
+    let second = Tokens::of(&server.refresh(&plain.refresh).await);
+    let again = Tokens::of(&server.refresh_with(&plain.refresh, OTHER).await);
+    assert_eq!(again.refresh, second.refresh);
+}
+
+#[actix_rt::test]
+async fn an_attempt_key_that_could_be_guessed_is_refused_and_nothing_is_rotated() {
+    let server = Server::start();
+    let first = server.log_in().await;
+    for key in ["1", "fifteen-letters", "with a space in the middle", &"k".repeat(129)] {
+        let answer = server.refresh_with(&first.refresh, key).await;
+        assert_eq!((answer.status, answer.field("error").as_str()), (400, "invalid_request"));
+    }
+    let twice = server
+        .http
+        .request("POST", "/refresh")
+        .append_header(("Idempotency-Key", KEY))
+        .append_header(("Idempotency-Key", OTHER))
+        .send_form(&[("refresh_token", &first.refresh)]);
+    assert_eq!(matchbook_bench::Answer::of(twice).await.status, 400);
+    assert_eq!(server.number("SELECT generation AS number FROM sessions"), 0);
+    Tokens::of(&server.refresh(&first.refresh).await);
+}
+
+#[actix_rt::test]
+async fn in_strict_mode_a_token_shown_again_ends_the_session_and_its_access_tokens_at_once() {
+    let server = Server::strict();
+    let first = server.log_in().await;
+    let second = Tokens::of(&server.refresh_with(&first.refresh, KEY).await);
     assert_eq!(server.user(&second.access).await, 200);
 
-    let reused = server.refresh(&first.refresh).await;
+    let reused = server.refresh_with(&first.refresh, KEY).await;
     assert_eq!((reused.status, reused.field("error").as_str()), (401, "invalid_grant"));
     assert_eq!(reused.field("reason"), "reuse");
     server.process.await_log("refresh token reused: session ended");
@@ -36,35 +158,12 @@ async fn a_token_shown_again_ends_the_session_and_its_access_tokens_at_once() {
 
 #[actix_rt::test]
 async fn the_end_of_one_session_leaves_others_alone() {
-    let server = Server::start();
+    let server = Server::strict();
     let (mine, other) = (server.log_in().await, server.log_in().await);
     Tokens::of(&server.refresh(&mine.refresh).await);
     assert_eq!(server.refresh(&mine.refresh).await.status, 401);
     assert_eq!(server.user(&other.access).await, 200);
     Tokens::of(&server.refresh(&other.refresh).await);
-}
-
-#[actix_rt::test]
-async fn of_many_who_show_one_token_at_once_one_is_granted() {
-    let server = Server::start();
-    let token = server.log_in().await.refresh;
-    let form = format!("refresh_token={token}");
-    let tasks: Vec<_> = (0..16)
-        .map(|_| {
-            let (http, form) = (server.http.clone(), form.clone());
-            actix_rt::spawn(async move { http.post("/refresh", &form).await })
-        })
-        .collect();
-    let mut granted = Vec::new();
-    for task in tasks {
-        let answer = task.await.unwrap();
-        match answer.status {
-            200 => granted.push(Tokens::of(&answer)),
-            _ => assert_eq!(answer.status, 401, "{}", answer.text),
-        }
-    }
-    assert_eq!(granted.len(), 1);
-    assert_eq!(server.user(&granted[0].access).await, 401, "the reuse ended the session");
 }
 
 #[actix_rt::test]

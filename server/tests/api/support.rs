@@ -3,7 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
+use diesel::prelude::*;
+use diesel::sql_types::BigInt;
 use matchbook_bench::{Answer, Http, Launch, Process, World};
+use matchbook_server::store::{self, Conn};
 
 /// The binary under test.
 pub(crate) fn binary() -> &'static Path {
@@ -50,6 +53,38 @@ impl Server {
     /// Shows a refresh token.
     pub(crate) async fn refresh(&self, refresh_token: &str) -> Answer {
         self.http.post("/refresh", &format!("refresh_token={refresh_token}")).await
+    }
+
+    /// Shows a refresh token with an attempt key.
+    pub(crate) async fn refresh_with(&self, refresh_token: &str, key: &str) -> Answer {
+        let request = self.http.request("POST", "/refresh").insert_header(("Idempotency-Key", key));
+        let form = [("refresh_token", refresh_token)];
+        Answer::of(request.send_form(&form)).await
+    }
+
+    /// Where each refresh token is good once.
+    pub(crate) fn strict() -> Self {
+        Self::with(|launch| launch.set("rotation.mode", "strict"))
+    }
+
+    /// The database.
+    pub(crate) fn database(&self) -> Conn {
+        store::connect(&self.world.database_url().parse().unwrap()).unwrap()
+    }
+
+    /// A number that a query answers as `number`.
+    pub(crate) fn number(&self, query: &str) -> i64 {
+        #[derive(QueryableByName)]
+        struct Row {
+            #[diesel(sql_type = BigInt)]
+            number: i64,
+        }
+        diesel::sql_query(query).get_result::<Row>(&mut self.database()).unwrap().number
+    }
+
+    /// Runs a statement on the database.
+    pub(crate) fn sql(&self, statement: &str) {
+        diesel::sql_query(statement).execute(&mut self.database()).unwrap();
     }
 
     /// The status of `GET /user` with this access token.

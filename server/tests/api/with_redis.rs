@@ -49,7 +49,7 @@ async fn a_cached_token_is_good_without_the_database_and_an_evicted_one_is_cache
 #[actix_rt::test]
 #[ignore = "needs PostgreSQL and Redis: make test"]
 async fn an_end_outweighs_an_active_that_is_written_after_it() {
-    let server = Server::start();
+    let server = Server::strict();
     let tokens = server.log_in().await;
     let (mut redis, access, ended) = redis(&server, &tokens);
     assert_eq!(server.refresh(&tokens.refresh).await.status, 200);

@@ -1,0 +1,52 @@
+//! `POST /logout`.
+
+use crate::support::{Server, Tokens};
+
+#[actix_rt::test]
+async fn whoever_has_an_access_token_or_a_refresh_token_logs_out() {
+    let server = Server::start();
+    let (bearer, form, other) =
+        (server.log_in().await, server.log_in().await, server.log_in().await);
+    let request = server.http.request("POST", "/logout").bearer_auth(&bearer.access);
+    let answer = matchbook_bench::Answer::of(request.send()).await;
+    assert_eq!((answer.status, answer.text.as_str()), (204, ""));
+    let answer = server.http.post("/logout", &format!("refresh_token={}", form.refresh)).await;
+    assert_eq!(answer.status, 204);
+    server.process.await_log("logged out");
+    for tokens in [&bearer, &form] {
+        assert_eq!(server.user(&tokens.access).await, 401);
+        let refused = server.refresh(&tokens.refresh).await;
+        assert_eq!((refused.status, refused.field("reason").as_str()), (401, "logged_out"));
+    }
+    assert_eq!(server.user(&other.access).await, 200);
+    Tokens::of(&server.refresh(&other.refresh).await);
+}
+
+#[actix_rt::test]
+async fn logging_out_again_or_with_an_old_token_is_no_error() {
+    let server = Server::start();
+    let first = server.log_in().await;
+    let second = Tokens::of(&server.refresh(&first.refresh).await);
+    Tokens::of(&server.refresh(&second.refresh).await);
+    for token in [&first, &second, &first] {
+        let form = format!("refresh_token={}", token.refresh);
+        assert_eq!(server.http.post("/logout", &form).await.status, 204);
+    }
+    let log = "SELECT count(*) AS number FROM events WHERE what = 'logged_out'";
+    assert_eq!(server.number(log), 1);
+}
+
+#[actix_rt::test]
+async fn a_logout_without_a_good_token_says_what_to_send() {
+    let server = Server::start();
+    let tokens = server.log_in().await;
+    let nothing = server.http.post("/logout", "").await;
+    assert_eq!((nothing.status, nothing.field("error").as_str()), (400, "invalid_request"));
+    let junk = server.http.post("/logout", "refresh_token=mb_rt_junk").await;
+    assert_eq!((junk.status, junk.field("error").as_str()), (401, "invalid_grant"));
+    let request = server.http.request("POST", "/logout").bearer_auth("junk");
+    assert_eq!(matchbook_bench::Answer::of(request.send()).await.status, 401);
+    let neither = server.http.request("POST", "/logout").send();
+    assert_eq!(matchbook_bench::Answer::of(neither).await.status, 400);
+    assert_eq!(server.user(&tokens.access).await, 200);
+}

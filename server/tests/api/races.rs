@@ -1,0 +1,142 @@
+//! Two servers on one database, and requests at the same moment.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use matchbook_bench::{Answer, Http, Process};
+
+use crate::support::{Server, Tokens, binary, eventually, http};
+
+/// Two servers with the same settings on one database.
+struct Pair {
+    here: Server,
+    there: Http,
+    _process: Process,
+}
+
+impl Pair {
+    fn with(settings: &[(&str, &str)]) -> Self {
+        let here = Server::with(|launch| {
+            settings.iter().fold(launch, |launch, (key, value)| launch.set(key, value))
+        });
+        let launch = here.world.server(binary());
+        let launch = settings.iter().fold(launch, |launch, (key, value)| launch.set(key, value));
+        let process = launch.start();
+        let there = http(&here.world, &process);
+        Self { here, there, _process: process }
+    }
+
+    /// One server or the other.
+    fn server(&self, i: usize) -> Http {
+        if i.is_multiple_of(2) { self.here.http.clone() } else { self.there.clone() }
+    }
+
+    /// Shows a refresh token so many times at once, to both servers in turn.
+    fn refresh_at_once(
+        &self,
+        token: &str,
+        times: usize,
+    ) -> Vec<actix_rt::task::JoinHandle<Answer>> {
+        let form = format!("refresh_token={token}");
+        (0..times)
+            .map(|i| {
+                let (http, form) = (self.server(i), form.clone());
+                actix_rt::spawn(async move { http.post("/refresh", &form).await })
+            })
+            .collect()
+    }
+}
+
+#[actix_rt::test]
+async fn sixty_four_who_show_one_token_at_once_to_two_servers_get_one_pair() {
+    let pair = Pair::with(&[]);
+    let mut token = pair.here.log_in().await.refresh;
+    for generation in 1..=3 {
+        let mut pairs = BTreeSet::new();
+        for answer in pair.refresh_at_once(&token, 64) {
+            let tokens = Tokens::of(&answer.await.unwrap());
+            pairs.insert((tokens.refresh, tokens.access));
+        }
+        assert_eq!(pairs.len(), 1, "one pair for all");
+        assert_eq!(pair.here.number("SELECT generation AS number FROM sessions"), generation);
+        token = pairs.pop_first().unwrap().0;
+    }
+    assert_eq!(pair.here.number("SELECT count(*) AS number FROM events"), 1, "the sign-in");
+}
+
+#[actix_rt::test]
+async fn in_strict_mode_of_many_at_once_one_is_granted_and_the_session_ends() {
+    let pair = Pair::with(&[("rotation.mode", "strict")]);
+    let token = pair.here.log_in().await.refresh;
+    let mut granted = Vec::new();
+    for answer in pair.refresh_at_once(&token, 16) {
+        let answer = answer.await.unwrap();
+        match answer.status {
+            200 => granted.push(Tokens::of(&answer)),
+            _ => assert_eq!((answer.status, answer.field("reason").as_str()), (401, "reuse")),
+        }
+    }
+    assert_eq!(granted.len(), 1);
+    assert_eq!(pair.here.user(&granted[0].access).await, 401);
+    let found = "SELECT count(*) AS number FROM events WHERE what = 'reuse_detected'";
+    assert_eq!(pair.here.number(found), 1, "it is found out once");
+}
+
+#[actix_rt::test]
+async fn once_a_logout_is_acknowledged_nothing_of_that_session_works() {
+    let pair = Pair::with(&[]);
+    for round in 0..20 {
+        let first = pair.here.log_in().await;
+        let refreshes = pair.refresh_at_once(&first.refresh, 8);
+        actix_rt::time::sleep(Duration::from_millis(round)).await;
+        let logout = pair.server(usize::try_from(round).unwrap());
+        let out = logout.post("/logout", &format!("refresh_token={}", first.refresh)).await;
+        assert_eq!(out.status, 204, "{}", out.text);
+        // What was answered before or after: none of it is good from here on.
+        let mut held = vec![first.clone()];
+        for answer in refreshes {
+            let answer = answer.await.unwrap();
+            match answer.status {
+                200 => held.push(Tokens::of(&answer)),
+                _ => assert_eq!(answer.field("reason"), "logged_out"),
+            }
+        }
+        for tokens in held {
+            for server in [&pair.here.http, &pair.there] {
+                assert_eq!(server.get_as("/user", &tokens.access).await.status, 401);
+                let form = format!("refresh_token={}", tokens.refresh);
+                let refused = server.post("/refresh", &form).await;
+                assert_eq!(refused.field("reason"), "logged_out", "{}", refused.text);
+            }
+        }
+    }
+}
+
+#[actix_rt::test]
+async fn refreshes_and_two_sweepers_do_not_get_into_each_others_way() {
+    // Everything is due all the time, and windows are over at once.
+    let settings = [("rotation.retry_window", "1ms"), ("tokens.access_lifetime", "1s")];
+    let pair = Pair::with(&settings);
+    let mut sessions = Vec::new();
+    for _ in 0..10 {
+        sessions.push(pair.here.log_in().await);
+    }
+    let due = match pair.here.database() {
+        matchbook_server::store::Conn::Postgres(_) => "UPDATE sessions SET sweep_at = 'epoch'",
+        matchbook_server::store::Conn::Sqlite(_) => "UPDATE sessions SET sweep_at = 0",
+    };
+    for round in 0..30 {
+        if round % 3 == 0 {
+            pair.here.sql(due);
+        }
+        for (i, tokens) in sessions.iter_mut().enumerate() {
+            let form = format!("refresh_token={}", tokens.refresh);
+            *tokens = Tokens::of(&pair.server(i + round).post("/refresh", &form).await);
+        }
+        actix_rt::time::sleep(Duration::from_millis(100)).await;
+    }
+    let salts = "SELECT count(*) AS number FROM sessions WHERE salt IS NOT NULL";
+    eventually(0, async || pair.here.number(salts)).await;
+    assert_eq!(pair.here.number("SELECT CAST(sum(generation) AS bigint) AS number FROM sessions"), 300);
+    assert_eq!(pair.here.number("SELECT count(*) AS number FROM sessions"), 10);
+}

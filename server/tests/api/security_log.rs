@@ -1,0 +1,147 @@
+//! The table `events`, and what `explain` makes of it.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Nullable, Text};
+
+use crate::support::{Server, Tokens};
+
+#[derive(QueryableByName, Debug)]
+struct Event {
+    #[diesel(sql_type = Text)]
+    what: String,
+    #[diesel(sql_type = Nullable<Text>)]
+    reason: Option<String>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    generation: Option<i64>,
+    #[diesel(sql_type = Nullable<Text>)]
+    ip: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    user_agent: Option<String>,
+    #[diesel(sql_type = BigInt)]
+    named: i64,
+}
+
+fn events(server: &Server) -> Vec<Event> {
+    let mut conn = server.database();
+    let address = match conn {
+        matchbook_server::store::Conn::Postgres(_) => "host(ip)",
+        matchbook_server::store::Conn::Sqlite(_) => "ip",
+    };
+    diesel::sql_query(format!(
+        "SELECT what, reason, generation, {address} AS ip, user_agent, (SELECT count(*) FROM \
+         sessions WHERE sessions.id = session_id AND sessions.user_id = events.user_id) AS named \
+         FROM events ORDER BY id"
+    ))
+    .load(&mut conn)
+    .unwrap()
+}
+
+#[actix_rt::test]
+async fn each_sign_in_refusal_reuse_and_logout_is_an_entry_with_who_and_from_where() {
+    let server = Server::with(|launch| launch.set("rotation.retry_window", "1s"));
+    let first = server.log_in().await;
+    let second = Tokens::of(&server.refresh(&first.refresh).await);
+    let third = Tokens::of(&server.refresh(&second.refresh).await);
+    server.refresh(&first.refresh).await;
+    actix_rt::time::sleep(std::time::Duration::from_millis(1100)).await;
+    server.refresh(&second.refresh).await;
+    server.refresh(&third.refresh).await;
+    let out = server.log_in().await;
+    server.http.post("/logout", &format!("refresh_token={}", out.refresh)).await;
+    server.refresh("mb_rt_junk").await;
+
+    let events = events(&server);
+    let told: Vec<_> = events
+        .iter()
+        .map(|event| (event.what.as_str(), event.reason.as_deref(), event.generation))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("signed_in", None, None),
+            ("refresh_refused", Some("superseded"), Some(0)),
+            ("reuse_detected", Some("reuse"), Some(1)),
+            ("refresh_refused", Some("reuse"), Some(2)),
+            ("signed_in", None, None),
+            ("logged_out", None, None),
+        ]
+    );
+    for event in &events {
+        assert_eq!(event.named, 1, "session and user: {event:?}");
+        assert_eq!(event.ip.as_deref(), Some("127.0.0.1"));
+        assert_eq!(event.user_agent.as_deref(), Some("matchbook-bench"));
+    }
+}
+
+/// What `explain` says of a line on standard input, and whether it exits with 0.
+fn explain(server: &Server, line: &str, settings: &[(&str, &str)]) -> (bool, String) {
+    let launch = server.world.server(crate::support::binary());
+    let launch = settings.iter().fold(launch, |launch, (key, value)| launch.set(key, value));
+    let mut child = launch
+        .command()
+        .arg("explain")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    writeln!(child.stdin.take().unwrap(), "{line}").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(said).unwrap())
+}
+
+#[actix_rt::test]
+async fn explain_says_what_a_token_is_and_what_would_become_of_it() {
+    let server = Server::start();
+    let first = server.log_in().await;
+    let second = Tokens::of(&server.refresh(&first.refresh).await);
+    let third = Tokens::of(&server.refresh(&second.refresh).await);
+    let claims = third.claims();
+    let strict = [("rotation.mode", "strict")];
+    for (token, settings, parts) in [
+        (&third, &[][..], &["generation   2, the newest", "it is good"][..]),
+        (&second, &[], &["generation   1; the newest is 2", "the same answer again until"]),
+        (&second, &strict, &["would be refused (reuse)", "the session would end"]),
+        (&first, &[], &["generation   0", "rotated      before", "would be refused (superseded)"]),
+    ] {
+        let (success, said) = explain(&server, &token.refresh, settings);
+        assert!(success, "{said}");
+        for part in parts {
+            assert!(said.contains(part), "no {part:?} in:\n{said}");
+        }
+        for name in ["sid", "sub"] {
+            assert!(said.contains(claims[name].as_str().unwrap()), "{said}");
+        }
+        assert!(said.contains("from 127.0.0.1, \"matchbook-bench\""), "{said}");
+        assert!(said.contains("signed_in"), "{said}");
+        assert!(!said.contains(&token.refresh[6..]), "{said}");
+    }
+    assert_eq!(server.number("SELECT generation AS number FROM sessions"), 2, "it only looks");
+
+    server.http.post("/logout", &format!("refresh_token={}", third.refresh)).await;
+    let (_, said) = explain(&server, &third.refresh, &[]);
+    assert!(said.contains("would be refused (logged_out)") && said.contains("ended  "), "{said}");
+    server.sql("DELETE FROM sessions");
+    let (_, said) = explain(&server, &third.refresh, &[]);
+    assert!(said.contains("would be refused (unknown)"), "{said}");
+}
+
+#[actix_rt::test]
+async fn explain_makes_nothing_and_says_what_it_lacks() {
+    let server = Server::start();
+    let token = server.log_in().await.refresh;
+    let (success, said) = explain(&server, "mb_rt_junk", &[]);
+    assert!(!success && said.contains("not a refresh token of this server"), "{said}");
+    let (success, said) = explain(&server, &token, &[("data_dir", "elsewhere")]);
+    assert!(!success && said.contains("run this where the server runs"), "{said}");
+    assert!(!server.world.folder().join("elsewhere").exists());
+    let missing = format!("sqlite://{}/missing.db", server.world.folder().display());
+    let (success, said) = explain(&server, &token, &[("database.url", &missing)]);
+    // DATABASE_URL is set beside it; the prefixed variable wins.
+    assert!(!success && said.contains("there is no such file"), "{said}");
+    assert!(!server.world.folder().join("missing.db").exists());
+}
