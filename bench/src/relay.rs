@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -15,6 +16,7 @@ pub struct Relay {
 #[derive(Default)]
 struct Open {
     cut: bool,
+    losing: Option<String>,
     streams: Vec<TcpStream>,
 }
 
@@ -34,8 +36,18 @@ impl Relay {
                 let Ok(far) = TcpStream::connect(&target) else { continue };
                 open.streams.extend([near.try_clone().unwrap(), far.try_clone().unwrap()]);
                 let (near_back, far_back) = (near.try_clone().unwrap(), far.try_clone().unwrap());
-                thread::spawn(move || copy(near, far));
-                thread::spawn(move || copy(far_back, near_back));
+                // Whether the answers on this connection are lost.
+                let lost = Arc::new(AtomicBool::new(false));
+                let (is_lost, rules) = (lost.clone(), shared.clone());
+                let note = move |request: &[u8]| {
+                    if let Some(text) = &rules.lock().unwrap().losing {
+                        let asked = String::from_utf8_lossy(request).contains(text);
+                        is_lost.fetch_or(asked, Ordering::SeqCst);
+                    }
+                    true
+                };
+                thread::spawn(move || copy(near, far, note));
+                thread::spawn(move || copy(far_back, near_back, |_| !lost.load(Ordering::SeqCst)));
             }
         });
         Self { address, open }
@@ -55,15 +67,27 @@ impl Relay {
         }
     }
 
+    /// Loses the answer to what is asked with this text in it, and all after
+    /// it on that connection, until it is mended. The connection must be plain.
+    pub fn lose_answers_to(&self, text: &str) {
+        self.open.lock().unwrap().losing = Some(text.to_owned());
+    }
+
     /// Relays again.
     pub fn mend(&self) {
-        self.open.lock().unwrap().cut = false;
+        let mut open = self.open.lock().unwrap();
+        open.cut = false;
+        open.losing = None;
     }
 }
 
-fn copy(mut from: TcpStream, mut to: TcpStream) {
+/// Copies what `passes` lets through.
+fn copy(mut from: TcpStream, mut to: TcpStream, passes: impl Fn(&[u8]) -> bool) {
     let mut buffer = [0; 16 * 1024];
     while let Ok(read @ 1..) = from.read(&mut buffer) {
+        if !passes(&buffer[..read]) {
+            continue;
+        }
         if to.write_all(&buffer[..read]).is_err() {
             break;
         }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use matchbook_shared::Tokens;
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use crate::Error;
 
@@ -14,7 +15,20 @@ use crate::Error;
 pub struct Credential(Arc<Mutex<Shared>>);
 
 /// Tokens as they were granted together.
-pub(crate) type Held = Arc<Tokens>;
+pub(crate) type Held = Arc<Granted>;
+
+/// What a grant holds, and the key of the attempt to refresh it: the same key
+/// for as long as it takes, so that an answer that was lost can be had again.
+pub(crate) struct Granted {
+    pub(crate) tokens: Tokens,
+    pub(crate) attempt: String,
+}
+
+impl From<Tokens> for Granted {
+    fn from(tokens: Tokens) -> Self {
+        Self { tokens, attempt: Uuid::new_v4().to_string() }
+    }
+}
 
 type Outcome = Result<Held, Error>;
 
@@ -60,7 +74,7 @@ impl Credential {
     /// Takes the tokens of a new sign-in.
     pub(crate) fn replace(&self, tokens: Tokens) {
         let mut shared = self.lock();
-        shared.held = Some(Arc::new(tokens));
+        shared.held = Some(Arc::new(tokens.into()));
         // A refresh of the tokens before is of no interest to anybody any more.
         shared.flight = None;
     }
@@ -72,7 +86,7 @@ impl Credential {
     pub(crate) fn after_refusal(&self, refused: &Held) -> Result<Step, Error> {
         let mut shared = self.lock();
         let held = shared.held.clone().ok_or(Error::NotLoggedIn)?;
-        if held.token != refused.token {
+        if held.tokens.token != refused.tokens.token {
             return Ok(Step::Resend(held));
         }
         if let Some(flight) = &shared.flight {
@@ -116,7 +130,7 @@ impl Landing {
     /// The tokens that were refreshed are replaced, or erased where the server
     /// has ended the session; others that came in their place stay.
     pub(crate) fn land(self, outcome: Result<Tokens, Error>) {
-        let outcome = outcome.map(Arc::new);
+        let outcome = outcome.map(|tokens| Arc::new(Granted::from(tokens)));
         let mut shared = self.credential.lock();
         if shared.held.as_ref().is_some_and(|held| Arc::ptr_eq(held, &self.refreshing)) {
             match &outcome {
@@ -174,8 +188,8 @@ mod tests {
             panic!("the second waits")
         };
         landing.land(Ok(tokens("second")));
-        assert_eq!(flight.outcome().await.unwrap().token, "second");
-        assert_eq!(second.outcome().await.unwrap().token, "second");
+        assert_eq!(flight.outcome().await.unwrap().tokens.token, "second");
+        assert_eq!(second.outcome().await.unwrap().tokens.token, "second");
     }
 
     #[actix_rt::test]
@@ -185,7 +199,7 @@ mod tests {
         let Step::Resend(now) = credential.after_refusal(&held).unwrap() else {
             panic!("there is nothing to refresh")
         };
-        assert_eq!(now.token, "second");
+        assert_eq!(now.tokens.token, "second");
     }
 
     #[actix_rt::test]
@@ -205,7 +219,7 @@ mod tests {
         let (landing, _) = refresh(&credential, &held);
         credential.replace(tokens("a new sign-in"));
         landing.land(Err(Error::LoggedOut(None)));
-        assert_eq!(credential.held().unwrap().token, "a new sign-in");
+        assert_eq!(credential.held().unwrap().tokens.token, "a new sign-in");
 
         let held = credential.held().unwrap();
         refresh(&credential, &held).0.land(Err(Error::LoggedOut(None)));
@@ -219,6 +233,16 @@ mod tests {
         drop(landing);
         assert!(matches!(flight.outcome().await, Err(Error::Transient { .. })));
         refresh(&credential, &held);
+    }
+
+    #[actix_rt::test]
+    async fn each_attempt_to_refresh_the_same_tokens_has_the_same_key_and_others_have_others() {
+        let (credential, held) = logged_in();
+        let failure = Error::Transient { problem: "away".into(), retry_after: None };
+        refresh(&credential, &held).0.land(Err(failure));
+        assert_eq!(credential.held().unwrap().attempt, held.attempt);
+        refresh(&credential, &held).0.land(Ok(tokens("second")));
+        assert_ne!(credential.held().unwrap().attempt, held.attempt);
     }
 
     #[test]

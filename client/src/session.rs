@@ -10,6 +10,10 @@ use crate::{Credential, Error};
 /// The refresh token is not good (RFC 6749 §5.2).
 const INVALID_GRANT: &str = "invalid_grant";
 
+/// Says that a refresh is the same attempt as before, so that the server gives
+/// the same answer again where the first one was lost.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
 /// A thread's way to the server, logged in as its [`Credential`] says.
 #[derive(Clone)]
 pub struct Session {
@@ -68,7 +72,7 @@ impl Session {
     }
 
     async fn send(&self, path: &str, held: &Held) -> Result<Response, Error> {
-        exchange(self.http.get(self.server.at(path)).bearer_auth(&held.token), None).await
+        exchange(self.http.get(self.server.at(path)).bearer_auth(&held.tokens.token), None).await
     }
 
     /// Trades the refresh token. Only the server's `401`, or `invalid_grant`
@@ -76,7 +80,8 @@ impl Session {
     /// from something in between, and may pass.
     async fn refresh(&self, held: &Held) -> Result<Tokens, Error> {
         let request = self.http.post(self.server.at("/refresh"));
-        let form = [("refresh_token", held.refresh_token.as_str())];
+        let request = request.insert_header((IDEMPOTENCY_KEY, held.attempt.as_str()));
+        let form = [("refresh_token", held.tokens.refresh_token.as_str())];
         let mut response = exchange(request, Some(&form)).await?;
         match response.status() {
             StatusCode::OK => read(response).await,

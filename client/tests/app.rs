@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use matchbook_bench::{Answer, Http, Launch, Process, World};
+use matchbook_bench::{Answer, Http, Launch, Process, Relay, World};
 
 /// The server's binary lies beside the client's.
 fn server_binary() -> PathBuf {
@@ -128,6 +128,34 @@ async fn with_the_server_away_the_client_says_so_keeps_its_tokens_and_goes_on_wh
     pair.server = again.start();
     let answer = pair.http.get("/info").await;
     assert_eq!((answer.status, answer.text), (200, expected));
+}
+
+#[actix_rt::test]
+async fn an_answer_to_a_refresh_that_was_lost_is_had_again_after_the_retry_window() {
+    let world = World::new();
+    let server = world
+        .server(&server_binary())
+        .set("tokens.access_lifetime", "1s")
+        .set("rotation.retry_window", "1s")
+        .set("tls.mode", "off")
+        .start();
+    let relay = Relay::to(server.url().rsplit('/').next().unwrap());
+    let url = format!("http://{}", relay.address());
+    let file = world.folder().join("matchbook-client.toml");
+    std::fs::write(file, "[server]\nca_file = ''\ntimeout = '1s'").unwrap();
+    let app = client(&world, &url).start();
+    let http = Http::new(app.url(), None);
+    assert_eq!(http.get("/login").await.status, 200);
+    actix_rt::time::sleep(std::time::Duration::from_secs(1)).await;
+
+    relay.lose_answers_to("POST /refresh");
+    assert_eq!(http.get("/info").await.status, 503);
+    app.await_log("POST /refresh failed");
+    relay.mend();
+    actix_rt::time::sleep(std::time::Duration::from_millis(1100)).await;
+    let answer = http.get("/info").await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    server.await_log("refresh repeated");
 }
 
 #[actix_rt::test]

@@ -137,6 +137,9 @@ async fn refreshes_and_two_sweepers_do_not_get_into_each_others_way() {
     }
     let salts = "SELECT count(*) AS number FROM sessions WHERE salt IS NOT NULL";
     eventually(0, async || pair.here.number(salts)).await;
-    assert_eq!(pair.here.number("SELECT CAST(sum(generation) AS bigint) AS number FROM sessions"), 300);
+    assert_eq!(
+        pair.here.number("SELECT CAST(sum(generation) AS bigint) AS number FROM sessions"),
+        300
+    );
     assert_eq!(pair.here.number("SELECT count(*) AS number FROM sessions"), 10);
 }
