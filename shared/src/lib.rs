@@ -32,7 +32,7 @@ pub struct RefreshForm {
 pub struct Tokens {
     /// The access token: a JWT to send as `Authorization: Bearer …`.
     pub token: String,
-    /// The refresh token: opaque, good for one refresh.
+    /// The refresh token: opaque, replaced by a new one at each refresh.
     pub refresh_token: String,
     /// How long the access token lives, in seconds from when it was issued.
     pub expires_in: u64,
