@@ -159,3 +159,21 @@ async fn a_long_user_agent_in_any_bytes_does_not_keep_a_guest_out() {
         .send();
     assert_eq!(Answer::of(request).await.status, 200);
 }
+
+#[actix_rt::test]
+#[ignore = "needs PostgreSQL: make test"]
+async fn what_is_no_token_of_this_server_is_refused_without_asking_the_database() {
+    let world = matchbook_bench::World::new();
+    let (relay, url) = world.database_relay();
+    let server = Server::within(world, |launch| {
+        launch.variable("DATABASE_URL", &url).set("database.wait", "300ms")
+    });
+    let genuine = server.log_in().await.refresh;
+    let mut forged = genuine.clone();
+    forged.replace_range(60..61, if &genuine[60..61] == "A" { "B" } else { "A" });
+    relay.cut();
+    assert_eq!(server.refresh(&forged).await.status, 401);
+    assert_eq!(server.refresh("mb_rt_junk").await.status, 401);
+    assert_eq!(server.refresh(&genuine).await.status, 503, "the database would be asked");
+    relay.mend();
+}

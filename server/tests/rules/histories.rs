@@ -27,6 +27,10 @@ enum Action {
     ClearSalt,
     /// The sweeper's look at the row is due.
     Sweep,
+    /// The operator erases the salt, whenever that may be.
+    EraseSalt,
+    /// The operator has the session expire.
+    Expire,
     /// The server starts anew with another secret; the old one is listed.
     ChangeSecret,
 }
@@ -50,6 +54,8 @@ fn action() -> impl Strategy<Value = Action> {
         1 => Just(Action::LogOut),
         2 => Just(Action::ClearSalt),
         2 => Just(Action::Sweep),
+        1 => Just(Action::EraseSalt),
+        1 => Just(Action::Expire),
         1 => Just(Action::ChangeSecret),
     ]
 }
@@ -99,6 +105,14 @@ fn play(subject: &mut Subject, policy: Policy, actions: &[Action]) {
                 subject.sweep();
                 model.sweep(subject.now);
                 assert_eq!(subject.standing(session).is_some(), model.state().0);
+            }
+            Action::EraseSalt => {
+                subject.sql("UPDATE sessions SET salt = NULL");
+                model.erase_salt();
+            }
+            Action::Expire => {
+                subject.expire();
+                model.expire(subject.now);
             }
             Action::Show { age, key } => {
                 let generation = (seen.chain.len() - 1).saturating_sub(*age);

@@ -106,6 +106,18 @@ impl Model {
         }
     }
 
+    /// The operator has erased what the successor was derived with.
+    pub(crate) fn erase_salt(&mut self) {
+        if let Some(last) = &mut self.last {
+            last.repeatable = false;
+        }
+    }
+
+    /// The operator has the session expire.
+    pub(crate) fn expire(&mut self, now: Timestamp) {
+        self.idle_end = now;
+    }
+
     /// The sweeper, told of a rotation.
     pub(crate) fn clear_salt(&mut self, now: Timestamp) {
         let Some(retry) = self.policy.retry else { return };

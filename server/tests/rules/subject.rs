@@ -199,11 +199,21 @@ impl Subject {
 
     /// Every session is due to be looked at.
     pub(crate) fn make_due(&mut self) {
-        let long_ago = match self.conn {
-            Conn::Postgres(_) => "'epoch'",
-            Conn::Sqlite(_) => "0",
+        self.set("sweep_at", Timestamp::from_secs(0));
+    }
+
+    /// Every session expires.
+    pub(crate) fn expire(&mut self) {
+        self.set("idle_expires_at", self.now);
+    }
+
+    fn set(&mut self, column: &str, time: Timestamp) {
+        let micros = time.as_micros();
+        let time = match self.conn {
+            Conn::Postgres(_) => format!("'epoch'::timestamptz + {micros} * interval '1 us'"),
+            Conn::Sqlite(_) => micros.to_string(),
         };
-        self.sql(&format!("UPDATE sessions SET sweep_at = {long_ago}"));
+        self.sql(&format!("UPDATE sessions SET {column} = {time}"));
     }
 
     /// A row.
