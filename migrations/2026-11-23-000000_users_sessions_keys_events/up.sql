@@ -30,13 +30,10 @@ CREATE TABLE sessions (
     -- Who signed in or refreshed last.
     user_agent text,
     ip inet,
-    -- When the sweeper has to look at this row; never changed by a rotation.
-    sweep_at timestamptz NOT NULL,
     CHECK ((ended_at IS NULL) = (end_reason IS NULL))
 );
 
 CREATE INDEX sessions_user_id ON sessions (user_id);
-CREATE INDEX sessions_sweep_at ON sessions (sweep_at);
 
 -- The security log: rows are added, and deleted when they are old, never
 -- changed. They outlive what they are about, so nothing is referenced. Ids sort

@@ -16,7 +16,7 @@ use matchbook_shared::Reason;
 
 use crate::clock::Timestamp;
 use crate::store::events::{self, Event};
-use crate::store::sessions::{Advance, Broom, Dust, NewSession, Standing, Swept};
+use crate::store::sessions::{Advance, Chore, Dust, NewSession, Standing, Swept};
 use crate::store::{self, Conn, users};
 use crate::token::{
     AccessId, AttemptKey, Dice, EventId, Peppers, RefreshToken, Salt, Secret, SessionId, UserId,
@@ -51,10 +51,6 @@ pub struct Retry {
     /// alone, from the first moment on.
     pub exclusive: bool,
 }
-
-/// The sweeper looks at each session at least this often: what a server that
-/// was killed has left behind is gone after that.
-const LOOK_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Policy {
     /// How long a successor may be asked for again.
@@ -242,7 +238,6 @@ pub fn open(
         }
         let expires_at = now.after(policy.absolute_lifetime);
         let idle_expires_at = now.after(policy.idle_lifetime);
-        let gone_at = idle_expires_at.min(expires_at).after(policy.retention);
         store::sessions::insert(
             conn,
             &NewSession {
@@ -255,7 +250,6 @@ pub fn open(
                 expires_at,
                 user_agent: device.user_agent.as_deref(),
                 ip: device.ip,
-                sweep_at: now.after(LOOK_EVERY).min(gone_at),
             },
         )?;
         let subject = Subject { session, user: Some(user), generation: None };
@@ -450,29 +444,29 @@ pub fn log_out(
     })
 }
 
-/// Takes away, of up to `limit` sessions that are due, salts that are not
+/// Takes away, of the `limit` sessions that follow on `after`, salts that are not
 /// needed any more and rows of sessions that are long over.
 ///
 /// # Errors
 /// When a statement fails.
-pub fn sweep(conn: &mut Conn, policy: &Policy, limit: i64, now: Timestamp) -> QueryResult<Swept> {
-    store::sessions::sweep(conn, now, limit, |dust| tidy(dust, policy, now))
+pub fn sweep(
+    conn: &mut Conn,
+    after: SessionId,
+    limit: i64,
+    policy: &Policy,
+    now: Timestamp,
+) -> QueryResult<Swept> {
+    store::sessions::sweep(conn, after, limit, |dust| chore(dust, policy, now))
 }
 
-fn tidy(dust: &Dust, policy: &Policy, now: Timestamp) -> Broom {
+fn chore(dust: &Dust, policy: &Policy, now: Timestamp) -> Chore {
     let expires_at = dust.idle_expires_at.min(dust.expires_at);
     let over_at = dust.ended_at.map_or(expires_at, |ended_at| ended_at.min(expires_at));
-    let gone_at = over_at.after(policy.retention);
-    if gone_at <= now {
-        return Broom::Delete;
+    if over_at.after(policy.retention) <= now {
+        return Chore::Delete;
     }
-    let sweep_at = now.after(LOOK_EVERY).min(gone_at);
     let salt_ends = dust.rotated_at.unwrap_or(now).after(policy.salt_lifetime(dust.keyed));
-    match dust.salted {
-        false => Broom::Keep { clear: false, sweep_at },
-        true if over_at <= now || salt_ends < now => Broom::Keep { clear: true, sweep_at },
-        true => Broom::Keep { clear: false, sweep_at: sweep_at.min(salt_ends) },
-    }
+    if dust.salted && (over_at <= now || salt_ends < now) { Chore::Clear } else { Chore::Leave }
 }
 
 /// Clears the salts of those of `sessions` whose window is over. Attempt keys

@@ -64,6 +64,9 @@ impl AccessId {
 }
 
 impl SessionId {
+    /// Before all others.
+    pub const FIRST: Self = Self(Uuid::nil());
+
     /// A new id. Ids made later sort later (UUID version 7), so that new rows
     /// go to one end of the primary key's index, however many there are.
     ///

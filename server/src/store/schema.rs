@@ -33,7 +33,6 @@ diesel::table! {
         end_reason -> Nullable<Text>,
         user_agent -> Nullable<Text>,
         ip -> Nullable<IpAddress>,
-        sweep_at -> PointInTime,
     }
 }
 

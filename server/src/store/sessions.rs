@@ -30,8 +30,6 @@ pub struct NewSession<'a> {
     pub user_agent: Option<&'a str>,
     /// The address that signed in.
     pub ip: Option<IpAddr>,
-    /// When the sweeper has to look at it.
-    pub sweep_at: Timestamp,
 }
 
 /// Adds a session at generation 0.
@@ -52,7 +50,6 @@ pub fn insert(conn: &mut Conn, new: &NewSession<'_>) -> QueryResult<()> {
             sessions::expires_at.eq(new.expires_at),
             sessions::user_agent.eq(new.user_agent),
             sessions::ip.eq(new.ip.map(Address)),
-            sessions::sweep_at.eq(new.sweep_at),
         ))
         .execute(conn)?;
     Ok(())
@@ -293,82 +290,73 @@ pub struct Dust {
     pub ended_at: Option<Timestamp>,
 }
 
-/// What to do with a session.
-pub enum Broom {
+/// What the sweeper does with a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Chore {
+    /// Nothing.
+    Leave,
+    /// Take its salt.
+    Clear,
     /// Delete it.
     Delete,
-    /// Keep it, without its salt where `clear` says so, and look again then.
-    Keep {
-        /// Whether the salt goes.
-        clear: bool,
-        /// When to look again.
-        sweep_at: Timestamp,
-    },
 }
 
 /// What a sweep has done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Swept {
-    /// How many sessions it looked at.
-    pub seen: usize,
+    /// The last session it looked at; `None` where there was none.
+    pub last: Option<SessionId>,
     /// How many salts are gone.
     pub cleared: usize,
     /// How many sessions are gone.
     pub deleted: usize,
 }
 
-/// Looks at up to `limit` sessions that are due and does with each what `judge`
-/// says. Of several servers each takes others: rows that are being changed are
-/// passed over.
+/// Looks at the `limit` sessions that follow on `after` and does with each what
+/// `judge` says. It goes by the primary key, which is the order in which
+/// sessions were opened and, nearly, lie on the disk. Rows that are being
+/// changed are passed over, so that neither a refresh nor another server's
+/// sweeper is waited for.
 ///
 /// # Errors
 /// When a statement fails.
 pub fn sweep(
     conn: &mut Conn,
-    now: Timestamp,
+    after: SessionId,
     limit: i64,
-    judge: impl Fn(&Dust) -> Broom,
+    judge: impl Fn(&Dust) -> Chore,
 ) -> QueryResult<Swept> {
-    let due = sessions::table
-        .filter(sessions::sweep_at.le(now))
-        .order(sessions::sweep_at)
-        .limit(limit)
-        .select((
-            sessions::id,
-            sessions::salt.is_not_null(),
-            sessions::attempt_digest.is_not_null(),
-            sessions::rotated_at,
-            sessions::idle_expires_at,
-            sessions::expires_at,
-            sessions::ended_at,
-        ));
+    let dust = sessions::table.select((
+        sessions::id,
+        sessions::salt.is_not_null(),
+        sessions::attempt_digest.is_not_null(),
+        sessions::rotated_at,
+        sessions::idle_expires_at,
+        sessions::expires_at,
+        sessions::ended_at,
+    ));
+    let seen: Vec<Dust> =
+        dust.filter(sessions::id.gt(after)).order(sessions::id).limit(limit).load(conn)?;
+    let mut swept = Swept { last: seen.last().map(|dust| dust.id), ..Swept::default() };
+    let work = seen.iter().filter(|dust| judge(dust) != Chore::Leave);
+    let work: Vec<SessionId> = work.map(|dust| dust.id).collect();
+    if work.is_empty() {
+        return Ok(swept);
+    }
+    let work = dust.filter(sessions::id.eq_any(work));
     conn.write(|conn| {
-        let all: Vec<Dust> = match conn {
-            Conn::Postgres(conn) => due.for_update().skip_locked().load(conn)?,
-            Conn::Sqlite(conn) => due.load(conn)?,
+        // As they are now that nobody else can change them.
+        let held: Vec<Dust> = match conn {
+            Conn::Postgres(conn) => work.for_update().skip_locked().load(conn)?,
+            Conn::Sqlite(conn) => work.load(conn)?,
         };
-        let (mut cleared, mut deleted) = (Vec::new(), Vec::new());
-        for dust in &all {
-            match judge(dust) {
-                Broom::Delete => deleted.push(dust.id),
-                Broom::Keep { clear, sweep_at } => {
-                    if clear {
-                        cleared.push(dust.id);
-                    }
-                    diesel::update(sessions::table.find(dust.id))
-                        .set(sessions::sweep_at.eq(sweep_at))
-                        .execute(conn)?;
-                }
-            }
-        }
-        let done = Swept { seen: all.len(), cleared: cleared.len(), deleted: deleted.len() };
-        if !cleared.is_empty() {
-            clear(conn, cleared)?;
-        }
-        if !deleted.is_empty() {
-            diesel::delete(sessions::table.filter(sessions::id.eq_any(deleted))).execute(conn)?;
-        }
-        Ok(done)
+        let all = |chore| {
+            let those = held.iter().filter(|dust| judge(dust) == chore);
+            those.map(|dust| dust.id).collect::<Vec<_>>()
+        };
+        swept.cleared = clear(conn, all(Chore::Clear))?;
+        swept.deleted = delete(conn, all(Chore::Delete))?;
+        Ok(swept)
     })
 }
 
@@ -389,13 +377,23 @@ pub fn clear_salts(conn: &mut Conn, ids: &[SessionId], before: Timestamp) -> Que
             Conn::Postgres(conn) => old.for_update().skip_locked().load(conn)?,
             Conn::Sqlite(conn) => old.load(conn)?,
         };
-        if ids.is_empty() { Ok(0) } else { clear(conn, ids) }
+        clear(conn, ids)
     })
 }
 
-/// Takes away what a successor could be derived from.
+/// Takes away what a successor could be derived from; answers how many had it.
 fn clear(conn: &mut Conn, ids: Vec<SessionId>) -> QueryResult<usize> {
+    if ids.is_empty() {
+        return Ok(0);
+    }
     diesel::update(sessions::table.filter(sessions::id.eq_any(ids)))
         .set((sessions::salt.eq(None::<&[u8]>), sessions::attempt_digest.eq(None::<&[u8]>)))
         .execute(conn)
+}
+
+fn delete(conn: &mut Conn, ids: Vec<SessionId>) -> QueryResult<usize> {
+    if ids.is_empty() {
+        return Ok(0);
+    }
+    diesel::delete(sessions::table.filter(sessions::id.eq_any(ids))).execute(conn)
 }

@@ -25,7 +25,7 @@ enum Action {
     LogOut,
     /// The sweeper was told of the rotation.
     ClearSalt,
-    /// The sweeper's look at the row is due.
+    /// The sweeper comes across the row.
     Sweep,
     /// The operator erases the salt, whenever that may be.
     EraseSalt,
@@ -100,8 +100,6 @@ fn play(subject: &mut Subject, policy: Policy, actions: &[Action]) {
                 model.clear_salt(subject.now);
             }
             Action::Sweep => {
-                // Due at this moment, since the model has no diary.
-                subject.make_due();
                 subject.sweep();
                 model.sweep(subject.now);
                 assert_eq!(subject.standing(session).is_some(), model.state().0);

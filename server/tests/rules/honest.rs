@@ -163,7 +163,6 @@ fn play(subject: &mut Subject, setup: Setup, actions: &[Action]) {
             Action::SetBack(duration) => subject.now = subject.now.before(*duration),
             Action::Sweep => {
                 subject.clear_salts(&[session]);
-                subject.make_due();
                 subject.sweep();
             }
             Action::ChangeSecret => subject.change_secret(),

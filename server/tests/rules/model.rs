@@ -129,7 +129,7 @@ impl Model {
         }
     }
 
-    /// The sweeper, on its daily look.
+    /// The sweeper, on its round.
     pub(crate) fn sweep(&mut self, now: Timestamp) {
         let mut over_at = self.idle_end.min(self.end);
         if let Some((ended_at, _)) = self.ended {

@@ -192,28 +192,29 @@ impl Subject {
         sessions::clear_salts(&mut self.conn, ids, &self.policy, self.now).unwrap()
     }
 
-    /// The sweeper looks at what is due.
-    pub(crate) fn sweep(&mut self) -> store::sessions::Swept {
-        sessions::sweep(&mut self.conn, &self.policy, 100, self.now).unwrap()
-    }
-
-    /// Every session is due to be looked at.
-    pub(crate) fn make_due(&mut self) {
-        self.set("sweep_at", Timestamp::from_secs(0));
+    /// The sweeper goes its round: how many salts are gone, and how many sessions.
+    pub(crate) fn sweep(&mut self) -> (usize, usize) {
+        let Subject { conn, policy, now, .. } = self;
+        let (mut at, mut cleared, mut deleted) = (SessionId::FIRST, 0, 0);
+        loop {
+            let swept = sessions::sweep(conn, at, 100, policy, *now).unwrap();
+            cleared += swept.cleared;
+            deleted += swept.deleted;
+            match swept.last {
+                Some(last) => at = last,
+                None => return (cleared, deleted),
+            }
+        }
     }
 
     /// Every session expires.
     pub(crate) fn expire(&mut self) {
-        self.set("idle_expires_at", self.now);
-    }
-
-    fn set(&mut self, column: &str, time: Timestamp) {
-        let micros = time.as_micros();
+        let micros = self.now.as_micros();
         let time = match self.conn {
             Conn::Postgres(_) => format!("'epoch'::timestamptz + {micros} * interval '1 us'"),
             Conn::Sqlite(_) => micros.to_string(),
         };
-        self.sql(&format!("UPDATE sessions SET {column} = {time}"));
+        self.sql(&format!("UPDATE sessions SET idle_expires_at = {time}"));
     }
 
     /// A row.

@@ -2,10 +2,10 @@
 
 use diesel::Connection;
 use matchbook_server::sessions;
-use matchbook_server::store::sessions::Swept;
+use matchbook_server::token::SessionId;
 use matchbook_shared::Reason;
 
-use crate::subject::{Answer, DAY, DEFAULT, HOUR, MINUTE, SECOND, Subject};
+use crate::subject::{Answer, DAY, DEFAULT, MINUTE, SECOND, Subject};
 
 #[test]
 fn a_salt_is_gone_when_its_window_is_over_and_not_before() {
@@ -27,27 +27,27 @@ fn a_salt_is_kept_for_its_attempt_key_as_long_as_recovery_lasts() {
     let mut subject = Subject::new(DEFAULT);
     let (session, first) = subject.open();
     subject.show(&first.refresh, Some("k"));
-    subject.wait(23 * HOUR);
+    subject.wait(DAY);
     assert_eq!(subject.clear_salts(&[session]), 0);
-    subject.make_due();
-    assert_eq!(subject.sweep(), Swept { seen: 1, cleared: 0, deleted: 0 });
+    assert_eq!(subject.sweep(), (0, 0));
     assert!(matches!(subject.show(&first.refresh, Some("k")), Answer::Repeated(_)));
-    // It looks again as soon as that is over, without being told.
-    subject.wait(HOUR + SECOND);
-    assert_eq!(subject.sweep(), Swept { seen: 1, cleared: 1, deleted: 0 });
+    subject.wait(SECOND);
+    assert_eq!(subject.sweep(), (1, 0));
     let standing = subject.standing(session).unwrap();
     assert!(standing.salt.is_none() && standing.attempt_digest.is_none());
+    assert_eq!(subject.sweep(), (0, 0), "there is nothing left to do");
 }
 
 #[test]
-fn a_salt_that_a_killed_server_has_left_is_gone_within_a_day() {
+fn a_salt_that_a_killed_server_has_left_is_come_across() {
     let mut subject = Subject::new(DEFAULT);
     let (session, first) = subject.open();
     subject.show(&first.refresh, None);
-    subject.wait(DAY + SECOND);
-    assert_eq!(subject.sweep(), Swept { seen: 1, cleared: 1, deleted: 0 });
+    subject.wait(30 * SECOND);
+    assert_eq!(subject.sweep(), (0, 0));
+    subject.wait(SECOND);
+    assert_eq!(subject.sweep(), (1, 0));
     assert!(subject.standing(session).unwrap().salt.is_none());
-    assert_eq!(subject.sweep().seen, 0, "each row once a day");
 }
 
 #[test]
@@ -56,8 +56,7 @@ fn a_salt_goes_with_its_session() {
     let (session, first) = subject.open();
     subject.show(&first.refresh, Some("k"));
     subject.log_out(session);
-    subject.make_due();
-    assert_eq!(subject.sweep(), Swept { seen: 1, cleared: 1, deleted: 0 });
+    assert_eq!(subject.sweep(), (1, 0));
 }
 
 #[test]
@@ -73,7 +72,7 @@ fn a_session_is_deleted_some_time_after_its_end_and_a_live_one_never() {
         subject.wait(DAY);
         let Answer::Rotated(pair) = subject.show(&live_token.refresh, None) else { panic!() };
         live_token = pair;
-        if subject.sweep().deleted > 0 {
+        if subject.sweep().1 > 0 {
             deleted.push(day);
         }
     }
@@ -90,40 +89,41 @@ fn a_session_is_deleted_some_time_after_its_end_and_a_live_one_never() {
 }
 
 #[test]
-fn a_refresh_in_time_saves_a_session_from_the_sweeper() {
+fn a_refresh_in_time_saves_a_session_from_the_sweeper_until_its_absolute_end() {
     let mut subject = Subject::new(DEFAULT);
     let (session, mut token) = subject.open();
     for _ in 0..3 {
         subject.wait(29 * DAY);
         let Answer::Rotated(pair) = subject.show(&token.refresh, None) else { panic!() };
         token = pair;
-        subject.make_due();
-        assert_eq!(subject.sweep().deleted, 0);
+        assert_eq!(subject.sweep(), (0, 0));
     }
-    // Its absolute end, and a week.
-    subject.wait(3 * DAY + 7 * DAY);
-    subject.make_due();
-    assert_eq!(subject.sweep().deleted, 1);
+    // The ninety days are over in three, and a week comes on top.
+    subject.wait(9 * DAY);
+    assert_eq!(subject.sweep().1, 0);
+    subject.wait(DAY);
+    assert_eq!(subject.sweep().1, 1);
     assert!(subject.standing(session).is_none());
 }
 
 #[test]
-fn batches_are_small_and_leave_nothing() {
+fn a_round_comes_across_every_session_in_small_steps() {
     let mut subject = Subject::new(DEFAULT);
     for _ in 0..25 {
-        subject.open();
+        let (session, _) = subject.open();
+        subject.log_out(session);
+        subject.wait(SECOND);
     }
-    subject.make_due();
-    let (policy, now) = (subject.policy, subject.now);
-    let mut seen = Vec::new();
+    subject.wait(7 * DAY);
+    let (mut at, mut deleted) = (SessionId::FIRST, Vec::new());
     loop {
-        let swept = sessions::sweep(&mut subject.conn, &policy, 10, now).unwrap();
-        seen.push(swept.seen);
-        if swept.seen < 10 {
-            break;
-        }
+        let (policy, now) = (subject.policy, subject.now);
+        let swept = sessions::sweep(&mut subject.conn, at, 10, &policy, now).unwrap();
+        deleted.push(swept.deleted);
+        let Some(last) = swept.last else { break };
+        at = last;
     }
-    assert_eq!(seen, [10, 10, 5]);
+    assert_eq!(deleted, [10, 10, 5, 0]);
 }
 
 #[test]
@@ -145,58 +145,51 @@ fn a_row_that_is_being_changed_is_passed_over_and_nobody_waits() {
     let mut subject = Subject::new(DEFAULT);
     let (busy, first) = subject.open();
     let (other, second) = subject.open();
-    subject.show(&first.refresh, None);
-    subject.show(&second.refresh, None);
+    let (_, third) = subject.open();
+    for token in [&first, &second, &third] {
+        subject.show(&token.refresh, None);
+    }
     subject.wait(MINUTE);
-    subject.make_due();
     let mut other_server = subject.connection();
     other_server
         .transaction(|conn| {
             // As a refresh does, or another server's sweeper.
-            diesel::RunQueryDsl::execute(
-                diesel::sql_query(format!(
-                    "UPDATE sessions SET generation = 1 WHERE id = '{busy}'"
-                )),
-                conn,
-            )?;
+            let change = format!("UPDATE sessions SET generation = 1 WHERE id = '{busy}'");
+            diesel::RunQueryDsl::execute(diesel::sql_query(change), conn)?;
             subject.sql("SET lock_timeout = '1s'");
             assert_eq!(subject.clear_salts(&[busy, other]), 1);
-            assert_eq!(subject.sweep().seen, 1);
+            assert_eq!(subject.sweep(), (1, 0));
             diesel::QueryResult::Ok(())
         })
         .unwrap();
-    assert_eq!(subject.sweep(), Swept { seen: 1, cleared: 1, deleted: 0 }, "its turn comes");
+    assert_eq!(subject.sweep(), (1, 0), "its turn comes");
 }
 
 #[test]
-fn several_servers_sweep_side_by_side_and_each_row_is_seen_once() {
+fn several_servers_sweep_side_by_side_and_each_salt_is_cleared_once() {
     let mut subject = Subject::new(DEFAULT);
     for _ in 0..60 {
         let (_, first) = subject.open();
         subject.show(&first.refresh, None);
     }
-    subject.wait(2 * HOUR);
-    subject.make_due();
+    subject.wait(MINUTE);
     let (policy, now) = (subject.policy, subject.now);
     let servers: Vec<_> = (0..3)
         .map(|_| {
             let mut conn = subject.connection();
             std::thread::spawn(move || {
-                let mut seen = Swept::default();
+                let (mut at, mut cleared) = (SessionId::FIRST, 0);
                 loop {
-                    let swept = sessions::sweep(&mut conn, &policy, 7, now).unwrap();
-                    seen.seen += swept.seen;
-                    seen.cleared += swept.cleared;
-                    if swept.seen == 0 {
-                        return seen;
-                    }
+                    let swept = sessions::sweep(&mut conn, at, 7, &policy, now).unwrap();
+                    cleared += swept.cleared;
+                    let Some(last) = swept.last else { return cleared };
+                    at = last;
                 }
             })
         })
         .collect();
-    let seen: Vec<Swept> = servers.into_iter().map(|server| server.join().unwrap()).collect();
-    // What is passed over is somebody else's, or comes up again.
-    let rest = subject.sweep();
-    let total = |count: fn(&Swept) -> usize| seen.iter().map(count).sum::<usize>() + count(&rest);
-    assert_eq!((total(|swept| swept.seen), total(|swept| swept.cleared)), (60, 60), "{seen:?}");
+    let cleared: usize = servers.into_iter().map(|server| server.join().unwrap()).sum();
+    // What all have passed over comes up on the next round.
+    assert_eq!(cleared + subject.sweep().0, 60);
+    assert_eq!(subject.number("SELECT count(salt) AS number FROM sessions"), 0);
 }

@@ -70,7 +70,6 @@ fn play(subject: &mut Subject, policy: Policy, actions: &[Action]) {
             }
             Action::Sweep => {
                 subject.clear_salts(&[session]);
-                subject.make_due();
                 subject.sweep();
                 continue;
             }
