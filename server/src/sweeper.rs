@@ -6,7 +6,7 @@
 //! batch each second, along the primary key. There is no index to find work by,
 //! since one on a column that rotations change would make each of them dearer.
 //! A batch reads rows that lie side by side and writes only where there is
-//! something to do; ten million sessions are seen within six hours.
+//! something to do; a round of ten million sessions takes some hours.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

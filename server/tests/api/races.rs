@@ -65,6 +65,23 @@ async fn sixty_four_who_show_one_token_at_once_to_two_servers_get_one_pair() {
 }
 
 #[actix_rt::test]
+async fn those_who_ask_again_when_the_access_token_has_expired_get_one_fresh_one() {
+    let pair = Pair::with(&[("tokens.access_lifetime", "5s")]);
+    let first = pair.here.log_in().await;
+    let second = Tokens::of(&pair.here.refresh(&first.refresh).await);
+    eventually(401, async || pair.here.user(&second.access).await).await;
+    let mut pairs = BTreeSet::new();
+    for answer in pair.refresh_at_once(&first.refresh, 32) {
+        let tokens = Tokens::of(&answer.await.unwrap());
+        pairs.insert((tokens.refresh, tokens.access));
+    }
+    assert_eq!(pairs.len(), 1, "one pair for all");
+    let (refresh, access) = pairs.pop_first().unwrap();
+    assert_eq!(refresh, second.refresh);
+    assert_eq!(pair.here.user(&access).await, 200);
+}
+
+#[actix_rt::test]
 async fn in_strict_mode_of_many_at_once_one_is_granted_and_the_session_ends() {
     let pair = Pair::with(&[("rotation.mode", "strict")]);
     let token = pair.here.log_in().await.refresh;
