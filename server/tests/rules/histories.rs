@@ -61,7 +61,10 @@ fn action() -> impl Strategy<Value = Action> {
 }
 
 fn policy() -> impl Strategy<Value = Policy> {
-    prop_oneof![3 => Just(DEFAULT), 2 => Just(EXCLUSIVE), 1 => Just(STRICT)]
+    let rules = prop_oneof![3 => Just(DEFAULT), 2 => Just(EXCLUSIVE), 1 => Just(STRICT)];
+    // Where a session may rest as long as it may live, its absolute end is met.
+    let idle = prop_oneof![Just(DEFAULT.idle_lifetime), Just(DEFAULT.absolute_lifetime)];
+    (rules, idle).prop_map(|(rules, idle_lifetime)| Policy { idle_lifetime, ..rules })
 }
 
 /// What was ever answered.
