@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The pause where the database does not answer.
 const LONG_PAUSE: Duration = Duration::from_secs(10);
 /// How many rows a round looks at in one step.
-const STEP: i64 = 500;
+pub const STEP: i64 = 500;
 /// How many of the remembered salts one statement clears: few milliseconds of
 /// locks on rows that are in use.
 const BATCH: usize = 100;
@@ -82,7 +82,11 @@ impl Sweeper {
         }
     }
 
-    async fn step(&mut self) -> Result<(), store::Error> {
+    /// Clears the salts that it was told of, and takes a step of its round.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn step(&mut self) -> Result<(), store::Error> {
         self.clear_salts().await?;
 
         let (policy, at, now) = (self.policy, self.at, clock::now());
@@ -116,7 +120,9 @@ impl Sweeper {
                 return Ok(());
             }
             let count = ids.len();
-            self.work(move |conn| sessions::clear_salts(conn, &ids, &policy, now)).await?;
+            let clear = move |conn: &mut Conn| sessions::clear_salts(conn, &ids, &policy, now);
+            let cleared = self.work(clear).await?;
+            tracing::debug!(cleared, "salts of own rotations cleared");
             self.rotated.drain(..count);
         }
     }

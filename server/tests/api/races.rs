@@ -132,7 +132,11 @@ async fn once_a_logout_is_acknowledged_nothing_of_that_session_works() {
 #[actix_rt::test]
 async fn refreshes_and_two_sweepers_do_not_get_into_each_others_way() {
     // Windows are over at once, so the sweepers always find something.
-    let settings = [("rotation.retry_window", "1ms"), ("tokens.access_lifetime", "1s")];
+    let settings = [
+        ("rotation.retry_window", "1ms"),
+        ("tokens.access_lifetime", "1s"),
+        ("log.level", "debug"),
+    ];
     let pair = Pair::with(&settings);
     let mut sessions = Vec::new();
     for _ in 0..10 {
@@ -147,6 +151,7 @@ async fn refreshes_and_two_sweepers_do_not_get_into_each_others_way() {
     }
     let salts = "SELECT count(*) AS number FROM sessions WHERE salt IS NOT NULL";
     eventually(0, async || pair.here.number(salts)).await;
+    pair.here.process.await_log("salts of own rotations cleared");
     assert_eq!(
         pair.here.number("SELECT CAST(sum(generation) AS bigint) AS number FROM sessions"),
         300

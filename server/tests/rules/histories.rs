@@ -196,3 +196,18 @@ fn the_edges_of_the_window_and_of_recovery_are_within() {
         assert_eq!(matches!(answer, Answer::Repeated(_)), granted, "{wait:?} {key:?}: {answer:?}");
     }
 }
+
+#[test]
+fn of_two_that_renew_an_expired_access_token_one_gets_its_way() {
+    use matchbook_server::store::sessions::renew_access;
+    use matchbook_server::token::AccessId;
+    let mut subject = Subject::new(DEFAULT);
+    let (session, first) = subject.open();
+    subject.show(&first.refresh, Some("k"));
+    subject.wait(HOUR);
+    // Both have seen the same row.
+    let seen = subject.standing(session).unwrap();
+    let mut renew =
+        || renew_access(&mut subject.conn, session, &seen, AccessId::random(), subject.now);
+    assert_eq!((renew(), renew()), (Ok(true), Ok(false)));
+}

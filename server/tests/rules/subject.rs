@@ -131,6 +131,11 @@ impl Subject {
         self.policy = policy;
     }
 
+    /// The database as a server has it.
+    pub(crate) fn store(&self) -> Store {
+        Store::open(&Options { url: self.url.clone(), pool_size: 1, wait: MINUTE }).unwrap()
+    }
+
     /// Another connection, as another server has it.
     pub(crate) fn connection(&self) -> Conn {
         store::connect(&self.url).unwrap()

@@ -1,8 +1,9 @@
 //! What the sweeper takes away, and what it leaves.
 
 use diesel::Connection;
-use matchbook_server::sessions;
+use matchbook_server::sweeper::{STEP, Sweeper};
 use matchbook_server::token::SessionId;
+use matchbook_server::{clock, sessions};
 use matchbook_shared::Reason;
 
 use crate::subject::{Answer, DAY, DEFAULT, MINUTE, SECOND, Subject};
@@ -124,6 +125,31 @@ fn a_round_comes_across_every_session_in_small_steps() {
         at = last;
     }
     assert_eq!(deleted, [10, 10, 5, 0]);
+}
+
+#[actix_rt::test]
+async fn a_server_clears_the_salts_of_its_own_rotations_before_its_round_comes_by() {
+    let mut subject = Subject::new(DEFAULT);
+    subject.now = clock::now().before(2 * MINUTE);
+    for _ in 0..STEP {
+        subject.open();
+    }
+    subject.wait(SECOND);
+    let mut rotated = Vec::new();
+    for key in [None, None, Some("k")] {
+        let (session, first) = subject.open();
+        subject.show(&first.refresh, key);
+        rotated.push(session);
+    }
+    let salts = "SELECT count(salt) AS number FROM sessions";
+    let (mut sweeper, rotations) = Sweeper::new(subject.store(), DEFAULT, DAY);
+    // This one is told of the first, not of the second.
+    rotations.note(rotated[0], subject.now);
+    sweeper.step().await.unwrap();
+    assert!(subject.standing(rotated[0]).unwrap().salt.is_none());
+    assert_eq!(subject.number(salts), 2);
+    sweeper.step().await.unwrap();
+    assert_eq!(subject.number(salts), 1, "come across; the attempt key keeps its own");
 }
 
 #[test]
