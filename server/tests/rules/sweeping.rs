@@ -6,7 +6,7 @@ use matchbook_server::token::SessionId;
 use matchbook_server::{clock, sessions};
 use matchbook_shared::Reason;
 
-use crate::subject::{Answer, DAY, DEFAULT, MINUTE, SECOND, Subject};
+use crate::subject::{Answer, DAY, DEFAULT, MINUTE, SECOND, STRICT, Subject};
 
 #[test]
 fn a_salt_is_gone_when_its_window_is_over_and_not_before() {
@@ -49,6 +49,15 @@ fn a_salt_that_a_killed_server_has_left_is_come_across() {
     subject.wait(SECOND);
     assert_eq!(subject.sweep(), (1, 0));
     assert!(subject.standing(session).unwrap().salt.is_none());
+}
+
+#[test]
+fn in_strict_mode_no_salt_is_kept_at_all() {
+    let mut subject = Subject::new(STRICT);
+    let (session, first) = subject.open();
+    subject.show(&first.refresh, Some("k"));
+    let standing = subject.standing(session).unwrap();
+    assert!(standing.salt.is_none() && standing.attempt_digest.is_none());
 }
 
 #[test]
