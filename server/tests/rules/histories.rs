@@ -44,7 +44,7 @@ fn action() -> impl Strategy<Value = Action> {
         2 => Just(30_000_000u64),
         1 => (0..120u64).prop_map(|minutes| minutes * 60_000_000),
         1 => 86_399_000_000..=86_401_000_000u64,
-        1 => (1..40u64).prop_map(|days| days * 86_400_000_000),
+        2 => (1..89u64).prop_map(|days| days * 86_400_000_000),
     ]
     .prop_map(Duration::from_micros);
     prop_oneof![
