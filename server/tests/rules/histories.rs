@@ -211,3 +211,19 @@ fn of_two_that_renew_an_expired_access_token_one_gets_its_way() {
         || renew_access(&mut subject.conn, session, &seen, AccessId::random(), subject.now);
     assert_eq!((renew(), renew()), (Ok(true), Ok(false)));
 }
+
+#[test]
+fn a_session_ends_when_it_rests_too_long_and_at_its_absolute_end_in_any_case() {
+    let mut subject = Subject::new(DEFAULT);
+    let (_, resting) = subject.open();
+    let (_, mut busy) = subject.open();
+    for _ in 0..3 {
+        subject.wait(29 * DAY);
+        let Answer::Rotated(pair) = subject.show(&busy.refresh, None) else { panic!() };
+        busy = pair;
+    }
+    let idle = subject.show(&resting.refresh, None);
+    assert_eq!(idle, Answer::Refused(Reason::ExpiredIdle), "its absolute end is still to come");
+    subject.wait(3 * DAY);
+    assert_eq!(subject.show(&busy.refresh, None), Answer::Refused(Reason::ExpiredAbsolute));
+}
