@@ -190,6 +190,7 @@ fn policy(settings: &Settings) -> Result<Policy, Invalid> {
     for (key, lifetime) in [
         ("sessions.absolute_lifetime", policy.absolute_lifetime),
         ("sessions.retention", policy.retention),
+        ("rotation.recovery", policy.retry.map_or(Duration::ZERO, |retry| retry.recovery)),
     ] {
         if lifetime > Duration::from_secs(100 * 366 * 24 * 3600) {
             return Err(settings.invalid(key, "must be less than 100 years"));
@@ -269,6 +270,7 @@ mod tests {
             ("[rotation]\nretry_window = '0s'", "rotation.retry_window"),
             ("[rotation]\nretry_window = '2d'", "rotation.retry_window"),
             ("[rotation]\nrecovery = '24'", "rotation.recovery"),
+            ("[rotation]\nrecovery = '1000y'", "rotation.recovery"),
             ("[sessions]\nretention = '1000y'", "sessions.retention"),
             ("[events]\nretention = 'ever'", "events.retention"),
             ("secrets = 'typo'", "secrets"),

@@ -140,11 +140,12 @@ impl Explanation {
             Some(rotated_at) => format!("until {}", self.when(rotated_at.after(how_long))),
             None => String::new(),
         };
-        let with_key = match self.policy.retry {
-            Some(retry)
-                if keyed
-                    && standing.salt.is_some()
-                    && self.token.generation.checked_add(1) == Some(standing.generation) =>
+        // What the key is, this does not know; so it says what the key would do.
+        let mine = standing.salt.is_some()
+            && self.token.generation.checked_add(1) == Some(standing.generation);
+        let with_key = match (self.policy.retry, standing.rotated_at, verdict) {
+            (Some(retry), Some(rotated_at), Verdict::Repeat | Verdict::Refused(Refusal::Reuse))
+                if keyed && mine && self.now <= rotated_at.after(retry.recovery) =>
             {
                 let until = again(retry.recovery);
                 format!("; with the `Idempotency-Key` that rotated it, the same answer {until}")

@@ -3,7 +3,7 @@
 //!
 //! A server remembers which sessions it has rotated and clears their salts once
 //! the retry window is over. All else it comes across on its rounds: a small
-//! batch each second, along the primary key. There is no index to find work by,
+//! batch each second, along the primary key, and a rest when it is through. There is no index to find work by,
 //! since one on a column that rotations change would make each of them dearer.
 //! A batch reads rows that lie side by side and writes only where there is
 //! something to do; a round of ten million sessions takes some hours.
@@ -21,6 +21,9 @@ use crate::token::SessionId;
 
 /// The pause between two steps.
 const PAUSE: Duration = Duration::from_secs(1);
+/// The rest between two rounds, long enough for a database that sleeps when
+/// nobody asks it.
+const BETWEEN_ROUNDS: Duration = Duration::from_secs(10 * 60);
 /// The pause where the database does not answer.
 const LONG_PAUSE: Duration = Duration::from_secs(10);
 /// How many rows a round looks at in one step.
@@ -58,6 +61,8 @@ pub struct Sweeper {
     rotated: VecDeque<(Timestamp, SessionId)>,
     /// How far the round has come.
     at: SessionId,
+    /// When the round goes on.
+    resume: Instant,
 }
 
 impl Sweeper {
@@ -65,8 +70,16 @@ impl Sweeper {
     #[must_use]
     pub fn new(store: Store, policy: Policy, event_retention: Duration) -> (Self, Rotations) {
         let (note, noticed) = mpsc::channel(NOTICED);
-        let (rotated, at) = (VecDeque::new(), SessionId::FIRST);
-        (Self { store, policy, event_retention, noticed, rotated, at }, Rotations(note))
+        let sweeper = Self {
+            store,
+            policy,
+            event_retention,
+            noticed,
+            rotated: VecDeque::new(),
+            at: SessionId::FIRST,
+            resume: Instant::now(),
+        };
+        (sweeper, Rotations(note))
     }
 
     /// Sweeps until it is dropped, which it may be at any time.
@@ -88,18 +101,21 @@ impl Sweeper {
     /// When the database does not answer.
     pub async fn step(&mut self) -> Result<(), store::Error> {
         self.clear_salts().await?;
-
+        if Instant::now() < self.resume {
+            return Ok(());
+        }
         let (policy, at, now) = (self.policy, self.at, clock::now());
         let sweep = move |conn: &mut Conn| sessions::sweep(conn, at, STEP, &policy, now);
         let swept = self.work(sweep).await?;
         if swept.cleared + swept.deleted > 0 {
-            let store::sessions::Swept { cleared, deleted, .. } = swept;
-            tracing::debug!(cleared, deleted, "swept");
+            tracing::debug!(cleared = swept.cleared, deleted = swept.deleted, "swept");
         }
-        self.at = swept.last.unwrap_or(SessionId::FIRST);
-
         let before = now.before(self.event_retention);
-        self.work(move |conn| events::delete_old(conn, before, STEP)).await?;
+        let old = self.work(move |conn| events::delete_old(conn, before, STEP)).await?;
+        self.at = swept.last.unwrap_or(SessionId::FIRST);
+        if swept.last.is_none() && old == 0 {
+            self.resume = Instant::now() + BETWEEN_ROUNDS;
+        }
         Ok(())
     }
 

@@ -99,11 +99,16 @@ pub fn of_session(conn: &mut Conn, session: SessionId, limit: i64) -> QueryResul
 /// # Errors
 /// When a statement fails.
 pub fn delete_old(conn: &mut Conn, before: Timestamp, limit: i64) -> QueryResult<usize> {
-    let old = events::table
+    let ids: Vec<EventId> = events::table
         .filter(events::id.lt(EventId::first_at(before)))
         .order(events::id)
         .limit(limit)
-        .select(events::id);
+        .select(events::id)
+        .load(conn)?;
+    if ids.is_empty() {
+        return Ok(0);
+    }
+    let old = events::table.filter(events::id.eq_any(ids)).select(events::id);
     conn.write(|conn| {
         let ids: Vec<EventId> = match conn {
             Conn::Postgres(conn) => old.for_update().skip_locked().load(conn)?,

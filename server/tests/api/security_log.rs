@@ -99,12 +99,15 @@ async fn explain_says_what_a_token_is_and_what_would_become_of_it() {
     let server = Server::start();
     let first = server.log_in().await;
     let second = Tokens::of(&server.refresh(&first.refresh).await);
-    let third = Tokens::of(&server.refresh(&second.refresh).await);
+    let third = Tokens::of(&server.refresh_with(&second.refresh, "a-key-of-some-length").await);
     let claims = third.claims();
     let strict = [("rotation.mode", "strict")];
+    let exclusive = [("rotation.keyed", "exclusive")];
     for (token, settings, parts) in [
         (&third, &[][..], &["generation   2, the newest", "it is good"][..]),
         (&second, &[], &["generation   1; the newest is 2", "the same answer again until"]),
+        (&second, &[], &["; with the `Idempotency-Key` that rotated it, the same answer until"]),
+        (&second, &exclusive, &["would be refused (reuse)", "; with the `Idempotency-Key`"]),
         (&second, &strict, &["would be refused (reuse)", "the session would end"]),
         (&first, &[], &["generation   0", "rotated      before", "would be refused (superseded)"]),
     ] {
@@ -123,8 +126,9 @@ async fn explain_says_what_a_token_is_and_what_would_become_of_it() {
     assert_eq!(server.number("SELECT generation AS number FROM sessions"), 2, "it only looks");
 
     server.http.post("/logout", &format!("refresh_token={}", third.refresh)).await;
-    let (_, said) = explain(&server, &third.refresh, &[]);
+    let (_, said) = explain(&server, &second.refresh, &[]);
     assert!(said.contains("would be refused (logged_out)") && said.contains("ended  "), "{said}");
+    assert!(!said.contains("the same answer"), "{said}");
     server.sql("DELETE FROM sessions");
     let (_, said) = explain(&server, &third.refresh, &[]);
     assert!(said.contains("would be refused (unknown)"), "{said}");
