@@ -24,6 +24,9 @@ const ENTRIES: i64 = 20;
 /// Why a token cannot be explained. Each is a sentence for an operator.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// There is none.
+    #[error("give the refresh token on standard input")]
+    Nothing,
     /// It is none.
     #[error(
         "this is not a refresh token of this server: it was cut short or altered, or was issued \
@@ -58,12 +61,16 @@ pub struct Explanation {
 /// # Errors
 /// When it is no token of this server, or the database does not answer.
 pub fn explain(config: &Config, text: &str, now: Timestamp) -> Result<Explanation, Error> {
+    let text = text.trim().trim_matches('"');
+    if text.is_empty() {
+        return Err(Error::Nothing);
+    }
     let secret = match &config.secret {
         Some(secret) => secret.clone(),
         None => DataDir::existing(&config.data_dir).read(SECRET)?.trim_end().into(),
     };
     let derived = Derived::from_secrets(&secret, &config.old_secrets)?;
-    let token = RefreshToken::parse(text.trim(), &derived.peppers).ok_or(Error::NotOurs)?;
+    let token = RefreshToken::parse(text, &derived.peppers).ok_or(Error::NotOurs)?;
     let mut conn = store::connect(&config.database.url)?;
     let standing = sessions::find(&mut conn, token.session)?;
     let entries = events::of_session(&mut conn, token.session, ENTRIES)?;

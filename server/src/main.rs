@@ -33,7 +33,7 @@ enum Command {
 }
 
 /// No token is longer.
-const LONGEST_LINE: u64 = 1024;
+const LONGEST_INPUT: u64 = 1024;
 
 #[actix_rt::main]
 async fn main() -> ExitCode {
@@ -75,9 +75,11 @@ fn explain(config: &Config) -> Result<(), Box<dyn Error>> {
     if std::io::stdin().is_terminal() {
         eprintln!("Paste the refresh token, then press Enter.");
     }
-    let mut line = String::new();
-    std::io::stdin().lock().take(LONGEST_LINE).read_line(&mut line)?;
-    let explanation = explain::explain(config, &line, clock::now())?;
+    let mut text = Vec::new();
+    let mut input = std::io::stdin().lock().take(LONGEST_INPUT);
+    // One line of a person's, or all that a program has to say.
+    while text.trim_ascii().is_empty() && input.read_until(b'\n', &mut text)? > 0 {}
+    let explanation = explain::explain(config, &String::from_utf8_lossy(&text), clock::now())?;
     write!(std::io::stdout(), "{explanation}")?;
     Ok(())
 }

@@ -358,14 +358,16 @@ pub fn judge(
     policy: &Policy,
     now: Timestamp,
 ) -> Verdict {
-    if let Some(reason) = &standing.end_reason {
-        return Verdict::Refused(Refusal::Ended(EndReason::parse(reason)));
-    }
-    if standing.expires_at <= now {
+    // What had expired before it was ended is over for that reason.
+    let at = standing.ended_at.unwrap_or(now);
+    if standing.expires_at <= at {
         return Verdict::Refused(Refusal::ExpiredAbsolute);
     }
-    if standing.idle_expires_at <= now {
+    if standing.idle_expires_at <= at {
         return Verdict::Refused(Refusal::ExpiredIdle);
+    }
+    if let Some(reason) = &standing.end_reason {
+        return Verdict::Refused(Refusal::Ended(EndReason::parse(reason)));
     }
     match presented.generation.cmp(&standing.generation) {
         Ordering::Less => judge_rotated(presented, attempt, standing, policy, now),
@@ -422,8 +424,8 @@ fn say_again(presented: &RefreshToken, standing: &Standing, peppers: &Peppers) -
     })
 }
 
-/// Ends a session because its user says so; `false` where it was over or was
-/// never there.
+/// Ends a session because its user says so; `false` where it had ended or was
+/// never there. One that has expired ends as well: the clock may be set back.
 ///
 /// # Errors
 /// When a statement fails.

@@ -62,6 +62,8 @@ impl FromStr for Url {
             return Ok(Self::Postgres(text.into()));
         }
         match text.strip_prefix("sqlite://") {
+            // Each connection would have a database of its own.
+            Some(":memory:") => Err("must name a file"),
             Some(path) if !path.is_empty() => Ok(Self::Sqlite(path.into())),
             _ => Err("must be `postgres://user:password@host/database` or `sqlite://FILE`"),
         }

@@ -41,6 +41,11 @@ pub struct Layers {
     pub secrets: &'static [&'static str],
 }
 
+/// Shorter than this, a length of time is a mistake.
+const SHORTEST: Duration = Duration::from_millis(1);
+/// Longer, and dates no longer fit into what is stored.
+const LONGEST: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
+
 /// The settings in force.
 pub struct Settings {
     config: Config,
@@ -287,12 +292,12 @@ impl Settings {
     /// A length of time written like `15m`, `30d` or `1h 30m`.
     ///
     /// # Errors
-    /// When it does not parse, or is zero.
+    /// When it does not parse, or is out of all reason.
     pub fn duration(&self, key: &str) -> Result<Duration, Invalid> {
         let example = "must be a length of time with its unit, like `90s`, `15m` or `30d`";
         match humantime::parse_duration(&self.get::<String>(key)?) {
-            Ok(Duration::ZERO) => Err(self.invalid(key, "must be longer than zero")),
-            Ok(duration) => Ok(duration),
+            Ok(duration) if (SHORTEST..LONGEST).contains(&duration) => Ok(duration),
+            Ok(_) => Err(self.invalid(key, "must be from a millisecond to a hundred years")),
             Err(_) => Err(self.invalid(key, example)),
         }
     }
@@ -535,7 +540,9 @@ mod tests {
         let said = refusal(settings.duration("tokens.access_lifetime"));
         assert!(said.contains("like `90s`"), "{said}");
         let settings = load("[tokens]\naccess_lifetime = '0s'").unwrap();
-        assert!(refusal(settings.duration("tokens.access_lifetime")).contains("longer than zero"));
+        assert!(
+            refusal(settings.duration("tokens.access_lifetime")).contains("from a millisecond")
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use actix_web::http::header::USER_AGENT;
+use actix_web::http::header::{CONTENT_TYPE, USER_AGENT};
 use actix_web::web::{Data, Form, Json, Query};
 use actix_web::{HttpRequest, HttpResponse};
 use matchbook_shared::{RefreshForm, TokenQuery, Tokens};
@@ -165,10 +165,14 @@ pub(super) async fn logout(
     let session = match bearer {
         Ok(Bearer(claims)) => claims.sid,
         Err(Error::NoToken) => {
-            let text = form?.0.into_inner().refresh_token.filter(|token| !token.is_empty());
-            let text = text.ok_or(Error::InvalidRequest(
+            let nothing = Error::InvalidRequest(
                 "Send an access token as bearer, or the form field `refresh_token`.",
-            ))?;
+            );
+            if !request.headers().contains_key(CONTENT_TYPE) {
+                return Err(nothing.into());
+            }
+            let text = form?.0.into_inner().refresh_token.filter(|token| !token.is_empty());
+            let text = text.ok_or(nothing)?;
             let token = RefreshToken::parse(&text, &state.peppers);
             token.ok_or(Error::InvalidGrant(None))?.session
         }

@@ -248,6 +248,7 @@ pub fn is_live(conn: &mut Conn, id: SessionId, now: Timestamp) -> QueryResult<bo
     let found = sessions::table
         .find(id)
         .filter(sessions::ended_at.is_null())
+        .filter(sessions::idle_expires_at.gt(now))
         .filter(sessions::expires_at.gt(now))
         .select(sessions::id)
         .first::<SessionId>(conn)

@@ -47,6 +47,20 @@ async fn a_logout_without_a_good_token_says_what_to_send() {
     let request = server.http.request("POST", "/logout").bearer_auth("junk");
     assert_eq!(matchbook_bench::Answer::of(request.send()).await.status, 401);
     let neither = server.http.request("POST", "/logout").send();
-    assert_eq!(matchbook_bench::Answer::of(neither).await.status, 400);
+    let neither = matchbook_bench::Answer::of(neither).await;
+    assert_eq!(neither.status, 400);
+    assert!(neither.field("message").contains("as bearer, or the form field"), "{}", neither.text);
     assert_eq!(server.user(&tokens.access).await, 200);
+}
+
+#[actix_rt::test]
+async fn logging_out_of_what_has_expired_does_not_change_why_it_is_over() {
+    let server = Server::with(|launch| {
+        launch.set("tokens.access_lifetime", "1s").set("sessions.idle_lifetime", "1s")
+    });
+    let tokens = server.log_in().await;
+    actix_rt::time::sleep(std::time::Duration::from_millis(1100)).await;
+    let form = format!("refresh_token={}", tokens.refresh);
+    assert_eq!(server.http.post("/logout", &form).await.status, 204);
+    assert_eq!(server.refresh(&tokens.refresh).await.field("reason"), "expired_idle");
 }

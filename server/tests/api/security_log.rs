@@ -77,7 +77,7 @@ async fn each_sign_in_refusal_reuse_and_logout_is_an_entry_with_who_and_from_whe
 }
 
 /// What `explain` says of a line on standard input, and whether it exits with 0.
-fn explain(server: &Server, line: &str, settings: &[(&str, &str)]) -> (bool, String) {
+fn explain(server: &Server, line: impl AsRef<[u8]>, settings: &[(&str, &str)]) -> (bool, String) {
     let launch = server.world.server(crate::support::binary());
     let launch = settings.iter().fold(launch, |launch, (key, value)| launch.set(key, value));
     let mut child = launch
@@ -88,7 +88,7 @@ fn explain(server: &Server, line: &str, settings: &[(&str, &str)]) -> (bool, Str
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    writeln!(child.stdin.take().unwrap(), "{line}").unwrap();
+    child.stdin.take().unwrap().write_all(line.as_ref()).unwrap();
     let output = child.wait_with_output().unwrap();
     let said = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8(said).unwrap())
@@ -138,8 +138,16 @@ async fn explain_says_what_a_token_is_and_what_would_become_of_it() {
 async fn explain_makes_nothing_and_says_what_it_lacks() {
     let server = Server::start();
     let token = server.log_in().await.refresh;
-    let (success, said) = explain(&server, "mb_rt_junk", &[]);
-    assert!(!success && said.contains("not a refresh token of this server"), "{said}");
+    for nothing in ["", "\n \n"] {
+        let (success, said) = explain(&server, nothing, &[]);
+        assert!(!success && said.contains("on standard input"), "{said}");
+    }
+    for junk in [&b"mb_rt_junk\n"[..], b"\xff\xfe\0", &[b'A'; 5000]] {
+        let (success, said) = explain(&server, junk, &[]);
+        assert!(!success && said.contains("not a refresh token of this server"), "{said}");
+    }
+    let (success, said) = explain(&server, format!("\n \"{token}\" \r\nand more"), &[]);
+    assert!(success && said.contains("it is good"), "{said}");
     let (success, said) = explain(&server, &token, &[("data_dir", "elsewhere")]);
     assert!(!success && said.contains("run this where the server runs"), "{said}");
     assert!(!server.world.folder().join("elsewhere").exists());

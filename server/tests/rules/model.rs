@@ -56,14 +56,15 @@ impl Model {
         if self.deleted {
             return Expected::Refused(Reason::Unknown);
         }
-        if let Some((_, reason)) = self.ended {
-            return Expected::Refused(reason);
-        }
-        if self.end <= now {
+        let at = self.ended.map_or(now, |(at, _)| at);
+        if self.end <= at {
             return Expected::Refused(Reason::ExpiredAbsolute);
         }
-        if self.idle_end <= now {
+        if self.idle_end <= at {
             return Expected::Refused(Reason::ExpiredIdle);
+        }
+        if let Some((_, reason)) = self.ended {
+            return Expected::Refused(reason);
         }
         if generation == self.live {
             self.live += 1;

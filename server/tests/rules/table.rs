@@ -33,6 +33,12 @@ const CASES: &[Case] = &[
         further: 1,
     },
     Case {
+        says: "… with the attempt key",
+        wait: SECOND,
+        keys: (Some("one"), Some("one")),
+        further: 1,
+    },
+    Case {
         says: "the answer is lost, retried after 5 s",
         wait: Duration::from_secs(5),
         keys: (None, None),
