@@ -80,11 +80,11 @@ async fn the_article_told_by_the_console() {
 
 #[actix_rt::test]
 async fn fifty_at_once_on_an_expired_token_cause_one_refresh_and_get_fifty_answers() {
-    let mut pair = Pair::start(|server| server.set("tokens.access_lifetime", "2s"));
+    let mut pair = Pair::start(|server| server.set("tokens.access_lifetime", "4s"));
     assert_eq!(pair.http.get("/login").await.status, 200);
     let expected = pair.http.get("/info").await.text;
     for _ in 0..3 {
-        pair.outlive(2).await;
+        pair.outlive(4).await;
         let tasks: Vec<_> = (0..50)
             .map(|_| {
                 let http = Http::new(pair.client.url(), None);
@@ -135,18 +135,18 @@ async fn an_answer_to_a_refresh_that_was_lost_is_had_again_after_the_retry_windo
     let world = World::new();
     let server = world
         .server(&server_binary())
-        .set("tokens.access_lifetime", "1s")
+        .set("tokens.access_lifetime", "3s")
         .set("rotation.retry_window", "1s")
         .set("tls.mode", "off")
         .start();
     let relay = Relay::to(server.url().rsplit('/').next().unwrap());
     let url = format!("http://{}", relay.address());
     let file = world.folder().join("matchbook-client.toml");
-    std::fs::write(file, "[server]\nca_file = ''\ntimeout = '1s'").unwrap();
+    std::fs::write(file, "[server]\nca_file = ''\ntimeout = '3s'").unwrap();
     let app = client(&world, &url).start();
     let http = Http::new(app.url(), None);
     assert_eq!(http.get("/login").await.status, 200);
-    actix_rt::time::sleep(std::time::Duration::from_secs(1)).await;
+    actix_rt::time::sleep(std::time::Duration::from_secs(3)).await;
 
     relay.lose_answers_to("POST /refresh");
     assert_eq!(http.get("/info").await.status, 503);

@@ -66,7 +66,7 @@ async fn sixty_four_who_show_one_token_at_once_to_two_servers_get_one_pair() {
 
 #[actix_rt::test]
 async fn those_who_ask_again_when_the_access_token_has_expired_get_one_fresh_one() {
-    let pair = Pair::with(&[("tokens.access_lifetime", "5s")]);
+    let pair = Pair::with(&[("tokens.access_lifetime", "10s")]);
     let first = pair.here.log_in().await;
     let second = Tokens::of(&pair.here.refresh(&first.refresh).await);
     eventually(401, async || pair.here.user(&second.access).await).await;

@@ -41,12 +41,12 @@ fn events(server: &Server) -> Vec<Event> {
 
 #[actix_rt::test]
 async fn each_sign_in_refusal_reuse_and_logout_is_an_entry_with_who_and_from_where() {
-    let server = Server::with(|launch| launch.set("rotation.retry_window", "1s"));
+    let server = Server::with(|launch| launch.set("rotation.retry_window", "5s"));
     let first = server.log_in().await;
     let second = Tokens::of(&server.refresh(&first.refresh).await);
     let third = Tokens::of(&server.refresh(&second.refresh).await);
     server.refresh(&first.refresh).await;
-    actix_rt::time::sleep(std::time::Duration::from_millis(1100)).await;
+    actix_rt::time::sleep(std::time::Duration::from_millis(5100)).await;
     server.refresh(&second.refresh).await;
     server.refresh(&third.refresh).await;
     let out = server.log_in().await;
