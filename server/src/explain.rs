@@ -87,8 +87,8 @@ impl Display for Explanation {
             writeln!(
                 f,
                 "verdict      it would be refused (unknown): the token is genuine, but its \
-                     session is not in this database; it was deleted some time after its end, or \
-                     this is another database"
+                 session is not in this database; it was deleted some time after its end, or this \
+                 is another database"
             )?;
         }
         for (i, entry) in self.entries.iter().enumerate() {
@@ -116,9 +116,10 @@ impl Explanation {
         let origin = origin(standing.ip, standing.user_agent.as_deref());
         writeln!(f, "user         {}", standing.user)?;
         writeln!(f, "opened       {}", self.when(standing.created_at))?;
-        match generation.cmp(&live) {
-            std::cmp::Ordering::Equal => writeln!(f, "generation   {generation}, the newest")?,
-            _ => writeln!(f, "generation   {generation}; the newest is {live}")?,
+        if generation == live {
+            writeln!(f, "generation   {generation}, the newest")?;
+        } else {
+            writeln!(f, "generation   {generation}; the newest is {live}")?;
         }
         if let Some(rotated_at) = standing.rotated_at {
             let when = self.when(rotated_at);

@@ -3,10 +3,11 @@
 //!
 //! A server remembers which sessions it has rotated and clears their salts once
 //! the retry window is over. All else it comes across on its rounds: a small
-//! batch each second, along the primary key, and a rest when it is through. There is no index to find work by,
-//! since one on a column that rotations change would make each of them dearer.
-//! A batch reads rows that lie side by side and writes only where there is
-//! something to do; a round of ten million sessions takes some hours.
+//! batch each second, along the primary key, and a rest when it is through.
+//! There is no index to find work by, since one on a column that rotations
+//! change would make each of them dearer. A batch reads rows that lie side by
+//! side and writes only where there is something to do; a round of ten million
+//! sessions takes some hours.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -121,12 +122,13 @@ impl Sweeper {
 
     /// Clears the salts of the remembered rotations whose window is over.
     async fn clear_salts(&mut self) -> Result<(), store::Error> {
+        // Strict rotations leave no salt.
+        let Some(retry) = self.policy.retry else { return Ok(()) };
         while let Ok(rotation) = self.noticed.try_recv() {
             if self.rotated.len() < REMEMBERED {
                 self.rotated.push_back(rotation);
             }
         }
-        let Some(retry) = self.policy.retry else { return Ok(()) };
         let (policy, now) = (self.policy, clock::now());
         let over = now.before(retry.window);
         loop {
