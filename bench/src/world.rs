@@ -66,6 +66,8 @@ impl World {
         let launch = Launch::new(binary, self.folder(), "MATCHBOOK")
             .set("server.address", "127.0.0.1:0")
             .set("server.workers", "2")
+            .set("metrics.address", "off")
+            .set("limits.enabled", "false")
             .variable("DATABASE_URL", &self.database_url());
         match self.redis_url() {
             Some(url) => launch.variable("REDIS_URL", url),

@@ -8,142 +8,222 @@
 //! The braces are a Redis Cluster hash tag: both keys are on one slot, and one
 //! `MGET` answers. An end always outweighs an "active" that a slower request
 //! wrote after it. The database is the truth; Redis saves asking it.
+//!
+//! An end is committed with a mark in the database, and counts as acknowledged
+//! when Redis has it too. Where Redis does not take it from this server,
+//! another one finds the mark within a second and writes it, or cannot reach
+//! Redis either and asks the database. Redis's answers are taken only by a
+//! server that has looked for marks within the last [`LEASE`], so once that is
+//! over, none takes an answer that is older than the end.
 
+mod link;
+
+use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, RedisError, RedisResult};
-
-use crate::clock::Timestamp;
-use crate::store::{self, Store};
+use crate::clock::{self, Timestamp};
+use crate::store::{self, Store, ends};
 use crate::token::{Claims, SessionId};
 
-/// Which Redis, and how long to wait for it.
-#[derive(Clone)]
-pub struct Options {
-    client: Client,
-    timeout: Duration,
-}
+use link::Link;
+pub use link::Options;
 
-impl Options {
-    /// Takes a `redis://[user:password@]host[:port][/database]` and the longest
-    /// that a request waits for an answer before the database is asked instead.
-    ///
-    /// # Errors
-    /// When the URL is none that can be used.
-    pub fn new(url: &str, timeout: Duration) -> RedisResult<Self> {
-        Ok(Self { client: Client::open(url)?, timeout })
-    }
-}
+/// How often marks are looked for.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long nothing is done after a look, whatever happens.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+/// How long the database may take to tell of them.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// For how long after a look Redis's answers are taken: longer than from one
+/// look to the next.
+const LEASE: Duration = Duration::from_secs(2);
+/// By how much clocks, and a commit and its timestamp, may be apart.
+const APART: Duration = Duration::from_secs(60);
+/// How many marks are published at once.
+const BATCH: usize = 500;
 
 /// Answers whether access tokens are active.
-#[derive(Clone)]
 pub struct ActiveTokens {
-    redis: Option<Redis>,
+    redis: Option<Arc<Link>>,
     store: Store,
     access_lifetime: Duration,
 }
 
-#[derive(Clone)]
-struct Redis {
-    connection: ConnectionManager,
-    timeout: Duration,
+/// Whether a token is active, and who knew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Checked {
+    /// Its session is live.
+    pub active: bool,
+    /// Who knew.
+    pub source: Source,
+}
+
+/// Who knew whether a token is active.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// Redis.
+    Cache,
+    /// The database, since Redis did not know.
+    Database,
+    /// The database, since Redis could not be asked.
+    DatabaseAlone,
 }
 
 impl ActiveTokens {
-    /// Connects in the background: a server starts without its Redis.
-    ///
-    /// # Errors
-    /// When the connection cannot be prepared.
-    pub fn new(
-        redis: Option<&Options>,
-        store: Store,
-        access_lifetime: Duration,
-    ) -> Result<Self, RedisError> {
-        let redis = redis.map(Redis::new).transpose()?;
-        Ok(Self { redis, store, access_lifetime })
+    /// Connects to Redis, where there is one to connect to. A server starts
+    /// without its Redis, too.
+    pub async fn new(redis: Option<&Options>, store: Store, access_lifetime: Duration) -> Self {
+        let redis = redis.map(|options| Arc::new(Link::new(options)));
+        let active = Self { redis, store, access_lifetime };
+        if let Some(redis) = &active.redis {
+            active.look(redis).await;
+        }
+        active
+    }
+
+    /// Looks for unpublished ends, and for a Redis that is back, until it is
+    /// dropped, which it may be at any time.
+    pub async fn keep(self: Arc<Self>) {
+        let Some(redis) = &self.redis else { return };
+        loop {
+            // One that was just broken off is mended without delay.
+            let _ = tokio::time::timeout(LOOK_EVERY, redis.broken.notified()).await;
+            self.look(redis).await;
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
+    }
+
+    /// Publishes what is marked; after an outage, all that tokens may still be
+    /// held of, before Redis is asked for anything.
+    async fn look(&self, redis: &Link) {
+        if redis.is_up() {
+            let looked = redis.elapsed();
+            if let Err(error) = self.publish_marked(redis).await {
+                tracing::debug!(%error, "no look at unpublished ends");
+            }
+            // Also where the database is away: what Redis knows goes on working.
+            redis.looked(looked);
+        } else if let Err(error) = self.mend(redis).await {
+            tracing::debug!(%error, "Redis is still away");
+        }
+    }
+
+    async fn publish_marked(&self, redis: &Link) -> Result<(), Unpublished> {
+        loop {
+            let limit = i64::try_from(BATCH).unwrap_or(i64::MAX);
+            let marked = self.read(move |conn| ends::unpublished(conn, limit)).await?;
+            if marked.is_empty() {
+                return Ok(());
+            }
+            let all = marked.len() < BATCH;
+            if !redis.publish(&marked, self.access_lifetime).await {
+                return Err(Unpublished::Away);
+            }
+            tracing::debug!(ends = marked.len(), "published");
+            self.store.run(move |conn| ends::unmark(conn, &marked)).await?;
+            if all {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn mend(&self, redis: &Link) -> Result<(), Unpublished> {
+        let connection = redis.connect().await?;
+        let looked = redis.elapsed();
+        let since = clock::now().before(self.access_lifetime).before(APART);
+        let ended = self.store.run(move |conn| ends::since(conn, since)).await?;
+        redis.write_ends(&connection, &ended, self.access_lifetime).await?;
+        redis.looked(looked);
+        redis.mended(connection);
+        tracing::info!(ends = ended.len(), "Redis is asked from here on");
+        Ok(())
+    }
+
+    /// A look at the database that does not take long.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&mut store::Conn) -> diesel::QueryResult<T> + Send + 'static,
+    ) -> Result<T, Unpublished> {
+        let read = tokio::time::timeout(PATIENCE, self.store.run(read)).await;
+        Ok(read.map_err(|_| Unpublished::Slow)??)
     }
 
     /// Whether the session of this unexpired access token is live.
     ///
     /// # Errors
     /// When Redis does not know it and the database does not answer.
-    pub async fn is_active(&self, claims: &Claims, now: Timestamp) -> Result<bool, store::Error> {
-        if let Some(redis) = &self.redis {
-            match redis.look_up(claims).await {
-                Ok(Some(known)) => return Ok(known),
-                Ok(None) => {}
-                Err(error) => tracing::warn!(%error, "Redis does not answer, asking the database"),
-            }
-        }
+    pub async fn check(&self, claims: &Claims, now: Timestamp) -> Result<Checked, store::Error> {
+        let source = match &self.redis {
+            None => Source::DatabaseAlone,
+            Some(redis) => match redis.look_up(&ended_key(claims.sid), &access_key(claims)).await {
+                Some((true, _)) => return Ok(Checked { active: false, source: Source::Cache }),
+                Some((false, true)) => return Ok(Checked { active: true, source: Source::Cache }),
+                Some((false, false)) => Source::Database,
+                None => Source::DatabaseAlone,
+            },
+        };
         let session = claims.sid;
-        let live = self.store.run(move |conn| store::sessions::is_live(conn, session, now)).await?;
-        if live {
+        let active =
+            self.store.run(move |conn| store::sessions::is_live(conn, session, now)).await?;
+        if active && source == Source::Database {
             self.granted(claims, now).await;
         }
-        Ok(live)
+        Ok(Checked { active, source })
     }
 
     /// Notes that an access token was granted. Redis may miss this: it is only
     /// told so that the database need not be asked.
     pub async fn granted(&self, claims: &Claims, now: Timestamp) {
         let Some(redis) = &self.redis else { return };
-        let rest = claims.exp.saturating_sub(now.as_secs());
-        let Ok(rest) = u64::try_from(rest) else { return };
-        if let Err(error) = redis.put(&access_key(claims), Duration::from_secs(rest)).await {
-            tracing::warn!(%error, "Redis was not told of an access token");
+        let rest = Timestamp::from_secs(claims.exp).since(now);
+        redis.put(&access_key(claims), rest).await;
+    }
+
+    /// Notes that sessions have ended, once the database has it. When this is
+    /// over, no server takes a token of theirs any more.
+    pub async fn ended(&self, sessions: &[SessionId]) {
+        let Some(redis) = &self.redis else { return };
+        // The mark goes with the next look.
+        if redis.publish(sessions, self.access_lifetime).await {
+            return;
+        }
+        let ends = sessions.len();
+        tracing::warn!(ends, "Redis was not told of an end: waiting until every server knows");
+        let all_know = redis.elapsed() + LEASE + LEASE / 8;
+        while redis.elapsed() < all_know {
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+            let sessions = sessions.to_owned();
+            let marked = self.read(move |conn| ends::any_unpublished(conn, &sessions)).await;
+            if let Ok(false) = marked {
+                return;
+            }
         }
     }
 
-    /// Notes that a session has ended, once the database has it.
-    pub async fn ended(&self, session: SessionId) {
-        let Some(redis) = &self.redis else { return };
-        if let Err(error) = redis.put(&ended_key(session), self.access_lifetime).await {
-            tracing::error!(%error, %session, "Redis was not told of the end of a session");
-        }
+    /// Whether Redis is asked.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.redis.as_ref().is_some_and(|redis| redis.is_up())
     }
 
     /// Whether Redis answers; `None` where there is none to ask.
     pub async fn ping(&self) -> Option<bool> {
         let redis = self.redis.as_ref()?;
-        let answer: RedisResult<()> = redis.ask(&redis::cmd("PING")).await;
-        Some(answer.is_ok())
+        Some(redis.ping().await)
     }
 }
 
-impl Redis {
-    fn new(options: &Options) -> RedisResult<Self> {
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(options.timeout))
-            .set_response_timeout(Some(options.timeout))
-            .set_max_delay(Duration::from_secs(1))
-            .set_number_of_retries(1);
-        let connection = ConnectionManager::new_lazy_with_config(options.client.clone(), config)?;
-        Ok(Self { connection, timeout: options.timeout })
-    }
-
-    /// `None`: Redis knows neither that it is active nor that it ended.
-    async fn look_up(&self, claims: &Claims) -> RedisResult<Option<bool>> {
-        let mut command = redis::cmd("MGET");
-        command.arg(ended_key(claims.sid)).arg(access_key(claims));
-        let (ended, active): (Option<u8>, Option<u8>) = self.ask(&command).await?;
-        Ok(if ended.is_some() { Some(false) } else { active.map(|_| true) })
-    }
-
-    async fn put(&self, key: &str, lifetime: Duration) -> RedisResult<()> {
-        // A lifetime of 0 is an error to Redis, and there is nothing to keep.
-        let seconds = lifetime.as_secs().max(1);
-        self.ask(redis::cmd("SET").arg(key).arg(1).arg("EX").arg(seconds)).await
-    }
-
-    /// One round trip, bounded even while the connection is being made anew.
-    async fn ask<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> RedisResult<T> {
-        let mut connection = self.connection.clone();
-        match tokio::time::timeout(self.timeout, command.query_async(&mut connection)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(RedisError::from((redis::ErrorKind::Io, "no answer in time"))),
-        }
-    }
+/// Why ends were not published.
+#[derive(Debug, thiserror::Error)]
+enum Unpublished {
+    #[error("Redis is away")]
+    Away,
+    #[error("the database takes long")]
+    Slow,
+    #[error(transparent)]
+    Redis(#[from] redis::RedisError),
+    #[error(transparent)]
+    Store(#[from] store::Error),
 }
 
 fn access_key(claims: &Claims) -> String {

@@ -16,14 +16,16 @@ use crate::active::ActiveTokens;
 use crate::config::{Config, SHORTEST_SECRET, Tls};
 use crate::data_dir::{self, DataDir};
 use crate::keys::{Derived, KeyRing};
+use crate::limits::Limits;
+use crate::metrics::Metrics;
 use crate::state::State;
 use crate::store::{self, Store};
 use crate::sweeper::Sweeper;
 use crate::token::Secret;
-use crate::{clock, http, keys, tls};
+use crate::{http, keys, tls};
 
 /// The generated secret, in the data folder.
-pub(crate) const SECRET: &str = "secret";
+const SECRET: &str = "secret";
 
 /// Why the server does not start. Each is a sentence for its operator.
 #[derive(Debug, thiserror::Error)]
@@ -34,9 +36,6 @@ pub enum Error {
     /// The database.
     #[error(transparent)]
     Store(#[from] store::OpenError),
-    /// Redis.
-    #[error("Redis cannot be used: {0}")]
-    Redis(#[from] redis::RedisError),
     /// The file with the generated secret was cut short.
     #[error(
         "{} holds no secret: put back the one that it held, or, with an empty database, remove \
@@ -52,6 +51,14 @@ pub enum Error {
     /// The address.
     #[error("{address} cannot be listened on (`server.address`): {source}")]
     Listen {
+        /// The configured address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The address of the metrics.
+    #[error("{address} cannot be listened on (`metrics.address`; \"off\" does without): {source}")]
+    ListenForMetrics {
         /// The configured address.
         address: SocketAddr,
         /// What the system says.
@@ -89,23 +96,27 @@ pub async fn start(config: &Config) -> Result<Listening, Error> {
 
     let database = config.database.clone();
     let store = actix_rt::task::spawn_blocking(move || Store::open(&database)).await??;
-    let now = clock::now();
-    let keys =
-        KeyRing::load(&store, &derived.sealing, &config.issuer, &config.audience, now).await?;
-    let active =
-        ActiveTokens::new(config.redis.as_ref(), store.clone(), config.policy.access_lifetime)?;
+    let keys = KeyRing::open(store.clone(), derived.sealing, config.keys.clone()).await?;
+    let keys = Arc::new(keys);
+    let (redis, lifetime) = (config.redis.as_ref(), config.policy.access_lifetime);
+    let active = Arc::new(ActiveTokens::new(redis, store.clone(), lifetime).await);
     let (sweeper, rotations) = Sweeper::new(store.clone(), config.policy, config.event_retention);
     let state = web::Data::new(State {
         store,
-        keys,
+        keys: keys.clone(),
         peppers: Arc::new(derived.peppers),
-        active,
+        active: active.clone(),
         policy: config.policy,
+        limits: Limits::new(config.limits),
+        proxies: config.proxies.clone(),
+        metrics: Metrics::new(),
         rotations,
-        issuer: config.issuer.clone(),
-        audience: config.audience.clone(),
+        issuer: config.keys.issuer.clone(),
+        audience: config.keys.audience.clone(),
     });
 
+    let metrics =
+        config.metrics.map(|address| serve_metrics(address, state.clone())).transpose()?;
     let server = HttpServer::new(move || {
         App::new()
             .app_data(state.clone())
@@ -114,7 +125,7 @@ pub async fn start(config: &Config) -> Result<Listening, Error> {
                     .add((CACHE_CONTROL, "no-store"))
                     .add((X_CONTENT_TYPE_OPTIONS, "nosniff")),
             )
-            .wrap(from_fn(http::log_request))
+            .wrap(from_fn(http::observe))
             .configure(http::routes)
     })
     .workers(config.workers)
@@ -125,8 +136,25 @@ pub async fn start(config: &Config) -> Result<Listening, Error> {
     }
     .map_err(|source| Error::Listen { address: config.address, source })?;
     let addresses = server.addrs();
+    if let Some(metrics) = metrics {
+        actix_rt::spawn(metrics);
+    }
     actix_rt::spawn(sweeper.run());
+    actix_rt::spawn(keys.keep());
+    actix_rt::spawn(active.keep());
     Ok(Listening { server: server.run(), addresses })
+}
+
+/// A server for measures alone, on an address of its own. It ends with the
+/// process.
+fn serve_metrics(address: SocketAddr, state: web::Data<State>) -> Result<Server, Error> {
+    let app = move || App::new().app_data(state.clone()).configure(http::metrics_routes);
+    let server = HttpServer::new(app).workers(1).disable_signals().bind(address);
+    let server = server.map_err(|source| Error::ListenForMetrics { address, source })?;
+    for address in server.addrs() {
+        tracing::info!(url = %format!("http://{address}/metrics"), "metrics");
+    }
+    Ok(server.run())
 }
 
 /// The configured secret, or the one that the first start made.
@@ -141,6 +169,18 @@ fn secret(config: &Config, data_dir: &DataDir) -> Result<SecretString, Error> {
         return Err(Error::NoSecret(data_dir.path(SECRET)));
     }
     Ok(secret.into())
+}
+
+/// The secret of a server that has run: for the commands beside it, which make
+/// nothing.
+///
+/// # Errors
+/// When it is not configured, and no start has made one.
+pub(crate) fn existing_secret(config: &Config) -> Result<SecretString, data_dir::Error> {
+    match &config.secret {
+        Some(secret) => Ok(secret.clone()),
+        None => Ok(DataDir::existing(&config.data_dir).read(SECRET)?.trim_end().into()),
+    }
 }
 
 /// The URL of a server that listens on `address`.

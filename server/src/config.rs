@@ -1,14 +1,17 @@
 //! The settings: defaults < file < environment. Nonsense stops the start.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use matchbook_shared::settings::{Invalid, Layers, Log, Settings, cores};
 use secrecy::SecretString;
 
+use crate::keys::Algorithm;
+use crate::proxies::TrustedProxies;
 use crate::sessions::{Policy, Retry};
-use crate::{active, store};
+use crate::{active, keys, limits, store};
 
 const LAYERS: Layers = Layers {
     defaults: include_str!("../default.toml"),
@@ -21,6 +24,9 @@ const LAYERS: Layers = Layers {
 /// The shortest secret that is taken: 32 characters hold 128 bits even where
 /// they are hexadecimal digits.
 pub(crate) const SHORTEST_SECRET: usize = 32;
+
+/// The shortest time for which a key is published before it signs.
+const SHORTEST_LEAD: Duration = Duration::from_secs(4);
 
 /// Everything that can be set, checked. `default.toml` says what each means.
 pub struct Config {
@@ -36,16 +42,20 @@ pub struct Config {
     pub workers: usize,
     /// How long a stopping server waits for running requests.
     pub shutdown_timeout: Duration,
+    /// Whose word is taken on who asked them.
+    pub proxies: TrustedProxies,
+    /// How many requests are granted; `None`: as many as come.
+    pub limits: Option<limits::Options>,
+    /// Where measures can be read, if anywhere.
+    pub metrics: Option<SocketAddr>,
     /// The database.
     pub database: store::Options,
     /// Redis, where there is one.
     pub redis: Option<active::Options>,
     /// How connections are protected.
     pub tls: Tls,
-    /// `iss` in access tokens.
-    pub issuer: String,
-    /// `aud` in access tokens.
-    pub audience: String,
+    /// Which keys sign access tokens, and what is in those.
+    pub keys: keys::Options,
     /// How long tokens and sessions live.
     pub policy: Policy,
     /// How long entries of the security log are kept.
@@ -98,13 +108,16 @@ fn check(settings: &Settings) -> Result<Config, Invalid> {
         address: settings.address("server.address")?,
         workers: settings.threads("server.workers")?,
         shutdown_timeout: settings.seconds("server.shutdown_timeout")?,
+        proxies: proxies(settings)?,
+        limits: limits(settings)?,
+        metrics: match settings.get::<String>("metrics.address")?.as_str() {
+            "off" => None,
+            _ => Some(settings.address("metrics.address")?),
+        },
         database: database(settings, &data_dir)?,
         redis: redis(settings)?,
         tls: tls(settings)?,
-        issuer: settings.base_url("tokens.issuer")?,
-        audience: settings
-            .optional("tokens.audience")?
-            .ok_or_else(|| settings.invalid("tokens.audience", "must not be empty"))?,
+        keys: keys(settings)?,
         policy: policy(settings)?,
         event_retention: settings.duration("events.retention")?,
         log: settings.log()?,
@@ -135,13 +148,43 @@ fn database(settings: &Settings, data_dir: &Path) -> Result<store::Options, Inva
         url: url.parse().map_err(|problem| settings.invalid(key, problem))?,
         pool_size,
         wait: settings.duration("database.wait")?,
+        queue: settings.get("database.queue")?,
+        timeout: settings.duration("database.timeout")?,
     })
+}
+
+fn proxies(settings: &Settings) -> Result<TrustedProxies, Invalid> {
+    let key = "server.trusted_proxies";
+    TrustedProxies::parse(&settings.get::<String>(key)?).map_err(|entry| {
+        let problem =
+            format!("must be addresses or networks with commas between; `{entry}` is none");
+        settings.invalid(key, &problem)
+    })
+}
+
+fn limits(settings: &Settings) -> Result<Option<limits::Options>, Invalid> {
+    let a_minute = |key| {
+        NonZeroU32::new(settings.get(key)?)
+            .ok_or_else(|| settings.invalid(key, "must be at least 1"))
+    };
+    let options = limits::Options {
+        register: a_minute("limits.register")?,
+        token: a_minute("limits.token")?,
+        refresh: a_minute("limits.refresh")?,
+        session: a_minute("limits.session")?,
+    };
+    Ok(settings.get::<bool>("limits.enabled")?.then_some(options))
 }
 
 fn redis(settings: &Settings) -> Result<Option<active::Options>, Invalid> {
     let timeout = settings.duration("redis.timeout")?;
     let Some(url) = settings.optional("redis.url")? else { return Ok(None) };
-    active::Options::new(&url, timeout)
+    let ca = settings.path("redis.ca_file")?.map(|path| {
+        std::fs::read(&path).map_err(|error| {
+            settings.invalid("redis.ca_file", &format!("names a file that cannot be read: {error}"))
+        })
+    });
+    active::Options::new(&url, ca.transpose()?, timeout)
         .map(Some)
         .map_err(|problem| settings.invalid("redis.url", &problem.to_string()))
 }
@@ -162,6 +205,41 @@ fn tls(settings: &Settings) -> Result<Tls, Invalid> {
         "off" => Ok(Tls::Off),
         _ => Err(settings.invalid("tls.mode", "must be \"self-signed\", \"files\" or \"off\"")),
     }
+}
+
+fn keys(settings: &Settings) -> Result<keys::Options, Invalid> {
+    let bits = settings.get::<u32>("tokens.rsa_bits")?;
+    if ![2048, 3072, 4096].contains(&bits) {
+        return Err(settings.invalid("tokens.rsa_bits", "must be 2048, 3072 or 4096"));
+    }
+    let algorithms = [
+        ("RS256", Algorithm::Rs256 { bits }),
+        ("ES256", Algorithm::Es256),
+        ("EdDSA", Algorithm::EdDsa),
+    ];
+    let options = keys::Options {
+        algorithm: settings.choice("tokens.algorithm", &algorithms)?,
+        publish_lead: settings.seconds("keys.publish_lead")?,
+        rotate_after: match settings.get::<String>("keys.rotate_after")?.as_str() {
+            "never" => None,
+            _ => Some(settings.duration("keys.rotate_after")?),
+        },
+        issuer: settings.base_url("tokens.issuer")?,
+        audience: settings
+            .optional("tokens.audience")?
+            .ok_or_else(|| settings.invalid("tokens.audience", "must not be empty"))?,
+        access_lifetime: settings.seconds("tokens.access_lifetime")?,
+    };
+    // Servers read the keys once a second, and a verifier asks any of them.
+    if options.publish_lead < SHORTEST_LEAD {
+        let problem = "must be at least 4s: servers notice a key within a second or two";
+        return Err(settings.invalid("keys.publish_lead", problem));
+    }
+    if options.rotate_after.is_some_and(|after| after <= options.publish_lead) {
+        let problem = "must be longer than `keys.publish_lead`: a key signs after the one before";
+        return Err(settings.invalid("keys.rotate_after", problem));
+    }
+    Ok(options)
 }
 
 fn policy(settings: &Settings) -> Result<Policy, Invalid> {
@@ -239,11 +317,22 @@ mod tests {
             ("[tls]\nmode = 'files'", "tls.certificate"),
             ("[tokens]\nissuer = 'auth.example.com'", "tokens.issuer"),
             ("[tokens]\nissuer = 'https://auth.example.com?x'", "tokens.issuer"),
+            ("[tokens]\nalgorithm = 'HS256'", "tokens.algorithm"),
+            ("[tokens]\nrsa_bits = 1024", "tokens.rsa_bits"),
+            ("[keys]\npublish_lead = '3s'", "keys.publish_lead"),
+            ("[keys]\nrotate_after = '10m'", "keys.rotate_after"),
+            ("[keys]\nrotate_after = 'ever'", "keys.rotate_after"),
             ("[tokens]\naccess_lifetime = 900", "tokens.access_lifetime"),
             ("[tokens]\naccess_lifetime = '1500ms'", "tokens.access_lifetime"),
             ("[tokens]\naccess_lifetime = '31d'", "tokens.access_lifetime"),
             ("[sessions]\nidle_lifetime = '91d'", "sessions.idle_lifetime"),
             ("[sessions]\nabsolute_lifetime = '1000y'", "sessions.absolute_lifetime"),
+            ("[server]\ntrusted_proxies = '10.0.0.0/40'", "server.trusted_proxies"),
+            ("[limits]\nrefresh = 0", "limits.refresh"),
+            ("[limits]\nenabled = 'perhaps'", "limits.enabled"),
+            ("[metrics]\naddress = 'here'", "metrics.address"),
+            ("[redis]\nurl = 'rediss://x'\nca_file = '/nowhere'", "redis.ca_file"),
+            ("[redis]\nurl = 'redis-cluster://'", "redis.url"),
             ("[log]\nformat = 'xml'", "log.format"),
             ("[log]\nlevel = 'a=b=c'", "log.level"),
             ("[log]\nlevel = 'warning'", "log.level"),

@@ -1,6 +1,7 @@
 //! How a refusal looks on the wire: the one place that knows status codes.
 
 use std::fmt;
+use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -30,6 +31,10 @@ pub enum Error {
     AlreadyActive,
     /// The guest's one sign-in is used up.
     SignInUsed,
+    /// The user has no such session.
+    UnknownSession,
+    /// There were too many requests; how long to wait.
+    TooMany(Duration),
     /// There is nothing at this path.
     NotFound,
     /// The path takes other methods.
@@ -77,13 +82,13 @@ impl Error {
             // The article's own words, which its clients look for.
             Self::AlreadyActive => "User already has an active token",
             Self::SignInUsed => "sign_in_used",
+            Self::UnknownSession => "unknown_session",
+            Self::TooMany(_) => "too_many_requests",
             Self::NotFound => "not_found",
             Self::MethodNotAllowed(_) => "method_not_allowed",
             Self::TooLarge => "too_large",
             Self::TooSlow => "too_slow",
-            Self::Store(store::Error::NoConnection(..) | store::Error::Away(_)) => {
-                "temporarily_unavailable"
-            }
+            Self::Store(error) if error.will_pass() => "temporarily_unavailable",
             Self::Store(_) | Self::Keys(_) => "server_error",
         }
     }
@@ -138,13 +143,17 @@ impl fmt::Display for Error {
                 "A guest id is good for one sign-in, and this one is used: get a new id from \
                  /register."
             }
+            Self::UnknownSession => "You have no session of this id: GET /sessions lists them.",
+            Self::TooMany(_) => {
+                "There were too many requests: wait for as long as the Retry-After header says."
+            }
             Self::NotFound => "There is nothing at this path.",
             Self::MethodNotAllowed(_) => {
                 "This path does not take this method: see the Allow header."
             }
             Self::TooLarge => "The request is longer than any that is good.",
             Self::TooSlow => "The request did not arrive in time: send it again.",
-            Self::Store(store::Error::NoConnection(..) | store::Error::Away(_)) => {
+            Self::Store(error) if error.will_pass() => {
                 "The server cannot reach its database: try again in a moment."
             }
             Self::Store(_) | Self::Keys(_) => "The server failed; its log says why.",
@@ -162,13 +171,12 @@ impl ResponseError for Error {
             Self::NoToken | Self::InvalidToken(_) | Self::InvalidGrant(_) => {
                 StatusCode::UNAUTHORIZED
             }
-            Self::UnknownUser | Self::NotFound => StatusCode::NOT_FOUND,
+            Self::UnknownUser | Self::UnknownSession | Self::NotFound => StatusCode::NOT_FOUND,
+            Self::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
-            Self::Store(store::Error::NoConnection(..) | store::Error::Away(_)) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Store(error) if error.will_pass() => StatusCode::SERVICE_UNAVAILABLE,
             Self::Store(_) | Self::Keys(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -184,6 +192,10 @@ impl ResponseError for Error {
             response.insert_header((WWW_AUTHENTICATE, challenge));
         }
         match self {
+            Self::TooMany(wait) => {
+                let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+                response.insert_header((RETRY_AFTER, seconds));
+            }
             Self::MethodNotAllowed(allowed) => {
                 response.insert_header((ALLOW, *allowed));
             }

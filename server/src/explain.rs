@@ -7,10 +7,10 @@ use std::time::Duration;
 use diesel::result::Error as QueryError;
 use openssl::error::ErrorStack;
 
-use crate::app::SECRET;
+use crate::app;
 use crate::clock::Timestamp;
 use crate::config::Config;
-use crate::data_dir::{self, DataDir};
+use crate::data_dir;
 use crate::keys::Derived;
 use crate::sessions::{Policy, Refusal, Verdict, judge};
 use crate::store::events::{self, Entry};
@@ -65,11 +65,7 @@ pub fn explain(config: &Config, text: &str, now: Timestamp) -> Result<Explanatio
     if text.is_empty() {
         return Err(Error::Nothing);
     }
-    let secret = match &config.secret {
-        Some(secret) => secret.clone(),
-        None => DataDir::existing(&config.data_dir).read(SECRET)?.trim_end().into(),
-    };
-    let derived = Derived::from_secrets(&secret, &config.old_secrets)?;
+    let derived = Derived::from_secrets(&app::existing_secret(config)?, &config.old_secrets)?;
     let token = RefreshToken::parse(text, &derived.peppers).ok_or(Error::NotOurs)?;
     let mut conn = store::connect(&config.database.url)?;
     let standing = sessions::find(&mut conn, token.session)?;

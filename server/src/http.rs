@@ -2,7 +2,8 @@
 
 mod bearer;
 mod health;
-mod log;
+mod observe;
+mod sessions;
 mod timely;
 mod tokens;
 mod user;
@@ -14,7 +15,7 @@ use actix_web::error::{QueryPayloadError, UrlencodedError};
 use actix_web::{HttpRequest, Resource, Route, guard, web};
 
 use crate::error::Error;
-pub use log::log_request;
+pub use observe::observe;
 
 /// The most bytes of a form. The longest good one is a tenth of this.
 const LONGEST_FORM: usize = 8 * 1024;
@@ -27,11 +28,23 @@ pub fn routes(service: &mut web::ServiceConfig) {
         .service(resource("/register", "GET", web::get().to(tokens::register)))
         .service(resource("/token", "GET", web::get().to(tokens::token)))
         .service(resource("/refresh", "POST", web::post().to(tokens::refresh)))
-        .service(resource("/logout", "POST", web::post().to(tokens::logout)))
+        .service(resource("/logout", "POST", web::post().to(sessions::logout)))
+        .service(
+            resource("/sessions", "GET, DELETE", web::get().to(sessions::list))
+                .route(web::delete().to(sessions::end_all)),
+        )
+        .service(resource("/sessions/{id}", "DELETE", web::delete().to(sessions::end_one)))
         .service(resource("/user", "GET", web::get().to(user::user)))
         .service(resource("/.well-known/jwks.json", "GET, HEAD", read().to(well_known::jwks)))
         .service(resource("/health/live", "GET, HEAD", read().to(health::live)))
         .service(resource("/health/ready", "GET, HEAD", read().to(health::ready)))
+        .default_service(web::to(async || Err::<(), _>(Error::NotFound)));
+}
+
+/// The one route of the server for measures.
+pub fn metrics_routes(service: &mut web::ServiceConfig) {
+    service
+        .service(resource("/metrics", "GET, HEAD", read().to(health::metrics)))
         .default_service(web::to(async || Err::<(), _>(Error::NotFound)));
 }
 

@@ -1,34 +1,44 @@
-//! Keys: what is derived from the server's secret, and the key that signs
-//! access tokens.
+//! The key ring: which keys sign and verify access tokens, published, rotated
+//! and revoked for all servers on a database.
 //!
-//! The signing key is parsed once. `jsonwebtoken` would parse and check it at
-//! every signature, which takes longer than the signature itself; it does
-//! verify, where a public key costs next to nothing to read.
+//! A new key is published for [`Options::publish_lead`] before it signs, and
+//! the key set may be cached for half as long, so that whoever caches it never
+//! meets a key that it does not know. Every server reads the ring anew each
+//! second.
 
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
+mod seal;
+mod sequence;
+mod signing_key;
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use actix_rt::task::spawn_blocking;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::jwk::{Jwk, JwkSet, PublicKeyUse, ThumbprintHash};
-use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation};
+use jsonwebtoken::Validation;
+use jsonwebtoken::jwk::JwkSet;
 use openssl::error::ErrorStack;
-use openssl::md::Md;
-use openssl::pkey::{Id, PKey};
-use openssl::pkey_ctx::PkeyCtx;
-use openssl::rsa::Rsa;
-use openssl::symm::{Cipher, decrypt_aead, encrypt_aead};
-use secrecy::{ExposeSecret, SecretString};
+use openssl::sha::sha256;
 
-use crate::clock::Timestamp;
-use crate::store::{self, Store, signing_keys, signing_keys::SealedKey};
-use crate::token::{Claims, Pepper, Peppers};
+use crate::clock::{self, Timestamp};
+use crate::store::signing_keys::{Heir, StoredKey};
+use crate::store::{self, Conn, Store, signing_keys};
+use crate::token::Claims;
 
-/// The size of a new RSA key in bits (RFC 7518 §3.3: at least 2048).
-const RSA_BITS: u32 = 2048;
+pub use seal::{Derived, SealingKeys};
+pub use sequence::{Phase, phases};
+pub use signing_key::Algorithm;
+use signing_key::SigningKey;
+
 /// The media type of access tokens (RFC 9068 §2.1).
 const ACCESS_TOKEN: &str = "at+jwt";
 /// No access token of ours comes near this many bytes.
 const LONGEST_TOKEN: usize = 4096;
+/// How often a server reads the ring.
+pub const READ_EVERY: Duration = Duration::from_secs(1);
+/// A token under an unknown key makes a server read at once, but no oftener.
+const READ_AGAIN_AFTER: Duration = Duration::from_millis(250);
 
 /// Why the key ring cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +49,9 @@ pub enum Error {
     /// The database did not answer.
     #[error(transparent)]
     Store(#[from] store::Error),
+    /// The database refused a statement.
+    #[error("the signing keys cannot be read or changed: {0}")]
+    Query(#[from] diesel::result::Error),
     /// The stored key was sealed under another secret, or altered.
     #[error(
         "the signing key {kid} in the database cannot be opened with this server's secret: set \
@@ -56,274 +69,438 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// There is no such key to revoke.
+    #[error("there is no key {0} in force: `keys list` shows those that are")]
+    NoSuchKey(String),
+    /// The next key is published already.
+    #[error("key {kid} is published already and signs from {signs_from} on: wait until it does")]
+    Pending {
+        /// Its thumbprint.
+        kid: String,
+        /// When it begins.
+        signs_from: String,
+    },
+    /// Somebody else changed the keys at the same moment.
+    #[error("the keys were changed by somebody else at this moment: look again")]
+    Changed,
     /// A signature could not be made.
     #[error("an access token could not be signed")]
     Signature,
+    /// The work was cancelled.
+    #[error("a key was not made: {0}")]
+    Unfinished(#[from] actix_rt::task::JoinError),
 }
 
-/// The keys that the server's secrets stand for. They are derived under
-/// labels of their own (HKDF, RFC 5869), so that none tells anything of another.
-pub struct Derived {
-    /// Tag refresh tokens.
-    pub peppers: Peppers,
-    /// Seal private keys in the database.
-    pub sealing: SealingKeys,
-}
-
-/// The sealing key in force, and those before it that still open.
-pub struct SealingKeys {
-    current: SealingKey,
-    old: Vec<SealingKey>,
-}
-
-impl Derived {
-    /// Derives all of them, from the secret in force and from old ones that
-    /// are still good.
-    ///
-    /// # Errors
-    /// When OpenSSL refuses.
-    pub fn from_secrets(secret: &SecretString, old: &[SecretString]) -> Result<Self, ErrorStack> {
-        Ok(Self {
-            peppers: Peppers {
-                current: pepper(secret)?,
-                old: old.iter().map(pepper).collect::<Result<_, _>>()?,
-            },
-            sealing: SealingKeys {
-                current: sealing_key(secret)?,
-                old: old.iter().map(sealing_key).collect::<Result<_, _>>()?,
-            },
-        })
-    }
-}
-
-fn pepper(secret: &SecretString) -> Result<Pepper, ErrorStack> {
-    Ok(Pepper::new(&derive(secret, b"matchbook refresh token tag")?))
-}
-
-fn sealing_key(secret: &SecretString) -> Result<SealingKey, ErrorStack> {
-    derive(secret, b"matchbook signing key seal").map(SealingKey)
-}
-
-fn derive(secret: &SecretString, label: &[u8]) -> Result<[u8; 32], ErrorStack> {
-    let mut context = PkeyCtx::new_id(Id::HKDF)?;
-    context.derive_init()?;
-    context.set_hkdf_md(Md::sha256())?;
-    context.set_hkdf_key(secret.expose_secret().as_bytes())?;
-    context.add_hkdf_info(label)?;
-    let mut key = [0; 32];
-    context.derive(Some(&mut key))?;
-    Ok(key)
-}
-
-/// Encrypts private keys for the database: AES-256-GCM, with the key's
-/// thumbprint as associated data, so that rows cannot be swapped.
-struct SealingKey([u8; 32]);
-
-const NONCE: usize = 12;
-const GCM_TAG: usize = 16;
-
-impl SealingKey {
-    /// nonce 12 ‖ ciphertext ‖ tag 16
-    fn seal(&self, kid: &str, plain: &[u8]) -> Result<Vec<u8>, ErrorStack> {
-        let mut nonce = [0; NONCE];
-        openssl::rand::rand_bytes(&mut nonce)?;
-        let mut tag = [0; GCM_TAG];
-        let cipher = Cipher::aes_256_gcm();
-        let text = encrypt_aead(cipher, &self.0, Some(&nonce), kid.as_bytes(), plain, &mut tag)?;
-        Ok([&nonce[..], &text, &tag].concat())
-    }
-
-    /// `None` when it was not sealed by this key for this `kid`.
-    fn open(&self, kid: &str, sealed: &[u8]) -> Option<Vec<u8>> {
-        let (nonce, rest) = sealed.split_at_checked(NONCE)?;
-        let (text, tag) = rest.split_at_checked(rest.len().checked_sub(GCM_TAG)?)?;
-        decrypt_aead(Cipher::aes_256_gcm(), &self.0, Some(nonce), kid.as_bytes(), text, tag).ok()
-    }
-}
-
-impl SealingKeys {
-    /// The private half (PKCS #8), and whether the key in force had sealed it.
-    fn open(&self, sealed: &SealedKey) -> Result<(Vec<u8>, bool), Error> {
-        let open = |key: &SealingKey| key.open(&sealed.kid, &sealed.private_key);
-        if let Some(pkcs8) = open(&self.current) {
-            return Ok((pkcs8, true));
-        }
-        match self.old.iter().find_map(open) {
-            Some(pkcs8) => Ok((pkcs8, false)),
-            None => Err(Error::WrongSecret { kid: sealed.kid.clone() }),
-        }
-    }
+/// How keys come and go.
+#[derive(Clone)]
+pub struct Options {
+    /// What new keys are made for.
+    pub algorithm: Algorithm,
+    /// How long a key is published before it signs.
+    pub publish_lead: Duration,
+    /// How long a key signs before the next one does; `None`: until somebody
+    /// rotates it.
+    pub rotate_after: Option<Duration>,
+    /// `iss` in access tokens.
+    pub issuer: String,
+    /// `aud` in access tokens.
+    pub audience: String,
+    /// How long access tokens live.
+    pub access_lifetime: Duration,
 }
 
 /// Why an access token is not accepted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Fault {
     /// It is none of ours: malformed, for others, or not signed by our key.
     NotOurs,
     /// It was good once.
     Expired,
+    /// It names a key that may be new, and the database cannot be asked.
+    Unavailable(store::Error),
 }
 
-/// The signing key, and what others need to verify with.
+/// Signs and verifies with the keys that the database holds.
 pub struct KeyRing {
-    header: String,
-    private: RsaKeyPair,
-    random: SystemRandom,
-    kid: String,
-    public: DecodingKey,
-    validation: Validation,
-    jwks: JwkSet,
+    store: Store,
+    sealing: SealingKeys,
+    options: Options,
+    read: RwLock<Arc<Ring>>,
+    reading: tokio::sync::Mutex<()>,
+}
+
+/// The keys as they were read last.
+struct Ring {
+    keys: Vec<PublishedKey>,
+    /// Keys that another server made under a secret that this one has not.
+    unreadable: Vec<String>,
+    set: KeySet,
+    read_at: Instant,
+}
+
+#[derive(Clone)]
+struct PublishedKey {
+    key: Arc<SigningKey>,
+    signs_from: Timestamp,
+}
+
+/// The public halves, as they are published (RFC 7517 §5).
+#[derive(Clone)]
+pub struct KeySet {
+    /// JSON.
+    pub body: String,
+    /// Changes when the body does: a strong entity tag (RFC 9110 §8.8.3).
+    pub etag: String,
+    /// For how long it may be cached.
+    pub max_age: Duration,
 }
 
 impl KeyRing {
-    /// Takes the signing key from the database, and makes it where there is
-    /// none. Of several servers that start at once, all get the same. A key
-    /// that an old secret has sealed is sealed anew under the one in force.
+    /// Takes the keys from the database, and makes one where there is none. Of
+    /// several servers that start at once, all get the same. Keys that an old
+    /// secret has sealed are sealed anew under the one in force. Where new keys
+    /// are to be for another algorithm than the newest is, the next is made.
     ///
     /// # Errors
     /// When the database does not answer, or no secret fits it.
-    pub async fn load(
-        store: &Store,
-        sealing: &SealingKeys,
-        issuer: &str,
-        audience: &str,
-        now: Timestamp,
-    ) -> Result<Self, Error> {
-        if let Some(sealed) = store.run(signing_keys::find_active).await? {
-            let (pkcs8, is_current) = sealing.open(&sealed)?;
-            if !is_current {
-                let resealed = sealing.current.seal(&sealed.kid, &pkcs8)?;
-                let old = sealed.clone();
-                store.run(move |conn| signing_keys::reseal(conn, &old, &resealed)).await?;
-                tracing::info!(kid = %sealed.kid, "signing key sealed under the new secret");
-            }
-            return Self::unseal(&sealed, &pkcs8, issuer, audience);
+    pub async fn open(store: Store, sealing: SealingKeys, options: Options) -> Result<Self, Error> {
+        let set = KeySet { body: String::new(), etag: String::new(), max_age: Duration::ZERO };
+        let none = Ring { keys: vec![], unreadable: vec![], set, read_at: Instant::now() };
+        let (read, reading) = (RwLock::new(Arc::new(none)), tokio::sync::Mutex::default());
+        let ring = Self { store, sealing, options, read, reading };
+        let now = clock::now();
+        if ring.stored().await?.is_empty() {
+            ring.add(1, now, now).await?;
         }
-        let made = generate(&sealing.current)?;
-        tracing::info!(kid = %made.kid, algorithm = %made.algorithm, "signing key made");
-        let in_force = store
-            .run(move |conn| {
-                if signing_keys::insert(conn, &made, now)? {
-                    return Ok(Some(made));
-                }
-                signing_keys::find_active(conn)
-            })
-            .await?;
-        let sealed = in_force.ok_or(Error::Signature)?;
-        let (pkcs8, _) = sealing.open(&sealed)?;
-        Self::unseal(&sealed, &pkcs8, issuer, audience)
+        let stored = ring.stored().await?;
+        let mut keys = ring.unseal(&stored, now).await?;
+        if let Some(error) = keys.unreadable.pop() {
+            return Err(error);
+        }
+        let newest = keys.keys.last().map(|newest| newest.key.clone());
+        ring.replace(keys);
+        if newest.is_some_and(|newest| !newest.is_for(ring.options.algorithm)) {
+            let number = stored.last().map_or(1, |key| key.number + 1);
+            ring.add(number, now, now.after(ring.options.publish_lead)).await?;
+        }
+        Ok(ring)
     }
 
-    fn unseal(
-        sealed: &SealedKey,
-        pkcs8: &[u8],
-        issuer: &str,
-        audience: &str,
-    ) -> Result<Self, Error> {
-        let kid = sealed.kid.clone();
-        let unusable = |problem: &str| Error::Unusable {
-            kid: sealed.kid.clone(),
-            problem: problem.to_owned(),
-        };
-        if sealed.algorithm != "RS256" {
-            return Err(unusable("its algorithm is not RS256"));
+    /// Reads the keys each second, and makes the next one in time, until it is
+    /// dropped, which it may be at any time.
+    pub async fn keep(self: Arc<Self>) {
+        let mut failing = false;
+        loop {
+            tokio::time::sleep(READ_EVERY).await;
+            let done = self.tend().await;
+            if let (Err(error), false) = (&done, failing) {
+                tracing::warn!(%error, "the key ring cannot be read, and will be again");
+            }
+            failing = done.is_err();
         }
-        let private = RsaKeyPair::from_pkcs8(pkcs8).map_err(|e| unusable(&e.to_string()))?;
-        let rsa = PKey::private_key_from_pkcs8(pkcs8)?.rsa()?;
-        let public = public_half(&rsa);
-        let jwk = jwk(&public).map_err(|e| unusable(&e.to_string()))?;
+    }
 
-        let mut header = Header::new(Algorithm::RS256);
-        header.typ = Some(ACCESS_TOKEN.to_owned());
-        header.kid = Some(kid.clone());
-        let header = serde_json::to_vec(&header).map_err(|e| unusable(&e.to_string()))?;
-
-        let mut validation = Validation::new(Algorithm::RS256);
-        validation.set_issuer(&[issuer]);
-        validation.set_audience(&[audience]);
-        validation.set_required_spec_claims(&["iss", "aud", "exp", "sub"]);
-        // Checked against the caller's `now`, and to the second.
-        validation.validate_exp = false;
-
-        Ok(Self {
-            header: URL_SAFE_NO_PAD.encode(header),
-            private,
-            random: SystemRandom::new(),
-            kid,
-            public,
-            validation,
-            jwks: JwkSet { keys: vec![jwk] },
-        })
+    async fn tend(&self) -> Result<(), Error> {
+        let (stored, now) = (self.read().await?, clock::now());
+        let lifetime = self.options.access_lifetime;
+        let phases = phases(&stored, lifetime, now);
+        for (key, _) in stored.iter().zip(&phases).filter(|(_, phase)| **phase == Phase::Gone) {
+            let kid = key.kid.clone();
+            tracing::info!(kid, "signing key gone: all that it signed has expired");
+            self.store.run(move |conn| signing_keys::delete(conn, &kid)).await?;
+        }
+        let (Some(newest), Some(rotate_after)) = (stored.last(), self.options.rotate_after) else {
+            return Ok(());
+        };
+        let due = newest.signs_from.after(rotate_after);
+        let published = now.after(self.options.publish_lead);
+        if due <= published {
+            self.add(newest.number + 1, now, published.max(due)).await?;
+        }
+        Ok(())
     }
 
     /// The access token that carries `claims`.
     ///
     /// # Errors
     /// When the key refuses to sign.
-    pub fn sign(&self, claims: &Claims) -> Result<String, Error> {
-        let claims = serde_json::to_vec(claims).map_err(|_| Error::Signature)?;
-        let mut token = self.header.clone();
-        token.push('.');
-        URL_SAFE_NO_PAD.encode_string(claims, &mut token);
-        let mut signature = vec![0; self.private.public_modulus_len()];
-        self.private
-            .sign(&RSA_PKCS1_SHA256, &self.random, token.as_bytes(), &mut signature)
-            .map_err(|_| Error::Signature)?;
-        token.push('.');
-        URL_SAFE_NO_PAD.encode_string(signature, &mut token);
-        Ok(token)
+    pub fn sign(&self, claims: &Claims, now: Timestamp) -> Result<String, Error> {
+        let payload = serde_json::to_vec(claims).map_err(|_| Error::Signature)?;
+        let ring = self.ring();
+        let begun = ring.keys.iter().rfind(|key| key.signs_from <= now);
+        // A clock that was set back may find none that has begun.
+        begun.or(ring.keys.first()).ok_or(Error::Signature)?.key.sign(&payload)
     }
 
-    /// The claims of an access token that this ring signed and that has not
-    /// expired. The algorithm is the key's, whatever the header says (RFC 8725
-    /// §3.1), and there is no leeway.
+    /// The claims of an access token that a published key signed and that has
+    /// not expired. There is no leeway, and none lives for longer than tokens
+    /// do by now.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn verify(&self, token: &str, now: Timestamp) -> Result<Claims, Fault> {
-        if token.len() > LONGEST_TOKEN {
-            return Err(Fault::NotOurs);
-        }
-        let read = jsonwebtoken::decode::<Claims>(token, &self.public, &self.validation)
-            .map_err(|_| Fault::NotOurs)?;
-        if read.header.typ.as_deref() != Some(ACCESS_TOKEN)
-            || read.header.kid.as_ref() != Some(&self.kid)
-        {
-            return Err(Fault::NotOurs);
-        }
-        if Timestamp::from_secs(read.claims.exp) <= now {
+    pub async fn verify(&self, token: &str, now: Timestamp) -> Result<Claims, Fault> {
+        let claims = match self.ring().verify(token, &self.options) {
+            // Another server may sign with a key that this one has not read yet.
+            Err(Unverified::UnknownKey) => {
+                self.read_again().await.map_err(Fault::Unavailable)?;
+                self.ring().verify(token, &self.options)
+            }
+            verified => verified,
+        };
+        let claims = claims.map_err(|_| Fault::NotOurs)?;
+        let longest = Timestamp::from_secs(claims.iat).after(self.options.access_lifetime);
+        if Timestamp::from_secs(claims.exp).min(longest) <= now {
             return Err(Fault::Expired);
         }
-        Ok(read.claims)
+        Ok(claims)
     }
 
-    /// The public halves (RFC 7517 §5).
+    /// The public halves, and for how long they may be cached: half the lead,
+    /// and less where the database has not been read for some time.
     #[must_use]
-    pub fn jwks(&self) -> &JwkSet {
-        &self.jwks
+    pub fn published(&self) -> KeySet {
+        let ring = self.ring();
+        let lead = self.options.publish_lead;
+        let max_age = (lead / 2).min(lead.saturating_sub(ring.read_at.elapsed()));
+        KeySet { max_age, ..ring.set.clone() }
+    }
+
+    /// Whether this server can open every key that others sign with.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.ring().unreadable.is_empty()
+    }
+
+    fn ring(&self) -> Arc<Ring> {
+        self.read.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn stored(&self) -> Result<Vec<StoredKey>, store::Error> {
+        self.store.run(signing_keys::all).await
+    }
+
+    /// Reads the ring, unless that was done a moment ago.
+    async fn read_again(&self) -> Result<(), store::Error> {
+        let _one_at_a_time = self.reading.lock().await;
+        if self.ring().read_at.elapsed() < READ_AGAIN_AFTER {
+            return Ok(());
+        }
+        match self.read().await {
+            Err(Error::Store(error)) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    async fn read(&self) -> Result<Vec<StoredKey>, Error> {
+        let stored = self.stored().await?;
+        let unsealed = self.unseal(&stored, clock::now()).await?;
+        self.replace(unsealed);
+        Ok(stored)
+    }
+
+    /// Opens the published ones of `stored`, but for those that are open.
+    async fn unseal(&self, stored: &[StoredKey], now: Timestamp) -> Result<Unsealed, Error> {
+        let open = self.ring();
+        let phases = phases(stored, self.options.access_lifetime, now);
+        let published = stored.iter().zip(phases).filter(|(_, phase)| phase.is_published());
+        let mut unsealed = Unsealed { keys: Vec::new(), unreadable: Vec::new() };
+        for (stored, _) in published {
+            let known = open.keys.iter().find(|known| known.key.kid == stored.kid);
+            let key = match known {
+                Some(known) => Ok(known.key.clone()),
+                None => self.unseal_one(stored).await,
+            };
+            match key {
+                Ok(key) => {
+                    unsealed.keys.push(PublishedKey { key, signs_from: stored.signs_from });
+                }
+                Err(error @ (Error::WrongSecret { .. } | Error::Unusable { .. })) => {
+                    unsealed.unreadable.push(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(unsealed)
+    }
+
+    async fn unseal_one(&self, stored: &StoredKey) -> Result<Arc<SigningKey>, Error> {
+        let (pkcs8, is_current) = self.sealing.open(stored)?;
+        if !is_current {
+            let (seen, sealed) = (stored.clone(), self.sealing.seal(&stored.kid, &pkcs8)?);
+            self.store.run(move |conn| signing_keys::reseal(conn, &seen, &sealed)).await?;
+            tracing::info!(kid = %stored.kid, "signing key sealed under the new secret");
+        }
+        parse(stored, &pkcs8).map(Arc::new)
+    }
+
+    fn replace(&self, unsealed: Unsealed) {
+        let before = self.ring();
+        let mut unreadable = Vec::new();
+        for error in unsealed.unreadable {
+            let said = error.to_string();
+            if !before.unreadable.contains(&said) {
+                tracing::error!(%error, "access tokens that other servers sign are refused here");
+            }
+            unreadable.push(said);
+        }
+        let keys = unsealed.keys.iter().map(|published| published.key.jwk.clone()).collect();
+        // Of public halves that were made a moment ago; there is nothing to go wrong.
+        let body = serde_json::to_string(&JwkSet { keys }).unwrap_or_default();
+        let digest = URL_SAFE_NO_PAD.encode(&sha256(body.as_bytes())[..16]);
+        let set = KeySet { etag: format!("\"{digest}\""), body, max_age: Duration::ZERO };
+        let ring = Ring { keys: unsealed.keys, unreadable, set, read_at: Instant::now() };
+        *self.read.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(ring);
+    }
+
+    /// Makes the key with that number, unless another server does.
+    async fn add(&self, number: i64, now: Timestamp, signs_from: Timestamp) -> Result<(), Error> {
+        let algorithm = self.options.algorithm;
+        let pkcs8 = spawn_blocking(move || algorithm.generate()).await??;
+        let key = stored(&self.sealing, algorithm, &pkcs8, number, now, signs_from)?;
+        let (kid, signs_from) = (key.kid.clone(), key.signs_from.to_date_time());
+        if self.store.run(move |conn| signing_keys::insert(conn, &key)).await? {
+            tracing::info!(kid, algorithm = algorithm.name(), %signs_from, "signing key made");
+        }
+        Ok(())
     }
 }
 
-fn generate(sealing: &SealingKey) -> Result<SealedKey, Error> {
-    let rsa = Rsa::generate(RSA_BITS)?;
-    let kid = jwk(&public_half(&rsa))
-        .and_then(|jwk| jwk.thumbprint(ThumbprintHash::SHA256))
-        .map_err(|_| Error::Signature)?;
-    let pkcs8 = PKey::from_rsa(rsa)?.private_key_to_pkcs8()?;
-    let private_key = sealing.seal(&kid, &pkcs8)?;
-    Ok(SealedKey { kid, algorithm: "RS256".to_owned(), private_key })
+struct Unsealed {
+    keys: Vec<PublishedKey>,
+    unreadable: Vec<Error>,
 }
 
-fn public_half(rsa: &Rsa<openssl::pkey::Private>) -> DecodingKey {
-    DecodingKey::from_rsa_raw_components(&rsa.n().to_vec(), &rsa.e().to_vec())
+enum Unverified {
+    NotOurs,
+    UnknownKey,
 }
 
-/// The public key as JWKS publishes it; `kid` is its thumbprint (RFC 7638).
-fn jwk(public: &DecodingKey) -> Result<Jwk, jsonwebtoken::errors::Error> {
-    let mut jwk = Jwk::from_decoding_key(public, Some(Algorithm::RS256))?;
-    jwk.common.key_id = Some(jwk.thumbprint(ThumbprintHash::SHA256)?);
-    jwk.common.public_key_use = Some(PublicKeyUse::Signature);
-    Ok(jwk)
+impl Ring {
+    /// The claims, whether or not they have expired.
+    fn verify(&self, token: &str, options: &Options) -> Result<Claims, Unverified> {
+        if token.len() > LONGEST_TOKEN {
+            return Err(Unverified::NotOurs);
+        }
+        let header = jsonwebtoken::decode_header(token).map_err(|_| Unverified::NotOurs)?;
+        if header.typ.as_deref() != Some(ACCESS_TOKEN) {
+            return Err(Unverified::NotOurs);
+        }
+        let kid = header.kid.ok_or(Unverified::NotOurs)?;
+        let key = self.keys.iter().find(|published| published.key.kid == kid);
+        let key = &key.ok_or(Unverified::UnknownKey)?.key;
+        let mut validation = Validation::new(key.algorithm);
+        validation.set_issuer(&[&options.issuer]);
+        validation.set_audience(&[&options.audience]);
+        validation.set_required_spec_claims(&["iss", "aud", "exp", "sub"]);
+        // Checked against the caller's `now`, and to the second.
+        validation.validate_exp = false;
+        let read = jsonwebtoken::decode::<Claims>(token, &key.public, &validation);
+        read.map(|read| read.claims).map_err(|_| Unverified::NotOurs)
+    }
+}
+
+fn parse(stored: &StoredKey, pkcs8: &[u8]) -> Result<SigningKey, Error> {
+    SigningKey::parse(&stored.algorithm, pkcs8)
+        .map_err(|problem| Error::Unusable { kid: stored.kid.clone(), problem })
+}
+
+/// A new key as it is stored.
+fn stored(
+    sealing: &SealingKeys,
+    algorithm: Algorithm,
+    pkcs8: &[u8],
+    number: i64,
+    now: Timestamp,
+    signs_from: Timestamp,
+) -> Result<StoredKey, Error> {
+    let unusable = |problem| Error::Unusable { kid: "just made".to_owned(), problem };
+    let kid = SigningKey::parse(algorithm.name(), pkcs8).map_err(unusable)?.kid;
+    Ok(StoredKey {
+        number,
+        sealed: sealing.seal(&kid, pkcs8)?,
+        kid,
+        algorithm: algorithm.name().to_owned(),
+        created_at: now,
+        signs_from,
+        revoked_at: None,
+    })
+}
+
+/// Makes the next key, to sign when it was published for long enough: for
+/// somebody at a command line.
+///
+/// # Errors
+/// When one is pending already, or the secret does not fit the database.
+pub fn rotate(
+    conn: &mut Conn,
+    sealing: &SealingKeys,
+    options: &Options,
+    now: Timestamp,
+) -> Result<StoredKey, Error> {
+    let keys = signing_keys::all(conn)?;
+    if let Some(pending) = keys.iter().find(|key| key.signs_from > now && key.revoked_at.is_none())
+    {
+        let signs_from = pending.signs_from.to_date_time().to_string();
+        return Err(Error::Pending { kid: pending.kid.clone(), signs_from });
+    }
+    let signs_from = now.after(options.publish_lead);
+    let next = next_key(&keys, sealing, options, now, signs_from)?;
+    if signing_keys::insert(conn, &next)? { Ok(next) } else { Err(Error::Changed) }
+}
+
+/// Revokes a key. Where it signed, the pending one does so at once, or else a
+/// new one, whose name is answered.
+///
+/// # Errors
+/// When there is no such key in force, or the secret does not fit the database.
+pub fn revoke(
+    conn: &mut Conn,
+    sealing: &SealingKeys,
+    options: &Options,
+    kid: &str,
+    now: Timestamp,
+) -> Result<Option<String>, Error> {
+    let keys = signing_keys::all(conn)?;
+    let phases = phases(&keys, options.access_lifetime, now);
+    let phase_of = |kid: &str| {
+        let of = keys.iter().zip(&phases).find(|(key, _)| key.kid == kid);
+        of.map(|(_, phase)| *phase).filter(|phase| phase.is_published())
+    };
+    let phase = phase_of(kid).ok_or_else(|| Error::NoSuchKey(kid.to_owned()))?;
+    let pending = keys.iter().find(|key| phase_of(&key.kid) == Some(Phase::Pending));
+    let spare;
+    let heir = match pending {
+        _ if phase != Phase::Active => Heir::AsItIs,
+        Some(pending) => Heir::Waiting(&pending.kid),
+        None => {
+            spare = next_key(&keys, sealing, options, now, now)?;
+            Heir::New(&spare)
+        }
+    };
+    if !signing_keys::revoke(conn, kid, &heir, now)? {
+        return Err(Error::Changed);
+    }
+    Ok(match heir {
+        Heir::AsItIs => None,
+        Heir::Waiting(kid) => Some(kid.to_owned()),
+        Heir::New(key) => Some(key.kid.clone()),
+    })
+}
+
+/// The key that comes after `keys`, sealed under a secret that opens them too.
+fn next_key(
+    keys: &[StoredKey],
+    sealing: &SealingKeys,
+    options: &Options,
+    now: Timestamp,
+    signs_from: Timestamp,
+) -> Result<StoredKey, Error> {
+    if let Some(newest) = keys.last() {
+        sealing.open(newest)?;
+    }
+    let number = keys.last().map_or(1, |newest| newest.number + 1);
+    let pkcs8 = options.algorithm.generate()?;
+    stored(sealing, options.algorithm, &pkcs8, number, now, signs_from)
 }
 
 #[cfg(test)]
@@ -333,14 +510,29 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 
-    fn sealing(byte: u8) -> SealingKey {
-        SealingKey([byte; 32])
+    fn options() -> Options {
+        Options {
+            algorithm: Algorithm::EdDsa,
+            publish_lead: Duration::from_secs(600),
+            rotate_after: None,
+            issuer: "https://issuer".into(),
+            audience: "https://audience".into(),
+            access_lifetime: Duration::from_secs(60),
+        }
     }
 
-    fn ring() -> KeyRing {
-        let sealed = generate(&sealing(1)).unwrap();
-        let pkcs8 = sealing(1).open(&sealed.kid, &sealed.private_key).unwrap();
-        KeyRing::unseal(&sealed, &pkcs8, "https://issuer", "https://audience").unwrap()
+    /// A key of each kind.
+    fn keys() -> Vec<SigningKey> {
+        [Algorithm::Rs256 { bits: 2048 }, Algorithm::Es256, Algorithm::EdDsa]
+            .into_iter()
+            .map(|made| SigningKey::parse(made.name(), &made.generate().unwrap()).unwrap())
+            .collect()
+    }
+
+    fn ring(key: SigningKey) -> Ring {
+        let set = KeySet { body: String::new(), etag: String::new(), max_age: Duration::ZERO };
+        let keys = vec![PublishedKey { key: Arc::new(key), signs_from: NOW }];
+        Ring { keys, unreadable: vec![], set, read_at: Instant::now() }
     }
 
     fn claims() -> Claims {
@@ -356,86 +548,60 @@ mod tests {
         }
     }
 
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_secs(NOW.as_secs() + second)
+    fn sign(key: &SigningKey, claims: &Claims) -> String {
+        key.sign(&serde_json::to_vec(claims).unwrap()).unwrap()
+    }
+
+    fn is_refused(ring: &Ring, token: &str) -> bool {
+        matches!(ring.verify(token, &options()), Err(Unverified::NotOurs))
     }
 
     #[test]
-    fn a_signed_token_is_verified_until_the_second_it_expires() {
-        let (ring, claims) = (ring(), claims());
-        let token = ring.sign(&claims).unwrap();
-        assert_eq!(ring.verify(&token, at(0)), Ok(claims.clone()));
-        let last = Timestamp::from_micros(at(60).as_micros() - 1);
-        assert_eq!(ring.verify(&token, last), Ok(claims));
-        assert_eq!(ring.verify(&token, at(60)), Err(Fault::Expired));
-    }
-
-    #[test]
-    fn a_token_for_others_or_from_others_is_refused() {
-        let ring = ring();
-        for change in [
-            |c: &mut Claims| c.iss = "https://elsewhere".into(),
-            |c: &mut Claims| c.aud = "https://elsewhere".into(),
-        ] {
-            let mut claims = claims();
-            change(&mut claims);
-            let token = ring.sign(&claims).unwrap();
-            assert_eq!(ring.verify(&token, NOW), Err(Fault::NotOurs));
-        }
-        let token = super::tests::ring().sign(&claims()).unwrap();
-        assert_eq!(ring.verify(&token, NOW), Err(Fault::NotOurs));
-    }
-
-    /// Signs with the ring's own key under another header.
-    fn signed_under(ring: &KeyRing, header: &str, claims: &str) -> String {
-        let mut token = URL_SAFE_NO_PAD.encode(header) + "." + &URL_SAFE_NO_PAD.encode(claims);
-        let mut signature = vec![0; ring.private.public_modulus_len()];
-        ring.private
-            .sign(&RSA_PKCS1_SHA256, &ring.random, token.as_bytes(), &mut signature)
-            .unwrap();
-        token = token + "." + &URL_SAFE_NO_PAD.encode(signature);
-        token
-    }
-
-    #[test]
-    fn only_the_type_of_an_access_token_passes_for_one() {
-        let ring = ring();
-        let claims = serde_json::to_string(&claims()).unwrap();
-        let header = |typ: &str| format!(r#"{{"typ":"{typ}","alg":"RS256","kid":"{}"}}"#, ring.kid);
-        assert!(ring.verify(&signed_under(&ring, &header("at+jwt"), &claims), NOW).is_ok());
-        let plain = signed_under(&ring, &header("JWT"), &claims);
-        assert_eq!(ring.verify(&plain, NOW), Err(Fault::NotOurs));
-    }
-
-    #[test]
-    fn a_claim_named_twice_is_refused() {
-        let ring = ring();
-        let claims = serde_json::to_string(&claims()).unwrap();
-        let twice = claims.replacen('{', r#"{"exp":99999999999,"#, 1);
-        let header = format!(r#"{{"typ":"at+jwt","alg":"RS256","kid":"{}"}}"#, ring.kid);
-        let token = signed_under(&ring, &header, &twice);
-        assert_eq!(ring.verify(&token, NOW), Err(Fault::NotOurs));
-    }
-
-    #[test]
-    fn a_key_opens_only_under_its_secret_and_its_name() {
-        let sealed = sealing(1).seal("a", b"private").unwrap();
-        assert_eq!(sealing(1).open("a", &sealed).as_deref(), Some(&b"private"[..]));
-        assert_eq!(sealing(2).open("a", &sealed), None);
-        assert_eq!(sealing(1).open("b", &sealed), None);
-        for length in 0..sealed.len() {
-            assert_eq!(sealing(1).open("a", &sealed[..length]), None);
+    fn what_a_key_of_any_kind_signs_is_verified() {
+        for key in keys() {
+            let (token, ring) = (sign(&key, &claims()), ring(key));
+            assert!(ring.verify(&token, &options()).is_ok());
         }
     }
 
     #[test]
-    fn the_thumbprint_is_that_of_the_standard() {
-        // RFC 7638 §3.1.
-        let n = "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw";
-        let jwk = jwk(&DecodingKey::from_rsa_components(n, "AQAB").unwrap()).unwrap();
-        assert_eq!(
-            jwk.common.key_id.as_deref(),
-            Some("NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs")
-        );
+    fn a_token_for_others_or_of_others_is_refused() {
+        for key in keys() {
+            let ring = ring(key);
+            let key = &ring.keys[0].key;
+            for change in [
+                |c: &mut Claims| c.iss = "https://elsewhere".into(),
+                |c: &mut Claims| c.aud = "https://elsewhere".into(),
+            ] {
+                let mut claims = claims();
+                change(&mut claims);
+                assert!(is_refused(&ring, &sign(key, &claims)));
+            }
+            let stranger = self::ring(keys().swap_remove(0));
+            let token = sign(key, &claims());
+            assert!(matches!(stranger.verify(&token, &options()), Err(Unverified::UnknownKey)));
+        }
+    }
+
+    #[test]
+    fn only_the_type_and_algorithm_of_an_access_token_pass_for_one() {
+        for key in keys() {
+            let ring = ring(key);
+            let key = &ring.keys[0].key;
+            let claims = serde_json::to_string(&claims()).unwrap();
+            let signed = |typ: &str, alg: &str| {
+                let header = format!(r#"{{"typ":"{typ}","alg":"{alg}","kid":"{}"}}"#, key.kid);
+                key.sign_under(&header, &claims)
+            };
+            let alg = format!("{:?}", key.algorithm);
+            assert!(ring.verify(&signed("at+jwt", &alg), &options()).is_ok());
+            assert!(is_refused(&ring, &signed("JWT", &alg)));
+            for other in ["none", "HS256", "RS256", "ES256", "EdDSA", "PS256"] {
+                assert!(other == alg || is_refused(&ring, &signed("at+jwt", other)), "{other}");
+            }
+            let twice = claims.replacen('{', r#"{"exp":99999999999,"#, 1);
+            let header = format!(r#"{{"typ":"at+jwt","alg":"{alg}","kid":"{}"}}"#, key.kid);
+            assert!(is_refused(&ring, &key.sign_under(&header, &twice)), "a claim named twice");
+        }
     }
 }

@@ -3,11 +3,12 @@
 //!
 //! The modules in reading order. Each uses only those that come after it:
 //! `app → http → error → state → config → sweeper → sessions → keys, active →
-//! store → token → clock`; `explain` stands beside `app`, and `tls` and
-//! `data_dir` serve both.
+//! metrics, limits, proxies → store → token → clock`; `explain` and `key_commands` stand beside `app`, and
+//! `tls` and `data_dir` serve it.
 
 pub mod app;
 pub mod explain;
+pub mod key_commands;
 pub mod tls;
 
 pub mod http;
@@ -23,6 +24,10 @@ pub mod sessions;
 
 pub mod active;
 pub mod keys;
+
+pub mod limits;
+pub mod metrics;
+pub mod proxies;
 
 pub mod data_dir;
 pub mod store;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use matchbook_server::config::{self, Config};
-use matchbook_server::{app, clock, explain};
+use matchbook_server::{app, clock, explain, key_commands};
 
 /// A self-hosted token server: log in, stay logged in, log out everywhere.
 #[derive(Parser)]
@@ -20,7 +20,7 @@ struct Arguments {
     command: Option<Command>,
 }
 
-#[derive(Clone, Copy, Subcommand)]
+#[derive(Clone, Subcommand)]
 enum Command {
     /// Answer requests (the default).
     Serve,
@@ -30,6 +30,22 @@ enum Command {
     Health,
     /// Say what the refresh token on standard input is, and what would become of it.
     Explain,
+    /// See and change the keys that sign access tokens.
+    #[command(subcommand)]
+    Keys(Keys),
+}
+
+#[derive(Clone, Subcommand)]
+enum Keys {
+    /// Print the keys: kid, algorithm, what each is at this moment.
+    List,
+    /// Publish the next key, which signs after `keys.publish_lead`.
+    Rotate,
+    /// Refuse what a key has signed, at once. Sessions go on.
+    Revoke {
+        /// The key's name, from `keys list`.
+        kid: String,
+    },
 }
 
 /// No token is longer.
@@ -49,11 +65,20 @@ async fn main() -> ExitCode {
 
 async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let (config, settings) = config::load(arguments.config.as_deref())?;
-    match arguments.command.unwrap_or(Command::Serve) {
+    match arguments.command.as_ref().unwrap_or(&Command::Serve) {
         Command::Serve => serve(&config).await,
         Command::CheckConfig => Ok(settings.print(&mut std::io::stdout().lock())?),
         Command::Health => Ok(app::health(&config).await?),
         Command::Explain => explain(&config),
+        Command::Keys(command) => Ok(write!(std::io::stdout(), "{}", keys(&config, command)?)?),
+    }
+}
+
+fn keys(config: &Config, command: &Keys) -> Result<String, key_commands::Error> {
+    match command {
+        Keys::List => key_commands::list(config),
+        Keys::Rotate => key_commands::rotate(config),
+        Keys::Revoke { kid } => key_commands::revoke(config, kid),
     }
 }
 

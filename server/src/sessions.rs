@@ -17,7 +17,7 @@ use matchbook_shared::Reason;
 use crate::clock::Timestamp;
 use crate::store::events::{self, Event};
 use crate::store::sessions::{Advance, Chore, Dust, NewSession, Standing, Swept};
-use crate::store::{self, Conn, users};
+use crate::store::{self, Conn, ends, users};
 use crate::token::{
     AccessId, AttemptKey, Dice, EventId, Peppers, RefreshToken, Salt, Secret, SessionId, UserId,
 };
@@ -166,7 +166,8 @@ pub enum EndReason {
 
 impl EndReason {
     /// As the database spells it.
-    fn as_str(self) -> &'static str {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Reuse => "reuse",
             Self::LoggedOut => "logged_out",
@@ -437,13 +438,53 @@ pub fn log_out(
     now: Timestamp,
 ) -> QueryResult<bool> {
     conn.transaction(|conn| {
-        let user = store::sessions::end(conn, session, EndReason::LoggedOut.as_str(), now)?;
+        let user = end(conn, session, EndReason::LoggedOut, now)?;
         if user.is_some() {
             let subject = Subject { session, user, generation: None };
             record(conn, What::LoggedOut, None, &subject, device, event, now)?;
         }
         Ok(user.is_some())
     })
+}
+
+/// Ends all live sessions of a user, but for the one to `keep`. Answers how many,
+/// and which ones Redis has to be told of: those, and others of that user that
+/// somebody else is just ending.
+///
+/// # Errors
+/// When a statement fails.
+pub fn log_out_everywhere(
+    conn: &mut Conn,
+    user: UserId,
+    keep: Option<SessionId>,
+    device: &Device,
+    event: EventId,
+    now: Timestamp,
+) -> QueryResult<(usize, Vec<SessionId>)> {
+    conn.write(|conn| {
+        let ended = store::sessions::end_all(conn, user, keep, EndReason::LoggedOut.as_str(), now)?;
+        ends::mark(conn, &ended, now)?;
+        for (session, n) in ended.iter().zip(0..) {
+            let subject = Subject { session: *session, user: Some(user), generation: None };
+            record(conn, What::LoggedOut, None, &subject, device, event.nth(n), now)?;
+        }
+        Ok((ended.len(), ends::unpublished_of(conn, user)?))
+    })
+}
+
+/// Ends a session, and marks that as unpublished; answers whose it was, unless
+/// it had ended already.
+fn end(
+    conn: &mut Conn,
+    session: SessionId,
+    reason: EndReason,
+    now: Timestamp,
+) -> QueryResult<Option<UserId>> {
+    let user = store::sessions::end(conn, session, reason.as_str(), now)?;
+    if user.is_some() {
+        ends::mark(conn, &[session], now)?;
+    }
+    Ok(user)
 }
 
 /// Takes away, of the `limit` sessions that follow on `after`, salts that are not
@@ -530,8 +571,8 @@ fn refuse(
     let subject = Subject { session, user, generation: Some(generation) };
     let reason = Some(refusal.reason());
     conn.transaction(|conn| {
-        let ended = refusal == Refusal::Reuse
-            && store::sessions::end(conn, session, EndReason::Reuse.as_str(), now)?.is_some();
+        let ended =
+            refusal == Refusal::Reuse && end(conn, session, EndReason::Reuse, now)?.is_some();
         let what = if ended { What::ReuseDetected } else { What::RefreshRefused };
         record(conn, what, reason, &subject, &shown.device, event, now)
     })?;

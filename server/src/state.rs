@@ -4,6 +4,9 @@ use std::sync::Arc;
 
 use crate::active::ActiveTokens;
 use crate::keys::KeyRing;
+use crate::limits::Limits;
+use crate::metrics::Metrics;
+use crate::proxies::TrustedProxies;
 use crate::sessions::Policy;
 use crate::store::Store;
 use crate::sweeper::Rotations;
@@ -14,13 +17,19 @@ pub struct State {
     /// The database.
     pub store: Store,
     /// Signs and verifies access tokens.
-    pub keys: KeyRing,
+    pub keys: Arc<KeyRing>,
     /// Tags and recognises refresh tokens.
     pub peppers: Arc<Peppers>,
     /// Knows which access tokens are active.
-    pub active: ActiveTokens,
+    pub active: Arc<ActiveTokens>,
     /// How long tokens and sessions live.
     pub policy: Policy,
+    /// Counts requests against their limits.
+    pub limits: Limits,
+    /// Whose word is taken on who asked them.
+    pub proxies: TrustedProxies,
+    /// What is counted and measured.
+    pub metrics: Metrics,
     /// Tells the sweeper what was rotated.
     pub rotations: Rotations,
     /// `iss` in access tokens.

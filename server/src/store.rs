@@ -5,6 +5,7 @@
 //! one of them can do well is a `match` in here.
 
 mod connection;
+pub mod ends;
 pub mod events;
 mod migrate;
 mod schema;
@@ -15,12 +16,14 @@ pub mod users;
 
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use actix_rt::task::JoinError;
 use diesel::result::{DatabaseErrorKind, Error as QueryError};
 use diesel::{ConnectionError, QueryResult};
 use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use connection::Conn;
 use connection::{Connector, Pooled};
@@ -35,6 +38,10 @@ pub struct Options {
     pub pool_size: u32,
     /// How long a request waits for one of them before it is told to come back.
     pub wait: Duration,
+    /// How many requests wait at once; those beyond are told so at once.
+    pub queue: u32,
+    /// How long the database may take over a request's work.
+    pub timeout: Duration,
 }
 
 /// Where the database is.
@@ -73,9 +80,18 @@ impl FromStr for Url {
 /// Why the database did not answer a request.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No connection came free in time.
+    /// There is none to be had.
     #[error("no database connection within {0:?}: {1}")]
     NoConnection(Duration, #[source] r2d2::Error),
+    /// All are at work.
+    #[error("no database connection came free within {0:?}")]
+    Busy(Duration),
+    /// All are at work, and too many wait.
+    #[error("{0} requests wait for a database connection")]
+    Overloaded(u32),
+    /// It was given up waiting for the answer.
+    #[error("the database did not answer within {0:?}")]
+    Silent(Duration),
     /// The connection was lost, or the database cannot do it at this moment.
     #[error("the database is away: {0}")]
     Away(#[source] QueryError),
@@ -85,6 +101,21 @@ pub enum Error {
     /// The work panicked or was cancelled.
     #[error("the work on the database did not finish: {0}")]
     Unfinished(#[source] JoinError),
+}
+
+impl Error {
+    /// Whether the same request may succeed in a moment.
+    #[must_use]
+    pub fn will_pass(&self) -> bool {
+        match self {
+            Self::NoConnection(..)
+            | Self::Busy(_)
+            | Self::Overloaded(_)
+            | Self::Silent(_)
+            | Self::Away(_) => true,
+            Self::Query(_) | Self::Unfinished(_) => false,
+        }
+    }
 }
 
 /// Why the database could not be taken into use at the start.
@@ -126,11 +157,31 @@ pub fn connect(url: &Url) -> Result<Conn, OpenError> {
     Connector::new(url).establish().map_err(failed)
 }
 
+/// How the pool of connections stands.
+#[derive(Debug, Clone, Copy)]
+pub struct Pool {
+    /// Connections that are open and at work.
+    pub busy: u32,
+    /// Connections that are open and free.
+    pub idle: u32,
+    /// Requests that wait for one.
+    pub waiting: u32,
+}
+
+/// The pool takes no shorter time for an answer.
+const LEAST_WAIT: Duration = Duration::from_millis(10);
+
 /// A pool of connections to a database that is up to date. Clones share it.
 #[derive(Clone)]
 pub struct Store {
     pool: r2d2::Pool<Connector>,
+    /// One for each connection: who holds one blocks a thread, the others do not.
+    turns: Arc<Semaphore>,
+    /// One for each request that may wait for its turn.
+    places: Arc<Semaphore>,
+    queue: u32,
     wait: Duration,
+    timeout: Duration,
 }
 
 impl Store {
@@ -152,23 +203,34 @@ impl Store {
             .connection_timeout(options.wait)
             .error_handler(Box::new(connection::LogErrors))
             .build(connector)?;
-        Ok(Self { pool, wait: options.wait })
+        Ok(Self {
+            pool,
+            turns: Arc::new(Semaphore::new(options.pool_size as usize)),
+            places: Arc::new(Semaphore::new(options.queue as usize)),
+            queue: options.queue,
+            wait: options.wait,
+            timeout: options.timeout,
+        })
     }
 
     /// Runs blocking `work` on a pooled connection, off the async threads.
     ///
     /// # Errors
-    /// When there is no connection, or the work fails or panics.
+    /// When there is no connection, or the work fails or panics. Work that takes
+    /// too long goes on, and nobody waits for it any more.
     pub async fn run<T, F>(&self, work: F) -> Result<T, Error>
     where
         T: Send + 'static,
         F: FnOnce(&mut Conn) -> QueryResult<T> + Send + 'static,
     {
-        let Self { pool, wait } = self.clone();
+        let (pool, wait, started) = (self.pool.clone(), self.wait, Instant::now());
+        let turn = self.turn().await?;
         let span = tracing::Span::current();
-        actix_rt::task::spawn_blocking(move || {
-            let _inside = span.entered();
-            let mut pooled = pool.get().map_err(|error| Error::NoConnection(wait, error))?;
+        let work = actix_rt::task::spawn_blocking(move || {
+            let (_inside, _turn) = (span.entered(), turn);
+            let left = wait.saturating_sub(started.elapsed());
+            let pooled = pool.get_timeout(left.max(LEAST_WAIT));
+            let mut pooled = pooled.map_err(|error| Error::NoConnection(wait, error))?;
             let Pooled { conn, .. } = &mut *pooled;
             work(conn).map_err(|error| {
                 // Asked only after a failure, so that the usual path costs nothing.
@@ -181,9 +243,35 @@ impl Store {
                     Error::Query(error)
                 }
             })
-        })
-        .await
-        .map_err(Error::Unfinished)?
+        });
+        match tokio::time::timeout(self.wait + self.timeout, work).await {
+            Ok(done) => done.map_err(Error::Unfinished)?,
+            Err(_) => Err(Error::Silent(self.timeout)),
+        }
+    }
+
+    /// Waits until a connection is free, if not too many do.
+    async fn turn(&self) -> Result<OwnedSemaphorePermit, Error> {
+        if let Ok(turn) = self.turns.clone().try_acquire_owned() {
+            return Ok(turn);
+        }
+        let _place = self.places.try_acquire().map_err(|_| Error::Overloaded(self.queue))?;
+        match tokio::time::timeout(self.wait, self.turns.clone().acquire_owned()).await {
+            Ok(Ok(turn)) => Ok(turn),
+            _ => Err(Error::Busy(self.wait)),
+        }
+    }
+
+    /// How the pool stands.
+    #[must_use]
+    pub fn pool(&self) -> Pool {
+        let state = self.pool.state();
+        let waiting = self.queue as usize - self.places.available_permits();
+        Pool {
+            busy: state.connections.saturating_sub(state.idle_connections),
+            idle: state.idle_connections,
+            waiting: u32::try_from(waiting).unwrap_or(u32::MAX),
+        }
     }
 
     /// Whether the database answers.

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::clock::{self, Timestamp};
 use crate::sessions::{self, Policy};
-use crate::store::{self, Conn, Store, events};
+use crate::store::{self, Conn, Store, ends, events};
 use crate::token::SessionId;
 
 /// The pause between two steps.
@@ -113,6 +113,9 @@ impl Sweeper {
         }
         let before = now.before(self.event_retention);
         let old = self.work(move |conn| events::delete_old(conn, before, STEP)).await?;
+        // No token of theirs is left; where there is no Redis nobody else comes for them.
+        let ended = now.before(2 * self.policy.access_lifetime);
+        self.work(move |conn| ends::unmark_old(conn, ended)).await?;
         self.at = swept.last.unwrap_or(SessionId::FIRST);
         if swept.last.is_none() && old == 0 {
             self.resume = Instant::now() + BETWEEN_ROUNDS;

@@ -86,6 +86,12 @@ impl EventId {
         sorted_by_time(now).map(Self)
     }
 
+    /// The id of the nth of several entries that are made at once.
+    #[must_use]
+    pub fn nth(self, n: u128) -> Self {
+        Self(Uuid::from_u128(self.0.as_u128().wrapping_add(n)))
+    }
+
     /// The id before all that are made at `time` or later.
     #[must_use]
     pub fn first_at(time: Timestamp) -> Self {

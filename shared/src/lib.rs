@@ -7,6 +7,8 @@
 #[cfg(feature = "settings")]
 pub mod settings;
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -50,6 +52,43 @@ pub struct UserInfo {
     /// When the access token ends.
     #[serde(with = "time::serde::rfc3339")]
     pub expires_at: OffsetDateTime,
+}
+
+/// A session of mine, in the answer of `GET /sessions`: one sign-in on one device.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionInfo {
+    /// Its id, for `DELETE /sessions/{id}`.
+    pub id: Uuid,
+    /// Whether it is the one that asks.
+    pub current: bool,
+    /// When it was opened.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    /// When it was opened or refreshed last.
+    #[serde(with = "time::serde::rfc3339")]
+    pub last_used_at: OffsetDateTime,
+    /// When it ends unless it is refreshed before.
+    #[serde(with = "time::serde::rfc3339")]
+    pub expires_at: OffsetDateTime,
+    /// The address that opened or refreshed it last.
+    pub ip: Option<IpAddr>,
+    /// The `User-Agent` that opened or refreshed it last.
+    pub user_agent: Option<String>,
+}
+
+/// The query of `DELETE /sessions`.
+#[derive(Serialize, Deserialize)]
+pub struct EndSessions {
+    /// `current`: the session that asks goes on.
+    pub keep: Option<String>,
+}
+
+/// What `DELETE /sessions` answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct EndedSessions {
+    /// How many sessions ended with this.
+    pub ended: usize,
 }
 
 /// The body of every refusal.
@@ -112,6 +151,9 @@ pub struct Readiness {
     /// Redis, when the server is configured to use it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redis: Option<Health>,
+    /// What is wrong, for a person.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
 }
 
 /// Whether the server can do its work.

@@ -8,6 +8,7 @@ use actix_web::http::header::AUTHORIZATION;
 use actix_web::web::Query;
 use actix_web::{FromRequest, HttpRequest, web};
 
+use crate::active::Source;
 use crate::clock;
 use crate::error::Error;
 use crate::keys::Fault;
@@ -26,13 +27,21 @@ impl FromRequest for Bearer {
         Box::pin(async move {
             let state = request.app_data::<web::Data<State>>().ok_or(Error::NotFound)?;
             let now = clock::now();
-            let claims = state.keys.verify(credential(&request)?, now).map_err(|fault| {
-                Error::InvalidToken(match fault {
-                    Fault::Expired => "The access token has expired: refresh it.",
-                    Fault::NotOurs => "The access token is not valid: log in or refresh.",
-                })
+            let verified = state.keys.verify(credential(&request)?, now).await;
+            let claims = verified.map_err(|fault| match fault {
+                Fault::Expired => Error::InvalidToken("The access token has expired: refresh it."),
+                Fault::NotOurs => {
+                    Error::InvalidToken("The access token is not valid: log in or refresh.")
+                }
+                Fault::Unavailable(error) => Error::Store(error),
             })?;
-            if !state.active.is_active(&claims, now).await? {
+            let checked = state.active.check(&claims, now).await?;
+            state.metrics.checked(match checked.source {
+                Source::Cache => "hit",
+                Source::Database => "miss",
+                Source::DatabaseAlone => "fallback",
+            });
+            if !checked.active {
                 return Err(Error::InvalidToken("The session has ended: log in again."));
             }
             Ok(Self(claims))

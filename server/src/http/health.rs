@@ -12,30 +12,47 @@ pub(super) async fn live() -> HttpResponse {
     HttpResponse::Ok().json(serde_json::json!({ "status": "live" }))
 }
 
-/// `GET /health/ready`: the server can do its work. Without its database it
-/// cannot (`503`); without Redis it is slower and correct (`200`).
+/// `GET /health/ready`: the server can do its work, or says why it cannot.
+/// Without its database it cannot (`503`); without Redis it is slower and correct,
+/// and with a key that it cannot open it refuses what other servers sign (`200`).
 pub(super) async fn ready(state: web::Data<State>) -> HttpResponse {
-    let database = match state.store.ping().await {
-        Ok(()) => Health::Up,
-        Err(error) => {
-            tracing::warn!(%error, "not ready");
-            Health::Down
-        }
+    let up = |up| if up { Health::Up } else { Health::Down };
+    let database = state.store.ping().await;
+    let redis = state.active.ping().await;
+    let mut problems = Vec::new();
+    if let Err(error) = &database {
+        tracing::warn!(%error, "not ready");
+        problems.push("The database does not answer: nothing can be granted.");
+    }
+    if redis == Some(false) {
+        problems.push("Redis does not answer: the database is asked instead.");
+    }
+    if !state.keys.is_whole() {
+        problems.push(
+            "A signing key in the database was sealed under another secret: what other servers \
+             sign with it is refused here.",
+        );
+    }
+    let (status, code) = match (&database, problems.is_empty()) {
+        (Err(_), _) => (ServerStatus::Unavailable, StatusCode::SERVICE_UNAVAILABLE),
+        (Ok(()), false) => (ServerStatus::Degraded, StatusCode::OK),
+        (Ok(()), true) => (ServerStatus::Ready, StatusCode::OK),
     };
-    let redis =
-        state.active.ping().await.map(|answers| if answers { Health::Up } else { Health::Down });
-    let status = match (database, redis) {
-        (Health::Down, _) => ServerStatus::Unavailable,
-        (Health::Up, Some(Health::Down)) => ServerStatus::Degraded,
-        (Health::Up, Some(Health::Up) | None) => ServerStatus::Ready,
-    };
-    let mut response = match status {
-        ServerStatus::Unavailable => {
-            let mut response = HttpResponse::build(StatusCode::SERVICE_UNAVAILABLE);
-            response.insert_header((RETRY_AFTER, "1"));
-            response
-        }
-        ServerStatus::Ready | ServerStatus::Degraded => HttpResponse::Ok(),
-    };
-    response.json(Readiness { status, database, redis })
+    let mut response = HttpResponse::build(code);
+    if code == StatusCode::SERVICE_UNAVAILABLE {
+        response.insert_header((RETRY_AFTER, "1"));
+    }
+    response.json(Readiness {
+        status,
+        database: up(database.is_ok()),
+        redis: redis.map(up),
+        problems: problems.into_iter().map(str::to_owned).collect(),
+    })
+}
+
+/// `GET /metrics`, for Prometheus.
+pub(super) async fn metrics(state: web::Data<State>) -> HttpResponse {
+    HttpResponse::Ok()
+        .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
+        .body(state.metrics.text(state.store.pool(), state.active.is_up()))
 }

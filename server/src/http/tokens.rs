@@ -1,23 +1,26 @@
-//! What a session lives by: a guest registers, gets tokens, refreshes them,
-//! logs out.
+//! What a session lives by: a guest registers, gets tokens, refreshes them.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use actix_web::http::header::{CONTENT_TYPE, USER_AGENT};
+use actix_web::HttpRequest;
+use actix_web::http::header::USER_AGENT;
 use actix_web::web::{Data, Form, Json, Query};
-use actix_web::{HttpRequest, HttpResponse};
 use matchbook_shared::{RefreshForm, TokenQuery, Tokens};
 use tracing::Instrument;
 use uuid::Uuid;
 
-use super::bearer::Bearer;
+use super::observe::client_address;
 use super::timely::Timely;
 use crate::clock::{self, Timestamp};
 use crate::error::Error;
-use crate::sessions::{self, Device, Grant, Opening, Presentation, Refusal, Rotation, SignIn};
+use crate::limits::Limit;
+use crate::sessions::{
+    self, Device, EndReason, Grant, Opening, Presentation, Refusal, Rotation, SignIn,
+};
 use crate::state::State;
 use crate::store::{self, users};
-use crate::token::{AttemptKey, Claims, Dice, EventId, RefreshToken, Secret, SessionId, UserId};
+use crate::token::{AttemptKey, Claims, Dice, RefreshToken, Secret, SessionId, UserId};
 
 /// The client that these endpoints stand for (`client_id`, RFC 9068 §2.2).
 const CLIENT: &str = "matchbook";
@@ -30,7 +33,11 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 const LONGEST_USER_AGENT: usize = 256;
 
 /// `GET /register`: a new guest.
-pub(super) async fn register(state: Data<State>) -> Result<Json<UserId>, Error> {
+pub(super) async fn register(
+    state: Data<State>,
+    request: HttpRequest,
+) -> Result<Json<UserId>, Error> {
+    limit(&state, &request, Limit::Register)?;
     let (id, now) = (UserId::random(), clock::now());
     state.store.run(move |conn| users::insert(conn, id, now)).await?;
     Ok(Json(id))
@@ -42,6 +49,7 @@ pub(super) async fn token(
     query: Query<TokenQuery>,
     request: HttpRequest,
 ) -> Result<Json<Tokens>, Error> {
+    limit(&state, &request, Limit::Token)?;
     let id = query.into_inner().user_id.filter(|id| !id.is_empty());
     let id = id.ok_or(Error::InvalidRequest("Send the id from /register: `?userId=…`."))?;
     let user = Uuid::try_parse(&id).map(UserId).map_err(|_| {
@@ -60,6 +68,7 @@ pub(super) async fn token(
     let refused = match opening {
         Opening::Granted(grant) => {
             tracing::info!(%session, %user, ip, "session opened");
+            state.metrics.opened();
             return answer(&state, grant, now).await;
         }
         Opening::UnknownUser => Error::UnknownUser,
@@ -76,15 +85,18 @@ pub(super) async fn refresh(
     Timely(form): Timely<Form<RefreshForm>>,
     request: HttpRequest,
 ) -> Result<Json<Tokens>, Error> {
+    limit(&state, &request, Limit::Refresh)?;
     let text = form.into_inner().refresh_token.filter(|token| !token.is_empty());
     let text = text.ok_or(Error::InvalidRequest("Send the form field `refresh_token`."))?;
     let (attempt, device) = (attempt_key(&request)?, device(&request));
     let ip = device.ip.map(tracing::field::display);
     let Some(token) = RefreshToken::parse(&text, &state.peppers) else {
         tracing::info!(ip, "refresh refused: not a token of this server");
+        state.metrics.refreshed("not_ours");
         return Err(Error::InvalidGrant(None));
     };
     let RefreshToken { session, generation, .. } = token;
+    count(&state, Limit::Session(session))?;
     let (now, keyed) = (clock::now(), attempt.is_some());
     let shown = Arc::new(Presentation { token, attempt, device });
     let dice = Dice::throw(now)?;
@@ -94,9 +106,13 @@ pub(super) async fn refresh(
     let rotation = actix_rt::spawn(rotation).await.map_err(store::Error::Unfinished)??;
     let user_agent = shown.device.user_agent.as_deref();
     match rotation {
-        Rotation::Rotated(grant) => answer(&state, grant, now).await,
+        Rotation::Rotated(grant) => {
+            state.metrics.refreshed("rotated");
+            answer(&state, grant, now).await
+        }
         Rotation::Repeated(grant) => {
             let user = grant.user;
+            state.metrics.refreshed("repeated");
             tracing::info!(
                 %session, %user, generation, keyed, ip, user_agent, "refresh repeated"
             );
@@ -104,6 +120,7 @@ pub(super) async fn refresh(
         }
         Rotation::Refused(refusal, user) => {
             let (reason, user) = (refusal.reason().as_str(), user.map(tracing::field::display));
+            state.metrics.refreshed(reason);
             if refusal == Refusal::Reuse {
                 tracing::warn!(
                     %session, user, generation, ip, user_agent,
@@ -134,7 +151,10 @@ async fn rotate(
         .await?;
     match rotation {
         Rotation::Rotated(_) if !keyed => state.rotations.note(session, now),
-        Rotation::Refused(Refusal::Reuse, _) => state.active.ended(session).await,
+        Rotation::Refused(Refusal::Reuse, _) => {
+            state.metrics.ended(EndReason::Reuse.as_str(), 1);
+            state.active.ended(&[session]).await;
+        }
         _ => {}
     }
     Ok(rotation)
@@ -154,58 +174,6 @@ fn attempt_key(request: &HttpRequest) -> Result<Option<AttemptKey>, Error> {
     ))
 }
 
-/// `POST /logout`: ends the session of an access token or of a refresh token.
-/// It has ended, at every server, when the answer goes out.
-pub(super) async fn logout(
-    state: Data<State>,
-    bearer: Result<Bearer, Error>,
-    form: Result<Timely<Form<RefreshForm>>, actix_web::Error>,
-    request: HttpRequest,
-) -> Result<HttpResponse, actix_web::Error> {
-    let session = match bearer {
-        Ok(Bearer(claims)) => claims.sid,
-        Err(Error::NoToken) => {
-            let nothing = Error::InvalidRequest(
-                "Send an access token as bearer, or the form field `refresh_token`.",
-            );
-            if !request.headers().contains_key(CONTENT_TYPE) {
-                return Err(nothing.into());
-            }
-            let text = form?.0.into_inner().refresh_token.filter(|token| !token.is_empty());
-            let text = text.ok_or(nothing)?;
-            let token = RefreshToken::parse(&text, &state.peppers);
-            token.ok_or(Error::InvalidGrant(None))?.session
-        }
-        Err(error) => return Err(error.into()),
-    };
-    end_session(state, session, device(&request)).await?;
-    Ok(HttpResponse::NoContent().finish())
-}
-
-async fn end_session(state: Data<State>, session: SessionId, device: Device) -> Result<(), Error> {
-    let (now, ip) = (clock::now(), device.ip.map(tracing::field::display));
-    // On a task of its own, like a refresh.
-    let end = log_out(state, session, device, EventId::new(now)?, now).in_current_span();
-    if actix_rt::spawn(end).await.map_err(store::Error::Unfinished)?? {
-        tracing::info!(%session, ip, "logged out");
-    }
-    Ok(())
-}
-
-/// Ends the session in the database, then tells Redis.
-async fn log_out(
-    state: Data<State>,
-    session: SessionId,
-    device: Device,
-    event: EventId,
-    now: Timestamp,
-) -> Result<bool, store::Error> {
-    let ended =
-        state.store.run(move |conn| sessions::log_out(conn, session, &device, event, now)).await?;
-    state.active.ended(session).await;
-    Ok(ended)
-}
-
 /// Signs the access token and says both tokens.
 async fn answer(state: &State, grant: Grant, now: Timestamp) -> Result<Json<Tokens>, Error> {
     let claims = Claims {
@@ -220,8 +188,11 @@ async fn answer(state: &State, grant: Grant, now: Timestamp) -> Result<Json<Toke
     };
     // What is left of it, where this is the same answer again.
     let left = Timestamp::from_secs(claims.exp).since(now);
+    let start = Instant::now();
+    let token = state.keys.sign(&claims, now)?;
+    state.metrics.signed(start.elapsed());
     let tokens = Tokens {
-        token: state.keys.sign(&claims)?,
+        token,
         refresh_token: grant.refresh_token,
         expires_in: left.as_secs() + u64::from(left.subsec_nanos() > 0),
     };
@@ -229,9 +200,27 @@ async fn answer(state: &State, grant: Grant, now: Timestamp) -> Result<Json<Toke
     Ok(Json(tokens))
 }
 
-fn device(request: &HttpRequest) -> Device {
+/// Counts a request by the address of its client.
+fn limit(
+    state: &State,
+    request: &HttpRequest,
+    limit: impl FnOnce(std::net::IpAddr) -> Limit,
+) -> Result<(), Error> {
+    client_address(request).map_or(Ok(()), |address| count(state, limit(address)))
+}
+
+fn count(state: &State, limit: Limit) -> Result<(), Error> {
+    state.limits.check(limit).map_err(|wait| {
+        state.metrics.limited(limit.as_str());
+        tracing::debug!(?limit, "too many requests");
+        Error::TooMany(wait)
+    })
+}
+
+/// Who asks.
+pub(super) fn device(request: &HttpRequest) -> Device {
     let user_agent = request.headers().get(USER_AGENT).map(|header| {
         String::from_utf8_lossy(header.as_bytes()).chars().take(LONGEST_USER_AGENT).collect()
     });
-    Device { user_agent, ip: request.peer_addr().map(|peer| peer.ip()) }
+    Device { user_agent, ip: client_address(request) }
 }

@@ -1,14 +1,30 @@
 //! What verifiers need to know.
 
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use actix_web::{HttpResponse, web};
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, Header, IfNoneMatch};
+use actix_web::{HttpRequest, HttpResponse, web};
 
+use crate::keys::KeySet;
 use crate::state::State;
 
 /// `GET /.well-known/jwks.json`: the public signing keys (RFC 7517 §5).
-pub(super) async fn jwks(state: web::Data<State>) -> HttpResponse {
-    HttpResponse::Ok()
-        .insert_header((CACHE_CONTROL, "public, max-age=300"))
-        .insert_header((CONTENT_TYPE, "application/jwk-set+json"))
-        .json(state.keys.jwks())
+pub(super) async fn jwks(state: web::Data<State>, request: HttpRequest) -> HttpResponse {
+    let KeySet { body, etag, max_age } = state.keys.published();
+    let mut response =
+        if has(&request, &etag) { HttpResponse::NotModified() } else { HttpResponse::Ok() };
+    response
+        .insert_header((CACHE_CONTROL, format!("public, max-age={}", max_age.as_secs())))
+        .insert_header((ETAG, etag.clone()));
+    if has(&request, &etag) {
+        return response.finish();
+    }
+    response.insert_header((CONTENT_TYPE, "application/jwk-set+json")).body(body)
+}
+
+/// Whether the client has what the tag stands for (RFC 9110 §13.1.2).
+fn has(request: &HttpRequest, etag: &str) -> bool {
+    match IfNoneMatch::parse(request) {
+        Ok(IfNoneMatch::Any) => request.headers().contains_key("if-none-match"),
+        Ok(IfNoneMatch::Items(tags)) => tags.iter().any(|tag| format!("\"{}\"", tag.tag()) == etag),
+        Err(_) => false,
+    }
 }

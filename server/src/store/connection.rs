@@ -28,7 +28,7 @@ impl Conn {
     ///
     /// # Errors
     /// Those of `work`, whose changes are undone then.
-    pub(super) fn write<T>(
+    pub(crate) fn write<T>(
         &mut self,
         work: impl FnOnce(&mut Self) -> QueryResult<T>,
     ) -> QueryResult<T> {

@@ -54,14 +54,27 @@ diesel::table! {
 }
 
 diesel::table! {
-    use diesel::sql_types::{Binary, Nullable, Text};
+    use diesel::sql_types::{BigInt, Binary, Nullable, Text};
     use crate::store::types::sql::PointInTime;
 
     signing_keys (kid) {
         kid -> Text,
+        number -> BigInt,
         algorithm -> Text,
         sealed_private_key -> Binary,
         created_at -> PointInTime,
-        retired_at -> Nullable<PointInTime>,
+        signs_from -> PointInTime,
+        revoked_at -> Nullable<PointInTime>,
     }
 }
+
+diesel::table! {
+    use crate::store::types::sql::{Id, PointInTime};
+
+    unpublished_ends (session_id) {
+        session_id -> Id,
+        ended_at -> PointInTime,
+    }
+}
+
+diesel::allow_tables_to_appear_in_same_query!(sessions, unpublished_ends);

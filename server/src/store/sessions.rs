@@ -240,6 +240,91 @@ pub fn end(
         .optional()
 }
 
+/// Ends all sessions of a user that have not ended, but for the one to `keep`;
+/// answers which those were.
+///
+/// # Errors
+/// When a statement fails.
+pub fn end_all(
+    conn: &mut Conn,
+    user: UserId,
+    keep: Option<SessionId>,
+    reason: &str,
+    now: Timestamp,
+) -> QueryResult<Vec<SessionId>> {
+    let others = sessions::table
+        .filter(sessions::user_id.eq(user))
+        .filter(sessions::ended_at.is_null())
+        .filter(sessions::id.ne(keep.unwrap_or(SessionId::FIRST)))
+        .order(sessions::id)
+        .select(sessions::id);
+    // In one order, so that two who do this at once wait for each other.
+    let ids: Vec<SessionId> = match conn {
+        Conn::Postgres(conn) => others.for_update().load(conn)?,
+        Conn::Sqlite(conn) => others.load(conn)?,
+    };
+    diesel::update(sessions::table.filter(sessions::id.eq_any(&ids)))
+        .set((sessions::ended_at.eq(now), sessions::end_reason.eq(reason)))
+        .execute(conn)?;
+    Ok(ids)
+}
+
+/// Whose session it is.
+///
+/// # Errors
+/// When the query fails.
+pub fn owner(conn: &mut Conn, id: SessionId) -> QueryResult<Option<UserId>> {
+    sessions::table.find(id).select(sessions::user_id).first(conn).optional()
+}
+
+/// A session as its user sees it.
+#[derive(Queryable)]
+pub struct Listed {
+    /// Its id.
+    pub id: SessionId,
+    /// When it was opened.
+    pub created_at: Timestamp,
+    /// When it was refreshed last.
+    pub rotated_at: Option<Timestamp>,
+    /// When it ends unless it is refreshed before.
+    pub idle_expires_at: Timestamp,
+    /// When it ends in any case.
+    pub expires_at: Timestamp,
+    /// The `User-Agent` that signed in or refreshed last.
+    pub user_agent: Option<String>,
+    /// The address that signed in or refreshed last.
+    pub ip: Option<Address>,
+}
+
+/// The most sessions that are listed.
+const LISTED: i64 = 1000;
+
+/// The live sessions of a user, those used last first.
+///
+/// # Errors
+/// When the query fails.
+pub fn live_of(conn: &mut Conn, user: UserId, now: Timestamp) -> QueryResult<Vec<Listed>> {
+    let mut live: Vec<Listed> = sessions::table
+        .filter(sessions::user_id.eq(user))
+        .filter(sessions::ended_at.is_null())
+        .filter(sessions::idle_expires_at.gt(now))
+        .filter(sessions::expires_at.gt(now))
+        .order(sessions::id.desc())
+        .limit(LISTED)
+        .select((
+            sessions::id,
+            sessions::created_at,
+            sessions::rotated_at,
+            sessions::idle_expires_at,
+            sessions::expires_at,
+            sessions::user_agent,
+            sessions::ip,
+        ))
+        .load(conn)?;
+    live.sort_by_key(|listed| std::cmp::Reverse(listed.rotated_at.unwrap_or(listed.created_at)));
+    Ok(live)
+}
+
 /// Whether the session is live: neither ended nor past its end.
 ///
 /// # Errors

@@ -8,39 +8,57 @@ use super::schema::signing_keys;
 use crate::clock::Timestamp;
 
 /// A key as it is stored.
-#[derive(Clone, Queryable)]
-pub struct SealedKey {
+#[derive(Clone, PartialEq, Eq, Queryable)]
+pub struct StoredKey {
+    /// Its place in the sequence of keys.
+    pub number: i64,
     /// Its thumbprint (RFC 7638).
     pub kid: String,
     /// Its algorithm by the name that JWS has for it (RFC 7518 §3.1).
     pub algorithm: String,
     /// The private half (PKCS #8), encrypted.
-    pub private_key: Vec<u8>,
+    pub sealed: Vec<u8>,
+    /// When it was made, and published.
+    pub created_at: Timestamp,
+    /// When it begins to sign.
+    pub signs_from: Timestamp,
+    /// When it was revoked, if it was.
+    pub revoked_at: Option<Timestamp>,
 }
 
-/// The key that signs now, if there is one yet.
+/// All keys, in their order.
 ///
 /// # Errors
 /// When the query fails.
-pub fn find_active(conn: &mut Conn) -> QueryResult<Option<SealedKey>> {
+pub fn all(conn: &mut Conn) -> QueryResult<Vec<StoredKey>> {
     signing_keys::table
-        .filter(signing_keys::retired_at.is_null())
-        .select((signing_keys::kid, signing_keys::algorithm, signing_keys::sealed_private_key))
-        .first(conn)
-        .optional()
+        .order(signing_keys::number)
+        .select((
+            signing_keys::number,
+            signing_keys::kid,
+            signing_keys::algorithm,
+            signing_keys::sealed_private_key,
+            signing_keys::created_at,
+            signing_keys::signs_from,
+            signing_keys::revoked_at,
+        ))
+        .load(conn)
 }
 
-/// Adds `key`, unless another server has just added one; `false` then.
+/// Adds `key`, unless another server has just added one with that number;
+/// `false` then.
 ///
 /// # Errors
 /// When the statement fails.
-pub fn insert(conn: &mut Conn, key: &SealedKey, now: Timestamp) -> QueryResult<bool> {
+pub fn insert(conn: &mut Conn, key: &StoredKey) -> QueryResult<bool> {
     let inserted = diesel::insert_into(signing_keys::table)
         .values((
             signing_keys::kid.eq(&key.kid),
+            signing_keys::number.eq(key.number),
             signing_keys::algorithm.eq(&key.algorithm),
-            signing_keys::sealed_private_key.eq(&key.private_key),
-            signing_keys::created_at.eq(now),
+            signing_keys::sealed_private_key.eq(&key.sealed),
+            signing_keys::created_at.eq(key.created_at),
+            signing_keys::signs_from.eq(key.signs_from),
         ))
         .execute(conn);
     match inserted {
@@ -50,15 +68,62 @@ pub fn insert(conn: &mut Conn, key: &SealedKey, now: Timestamp) -> QueryResult<b
     }
 }
 
-/// Puts another encryption of the same key in the place of `old`, unless
-/// another server has done so.
+/// Which key signs when the one that signed is revoked.
+pub enum Heir<'a> {
+    /// The one that does so already, or will in its time.
+    AsItIs,
+    /// The one of this name, which was published and waits.
+    Waiting(&'a str),
+    /// A new one.
+    New(&'a StoredKey),
+}
+
+/// Revokes a key; `false` where the keys are not as they were seen any more.
+///
+/// # Errors
+/// When a statement fails.
+pub fn revoke(conn: &mut Conn, kid: &str, heir: &Heir<'_>, now: Timestamp) -> QueryResult<bool> {
+    let unrevoked = || signing_keys::table.filter(signing_keys::revoked_at.is_null());
+    let revoked = conn.write(|conn| {
+        let key = unrevoked().filter(signing_keys::kid.eq(kid));
+        let mut as_seen =
+            diesel::update(key).set(signing_keys::revoked_at.eq(now)).execute(conn)? == 1;
+        match heir {
+            Heir::AsItIs => {}
+            Heir::Waiting(kid) => {
+                let heir = unrevoked().filter(signing_keys::kid.eq(kid));
+                let changed = diesel::update(heir).set(signing_keys::signs_from.eq(now));
+                as_seen &= changed.execute(conn)? == 1;
+            }
+            Heir::New(key) => as_seen &= insert(conn, key)?,
+        }
+        if as_seen { Ok(()) } else { Err(QueryError::RollbackTransaction) }
+    });
+    match revoked {
+        Ok(()) => Ok(true),
+        Err(QueryError::RollbackTransaction) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Puts another encryption of the same key in the place of the one that was
+/// seen, unless another server has done so.
 ///
 /// # Errors
 /// When the statement fails.
-pub fn reseal(conn: &mut Conn, old: &SealedKey, private_key: &[u8]) -> QueryResult<()> {
+pub fn reseal(conn: &mut Conn, seen: &StoredKey, sealed: &[u8]) -> QueryResult<()> {
     let same = signing_keys::table
-        .find(&old.kid)
-        .filter(signing_keys::sealed_private_key.eq(&old.private_key));
-    diesel::update(same).set(signing_keys::sealed_private_key.eq(private_key)).execute(conn)?;
+        .find(&seen.kid)
+        .filter(signing_keys::sealed_private_key.eq(&seen.sealed));
+    diesel::update(same).set(signing_keys::sealed_private_key.eq(sealed)).execute(conn)?;
+    Ok(())
+}
+
+/// Deletes a key.
+///
+/// # Errors
+/// When the statement fails.
+pub fn delete(conn: &mut Conn, kid: &str) -> QueryResult<()> {
+    diesel::delete(signing_keys::table.find(kid)).execute(conn)?;
     Ok(())
 }

@@ -105,12 +105,17 @@ pub(crate) struct Subject {
     _world: World,
 }
 
+/// One connection, that is waited for.
+fn options(url: Url) -> Options {
+    Options { url, pool_size: 1, wait: MINUTE, queue: 1000, timeout: MINUTE }
+}
+
 impl Subject {
     /// An empty database.
     pub(crate) fn new(policy: Policy) -> Self {
         let world = World::new();
         let url: Url = world.database_url().parse().unwrap();
-        drop(Store::open(&Options { url: url.clone(), pool_size: 1, wait: MINUTE }).unwrap());
+        drop(Store::open(&options(url.clone())).unwrap());
         let secrets = vec![SecretString::from("the first of the secrets of this test")];
         Self {
             conn: store::connect(&url).unwrap(),
@@ -127,13 +132,14 @@ impl Subject {
     pub(crate) fn begin(&mut self, policy: Policy) {
         self.sql("DELETE FROM sessions");
         self.sql("DELETE FROM events");
+        self.sql("DELETE FROM unpublished_ends");
         self.now = START;
         self.policy = policy;
     }
 
     /// The database as a server has it.
     pub(crate) fn store(&self) -> Store {
-        Store::open(&Options { url: self.url.clone(), pool_size: 1, wait: MINUTE }).unwrap()
+        Store::open(&options(self.url.clone())).unwrap()
     }
 
     /// Another connection, as another server has it.

@@ -1,0 +1,293 @@
+//! The link to Redis: up, or broken off at the first fault and mended by
+//! whoever looks after it.
+//!
+//! No connection is made anew behind anybody's back: a Redis that was away may
+//! have missed ends, so it is asked for nothing until it was told of them.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use futures_util::future::try_join_all;
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::cluster::{ClusterClient, ClusterClientBuilder};
+use redis::cluster_async::ClusterConnection;
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError,
+    RedisFuture, RedisResult, TlsCertificates, Value,
+};
+use tokio::sync::Notify;
+
+use super::{LEASE, ended_key};
+use crate::token::SessionId;
+
+/// Which Redis, and how long to wait for it.
+#[derive(Clone)]
+pub struct Options {
+    target: Target,
+    timeout: Duration,
+}
+
+#[derive(Clone)]
+enum Target {
+    Single(Box<Client>),
+    Cluster(Box<ClusterClient>),
+}
+
+/// How many ends travel at once.
+const AT_ONCE: usize = 100;
+
+/// What is in front of the URL of a cluster.
+const CLUSTER: &str = "-cluster://";
+
+impl Options {
+    /// Takes `redis[s]://[user:password@]host[:port][/database]`, or
+    /// `redis[s]-cluster://[user:password@]host[:port],host[:port],…`, a CA in
+    /// PEM where the system's are not the ones to trust, and the longest that a
+    /// request waits for an answer before the database is asked instead.
+    ///
+    /// # Errors
+    /// When the URL is none that can be used.
+    pub fn new(url: &str, ca: Option<Vec<u8>>, timeout: Duration) -> RedisResult<Self> {
+        let certificates = TlsCertificates { client_tls: None, root_cert: ca };
+        let target = match url.split_once(CLUSTER) {
+            Some((scheme, nodes)) => {
+                let (login, hosts) = nodes.rsplit_once('@').unwrap_or(("", nodes));
+                let at = if login.is_empty() { "" } else { "@" };
+                let nodes = hosts.split(',').map(|host| format!("{scheme}://{login}{at}{host}"));
+                let mut builder = ClusterClientBuilder::new(nodes)
+                    .connection_timeout(timeout)
+                    .response_timeout(timeout)
+                    // A node that moved away is a fault like any other.
+                    .retries(0);
+                if scheme == "rediss" {
+                    builder = builder.certs(certificates);
+                }
+                Target::Cluster(Box::new(builder.build()?))
+            }
+            None if url.starts_with("rediss:") => {
+                Target::Single(Box::new(Client::build_with_tls(url, certificates)?))
+            }
+            None => Target::Single(Box::new(Client::open(url)?)),
+        };
+        Ok(Self { target, timeout })
+    }
+}
+
+/// One connection, shared by all threads; commands of many requests travel on
+/// it at once.
+#[derive(Clone)]
+pub(super) enum Connection {
+    Single(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+impl ConnectionLike for Connection {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        match self {
+            Self::Single(connection) => connection.req_packed_command(command),
+            Self::Cluster(connection) => connection.req_packed_command(command),
+        }
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        match self {
+            Self::Single(connection) => connection.req_packed_commands(pipeline, offset, count),
+            Self::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),
+        }
+    }
+
+    fn get_db(&self) -> i64 {
+        match self {
+            Self::Single(connection) => connection.get_db(),
+            Self::Cluster(connection) => connection.get_db(),
+        }
+    }
+}
+
+/// The link to Redis.
+pub(super) struct Link {
+    options: Options,
+    current: RwLock<Current>,
+    /// Told when the link is broken off.
+    pub(super) broken: Notify,
+    started: Instant,
+    /// When marks were looked for last, in milliseconds since the start.
+    looked: AtomicU64,
+}
+
+/// The connection in use, and how many there were before it.
+struct Current {
+    number: u64,
+    connection: Option<Connection>,
+}
+
+impl Link {
+    pub(super) fn new(options: &Options) -> Self {
+        Self {
+            options: options.clone(),
+            current: RwLock::new(Current { number: 0, connection: None }),
+            broken: Notify::new(),
+            started: Instant::now(),
+            looked: AtomicU64::new(0),
+        }
+    }
+
+    /// Time since the start: neither a wrong clock nor a set one changes it.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Marks were looked for at that time.
+    pub(super) fn looked(&self, at: Duration) {
+        self.looked.store(u64::try_from(at.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// A connection that may be asked, and its number.
+    fn trusted(&self) -> Option<(u64, Connection)> {
+        let looked = Duration::from_millis(self.looked.load(Ordering::Relaxed));
+        if self.elapsed().saturating_sub(looked) > LEASE {
+            return None;
+        }
+        self.current()
+    }
+
+    fn current(&self) -> Option<(u64, Connection)> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        current.connection.clone().map(|connection| (current.number, connection))
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.current().is_some()
+    }
+
+    /// A new connection, not in use yet.
+    pub(super) async fn connect(&self) -> RedisResult<Connection> {
+        let timeout = self.options.timeout;
+        let connect = async {
+            match &self.options.target {
+                Target::Single(client) => {
+                    let config = AsyncConnectionConfig::new()
+                        .set_connection_timeout(Some(timeout))
+                        .set_response_timeout(Some(timeout));
+                    let connect = client.get_multiplexed_async_connection_with_config(&config);
+                    connect.await.map(Connection::Single)
+                }
+                Target::Cluster(client) => {
+                    client.get_async_connection().await.map(Connection::Cluster)
+                }
+            }
+        };
+        // A cluster is several connections, made one after the other.
+        tokio::time::timeout(timeout * 4, connect).await.unwrap_or_else(|_| Err(too_slow()))
+    }
+
+    /// Takes a connection into use.
+    pub(super) fn mended(&self, connection: Connection) {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        *current = Current { number: current.number + 1, connection: Some(connection) };
+    }
+
+    /// Gives up the connection with that number, at its first fault: the
+    /// requests that follow do not wait for it too.
+    fn break_off(&self, number: u64, error: &RedisError) {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        if current.number == number && current.connection.take().is_some() {
+            tracing::warn!(%error, "Redis does not answer: the database is asked until it does");
+            self.broken.notify_one();
+        }
+    }
+
+    /// Whether the session has ended and whether the token is active, as far as
+    /// Redis knows; `None` where it cannot be asked. One round trip.
+    pub(super) async fn look_up(&self, ended: &str, access: &str) -> Option<(bool, bool)> {
+        let (number, connection) = self.trusted()?;
+        let mut command = redis::cmd("MGET");
+        command.arg(ended).arg(access);
+        match self.ask::<(Option<u8>, Option<u8>)>(connection, &command).await {
+            Ok((ended, active)) => Some((ended.is_some(), active.is_some())),
+            Err(error) => {
+                self.break_off(number, &error);
+                None
+            }
+        }
+    }
+
+    /// Notes something that Redis may as well not know.
+    pub(super) async fn put(&self, key: &str, lifetime: Duration) {
+        let Some((number, connection)) = self.trusted() else { return };
+        let Err(error) = self.ask::<()>(connection, &set(key, lifetime)).await else { return };
+        // A Redis that is full refuses this, and answers all the same.
+        if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() {
+            self.break_off(number, &error);
+        } else {
+            tracing::warn!(%error, "Redis was not told of an access token");
+        }
+    }
+
+    /// Writes ends; `false` where Redis did not take them all.
+    pub(super) async fn publish(&self, ended: &[SessionId], lifetime: Duration) -> bool {
+        let Some((number, connection)) = self.current() else { return false };
+        match self.write_ends(&connection, ended, lifetime).await {
+            Ok(()) => true,
+            Err(error) => {
+                self.break_off(number, &error);
+                false
+            }
+        }
+    }
+
+    /// Writes ends on a connection that need not be in use.
+    pub(super) async fn write_ends(
+        &self,
+        connection: &Connection,
+        ended: &[SessionId],
+        lifetime: Duration,
+    ) -> RedisResult<()> {
+        for batch in ended.chunks(AT_ONCE) {
+            let write = |session: &SessionId| {
+                let (command, connection) =
+                    (set(&ended_key(*session), lifetime), connection.clone());
+                async move { self.ask::<()>(connection, &command).await }
+            };
+            try_join_all(batch.iter().map(write)).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether it answers.
+    pub(super) async fn ping(&self) -> bool {
+        let Some((number, connection)) = self.trusted() else { return false };
+        let answer = self.ask::<()>(connection, &redis::cmd("PING")).await;
+        answer.map_err(|error| self.break_off(number, &error)).is_ok()
+    }
+
+    async fn ask<T: FromRedisValue>(
+        &self,
+        mut connection: Connection,
+        command: &Cmd,
+    ) -> RedisResult<T> {
+        let answer = command.query_async(&mut connection);
+        match tokio::time::timeout(self.options.timeout, answer).await {
+            Ok(answer) => answer,
+            Err(_) => Err(too_slow()),
+        }
+    }
+}
+
+/// Sets a key for `lifetime`, in whole seconds and at least one: to Redis, none
+/// is an error.
+fn set(key: &str, lifetime: Duration) -> Cmd {
+    let mut command = redis::cmd("SET");
+    command.arg(key).arg(1).arg("EX").arg(lifetime.as_secs().max(1));
+    command
+}
+
+fn too_slow() -> RedisError {
+    RedisError::from((ErrorKind::Io, "no answer in time"))
+}

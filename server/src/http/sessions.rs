@@ -1,0 +1,140 @@
+//! Seeing and ending sessions: this one, another of mine, all of them.
+
+use actix_web::http::header::CONTENT_TYPE;
+use actix_web::web::{Data, Form, Json, Path, Query};
+use actix_web::{HttpRequest, HttpResponse};
+use diesel::QueryResult;
+use matchbook_shared::{EndSessions, EndedSessions, RefreshForm, SessionInfo};
+use tracing::Instrument;
+use uuid::Uuid;
+
+use super::bearer::Bearer;
+use super::timely::Timely;
+use super::tokens::device;
+use crate::clock;
+use crate::error::Error;
+use crate::sessions::{self, EndReason};
+use crate::state::State;
+use crate::store::sessions::Listed;
+use crate::store::{self, Conn};
+use crate::token::{Claims, EventId, RefreshToken, SessionId};
+
+/// `GET /sessions`: those of mine that are live, the last used first.
+pub(super) async fn list(
+    state: Data<State>,
+    Bearer(claims): Bearer,
+) -> Result<Json<Vec<SessionInfo>>, Error> {
+    let (user, now) = (claims.sub, clock::now());
+    let listed = state.store.run(move |conn| store::sessions::live_of(conn, user, now)).await?;
+    let info = |listed: Listed| SessionInfo {
+        id: listed.id.0,
+        current: listed.id == claims.sid,
+        created_at: listed.created_at.to_date_time(),
+        last_used_at: listed.rotated_at.unwrap_or(listed.created_at).to_date_time(),
+        expires_at: listed.idle_expires_at.min(listed.expires_at).to_date_time(),
+        ip: listed.ip.map(|address| address.0),
+        user_agent: listed.user_agent,
+    };
+    Ok(Json(listed.into_iter().map(info).collect()))
+}
+
+/// `POST /logout`: ends the session of an access token or of a refresh token.
+/// It has ended, at every server, when the answer goes out.
+pub(super) async fn logout(
+    state: Data<State>,
+    bearer: Result<Bearer, Error>,
+    form: Result<Timely<Form<RefreshForm>>, actix_web::Error>,
+    request: HttpRequest,
+) -> Result<HttpResponse, actix_web::Error> {
+    let session = match bearer {
+        Ok(Bearer(claims)) => claims.sid,
+        Err(Error::NoToken) => {
+            let nothing = Error::InvalidRequest(
+                "Send an access token as bearer, or the form field `refresh_token`.",
+            );
+            if !request.headers().contains_key(CONTENT_TYPE) {
+                return Err(nothing.into());
+            }
+            let text = form?.0.into_inner().refresh_token.filter(|token| !token.is_empty());
+            let text = text.ok_or(nothing)?;
+            let token = RefreshToken::parse(&text, &state.peppers);
+            token.ok_or(Error::InvalidGrant(None))?.session
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let (now, device) = (clock::now(), device(&request));
+    let event = EventId::new(now).map_err(Error::from)?;
+    end(state, move |conn| {
+        let ended = sessions::log_out(conn, session, &device, event, now)?;
+        // Told again where it had ended: whoever ended it may still be at it.
+        Ok((usize::from(ended), vec![session]))
+    })
+    .await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// `DELETE /sessions/{id}`: ends one of mine.
+pub(super) async fn end_one(
+    state: Data<State>,
+    Bearer(claims): Bearer,
+    id: Path<String>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Error> {
+    let session = Uuid::try_parse(&id).map(SessionId).map_err(|_| Error::UnknownSession)?;
+    let (user, now, device) = (claims.sub, clock::now(), device(&request));
+    // Somebody else's is none to be told of.
+    let owner = state.store.run(move |conn| store::sessions::owner(conn, session)).await?;
+    if owner != Some(user) {
+        return Err(Error::UnknownSession);
+    }
+    let event = EventId::new(now)?;
+    end(state, move |conn| {
+        let ended = sessions::log_out(conn, session, &device, event, now)?;
+        // Told again where it had ended: whoever ended it may still be at it.
+        Ok((usize::from(ended), vec![session]))
+    })
+    .await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// `DELETE /sessions`: ends all of mine; with `?keep=current`, all but this one.
+pub(super) async fn end_all(
+    state: Data<State>,
+    Bearer(claims): Bearer,
+    query: Query<EndSessions>,
+    request: HttpRequest,
+) -> Result<Json<EndedSessions>, Error> {
+    let Claims { sub: user, sid, .. } = claims;
+    let keep = match query.into_inner().keep.as_deref() {
+        None | Some("") => None,
+        Some("current") => Some(sid),
+        Some(_) => return Err(Error::InvalidRequest("`keep` can only be `current`.")),
+    };
+    let (now, device) = (clock::now(), device(&request));
+    let event = EventId::new(now)?;
+    let ended =
+        end(state, move |conn| sessions::log_out_everywhere(conn, user, keep, &device, event, now))
+            .await?;
+    Ok(Json(EndedSessions { ended }))
+}
+
+/// Ends sessions in the database, then tells Redis; answers how many.
+async fn end(
+    state: Data<State>,
+    in_database: impl FnOnce(&mut Conn) -> QueryResult<(usize, Vec<SessionId>)> + Send + 'static,
+) -> Result<usize, Error> {
+    let end = async move {
+        let (ended, sessions) = state.store.run(in_database).await?;
+        state.metrics.ended(EndReason::LoggedOut.as_str(), ended);
+        for session in sessions.iter().filter(|_| ended > 0) {
+            tracing::info!(%session, "logged out");
+        }
+        if !sessions.is_empty() {
+            state.active.ended(&sessions).await;
+        }
+        Ok::<_, store::Error>(ended)
+    };
+    // On a task of its own: the caller may hang up, but an end that the
+    // database has must reach Redis.
+    Ok(actix_rt::spawn(end.in_current_span()).await.map_err(store::Error::Unfinished)??)
+}

@@ -1,0 +1,90 @@
+//! `matchbook-server keys …`: for whoever looks after the signing keys.
+
+use std::fmt::Write;
+
+use openssl::error::ErrorStack;
+
+use crate::app;
+use crate::clock::{self, Timestamp};
+use crate::config::Config;
+use crate::data_dir;
+use crate::keys::{self, Derived, READ_EVERY, SealingKeys};
+use crate::store::{self, Conn, OpenError, signing_keys};
+
+/// Why a command cannot be carried out. Each is a sentence for an operator.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no secret to seal a key with.
+    #[error("{0}; run this where the server runs, with the settings that it has")]
+    NoSecret(#[from] data_dir::Error),
+    /// The database cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The database does not answer.
+    #[error("the database failed: {0}")]
+    Query(#[from] diesel::result::Error),
+    /// The keys are not as they should be.
+    #[error(transparent)]
+    Keys(#[from] keys::Error),
+    /// OpenSSL refused.
+    #[error("a key operation failed: {0}")]
+    Crypto(#[from] ErrorStack),
+}
+
+/// The keys that there are, a line for each. Blocks.
+///
+/// # Errors
+/// When the database does not answer.
+pub fn list(config: &Config) -> Result<String, Error> {
+    let mut conn = store::connect(&config.database.url)?;
+    let keys = signing_keys::all(&mut conn)?;
+    let phases = keys::phases(&keys, config.keys.access_lifetime, clock::now());
+    let mut lines = String::new();
+    for (key, phase) in keys.iter().zip(phases) {
+        let (phase, from) = (phase.as_str(), shown(key.signs_from));
+        let _ = write!(lines, "{}  {:<5}  {phase:<8}  signs from {from}", key.kid, key.algorithm);
+        if let Some(at) = key.revoked_at {
+            let _ = write!(lines, ", revoked {}", shown(at));
+        }
+        lines.push('\n');
+    }
+    Ok(lines)
+}
+
+/// Makes the next key. Blocks.
+///
+/// # Errors
+/// When one is pending, or the secret or the database is not to be had.
+pub fn rotate(config: &Config) -> Result<String, Error> {
+    let (mut conn, sealing) = open(config)?;
+    let key = keys::rotate(&mut conn, &sealing, &config.keys, clock::now())?;
+    let (kid, algorithm, from) = (key.kid, key.algorithm, shown(key.signs_from));
+    Ok(format!("{kid} ({algorithm}) is published, and signs from {from} on\n"))
+}
+
+/// Revokes a key, and waits until every server that reaches the database knows.
+/// Blocks.
+///
+/// # Errors
+/// When there is no such key, or the secret or the database is not to be had.
+pub fn revoke(config: &Config, kid: &str) -> Result<String, Error> {
+    let (mut conn, sealing) = open(config)?;
+    let heir = keys::revoke(&mut conn, &sealing, &config.keys, kid, clock::now())?;
+    std::thread::sleep(2 * READ_EVERY);
+    let mut said = format!("{kid} is revoked: access tokens that it signed are refused from now ");
+    said.push_str("on, and their sessions get new ones with their next refresh\n");
+    if let Some(heir) = heir {
+        let _ = writeln!(said, "{heir} signs now; whoever caches the key set has to fetch it anew");
+    }
+    Ok(said)
+}
+
+fn open(config: &Config) -> Result<(Conn, SealingKeys), Error> {
+    let derived = Derived::from_secrets(&app::existing_secret(config)?, &config.old_secrets)?;
+    Ok((store::connect(&config.database.url)?, derived.sealing))
+}
+
+/// To the second (RFC 3339).
+fn shown(time: Timestamp) -> String {
+    humantime::format_rfc3339_seconds(time.into()).to_string()
+}

@@ -1,0 +1,132 @@
+//! The order in which keys sign: each is published before it signs, and stays
+//! published until what it signed has expired.
+//!
+//! Nothing is written when a key begins or ceases to sign: every server tells
+//! that from the same rows, by its clock.
+
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::store::signing_keys::StoredKey;
+
+/// By how much servers' clocks may differ before a token outlives its key.
+const CLOCKS_APART: Duration = Duration::from_secs(60);
+
+/// What a key is at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Published, and does not sign yet.
+    Pending,
+    /// Signs.
+    Active,
+    /// Published, and signs no longer.
+    Retiring,
+    /// Nothing that it signed is good any more.
+    Revoked,
+    /// All that it signed has expired.
+    Gone,
+}
+
+impl Phase {
+    /// In one word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Active => "active",
+            Self::Retiring => "retiring",
+            Self::Revoked => "revoked",
+            Self::Gone => "gone",
+        }
+    }
+
+    /// Whether its public half is published, and its signatures are good.
+    #[must_use]
+    pub fn is_published(self) -> bool {
+        matches!(self, Self::Pending | Self::Active | Self::Retiring)
+    }
+}
+
+/// What each of `keys`, all there are in their order, is `now`; access tokens
+/// live for `lifetime`.
+#[must_use]
+pub fn phases(keys: &[StoredKey], lifetime: Duration, now: Timestamp) -> Vec<Phase> {
+    let unrevoked = |key: &&StoredKey| key.revoked_at.is_none();
+    let begun = keys.iter().filter(unrevoked).filter(|key| key.signs_from <= now);
+    // A clock that was set back may find none that has begun.
+    let active = begun.last().or_else(|| keys.iter().find(unrevoked)).map(|key| key.number);
+    let phase = |key: &StoredKey| {
+        let over = |since: Timestamp| since.after(lifetime).after(CLOCKS_APART) <= now;
+        match key.revoked_at {
+            Some(revoked_at) if over(revoked_at) => Phase::Gone,
+            Some(_) => Phase::Revoked,
+            None if Some(key.number) == active => Phase::Active,
+            None if Some(key.number) > active => Phase::Pending,
+            None if superseded_at(keys, key).is_some_and(over) => Phase::Gone,
+            None => Phase::Retiring,
+        }
+    };
+    keys.iter().map(phase).collect()
+}
+
+/// When another began to sign in the place of `key`.
+fn superseded_at(keys: &[StoredKey], key: &StoredKey) -> Option<Timestamp> {
+    let later = keys.iter().filter(|later| later.number > key.number);
+    // One that was revoked before its time never signed.
+    let signed = later.filter(|later| later.revoked_at.is_none_or(|at| at > later.signs_from));
+    signed.map(|later| later.signs_from).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Phase::{Active, Gone, Pending, Retiring, Revoked};
+    use super::*;
+
+    const LIFETIME: Duration = Duration::from_secs(900);
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_secs(1_800_000_000 + second)
+    }
+
+    fn key(number: i64, signs_from: i64, revoked_at: Option<i64>) -> StoredKey {
+        StoredKey {
+            number,
+            kid: number.to_string(),
+            algorithm: "EdDSA".into(),
+            sealed: Vec::new(),
+            created_at: at(0),
+            signs_from: at(signs_from),
+            revoked_at: revoked_at.map(at),
+        }
+    }
+
+    #[test]
+    fn a_key_waits_signs_retires_and_is_gone_when_its_last_token_is() {
+        let keys = [key(1, 0, None), key(2, 600, None)];
+        for (second, expected) in [
+            (-10, [Active, Pending]),
+            (0, [Active, Pending]),
+            (599, [Active, Pending]),
+            (600, [Retiring, Active]),
+            (600 + 900 + 59, [Retiring, Active]),
+            (600 + 900 + 60, [Gone, Active]),
+        ] {
+            assert_eq!(phases(&keys, LIFETIME, at(second)), expected, "{second}");
+        }
+    }
+
+    #[test]
+    fn a_revoked_key_never_signs_again_and_is_remembered_as_long_as_its_tokens() {
+        let keys = [key(1, 0, None), key(2, 600, Some(700)), key(3, 700, None)];
+        assert_eq!(phases(&keys, LIFETIME, at(700)), [Retiring, Revoked, Active]);
+        assert_eq!(phases(&keys, LIFETIME, at(600 + 960)), [Gone, Revoked, Active]);
+        assert_eq!(phases(&keys, LIFETIME, at(700 + 960)), [Gone, Gone, Active]);
+    }
+
+    #[test]
+    fn a_key_that_was_revoked_before_it_signed_supersedes_nothing() {
+        let keys = [key(1, 0, None), key(2, 600, Some(300)), key(3, 2000, None)];
+        assert_eq!(phases(&keys, LIFETIME, at(1999)), [Active, Gone, Pending]);
+        assert_eq!(phases(&keys, LIFETIME, at(2000)), [Retiring, Gone, Active]);
+    }
+}

@@ -1,0 +1,190 @@
+//! What the server counts and measures, for Prometheus (OpenMetrics 1.0).
+
+use std::time::Duration;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::store::Pool;
+
+/// Upper bounds in seconds: from a cached answer to a client's patience.
+const LATENCIES: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// Upper bounds in seconds: from Ed25519 to RSA with 4096 bits on a busy machine.
+const SIGNATURES: [f64; 9] = [0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.02];
+
+/// A label's value: a word of ours, never of a client's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Word(pub &'static str);
+
+impl EncodeLabelValue for Word {
+    fn encode(&self, encoder: &mut LabelValueEncoder) -> Result<(), std::fmt::Error> {
+        self.0.encode(encoder)
+    }
+}
+
+/// What a request was, and what became of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Request {
+    /// Its method; `other` for those that no route has.
+    pub method: Word,
+    /// The route's pattern; empty where there is none.
+    pub route: String,
+    /// The status of the answer.
+    pub status: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: Word,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: Word,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Answer {
+    answer: Word,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Limit {
+    limit: Word,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct State {
+    state: Word,
+}
+
+/// All counters and measures of a server.
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<Request, Histogram, fn() -> Histogram>,
+    refreshes: Family<Outcome, Counter>,
+    opened: Counter,
+    ended: Family<Reason, Counter>,
+    checks: Family<Answer, Counter>,
+    limited: Family<Limit, Counter>,
+    signing: Histogram,
+    pool: Family<State, Gauge>,
+    redis_up: Gauge,
+}
+
+impl Metrics {
+    /// All at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("matchbook");
+        let requests: Family<Request, Histogram, fn() -> Histogram> =
+            Family::new_with_constructor(|| Histogram::new(LATENCIES));
+        let metrics = Self {
+            requests: requests.clone(),
+            refreshes: Family::default(),
+            opened: Counter::default(),
+            ended: Family::default(),
+            checks: Family::default(),
+            limited: Family::default(),
+            signing: Histogram::new(SIGNATURES),
+            pool: Family::default(),
+            redis_up: Gauge::default(),
+            registry: Registry::default(),
+        };
+        registry.register_with_unit(
+            "request_duration",
+            "Time from a request's head to its answer",
+            Unit::Seconds,
+            requests,
+        );
+        registry.register("refreshes", "Refreshes by outcome", metrics.refreshes.clone());
+        registry.register("sessions_opened", "Sessions opened", metrics.opened.clone());
+        registry.register("sessions_ended", "Sessions ended by reason", metrics.ended.clone());
+        registry.register(
+            "access_checks",
+            "Whether an access token is active: hit (Redis knew), miss (Redis did not, the \
+             database did), fallback (Redis could not be asked)",
+            metrics.checks.clone(),
+        );
+        registry.register("limited", "Requests refused by a rate limit", metrics.limited.clone());
+        registry.register_with_unit(
+            "signing_duration",
+            "Time to sign an access token",
+            Unit::Seconds,
+            metrics.signing.clone(),
+        );
+        registry.register(
+            "database_connections",
+            "Database connections, busy and idle, and requests waiting for one",
+            metrics.pool.clone(),
+        );
+        registry.register(
+            "redis_up",
+            "Whether Redis is asked: 0 while it is away or there is none",
+            metrics.redis_up.clone(),
+        );
+        Self { registry, ..metrics }
+    }
+
+    /// A request was answered.
+    pub fn answered(&self, request: &Request, after: Duration) {
+        self.requests.get_or_create(request).observe(after.as_secs_f64());
+    }
+
+    /// A refresh came to this end.
+    pub fn refreshed(&self, outcome: &'static str) {
+        self.refreshes.get_or_create(&Outcome { outcome: Word(outcome) }).inc();
+    }
+
+    /// A session was opened.
+    pub fn opened(&self) {
+        self.opened.inc();
+    }
+
+    /// Sessions were ended.
+    pub fn ended(&self, reason: &'static str, sessions: usize) {
+        let sessions = u64::try_from(sessions).unwrap_or(u64::MAX);
+        self.ended.get_or_create(&Reason { reason: Word(reason) }).inc_by(sessions);
+    }
+
+    /// It was asked whether an access token is active.
+    pub fn checked(&self, answer: &'static str) {
+        self.checks.get_or_create(&Answer { answer: Word(answer) }).inc();
+    }
+
+    /// A request was refused by a rate limit.
+    pub fn limited(&self, limit: &'static str) {
+        self.limited.get_or_create(&Limit { limit: Word(limit) }).inc();
+    }
+
+    /// An access token was signed.
+    pub fn signed(&self, after: Duration) {
+        self.signing.observe(after.as_secs_f64());
+    }
+
+    /// All of it as text, with what can be read off at this moment.
+    #[must_use]
+    pub fn text(&self, pool: Pool, redis_up: bool) -> String {
+        for (state, count) in [("busy", pool.busy), ("idle", pool.idle), ("waiting", pool.waiting)]
+        {
+            self.pool.get_or_create(&State { state: Word(state) }).set(count.into());
+        }
+        self.redis_up.set(redis_up.into());
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,232 @@
+//! Keys come and go, and nobody meets one that he cannot know.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use jsonwebtoken::jwk::JwkSet;
+use jsonwebtoken::{DecodingKey, Validation};
+use matchbook_bench::{Answer, Http};
+
+use crate::support::{Server, Tokens, binary, eventually, http};
+
+/// Runs `matchbook-server keys …` beside the server.
+fn keys(server: &Server, arguments: &[&str]) -> Result<String, String> {
+    let arguments = [&["keys"], arguments].concat();
+    let output = server.world.server(binary()).run(&arguments);
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+}
+
+fn kid(token: &str) -> String {
+    jsonwebtoken::decode_header(token).unwrap().kid.unwrap()
+}
+
+/// Somebody else's service: it fetches the key set, keeps it for the whole
+/// `max-age`, and verifies with nothing else.
+#[derive(Default)]
+struct Verifier {
+    keys: HashMap<String, DecodingKey>,
+    good_until: Option<Instant>,
+    fetched: usize,
+}
+
+impl Verifier {
+    async fn verify(&mut self, token: &str, server: &Http) {
+        if self.good_until.is_none_or(|until| until <= Instant::now()) {
+            // Cached from when it was asked for: no later could be justified.
+            let asked = Instant::now();
+            let answer = server.get("/.well-known/jwks.json").await;
+            self.good_until = Some(asked + max_age(&answer));
+            self.keys = decoding_keys(&answer);
+            self.fetched += 1;
+        }
+        let header = jsonwebtoken::decode_header(token).unwrap();
+        let kid = header.kid.unwrap();
+        let key = self.keys.get(&kid).unwrap_or_else(|| panic!("the kid {kid} is unknown"));
+        let mut validation = Validation::new(header.alg);
+        validation.set_audience(&["https://localhost:5001"]);
+        jsonwebtoken::decode::<serde_json::Value>(token, key, &validation).unwrap();
+    }
+}
+
+fn max_age(answer: &Answer) -> Duration {
+    let seconds = answer.header("cache-control").strip_prefix("public, max-age=").unwrap();
+    Duration::from_secs(seconds.parse().unwrap())
+}
+
+fn decoding_keys(answer: &Answer) -> HashMap<String, DecodingKey> {
+    let set: JwkSet = serde_json::from_str(&answer.text).unwrap();
+    let key = |jwk: &jsonwebtoken::jwk::Jwk| {
+        (jwk.common.key_id.clone().unwrap(), DecodingKey::from_jwk(jwk).unwrap())
+    };
+    set.keys.iter().map(key).collect()
+}
+
+#[actix_rt::test]
+async fn whoever_caches_the_key_set_never_meets_an_unknown_key_across_three_rotations() {
+    let settings = |launch: matchbook_bench::Launch| {
+        launch
+            .set("keys.publish_lead", "4s")
+            .set("keys.rotate_after", "5s")
+            .set("tokens.algorithm", "ES256")
+            .set("tokens.access_lifetime", "2s")
+    };
+    let here = Server::with(settings);
+    let process = settings(here.world.server(binary())).start();
+    let there = http(&here.world, &process);
+    let servers = [&here.http, &there];
+
+    let mut tokens = here.log_in().await;
+    let (mut verifier, mut seen) = (Verifier::default(), BTreeSet::new());
+    let started = Instant::now();
+    for turn in 0.. {
+        seen.insert(kid(&tokens.access));
+        verifier.verify(&tokens.access, servers[turn % 2]).await;
+        // A server takes what the other signs.
+        assert_eq!(servers[(turn + 1) % 2].get_as("/user", &tokens.access).await.status, 200);
+        if seen.len() == 4 {
+            break;
+        }
+        assert!(started.elapsed() < Duration::from_secs(120), "only {seen:?}");
+        actix_rt::time::sleep(Duration::from_millis(50)).await;
+        let form = format!("refresh_token={}", tokens.refresh);
+        tokens = Tokens::of(&servers[turn % 2].post("/refresh", &form).await);
+    }
+    assert!(verifier.fetched < 20, "it is a cache: {} fetches", verifier.fetched);
+}
+
+#[actix_rt::test]
+async fn the_key_set_is_sent_anew_only_when_it_has_changed() {
+    let server = Server::with(|launch| launch.set("tokens.algorithm", "EdDSA"));
+    let first = server.http.get("/.well-known/jwks.json").await;
+    let etag = first.header("etag").to_owned();
+    assert!(etag.starts_with('"') && etag.ends_with('"'), "{etag}");
+    assert_eq!(max_age(&first), Duration::from_secs(300), "half the lead");
+    let ask = async |tag: &str| {
+        let request = server.http.request("GET", "/.well-known/jwks.json");
+        Answer::of(request.insert_header(("if-none-match", tag)).send()).await
+    };
+    let same = ask(&format!("\"other\", {etag}")).await;
+    assert_eq!((same.status, same.text.as_str()), (304, ""));
+    assert_eq!(same.header("etag"), etag);
+    assert_eq!(same.header("cache-control"), first.header("cache-control"));
+    assert_eq!(ask("\"other\"").await.status, 200);
+
+    keys(&server, &["rotate"]).unwrap();
+    eventually(200, async || ask(&etag).await.status).await;
+    let second = server.http.get("/.well-known/jwks.json").await;
+    assert_eq!(decoding_keys(&second).len(), 2, "published, and not signing yet");
+    assert_eq!(kid(&server.log_in().await.access), *decoding_keys(&first).keys().next().unwrap());
+}
+
+#[actix_rt::test]
+async fn a_key_that_is_revoked_takes_its_tokens_with_it_and_leaves_their_sessions() {
+    let here = Server::with(|launch| launch.set("tokens.algorithm", "ES256"));
+    let process = here.world.server(binary()).start();
+    let there = http(&here.world, &process);
+    let tokens = here.log_in().await;
+    let revoked = kid(&tokens.access);
+    let said = keys(&here, &["revoke", &revoked]).unwrap();
+    assert!(said.contains("is revoked"), "{said}");
+    for server in [&here.http, &there] {
+        let refused = server.get_as("/user", &tokens.access).await;
+        assert_eq!((refused.status, refused.field("error").as_str()), (401, "invalid_token"));
+    }
+    let fresh = Tokens::of(&here.refresh(&tokens.refresh).await);
+    assert_ne!(kid(&fresh.access), revoked);
+    assert_eq!(there.get_as("/user", &fresh.access).await.status, 200, "at once, everywhere");
+    let published = here.http.get("/.well-known/jwks.json").await;
+    assert!(!published.text.contains(&revoked));
+    let listed = keys(&here, &["list"]).unwrap();
+    let line = listed.lines().find(|line| line.contains(&revoked)).unwrap();
+    assert!(line.contains("revoked"), "{listed}");
+    let again = keys(&here, &["revoke", &revoked]).unwrap_err();
+    assert!(again.contains("there is no key"), "{again}");
+}
+
+#[actix_rt::test]
+async fn where_a_key_waits_it_takes_over_from_a_revoked_one() {
+    let server = Server::with(|launch| launch.set("tokens.algorithm", "EdDSA"));
+    let active = kid(&server.log_in().await.access);
+    let said = keys(&server, &["rotate"]).unwrap();
+    let pending = said.split(' ').next().unwrap();
+    let refused = keys(&server, &["rotate"]).unwrap_err();
+    assert!(refused.contains("is published already"), "{refused}");
+    let listed = keys(&server, &["list"]).unwrap();
+    let phases: Vec<_> =
+        listed.lines().map(|line| line.split_whitespace().nth(2).unwrap()).collect();
+    assert_eq!(phases, ["active", "pending"], "{listed}");
+    keys(&server, &["revoke", &active]).unwrap();
+    eventually(pending.to_owned(), async || kid(&server.log_in().await.access)).await;
+}
+
+#[actix_rt::test]
+async fn a_new_algorithm_takes_over_as_at_a_rotation() {
+    let mut first = Server::with(|launch| launch.set("tokens.algorithm", "EdDSA"));
+    let tokens = first.log_in().await;
+    assert!(first.process.stop().success());
+    let Server { world, .. } = first;
+    let second = Server::within(world, |launch| {
+        launch
+            .set("tokens.rsa_bits", "3072")
+            .set("keys.publish_lead", "4s")
+            .set("keys.rotate_after", "1d")
+    });
+    assert_eq!(second.user(&tokens.access).await, 200);
+    let algorithm = |token: &str| jsonwebtoken::decode_header(token).unwrap().alg;
+    assert_eq!(algorithm(&second.log_in().await.access), jsonwebtoken::Algorithm::EdDSA);
+    eventually(jsonwebtoken::Algorithm::RS256, async || algorithm(&second.log_in().await.access))
+        .await;
+    assert_eq!(second.user(&tokens.access).await, 200, "the old one retires");
+    let signature = second.log_in().await.access.rsplit('.').next().unwrap().len();
+    assert_eq!(signature, 512, "3072 bits in base64url");
+    assert_eq!(second.number("SELECT count(*) AS number FROM signing_keys"), 2);
+}
+
+#[actix_rt::test]
+async fn a_key_is_gone_when_all_that_it_signed_has_expired() {
+    let server = Server::with(|launch| {
+        launch.set("tokens.algorithm", "EdDSA").set("tokens.access_lifetime", "1s")
+    });
+    let old = kid(&server.log_in().await.access);
+    keys(&server, &["rotate"]).unwrap();
+    // As if all this had been two minutes ago: micros on SQLite.
+    let minutes = if server.world.database_url().starts_with("postgres") {
+        "signs_from - INTERVAL '12 minutes'"
+    } else {
+        "signs_from - 720000000"
+    };
+    server.sql(&format!("UPDATE signing_keys SET signs_from = {minutes}"));
+    eventually(1, async || server.number("SELECT count(*) AS number FROM signing_keys")).await;
+    assert!(!server.http.get("/.well-known/jwks.json").await.text.contains(&old));
+    assert_ne!(kid(&server.log_in().await.access), old);
+}
+
+#[actix_rt::test]
+async fn a_key_sealed_under_a_secret_that_a_server_has_not_shows_in_its_readiness() {
+    let (mine, other) =
+        ("the-secret-of-this-server-32-characters", "another-secret-of-32-characters-");
+    let server = Server::with(|launch| {
+        launch.set("secret", mine).set("old_secrets", "").set("tokens.algorithm", "EdDSA")
+    });
+    let rotate = server
+        .world
+        .server(binary())
+        .set("secret", other)
+        .set("old_secrets", mine)
+        .set("tokens.algorithm", "EdDSA");
+    assert!(rotate.run(&["keys", "rotate"]).status.success());
+    eventually("degraded".to_owned(), async || {
+        server.http.get("/health/ready").await.field("status")
+    })
+    .await;
+    let problems = server.http.get("/health/ready").await.json()["problems"].to_string();
+    assert!(problems.contains("sealed under another secret"), "{problems}");
+    server.process.await_log("cannot be opened with this server's secret");
+    server.log_in().await;
+    let wrong = server.world.server(binary()).set("secret", "a-third-secret-of-at-least-32-chars");
+    let output = wrong.run(&["keys", "rotate"]);
+    assert!(!output.status.success());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("cannot be opened with this server's secret"), "{said}");
+}

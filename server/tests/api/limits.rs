@@ -1,0 +1,76 @@
+//! Limits against abuse, and who is counted.
+
+use matchbook_bench::Answer;
+
+use crate::support::{Server, Tokens};
+
+fn limited(limits: &'static [(&'static str, &'static str)]) -> Server {
+    Server::with(|launch| {
+        let launch = launch.set("limits.enabled", "true");
+        limits.iter().fold(launch, |launch, (key, value)| launch.set(key, value))
+    })
+}
+
+#[actix_rt::test]
+async fn an_address_that_asks_too_often_is_told_when_to_come_back() {
+    let server = limited(&[("limits.register", "3"), ("limits.token", "2")]);
+    for _ in 0..3 {
+        server.guest().await;
+    }
+    let refused = server.http.get("/register").await;
+    assert_eq!((refused.status, refused.field("error").as_str()), (429, "too_many_requests"));
+    let seconds: u64 = refused.header("retry-after").parse().unwrap();
+    assert!((15..=20).contains(&seconds), "one of three a minute is free in 20 s: {seconds}");
+    for _ in 0..2 {
+        assert_eq!(server.http.get("/token?userId=junk").await.status, 400, "counts all the same");
+    }
+    assert_eq!(server.http.get("/token?userId=junk").await.status, 429);
+    assert_eq!(server.http.get("/health/ready").await.status, 200);
+}
+
+#[actix_rt::test]
+async fn a_session_that_is_refreshed_too_often_waits_and_loses_nothing() {
+    let server = limited(&[("limits.session", "4")]);
+    let (tokens, other) = (server.log_in().await, server.log_in().await);
+    let mut newest = tokens.clone();
+    for _ in 0..4 {
+        newest = Tokens::of(&server.refresh(&newest.refresh).await);
+    }
+    let refused = server.refresh(&newest.refresh).await;
+    assert_eq!((refused.status, refused.header("retry-after")), (429, "15"), "{}", refused.text);
+    assert_eq!(server.refresh(&tokens.refresh).await.status, 429, "with an old token as well");
+    assert_eq!(server.user(&newest.access).await, 200, "the session goes on");
+    Tokens::of(&server.refresh(&other.refresh).await);
+    let events = "SELECT count(*) AS number FROM events WHERE what <> 'signed_in'";
+    assert_eq!(server.number(events), 0, "nothing was written");
+}
+
+#[actix_rt::test]
+async fn behind_a_proxy_that_is_trusted_its_clients_are_counted_and_written_down() {
+    let settings = [("limits.register", "1"), ("server.trusted_proxies", "127.0.0.0/8")];
+    let server = limited(&settings);
+    let as_client = async |path: &str, forwarded: &str| {
+        let request =
+            server.http.request("GET", path).insert_header(("x-forwarded-for", forwarded));
+        Answer::of(request.send()).await
+    };
+    let guest = as_client("/register", "192.0.2.1").await;
+    assert_eq!(guest.status, 200);
+    assert_eq!(as_client("/register", "192.0.2.1").await.status, 429);
+    assert_eq!(as_client("/register", "192.0.2.2").await.status, 200);
+    assert_eq!(as_client("/register", "192.0.2.77, 192.0.2.2").await.status, 429, "no disguise");
+    let path = format!("/token?userId={}", guest.json().as_str().unwrap());
+    let tokens = Tokens::of(&as_client(&path, "192.0.2.3").await);
+    let listed = server.http.get_as("/sessions", &tokens.access).await;
+    assert_eq!(listed.json()[0]["ip"], "192.0.2.3");
+}
+
+#[actix_rt::test]
+async fn what_a_stranger_says_of_his_address_is_not_believed() {
+    let server = limited(&[("limits.register", "1")]);
+    for (forwarded, expected) in [("192.0.2.1", 200), ("192.0.2.2", 429)] {
+        let request = server.http.request("GET", "/register");
+        let request = request.insert_header(("x-forwarded-for", forwarded));
+        assert_eq!(Answer::of(request.send()).await.status, expected);
+    }
+}

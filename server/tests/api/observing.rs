@@ -1,0 +1,91 @@
+//! What whoever watches over the server gets to see: measures and request ids.
+
+use matchbook_bench::{Answer, Http, Launch};
+
+use crate::support::{Server, Tokens};
+
+/// The metrics of a server that was started with them.
+async fn metrics(server: &Server) -> String {
+    let line = server.process.await_log("/metrics");
+    let url = line.split("url=").nth(1).unwrap().trim().to_owned();
+    let answer = Http::new(&url, None).get("").await;
+    assert_eq!(answer.status, 200);
+    assert!(answer.header("content-type").starts_with("application/openmetrics-text"));
+    answer.text
+}
+
+fn with_metrics(launch: Launch) -> Launch {
+    launch.set("metrics.address", "127.0.0.1:0")
+}
+
+#[actix_rt::test]
+async fn everything_that_happens_is_counted() {
+    let server = Server::with(with_metrics);
+    let first = server.log_in().await;
+    let second = Tokens::of(&server.refresh(&first.refresh).await);
+    Tokens::of(&server.refresh(&first.refresh).await);
+    assert_eq!(server.refresh("junk").await.status, 401);
+    assert_eq!(server.user(&second.access).await, 200);
+    let form = format!("refresh_token={}", second.refresh);
+    assert_eq!(server.http.post("/logout", &form).await.status, 204);
+    assert_eq!(server.refresh(&second.refresh).await.status, 401);
+    assert_eq!(server.user(&second.access).await, 401);
+    let made_up = server.http.request("BREW", "/user").send();
+    assert_eq!(Answer::of(made_up).await.status, 405);
+    assert_eq!(server.http.get("/nothing/here").await.status, 404);
+
+    let text = metrics(&server).await;
+    let has = |line: &str| assert!(text.lines().any(|l| l.starts_with(line)), "{line} in\n{text}");
+    has("matchbook_sessions_opened_total 1");
+    has(r#"matchbook_sessions_ended_total{reason="logged_out"} 1"#);
+    for outcome in ["rotated", "repeated", "not_ours", "logged_out"] {
+        has(&format!(r#"matchbook_refreshes_total{{outcome="{outcome}"}} 1"#));
+    }
+    has(
+        r#"matchbook_request_duration_seconds_count{method="POST",route="/refresh",status="401"} 2"#,
+    );
+    has(r#"matchbook_request_duration_seconds_count{method="other",route="/user",status="405"} 1"#);
+    has(r#"matchbook_request_duration_seconds_count{method="GET",route="",status="404"} 1"#);
+    has("matchbook_signing_duration_seconds_count 3");
+    has(r#"matchbook_database_connections{state="idle"}"#);
+    let checks = if server.world.redis_url().is_some() { "hit" } else { "fallback" };
+    has(&format!(r#"matchbook_access_checks_total{{answer="{checks}"}} 2"#));
+    assert!(!text.contains("nothing"), "no path of a client's making");
+    assert!(text.ends_with("# EOF\n"));
+}
+
+#[actix_rt::test]
+async fn the_metrics_are_not_on_the_public_address() {
+    let server = Server::with(with_metrics);
+    assert_eq!(server.http.get("/metrics").await.status, 404);
+}
+
+#[actix_rt::test]
+async fn a_request_has_an_id_in_its_answer_and_in_the_log() {
+    let mut server = Server::with(|launch| {
+        launch.set("log.level", "debug").set("server.trusted_proxies", "127.0.0.1")
+    });
+    let own = server.http.get("/register").await.header("x-request-id").to_owned();
+    assert_eq!(own.len(), 36);
+    let ask = async |id: &str| {
+        let request = server.http.request("GET", "/register").insert_header(("x-request-id", id));
+        Answer::of(request.send()).await.header("x-request-id").to_owned()
+    };
+    assert_eq!(ask("of-the-proxy.1:2").await, "of-the-proxy.1:2");
+    for unfit in ["", "a b", "{evil}", &"x".repeat(65)] {
+        assert_eq!(ask(unfit).await.len(), 36, "{unfit}");
+    }
+    let missing = server.http.get("/nothing").await;
+    assert_eq!((missing.status, missing.header("x-request-id").len()), (404, 36));
+    assert!(server.process.stop().success());
+    assert!(server.process.logged(&own) > 0);
+    assert!(server.process.logged("of-the-proxy.1:2") > 0);
+    assert_eq!(server.process.logged("evil"), 0);
+}
+
+#[actix_rt::test]
+async fn the_id_of_a_stranger_is_not_taken_over() {
+    let server = Server::start();
+    let request = server.http.request("GET", "/register").insert_header(("x-request-id", "mine"));
+    assert_ne!(Answer::of(request.send()).await.header("x-request-id"), "mine");
+}

@@ -1,0 +1,142 @@
+//! `GET /sessions`, `DELETE /sessions/{id}`, `DELETE /sessions`.
+
+use matchbook_bench::Answer;
+use serde_json::Value;
+
+use crate::support::{Server, Tokens};
+
+async fn delete(server: &Server, path: &str, token: &str) -> Answer {
+    Answer::of(server.http.request("DELETE", path).bearer_auth(token).send()).await
+}
+
+async fn list(server: &Server, token: &str) -> Vec<Value> {
+    let answer = server.http.get_as("/sessions", token).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    answer.json().as_array().unwrap().clone()
+}
+
+fn id(tokens: &Tokens) -> String {
+    tokens.claims()["sid"].as_str().unwrap().to_owned()
+}
+
+/// One user on several devices. Guests have one session each, so their rows are
+/// given to the first of them; the tokens that follow are that user's.
+async fn devices(server: &Server, count: usize) -> Vec<Tokens> {
+    let mut all = vec![server.log_in().await];
+    for _ in 1..count {
+        all.push(server.log_in().await);
+    }
+    server.sql(
+        "UPDATE sessions SET user_id = (SELECT user_id FROM sessions ORDER BY created_at LIMIT 1)",
+    );
+    for tokens in &mut all {
+        *tokens = Tokens::of(&server.refresh(&tokens.refresh).await);
+    }
+    all
+}
+
+#[actix_rt::test]
+async fn i_see_my_live_sessions_and_which_one_i_am_on() {
+    let server = Server::start();
+    let mine = devices(&server, 3).await;
+    let stranger = server.log_in().await;
+    let over = server.http.post("/logout", &format!("refresh_token={}", mine[2].refresh)).await;
+    assert_eq!(over.status, 204);
+
+    let listed = list(&server, &mine[0].access).await;
+    let ids: Vec<_> = listed.iter().map(|session| session["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, [id(&mine[1]), id(&mine[0])], "the last used first");
+    let current: Vec<_> = listed.iter().map(|session| session["current"] == true).collect();
+    assert_eq!(current, [false, true]);
+    let session = &listed[1];
+    assert_eq!(session["ip"], "127.0.0.1");
+    assert_eq!(session["userAgent"], "matchbook-bench");
+    let time = |name: &str| {
+        let text = session[name].as_str().unwrap_or_else(|| panic!("no {name} in {session}"));
+        humantime::parse_rfc3339(text).unwrap()
+    };
+    assert!(time("createdAt") < time("lastUsedAt"), "{session}");
+    assert!(time("lastUsedAt") < time("expiresAt"), "{session}");
+
+    let theirs = list(&server, &stranger.access).await;
+    assert_eq!(theirs.len(), 1);
+    assert_eq!(theirs[0]["lastUsedAt"], theirs[0]["createdAt"], "never refreshed");
+    assert_eq!(server.http.get("/sessions").await.status, 401);
+}
+
+#[actix_rt::test]
+async fn i_end_one_of_my_sessions_and_nobody_elses() {
+    let server = Server::start();
+    let mine = devices(&server, 2).await;
+    let stranger = server.log_in().await;
+    let path = |of: &Tokens| format!("/sessions/{}", id(of));
+
+    for path in [path(&stranger), "/sessions/junk".into(), format!("/sessions/{}", uuid())] {
+        let refused = delete(&server, &path, &mine[0].access).await;
+        assert_eq!((refused.status, refused.field("error").as_str()), (404, "unknown_session"));
+    }
+    assert_eq!(server.user(&stranger.access).await, 200);
+
+    for _ in 0..2 {
+        let ended = delete(&server, &path(&mine[1]), &mine[0].access).await;
+        assert_eq!((ended.status, ended.text.as_str()), (204, ""), "also where it had ended");
+    }
+    assert_eq!(server.user(&mine[1].access).await, 401);
+    assert_eq!(server.refresh(&mine[1].refresh).await.field("reason"), "logged_out");
+    assert_eq!(server.user(&mine[0].access).await, 200);
+    // And the one that asks.
+    assert_eq!(delete(&server, &path(&mine[0]), &mine[0].access).await.status, 204);
+    assert_eq!(server.user(&mine[0].access).await, 401);
+}
+
+fn uuid() -> &'static str {
+    "01234567-89ab-4def-8123-456789abcdef"
+}
+
+#[actix_rt::test]
+async fn i_end_all_my_sessions_everywhere_or_everywhere_else() {
+    let server = Server::start();
+    let mine = devices(&server, 4).await;
+    let stranger = server.log_in().await;
+
+    let wrong = delete(&server, "/sessions?keep=mine", &mine[0].access).await;
+    assert_eq!((wrong.status, wrong.field("error").as_str()), (400, "invalid_request"));
+    let ended = delete(&server, "/sessions?keep=current", &mine[0].access).await;
+    assert_eq!((ended.status, ended.text.as_str()), (200, r#"{"ended":3}"#));
+    assert_eq!(server.user(&mine[0].access).await, 200);
+    for other in &mine[1..] {
+        assert_eq!(server.user(&other.access).await, 401);
+        assert_eq!(server.refresh(&other.refresh).await.field("reason"), "logged_out");
+    }
+    let events = "SELECT count(*) AS number FROM events WHERE what = 'logged_out'";
+    assert_eq!(server.number(events), 3);
+
+    let ended = delete(&server, "/sessions", &mine[0].access).await;
+    assert_eq!(ended.text, r#"{"ended":1}"#);
+    assert_eq!(server.user(&mine[0].access).await, 401);
+    assert_eq!(server.user(&stranger.access).await, 200, "nobody else's");
+}
+
+#[actix_rt::test]
+async fn ending_everywhere_at_once_from_several_devices_ends_each_session_once() {
+    let server = Server::start();
+    let mine = devices(&server, 8).await;
+    let requests: Vec<_> = mine
+        .iter()
+        .map(|tokens| {
+            let request = server.http.request("DELETE", "/sessions").bearer_auth(&tokens.access);
+            actix_rt::spawn(async move { Answer::of(request.send()).await })
+        })
+        .collect();
+    let mut ended = 0;
+    for request in requests {
+        let answer = request.await.unwrap();
+        // Whoever comes later is logged out already.
+        assert!([200, 401].contains(&answer.status), "{}", answer.text);
+        ended += answer.json()["ended"].as_u64().unwrap_or(0);
+    }
+    assert_eq!(ended, 8);
+    for tokens in &mine {
+        assert_eq!(server.user(&tokens.access).await, 401);
+    }
+}

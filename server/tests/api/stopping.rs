@@ -1,0 +1,93 @@
+//! A server that stops finishes what it has begun, and loses nothing.
+
+use std::time::Duration;
+
+use matchbook_bench::{Answer, World};
+
+use crate::support::{Server, Tokens, binary, eventually, http};
+
+#[actix_rt::test]
+async fn whoever_is_being_answered_while_the_server_stops_gets_the_answer_or_can_ask_again() {
+    let mut server = Server::start();
+    let mut sessions = Vec::new();
+    for _ in 0..20 {
+        sessions.push(server.log_in().await);
+    }
+    let refreshes: Vec<_> = sessions
+        .iter()
+        .map(|tokens| {
+            let request = server.http.request("POST", "/refresh");
+            let form = [("refresh_token", tokens.refresh.clone())];
+            actix_rt::spawn(async move { request.send_form(&form).await.is_ok() })
+        })
+        .collect();
+    actix_rt::time::sleep(Duration::from_millis(20)).await;
+    let stopped = actix_rt::task::spawn_blocking(move || {
+        let status = server.process.stop();
+        (status, server)
+    });
+    let mut answered = 0;
+    for refresh in refreshes {
+        answered += usize::from(refresh.await.unwrap());
+    }
+    let (status, server) = stopped.await.unwrap();
+    assert_eq!(status.code(), Some(0), "{}", server.process.log());
+    assert!(answered > 0, "some were in time");
+    let Server { world, .. } = server;
+    let again = Server::within(world, |launch| launch);
+    for tokens in &sessions {
+        Tokens::of(&again.refresh(&tokens.refresh).await);
+    }
+}
+
+#[actix_rt::test]
+async fn a_request_that_does_not_end_holds_a_stopping_server_up_for_a_bounded_time() {
+    use std::io::Write;
+    let world = World::new();
+    let launch = world.server(binary()).set("tls.mode", "off").set("server.shutdown_timeout", "1s");
+    let mut process = launch.start();
+    let address = process.url().strip_prefix("http://").unwrap().to_owned();
+    let mut slow = std::net::TcpStream::connect(address).unwrap();
+    let head = "POST /refresh HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\
+                content-type: application/x-www-form-urlencoded\r\n\r\nrefresh_token=";
+    slow.write_all(head.as_bytes()).unwrap();
+    assert_eq!(http(&world, &process).get("/health/live").await.status, 200);
+    let asked = std::time::Instant::now();
+    assert_eq!(process.stop().code(), Some(0), "{}", process.log());
+    assert!(asked.elapsed() < Duration::from_secs(30), "it waits for a second, not for the client");
+}
+
+#[actix_rt::test]
+#[ignore = "needs PostgreSQL: make test"]
+async fn when_too_many_wait_for_the_database_the_rest_is_sent_away_at_once() {
+    use diesel::connection::SimpleConnection;
+    let settings = [("database.pool_size", "1"), ("database.queue", "2"), ("database.wait", "20s")];
+    let server = Server::with(|launch| {
+        settings.iter().fold(launch, |launch, (key, value)| launch.set(key, value))
+    });
+    let tokens = server.log_in().await;
+    // Whoever refreshes waits for this.
+    let mut conn = server.database();
+    conn.batch_execute("BEGIN; LOCK TABLE sessions IN ACCESS EXCLUSIVE MODE").unwrap();
+    let refreshes: Vec<_> = (0..20)
+        .map(|_| {
+            let request = server.http.request("POST", "/refresh");
+            let form = [("refresh_token", tokens.refresh.clone())];
+            actix_rt::spawn(async move { Answer::of(request.send_form(&form)).await })
+        })
+        .collect();
+    // One works, two wait; all others have their answer, long before the 20 s.
+    eventually(17, async || refreshes.iter().filter(|refresh| refresh.is_finished()).count()).await;
+    conn.batch_execute("ROLLBACK").unwrap();
+    let mut granted = 0;
+    for refresh in refreshes {
+        let answer = refresh.await.unwrap();
+        if answer.status == 200 {
+            granted += 1;
+        } else {
+            assert_eq!((answer.status, answer.header("retry-after")), (503, "1"));
+            assert_eq!(answer.field("error"), "temporarily_unavailable");
+        }
+    }
+    assert_eq!(granted, 3, "nobody who waits is forgotten");
+}
