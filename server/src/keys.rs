@@ -78,7 +78,7 @@ pub enum Error {
         /// Its thumbprint.
         kid: String,
         /// When it begins.
-        signs_from: String,
+        signs_from: humantime::Rfc3339Timestamp,
     },
     /// Somebody else changed the keys at the same moment.
     #[error("the keys were changed by somebody else at this moment: look again")]
@@ -438,9 +438,10 @@ pub fn rotate(
     now: Timestamp,
 ) -> Result<StoredKey, Error> {
     let keys = signing_keys::all(conn)?;
+    check_secret(&keys, sealing)?;
     if let Some(pending) = keys.iter().find(|key| key.signs_from > now && key.revoked_at.is_none())
     {
-        let signs_from = pending.signs_from.to_date_time().to_string();
+        let signs_from = humantime::format_rfc3339_seconds(pending.signs_from.into());
         return Err(Error::Pending { kid: pending.kid.clone(), signs_from });
     }
     let signs_from = now.after(options.publish_lead);
@@ -461,6 +462,7 @@ pub fn revoke(
     now: Timestamp,
 ) -> Result<Option<String>, Error> {
     let keys = signing_keys::all(conn)?;
+    check_secret(&keys, sealing)?;
     let phases = phases(&keys, options.access_lifetime, now);
     let phase_of = |kid: &str| {
         let of = keys.iter().zip(&phases).find(|(key, _)| key.kid == kid);
@@ -487,7 +489,12 @@ pub fn revoke(
     })
 }
 
-/// The key that comes after `keys`, sealed under a secret that opens them too.
+/// Whether the secret opens the newest key, so that it will do for the next.
+fn check_secret(keys: &[StoredKey], sealing: &SealingKeys) -> Result<(), Error> {
+    keys.last().map_or(Ok(()), |newest| sealing.open(newest).map(drop))
+}
+
+/// The key that comes after `keys`.
 fn next_key(
     keys: &[StoredKey],
     sealing: &SealingKeys,
@@ -495,9 +502,6 @@ fn next_key(
     now: Timestamp,
     signs_from: Timestamp,
 ) -> Result<StoredKey, Error> {
-    if let Some(newest) = keys.last() {
-        sealing.open(newest)?;
-    }
     let number = keys.last().map_or(1, |newest| newest.number + 1);
     let pkcs8 = options.algorithm.generate()?;
     stored(sealing, options.algorithm, &pkcs8, number, now, signs_from)

@@ -4,7 +4,7 @@ use matchbook_bench::Answer;
 
 use crate::support::{Server, Tokens};
 
-fn limited(limits: &'static [(&'static str, &'static str)]) -> Server {
+fn limited(limits: &[(&str, &str)]) -> Server {
     Server::with(|launch| {
         let launch = launch.set("limits.enabled", "true");
         limits.iter().fold(launch, |launch, (key, value)| launch.set(key, value))

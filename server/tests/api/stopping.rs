@@ -8,7 +8,7 @@ use crate::support::{Server, Tokens, binary, eventually, http};
 
 #[actix_rt::test]
 async fn whoever_is_being_answered_while_the_server_stops_gets_the_answer_or_can_ask_again() {
-    let mut server = Server::start();
+    let server = Server::start();
     let mut sessions = Vec::new();
     for _ in 0..20 {
         sessions.push(server.log_in().await);
@@ -22,18 +22,15 @@ async fn whoever_is_being_answered_while_the_server_stops_gets_the_answer_or_can
         })
         .collect();
     actix_rt::time::sleep(Duration::from_millis(20)).await;
-    let stopped = actix_rt::task::spawn_blocking(move || {
-        let status = server.process.stop();
-        (status, server)
-    });
+    let Server { world, mut process, .. } = server;
+    let stopped = actix_rt::task::spawn_blocking(move || (process.stop(), process.log()));
     let mut answered = 0;
     for refresh in refreshes {
         answered += usize::from(refresh.await.unwrap());
     }
-    let (status, server) = stopped.await.unwrap();
-    assert_eq!(status.code(), Some(0), "{}", server.process.log());
+    let (status, log) = stopped.await.unwrap();
+    assert_eq!(status.code(), Some(0), "{log}");
     assert!(answered > 0, "some were in time");
-    let Server { world, .. } = server;
     let again = Server::within(world, |launch| launch);
     for tokens in &sessions {
         Tokens::of(&again.refresh(&tokens.refresh).await);
