@@ -102,7 +102,9 @@ pub fn run(plan: &Plan) -> Report {
     }
     let closing = scene.close();
     crowd.wait();
-    spoiler.into_iter().for_each(|spoiler| spoiler.join().unwrap());
+    if let Some(spoiler) = spoiler {
+        spoiler.join().unwrap();
+    }
     let end = scene.now();
     let rows = stage.generations();
     if let Some(folder) = &plan.logs {

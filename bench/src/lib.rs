@@ -18,10 +18,10 @@ mod redis;
 mod relay;
 mod world;
 
+pub use self::redis::Redis;
 pub use http::{Answer, Http};
 pub use installed::free_port;
 pub use postgres::{Postgres, Stop};
 pub use process::{Launch, Process};
-pub use self::redis::Redis;
 pub use relay::Relay;
 pub use world::World;

@@ -73,15 +73,14 @@ impl Call {
     /// As it travels over a connection of its own.
     fn raw(&self, server: &str) -> String {
         let method = if self.form.is_some() { "POST" } else { "GET" };
-        let mut text = format!("{method} {} HTTP/1.1\r\nhost: {server}\r\n", self.path);
-        for (name, value) in &self.headers {
-            text += &format!("{name}: {value}\r\n");
-        }
+        let mut lines = vec![format!("{method} {} HTTP/1.1", self.path), format!("host: {server}")];
+        lines.extend(self.headers.iter().map(|(name, value)| format!("{name}: {value}")));
         let form = self.form.as_deref().unwrap_or_default();
         if self.form.is_some() {
-            text += &format!("content-type: {FORM}\r\ncontent-length: {}\r\n", form.len());
+            lines.push(format!("content-type: {FORM}"));
+            lines.push(format!("content-length: {}", form.len()));
         }
-        text + "\r\n" + form
+        format!("{}\r\n\r\n{form}", lines.join("\r\n"))
     }
 }
 

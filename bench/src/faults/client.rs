@@ -212,9 +212,7 @@ impl HonestClient {
     }
 
     async fn pause(&mut self) {
-        let (shortest, longest) = self.lengths.pause;
-        let more = (longest - shortest).mul_f64(self.rng.f64());
-        sleep(shortest + more).await;
+        sleep(self.lengths.pause.mul_f64(0.5 + self.rng.f64())).await;
     }
 
     async fn pause_before_retry(&mut self, reply: &Reply) {

@@ -94,8 +94,8 @@ pub(super) struct Lengths {
     pub(super) cut: Duration,
     /// Nothing goes wrong between two faults.
     pub(super) quiet: Duration,
-    /// The shortest and the longest that a client does nothing.
-    pub(super) pause: (Duration, Duration),
+    /// A client does nothing, on average.
+    pub(super) pause: Duration,
 }
 
 impl Lengths {
@@ -104,14 +104,14 @@ impl Lengths {
         freeze: Duration::from_secs(5),
         cut: Duration::from_secs(5),
         quiet: Duration::from_secs(5),
-        pause: (Duration::from_millis(200), Duration::from_millis(1000)),
+        pause: Duration::from_millis(600),
     };
 
     pub(super) const SHORT: Self = Self {
-        stop: Duration::from_millis(2500),
-        freeze: Duration::from_secs(2),
+        stop: Duration::from_secs(3),
+        freeze: Duration::from_secs(3),
         cut: Duration::from_secs(2),
         quiet: Duration::from_millis(1500),
-        pause: (Duration::from_millis(100), Duration::from_millis(500)),
+        pause: Duration::from_millis(300),
     };
 }

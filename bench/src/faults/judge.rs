@@ -132,8 +132,7 @@ fn stays_logged_in(history: &History, logouts: &HashMap<Uuid, Logout>) -> Vec<Vi
 /// token.
 fn works_at_the_end(history: &History, logouts: &HashMap<Uuid, Logout>) -> Vec<Violation> {
     let mut last: BTreeMap<usize, Uuid> = BTreeMap::new();
-    let (mut refused, mut refreshed, mut known) =
-        (HashSet::new(), HashSet::new(), HashSet::new());
+    let (mut refused, mut refreshed, mut known) = (HashSet::new(), HashSet::new(), HashSet::new());
     for request in &history.requests {
         match (&request.asked, &request.outcome, request.session) {
             (Asked::SignIn, Outcome::Granted(token), _) => {
@@ -156,9 +155,9 @@ fn works_at_the_end(history: &History, logouts: &HashMap<Uuid, Logout>) -> Vec<V
         }
     }
     // Who was refused is reported for that, and who logs out is gone.
-    let live = last.iter().filter(|(_, session)| {
-        !logouts.contains_key(session) && !refused.contains(*session)
-    });
+    let live = last
+        .iter()
+        .filter(|(_, session)| !logouts.contains_key(session) && !refused.contains(*session));
     let broken = live.filter_map(|(client, session)| {
         let what = match (refreshed.contains(session), known.contains(session)) {
             (true, true) => return None,
@@ -225,7 +224,7 @@ fn logout_is_final(history: &History, logouts: &HashMap<Uuid, Logout>) -> Vec<Vi
         let logout = request.session.and_then(|session| logouts.get(&session));
         let Some(ended) = logout.and_then(|logout| logout.acknowledged) else { continue };
         if request.outcome.is_success() && request.sent > ended {
-            let later = (request.sent - ended).as_secs_f64();
+            let later = request.sent.abs_diff(ended).as_secs_f64();
             let server = request.server + 1;
             let what = format!("{path} at server {server}, {later:.2} s after the answer");
             found.push(Violation::by(request, Rule::LogoutIsFinal, what));
@@ -236,8 +235,7 @@ fn logout_is_final(history: &History, logouts: &HashMap<Uuid, Logout>) -> Vec<Vi
 
 /// Only a token can be refused, and nothing is answered but what clients know.
 fn known_answers(history: &History) -> Vec<Violation> {
-    let shows_a_token =
-        |asked: &Asked| matches!(asked, Asked::User { .. } | Asked::Refresh { .. });
+    let shows_a_token = |asked: &Asked| matches!(asked, Asked::User { .. } | Asked::Refresh { .. });
     let mut found = Vec::new();
     for request in &history.requests {
         let what = match &request.outcome {
@@ -294,7 +292,7 @@ pub(super) fn recovery(history: &History, episode: usize) -> Option<Duration> {
             request.outcome.is_success() && failed.is_none_or(|failed| request.sent > failed)
         };
         here().find(works)?;
-        slowest = slowest.max(failed.map_or(Duration::ZERO, |failed| failed - since));
+        slowest = slowest.max(failed.map_or(Duration::ZERO, |failed| failed.abs_diff(since)));
     }
     Some(slowest)
 }

@@ -49,7 +49,7 @@ impl Report {
     /// When it was, by the fault that was going on or was the last.
     fn when(&self, at: Duration) -> String {
         let episode = self.episodes.iter().rev().find(|episode| episode.began <= at);
-        let since = |from: Duration| (at - from).as_secs_f64();
+        let since = |from: Duration| at.abs_diff(from).as_secs_f64();
         match episode {
             None => "before the first fault".to_owned(),
             Some(Episode { name, ended, .. }) if at >= *ended => {

@@ -153,7 +153,8 @@ impl Server {
 
     fn kill_and_start(&mut self) {
         self.process.kill();
-        self.log += &format!("{}\n(killed)\n", self.process.log());
+        self.log += &self.process.log();
+        self.log += "\n(killed)\n";
         self.process = self.launch.start();
     }
 }

@@ -127,9 +127,7 @@ fn one_token_has_one_successor() {
 
 #[test]
 fn nothing_sent_after_an_acknowledged_logout_is_accepted() {
-    let ended = |later: Request| {
-        history(vec![sign_in(1), logout(2, Outcome::Accepted), later], 1)
-    };
+    let ended = |later: Request| history(vec![sign_in(1), logout(2, Outcome::Accepted), later], 1);
     assert_eq!(broken(&ended(user(3, 17, Outcome::Accepted))), [Rule::LogoutIsFinal]);
     assert_eq!(broken(&ended(rotation(3, 0))), [Rule::LogoutIsFinal]);
     assert_eq!(broken(&ended(user(3, 17, refused()))), []);
