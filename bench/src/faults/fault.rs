@@ -18,6 +18,8 @@ pub enum Fault {
     StopPostgres,
     /// PostgreSQL stands still.
     FreezePostgres,
+    /// The first server alone cannot reach PostgreSQL.
+    CutPostgres,
     /// Redis is killed and comes back empty.
     KillRedis,
     /// Redis forgets everything.
@@ -26,23 +28,27 @@ pub enum Fault {
     StopRedis,
     /// Redis stands still, and remembers everything.
     FreezeRedis,
+    /// The first server alone cannot reach Redis, which remembers everything.
+    CutRedis,
     /// Clients hang up after they sent a request.
     CutClients,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::KillServer,
         Self::FreezeServer,
         Self::RestartPostgres,
         Self::CrashPostgres,
         Self::StopPostgres,
         Self::FreezePostgres,
+        Self::CutPostgres,
         Self::KillRedis,
         Self::FlushRedis,
         Self::StopRedis,
         Self::FreezeRedis,
+        Self::CutRedis,
         Self::CutClients,
     ];
 
@@ -55,10 +61,12 @@ impl Fault {
             Self::CrashPostgres => "crash-postgres",
             Self::StopPostgres => "stop-postgres",
             Self::FreezePostgres => "freeze-postgres",
+            Self::CutPostgres => "cut-postgres",
             Self::KillRedis => "kill-redis",
             Self::FlushRedis => "flush-redis",
             Self::StopRedis => "stop-redis",
             Self::FreezeRedis => "freeze-redis",
+            Self::CutRedis => "cut-redis",
             Self::CutClients => "cut-clients",
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::thread;
+use std::time::Duration;
 
 use diesel::sql_types::{BigInt, Text};
 use diesel::{Connection, PgConnection, QueryableByName, RunQueryDsl};
@@ -11,9 +12,10 @@ use uuid::Uuid;
 
 use super::fault::{Fault, Lengths};
 use super::history::Scene;
-use crate::{Launch, Postgres, Process, Redis, Stop, free_port};
+use crate::world::through_relay;
+use crate::{Launch, Postgres, Process, Redis, Relay, Stop, free_port};
 
-/// Every setting of the servers, but where they and their parts are. They share
+/// Every setting of the servers, but where they and their parts are. Both share
 /// a folder, and with it the secret that the first of them makes.
 const SETTINGS: &[(&str, &str)] = &[
     ("server.workers", "2"),
@@ -24,15 +26,15 @@ const SETTINGS: &[(&str, &str)] = &[
     ("log.level", "info"),
 ];
 
-/// How many servers there are.
-const SERVERS: usize = 2;
-
 /// What a run happens on.
 pub(super) struct Stage {
     servers: Vec<Server>,
     redis: Redis,
     postgres: Postgres,
     database_url: String,
+    /// What the first server reaches them through.
+    redis_relay: Relay,
+    postgres_relay: Relay,
     _folder: TempDir,
 }
 
@@ -53,12 +55,27 @@ impl Stage {
         let binary = binary.expect("the server's binary is there: build it, or see --server");
         let (postgres, redis) = (Postgres::new(), Redis::new());
         let database_url = postgres.create("matchbook");
-        let shared = Launch::new(&binary, folder.path(), "MATCHBOOK")
-            .variable("DATABASE_URL", &database_url)
-            .variable("REDIS_URL", &redis.url());
-        let shared = SETTINGS.iter().fold(shared, |launch, (key, value)| launch.set(key, value));
-        let servers = (0..SERVERS).map(|_| Server::start(&shared)).collect();
-        Self { servers, redis, postgres, database_url, _folder: folder }
+        let (postgres_relay, relayed_database) = through_relay(&database_url);
+        let (redis_relay, relayed_redis) = through_relay(&redis.url());
+        let launch = |database: &str, redis: &str| {
+            let launch = Launch::new(&binary, folder.path(), "MATCHBOOK")
+                .variable("DATABASE_URL", database)
+                .variable("REDIS_URL", redis);
+            SETTINGS.iter().fold(launch, |launch, (key, value)| launch.set(key, value))
+        };
+        let servers = vec![
+            Server::start(&launch(&relayed_database, &relayed_redis)),
+            Server::start(&launch(&database_url, &redis.url())),
+        ];
+        Self {
+            servers,
+            redis,
+            postgres,
+            database_url,
+            redis_relay,
+            postgres_relay,
+            _folder: folder,
+        }
     }
 
     /// Where the servers listen: `host:port`.
@@ -96,6 +113,8 @@ impl Stage {
                 thread::sleep(lengths.freeze);
                 self.postgres.thaw();
             }
+            Fault::CutPostgres => cut(&self.postgres_relay, lengths.stop),
+            Fault::CutRedis => cut(&self.redis_relay, lengths.stop),
             Fault::KillRedis => {
                 self.redis.kill();
                 self.redis.start();
@@ -144,10 +163,16 @@ impl Stage {
     }
 }
 
+fn cut(relay: &Relay, time: Duration) {
+    relay.cut();
+    thread::sleep(time);
+    relay.mend();
+}
+
 impl Server {
-    fn start(shared: &Launch) -> Self {
+    fn start(launch: &Launch) -> Self {
         let address = format!("127.0.0.1:{}", free_port());
-        let launch = shared.clone().set("server.address", &address);
+        let launch = launch.clone().set("server.address", &address);
         Self { address, process: launch.start(), launch, log: String::new() }
     }
 
