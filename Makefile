@@ -1,7 +1,7 @@
 # `make run` and `make test` are all that a newcomer needs; each is a script of
 # the same name, for machines without make.
 
-.PHONY: run test check
+.PHONY: run test check faults
 
 run: ## Build and start server and client, until Ctrl-C
 	@scripts/run
@@ -11,3 +11,6 @@ test: ## Every test: on SQLite alone, then on PostgreSQL and Redis
 
 check: ## Formatting, lints, documentation, licences
 	@scripts/check
+
+faults: ## Some minutes of faults under load; ARGUMENTS='--help' says what it takes
+	@scripts/faults $(ARGUMENTS)

@@ -61,41 +61,16 @@ impl Launch {
 
     /// Starts it and waits until it listens.
     pub fn start(&self) -> Process {
-        let mut child = self
-            .command()
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{}: {error}", self.binary.display()));
-        let log = Log::default();
-        let stderr = child.stderr.take().unwrap();
-        let follower = log.follow(stderr);
-        let stdout = Log::default();
-        stdout.follow(child.stdout.take().unwrap());
-        let mut process = Process { child, log, follower: Some(follower), url: String::new() };
-        let started = Instant::now();
-        loop {
-            if let Some(line) = stdout.find(Duration::from_millis(100), " listens on ") {
-                line.rsplit(' ').next().unwrap().clone_into(&mut process.url);
-                return process;
-            }
-            let ended = process.child.try_wait().unwrap();
-            assert!(
-                ended.is_none() && started.elapsed() < PATIENCE,
-                "{} does not listen ({ended:?}):\n{}",
-                self.binary.display(),
-                process.log.text()
-            );
-        }
+        let mut running = Running::start(self.command());
+        let line = running.await_line(" listens on ");
+        let url = line.rsplit(' ').next().unwrap().to_owned();
+        Process { running, url }
     }
 }
 
 /// A process that listens. It is killed when this is dropped.
 pub struct Process {
-    child: Child,
-    log: Log,
-    follower: Option<JoinHandle<()>>,
+    running: Running,
     url: String,
 }
 
@@ -107,7 +82,7 @@ impl Process {
 
     /// Its log so far.
     pub fn log(&self) -> String {
-        self.log.text()
+        self.running.log.text()
     }
 
     /// How many lines of its log so far hold `text`.
@@ -117,18 +92,99 @@ impl Process {
 
     /// Waits for a line of its log that holds `text`.
     pub fn await_log(&self, text: &str) -> String {
-        let found = self.log.find(PATIENCE, text);
-        found.unwrap_or_else(|| panic!("never logged: {text}\n{}", self.log.text()))
+        let found = self.running.log.find(PATIENCE, text);
+        found.unwrap_or_else(|| panic!("never logged: {text}\n{}", self.log()))
     }
 
     /// Asks it to stop (SIGTERM) and waits until it has. Its log is whole then.
     pub fn stop(&mut self) -> ExitStatus {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.running.signal("TERM");
+        self.running.wait()
+    }
+
+    /// Ends it at once (SIGKILL): nothing that it was about to do gets done.
+    pub fn kill(&mut self) {
+        self.running.kill();
+    }
+
+    /// Stops it where it stands (SIGSTOP), with its connections open.
+    pub fn freeze(&self) {
+        self.running.signal("STOP");
+    }
+
+    /// Lets it go on after [`Self::freeze`].
+    pub fn thaw(&self) {
+        self.running.signal("CONT");
+    }
+}
+
+/// A child process and what it writes. It is killed when this is dropped.
+pub(crate) struct Running {
+    child: Child,
+    name: String,
+    out: Log,
+    log: Log,
+    followers: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    pub(crate) fn start(mut command: Command) -> Self {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        let (out, log) = (Log::default(), Log::default());
+        let followers = vec![
+            out.follow(child.stdout.take().unwrap()),
+            log.follow(child.stderr.take().unwrap()),
+        ];
+        Self { child, name, out, log, followers }
+    }
+
+    /// Waits for a line with `text` on its standard output, unless it ends.
+    pub(crate) fn await_line(&mut self, text: &str) -> String {
+        let started = Instant::now();
+        loop {
+            if let Some(line) = self.out.find(Duration::from_millis(100), text) {
+                return line;
+            }
+            let ended = self.child.try_wait().unwrap();
+            assert!(
+                ended.is_none() && started.elapsed() < PATIENCE,
+                "{} does not listen ({ended:?}):\n{}",
+                self.name,
+                self.text()
+            );
+        }
+    }
+
+    /// All that it wrote so far.
+    pub(crate) fn text(&self) -> String {
+        format!("{}\n{}", self.out.text(), self.log.text())
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        signal(name, &[self.id()]);
+    }
+
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Waits until it has ended; what it wrote is whole then.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
         let asked = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
-                if let Some(follower) = self.follower.take() {
+                for follower in self.followers.drain(..) {
                     follower.join().unwrap();
                 }
                 return status;
@@ -139,11 +195,18 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
+}
+
+/// Sends a signal to processes; that one of them has ended meanwhile is no
+/// mistake.
+pub(crate) fn signal(name: &str, ids: &[u32]) {
+    let mut kill = Command::new("kill");
+    kill.arg(format!("-{name}")).args(ids.iter().map(u32::to_string)).stderr(Stdio::null());
+    kill.status().expect("the program `kill` is there");
 }
 
 /// The lines of a stream, as they come.

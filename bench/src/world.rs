@@ -76,8 +76,8 @@ impl World {
     }
 }
 
-/// The authority of a URL, with its port.
-fn through_relay(url: &str) -> (Relay, String) {
+/// A relay to where a URL with a port leads, and the URL through it.
+pub(crate) fn through_relay(url: &str) -> (Relay, String) {
     let (scheme, rest) = url.split_once("://").unwrap();
     let authority = rest.split(['/', '?']).next().unwrap();
     let host = authority.rsplit('@').next().unwrap();

@@ -1,0 +1,68 @@
+//! Finds the programs that a machine has installed, and ports for them.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+
+/// Where packages put programs that are not on everybody's `PATH`.
+const ELSEWHERE: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/opt/homebrew/bin"];
+
+/// Ports below those that systems give to outgoing connections: a client that
+/// keeps trying a port whose server is away must not get it for its own end.
+const PORTS: std::ops::Range<u16> = 15_000..32_000;
+
+/// The program `name`, from `PATH`.
+pub(crate) fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(ELSEWHERE.map(PathBuf::from));
+    folders.map(|folder| folder.join(name)).find(|file| file.is_file())
+}
+
+/// The folder of PostgreSQL's programs: on `PATH`, or the newest of Debian's,
+/// Fedora's or Homebrew's.
+pub(crate) fn postgres_programs() -> PathBuf {
+    let on_path = program("postgres").and_then(|file| std::fs::canonicalize(file).ok());
+    let whole = |folder: &Path| folder.join("initdb").is_file();
+    let on_path = on_path.and_then(|file| file.parent().map(Path::to_owned));
+    let found = on_path.filter(|folder| whole(folder)).or_else(|| {
+        let versions = ["/usr/lib/postgresql", "/usr", "/opt/homebrew/opt", "/usr/local/opt"];
+        let folders = versions.iter().flat_map(|folder| subfolders(Path::new(folder)));
+        let folders = folders.map(|folder| folder.join("bin")).filter(|bin| whole(bin));
+        folders.max_by_key(|bin| version(bin))
+    });
+    found.expect("PostgreSQL's programs are not installed (Debian: apt-get install postgresql)")
+}
+
+fn subfolders(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    entries.filter_map(|entry| Some(entry.ok()?.path())).collect()
+}
+
+/// The number in the path of an installation, like 15 in `…/15/bin`.
+fn version(bin: &Path) -> u32 {
+    let digits: String =
+        bin.to_string_lossy().chars().filter(char::is_ascii_digit).take(3).collect();
+    digits.parse().unwrap_or(0)
+}
+
+/// A free port of this machine. Other than one the system picks, it is still
+/// free when a server that held it has ended.
+///
+/// # Panics
+/// When none of a hundred is free.
+pub fn free_port() -> u16 {
+    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let mut random = std::iter::repeat_with(|| fastrand::u16(PORTS)).take(100);
+    random.find(free).expect("one of a hundred ports is free")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_of_several_versions_counts_as_a_number() {
+        let of = |bin: &str| version(Path::new(bin));
+        assert!(of("/usr/lib/postgresql/15/bin") > of("/usr/lib/postgresql/9/bin"));
+        assert_eq!(of("/opt/homebrew/opt/postgresql@17/bin"), 17);
+    }
+}

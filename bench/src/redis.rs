@@ -1,0 +1,112 @@
+//! A Redis server of a test's own.
+
+use std::process::Command;
+use std::time::Duration;
+
+use redis::{Client, Connection, RedisResult};
+use tempfile::TempDir;
+
+use crate::free_port;
+use crate::installed::program;
+use crate::process::Running;
+
+/// How long an order to it may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A throwaway Redis server that keeps nothing: each start is an empty one. It
+/// goes when it is dropped.
+pub struct Redis {
+    folder: TempDir,
+    port: u16,
+    arguments: Vec<String>,
+    running: Option<Running>,
+}
+
+impl Redis {
+    /// Plain, on a free port.
+    #[expect(clippy::new_without_default, reason = "it does things, and may panic")]
+    pub fn new() -> Self {
+        Self::with(|_| Vec::new())
+    }
+
+    /// With arguments for `redis-server` beside those here, over which they win.
+    /// They are told the port, which TLS wants for itself.
+    pub fn with(arguments: impl FnOnce(u16) -> Vec<String>) -> Self {
+        let port = free_port();
+        let arguments = arguments(port);
+        let mut redis =
+            Self { folder: tempfile::tempdir().unwrap(), port, arguments, running: None };
+        redis.start();
+        redis
+    }
+
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Its URL, without TLS or password.
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Starts it, empty, where it is stopped, and waits until it takes
+    /// connections.
+    pub fn start(&mut self) {
+        let program = program("redis-server")
+            .expect("redis-server is not installed (Debian: apt-get install redis-server)");
+        let mut command = Command::new(program);
+        command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"]);
+        command.args(["--save", "", "--appendonly", "no"]).arg("--dir").arg(self.folder.path());
+        command.args(&self.arguments);
+        let mut running = Running::start(command);
+        running.await_line("Ready to accept connections");
+        self.running = Some(running);
+    }
+
+    /// Stops it and waits until it has.
+    pub fn stop(&mut self) {
+        if let Some(mut running) = self.running.take() {
+            running.signal("TERM");
+            running.wait();
+        }
+    }
+
+    /// Ends it at once (SIGKILL).
+    pub fn kill(&mut self) {
+        if let Some(mut running) = self.running.take() {
+            running.kill();
+        }
+    }
+
+    /// Empties it (`FLUSHALL`).
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn flush(&self) {
+        let mut conn = connect(&self.url()).unwrap();
+        redis::cmd("FLUSHALL").exec(&mut conn).unwrap();
+    }
+
+    /// Stops it where it stands, with its connections open.
+    pub fn freeze(&self) {
+        if let Some(running) = &self.running {
+            running.signal("STOP");
+        }
+    }
+
+    /// Lets it go on after [`Self::freeze`].
+    pub fn thaw(&self) {
+        if let Some(running) = &self.running {
+            running.signal("CONT");
+        }
+    }
+}
+
+/// A connection that does not wait for ever.
+pub(crate) fn connect(url: &str) -> RedisResult<Connection> {
+    let conn = Client::open(url)?.get_connection_with_timeout(PATIENCE)?;
+    conn.set_read_timeout(Some(PATIENCE))?;
+    conn.set_write_timeout(Some(PATIENCE))?;
+    Ok(conn)
+}

@@ -1,0 +1,53 @@
+//! Parts of a running Matchbook end and stand still while clients use it.
+//!
+//! In a binary of its own, which runs alone: what it measures is time, too. It
+//! ends and freezes servers of its own, so it needs their programs. The names of
+//! its tests begin alike, so that `scripts/test` can leave them out.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use matchbook_bench::faults::{self, Fault, Plan, Report, Rule, Sabotage};
+
+fn short() -> Plan {
+    Plan::short(PathBuf::from(env!("CARGO_BIN_EXE_matchbook-server")))
+}
+
+/// Runs a plan while no other test of this binary does.
+fn run_alone(plan: &Plan) -> Report {
+    static RUNNING: Mutex<()> = Mutex::new(());
+    let _running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+    faults::run(plan)
+}
+
+/// With clients enough for something to be seen, and few faults.
+fn sabotaged(sabotage: Sabotage) -> Report {
+    let faults = vec![Fault::KillServer, Fault::RestartPostgres];
+    run_alone(&Plan { faults, sabotage: Some(sabotage), ..short() })
+}
+
+fn broken(report: &Report, rule: Rule) -> bool {
+    report.violations.iter().any(|violation| violation.rule == rule)
+}
+
+#[test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+fn under_faults_nobody_is_logged_out_and_nothing_acknowledged_is_lost() {
+    let report = run_alone(&short());
+    assert!(report.violations.is_empty(), "{report}");
+}
+
+#[test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+fn under_faults_a_redis_that_forgets_who_logged_out_is_noticed() {
+    let report = sabotaged(Sabotage::Tombstones);
+    assert!(broken(&report, Rule::LogoutIsFinal), "{report}");
+}
+
+#[test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+fn under_faults_a_database_that_forgets_rotations_is_noticed() {
+    let report = sabotaged(Sabotage::Rows);
+    assert!(broken(&report, Rule::StaysLoggedIn), "{report}");
+    assert!(broken(&report, Rule::RefreshIsKept), "{report}");
+}
