@@ -20,6 +20,8 @@ use crate::{Launch, Postgres, Process, Redis, Relay, Stop, free_port};
 const SETTINGS: &[(&str, &str)] = &[
     ("server.workers", "2"),
     ("tls.mode", "off"),
+    ("limits.enabled", "false"),
+    ("metrics.address", "off"),
     // Short, so that clients see tokens expire; longer than any fault, so that
     // what a fault made forgotten is still shown after it.
     ("tokens.access_lifetime", "15s"),
