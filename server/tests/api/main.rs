@@ -15,6 +15,7 @@ mod limits;
 mod logout;
 mod logs;
 mod observing;
+mod parts;
 mod races;
 mod refresh;
 mod secrets;

@@ -1,0 +1,263 @@
+//! PostgreSQL and Redis as they are elsewhere: over TLS, behind a password, as a
+//! cluster.
+
+use std::path::Path;
+use std::process::Command;
+
+use matchbook_bench::{Launch, Postgres, Process, Redis, World};
+
+use crate::support::{Server, Tokens, binary, eventually, http};
+
+/// A CA, and a certificate of its making for `localhost`, as PEM files.
+struct Certificates {
+    ca: String,
+    certificate: String,
+    key: String,
+}
+
+impl Certificates {
+    fn make(folder: &Path, name: &str) -> Self {
+        let path = |what: &str| folder.join(format!("{name}-{what}")).to_str().unwrap().to_owned();
+        let (ca, ca_key) = (path("ca.pem"), path("ca.key"));
+        let (certificate, key) = (path("server.pem"), path("server.key"));
+        openssl(&["-subj", "/CN=CA", "-keyout", &ca_key, "-out", &ca]);
+        openssl(&[
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=DNS:localhost",
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
+            "-CA",
+            &ca,
+            "-CAkey",
+            &ca_key,
+            "-keyout",
+            &key,
+            "-out",
+            &certificate,
+        ]);
+        Self { ca, certificate, key }
+    }
+}
+
+fn openssl(arguments: &[&str]) {
+    let common = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"];
+    let made = Command::new("openssl").args(common).args(arguments).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
+
+/// A server on parts of its own.
+fn start(world: World, settings: impl FnOnce(Launch) -> Launch) -> Server {
+    Server::within(world, settings)
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_postgres_is_taken_over_tls_only_where_its_certificate_is_good() {
+    let world = World::new();
+    let good = Certificates::make(world.folder(), "good");
+    let other = Certificates::make(world.folder(), "other");
+    let read = |path: &str| std::fs::read_to_string(path).unwrap();
+    let postgres = Postgres::with(
+        &[("ssl", "on")],
+        &[
+            ("server.crt", &read(&good.certificate)),
+            ("server.key", &read(&good.key)),
+            ("pg_hba.conf", "hostssl all all 127.0.0.1/32 trust\n"),
+        ],
+    );
+    let url = postgres.create("over_tls");
+    let by_name = url.replace("127.0.0.1", "localhost");
+    let verified = |url: &str, ca: &str| format!("{url}?sslmode=verify-full&sslrootcert={ca}");
+
+    for (url, problem) in [
+        (verified(&by_name, &other.ca), "certificate verify failed"),
+        (verified(&url, &good.ca), "does not match host name"),
+        (format!("{by_name}?sslmode=disable"), "no encryption"),
+    ] {
+        let output = world.server(binary()).variable("DATABASE_URL", &url).run(&[]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && said.contains(problem), "{url}: {said}");
+    }
+
+    let url = verified(&by_name, &good.ca);
+    let server = start(world, |launch| launch.variable("DATABASE_URL", &url));
+    let tokens = server.log_in().await;
+    assert_eq!(server.refresh(&tokens.refresh).await.status, 200);
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_redis_is_taken_over_tls_as_a_user_with_few_rights() {
+    let world = World::new();
+    let good = Certificates::make(world.folder(), "good");
+    let other = Certificates::make(world.folder(), "other");
+    let redis = Redis::with(|port| {
+        let port = port.to_string();
+        let rights = "user app on >hush ~access:* ~ended:* +mget +set +ping +hello";
+        let file = world.folder().join("users.acl");
+        std::fs::write(&file, format!("user default off\n{rights}\n")).unwrap();
+        [
+            ["--port", "0"],
+            ["--tls-port", &port],
+            ["--tls-cert-file", &good.certificate],
+            ["--tls-key-file", &good.key],
+            ["--tls-ca-cert-file", &good.ca],
+            ["--tls-auth-clients", "no"],
+            ["--aclfile", file.to_str().unwrap()],
+        ]
+        .concat()
+        .into_iter()
+        .map(str::to_owned)
+        .collect()
+    });
+    let url = |password: &str| format!("rediss://app:{password}@localhost:{}", redis.port());
+    let with = |launch: Launch, url: &str, ca: &str| {
+        launch.variable("REDIS_URL", url).set("redis.ca_file", ca).set("log.level", "debug")
+    };
+    for (url, ca) in [(url("hush"), &other.ca), (url("wrong"), &good.ca)] {
+        let process = with(world.server(binary()), &url, ca).start();
+        let ready = http(&world, &process).get("/health/ready").await;
+        assert_eq!(ready.field("status"), "degraded", "{}", process.log());
+        assert_eq!(process.logged("hush"), 0);
+    }
+    let server = start(world, |launch| with(launch, &url("hush"), &good.ca));
+    is_cached(&server).await;
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_redis_is_taken_as_a_cluster() {
+    let nodes: Vec<_> = (0..3)
+        .map(|_| Redis::with(|_| ["--cluster-enabled", "yes"].map(str::to_owned).to_vec()))
+        .collect();
+    let hosts: Vec<_> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
+    let made = Command::new("redis-cli")
+        .args(["--cluster", "create"])
+        .args(&hosts)
+        .arg("--cluster-yes")
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stdout));
+    for node in &nodes {
+        let mut conn = redis::Client::open(node.url()).unwrap().get_connection().unwrap();
+        eventually(true, async || {
+            let info: String = redis::cmd("CLUSTER").arg("INFO").query(&mut conn).unwrap();
+            info.contains("cluster_state:ok")
+        })
+        .await;
+    }
+    let url = format!("redis-cluster://{}", hosts[..2].join(","));
+    let server = start(World::new(), |launch| launch.variable("REDIS_URL", &url));
+    // Enough sessions for each node to have some.
+    for _ in 0..12 {
+        is_cached(&server).await;
+    }
+    drop(nodes);
+}
+
+/// A session is granted, known to Redis, and ended there.
+async fn is_cached(server: &Server) {
+    let ready = server.http.get("/health/ready").await;
+    assert_eq!(ready.field("status"), "ready", "{}", server.process.log());
+    let tokens = server.log_in().await;
+    let next = Tokens::of(&server.refresh(&tokens.refresh).await);
+    assert_eq!(server.user(&next.access).await, 200);
+    let form = format!("refresh_token={}", next.refresh);
+    assert_eq!(server.http.post("/logout", &form).await.status, 204);
+    assert_eq!(server.user(&next.access).await, 401);
+    assert_eq!(server.process.logged("Redis was not told"), 0, "{}", server.process.log());
+    assert_eq!(server.process.logged("Redis does not answer"), 0, "{}", server.process.log());
+}
+
+/// How often each command was called since the statistics were reset.
+fn calls(conn: &mut redis::Connection, command: &str) -> i64 {
+    let info: String = redis::cmd("INFO").arg("commandstats").query(conn).unwrap();
+    let line = info.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:")));
+    let calls = line.and_then(|line| line.strip_prefix("calls=")?.split(',').next());
+    calls.map_or(0, |calls| calls.parse().unwrap())
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_a_hit_is_one_command_and_a_refresh_is_one() {
+    let redis = Redis::new();
+    let server = start(World::new(), |launch| launch.variable("REDIS_URL", &redis.url()));
+    let mut tokens = server.log_in().await;
+    let mut conn = redis::Client::open(redis.url()).unwrap().get_connection().unwrap();
+    redis::cmd("CONFIG").arg("RESETSTAT").exec(&mut conn).unwrap();
+    for _ in 0..20 {
+        assert_eq!(server.user(&tokens.access).await, 200);
+    }
+    assert_eq!(calls(&mut conn, "mget"), 20);
+    for _ in 0..5 {
+        tokens = Tokens::of(&server.refresh(&tokens.refresh).await);
+    }
+    assert_eq!((calls(&mut conn, "mget"), calls(&mut conn, "set")), (20, 5));
+    let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut conn).unwrap();
+    let commands = stats.lines().filter(|line| line.starts_with("cmdstat_"));
+    let others: Vec<_> = commands
+        .filter(|line| !["mget", "set", "info", "config"].iter().any(|c| line.contains(c)))
+        .collect();
+    assert!(others.is_empty(), "{others:?}");
+}
+
+/// Two servers on one database; the first reaches Redis through a relay.
+fn pair(redis: &Redis) -> (Server, matchbook_bench::Relay, Process) {
+    let world = World::new();
+    let relay = matchbook_bench::Relay::to(&format!("127.0.0.1:{}", redis.port()));
+    let there = world.server(binary()).variable("REDIS_URL", &redis.url()).start();
+    let url = format!("redis://{}", relay.address());
+    let here = start(world, |launch| launch.variable("REDIS_URL", &url));
+    (here, relay, there)
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_a_logout_where_redis_is_out_of_reach_holds_at_once_where_it_is_not() {
+    let redis = Redis::new();
+    let (here, relay, process) = pair(&redis);
+    let there = http(&here.world, &process);
+    for _ in 0..3 {
+        let tokens = here.log_in().await;
+        assert_eq!(there.get_as("/user", &tokens.access).await.status, 200);
+        relay.cut();
+        let form = format!("refresh_token={}", tokens.refresh);
+        assert_eq!(here.http.post("/logout", &form).await.status, 204);
+        assert_eq!(there.get_as("/user", &tokens.access).await.status, 401, "it was told");
+        assert_eq!(here.user(&tokens.access).await, 401);
+        relay.mend();
+        eventually("ready".to_owned(), async || {
+            here.http.get("/health/ready").await.field("status")
+        })
+        .await;
+        assert_eq!(here.user(&tokens.access).await, 401);
+    }
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_a_redis_that_slept_through_a_logout_is_told_before_it_is_asked() {
+    let redis = Redis::new();
+    let (here, _relay, process) = pair(&redis);
+    let there = http(&here.world, &process);
+    let tokens = here.log_in().await;
+    let refused = async || {
+        let here = here.user(&tokens.access).await;
+        (here, there.get_as("/user", &tokens.access).await.status)
+    };
+    assert_eq!(refused().await, (200, 200));
+    // It keeps what it knows, and answers nobody.
+    redis.freeze();
+    let form = format!("refresh_token={}", tokens.refresh);
+    assert_eq!(here.http.post("/logout", &form).await.status, 204);
+    assert_eq!(refused().await, (401, 401));
+    redis.thaw();
+    for _ in 0..100 {
+        assert_eq!(refused().await, (401, 401));
+        actix_rt::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let ready = here.http.get("/health/ready").await;
+    assert_eq!(ready.field("status"), "ready", "it is asked again");
+}
