@@ -131,21 +131,21 @@ fn stays_logged_in(history: &History, logouts: &HashMap<Uuid, Logout>) -> Vec<Vi
 /// Whoever is logged in at the end refreshes once more and shows the new access
 /// token.
 fn works_at_the_end(history: &History, logouts: &HashMap<Uuid, Logout>) -> Vec<Violation> {
-    let asks = |request: &Request| matches!(request.asked, Asked::User { .. });
+    let shows = |request: &Request| matches!(request.asked, Asked::User { .. });
     let refreshes = |request: &Request| matches!(request.asked, Asked::Refresh { .. });
     let at_last =
         |request: &Request| request.sent >= history.closing && request.outcome.is_success();
     let refused = sessions(history, |request| {
         refreshes(request) && matches!(request.outcome, Outcome::Refused(_))
     });
-    let refreshed = sessions(history, |request| refreshes(request) && at_last(request));
-    let known = sessions(history, |request| asks(request) && at_last(request));
+    let renewed = sessions(history, |request| refreshes(request) && at_last(request));
+    let known = sessions(history, |request| shows(request) && at_last(request));
     // Who was refused is reported for that, and who logs out is gone.
     let live = last_sessions(history)
         .into_iter()
         .filter(|(_, session)| !logouts.contains_key(session) && !refused.contains(session));
     let broken = live.filter_map(|(client, session)| {
-        let what = match (refreshed.contains(&session), known.contains(&session)) {
+        let what = match (renewed.contains(&session), known.contains(&session)) {
             (true, true) => return None,
             (false, _) => "cannot refresh at the end".to_owned(),
             (true, false) => "refreshes, but /user does not work at the end".to_owned(),
