@@ -18,6 +18,7 @@ mod sabotage;
 mod stage;
 mod tokens;
 
+use std::fs;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
@@ -53,7 +54,7 @@ pub struct Plan {
     pub short: bool,
     /// What is broken on purpose.
     pub sabotage: Option<Sabotage>,
-    /// Where the logs of the servers are written to.
+    /// The folder that the servers' logs and all requests are written to.
     pub logs: Option<PathBuf>,
 }
 
@@ -106,12 +107,14 @@ pub fn run(plan: &Plan) -> Report {
         spoiler.join().unwrap();
     }
     let end = scene.now();
-    let rows = stage.generations();
+    let (rows, requests) = (stage.generations(), scene.requests());
+    let history = History { requests, episodes, closing, end, rows };
     if let Some(folder) = &plan.logs {
+        fs::create_dir_all(folder).unwrap();
         stage.write_logs(folder);
+        history.write(&folder.join("requests.log"));
     }
-    let requests = scene.requests();
-    Report::of(plan.seed, &History { requests, episodes, closing, end, rows })
+    Report::of(plan.seed, &history)
 }
 
 fn inflict(

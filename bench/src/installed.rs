@@ -39,8 +39,9 @@ fn subfolders(folder: &Path) -> Vec<PathBuf> {
 
 /// The number in the path of an installation, like 15 in `…/15/bin`.
 fn version(bin: &Path) -> u32 {
-    let digits: String =
-        bin.to_string_lossy().chars().filter(char::is_ascii_digit).take(3).collect();
+    let text = bin.to_string_lossy();
+    let number = text.chars().skip_while(|c| !c.is_ascii_digit());
+    let digits: String = number.take_while(char::is_ascii_digit).collect();
     digits.parse().unwrap_or(0)
 }
 
@@ -62,7 +63,7 @@ mod tests {
     #[test]
     fn the_newest_of_several_versions_counts_as_a_number() {
         let of = |bin: &str| version(Path::new(bin));
-        assert!(of("/usr/lib/postgresql/15/bin") > of("/usr/lib/postgresql/9/bin"));
+        assert!(of("/usr/lib/postgresql/15/bin") > of("/usr/lib/postgresql/9.6/bin"));
         assert_eq!(of("/opt/homebrew/opt/postgresql@17/bin"), 17);
     }
 }

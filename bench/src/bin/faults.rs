@@ -31,7 +31,7 @@ struct Arguments {
     /// Breaks something on purpose, to see it reported: tombstones or rows.
     #[arg(long)]
     sabotage: Option<Sabotage>,
-    /// A folder to write the servers' logs to.
+    /// A folder to write the servers' logs and all requests to.
     #[arg(long)]
     logs: Option<PathBuf>,
 }

@@ -148,15 +148,17 @@ impl HonestClient {
         false
     }
 
-    /// Logs out, which is not done until it is acknowledged.
+    /// Logs out, which is not done until it is acknowledged, and at once shows
+    /// what must not be good any more.
     async fn log_out(&mut self) {
         let Some(session) = self.session.take() else { return };
         while !self.line.scene.is_over() {
             let reply = self.ask(Call::logout(&session.live.refresh)).await;
             if reply.outcome == Outcome::Accepted {
                 let until = self.line.scene.now() + SHOWN_AFTER_LOGOUT;
+                let newest = self.user(session.id, &session.live.access);
                 self.ended.push(session.end(until));
-                return;
+                return self.ask_both(newest).await;
             }
             self.pause_before_retry(&reply).await;
         }
@@ -174,9 +176,7 @@ impl HonestClient {
             Some(token) => self.user(ended.id, token),
             None => Call::refresh(self.rng.choice(&ended.refresh).unwrap(), None),
         };
-        for server in 0..self.line.scene.servers.len() {
-            self.ask_at(server, call.clone()).await;
-        }
+        self.ask_both(call).await;
     }
 
     /// Access tokens are shown for as long as they live: then they are refused
@@ -198,6 +198,12 @@ impl HonestClient {
     async fn ask(&mut self, call: Call) -> Reply {
         let server = self.rng.usize(0..self.line.scene.servers.len());
         self.ask_at(server, call).await
+    }
+
+    async fn ask_both(&mut self, call: Call) {
+        for server in 0..self.line.scene.servers.len() {
+            self.ask_at(server, call.clone()).await;
+        }
     }
 
     async fn ask_at(&mut self, server: usize, call: Call) -> Reply {

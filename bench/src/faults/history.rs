@@ -1,6 +1,8 @@
 //! What every client sent and what it was answered.
 
 use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -89,6 +91,15 @@ pub(super) struct History {
     pub(super) end: Duration,
     /// The generation of each session in the database, at the end.
     pub(super) rows: HashMap<Uuid, u64>,
+}
+
+impl History {
+    /// Writes what happened down, a line for each fault and each request.
+    pub(super) fn write(&self, file: &Path) {
+        let episodes = self.episodes.iter().map(|episode| format!("{episode:?}\n"));
+        let requests = self.requests.iter().map(|request| format!("{request:?}\n"));
+        fs::write(file, episodes.chain(requests).collect::<String>()).unwrap();
+    }
 }
 
 /// What clients and faults share while a run goes on.

@@ -131,43 +131,46 @@ fn stays_logged_in(history: &History, logouts: &HashMap<Uuid, Logout>) -> Vec<Vi
 /// Whoever is logged in at the end refreshes once more and shows the new access
 /// token.
 fn works_at_the_end(history: &History, logouts: &HashMap<Uuid, Logout>) -> Vec<Violation> {
-    let mut last: BTreeMap<usize, Uuid> = BTreeMap::new();
-    let (mut refused, mut refreshed, mut known) = (HashSet::new(), HashSet::new(), HashSet::new());
-    for request in &history.requests {
-        match (&request.asked, &request.outcome, request.session) {
-            (Asked::SignIn, Outcome::Granted(token), _) => {
-                last.insert(request.client, token.session);
-            }
-            (Asked::Refresh { .. }, Outcome::Refused(_), Some(session)) => {
-                refused.insert(session);
-            }
-            (Asked::Refresh { .. }, Outcome::Granted(_), Some(session))
-                if request.sent >= history.closing =>
-            {
-                refreshed.insert(session);
-            }
-            (Asked::User { .. }, Outcome::Accepted, Some(session))
-                if request.sent >= history.closing =>
-            {
-                known.insert(session);
-            }
-            _ => {}
-        }
-    }
+    let shows = |request: &Request| matches!(request.asked, Asked::User { .. });
+    let refreshes = |request: &Request| matches!(request.asked, Asked::Refresh { .. });
+    let at_last =
+        |request: &Request| request.sent >= history.closing && request.outcome.is_success();
+    let refused = sessions(history, |request| {
+        refreshes(request) && matches!(request.outcome, Outcome::Refused(_))
+    });
+    let renewed = sessions(history, |request| refreshes(request) && at_last(request));
+    let known = sessions(history, |request| shows(request) && at_last(request));
     // Who was refused is reported for that, and who logs out is gone.
-    let live = last
-        .iter()
-        .filter(|(_, session)| !logouts.contains_key(session) && !refused.contains(*session));
+    let live = last_sessions(history)
+        .into_iter()
+        .filter(|(_, session)| !logouts.contains_key(session) && !refused.contains(session));
     let broken = live.filter_map(|(client, session)| {
-        let what = match (refreshed.contains(session), known.contains(session)) {
+        let what = match (renewed.contains(&session), known.contains(&session)) {
             (true, true) => return None,
             (false, _) => "cannot refresh at the end".to_owned(),
             (true, false) => "refreshes, but /user does not work at the end".to_owned(),
         };
-        let (client, session) = (Some(*client), Some(*session));
+        let (client, session) = (Some(client), Some(session));
         Some(Violation { rule: Rule::RefreshIsKept, at: history.end, client, session, what })
     });
     broken.collect()
+}
+
+/// The sessions of those requests.
+fn sessions(history: &History, which: impl Fn(&Request) -> bool) -> HashSet<Uuid> {
+    let requests = history.requests.iter().filter(|request| which(request));
+    requests.filter_map(|request| request.session).collect()
+}
+
+/// The session that each client opened last.
+fn last_sessions(history: &History) -> BTreeMap<usize, Uuid> {
+    let opened = history.requests.iter().filter_map(|request| match &request.outcome {
+        Outcome::Granted(token) if request.asked == Asked::SignIn => {
+            Some((request.client, token.session))
+        }
+        _ => None,
+    });
+    opened.collect()
 }
 
 /// The database is at the generation that clients were given, or beyond.

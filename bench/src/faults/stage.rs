@@ -157,7 +157,6 @@ impl Stage {
 
     /// Writes what each server logged into a folder.
     pub(super) fn write_logs(&self, folder: &Path) {
-        std::fs::create_dir_all(folder).unwrap();
         for (i, server) in self.servers.iter().enumerate() {
             let log = format!("{}{}\n", server.log, server.process.log());
             std::fs::write(folder.join(format!("server-{}.log", i + 1)), log).unwrap();
