@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::dev::Server;
 use actix_web::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
@@ -26,6 +27,10 @@ use crate::{http, keys, tls};
 
 /// The generated secret, in the data folder.
 const SECRET: &str = "secret";
+
+/// How long the head of a request may take to arrive: longer than a machine
+/// stands still for, so that nobody honest is sent away after it.
+const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why the server does not start. Each is a sentence for its operator.
 #[derive(Debug, thiserror::Error)]
@@ -129,6 +134,7 @@ pub async fn start(config: &Config) -> Result<Listening, Error> {
             .configure(http::routes)
     })
     .workers(config.workers)
+    .client_request_timeout(HEAD_PATIENCE)
     .shutdown_timeout(config.shutdown_timeout.as_secs());
     let server = match acceptor {
         Some(acceptor) => server.bind_openssl(config.address, acceptor),

@@ -78,6 +78,16 @@ async fn a_body_that_does_not_arrive_is_not_waited_for() {
 }
 
 #[actix_rt::test]
+async fn a_head_that_is_too_long_or_does_not_arrive_is_not_waited_for() {
+    let server = Server::with(|launch| launch.set("tls.mode", "off"));
+    let long = format!("X: {}\r\n", "x".repeat(200_000));
+    let answer = answer_to(&server, &long, "\r\n\r\n");
+    assert!(answer.starts_with("http/1.1 431 "), "{answer}");
+    let answer = answer_to(&server, "X: never ends", "\r\n\r\n");
+    assert!(answer.starts_with("http/1.1 408 "), "{answer}");
+}
+
+#[actix_rt::test]
 async fn a_body_in_chunks_is_refused_as_soon_as_it_is_too_long() {
     let server = Server::with(|launch| launch.set("tls.mode", "off"));
     let chunk = "x".repeat(20_000);
