@@ -1,13 +1,14 @@
 //! Keys come and go, and nobody meets one that he cannot know.
 
 use std::collections::{BTreeSet, HashMap};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{DecodingKey, Validation};
 use matchbook_bench::{Answer, Http};
 
-use crate::support::{Server, Tokens, binary, eventually, http};
+use crate::support::{Server, Tokens, binary, encode, eventually, http};
 
 /// Runs `matchbook-server keys …` beside the server.
 fn keys(server: &Server, arguments: &[&str]) -> Result<String, String> {
@@ -229,4 +230,50 @@ async fn a_key_sealed_under_a_secret_that_a_server_has_not_shows_in_its_readines
     assert!(!output.status.success());
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("cannot be opened with this server's secret"), "{said}");
+}
+
+#[actix_rt::test]
+async fn a_token_under_a_key_that_a_server_has_not_read_yet_makes_it_look() {
+    let here = Server::with(|launch| launch.set("tokens.algorithm", "EdDSA"));
+    let process = here.world.server(binary()).set("tokens.algorithm", "EdDSA").start();
+    let there = http(&here.world, &process);
+    // Each reads the keys once a second, so that now and then one is behind.
+    for _ in 0..6 {
+        let old = kid(&here.log_in().await.access);
+        let mut revoke = here.world.server(binary()).command();
+        let mut revoke =
+            revoke.args(["keys", "revoke", &old]).stdout(Stdio::null()).spawn().unwrap();
+        loop {
+            let fresh = here.log_in().await.access;
+            if kid(&fresh) != old {
+                assert_eq!(there.get_as("/user", &fresh).await.status, 200);
+                break;
+            }
+        }
+        assert!(revoke.wait().unwrap().success());
+    }
+}
+
+#[actix_rt::test]
+#[ignore = "needs PostgreSQL: make test"]
+async fn a_server_that_cannot_read_the_keys_lets_nobody_cache_them_for_long() {
+    let world = matchbook_bench::World::new();
+    let (relay, url) = world.database_relay();
+    let server = Server::within(world, |launch| {
+        launch
+            .variable("DATABASE_URL", &url)
+            .set("keys.publish_lead", "4s")
+            .set("database.wait", "1s")
+    });
+    let jwks = async || max_age(&server.http.get("/.well-known/jwks.json").await).as_secs();
+    assert_eq!(jwks().await, 2);
+    relay.cut();
+    eventually(0, jwks).await;
+    // A key that it does not know may be a new one.
+    let header = encode(r#"{"typ":"at+jwt","alg":"RS256","kid":"new"}"#);
+    let answer = server.http.get_as("/user", &format!("{header}.e30.c2ln")).await;
+    assert_eq!((answer.status, answer.header("retry-after")), (503, "1"), "{}", answer.text);
+    relay.mend();
+    eventually(2, jwks).await;
+    assert_eq!(server.user(&format!("{header}.e30.c2ln")).await, 401);
 }

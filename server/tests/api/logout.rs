@@ -37,6 +37,16 @@ async fn logging_out_again_or_with_an_old_token_is_no_error() {
 }
 
 #[actix_rt::test]
+async fn what_marks_an_end_goes_when_redis_has_it_or_no_token_is_left() {
+    let server = Server::with(|launch| launch.set("tokens.access_lifetime", "1s"));
+    let tokens = server.log_in().await;
+    let form = format!("refresh_token={}", tokens.refresh);
+    assert_eq!(server.http.post("/logout", &form).await.status, 204);
+    let marks = "SELECT count(*) AS number FROM unpublished_ends";
+    crate::support::eventually(0, async || server.number(marks)).await;
+}
+
+#[actix_rt::test]
 async fn a_logout_without_a_good_token_says_what_to_send() {
     let server = Server::start();
     let tokens = server.log_in().await;

@@ -3,8 +3,9 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
-use matchbook_bench::{Launch, Postgres, Process, Redis, World};
+use matchbook_bench::{Answer, Launch, Postgres, Process, Redis, World};
 
 use crate::support::{Server, Tokens, binary, eventually, http};
 
@@ -256,8 +257,37 @@ async fn with_programs_a_redis_that_slept_through_a_logout_is_told_before_it_is_
     redis.thaw();
     for _ in 0..100 {
         assert_eq!(refused().await, (401, 401));
-        actix_rt::time::sleep(std::time::Duration::from_millis(20)).await;
+        actix_rt::time::sleep(Duration::from_millis(20)).await;
     }
     let ready = here.http.get("/health/ready").await;
     assert_eq!(ready.field("status"), "ready", "it is asked again");
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_a_server_that_stood_still_during_a_logout_does_not_trust_redis_at_first() {
+    let redis = Redis::new();
+    let (here, relay, process) = pair(&redis);
+    let there = http(&here.world, &process);
+    let tokens = here.log_in().await;
+    let ask = || {
+        let request = there.request("GET", "/user").bearer_auth(&tokens.access).send();
+        actix_rt::spawn(async move { Answer::of(request).await.status })
+    };
+    // Connections that are open already, so that requests wait right at the door.
+    for asked in (0..8).map(|_| ask()).collect::<Vec<_>>() {
+        assert_eq!(asked.await.unwrap(), 200);
+    }
+    relay.cut();
+    process.freeze();
+    let form = format!("refresh_token={}", tokens.refresh);
+    let logout = here.http.post("/logout", &form);
+    let logout = actix_rt::time::timeout(Duration::from_secs(30), logout).await.unwrap();
+    assert_eq!(logout.status, 204);
+    let asked: Vec<_> = (0..8).map(|_| ask()).collect();
+    actix_rt::time::sleep(Duration::from_millis(100)).await;
+    process.thaw();
+    for asked in asked {
+        assert_eq!(asked.await.unwrap(), 401);
+    }
 }

@@ -88,3 +88,22 @@ async fn when_too_many_wait_for_the_database_the_rest_is_sent_away_at_once() {
     }
     assert_eq!(granted, 3, "nobody who waits is forgotten");
 }
+
+#[actix_rt::test]
+#[ignore = "needs PostgreSQL: make test"]
+async fn whoever_the_database_does_not_answer_in_time_is_told_to_come_back() {
+    use diesel::connection::SimpleConnection;
+    let server = Server::with(|launch| {
+        launch.set("database.timeout", "300ms").set("database.wait", "300ms")
+    });
+    let tokens = server.log_in().await;
+    let mut conn = server.database();
+    conn.batch_execute("BEGIN; LOCK TABLE sessions IN ACCESS EXCLUSIVE MODE").unwrap();
+    let refused = server.refresh(&tokens.refresh).await;
+    assert_eq!((refused.status, refused.header("retry-after")), (503, "1"), "{}", refused.text);
+    conn.batch_execute("ROLLBACK").unwrap();
+    // Done after all, and had again by whoever asks again.
+    Tokens::of(&server.refresh(&tokens.refresh).await);
+    let generation = "SELECT generation AS number FROM sessions";
+    assert_eq!(server.number(generation), 1);
+}
