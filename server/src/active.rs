@@ -21,6 +21,8 @@ mod link;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::{sleep, timeout};
+
 use crate::clock::{self, Timestamp};
 use crate::store::{self, Store, ends};
 use crate::token::{Claims, SessionId};
@@ -87,9 +89,9 @@ impl ActiveTokens {
         let Some(redis) = &self.redis else { return };
         loop {
             // One that was just broken off is mended without delay.
-            let _ = tokio::time::timeout(LOOK_EVERY, redis.broken.notified()).await;
+            let _ = timeout(LOOK_EVERY, redis.broken.notified()).await;
             self.look(redis).await;
-            tokio::time::sleep(BETWEEN_LOOKS).await;
+            sleep(BETWEEN_LOOKS).await;
         }
     }
 
@@ -111,7 +113,7 @@ impl ActiveTokens {
     async fn publish_marked(&self, redis: &Link) -> Result<(), Unpublished> {
         loop {
             let limit = i64::try_from(BATCH).unwrap_or(i64::MAX);
-            let marked = self.read(move |conn| ends::unpublished(conn, limit)).await?;
+            let marked = self.briefly(move |conn| ends::unpublished(conn, limit)).await?;
             if marked.is_empty() {
                 return Ok(());
             }
@@ -120,32 +122,32 @@ impl ActiveTokens {
                 return Err(Unpublished::Away);
             }
             tracing::debug!(ends = marked.len(), "published");
-            self.store.run(move |conn| ends::unmark(conn, &marked)).await?;
+            self.briefly(move |conn| ends::unmark(conn, &marked)).await?;
             if all {
                 return Ok(());
             }
         }
     }
 
+    /// Does what does not take the database long.
+    async fn briefly<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut store::Conn) -> diesel::QueryResult<T> + Send + 'static,
+    ) -> Result<T, Unpublished> {
+        let work = timeout(PATIENCE, self.store.run_aside(work)).await;
+        Ok(work.map_err(|_| Unpublished::Slow)??)
+    }
+
     async fn mend(&self, redis: &Link) -> Result<(), Unpublished> {
         let connection = redis.connect().await?;
         let looked = redis.elapsed();
         let since = clock::now().before(self.access_lifetime).before(APART);
-        let ended = self.store.run(move |conn| ends::since(conn, since)).await?;
+        let ended = self.store.run_aside(move |conn| ends::since(conn, since)).await?;
         redis.write_ends(&connection, &ended, self.access_lifetime).await?;
         redis.looked(looked);
         redis.mended(connection);
         tracing::info!(ends = ended.len(), "Redis is asked from here on");
         Ok(())
-    }
-
-    /// A look at the database that does not take long.
-    async fn read<T: Send + 'static>(
-        &self,
-        read: impl FnOnce(&mut store::Conn) -> diesel::QueryResult<T> + Send + 'static,
-    ) -> Result<T, Unpublished> {
-        let read = tokio::time::timeout(PATIENCE, self.store.run(read)).await;
-        Ok(read.map_err(|_| Unpublished::Slow)??)
     }
 
     /// Whether the session of this unexpired access token is live.
@@ -191,10 +193,10 @@ impl ActiveTokens {
         tracing::warn!(ends, "Redis was not told of an end: waiting until every server knows");
         let all_know = redis.elapsed() + LEASE + LEASE / 8;
         while redis.elapsed() < all_know {
-            tokio::time::sleep(BETWEEN_LOOKS).await;
+            sleep(BETWEEN_LOOKS).await;
             let sessions = sessions.to_owned();
-            let marked = self.read(move |conn| ends::any_unpublished(conn, &sessions)).await;
-            if let Ok(false) = marked {
+            let marked = self.store.run(move |conn| ends::any_unpublished(conn, &sessions));
+            if let Ok(Ok(false)) = timeout(PATIENCE, marked).await {
                 return;
             }
         }

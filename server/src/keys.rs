@@ -207,7 +207,7 @@ impl KeyRing {
         for (key, _) in stored.iter().zip(&phases).filter(|(_, phase)| **phase == Phase::Gone) {
             let kid = key.kid.clone();
             tracing::info!(kid, "signing key gone: all that it signed has expired");
-            self.store.run(move |conn| signing_keys::delete(conn, &kid)).await?;
+            self.store.run_aside(move |conn| signing_keys::delete(conn, &kid)).await?;
         }
         let (Some(newest), Some(rotate_after)) = (stored.last(), self.options.rotate_after) else {
             return Ok(());
@@ -276,7 +276,7 @@ impl KeyRing {
     }
 
     async fn stored(&self) -> Result<Vec<StoredKey>, store::Error> {
-        self.store.run(signing_keys::all).await
+        self.store.run_aside(signing_keys::all).await
     }
 
     /// Reads the ring, unless that was done a moment ago.
@@ -327,7 +327,7 @@ impl KeyRing {
         let (pkcs8, is_current) = self.sealing.open(stored)?;
         if !is_current {
             let (seen, sealed) = (stored.clone(), self.sealing.seal(&stored.kid, &pkcs8)?);
-            self.store.run(move |conn| signing_keys::reseal(conn, &seen, &sealed)).await?;
+            self.store.run_aside(move |conn| signing_keys::reseal(conn, &seen, &sealed)).await?;
             tracing::info!(kid = %stored.kid, "signing key sealed under the new secret");
         }
         parse(stored, &pkcs8).map(Arc::new)
@@ -358,7 +358,7 @@ impl KeyRing {
         let pkcs8 = spawn_blocking(move || algorithm.generate()).await??;
         let key = stored(&self.sealing, algorithm, &pkcs8, number, now, signs_from)?;
         let (kid, signs_from) = (key.kid.clone(), key.signs_from.to_date_time());
-        if self.store.run(move |conn| signing_keys::insert(conn, &key)).await? {
+        if self.store.run_aside(move |conn| signing_keys::insert(conn, &key)).await? {
             tracing::info!(kid, algorithm = algorithm.name(), %signs_from, "signing key made");
         }
         Ok(())

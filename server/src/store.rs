@@ -34,7 +34,7 @@ pub use types::Address;
 pub struct Options {
     /// Where it is.
     pub url: Url,
-    /// The most connections that are open at once.
+    /// The most connections that requests use at once; one more is the server's.
     pub pool_size: u32,
     /// How long a request waits for one of them before it is told to come back.
     pub wait: Duration,
@@ -177,6 +177,8 @@ pub struct Store {
     pool: r2d2::Pool<Connector>,
     /// One for each connection: who holds one blocks a thread, the others do not.
     turns: Arc<Semaphore>,
+    /// The one for what the server does for itself.
+    aside: Arc<Semaphore>,
     /// One for each request that may wait for its turn.
     places: Arc<Semaphore>,
     queue: u32,
@@ -198,13 +200,14 @@ impl Store {
         migrate::run(&mut first).map_err(|source| OpenError::Migrate { url, source })?;
         drop(first);
         let pool = r2d2::Pool::builder()
-            .max_size(options.pool_size)
+            .max_size(options.pool_size + 1)
             .min_idle(Some(1))
             .connection_timeout(options.wait)
             .error_handler(Box::new(connection::LogErrors))
             .build(connector)?;
         Ok(Self {
             pool,
+            aside: Arc::new(Semaphore::new(1)),
             turns: Arc::new(Semaphore::new(options.pool_size as usize)),
             places: Arc::new(Semaphore::new(options.queue as usize)),
             queue: options.queue,
@@ -223,8 +226,36 @@ impl Store {
         T: Send + 'static,
         F: FnOnce(&mut Conn) -> QueryResult<T> + Send + 'static,
     {
-        let (pool, wait, started) = (self.pool.clone(), self.wait, Instant::now());
-        let turn = self.turn().await?;
+        let started = Instant::now();
+        self.work(self.turn().await?, started, work).await
+    }
+
+    /// Does the same on a connection that is kept for it, so that what all
+    /// servers have to know of in time is not held up by many requests.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub async fn run_aside<T, F>(&self, work: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Conn) -> QueryResult<T> + Send + 'static,
+    {
+        let started = Instant::now();
+        let turn = self.within_wait(self.aside.clone()).await?;
+        self.work(turn, started, work).await
+    }
+
+    async fn work<T, F>(
+        &self,
+        turn: OwnedSemaphorePermit,
+        started: Instant,
+        work: F,
+    ) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Conn) -> QueryResult<T> + Send + 'static,
+    {
+        let (pool, wait) = (self.pool.clone(), self.wait);
         let span = tracing::Span::current();
         let work = actix_rt::task::spawn_blocking(move || {
             let (_inside, _turn) = (span.entered(), turn);
@@ -256,7 +287,11 @@ impl Store {
             return Ok(turn);
         }
         let _place = self.places.try_acquire().map_err(|_| Error::Overloaded(self.queue))?;
-        match tokio::time::timeout(self.wait, self.turns.clone().acquire_owned()).await {
+        self.within_wait(self.turns.clone()).await
+    }
+
+    async fn within_wait(&self, turns: Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Error> {
+        match tokio::time::timeout(self.wait, turns.acquire_owned()).await {
             Ok(Ok(turn)) => Ok(turn),
             _ => Err(Error::Busy(self.wait)),
         }

@@ -40,6 +40,28 @@ async fn the_published_key_verifies_tokens_and_is_named_by_its_thumbprint() {
 }
 
 #[actix_rt::test]
+async fn keys_of_the_other_algorithms_are_published_alike() {
+    for (algorithm, kty, crv, length) in
+        [("ES256", "EC", "P-256", 64), ("EdDSA", "OKP", "Ed25519", 64)]
+    {
+        let server = Server::with(|launch| launch.set("tokens.algorithm", algorithm));
+        let token = server.log_in().await.access;
+        assert_eq!(decode(token.rsplit('.').next().unwrap()).len(), length);
+        assert_eq!(server.user(&token).await, 200);
+        let key = &server.http.get("/.well-known/jwks.json").await.json()["keys"][0];
+        assert_eq!(
+            (&key["alg"], &key["use"], &key["kty"], &key["crv"]),
+            (&algorithm.into(), &"sig".into(), &kty.into(), &crv.into())
+        );
+        let x = key["x"].as_str().unwrap();
+        let y = key["y"].as_str().map(|y| format!(r#","y":"{y}""#)).unwrap_or_default();
+        let canonical = format!(r#"{{"crv":"{crv}","kty":"{kty}","x":"{x}"{y}}}"#);
+        assert_eq!(key["kid"], encode(sha256(canonical.as_bytes())), "RFC 7638, RFC 8037");
+        assert!(key.get("d").is_none(), "the private half");
+    }
+}
+
+#[actix_rt::test]
 async fn tokens_and_sessions_survive_a_restart() {
     let mut first = Server::start();
     let tokens = first.log_in().await;
