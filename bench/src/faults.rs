@@ -35,7 +35,8 @@ use self::fault::Lengths;
 use self::history::{Episode, History, Scene};
 use self::stage::Stage;
 
-/// How long after a fault it is waited for everything to work again.
+/// The longest time after a fault in which everything may come to work again
+/// before the next.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What a run is.
@@ -89,6 +90,7 @@ impl Plan {
 
 /// Runs a plan to its end and judges it.
 pub fn run(plan: &Plan) -> Report {
+    eprintln!("seed {}", plan.seed);
     let mut rng = Rng::with_seed(plan.seed);
     let lengths = plan.lengths();
     let mut stage = Stage::set(&plan.server);

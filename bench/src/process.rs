@@ -102,9 +102,11 @@ impl Process {
         self.running.wait()
     }
 
-    /// Ends it at once (SIGKILL): nothing that it was about to do gets done.
+    /// Ends it at once (SIGKILL): nothing that it was about to do gets done. Its
+    /// log is whole then.
     pub fn kill(&mut self) {
         self.running.kill();
+        self.running.wait();
     }
 
     /// Stops it where it stands (SIGSTOP), with its connections open.

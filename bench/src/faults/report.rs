@@ -3,7 +3,7 @@
 use std::fmt::{self, Display, Formatter, Write};
 use std::time::Duration;
 
-use super::history::{Episode, History};
+use super::history::{Episode, History, Outcome};
 use super::judge::{self, Violation};
 
 /// The most violations of one rule that are told one by one.
@@ -27,7 +27,10 @@ pub struct Report {
 struct Line {
     name: String,
     requests: usize,
+    /// Answered with `503`.
     refused: usize,
+    /// Not answered in time, or not to the end.
+    silent: usize,
     recovery: String,
     violations: usize,
 }
@@ -97,6 +100,7 @@ impl Line {
         let until = began(i).unwrap_or(Duration::MAX);
         let here = |at: Duration| at >= from && at < until;
         let requests = || history.requests.iter().filter(|request| here(request.sent));
+        let count = |outcome| requests().filter(|request| request.outcome == outcome).count();
         let (name, recovery) = match i.checked_sub(1) {
             None => ("(before)".to_owned(), String::new()),
             Some(i) => (history.episodes[i].name.clone(), recovery(history, i)),
@@ -104,7 +108,8 @@ impl Line {
         Self {
             name,
             requests: requests().count(),
-            refused: requests().filter(|request| request.outcome.is_failure()).count(),
+            refused: count(Outcome::Away),
+            silent: count(Outcome::Silent),
             recovery,
             violations: violations.iter().filter(|violation| here(violation.at)).count(),
         }
@@ -118,19 +123,25 @@ fn recovery(history: &History, episode: usize) -> String {
 
 impl Display for Report {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let titles = ["fault", "requests", "refused", "recovery", "violations"];
-        let [fault, requests, refused, recovered, violations] = titles;
-        writeln!(f, "{fault:18} {requests:>9} {refused:>8} {recovered:>9} {violations:>11}")?;
-        for Line { name, requests, refused, recovery, violations } in &self.lines {
-            writeln!(f, "{name:18} {requests:>9} {refused:>8} {recovery:>9} {violations:>11}")?;
+        writeln!(
+            f,
+            "{:18} {:>9} {:>8} {:>10} {:>9} {:>11}",
+            "fault", "requests", "refused", "no answer", "recovery", "violations"
+        )?;
+        for Line { name, requests, refused, silent, recovery, violations } in &self.lines {
+            writeln!(
+                f,
+                "{name:18} {requests:>9} {refused:>8} {silent:>10} {recovery:>9} {violations:>11}"
+            )?;
         }
-        let refused: usize = self.lines.iter().map(|line| line.refused).sum();
-        let (all, count) = (self.requests, self.violations.len());
-        writeln!(f, "{:18} {all:>9} {refused:>8} {:>9} {count:>11}", "in all", "")?;
         for sentence in self.sentences() {
             writeln!(f, "{sentence}")?;
         }
-        let took = self.took.as_secs();
-        write!(f, "{count} violations in {took} s; the same again: --seed {}", self.seed)
+        let (count, requests) = (self.violations.len(), self.requests);
+        let (took, seed) = (self.took.as_secs(), self.seed);
+        write!(
+            f,
+            "{count} violations in {requests} requests and {took} s; the same again: --seed {seed}"
+        )
     }
 }
