@@ -22,7 +22,7 @@ fn value(conn: &mut PgConnection, query: &str) -> String {
 
 #[test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-fn under_faults_a_crashed_postgresql_has_what_it_acknowledged() {
+fn with_programs_a_crashed_postgresql_has_what_it_acknowledged() {
     let mut postgres = Postgres::new();
     let url = postgres.create("kept");
     let mut conn = PgConnection::establish(&url).unwrap();
@@ -37,7 +37,7 @@ fn under_faults_a_crashed_postgresql_has_what_it_acknowledged() {
 
 #[test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-fn under_faults_a_frozen_postgresql_answers_when_it_is_thawed() {
+fn with_programs_a_frozen_postgresql_answers_when_it_is_thawed() {
     let postgres = Postgres::new();
     let mut conn = PgConnection::establish(&postgres.url()).unwrap();
     postgres.freeze();
@@ -50,7 +50,7 @@ fn under_faults_a_frozen_postgresql_answers_when_it_is_thawed() {
 
 #[test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-fn under_faults_postgresql_takes_settings_and_files() {
+fn with_programs_postgresql_takes_settings_and_files() {
     let settings = [("work_mem", "7MB")];
     let files = [("postgresql.auto.conf", "maintenance_work_mem = 9MB\n")];
     let postgres = Postgres::with(&settings, &files);
@@ -62,7 +62,7 @@ fn under_faults_postgresql_takes_settings_and_files() {
 
 #[test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-fn under_faults_redis_comes_back_empty_and_a_frozen_one_does_not_answer() {
+fn with_programs_redis_comes_back_empty_and_a_frozen_one_does_not_answer() {
     let mut redis = Redis::new();
     let connect = |url: &str| Client::open(url).unwrap().get_connection().unwrap();
     let get = |conn: &mut redis::Connection| -> RedisResult<Option<String>> {
@@ -89,7 +89,7 @@ fn under_faults_redis_comes_back_empty_and_a_frozen_one_does_not_answer() {
 
 #[test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-fn under_faults_redis_takes_arguments() {
+fn with_programs_redis_takes_arguments() {
     let user = ["--user", "someone", "on", ">secret", "~*", "+@all"];
     let redis = Redis::with(|_| user.map(String::from).into());
     let url = format!("redis://someone:secret@127.0.0.1:{}", redis.port());

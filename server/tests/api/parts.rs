@@ -291,3 +291,25 @@ async fn with_programs_a_server_that_stood_still_during_a_logout_does_not_trust_
         assert_eq!(asked.await.unwrap(), 401);
     }
 }
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_a_redis_that_has_forgotten_an_end_is_told_again_when_it_is_back() {
+    let redis = Redis::new();
+    let server = start(World::new(), |launch| launch.variable("REDIS_URL", &redis.url()));
+    let tokens = server.log_in().await;
+    let form = format!("refresh_token={}", tokens.refresh);
+    assert_eq!(server.http.post("/logout", &form).await.status, 204);
+    let marks = "SELECT count(*) AS number FROM unpublished_ends";
+    eventually(0, async || server.number(marks)).await;
+
+    // As a replica that lagged, or an old snapshot, comes in its place.
+    let mut conn = redis::Client::open(redis.url()).unwrap().get_connection().unwrap();
+    let ended = format!("ended:{{{}}}", tokens.claims()["sid"].as_str().unwrap());
+    assert!(redis::cmd("DEL").arg(ended).query::<bool>(&mut conn).unwrap());
+    redis::cmd("CLIENT").arg(&["KILL", "TYPE", "normal"]).exec(&mut conn).unwrap();
+
+    assert_eq!(server.user(&tokens.access).await, 401, "the database says so");
+    eventually(2, async || server.process.logged("Redis is asked from here on")).await;
+    assert_eq!(server.user(&tokens.access).await, 401, "and now Redis does");
+}
