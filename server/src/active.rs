@@ -13,7 +13,7 @@
 //! when Redis has it too. Where Redis does not take it from this server,
 //! another one finds the mark within a second and writes it, or cannot reach
 //! Redis either and asks the database. Redis's answers are taken only by a
-//! server that has looked for marks within the last [`LEASE`], so once that is
+//! server that has looked for marks within the last two seconds, so once those are
 //! over, none takes an answer that is older than the end.
 
 mod link;

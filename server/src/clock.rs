@@ -1,5 +1,6 @@
 //! Points in time, and the one place that asks what time it is.
 
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use time::OffsetDateTime;
@@ -66,6 +67,13 @@ impl Timestamp {
     pub fn to_date_time(self) -> OffsetDateTime {
         OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1000)
             .unwrap_or(OffsetDateTime::UNIX_EPOCH)
+    }
+}
+
+/// To the second (RFC 3339): for people.
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_rfc3339_seconds((*self).into()).fmt(f)
     }
 }
 

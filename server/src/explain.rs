@@ -192,11 +192,10 @@ impl Explanation {
     /// A time, and how far off it is.
     fn when(&self, time: Timestamp) -> String {
         let (past, future) = (self.now.since(time), time.since(self.now));
-        let date = humantime::format_rfc3339_seconds(time.into());
         if future.is_zero() {
-            format!("{date} ({} ago)", rounded(past))
+            format!("{time} ({} ago)", rounded(past))
         } else {
-            format!("{date} (in {})", rounded(future))
+            format!("{time} (in {})", rounded(future))
         }
     }
 }

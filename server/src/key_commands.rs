@@ -5,7 +5,7 @@ use std::fmt::Write;
 use openssl::error::ErrorStack;
 
 use crate::app;
-use crate::clock::{self, Timestamp};
+use crate::clock;
 use crate::config::Config;
 use crate::data_dir;
 use crate::keys::{self, Derived, READ_EVERY, SealingKeys};
@@ -41,10 +41,10 @@ pub fn list(config: &Config) -> Result<String, Error> {
     let phases = keys::phases(&keys, config.keys.access_lifetime, clock::now());
     let mut lines = String::new();
     for (key, phase) in keys.iter().zip(phases) {
-        let (phase, from) = (phase.as_str(), shown(key.signs_from));
+        let (phase, from) = (phase.as_str(), key.signs_from);
         let _ = write!(lines, "{}  {:<5}  {phase:<8}  signs from {from}", key.kid, key.algorithm);
         if let Some(at) = key.revoked_at {
-            let _ = write!(lines, ", revoked {}", shown(at));
+            let _ = write!(lines, ", revoked {at}");
         }
         lines.push('\n');
     }
@@ -58,7 +58,7 @@ pub fn list(config: &Config) -> Result<String, Error> {
 pub fn rotate(config: &Config) -> Result<String, Error> {
     let (mut conn, sealing) = open(config)?;
     let key = keys::rotate(&mut conn, &sealing, &config.keys, clock::now())?;
-    let (kid, algorithm, from) = (key.kid, key.algorithm, shown(key.signs_from));
+    let (kid, algorithm, from) = (key.kid, key.algorithm, key.signs_from);
     Ok(format!("{kid} ({algorithm}) is published, and signs from {from} on\n"))
 }
 
@@ -82,9 +82,4 @@ pub fn revoke(config: &Config, kid: &str) -> Result<String, Error> {
 fn open(config: &Config) -> Result<(Conn, SealingKeys), Error> {
     let derived = Derived::from_secrets(&app::existing_secret(config)?, &config.old_secrets)?;
     Ok((store::connect(&config.database.url)?, derived.sealing))
-}
-
-/// To the second (RFC 3339).
-fn shown(time: Timestamp) -> String {
-    humantime::format_rfc3339_seconds(time.into()).to_string()
 }

@@ -78,7 +78,7 @@ pub enum Error {
         /// Its thumbprint.
         kid: String,
         /// When it begins.
-        signs_from: humantime::Rfc3339Timestamp,
+        signs_from: Timestamp,
     },
     /// Somebody else changed the keys at the same moment.
     #[error("the keys were changed by somebody else at this moment: look again")]
@@ -343,6 +343,7 @@ impl KeyRing {
             }
             unreadable.push(said);
         }
+        log_changes(&before.keys, &unsealed.keys);
         let keys = unsealed.keys.iter().map(|published| published.key.jwk.clone()).collect();
         // Of public halves that were made a moment ago; there is nothing to go wrong.
         let body = serde_json::to_string(&JwkSet { keys }).unwrap_or_default();
@@ -357,11 +358,22 @@ impl KeyRing {
         let algorithm = self.options.algorithm;
         let pkcs8 = spawn_blocking(move || algorithm.generate()).await??;
         let key = stored(&self.sealing, algorithm, &pkcs8, number, now, signs_from)?;
-        let (kid, signs_from) = (key.kid.clone(), key.signs_from.to_date_time());
+        let kid = key.kid.clone();
         if self.store.run_aside(move |conn| signing_keys::insert(conn, &key)).await? {
-            tracing::info!(kid, algorithm = algorithm.name(), %signs_from, "signing key made");
+            tracing::info!(kid, algorithm = algorithm.name(), "signing key made");
         }
         Ok(())
+    }
+}
+
+/// Who looks into an incident wants to know when this server took which keys.
+fn log_changes(before: &[PublishedKey], after: &[PublishedKey]) {
+    let lacks = |keys: &[PublishedKey], kid: &str| keys.iter().all(|known| known.key.kid != kid);
+    for PublishedKey { key, signs_from } in after.iter().filter(|k| lacks(before, &k.key.kid)) {
+        tracing::info!(kid = key.kid, algorithm = ?key.algorithm, %signs_from, "signing key published");
+    }
+    for PublishedKey { key, .. } in before.iter().filter(|k| lacks(after, &k.key.kid)) {
+        tracing::info!(kid = key.kid, "signing key withdrawn: what it signed is refused");
     }
 }
 
@@ -441,8 +453,8 @@ pub fn rotate(
     check_secret(&keys, sealing)?;
     if let Some(pending) = keys.iter().find(|key| key.signs_from > now && key.revoked_at.is_none())
     {
-        let signs_from = humantime::format_rfc3339_seconds(pending.signs_from.into());
-        return Err(Error::Pending { kid: pending.kid.clone(), signs_from });
+        let StoredKey { kid, signs_from, .. } = pending.clone();
+        return Err(Error::Pending { kid, signs_from });
     }
     let signs_from = now.after(options.publish_lead);
     let next = next_key(&keys, sealing, options, now, signs_from)?;

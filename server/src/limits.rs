@@ -80,10 +80,10 @@ impl Limits {
     pub fn check(&self, limit: Limit) -> Result<(), Duration> {
         let Some(counts) = &self.0 else { return Ok(()) };
         match limit {
-            Limit::Register(ip) => counts.register.check(network(ip)),
-            Limit::Token(ip) => counts.token.check(network(ip)),
-            Limit::Refresh(ip) => counts.refresh.check(network(ip)),
-            Limit::Session(session) => counts.session.check(session.0.as_u128()),
+            Limit::Register(ip) => counts.register.check(&network(ip)),
+            Limit::Token(ip) => counts.token.check(&network(ip)),
+            Limit::Refresh(ip) => counts.refresh.check(&network(ip)),
+            Limit::Session(session) => counts.session.check(&session.0.as_u128()),
         }
     }
 }
@@ -117,11 +117,11 @@ impl<K: Hash + Eq + Clone> Keyed<K> {
         }
     }
 
-    fn check(&self, key: K) -> Result<(), Duration> {
+    fn check(&self, key: &K) -> Result<(), Duration> {
         if self.counts.len() > MANY {
             self.forget();
         }
-        self.counts.check_key(&key).map_err(|until| until.wait_time_from(self.clock.now()))
+        self.counts.check_key(key).map_err(|until| until.wait_time_from(self.clock.now()))
     }
 
     /// Forgets those who may have all their requests at once again.

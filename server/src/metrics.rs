@@ -1,4 +1,4 @@
-//! What the server counts and measures, for Prometheus (OpenMetrics 1.0).
+//! What the server counts and measures, for Prometheus (`OpenMetrics` 1.0).
 
 use std::time::Duration;
 

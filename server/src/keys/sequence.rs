@@ -52,9 +52,9 @@ impl Phase {
 #[must_use]
 pub fn phases(keys: &[StoredKey], lifetime: Duration, now: Timestamp) -> Vec<Phase> {
     let unrevoked = |key: &&StoredKey| key.revoked_at.is_none();
-    let begun = keys.iter().filter(unrevoked).filter(|key| key.signs_from <= now);
+    let mut begun = keys.iter().filter(unrevoked).filter(|key| key.signs_from <= now);
     // A clock that was set back may find none that has begun.
-    let active = begun.last().or_else(|| keys.iter().find(unrevoked)).map(|key| key.number);
+    let active = begun.next_back().or_else(|| keys.iter().find(unrevoked)).map(|key| key.number);
     let phase = |key: &StoredKey| {
         let over = |since: Timestamp| since.after(lifetime).after(CLOCKS_APART) <= now;
         match key.revoked_at {
