@@ -145,20 +145,39 @@ async fn a_key_that_is_revoked_takes_its_tokens_with_it_and_leaves_their_session
     assert!(again.contains("there is no key"), "{again}");
 }
 
+/// The keys as `keys list` shows them: kid and phase.
+fn listed(server: &Server) -> Vec<(String, String)> {
+    let list = keys(server, &["list"]).unwrap();
+    let word = |line: &str, n| line.split_whitespace().nth(n).unwrap().to_owned();
+    list.lines().map(|line| (word(line, 0), word(line, 2))).collect()
+}
+
+/// Moves all keys so far into the past that the pending one signs.
+fn let_time_pass(server: &Server) {
+    // PostgreSQL has an interval, SQLite microseconds.
+    let earlier = if server.world.database_url().starts_with("postgres") {
+        "signs_from - INTERVAL '11 minutes'"
+    } else {
+        "signs_from - 660000000"
+    };
+    server.sql(&format!("UPDATE signing_keys SET signs_from = {earlier}"));
+}
+
 #[actix_rt::test]
 async fn where_a_key_waits_it_takes_over_from_a_revoked_one() {
     let server = Server::with(|launch| launch.set("tokens.algorithm", "EdDSA"));
-    let active = kid(&server.log_in().await.access);
-    let said = keys(&server, &["rotate"]).unwrap();
-    let pending = said.split(' ').next().unwrap();
+    keys(&server, &["rotate"]).unwrap();
     let refused = keys(&server, &["rotate"]).unwrap_err();
     assert!(refused.contains("is published already"), "{refused}");
-    let listed = keys(&server, &["list"]).unwrap();
-    let phases: Vec<_> =
-        listed.lines().map(|line| line.split_whitespace().nth(2).unwrap()).collect();
-    assert_eq!(phases, ["active", "pending"], "{listed}");
-    keys(&server, &["revoke", &active]).unwrap();
-    eventually(pending.to_owned(), async || kid(&server.log_in().await.access)).await;
+    let_time_pass(&server);
+    keys(&server, &["rotate"]).unwrap();
+    let (kids, phases): (Vec<_>, Vec<_>) = listed(&server).into_iter().unzip();
+    assert_eq!(phases, ["retiring", "active", "pending"]);
+    eventually(kids[1].clone(), async || kid(&server.log_in().await.access)).await;
+    keys(&server, &["revoke", &kids[1]]).unwrap();
+    assert_eq!(kid(&server.log_in().await.access), kids[2], "the next one, not the one before");
+    let (_, phases): (Vec<_>, Vec<_>) = listed(&server).into_iter().unzip();
+    assert_eq!(phases, ["retiring", "revoked", "active"]);
 }
 
 #[actix_rt::test]
@@ -191,13 +210,8 @@ async fn a_key_is_gone_when_all_that_it_signed_has_expired() {
     });
     let old = kid(&server.log_in().await.access);
     keys(&server, &["rotate"]).unwrap();
-    // As if all this had been two minutes ago: micros on SQLite.
-    let minutes = if server.world.database_url().starts_with("postgres") {
-        "signs_from - INTERVAL '12 minutes'"
-    } else {
-        "signs_from - 720000000"
-    };
-    server.sql(&format!("UPDATE signing_keys SET signs_from = {minutes}"));
+    let_time_pass(&server);
+    let_time_pass(&server);
     eventually(1, async || server.number("SELECT count(*) AS number FROM signing_keys")).await;
     assert!(!server.http.get("/.well-known/jwks.json").await.text.contains(&old));
     assert_ne!(kid(&server.log_in().await.access), old);
