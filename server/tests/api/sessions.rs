@@ -3,7 +3,7 @@
 use matchbook_bench::Answer;
 use serde_json::Value;
 
-use crate::support::{Server, Tokens};
+use crate::support::{Server, Tokens, eventually};
 
 async fn delete(server: &Server, path: &str, token: &str) -> Answer {
     Answer::of(server.http.request("DELETE", path).bearer_auth(token).send()).await
@@ -139,4 +139,32 @@ async fn ending_everywhere_at_once_from_several_devices_ends_each_session_once()
     for tokens in &mine {
         assert_eq!(server.user(&tokens.access).await, 401);
     }
+}
+
+#[actix_rt::test]
+#[ignore = "needs PostgreSQL: make test"]
+async fn two_who_end_everything_at_the_same_moment_wait_for_each_other() {
+    use diesel::connection::SimpleConnection;
+    let server = Server::start();
+    let mine = devices(&server, 4).await;
+    let mut conn = server.database();
+    conn.batch_execute("BEGIN; SELECT 1 FROM sessions FOR UPDATE").unwrap();
+    let requests: Vec<_> = mine[..2]
+        .iter()
+        .map(|tokens| {
+            let request = server.http.request("DELETE", "/sessions").bearer_auth(&tokens.access);
+            actix_rt::spawn(async move { Answer::of(request.send()).await })
+        })
+        .collect();
+    let waiting = "SELECT count(*) AS number FROM pg_stat_activity \
+                   WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    eventually(2, async || server.number(waiting)).await;
+    conn.batch_execute("COMMIT").unwrap();
+    let mut ended = 0;
+    for request in requests {
+        let answer = request.await.unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        ended += answer.json()["ended"].as_u64().unwrap();
+    }
+    assert_eq!(ended, 4, "each once");
 }
