@@ -3,18 +3,18 @@
 //! | key | means | lives for |
 //! |---|---|---|
 //! | `access:{sid}:jti` | this access token is active | the rest of the token's life |
-//! | `ended:{sid}` | this session has ended | the lifetime of access tokens |
+//! | `ended:{sid}` | this session has ended | until its last token has expired |
 //!
 //! The braces are a Redis Cluster hash tag: both keys are on one slot, and one
 //! `MGET` answers. An end always outweighs an "active" that a slower request
 //! wrote after it. The database is the truth; Redis saves asking it.
 //!
-//! An end is committed with a mark in the database, and counts as acknowledged
-//! when Redis has it too. Where Redis does not take it from this server,
-//! another one finds the mark within a second and writes it, or cannot reach
-//! Redis either and asks the database. Redis's answers are taken only by a
-//! server that has looked for marks within the last two seconds, so once those are
-//! over, none takes an answer that is older than the end.
+//! An end is committed unpublished (table `ends`), and counts as acknowledged when
+//! Redis has it too. Where Redis does not take it from this server, another one
+//! finds it within a second and publishes it, or cannot reach Redis either and
+//! asks the database. Redis's answers are taken only by a server that has looked
+//! for unpublished ends within the last two seconds, so once those are over, none
+//! takes an answer that is older than the end.
 
 mod link;
 
@@ -24,13 +24,14 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use crate::clock::{self, Timestamp};
-use crate::store::{self, Store, ends};
+use crate::store::ends::{self, End};
+use crate::store::{self, Store};
 use crate::token::{Claims, SessionId};
 
 use link::Link;
 pub use link::Options;
 
-/// How often marks are looked for.
+/// How often unpublished ends are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long nothing is done after a look, whatever happens.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
@@ -39,16 +40,15 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// For how long after a look Redis's answers are taken: longer than from one
 /// look to the next.
 const LEASE: Duration = Duration::from_secs(2);
-/// By how much clocks, and a commit and its timestamp, may be apart.
-const APART: Duration = Duration::from_secs(60);
-/// How many marks are published at once.
+/// By how much servers' clocks may be apart.
+pub const APART: Duration = Duration::from_secs(60);
+/// How many ends are published at once.
 const BATCH: usize = 500;
 
 /// Answers whether access tokens are active.
 pub struct ActiveTokens {
     redis: Option<Arc<Link>>,
     store: Store,
-    access_lifetime: Duration,
 }
 
 /// Whether a token is active, and who knew.
@@ -74,9 +74,9 @@ pub enum Source {
 impl ActiveTokens {
     /// Connects to Redis, where there is one to connect to. A server starts
     /// without its Redis, too.
-    pub async fn new(redis: Option<&Options>, store: Store, access_lifetime: Duration) -> Self {
+    pub async fn new(redis: Option<&Options>, store: Store) -> Self {
         let redis = redis.map(|options| Arc::new(Link::new(options)));
-        let active = Self { redis, store, access_lifetime };
+        let active = Self { redis, store };
         if let Some(redis) = &active.redis {
             active.look(redis).await;
         }
@@ -95,12 +95,12 @@ impl ActiveTokens {
         }
     }
 
-    /// Publishes what is marked; after an outage, all that tokens may still be
+    /// Publishes what is unpublished; after an outage, all that tokens may still be
     /// held of, before Redis is asked for anything.
     async fn look(&self, redis: &Link) {
         if redis.is_up() {
             let looked = redis.elapsed();
-            if let Err(error) = self.publish_marked(redis).await {
+            if let Err(error) = self.publish_new(redis).await {
                 tracing::debug!(%error, "no look at unpublished ends");
             }
             // Also where the database is away: what Redis knows goes on working.
@@ -110,19 +110,20 @@ impl ActiveTokens {
         }
     }
 
-    async fn publish_marked(&self, redis: &Link) -> Result<(), Unpublished> {
+    async fn publish_new(&self, redis: &Link) -> Result<(), Unpublished> {
         loop {
             let limit = i64::try_from(BATCH).unwrap_or(i64::MAX);
-            let marked = self.briefly(move |conn| ends::unpublished(conn, limit)).await?;
-            if marked.is_empty() {
+            let new = self.briefly(move |conn| ends::unpublished(conn, limit)).await?;
+            if new.is_empty() {
                 return Ok(());
             }
-            let all = marked.len() < BATCH;
-            if !redis.publish(&marked, self.access_lifetime).await {
+            let all = new.len() < BATCH;
+            if !redis.publish(&new).await {
                 return Err(Unpublished::Away);
             }
-            tracing::debug!(ends = marked.len(), "published");
-            self.briefly(move |conn| ends::unmark(conn, &marked)).await?;
+            tracing::debug!(ends = new.len(), "published");
+            let new: Vec<SessionId> = new.iter().map(|end| end.session_id).collect();
+            self.briefly(move |conn| ends::set_published(conn, &new)).await?;
             if all {
                 return Ok(());
             }
@@ -141,9 +142,9 @@ impl ActiveTokens {
     async fn mend(&self, redis: &Link) -> Result<(), Unpublished> {
         let connection = redis.connect().await?;
         let looked = redis.elapsed();
-        let since = clock::now().before(self.access_lifetime).before(APART);
-        let ended = self.store.run_aside(move |conn| ends::since(conn, since)).await?;
-        redis.write_ends(&connection, &ended, self.access_lifetime).await?;
+        let time = clock::now().before(APART);
+        let ended = self.store.run_aside(move |conn| ends::that_matter(conn, time)).await?;
+        redis.write_ends(&connection, &ended).await?;
         redis.looked(looked);
         redis.mended(connection);
         tracing::info!(ends = ended.len(), "Redis is asked from here on");
@@ -183,20 +184,21 @@ impl ActiveTokens {
 
     /// Notes that sessions have ended, once the database has it. When this is
     /// over, no server takes a token of theirs any more.
-    pub async fn ended(&self, sessions: &[SessionId]) {
+    pub async fn ended(&self, ended: &[End]) {
         let Some(redis) = &self.redis else { return };
-        // The mark goes with the next look.
-        if redis.publish(sessions, self.access_lifetime).await {
+        // That it is published is noted with the next look.
+        if redis.publish(ended).await {
             return;
         }
-        let ends = sessions.len();
+        let (ends, sessions) = (ended.len(), ended.iter().map(|end| end.session_id));
+        let sessions: Vec<SessionId> = sessions.collect();
         tracing::warn!(ends, "Redis was not told of an end: waiting until every server knows");
         let all_know = redis.elapsed() + LEASE + LEASE / 8;
         while redis.elapsed() < all_know {
             sleep(BETWEEN_LOOKS).await;
-            let sessions = sessions.to_owned();
-            let marked = self.store.run(move |conn| ends::any_unpublished(conn, &sessions));
-            if let Ok(Ok(false)) = timeout(PATIENCE, marked).await {
+            let sessions = sessions.clone();
+            let waiting = self.store.run(move |conn| ends::any_unpublished(conn, &sessions));
+            if let Ok(Ok(false)) = timeout(PATIENCE, waiting).await {
                 return;
             }
         }

@@ -103,8 +103,7 @@ pub async fn start(config: &Config) -> Result<Listening, Error> {
     let store = actix_rt::task::spawn_blocking(move || Store::open(&database)).await??;
     let keys = KeyRing::open(store.clone(), derived.sealing, config.keys.clone()).await?;
     let keys = Arc::new(keys);
-    let (redis, lifetime) = (config.redis.as_ref(), config.policy.access_lifetime);
-    let active = Arc::new(ActiveTokens::new(redis, store.clone(), lifetime).await);
+    let active = Arc::new(ActiveTokens::new(config.redis.as_ref(), store.clone()).await);
     let (sweeper, rotations) = Sweeper::new(store.clone(), config.policy, config.event_retention);
     let state = web::Data::new(State {
         store,
@@ -131,6 +130,7 @@ pub async fn start(config: &Config) -> Result<Listening, Error> {
                     .add((X_CONTENT_TYPE_OPTIONS, "nosniff")),
             )
             .wrap(from_fn(http::observe))
+            .wrap(from_fn(http::close_unread))
             .configure(http::routes)
     })
     .workers(config.workers)
@@ -154,7 +154,12 @@ pub async fn start(config: &Config) -> Result<Listening, Error> {
 /// A server for measures alone, on an address of its own. It ends with the
 /// process.
 fn serve_metrics(address: SocketAddr, state: web::Data<State>) -> Result<Server, Error> {
-    let app = move || App::new().app_data(state.clone()).configure(http::metrics_routes);
+    let app = move || {
+        App::new()
+            .app_data(state.clone())
+            .wrap(from_fn(http::close_unread))
+            .configure(http::metrics_routes)
+    };
     let server = HttpServer::new(app).workers(1).disable_signals().bind(address);
     let server = server.map_err(|source| Error::ListenForMetrics { address, source })?;
     for address in server.addrs() {

@@ -355,6 +355,7 @@ mod tests {
             ("[events]\nretention = '300000000y'", "events.retention"),
             ("[database]\nwait = '1ns'", "database.wait"),
             ("[database]\nurl = 'sqlite://:memory:'", "database.url"),
+            ("[database]\nurl = 'sqlite://x.db?mode=ro'", "database.url"),
             ("secrets = 'typo'", "secrets"),
         ] {
             let said = refusal(text);

@@ -6,6 +6,7 @@ mod observe;
 mod sessions;
 mod timely;
 mod tokens;
+mod unread;
 mod user;
 mod well_known;
 
@@ -16,6 +17,7 @@ use actix_web::{HttpRequest, Resource, Route, guard, web};
 
 use crate::error::Error;
 pub use observe::observe;
+pub use unread::close_unread;
 
 /// The most bytes of a form. The longest good one is a tenth of this.
 const LONGEST_FORM: usize = 8 * 1024;

@@ -21,7 +21,7 @@ pub enum Error {
     #[error(transparent)]
     Open(#[from] OpenError),
     /// The database does not answer.
-    #[error("the database failed: {0}")]
+    #[error("the database failed: {0}; a server that starts on it makes its tables")]
     Query(#[from] diesel::result::Error),
     /// The keys are not as they should be.
     #[error(transparent)]

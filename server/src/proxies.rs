@@ -1,6 +1,6 @@
 //! Who asks: the address of the client, also where a proxy stands between.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -43,11 +43,17 @@ impl TrustedProxies {
             if !self.include(client) {
                 break;
             }
-            let Ok(address) = hop.trim().parse::<IpAddr>() else { break };
+            let Some(address) = address(hop.trim()) else { break };
             client = address.to_canonical();
         }
         client
     }
+}
+
+/// An address, also with a port, as some proxies write it.
+fn address(hop: &str) -> Option<IpAddr> {
+    let with_port = || hop.parse::<SocketAddr>().ok().map(|address| address.ip());
+    hop.parse().ok().or_else(with_port)
 }
 
 #[cfg(test)]
@@ -70,6 +76,8 @@ mod tests {
             ("10.0.0.1", &["6.6.6.6, 198.51.100.7"], "198.51.100.7"),
             ("10.0.0.1", &["198.51.100.7, 192.0.2.1, 10.9.9.9"], "198.51.100.7"),
             ("10.0.0.1", &["6.6.6.6", "198.51.100.7,192.0.2.1"], "198.51.100.7"),
+            ("10.0.0.1", &["198.51.100.7:4711"], "198.51.100.7"),
+            ("10.0.0.1", &["[2001:db8::7]:4711"], "2001:db8::7"),
             ("10.0.0.1", &["198.51.100.7, junk"], "10.0.0.1"),
             ("10.0.0.1", &["junk, 10.0.0.2"], "10.0.0.2"),
             ("10.0.0.1", &["10.0.0.3, 10.0.0.2"], "10.0.0.3"),

@@ -15,9 +15,10 @@ use diesel::{Connection, QueryResult};
 use matchbook_shared::Reason;
 
 use crate::clock::Timestamp;
+use crate::store::ends::{self, End};
 use crate::store::events::{self, Event};
 use crate::store::sessions::{Advance, Chore, Dust, NewSession, Standing, Swept};
-use crate::store::{self, Conn, ends, users};
+use crate::store::{self, Conn, users};
 use crate::token::{
     AccessId, AttemptKey, Dice, EventId, Peppers, RefreshToken, Salt, Secret, SessionId, UserId,
 };
@@ -246,6 +247,7 @@ pub fn open(
                 user,
                 secret: secret.digest(),
                 access: dice.access,
+                access_until: now.after(policy.access_lifetime),
                 now,
                 idle_expires_at,
                 expires_at,
@@ -287,6 +289,7 @@ pub fn rotate(
         salt: policy.retry.map(|_| &dice.salt),
         attempt: policy.retry.and(shown.attempt.as_ref()).map(|key| presented.secret.attempt(key)),
         access: dice.access,
+        access_until: now.after(policy.access_lifetime),
         now,
         idle_expires_at: now.after(policy.idle_lifetime),
         user_agent: shown.device.user_agent.as_deref(),
@@ -304,7 +307,7 @@ pub fn rotate(
             return rotated(row);
         }
         let Some(standing) = store::sessions::find(conn, presented.session)? else {
-            return refuse(conn, shown, Refusal::Unknown, None, dice.event, now);
+            return refuse(conn, shown, Refusal::Unknown, None, dice.event, policy, now);
         };
         let refusal = match judge(presented, shown.attempt.as_ref(), &standing, policy, now) {
             Verdict::Live => continue,
@@ -321,7 +324,11 @@ pub fn rotate(
                         return Ok(Rotation::Repeated(grant));
                     }
                     let (session, access) = (presented.session, dice.access);
-                    if !store::sessions::renew_access(conn, session, &standing, access, now)? {
+                    let until = now.after(policy.access_lifetime);
+                    let renewed = store::sessions::renew_access(
+                        conn, session, &standing, access, until, now,
+                    )?;
+                    if !renewed {
                         continue;
                     }
                     let standing = Standing { access, access_issued_at: now, ..standing };
@@ -332,7 +339,7 @@ pub fn rotate(
             },
             Verdict::Refused(refusal) => refusal,
         };
-        return refuse(conn, shown, refusal, Some(standing.user), dice.event, now);
+        return refuse(conn, shown, refusal, Some(standing.user), dice.event, policy, now);
     }
 }
 
@@ -435,10 +442,11 @@ pub fn log_out(
     session: SessionId,
     device: &Device,
     event: EventId,
+    policy: &Policy,
     now: Timestamp,
 ) -> QueryResult<bool> {
     conn.transaction(|conn| {
-        let user = end(conn, session, EndReason::LoggedOut, now)?;
+        let user = end(conn, session, EndReason::LoggedOut, policy, now)?;
         if user.is_some() {
             let subject = Subject { session, user, generation: None };
             record(conn, What::LoggedOut, None, &subject, device, event, now)?;
@@ -459,32 +467,45 @@ pub fn log_out_everywhere(
     keep: Option<SessionId>,
     device: &Device,
     event: EventId,
+    policy: &Policy,
     now: Timestamp,
 ) -> QueryResult<(usize, Vec<SessionId>)> {
     conn.write(|conn| {
         let ended = store::sessions::end_all(conn, user, keep, EndReason::LoggedOut.as_str(), now)?;
-        ends::mark(conn, &ended, now)?;
-        for (session, n) in ended.iter().zip(0..) {
-            let subject = Subject { session: *session, user: Some(user), generation: None };
+        for ((session, access_until), n) in ended.iter().copied().zip(0..) {
+            note_end(conn, session, access_until, policy, now)?;
+            let subject = Subject { session, user: Some(user), generation: None };
             record(conn, What::LoggedOut, None, &subject, device, event.nth(n), now)?;
         }
         Ok((ended.len(), ends::unpublished_of(conn, user)?))
     })
 }
 
-/// Ends a session, and marks that as unpublished; answers whose it was, unless
-/// it had ended already.
+/// Ends a session, and notes that for Redis; answers whose it was, unless it had
+/// ended already.
 fn end(
     conn: &mut Conn,
     session: SessionId,
     reason: EndReason,
+    policy: &Policy,
     now: Timestamp,
 ) -> QueryResult<Option<UserId>> {
-    let user = store::sessions::end(conn, session, reason.as_str(), now)?;
-    if user.is_some() {
-        ends::mark(conn, &[session], now)?;
-    }
-    Ok(user)
+    let ended = store::sessions::end(conn, session, reason.as_str(), now)?;
+    let Some((user, access_until)) = ended else { return Ok(None) };
+    note_end(conn, session, access_until, policy, now)?;
+    Ok(Some(user))
+}
+
+fn note_end(
+    conn: &mut Conn,
+    session: SessionId,
+    access_until: Option<Timestamp>,
+    policy: &Policy,
+    now: Timestamp,
+) -> QueryResult<()> {
+    // What an older version granted lives as long as what is granted now.
+    let access_until = access_until.unwrap_or(now.after(policy.access_lifetime));
+    ends::insert(conn, &End { session_id: session, access_until })
 }
 
 /// Takes away, of the `limit` sessions that follow on `after`, salts that are not
@@ -565,14 +586,15 @@ fn refuse(
     refusal: Refusal,
     user: Option<UserId>,
     event: EventId,
+    policy: &Policy,
     now: Timestamp,
 ) -> QueryResult<Rotation> {
     let RefreshToken { session, generation, .. } = shown.token;
     let subject = Subject { session, user, generation: Some(generation) };
     let reason = Some(refusal.reason());
     conn.transaction(|conn| {
-        let ended =
-            refusal == Refusal::Reuse && end(conn, session, EndReason::Reuse, now)?.is_some();
+        let ended = refusal == Refusal::Reuse
+            && end(conn, session, EndReason::Reuse, policy, now)?.is_some();
         let what = if ended { What::ReuseDetected } else { What::RefreshRefused };
         record(conn, what, reason, &subject, &shown.device, event, now)
     })?;

@@ -71,6 +71,7 @@ impl FromStr for Url {
         match text.strip_prefix("sqlite://") {
             // Each connection would have a database of its own.
             Some(":memory:") => Err("must name a file"),
+            Some(path) if path.contains('?') => Err("takes no parameters after `sqlite://FILE`"),
             Some(path) if !path.is_empty() => Ok(Self::Sqlite(path.into())),
             _ => Err("must be `postgres://user:password@host/database` or `sqlite://FILE`"),
         }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use diesel::QueryResult;
 use tokio::sync::mpsc;
 
+use crate::active::APART;
 use crate::clock::{self, Timestamp};
 use crate::sessions::{self, Policy};
 use crate::store::{self, Conn, Store, ends, events};
@@ -96,12 +97,15 @@ impl Sweeper {
         }
     }
 
-    /// Clears the salts that it was told of, and takes a step of its round.
+    /// Clears the salts that it was told of and the ends that nobody needs any
+    /// more, and takes a step of its round.
     ///
     /// # Errors
     /// When the database does not answer.
     pub async fn step(&mut self) -> Result<(), store::Error> {
         self.clear_salts().await?;
+        let over = clock::now().before(APART);
+        self.work(move |conn| ends::delete_old(conn, over)).await?;
         if Instant::now() < self.resume {
             return Ok(());
         }
@@ -113,9 +117,6 @@ impl Sweeper {
         }
         let before = now.before(self.event_retention);
         let old = self.work(move |conn| events::delete_old(conn, before, STEP)).await?;
-        // No token of theirs is left; where there is no Redis nobody else comes for them.
-        let ended = now.before(2 * self.policy.access_lifetime);
-        self.work(move |conn| ends::unmark_old(conn, ended)).await?;
         self.at = swept.last.unwrap_or(SessionId::FIRST);
         if swept.last.is_none() && old == 0 {
             self.resume = Instant::now() + BETWEEN_ROUNDS;

@@ -77,8 +77,10 @@ pub struct SessionInfo {
     pub user_agent: Option<String>,
 }
 
-/// The query of `DELETE /sessions`.
+/// The query of `DELETE /sessions`. What is misspelt must not end more than was
+/// meant.
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct EndSessions {
     /// `current`: the session that asks goes on.
     pub keep: Option<String>,

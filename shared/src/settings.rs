@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env::VarError;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -41,6 +41,8 @@ pub struct Layers {
     pub secrets: &'static [&'static str],
 }
 
+/// The most bytes of a file that holds a secret.
+const LONGEST_SECRET: u64 = 64 * 1024;
 /// Shorter than this, a length of time is a mistake.
 const SHORTEST: Duration = Duration::from_millis(1);
 /// Longer, and dates no longer fit into what is stored.
@@ -143,7 +145,7 @@ impl Layers {
             }
             (Some(value), None) => (value, variable.to_owned()),
             (None, Some(path)) => {
-                let text = std::fs::read_to_string(&path).map_err(|error| {
+                let text = read_secret(&path).map_err(|error| {
                     Invalid(format!("{file_variable} names {path}, which cannot be read: {error}."))
                 })?;
                 let text = text.trim_end_matches(['\r', '\n']).to_owned();
@@ -176,6 +178,16 @@ impl Layers {
         };
         Invalid(format!("`{name}` in {place} is not a setting{spelled}: {hint}"))
     }
+}
+
+/// What a file holds, which is not long.
+fn read_secret(path: &str) -> io::Result<String> {
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(LONGEST_SECRET + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > LONGEST_SECRET {
+        return Err(io::Error::other("it is too long for a secret"));
+    }
+    Ok(text)
 }
 
 fn read(variable: &str) -> Result<Option<String>, Invalid> {

@@ -18,8 +18,9 @@ use redis::{
 };
 use tokio::sync::Notify;
 
-use super::{LEASE, ended_key};
-use crate::token::SessionId;
+use super::{APART, LEASE, ended_key};
+use crate::clock;
+use crate::store::ends::End;
 
 /// Which Redis, and how long to wait for it.
 #[derive(Clone)]
@@ -117,7 +118,7 @@ pub(super) struct Link {
     /// Told when the link is broken off.
     pub(super) broken: Notify,
     started: Instant,
-    /// When marks were looked for last, in milliseconds since the start.
+    /// When unpublished ends were looked for last, in milliseconds since the start.
     looked: AtomicU64,
 }
 
@@ -143,7 +144,7 @@ impl Link {
         self.started.elapsed()
     }
 
-    /// Marks were looked for at that time.
+    /// Unpublished ends were looked for at that time.
     pub(super) fn looked(&self, at: Duration) {
         self.looked.store(u64::try_from(at.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
@@ -231,9 +232,9 @@ impl Link {
     }
 
     /// Writes ends; `false` where Redis did not take them all.
-    pub(super) async fn publish(&self, ended: &[SessionId], lifetime: Duration) -> bool {
+    pub(super) async fn publish(&self, ended: &[End]) -> bool {
         let Some((number, connection)) = self.current() else { return false };
-        match self.write_ends(&connection, ended, lifetime).await {
+        match self.write_ends(&connection, ended).await {
             Ok(()) => true,
             Err(error) => {
                 self.break_off(number, &error);
@@ -246,13 +247,14 @@ impl Link {
     pub(super) async fn write_ends(
         &self,
         connection: &Connection,
-        ended: &[SessionId],
-        lifetime: Duration,
+        ended: &[End],
     ) -> RedisResult<()> {
+        let now = clock::now().before(APART);
         for batch in ended.chunks(AT_ONCE) {
-            let write = |session: &SessionId| {
-                let (command, connection) =
-                    (set(&ended_key(*session), lifetime), connection.clone());
+            let write = |end: &End| {
+                let lifetime = end.access_until.since(now);
+                let command = set(&ended_key(end.session_id), lifetime);
+                let connection = connection.clone();
                 async move { self.ask::<()>(connection, &command).await }
             };
             try_join_all(batch.iter().map(write)).await?;

@@ -15,6 +15,7 @@ use crate::clock;
 use crate::error::Error;
 use crate::sessions::{self, EndReason};
 use crate::state::State;
+use crate::store::ends::{self, End};
 use crate::store::sessions::Listed;
 use crate::store::{self, Conn};
 use crate::token::{Claims, EventId, RefreshToken, SessionId};
@@ -46,26 +47,41 @@ pub(super) async fn logout(
     form: Result<Timely<Form<RefreshForm>>, actix_web::Error>,
     request: HttpRequest,
 ) -> Result<HttpResponse, actix_web::Error> {
-    let session = match bearer {
-        Ok(Bearer(claims)) => claims.sid,
-        Err(Error::NoToken) => {
-            let nothing = Error::InvalidRequest(
-                "Send an access token as bearer, or the form field `refresh_token`.",
-            );
-            if !request.headers().contains_key(CONTENT_TYPE) {
-                return Err(nothing.into());
-            }
-            let text = form?.0.into_inner().refresh_token.filter(|token| !token.is_empty());
-            let text = text.ok_or(nothing)?;
-            let token = RefreshToken::parse(&text, &state.peppers);
-            token.ok_or(Error::InvalidGrant(None))?.session
-        }
-        Err(error) => return Err(error.into()),
+    let by_bearer = match bearer {
+        Ok(Bearer(claims)) => Ok(claims.sid),
+        Err(error) => Err(error),
     };
-    let (now, device) = (clock::now(), device(&request));
+    let by_form = if request.headers().contains_key(CONTENT_TYPE) {
+        form.map(|Timely(form)| form.into_inner().refresh_token.filter(|token| !token.is_empty()))
+    } else {
+        Ok(None)
+    };
+    let by_form = by_form.map(|text| {
+        text.map(|text| RefreshToken::parse(&text, &state.peppers).map(|token| token.session))
+    });
+    let session = match (by_bearer, by_form) {
+        (Ok(bearer), Ok(Some(Some(form)))) if bearer != form => {
+            return Err(Error::InvalidRequest(
+                "The access token and the refresh token are of two sessions: send one of them.",
+            )
+            .into());
+        }
+        // An app may send its access token with every request, good or not.
+        (_, Ok(Some(Some(session)))) | (Ok(session), Ok(None) | Err(_)) => session,
+        (_, Ok(Some(None))) => return Err(Error::InvalidGrant(None).into()),
+        (Err(Error::NoToken), Ok(None)) => {
+            return Err(Error::InvalidRequest(
+                "Send an access token as bearer, or the form field `refresh_token`.",
+            )
+            .into());
+        }
+        (Err(Error::NoToken), Err(error)) => return Err(error),
+        (Err(error), _) => return Err(error.into()),
+    };
+    let (now, device, policy) = (clock::now(), device(&request), state.policy);
     let event = EventId::new(now).map_err(Error::from)?;
     end(state, move |conn| {
-        let ended = sessions::log_out(conn, session, &device, event, now)?;
+        let ended = sessions::log_out(conn, session, &device, event, &policy, now)?;
         // Told again where it had ended: whoever ended it may still be at it.
         Ok((usize::from(ended), vec![session]))
     })
@@ -81,7 +97,8 @@ pub(super) async fn end_one(
     request: HttpRequest,
 ) -> Result<HttpResponse, Error> {
     let session = Uuid::try_parse(&id).map(SessionId).map_err(|_| Error::UnknownSession)?;
-    let (user, now, device) = (claims.sub, clock::now(), device(&request));
+    let (user, policy) = (claims.sub, state.policy);
+    let (now, device) = (clock::now(), device(&request));
     // Somebody else's is none to be told of.
     let owner = state.store.run(move |conn| store::sessions::owner(conn, session)).await?;
     if owner != Some(user) {
@@ -89,7 +106,7 @@ pub(super) async fn end_one(
     }
     let event = EventId::new(now)?;
     end(state, move |conn| {
-        let ended = sessions::log_out(conn, session, &device, event, now)?;
+        let ended = sessions::log_out(conn, session, &device, event, &policy, now)?;
         // Told again where it had ended: whoever ended it may still be at it.
         Ok((usize::from(ended), vec![session]))
     })
@@ -106,15 +123,16 @@ pub(super) async fn end_all(
 ) -> Result<Json<EndedSessions>, Error> {
     let Claims { sub: user, sid, .. } = claims;
     let keep = match query.into_inner().keep.as_deref() {
-        None | Some("") => None,
+        None => None,
         Some("current") => Some(sid),
         Some(_) => return Err(Error::InvalidRequest("`keep` can only be `current`.")),
     };
-    let (now, device) = (clock::now(), device(&request));
+    let (now, device, policy) = (clock::now(), device(&request), state.policy);
     let event = EventId::new(now)?;
-    let ended =
-        end(state, move |conn| sessions::log_out_everywhere(conn, user, keep, &device, event, now))
-            .await?;
+    let ended = end(state, move |conn| {
+        sessions::log_out_everywhere(conn, user, keep, &device, event, &policy, now)
+    })
+    .await?;
     Ok(Json(EndedSessions { ended }))
 }
 
@@ -124,13 +142,17 @@ async fn end(
     in_database: impl FnOnce(&mut Conn) -> QueryResult<(usize, Vec<SessionId>)> + Send + 'static,
 ) -> Result<usize, Error> {
     let end = async move {
-        let (ended, sessions) = state.store.run(in_database).await?;
+        let in_database = |conn: &mut Conn| {
+            let (ended, sessions) = in_database(conn)?;
+            Ok((ended, ends::of(conn, &sessions)?))
+        };
+        let (ended, ends) = state.store.run(in_database).await?;
         state.metrics.ended(EndReason::LoggedOut.as_str(), ended);
-        for session in sessions.iter().filter(|_| ended > 0) {
+        for End { session_id: session, .. } in ends.iter().filter(|_| ended > 0) {
             tracing::info!(%session, "logged out");
         }
-        if !sessions.is_empty() {
-            state.active.ended(&sessions).await;
+        if !ends.is_empty() {
+            state.active.ended(&ends).await;
         }
         Ok::<_, store::Error>(ended)
     };

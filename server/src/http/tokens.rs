@@ -19,7 +19,7 @@ use crate::sessions::{
     self, Device, EndReason, Grant, Opening, Presentation, Refusal, Rotation, SignIn,
 };
 use crate::state::State;
-use crate::store::{self, users};
+use crate::store::{self, ends, users};
 use crate::token::{AttemptKey, Claims, Dice, RefreshToken, Secret, SessionId, UserId};
 
 /// The client that these endpoints stand for (`client_id`, RFC 9068 §2.2).
@@ -153,7 +153,8 @@ async fn rotate(
         Rotation::Rotated(_) if !keyed => state.rotations.note(session, now),
         Rotation::Refused(Refusal::Reuse, _) => {
             state.metrics.ended(EndReason::Reuse.as_str(), 1);
-            state.active.ended(&[session]).await;
+            let ends = state.store.run(move |conn| ends::of(conn, &[session])).await?;
+            state.active.ended(&ends).await;
         }
         _ => {}
     }

@@ -9,6 +9,9 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::store::signing_keys::StoredKey;
 
+/// How long a key stays published after its last signature, at least: tokens may
+/// be out that were made to live longer than tokens do by now.
+const AT_LEAST: Duration = Duration::from_secs(24 * 3600);
 /// By how much servers' clocks may differ before a token outlives its key.
 const CLOCKS_APART: Duration = Duration::from_secs(60);
 
@@ -56,7 +59,8 @@ pub fn phases(keys: &[StoredKey], lifetime: Duration, now: Timestamp) -> Vec<Pha
     // A clock that was set back may find none that has begun.
     let active = begun.next_back().or_else(|| keys.iter().find(unrevoked)).map(|key| key.number);
     let phase = |key: &StoredKey| {
-        let over = |since: Timestamp| since.after(lifetime).after(CLOCKS_APART) <= now;
+        let kept = lifetime.max(AT_LEAST) + CLOCKS_APART;
+        let over = |since: Timestamp| since.after(kept) <= now;
         match key.revoked_at {
             Some(revoked_at) if over(revoked_at) => Phase::Gone,
             Some(_) => Phase::Revoked,
@@ -83,6 +87,7 @@ mod tests {
     use super::*;
 
     const LIFETIME: Duration = Duration::from_secs(900);
+    const DAY: i64 = 24 * 3600;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_secs(1_800_000_000 + second)
@@ -108,8 +113,8 @@ mod tests {
             (0, [Active, Pending]),
             (599, [Active, Pending]),
             (600, [Retiring, Active]),
-            (600 + 900 + 59, [Retiring, Active]),
-            (600 + 900 + 60, [Gone, Active]),
+            (600 + DAY + 59, [Retiring, Active]),
+            (600 + DAY + 60, [Gone, Active]),
         ] {
             assert_eq!(phases(&keys, LIFETIME, at(second)), expected, "{second}");
         }
@@ -119,14 +124,14 @@ mod tests {
     fn a_revoked_key_never_signs_again_and_is_remembered_as_long_as_its_tokens() {
         let keys = [key(1, 0, None), key(2, 600, Some(700)), key(3, 700, None)];
         assert_eq!(phases(&keys, LIFETIME, at(700)), [Retiring, Revoked, Active]);
-        assert_eq!(phases(&keys, LIFETIME, at(600 + 960)), [Gone, Revoked, Active]);
-        assert_eq!(phases(&keys, LIFETIME, at(700 + 960)), [Gone, Gone, Active]);
+        assert_eq!(phases(&keys, LIFETIME, at(600 + DAY + 60)), [Gone, Revoked, Active]);
+        assert_eq!(phases(&keys, LIFETIME, at(700 + DAY + 60)), [Gone, Gone, Active]);
     }
 
     #[test]
     fn a_key_that_was_revoked_before_it_signed_supersedes_nothing() {
         let keys = [key(1, 0, None), key(2, 600, Some(300)), key(3, 2000, None)];
-        assert_eq!(phases(&keys, LIFETIME, at(1999)), [Active, Gone, Pending]);
-        assert_eq!(phases(&keys, LIFETIME, at(2000)), [Retiring, Gone, Active]);
+        assert_eq!(phases(&keys, LIFETIME, at(1999)), [Active, Revoked, Pending]);
+        assert_eq!(phases(&keys, LIFETIME, at(2000)), [Retiring, Revoked, Active]);
     }
 }

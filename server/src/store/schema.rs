@@ -26,6 +26,7 @@ diesel::table! {
         rotated_at -> Nullable<PointInTime>,
         access_jti -> Id,
         access_issued_at -> PointInTime,
+        access_until -> Nullable<PointInTime>,
         created_at -> PointInTime,
         idle_expires_at -> PointInTime,
         expires_at -> PointInTime,
@@ -69,12 +70,14 @@ diesel::table! {
 }
 
 diesel::table! {
+    use diesel::sql_types::Bool;
     use crate::store::types::sql::{Id, PointInTime};
 
-    unpublished_ends (session_id) {
+    ends (session_id) {
         session_id -> Id,
-        ended_at -> PointInTime,
+        access_until -> PointInTime,
+        published -> Bool,
     }
 }
 
-diesel::allow_tables_to_appear_in_same_query!(sessions, unpublished_ends);
+diesel::allow_tables_to_appear_in_same_query!(sessions, ends);

@@ -2,13 +2,25 @@
 
 use std::net::IpAddr;
 
+use diesel::dsl::case_when;
 use diesel::prelude::*;
+use diesel::sql_types::Nullable;
 
 use super::Conn;
 use super::schema::sessions;
 use super::types::Address;
+use super::types::sql::PointInTime;
 use crate::clock::Timestamp;
 use crate::token::{AccessId, Digest, RefreshToken, Salt, SessionId, UserId};
+
+/// `until`, or what is there already where that is later: settings may change
+/// while tokens are out.
+macro_rules! at_least {
+    ($until:expr) => {
+        case_when(sessions::access_until.gt($until), sessions::access_until)
+            .otherwise(Some($until).into_sql::<Nullable<PointInTime>>())
+    };
+}
 
 /// A session as it begins.
 pub struct NewSession<'a> {
@@ -20,6 +32,8 @@ pub struct NewSession<'a> {
     pub secret: Digest,
     /// The access token granted with it.
     pub access: AccessId,
+    /// When that expires, at the latest.
+    pub access_until: Timestamp,
     /// When it is opened.
     pub now: Timestamp,
     /// When it ends unless it is refreshed before.
@@ -45,6 +59,7 @@ pub fn insert(conn: &mut Conn, new: &NewSession<'_>) -> QueryResult<()> {
             sessions::secret_digest.eq(new.secret.as_bytes()),
             sessions::access_jti.eq(new.access),
             sessions::access_issued_at.eq(new.now),
+            sessions::access_until.eq(new.access_until),
             sessions::created_at.eq(new.now),
             sessions::idle_expires_at.eq(new.idle_expires_at),
             sessions::expires_at.eq(new.expires_at),
@@ -67,6 +82,8 @@ pub struct Advance<'a> {
     pub attempt: Option<Digest>,
     /// The access token granted with it.
     pub access: AccessId,
+    /// When that expires, at the latest.
+    pub access_until: Timestamp,
     /// When it happens.
     pub now: Timestamp,
     /// When the session ends unless it is refreshed again before.
@@ -124,6 +141,7 @@ fn advance_from(
             sessions::rotated_at.eq(next.now),
             sessions::access_jti.eq(next.access),
             sessions::access_issued_at.eq(next.now),
+            sessions::access_until.eq(at_least!(next.access_until)),
             sessions::idle_expires_at.eq(next.idle_expires_at),
             sessions::user_agent.eq(next.user_agent),
             sessions::ip.eq(next.ip.map(Address)),
@@ -210,6 +228,7 @@ pub fn renew_access(
     id: SessionId,
     seen: &Standing,
     access: AccessId,
+    access_until: Timestamp,
     now: Timestamp,
 ) -> QueryResult<bool> {
     let same = sessions::table
@@ -218,12 +237,17 @@ pub fn renew_access(
         .filter(sessions::access_jti.eq(seen.access))
         .filter(sessions::ended_at.is_null());
     let changed = diesel::update(same)
-        .set((sessions::access_jti.eq(access), sessions::access_issued_at.eq(now)))
+        .set((
+            sessions::access_jti.eq(access),
+            sessions::access_issued_at.eq(now),
+            sessions::access_until.eq(at_least!(access_until)),
+        ))
         .execute(conn)?;
     Ok(changed == 1)
 }
 
-/// Ends a session and answers whose it is; `None` where it had ended already.
+/// Ends a session and answers whose it is and until when access tokens of its
+/// are out, where that is known; `None` where it had ended already.
 ///
 /// # Errors
 /// When the statement fails.
@@ -232,16 +256,16 @@ pub fn end(
     id: SessionId,
     reason: &str,
     now: Timestamp,
-) -> QueryResult<Option<UserId>> {
+) -> QueryResult<Option<(UserId, Option<Timestamp>)>> {
     diesel::update(sessions::table.find(id).filter(sessions::ended_at.is_null()))
         .set((sessions::ended_at.eq(now), sessions::end_reason.eq(reason)))
-        .returning(sessions::user_id)
+        .returning((sessions::user_id, sessions::access_until))
         .get_result(conn)
         .optional()
 }
 
 /// Ends all sessions of a user that have not ended, but for the one to `keep`;
-/// answers which those were.
+/// answers which those were, and until when access tokens of theirs are out.
 ///
 /// # Errors
 /// When a statement fails.
@@ -251,22 +275,23 @@ pub fn end_all(
     keep: Option<SessionId>,
     reason: &str,
     now: Timestamp,
-) -> QueryResult<Vec<SessionId>> {
+) -> QueryResult<Vec<(SessionId, Option<Timestamp>)>> {
     let others = sessions::table
         .filter(sessions::user_id.eq(user))
         .filter(sessions::ended_at.is_null())
         .filter(sessions::id.ne(keep.unwrap_or(SessionId::FIRST)))
         .order(sessions::id)
-        .select(sessions::id);
+        .select((sessions::id, sessions::access_until));
     // In one order, so that two who do this at once wait for each other.
-    let ids: Vec<SessionId> = match conn {
+    let ended: Vec<(SessionId, Option<Timestamp>)> = match conn {
         Conn::Postgres(conn) => others.for_update().load(conn)?,
         Conn::Sqlite(conn) => others.load(conn)?,
     };
-    diesel::update(sessions::table.filter(sessions::id.eq_any(&ids)))
+    let ids = ended.iter().map(|(id, _)| *id);
+    diesel::update(sessions::table.filter(sessions::id.eq_any(ids)))
         .set((sessions::ended_at.eq(now), sessions::end_reason.eq(reason)))
         .execute(conn)?;
-    Ok(ids)
+    Ok(ended)
 }
 
 /// Whose session it is.

@@ -78,6 +78,36 @@ async fn a_body_that_does_not_arrive_is_not_waited_for() {
 }
 
 #[actix_rt::test]
+async fn the_connection_of_a_body_that_never_ends_is_closed() {
+    let server = Server::with(|launch| launch.set("tls.mode", "off"));
+    let address = server.process.url().strip_prefix("http://").unwrap().to_owned();
+    for framing in ["Content-Length: 100", "Transfer-Encoding: chunked"] {
+        for line in ["GET /user", "POST /refresh", "POST /logout", "GET /nothing"] {
+            let mut stream = TcpStream::connect(&address).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+            let form = "Content-Type: application/x-www-form-urlencoded";
+            write!(stream, "{line} HTTP/1.1\r\nHost: a\r\n{form}\r\n{framing}\r\n\r\n5\r\nab")
+                .unwrap();
+            let mut answer = Vec::new();
+            let end = stream.read_to_end(&mut answer);
+            assert!(!answer.is_empty(), "{line}, {framing}: {end:?}");
+            let closed = end.is_ok()
+                || end.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset);
+            assert!(closed, "{line}, {framing}: it stays open");
+        }
+    }
+}
+
+#[actix_rt::test]
+async fn a_body_in_chunks_is_as_good_as_another_and_the_connection_stays() {
+    let server = Server::with(|launch| launch.set("tls.mode", "off"));
+    let body = "Transfer-Encoding: chunked\r\n\r\n15\r\nrefresh_token=junk123\r\n0\r\n\r\n";
+    let next = "GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n";
+    let answer = answer_to(&server, &format!("{body}{next}"), "live");
+    assert!(answer.starts_with("http/1.1 401 "), "{answer}");
+}
+
+#[actix_rt::test]
 async fn a_head_that_is_too_long_or_does_not_arrive_is_not_waited_for() {
     let server = Server::with(|launch| launch.set("tls.mode", "off"));
     let long = format!("X: {}\r\n", "x".repeat(200_000));

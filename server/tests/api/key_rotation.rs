@@ -152,13 +152,13 @@ fn listed(server: &Server) -> Vec<(String, String)> {
     list.lines().map(|line| (word(line, 0), word(line, 2))).collect()
 }
 
-/// Moves all keys so far into the past that the pending one signs.
-fn let_time_pass(server: &Server) {
+/// Moves all keys into the past.
+fn let_time_pass(server: &Server, minutes: u64) {
     // PostgreSQL has an interval, SQLite microseconds.
     let earlier = if server.world.database_url().starts_with("postgres") {
-        "signs_from - INTERVAL '11 minutes'"
+        format!("signs_from - INTERVAL '{minutes} minutes'")
     } else {
-        "signs_from - 660000000"
+        format!("signs_from - {}", minutes * 60_000_000)
     };
     server.sql(&format!("UPDATE signing_keys SET signs_from = {earlier}"));
 }
@@ -169,7 +169,7 @@ async fn where_a_key_waits_it_takes_over_from_a_revoked_one() {
     keys(&server, &["rotate"]).unwrap();
     let refused = keys(&server, &["rotate"]).unwrap_err();
     assert!(refused.contains("is published already"), "{refused}");
-    let_time_pass(&server);
+    let_time_pass(&server, 11);
     keys(&server, &["rotate"]).unwrap();
     let (kids, phases): (Vec<_>, Vec<_>) = listed(&server).into_iter().unzip();
     assert_eq!(phases, ["retiring", "active", "pending"]);
@@ -210,8 +210,8 @@ async fn a_key_is_gone_when_all_that_it_signed_has_expired() {
     });
     let old = kid(&server.log_in().await.access);
     keys(&server, &["rotate"]).unwrap();
-    let_time_pass(&server);
-    let_time_pass(&server);
+    // The lead, a day and a minute.
+    let_time_pass(&server, 10 + 24 * 60 + 2);
     eventually(1, async || server.number("SELECT count(*) AS number FROM signing_keys")).await;
     assert!(!server.http.get("/.well-known/jwks.json").await.text.contains(&old));
     assert_ne!(kid(&server.log_in().await.access), old);

@@ -1,6 +1,8 @@
 //! `POST /logout`.
 
-use crate::support::{Server, Tokens};
+use matchbook_bench::Answer;
+
+use crate::support::{Server, Tokens, eventually};
 
 #[actix_rt::test]
 async fn whoever_has_an_access_token_or_a_refresh_token_logs_out() {
@@ -8,7 +10,7 @@ async fn whoever_has_an_access_token_or_a_refresh_token_logs_out() {
     let (bearer, form, other) =
         (server.log_in().await, server.log_in().await, server.log_in().await);
     let request = server.http.request("POST", "/logout").bearer_auth(&bearer.access);
-    let answer = matchbook_bench::Answer::of(request.send()).await;
+    let answer = Answer::of(request.send()).await;
     assert_eq!((answer.status, answer.text.as_str()), (204, ""));
     let answer = server.http.post("/logout", &format!("refresh_token={}", form.refresh)).await;
     assert_eq!(answer.status, 204);
@@ -37,13 +39,49 @@ async fn logging_out_again_or_with_an_old_token_is_no_error() {
 }
 
 #[actix_rt::test]
-async fn what_marks_an_end_goes_when_redis_has_it_or_no_token_is_left() {
+async fn an_end_is_published_and_forgotten_when_no_token_is_left() {
     let server = Server::with(|launch| launch.set("tokens.access_lifetime", "1s"));
     let tokens = server.log_in().await;
     let form = format!("refresh_token={}", tokens.refresh);
     assert_eq!(server.http.post("/logout", &form).await.status, 204);
-    let marks = "SELECT count(*) AS number FROM unpublished_ends";
-    crate::support::eventually(0, async || server.number(marks)).await;
+    let unpublished = "SELECT count(*) AS number FROM ends WHERE NOT published";
+    match server.world.redis_url() {
+        Some(_) => eventually(0, async || server.number(unpublished)).await,
+        None => assert_eq!(server.number(unpublished), 1),
+    }
+    // As if its tokens had expired long ago.
+    let postgres = server.world.database_url().starts_with("postgres");
+    let past = if postgres { "now() - INTERVAL '1 hour'" } else { "0" };
+    server.sql(&format!("UPDATE ends SET access_until = {past}"));
+    eventually(0, async || server.number("SELECT count(*) AS number FROM ends")).await;
+}
+
+#[actix_rt::test]
+async fn an_access_token_beside_the_refresh_token_does_no_harm() {
+    let server = Server::with(|launch| launch.set("tokens.access_lifetime", "1s"));
+    let log_out = async |bearer: &str, form: &str| {
+        let request = server.http.request("POST", "/logout").bearer_auth(bearer);
+        let request = request.content_type("application/x-www-form-urlencoded");
+        Answer::of(request.send_body(form.to_owned())).await
+    };
+    let tokens = server.log_in().await;
+    let form = format!("refresh_token={}", tokens.refresh);
+    assert_eq!(log_out(&tokens.access, &form).await.status, 204, "both of one session");
+    assert_eq!(server.refresh(&tokens.refresh).await.field("reason"), "logged_out");
+
+    let late = server.log_in().await;
+    eventually(401, async || server.user(&late.access).await).await;
+    let form = format!("refresh_token={}", late.refresh);
+    assert_eq!(log_out(&late.access, &form).await.status, 204, "one has expired");
+    assert_eq!(server.refresh(&late.refresh).await.field("reason"), "logged_out");
+
+    let (one, other) = (server.log_in().await, server.log_in().await);
+    let two = log_out(&one.access, &format!("refresh_token={}", other.refresh)).await;
+    assert_eq!((two.status, two.field("error").as_str()), (400, "invalid_request"));
+    let junk = log_out(&one.access, "refresh_token=junk").await;
+    assert_eq!((junk.status, junk.field("error").as_str()), (401, "invalid_grant"));
+    assert_eq!(server.refresh(&one.refresh).await.status, 200);
+    assert_eq!(server.refresh(&other.refresh).await.status, 200);
 }
 
 #[actix_rt::test]
@@ -55,9 +93,9 @@ async fn a_logout_without_a_good_token_says_what_to_send() {
     let junk = server.http.post("/logout", "refresh_token=mb_rt_junk").await;
     assert_eq!((junk.status, junk.field("error").as_str()), (401, "invalid_grant"));
     let request = server.http.request("POST", "/logout").bearer_auth("junk");
-    assert_eq!(matchbook_bench::Answer::of(request.send()).await.status, 401);
+    assert_eq!(Answer::of(request.send()).await.status, 401);
     let neither = server.http.request("POST", "/logout").send();
-    let neither = matchbook_bench::Answer::of(neither).await;
+    let neither = Answer::of(neither).await;
     assert_eq!(neither.status, 400);
     assert!(neither.field("message").contains("as bearer, or the form field"), "{}", neither.text);
     assert_eq!(server.user(&tokens.access).await, 200);

@@ -300,8 +300,8 @@ async fn with_programs_a_redis_that_has_forgotten_an_end_is_told_again_when_it_i
     let tokens = server.log_in().await;
     let form = format!("refresh_token={}", tokens.refresh);
     assert_eq!(server.http.post("/logout", &form).await.status, 204);
-    let marks = "SELECT count(*) AS number FROM unpublished_ends";
-    eventually(0, async || server.number(marks)).await;
+    let unpublished = "SELECT count(*) AS number FROM ends WHERE NOT published";
+    eventually(0, async || server.number(unpublished)).await;
 
     // As a replica that lagged, or an old snapshot, comes in its place.
     let mut conn = redis::Client::open(redis.url()).unwrap().get_connection().unwrap();
@@ -312,4 +312,32 @@ async fn with_programs_a_redis_that_has_forgotten_an_end_is_told_again_when_it_i
     assert_eq!(server.user(&tokens.access).await, 401, "the database says so");
     eventually(2, async || server.process.logged("Redis is asked from here on")).await;
     assert_eq!(server.user(&tokens.access).await, 401, "and now Redis does");
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_an_end_outlives_every_token_whatever_lifetime_the_server_knows() {
+    let redis = Redis::new();
+    let url = redis.url();
+    let here = start(World::new(), |launch| launch.variable("REDIS_URL", &url));
+    let short = || {
+        let launch = here.world.server(binary()).variable("REDIS_URL", &url);
+        launch.set("tokens.access_lifetime", "1s").start()
+    };
+    let process = short();
+    let there = http(&here.world, &process);
+    let first = here.log_in().await;
+    // The newest token is of the server whose tokens live for a second.
+    let form = format!("refresh_token={}", first.refresh);
+    let second = Tokens::of(&there.post("/refresh", &form).await);
+    let form = format!("refresh_token={}", second.refresh);
+    assert_eq!(there.post("/logout", &form).await.status, 204);
+    let mut conn = redis::Client::open(redis.url()).unwrap().get_connection().unwrap();
+    let ended = format!("ended:{{{}}}", first.claims()["sid"].as_str().unwrap());
+    let mut lives_for = || redis::cmd("TTL").arg(&ended).query::<i64>(&mut conn).unwrap();
+    assert!(lives_for() > 890, "as long as the first token, and a minute");
+    let another = short();
+    another.await_log("Redis is asked from here on ends=1");
+    assert!(lives_for() > 890, "and no start makes that shorter");
+    assert_eq!(here.user(&first.access).await, 401);
 }

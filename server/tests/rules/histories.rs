@@ -207,8 +207,9 @@ fn of_two_that_renew_an_expired_access_token_one_gets_its_way() {
     subject.wait(HOUR);
     // Both have seen the same row.
     let seen = subject.standing(session).unwrap();
+    let (now, until) = (subject.now, subject.now.after(HOUR));
     let mut renew =
-        || renew_access(&mut subject.conn, session, &seen, AccessId::random(), subject.now);
+        || renew_access(&mut subject.conn, session, &seen, AccessId::random(), until, now);
     assert_eq!((renew(), renew()), (Ok(true), Ok(false)));
 }
 

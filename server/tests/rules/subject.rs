@@ -132,7 +132,7 @@ impl Subject {
     pub(crate) fn begin(&mut self, policy: Policy) {
         self.sql("DELETE FROM sessions");
         self.sql("DELETE FROM events");
-        self.sql("DELETE FROM unpublished_ends");
+        self.sql("DELETE FROM ends");
         self.now = START;
         self.policy = policy;
     }
@@ -195,7 +195,8 @@ impl Subject {
     /// The user logs out.
     pub(crate) fn log_out(&mut self, session: SessionId) -> bool {
         let event = EventId::new(self.now).unwrap();
-        sessions::log_out(&mut self.conn, session, &device(), event, self.now).unwrap()
+        sessions::log_out(&mut self.conn, session, &device(), event, &self.policy, self.now)
+            .unwrap()
     }
 
     /// The sweeper clears the salts of sessions that it was told of.

@@ -14,5 +14,5 @@ DROP TABLE signing_keys;
 ALTER TABLE unnumbered_keys RENAME TO signing_keys;
 CREATE UNIQUE INDEX signing_keys_active ON signing_keys (algorithm) WHERE retired_at IS NULL;
 
-DROP INDEX sessions_ended_at;
-DROP TABLE unpublished_ends;
+DROP TABLE ends;
+ALTER TABLE sessions DROP COLUMN access_until;

@@ -1,12 +1,17 @@
--- Ends of sessions that Redis may not know of yet. Every server publishes what
--- it finds here, and then takes it away.
-CREATE TABLE unpublished_ends (
+-- When the last of a session's access tokens expires, whichever server and
+-- whatever settings it was granted with.
+ALTER TABLE sessions ADD COLUMN access_until timestamptz;
+
+-- Sessions that have ended while access tokens of theirs are out. Every server
+-- publishes in Redis what it finds unpublished here, and all of it when Redis
+-- was away. A row goes when the last of those tokens has expired.
+CREATE TABLE ends (
     session_id uuid NOT NULL PRIMARY KEY,
-    ended_at timestamptz NOT NULL
+    access_until timestamptz NOT NULL,
+    published boolean NOT NULL
 );
 
--- What has to be published again when Redis was away. No rotation changes it.
-CREATE INDEX sessions_ended_at ON sessions (ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX ends_unpublished ON ends (session_id) WHERE NOT published;
 
 -- Keys follow each other by number. What a key is at a time, pending, active
 -- or retiring, is told by when it and the next one begin to sign.
