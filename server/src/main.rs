@@ -44,6 +44,8 @@ enum Keys {
     /// Refuse what a key has signed, at once. Sessions go on.
     Revoke {
         /// The key's name, from `keys list`.
+        // One in 64 begins with a hyphen.
+        #[arg(allow_hyphen_values = true)]
         kid: String,
     },
 }

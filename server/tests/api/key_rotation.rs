@@ -141,8 +141,11 @@ async fn a_key_that_is_revoked_takes_its_tokens_with_it_and_leaves_their_session
     let listed = keys(&here, &["list"]).unwrap();
     let line = listed.lines().find(|line| line.contains(&revoked)).unwrap();
     assert!(line.contains("revoked"), "{listed}");
-    let again = keys(&here, &["revoke", &revoked]).unwrap_err();
-    assert!(again.contains("there is no key"), "{again}");
+    for unknown in [&revoked, "-a-kid-may-begin-with-a-hyphen", "\u{1b}[31m"] {
+        let refused = keys(&here, &["revoke", unknown]).unwrap_err();
+        assert!(refused.contains("there is no key"), "{refused}");
+        assert!(!refused.contains('\u{1b}'), "fit for a terminal: {refused}");
+    }
 }
 
 /// The keys as `keys list` shows them: kid and phase.
@@ -263,6 +266,8 @@ async fn a_token_under_a_key_that_a_server_has_not_read_yet_makes_it_look() {
                 assert_eq!(there.get_as("/user", &fresh).await.status, 200);
                 break;
             }
+            let ended = revoke.try_wait().unwrap();
+            assert!(ended.is_none_or(|status| status.success()), "it is not revoked");
         }
         assert!(revoke.wait().unwrap().success());
     }
