@@ -47,28 +47,25 @@ pub(super) async fn logout(
     form: Result<Timely<Form<RefreshForm>>, actix_web::Error>,
     request: HttpRequest,
 ) -> Result<HttpResponse, actix_web::Error> {
-    let by_bearer = match bearer {
-        Ok(Bearer(claims)) => Ok(claims.sid),
-        Err(error) => Err(error),
-    };
-    let by_form = if request.headers().contains_key(CONTENT_TYPE) {
+    let form = if request.headers().contains_key(CONTENT_TYPE) {
         form.map(|Timely(form)| form.into_inner().refresh_token.filter(|token| !token.is_empty()))
     } else {
         Ok(None)
     };
-    let by_form = by_form.map(|text| {
-        text.map(|text| RefreshToken::parse(&text, &state.peppers).map(|token| token.session))
-    });
-    let session = match (by_bearer, by_form) {
-        (Ok(bearer), Ok(Some(Some(form)))) if bearer != form => {
-            return Err(Error::InvalidRequest(
-                "The access token and the refresh token are of two sessions: send one of them.",
-            )
-            .into());
+    // An app may send its access token with every request, good or not.
+    let session = match (bearer, form) {
+        (bearer, Ok(Some(text))) => {
+            let token = RefreshToken::parse(&text, &state.peppers);
+            let session = token.ok_or(Error::InvalidGrant(None))?.session;
+            if bearer.is_ok_and(|Bearer(claims)| claims.sid != session) {
+                return Err(Error::InvalidRequest(
+                    "The access token and the refresh token are of two sessions: send one of them.",
+                )
+                .into());
+            }
+            session
         }
-        // An app may send its access token with every request, good or not.
-        (_, Ok(Some(Some(session)))) | (Ok(session), Ok(None) | Err(_)) => session,
-        (_, Ok(Some(None))) => return Err(Error::InvalidGrant(None).into()),
+        (Ok(Bearer(claims)), _) => claims.sid,
         (Err(Error::NoToken), Ok(None)) => {
             return Err(Error::InvalidRequest(
                 "Send an access token as bearer, or the form field `refresh_token`.",
@@ -78,14 +75,7 @@ pub(super) async fn logout(
         (Err(Error::NoToken), Err(error)) => return Err(error),
         (Err(error), _) => return Err(error.into()),
     };
-    let (now, device, policy) = (clock::now(), device(&request), state.policy);
-    let event = EventId::new(now).map_err(Error::from)?;
-    end(state, move |conn| {
-        let ended = sessions::log_out(conn, session, &device, event, &policy, now)?;
-        // Told again where it had ended: whoever ended it may still be at it.
-        Ok((usize::from(ended), vec![session]))
-    })
-    .await?;
+    end_one_session(state, session, &request).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 
@@ -97,20 +87,12 @@ pub(super) async fn end_one(
     request: HttpRequest,
 ) -> Result<HttpResponse, Error> {
     let session = Uuid::try_parse(&id).map(SessionId).map_err(|_| Error::UnknownSession)?;
-    let (user, policy) = (claims.sub, state.policy);
-    let (now, device) = (clock::now(), device(&request));
     // Somebody else's is none to be told of.
     let owner = state.store.run(move |conn| store::sessions::owner(conn, session)).await?;
-    if owner != Some(user) {
+    if owner != Some(claims.sub) {
         return Err(Error::UnknownSession);
     }
-    let event = EventId::new(now)?;
-    end(state, move |conn| {
-        let ended = sessions::log_out(conn, session, &device, event, &policy, now)?;
-        // Told again where it had ended: whoever ended it may still be at it.
-        Ok((usize::from(ended), vec![session]))
-    })
-    .await?;
+    end_one_session(state, session, &request).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 
@@ -134,6 +116,22 @@ pub(super) async fn end_all(
     })
     .await?;
     Ok(Json(EndedSessions { ended }))
+}
+
+async fn end_one_session(
+    state: Data<State>,
+    session: SessionId,
+    request: &HttpRequest,
+) -> Result<(), Error> {
+    let (now, device, policy) = (clock::now(), device(request), state.policy);
+    let event = EventId::new(now)?;
+    end(state, move |conn| {
+        let ended = sessions::log_out(conn, session, &device, event, &policy, now)?;
+        // Told again where it had ended: whoever ended it may still be at it.
+        Ok((usize::from(ended), vec![session]))
+    })
+    .await?;
+    Ok(())
 }
 
 /// Ends sessions in the database, then tells Redis; answers how many.
