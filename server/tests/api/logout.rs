@@ -40,7 +40,7 @@ async fn logging_out_again_or_with_an_old_token_is_no_error() {
 
 #[actix_rt::test]
 async fn an_end_is_published_and_forgotten_when_no_token_is_left() {
-    let server = Server::with(|launch| launch.set("tokens.access_lifetime", "1s"));
+    let server = Server::start();
     let tokens = server.log_in().await;
     let form = format!("refresh_token={}", tokens.refresh);
     assert_eq!(server.http.post("/logout", &form).await.status, 204);
