@@ -67,6 +67,8 @@ impl World {
             .set("server.address", "127.0.0.1:0")
             .set("server.workers", "2")
             .set("metrics.address", "off")
+            // A busy machine is not a Redis that is away.
+            .set("redis.timeout", "2s")
             .set("limits.enabled", "false")
             .variable("DATABASE_URL", &self.database_url());
         match self.redis_url() {

@@ -35,6 +35,9 @@ enum Target {
     Cluster(Box<ClusterClient>),
 }
 
+/// How many times as long as an answer a connection may take, which no request
+/// waits for.
+const CONNECTING: u32 = 4;
 /// How many ends travel at once.
 const AT_ONCE: usize = 100;
 
@@ -57,7 +60,7 @@ impl Options {
                 let at = if login.is_empty() { "" } else { "@" };
                 let nodes = hosts.split(',').map(|host| format!("{scheme}://{login}{at}{host}"));
                 let mut builder = ClusterClientBuilder::new(nodes)
-                    .connection_timeout(timeout)
+                    .connection_timeout(timeout * CONNECTING)
                     .response_timeout(timeout)
                     // A node that moved away is a fault like any other.
                     .retries(0);
@@ -174,7 +177,7 @@ impl Link {
             match &self.options.target {
                 Target::Single(client) => {
                     let config = AsyncConnectionConfig::new()
-                        .set_connection_timeout(Some(timeout))
+                        .set_connection_timeout(Some(timeout * CONNECTING))
                         .set_response_timeout(Some(timeout));
                     let connect = client.get_multiplexed_async_connection_with_config(&config);
                     connect.await.map(Connection::Single)
@@ -185,7 +188,9 @@ impl Link {
             }
         };
         // A cluster is several connections, made one after the other.
-        tokio::time::timeout(timeout * 4, connect).await.unwrap_or_else(|_| Err(too_slow()))
+        tokio::time::timeout(timeout * CONNECTING * 2, connect)
+            .await
+            .unwrap_or_else(|_| Err(too_slow()))
     }
 
     /// Takes a connection into use.

@@ -160,8 +160,8 @@ async fn with_programs_redis_is_taken_as_a_cluster() {
 
 /// A session is granted, known to Redis, and ended there.
 async fn is_cached(server: &Server) {
-    let ready = server.http.get("/health/ready").await;
-    assert_eq!(ready.field("status"), "ready", "{}", server.process.log());
+    eventually("ready".to_owned(), async || server.http.get("/health/ready").await.field("status"))
+        .await;
     let tokens = server.log_in().await;
     let next = Tokens::of(&server.refresh(&tokens.refresh).await);
     assert_eq!(server.user(&next.access).await, 200);
