@@ -1,7 +1,7 @@
 # `make run` and `make test` are all that a newcomer needs; each is a script of
 # the same name, for machines without make.
 
-.PHONY: run test check faults
+.PHONY: run test check faults bench
 
 run: ## Build and start server and client, until Ctrl-C
 	@scripts/run
@@ -14,3 +14,6 @@ check: ## Formatting, lints, documentation, licences
 
 faults: ## Some minutes of faults under load; ARGUMENTS='--help' says what it takes
 	@scripts/faults $(ARGUMENTS)
+
+bench: ## What the refreshing client costs a request that needs no refresh
+	@scripts/bench $(ARGUMENTS)

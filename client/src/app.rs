@@ -1,17 +1,37 @@
-//! The client app: the article's endpoints, for one person.
+//! The client app: the article's endpoints, and a page on which to watch what
+//! the library does. Each browser is somebody else.
 
-use std::fmt;
+mod api;
+mod cookie;
+mod events;
+mod failure;
+mod identities;
+mod origin;
+mod page;
+
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use actix_web::dev::Server as HttpServing;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CACHE_CONTROL, ContentType, RETRY_AFTER};
+use actix_web::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, ContentType, REFERRER_POLICY, SET_COOKIE,
+    X_CONTENT_TYPE_OPTIONS,
+};
 use actix_web::middleware::DefaultHeaders;
-use actix_web::{App, HttpResponse, HttpServer, ResponseError, web};
-use matchbook_client::{Credential, Error, Server, Session, TrustError};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use matchbook_client::{Credential, Server, Session, TrustError};
 use matchbook_shared::UserInfo;
 
 use crate::config::Config;
+use cookie::Cookie;
+use failure::Failure;
+use identities::{Caller, Identities};
+
+/// The page has all its parts in files of this origin, and nobody frames it.
+const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+                              img-src 'self'; connect-src 'self'; base-uri 'none'; \
+                              form-action 'none'; frame-ancestors 'none'";
 
 /// Why the app does not start. Each is a sentence for its operator.
 #[derive(Debug, thiserror::Error)]
@@ -29,11 +49,24 @@ pub(crate) enum StartError {
 /// where it listens.
 pub(crate) fn start(config: &Config) -> Result<(HttpServing, Vec<SocketAddr>), StartError> {
     let server = Server::new(&config.server_url, &config.trust, config.timeout)?;
-    let credential = Credential::default();
+    let cookie = Cookie { secure: config.cookie_secure };
+    let identities =
+        web::Data::new(Identities::new(cookie, config.sessions, config.demo, Instant::now()));
+    let served = identities.clone();
     let app = HttpServer::new(move || {
         App::new()
-            .app_data(web::Data::new(Session::new(&server, credential.clone())))
-            .wrap(DefaultHeaders::new().add((CACHE_CONTROL, "no-store")))
+            .app_data(served.clone())
+            // This thread's connections; whose tokens go over them, each request says.
+            .app_data(web::Data::new(Session::new(&server, Credential::default())))
+            .wrap(
+                DefaultHeaders::new()
+                    .add((CACHE_CONTROL, "no-store"))
+                    .add((CONTENT_SECURITY_POLICY, CONTENT_POLICY))
+                    .add((REFERRER_POLICY, "no-referrer"))
+                    .add((X_CONTENT_TYPE_OPTIONS, "nosniff")),
+            )
+            .configure(page::routes)
+            .configure(api::routes)
             .route("/login", web::get().to(login))
             .route("/info", web::get().to(info))
             .route("/health/live", web::get().to(async || "live"))
@@ -42,71 +75,85 @@ pub(crate) fn start(config: &Config) -> Result<(HttpServing, Vec<SocketAddr>), S
     .bind(config.address)
     .map_err(|error| StartError::Listen(config.address, error))?;
     let addresses = app.addrs();
+    end_event_streams_at_shutdown(identities);
     Ok((app.run(), addresses))
 }
 
+/// A stream of events never ends by itself, and a stop waits for every answer.
+fn end_event_streams_at_shutdown(identities: web::Data<Identities>) {
+    #[cfg(unix)]
+    {
+        use actix_web::rt::signal::unix::{SignalKind, signal};
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminate) => {
+                actix_web::rt::spawn(async move {
+                    terminate.recv().await;
+                    identities.close();
+                });
+            }
+            Err(error) => tracing::warn!(%error, "open event streams will delay the stop"),
+        }
+    }
+    #[cfg(not(unix))]
+    drop(identities);
+}
+
 /// `GET /login`: a new guest, logged in.
-async fn login(session: web::Data<Session>) -> Result<&'static str, Failure> {
-    session.log_in_as_guest().await?;
-    Ok("Logged in")
+async fn login(
+    request: HttpRequest,
+    identities: web::Data<Identities>,
+    session: web::Data<Session>,
+) -> Result<HttpResponse, Failure> {
+    let mut answer = HttpResponse::Ok();
+    let credential = match caller(&request, &identities)? {
+        Caller::Known(identity) => identity.credential().clone(),
+        Caller::Nobody => identities.demo().ok_or(Failure::NoDemo)?,
+        Caller::Stranger => {
+            let (id, identity) = identities.create(Instant::now())?;
+            answer.insert_header((SET_COOKIE, identities.cookie().set(&id)));
+            identity.credential().clone()
+        }
+    };
+    session.with(credential).log_in_as_guest().await?;
+    Ok(answer.insert_header(ContentType::plaintext()).body("Logged in"))
 }
 
 /// `GET /info`: who is logged in, as the server says.
-async fn info(session: web::Data<Session>) -> Result<String, Failure> {
-    let mut response = session.get("/user").await?;
-    if response.status() != StatusCode::OK.as_u16() {
-        return Err(Failure::Refused(response.status().as_u16()));
-    }
-    let user: UserInfo =
-        response.json().await.map_err(|error| Error::Unexpected(error.to_string()))?;
-    Ok(format!("User Id: {}", user.user_id))
+async fn info(
+    request: HttpRequest,
+    identities: web::Data<Identities>,
+    session: web::Data<Session>,
+) -> Result<String, Failure> {
+    let credential = match caller(&request, &identities)? {
+        Caller::Known(identity) => identity.credential().clone(),
+        Caller::Nobody => identities.demo().ok_or(Failure::NoDemo)?,
+        Caller::Stranger => return Err(matchbook_client::Error::NotLoggedIn.into()),
+    };
+    Ok(format!("User Id: {}", user(&session.with(credential)).await?.user_id))
 }
 
-/// What the person is told who asked.
-#[derive(Debug)]
-enum Failure {
-    Client(Error),
-    /// The server answered this, also to fresh tokens.
-    Refused(u16),
+/// Who asks. What another site made a browser ask for is refused: logging
+/// somebody in or out is not for it.
+fn caller(request: &HttpRequest, identities: &Identities) -> Result<Caller, Failure> {
+    if origin::is_of_another_site(request.headers()) {
+        return Err(Failure::AnotherSite);
+    }
+    Ok(identities.caller(request.headers(), Instant::now()))
 }
 
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self::Client(error)
-    }
+/// Asks the server who is logged in.
+async fn user(session: &Session) -> Result<UserInfo, Failure> {
+    read(session.get("/user")).await
 }
 
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Client(Error::NotLoggedIn) => f.write_str("Not logged in: open /login first."),
-            Self::Client(Error::LoggedOut(_)) => {
-                f.write_str("The session has ended: open /login to log in again.")
-            }
-            Self::Client(Error::Transient { problem, .. }) => {
-                write!(f, "Try again in a moment: {problem}.")
-            }
-            Self::Client(error) => write!(f, "This did not work: {error}."),
-            Self::Refused(status) => write!(f, "This did not work: the server answers {status}."),
-        }
+/// Sends a request and reads the JSON of a good answer.
+async fn read<T: serde::de::DeserializeOwned>(
+    request: matchbook_client::Request,
+) -> Result<T, Failure> {
+    let mut response = request.send().await?;
+    if response.status().as_u16() != StatusCode::OK.as_u16() {
+        return Err(Failure::of(&response));
     }
-}
-
-impl ResponseError for Failure {
-    fn status_code(&self) -> StatusCode {
-        match self {
-            Self::Client(Error::NotLoggedIn | Error::LoggedOut(_)) => StatusCode::UNAUTHORIZED,
-            Self::Client(Error::Transient { .. }) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Client(_) | Self::Refused(_) => StatusCode::BAD_GATEWAY,
-        }
-    }
-
-    fn error_response(&self) -> HttpResponse {
-        let mut response = HttpResponse::build(self.status_code());
-        if let Self::Client(Error::Transient { retry_after, .. }) = self {
-            let seconds = retry_after.map_or(1, |wait| wait.as_secs().max(1));
-            response.insert_header((RETRY_AFTER, seconds));
-        }
-        response.insert_header(ContentType::plaintext()).body(self.to_string())
-    }
+    let read = response.json().await;
+    read.map_err(|error| matchbook_client::Error::Unexpected(error.to_string()).into())
 }

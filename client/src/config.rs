@@ -1,27 +1,42 @@
 //! The client app's settings: defaults < file < environment.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use matchbook_client::Trust;
 use matchbook_shared::settings::{Invalid, Layers, Log, Settings};
 
-const LAYERS: Layers = Layers {
-    defaults: include_str!("../default.toml"),
-    file: "matchbook-client.toml",
-    prefix: "MATCHBOOK_CLIENT",
-    aliases: &[],
-    secrets: &[],
-};
+const DEFAULTS: &str = include_str!("../default.toml");
+
+/// The level of the app's log, and of the log of a command in a script: unless
+/// somebody wants to see more, it writes its result and nothing else.
+const LEVELS: [&str; 2] = ["level = \"info,matchbook_client=debug\"", "level = \"warn\""];
+
+static DEFAULTS_OF_COMMANDS: LazyLock<String> =
+    LazyLock::new(|| DEFAULTS.replace(LEVELS[0], LEVELS[1]));
+
+/// What is to be run with the settings.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// The app.
+    App,
+    /// A command of a script's.
+    Command,
+}
 
 /// Everything that can be set, checked. `default.toml` says what each means.
 pub(crate) struct Config {
     pub(crate) address: SocketAddr,
     pub(crate) workers: usize,
+    pub(crate) demo: bool,
+    pub(crate) sessions: usize,
+    pub(crate) cookie_secure: bool,
     pub(crate) server_url: String,
     pub(crate) trust: Trust,
     pub(crate) timeout: Duration,
+    pub(crate) store: PathBuf,
     pub(crate) log: Log,
 }
 
@@ -29,15 +44,46 @@ pub(crate) struct Config {
 ///
 /// # Errors
 /// The first thing that is wrong, as a sentence.
-pub(crate) fn load(file: Option<&Path>) -> Result<(Config, Settings), Invalid> {
-    let settings = LAYERS.load(file)?;
+pub(crate) fn load(file: Option<&Path>, purpose: Purpose) -> Result<(Config, Settings), Invalid> {
+    let layers = Layers {
+        defaults: match purpose {
+            Purpose::App => DEFAULTS,
+            Purpose::Command => &DEFAULTS_OF_COMMANDS,
+        },
+        file: "matchbook-client.toml",
+        prefix: "MATCHBOOK_CLIENT",
+        aliases: &[],
+        secrets: &[],
+    };
+    let settings = layers.load(file)?;
+    let sessions = settings.get::<u32>("client.sessions")?;
+    if sessions == 0 {
+        return Err(settings.invalid("client.sessions", "must be at least 1"));
+    }
+    let store = settings.path("store.path")?;
     let config = Config {
         address: settings.address("client.address")?,
         workers: settings.threads("client.workers")?,
+        demo: settings.get("client.demo")?,
+        sessions: sessions as usize,
+        cookie_secure: settings.get("client.cookie_secure")?,
         server_url: settings.base_url("server.url")?,
         trust: settings.path("server.ca_file")?.map_or(Trust::System, Trust::File),
         timeout: settings.duration("server.timeout")?,
+        store: store.ok_or_else(|| settings.invalid("store.path", "must name a file"))?,
         log: settings.log()?,
     };
     Ok((config, settings))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_of_a_command_differs_from_that_of_the_app_in_its_level_alone() {
+        let lines = DEFAULTS.lines().zip(DEFAULTS_OF_COMMANDS.lines());
+        let differing: Vec<_> = lines.filter(|(app, command)| app != command).collect();
+        assert_eq!(differing, [(LEVELS[0], LEVELS[1])]);
+    }
 }

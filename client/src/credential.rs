@@ -1,46 +1,199 @@
-//! The tokens of one sign-in, shared by all threads, and the one refresh that
-//! may be under way for them.
+//! The tokens of one sign-in, shared by all threads, and whose turn it is to
+//! change them.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
+use actix_rt::task::spawn_blocking;
+use actix_rt::time::timeout;
 use matchbook_shared::Tokens;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::Error;
+use crate::store::{StoreLock, Stored, TokenStore};
+use crate::{Error, Event};
+
+/// How long a request waits for its tokens, unless told otherwise.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The longest body that is kept to be sent again, in bytes, unless told otherwise.
+const BODY_LIMIT: usize = 2 << 20;
+
+/// After a refresh that failed for the moment, none is sent for so long; twice
+/// as long after the next one, and so on.
+const FIRST_REST: Duration = Duration::from_millis(250);
+
+/// No rest is longer, whatever a server asks for.
+const LONGEST_REST: Duration = Duration::from_secs(300);
+
+/// When tokens are refreshed.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[non_exhaustive]
+pub enum Strategy {
+    /// When the server answers `401`.
+    #[default]
+    Reactive,
+    /// Before a request, too, when this fraction (0 to 1) of the access token's
+    /// lifetime is over.
+    Proactive {
+        /// Of the lifetime.
+        fraction: f64,
+    },
+    /// By a task of its own when this fraction is over, whether or not there are
+    /// requests. It runs on the thread of a [`crate::Session`].
+    Background {
+        /// Of the lifetime.
+        fraction: f64,
+    },
+}
+
+/// How a held access token stands. Times are of the monotonic clock: a wrong
+/// wall clock changes none of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Status {
+    /// How long the access token lives, from when it was asked for.
+    pub lifetime: Option<Duration>,
+    /// What is left of it. `None` where that is not known: tokens read from a
+    /// store do not tell when they were granted.
+    pub remaining: Option<Duration>,
+    /// How often the tokens were refreshed since the sign-in.
+    pub refreshes: u64,
+    /// How long this process has known the sign-in.
+    pub age: Duration,
+}
 
 /// The tokens of one sign-in. Clones share them, across threads. Empty at first.
-#[derive(Clone, Default)]
-pub struct Credential(Arc<Mutex<Shared>>);
+#[derive(Clone)]
+pub struct Credential(Arc<Inner>);
 
-/// Tokens as they were granted together.
-pub(crate) type Held = Arc<Granted>;
+/// What a [`Credential`] is made with.
+#[must_use]
+pub struct Builder(Settings);
 
-/// What a grant holds, and the key of the attempt to refresh it: the same key
-/// for as long as it takes, so that an answer that was lost can be had again.
-pub(crate) struct Granted {
-    pub(crate) tokens: Tokens,
-    pub(crate) attempt: String,
+type Hook = Arc<dyn Fn(&Event) + Send + Sync>;
+
+struct Settings {
+    store: Option<Arc<dyn TokenStore>>,
+    strategy: Strategy,
+    hook: Option<Hook>,
+    patience: Duration,
+    body_limit: usize,
 }
 
-impl From<Tokens> for Granted {
-    fn from(tokens: Tokens) -> Self {
-        Self { tokens, attempt: Uuid::new_v4().to_string() }
-    }
+struct Inner {
+    settings: Settings,
+    shared: Mutex<Shared>,
+    /// Whether a task in the background looks after these tokens.
+    kept: AtomicBool,
+    /// Is marked whenever other tokens are held.
+    changed: watch::Sender<()>,
 }
-
-type Outcome = Result<Held, Error>;
 
 #[derive(Default)]
 struct Shared {
     held: Option<Held>,
-    flight: Option<watch::Receiver<Option<Outcome>>>,
+    since: Option<Instant>,
+    turn: Option<watch::Receiver<Option<Outcome>>>,
+    rest: Option<Rest>,
+}
+
+/// Until when no refresh is sent, and what went wrong.
+struct Rest {
+    until: Instant,
+    failures: u32,
+    problem: String,
+}
+
+/// Tokens as they were granted together.
+pub(crate) type Held = Arc<Granted>;
+
+pub(crate) type Outcome = Result<Held, Error>;
+
+/// Tokens, and what this process knows of them.
+pub(crate) struct Granted {
+    pub(crate) tokens: Stored,
+    /// When the request was sent that they answer; unknown of what was read from
+    /// a store.
+    sent_at: Option<Instant>,
+    /// The refresh token that they came in place of.
+    pub(crate) replaces: Option<String>,
+}
+
+impl Granted {
+    /// What a sign-in grants to a request sent at `sent_at`.
+    pub(crate) fn at_sign_in(tokens: Tokens, sent_at: Option<Instant>) -> Self {
+        let tokens = Stored {
+            access_token: tokens.token,
+            refresh_token: tokens.refresh_token,
+            expires_in: Some(tokens.expires_in),
+            attempt_key: Uuid::new_v4().to_string(),
+            refreshes: 0,
+        };
+        Self { tokens, sent_at, replaces: None }
+    }
+
+    /// What a refresh of `before`, sent at `sent_at`, grants.
+    pub(crate) fn succeeding(
+        before: &Stored,
+        access_token: String,
+        refresh_token: String,
+        expires_in: Option<u64>,
+        sent_at: Instant,
+    ) -> Self {
+        let tokens = Stored {
+            access_token,
+            refresh_token,
+            expires_in,
+            attempt_key: Uuid::new_v4().to_string(),
+            refreshes: before.refreshes + 1,
+        };
+        let replaces = Some(before.refresh_token.clone());
+        Self { tokens, sent_at: Some(sent_at), replaces }
+    }
+
+    fn lifetime(&self) -> Option<Duration> {
+        self.tokens.expires_in.map(Duration::from_secs)
+    }
+
+    /// Whether a `401` to this access token is no surprise: it may well have
+    /// expired by now.
+    pub(crate) fn may_have_expired(&self) -> bool {
+        self.sent_at.is_none() || self.remaining() == Some(Duration::ZERO)
+    }
+
+    /// What is left of the access token's life.
+    pub(crate) fn remaining(&self) -> Option<Duration> {
+        Some(self.lifetime()?.saturating_sub(self.sent_at?.elapsed()))
+    }
+
+    /// How long until `fraction` of the lifetime is over; no time at all where
+    /// nobody knows when it began.
+    pub(crate) fn due_in(&self, fraction: f64) -> Option<Duration> {
+        let due = self.lifetime()?.mul_f64(fraction.clamp(0.0, 1.0));
+        Some(self.sent_at.map_or(Duration::ZERO, |sent_at| due.saturating_sub(sent_at.elapsed())))
+    }
+}
+
+impl From<Stored> for Granted {
+    fn from(tokens: Stored) -> Self {
+        Self { tokens, sent_at: None, replaces: None }
+    }
+}
+
+/// Who may change the tokens now.
+pub(crate) enum Turn {
+    /// The caller.
+    Mine(Landing),
+    /// Somebody else, whose outcome can be awaited.
+    Theirs(Flight),
 }
 
 /// What a request that met a `401` has to do.
 pub(crate) enum Step {
-    /// Another request has refreshed in the meantime: send with these.
+    /// Others have refreshed in the meantime: send with these.
     Resend(Held),
     /// A refresh is under way: await its outcome.
     Wait(Flight),
@@ -48,35 +201,175 @@ pub(crate) enum Step {
     Refresh(Held, Landing, Flight),
 }
 
-/// A refresh as seen by those who wait for it.
+/// A change of the tokens as seen by those who wait for it.
 pub(crate) struct Flight(watch::Receiver<Option<Outcome>>);
 
-/// A refresh as seen by whoever carries it out. Dropped without an outcome, it
-/// tells those who wait that there was none.
+/// A change of the tokens as seen by whoever carries it out. Dropped without an
+/// outcome, it tells those who wait that there was none.
 pub(crate) struct Landing {
     credential: Credential,
-    refreshing: Held,
     announce: watch::Sender<Option<Outcome>>,
+    landed: bool,
+}
+
+impl Default for Credential {
+    fn default() -> Self {
+        Self::builder().build()
+    }
+}
+
+impl Builder {
+    /// Keeps the tokens in `store` as well as in memory. Tokens that are there
+    /// already are used; whoever else uses it takes turns with this process.
+    pub fn store(mut self, store: impl TokenStore) -> Self {
+        self.0.store = Some(Arc::new(store));
+        self
+    }
+
+    /// When to refresh. By default reactive.
+    pub fn strategy(mut self, strategy: Strategy) -> Self {
+        self.0.strategy = strategy;
+        self
+    }
+
+    /// Calls `hook` with all that happens. It runs when no lock is held and
+    /// nobody's turn waits for it; what it was called by waits for it, so it had
+    /// better be quick.
+    pub fn on_event(mut self, hook: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        self.0.hook = Some(Arc::new(hook));
+        self
+    }
+
+    /// How long a request waits for tokens that others are refreshing. By
+    /// default 30 seconds.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.0.patience = patience;
+        self
+    }
+
+    /// The longest body that is kept to be sent again, in bytes. By default 2 MiB.
+    pub fn body_limit(mut self, bytes: usize) -> Self {
+        self.0.body_limit = bytes;
+        self
+    }
+
+    /// The credential; nothing is read or sent before it is used.
+    #[must_use]
+    pub fn build(self) -> Credential {
+        Credential(Arc::new(Inner {
+            settings: self.0,
+            shared: Mutex::default(),
+            kept: AtomicBool::new(false),
+            changed: watch::channel(()).0,
+        }))
+    }
 }
 
 impl Credential {
-    /// Whether somebody is logged in.
+    /// A credential with settings other than the defaults.
+    pub fn builder() -> Builder {
+        Builder(Settings {
+            store: None,
+            strategy: Strategy::default(),
+            hook: None,
+            patience: PATIENCE,
+            body_limit: BODY_LIMIT,
+        })
+    }
+
+    /// Whether somebody is logged in, as far as this process has seen.
     #[must_use]
     pub fn is_logged_in(&self) -> bool {
         self.lock().held.is_some()
     }
 
-    /// The tokens to send with.
-    pub(crate) fn held(&self) -> Option<Held> {
+    /// How the tokens stand, where somebody is logged in.
+    #[must_use]
+    pub fn status(&self) -> Option<Status> {
+        let shared = self.lock();
+        let held = shared.held.as_ref()?;
+        Some(Status {
+            lifetime: held.lifetime(),
+            remaining: held.remaining(),
+            refreshes: held.tokens.refreshes,
+            age: shared.since.map(|since| since.elapsed()).unwrap_or_default(),
+        })
+    }
+
+    pub(crate) fn strategy(&self) -> Strategy {
+        self.0.settings.strategy
+    }
+
+    pub(crate) fn patience(&self) -> Duration {
+        self.0.settings.patience
+    }
+
+    pub(crate) fn body_limit(&self) -> usize {
+        self.0.settings.body_limit
+    }
+
+    pub(crate) fn kept(&self) -> &AtomicBool {
+        &self.0.kept
+    }
+
+    /// Is told whenever other tokens are held.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.0.changed.subscribe()
+    }
+
+    pub(crate) fn downgrade(&self) -> impl Fn() -> Option<Self> + use<> {
+        let weak: Weak<Inner> = Arc::downgrade(&self.0);
+        move || weak.upgrade().map(Self)
+    }
+
+    /// Calls the hook. Never with a lock held.
+    pub(crate) fn tell(&self, event: &Event) {
+        if let Some(hook) = &self.0.settings.hook {
+            hook(event);
+        }
+    }
+
+    /// The tokens to send with: those in memory, or else those in the store.
+    pub(crate) async fn held(&self) -> Outcome {
+        if let Some(held) = self.in_memory() {
+            return Ok(held);
+        }
+        let stored = self.read().await?.ok_or(Error::NotLoggedIn)?;
+        let mut shared = self.lock();
+        if shared.held.is_none() {
+            self.hold(&mut shared, Some(Arc::new(stored.into())));
+        }
+        shared.held.clone().ok_or(Error::NotLoggedIn)
+    }
+
+    pub(crate) fn in_memory(&self) -> Option<Held> {
         self.lock().held.clone()
     }
 
-    /// Takes the tokens of a new sign-in.
-    pub(crate) fn replace(&self, tokens: Tokens) {
-        let mut shared = self.lock();
-        shared.held = Some(Arc::new(tokens.into()));
-        // A refresh of the tokens before is of no interest to anybody any more.
-        shared.flight = None;
+    /// Waits for the turn to change the tokens.
+    pub(crate) async fn my_turn(&self) -> Result<Landing, Error> {
+        let asked = Instant::now();
+        loop {
+            let turn = self.turn(&mut self.lock());
+            match turn {
+                Turn::Mine(landing) => return Ok(landing),
+                Turn::Theirs(flight) => {
+                    let left = self.patience().saturating_sub(asked.elapsed());
+                    if timeout(left, flight.ended()).await.is_err() {
+                        return Err(out_of_patience());
+                    }
+                }
+            }
+        }
+    }
+
+    fn turn(&self, shared: &mut Shared) -> Turn {
+        if let Some(turn) = &shared.turn {
+            return Turn::Theirs(Flight(turn.clone()));
+        }
+        let (announce, turn) = watch::channel(None);
+        shared.turn = Some(turn);
+        Turn::Mine(Landing { credential: self.clone(), announce, landed: false })
     }
 
     /// Decides what to do about an access token that the server refused.
@@ -86,21 +379,75 @@ impl Credential {
     pub(crate) fn after_refusal(&self, refused: &Held) -> Result<Step, Error> {
         let mut shared = self.lock();
         let held = shared.held.clone().ok_or(Error::NotLoggedIn)?;
-        if held.tokens.token != refused.tokens.token {
+        if held.tokens.access_token != refused.tokens.access_token {
             return Ok(Step::Resend(held));
         }
-        if let Some(flight) = &shared.flight {
-            return Ok(Step::Wait(Flight(flight.clone())));
+        let now = Instant::now();
+        if let Some(rest) = shared.rest.as_ref().filter(|rest| rest.until > now) {
+            return Err(Error::Transient {
+                problem: rest.problem.clone(),
+                retry_after: Some(rest.until - now),
+            });
         }
-        let (announce, flight) = watch::channel(None);
-        shared.flight = Some(flight.clone());
-        let landing = Landing { credential: self.clone(), refreshing: held.clone(), announce };
-        Ok(Step::Refresh(held, landing, Flight(flight)))
+        Ok(match self.turn(&mut shared) {
+            Turn::Theirs(flight) => Step::Wait(flight),
+            Turn::Mine(landing) => {
+                let flight = Flight(landing.announce.subscribe());
+                Step::Refresh(held, landing, flight)
+            }
+        })
+    }
+
+    /// Takes the lock of the store, where there is one.
+    pub(crate) async fn lock_store(&self) -> Result<Option<StoreLock>, Error> {
+        let patience = self.patience();
+        self.with_store(move |store| store.lock(patience)).await
+    }
+
+    /// What the store holds; nothing where there is no store.
+    pub(crate) async fn read(&self) -> Result<Option<Stored>, Error> {
+        Ok(self.with_store(TokenStore::read).await?.flatten())
+    }
+
+    /// Keeps `tokens` in the store, where there is one. Only under its lock.
+    pub(crate) async fn write(&self, tokens: Option<Stored>) -> Result<(), Error> {
+        self.with_store(move |store| store.write(tokens.as_ref())).await?;
+        Ok(())
+    }
+
+    /// Whether there is a store, which may know more than this process.
+    pub(crate) fn has_store(&self) -> bool {
+        self.0.settings.store.is_some()
+    }
+
+    async fn with_store<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&dyn TokenStore) -> std::io::Result<T> + Send + 'static,
+    ) -> Result<Option<T>, Error> {
+        let Some(store) = self.0.settings.store.clone() else { return Ok(None) };
+        match spawn_blocking(move || work(&*store)).await {
+            Ok(Ok(done)) => Ok(Some(done)),
+            Ok(Err(error)) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                Err(out_of_patience())
+            }
+            Ok(Err(error)) => Err(Error::Store(error.to_string())),
+            Err(_) => Err(Error::Store("the thread that was to use them has ended".to_owned())),
+        }
+    }
+
+    fn hold(&self, shared: &mut Shared, held: Option<Held>) {
+        let goes_on =
+            shared.held.is_some() && held.as_ref().is_some_and(|held| held.tokens.refreshes > 0);
+        if !goes_on {
+            shared.since = held.as_ref().map(|_| Instant::now());
+        }
+        shared.held = held;
+        self.0.changed.send_replace(());
     }
 
     /// Nothing that holds this lock can panic halfway through a change.
     fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -111,49 +458,75 @@ impl fmt::Debug for Credential {
     }
 }
 
+pub(crate) fn out_of_patience() -> Error {
+    Error::transient("the tokens are being refreshed for longer than this request can wait")
+}
+
 impl Flight {
-    /// The outcome of the refresh.
-    pub(crate) async fn outcome(mut self) -> Outcome {
-        match self.0.wait_for(Option::is_some).await.as_deref() {
-            Ok(Some(outcome)) => outcome.clone(),
-            _ => Err(Error::Transient {
-                problem: "the refresh was interrupted".to_owned(),
-                retry_after: None,
-            }),
+    /// The outcome, waited for no longer than `patience`.
+    pub(crate) async fn outcome(mut self, patience: Duration) -> Outcome {
+        match timeout(patience, self.0.wait_for(Option::is_some)).await.map(Result::ok) {
+            Err(_) => Err(out_of_patience()),
+            Ok(outcome) => match outcome.as_deref() {
+                Some(Some(outcome)) => outcome.clone(),
+                _ => Err(Error::transient("the refresh was interrupted")),
+            },
         }
+    }
+
+    async fn ended(mut self) {
+        let _ = self.0.wait_for(Option::is_some).await;
     }
 }
 
 impl Landing {
-    /// Keeps what the refresh brought and tells those who wait.
+    /// Holds what the turn brought and tells those who wait.
     ///
-    /// The tokens that were refreshed are replaced, or erased where the server
-    /// has ended the session; others that came in their place stay.
-    pub(crate) fn land(self, outcome: Result<Tokens, Error>) {
-        let outcome = outcome.map(|tokens| Arc::new(Granted::from(tokens)));
-        let mut shared = self.credential.lock();
-        if shared.held.as_ref().is_some_and(|held| Arc::ptr_eq(held, &self.refreshing)) {
-            match &outcome {
-                Ok(tokens) => shared.held = Some(tokens.clone()),
-                Err(Error::LoggedOut(_)) => shared.held = None,
-                Err(_) => {}
+    /// `Err` with [`Error::LoggedOut`] or [`Error::NotLoggedIn`] erases the
+    /// tokens; no other failure does.
+    pub(crate) fn land(self, outcome: Outcome) {
+        let held = match &outcome {
+            Ok(held) => Some(Some(held.clone())),
+            Err(Error::LoggedOut(_) | Error::NotLoggedIn) => Some(None),
+            Err(_) => None,
+        };
+        self.announce(outcome, |credential, shared| {
+            if let Some(held) = held {
+                shared.rest = None;
+                credential.hold(shared, held);
             }
-        }
+        });
+    }
+
+    /// Tells those who wait of a refresh that failed for the moment, after which
+    /// none is sent for a while.
+    pub(crate) fn rest(self, problem: String, retry_after: Option<Duration>) {
+        let outcome = Err(Error::Transient { problem: problem.clone(), retry_after });
+        self.announce(outcome, |_, shared| {
+            let failures = shared.rest.as_ref().map_or(0, |rest| rest.failures);
+            let backoff = FIRST_REST.saturating_mul(1 << failures.min(10));
+            let pause = retry_after.unwrap_or(backoff).min(LONGEST_REST);
+            let until = Instant::now() + pause;
+            shared.rest = Some(Rest { until, failures: failures + 1, problem });
+        });
+    }
+
+    /// Changes what is shared and gives the turn away, in one step: nobody may
+    /// take the outcome of this turn for that of the next one.
+    fn announce(mut self, outcome: Outcome, change: impl FnOnce(&Credential, &mut Shared)) {
+        let mut shared = self.credential.lock();
+        change(&self.credential, &mut shared);
+        shared.turn = None;
         drop(shared);
+        self.landed = true;
         self.announce.send_replace(Some(outcome));
-        // Dropping it takes the flight away.
     }
 }
 
 impl Drop for Landing {
     fn drop(&mut self) {
-        let mut shared = self.credential.lock();
-        if shared
-            .flight
-            .as_ref()
-            .is_some_and(|flight| flight.same_channel(&self.announce.subscribe()))
-        {
-            shared.flight = None;
+        if !self.landed {
+            self.credential.lock().turn = None;
         }
     }
 }
@@ -162,14 +535,18 @@ impl Drop for Landing {
 mod tests {
     use super::*;
 
-    fn tokens(name: &str) -> Tokens {
-        Tokens { token: name.to_owned(), refresh_token: format!("{name}-r"), expires_in: 60 }
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn granted(name: &str) -> Held {
+        let tokens =
+            Tokens { token: name.to_owned(), refresh_token: format!("{name}-r"), expires_in: 60 };
+        Arc::new(Granted::at_sign_in(tokens, Some(Instant::now())))
     }
 
-    fn logged_in() -> (Credential, Held) {
+    async fn logged_in() -> (Credential, Held) {
         let credential = Credential::default();
-        credential.replace(tokens("first"));
-        let held = credential.held().unwrap();
+        credential.my_turn().await.unwrap().land(Ok(granted("first")));
+        let held = credential.in_memory().unwrap();
         (credential, held)
     }
 
@@ -182,72 +559,68 @@ mod tests {
 
     #[actix_rt::test]
     async fn of_many_that_are_refused_one_refreshes_and_all_get_its_outcome() {
-        let (credential, held) = logged_in();
+        let (credential, held) = logged_in().await;
         let (landing, flight) = refresh(&credential, &held);
         let Step::Wait(second) = credential.after_refusal(&held).unwrap() else {
             panic!("the second waits")
         };
-        landing.land(Ok(tokens("second")));
-        assert_eq!(flight.outcome().await.unwrap().tokens.token, "second");
-        assert_eq!(second.outcome().await.unwrap().tokens.token, "second");
+        landing.land(Ok(granted("second")));
+        assert_eq!(flight.outcome(LONG).await.unwrap().tokens.access_token, "second");
+        assert_eq!(second.outcome(LONG).await.unwrap().tokens.access_token, "second");
     }
 
     #[actix_rt::test]
     async fn a_token_that_was_replaced_already_is_not_refreshed_again() {
-        let (credential, held) = logged_in();
-        refresh(&credential, &held).0.land(Ok(tokens("second")));
+        let (credential, held) = logged_in().await;
+        refresh(&credential, &held).0.land(Ok(granted("second")));
         let Step::Resend(now) = credential.after_refusal(&held).unwrap() else {
             panic!("there is nothing to refresh")
         };
-        assert_eq!(now.tokens.token, "second");
+        assert_eq!(now.tokens.access_token, "second");
     }
 
     #[actix_rt::test]
-    async fn a_failed_refresh_keeps_the_tokens_and_the_next_one_may_try() {
-        let (credential, held) = logged_in();
-        let failure = Error::Transient { problem: "away".into(), retry_after: None };
+    async fn a_failed_refresh_keeps_the_tokens_and_the_next_one_waits_its_time() {
+        let (credential, held) = logged_in().await;
         let (landing, flight) = refresh(&credential, &held);
-        landing.land(Err(failure.clone()));
-        assert_eq!(flight.outcome().await.err(), Some(failure));
+        landing.rest("away".into(), Some(LONG));
+        assert!(matches!(flight.outcome(LONG).await, Err(Error::Transient { .. })));
         assert!(credential.is_logged_in());
-        refresh(&credential, &held);
-    }
-
-    #[actix_rt::test]
-    async fn only_the_tokens_that_were_refused_are_erased() {
-        let (credential, held) = logged_in();
-        let (landing, _) = refresh(&credential, &held);
-        credential.replace(tokens("a new sign-in"));
-        landing.land(Err(Error::LoggedOut(None)));
-        assert_eq!(credential.held().unwrap().tokens.token, "a new sign-in");
-
-        let held = credential.held().unwrap();
-        refresh(&credential, &held).0.land(Err(Error::LoggedOut(None)));
-        assert!(!credential.is_logged_in());
+        let Err(Error::Transient { retry_after: Some(left), .. }) =
+            credential.after_refusal(&held).map(|_| ())
+        else {
+            panic!("no refresh before its time")
+        };
+        assert!(left <= LONG && left > LONG / 2, "{left:?}");
     }
 
     #[actix_rt::test]
     async fn a_refresh_that_is_dropped_leaves_nobody_waiting() {
-        let (credential, held) = logged_in();
+        let (credential, held) = logged_in().await;
         let (landing, flight) = refresh(&credential, &held);
         drop(landing);
-        assert!(matches!(flight.outcome().await, Err(Error::Transient { .. })));
+        assert!(matches!(flight.outcome(LONG).await, Err(Error::Transient { .. })));
         refresh(&credential, &held);
     }
 
     #[actix_rt::test]
-    async fn each_attempt_to_refresh_the_same_tokens_has_the_same_key_and_others_have_others() {
-        let (credential, held) = logged_in();
-        let failure = Error::Transient { problem: "away".into(), retry_after: None };
-        refresh(&credential, &held).0.land(Err(failure));
-        assert_eq!(credential.held().unwrap().attempt, held.attempt);
-        refresh(&credential, &held).0.land(Ok(tokens("second")));
-        assert_ne!(credential.held().unwrap().attempt, held.attempt);
+    async fn a_sign_in_waits_for_the_refresh_under_way() {
+        let (credential, held) = logged_in().await;
+        let (landing, _) = refresh(&credential, &held);
+        let other = credential.clone();
+        let sign_in = actix_rt::spawn(async move {
+            other.my_turn().await.unwrap().land(Ok(granted("a new sign-in")));
+        });
+        actix_rt::task::yield_now().await;
+        assert_eq!(credential.in_memory().unwrap().tokens.access_token, "first");
+        landing.land(Err(Error::LoggedOut(None)));
+        sign_in.await.unwrap();
+        assert_eq!(credential.in_memory().unwrap().tokens.access_token, "a new sign-in");
     }
 
-    #[test]
-    fn debug_shows_no_token() {
-        let (credential, _) = logged_in();
+    #[actix_rt::test]
+    async fn debug_shows_no_token() {
+        let (credential, _) = logged_in().await;
         assert_eq!(format!("{credential:?}"), "Credential { logged_in: true }");
     }
 }

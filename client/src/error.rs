@@ -4,26 +4,48 @@ use std::time::Duration;
 
 use matchbook_shared::Reason;
 
-/// Why there is no answer to hand on.
+/// Why there is no answer to hand on. None of them shows a token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// Nobody has logged in, or the session was given up since.
     #[error("not logged in")]
     NotLoggedIn,
-    /// The server has ended the session: only logging in again helps.
+    /// The server has ended the session: only logging in again helps. The tokens
+    /// are erased.
     #[error("the session has ended: log in again")]
     LoggedOut(Option<Reason>),
     /// The server could not be asked, or could not answer, this time. The
-    /// tokens are kept.
+    /// tokens are kept: the same call may succeed later.
     #[error("{problem}")]
     Transient {
         /// What happened.
         problem: String,
-        /// How long the server asked to wait.
+        /// How long to wait before the next try, where that is known.
         retry_after: Option<Duration>,
     },
+    /// The server answered `401` to a body that cannot be sent twice: a stream,
+    /// or one beyond the limit. The tokens are fresh now, so send it again.
+    #[error("the access token had expired, and this body cannot be sent a second time by itself")]
+    NotReplayable,
+    /// The URL is of an origin that is not to see the access token:
+    /// [`crate::Server::send_to`] allows one.
+    #[error("the access token is not for {0}")]
+    ForeignOrigin(String),
+    /// The request cannot be built as it was described.
+    #[error("this request cannot be sent: {0}")]
+    Invalid(String),
+    /// The store of tokens cannot be used.
+    #[error("the stored tokens: {0}")]
+    Store(String),
     /// The server answered what a token server does not answer.
     #[error("unexpected answer from the token server: {0}")]
     Unexpected(String),
+}
+
+impl Error {
+    /// A failure that may pass, without a word on when.
+    pub(crate) fn transient(problem: impl Into<String>) -> Self {
+        Self::Transient { problem: problem.into(), retry_after: None }
+    }
 }

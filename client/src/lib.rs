@@ -2,33 +2,51 @@
 //!
 //! A [`Session`] sends requests with an access token. When the server answers
 //! `401`, it trades the refresh token for new tokens and sends the request
-//! again. However many requests meet that `401`, on however many threads, the
-//! tokens are refreshed once.
+//! again. However many requests meet that `401`, on however many threads (and
+//! with a [`FileStore`], in however many processes), the tokens are refreshed
+//! once. What may pass keeps them; only the server's word ends a session.
 //!
 //! awc's clients belong to a thread, tokens to a process: each thread has its
 //! own [`Session`], and all of them share one [`Credential`].
 //!
 //! ```no_run
 //! use std::time::Duration;
-//! use matchbook_client::{Credential, Server, Session, Trust};
+//! use matchbook_client::{Credential, FileStore, Server, Session, Trust};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let trust = Trust::File("data/tls/ca.pem".into());
 //! let server = Server::new("https://localhost:5001", &trust, Duration::from_secs(10))?;
-//! let session = Session::new(&server, Credential::default());
+//! let credential = Credential::builder().store(FileStore::new("tokens.json")).build();
+//! let session = Session::new(&server, credential);
 //! session.log_in_as_guest().await?;
-//! let answer = session.get("/user").await?;
+//! let answer = session.get("/user").send().await?;
 //! assert!(answer.status().is_success());
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! In reading order: a [`Request`] is sent by a [`Session`] with the tokens of a
+//! [`Credential`]; `refresh` is one turn at them, by the lock of a [`TokenStore`]
+//! and in the words that `protocol` knows of a [`Server`]; `background` asks for one
+//! before it is needed.
 
+mod background;
 mod credential;
 mod error;
+mod event;
+mod protocol;
+mod refresh;
+mod request;
 mod server;
 mod session;
+mod store;
 
-pub use credential::Credential;
+pub use credential::{Builder, Credential, Status, Strategy};
 pub use error::Error;
+pub use event::Event;
+pub use matchbook_shared::{Reason, Tokens};
+pub use protocol::OAuth;
+pub use request::Request;
 pub use server::{Response, Server, Trust, TrustError};
 pub use session::Session;
+pub use store::{FileStore, StoreLock, Stored, TokenStore};

@@ -1,20 +1,21 @@
 //! The client app: it logs in at a Matchbook server and stays logged in.
 
 mod app;
+mod commands;
 mod config;
 
 use std::error::Error;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use config::Config;
+use config::{Config, Purpose};
 use matchbook_shared::settings::reachable;
 
 /// Logs in at a Matchbook server and stays logged in.
 #[derive(Parser)]
-#[command(name = "matchbook-client", version)]
+#[command(name = "matchbook-client", version, after_help = commands::EXIT_CODES)]
 struct Arguments {
     /// The settings file; `matchbook-client.toml` is read where it exists.
     #[arg(long, global = true, value_name = "FILE")]
@@ -23,7 +24,7 @@ struct Arguments {
     command: Option<Command>,
 }
 
-#[derive(Clone, Copy, Subcommand)]
+#[derive(Subcommand)]
 enum Command {
     /// Answer requests (the default).
     Serve,
@@ -31,25 +32,46 @@ enum Command {
     CheckConfig,
     /// Exit with 0 if the app of these settings answers.
     Health,
+    #[command(flatten)]
+    Script(commands::Command),
 }
 
 #[actix_rt::main]
 async fn main() -> ExitCode {
     match run(&Arguments::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("matchbook-client: {error}");
-            ExitCode::FAILURE
-        }
+        Err(error) => end(error.as_ref()),
     }
 }
 
+/// Says what went wrong, unless nobody listens, and what the shell is told.
+fn end(error: &(dyn Error + 'static)) -> ExitCode {
+    let failure = error.downcast_ref::<commands::Failure>();
+    let io = error.downcast_ref::<std::io::Error>();
+    if matches!(failure, Some(commands::Failure::Closed))
+        || io.is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+    {
+        return ExitCode::SUCCESS;
+    }
+    let _ = writeln!(std::io::stderr(), "matchbook-client: {error}");
+    failure.map_or(ExitCode::FAILURE, commands::Failure::exit_code)
+}
+
 async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
-    let (config, settings) = config::load(arguments.config.as_deref())?;
-    match arguments.command.unwrap_or(Command::Serve) {
+    let command = arguments.command.as_ref().unwrap_or(&Command::Serve);
+    let purpose = match command {
+        Command::Script(_) => Purpose::Command,
+        _ => Purpose::App,
+    };
+    let (config, settings) = config::load(arguments.config.as_deref(), purpose)?;
+    match command {
         Command::Serve => serve(&config).await,
         Command::CheckConfig => Ok(settings.print(&mut std::io::stdout().lock())?),
         Command::Health => health(&config).await,
+        Command::Script(command) => {
+            config.log.start();
+            Ok(commands::run(command, &config).await?)
+        }
     }
 }
 

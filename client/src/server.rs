@@ -1,20 +1,22 @@
-//! The token server as the client sees it: where it is, whom to trust, and one
-//! exchange with it.
+//! The token server as the client sees it: where it is, whom to trust, how it
+//! is spoken to, and one exchange with it.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use awc::http::StatusCode;
+use awc::error::SendRequestError;
 use awc::http::header::RETRY_AFTER;
-use awc::{ClientRequest, Connector};
-use matchbook_shared::ErrorBody;
+use awc::http::{Method, StatusCode, Uri};
+use awc::{ClientRequest, Connector, SendClientRequest};
 use openssl::error::ErrorStack;
 use openssl::ssl::{SslConnector, SslMethod};
 use openssl::x509::X509;
 use openssl::x509::store::{X509Store, X509StoreBuilder};
 use serde::de::DeserializeOwned;
 
-use crate::Error;
+use crate::protocol::Refusal;
+use crate::{Error, Event, OAuth};
 
 /// The answer to a request, its body unread.
 pub type Response = awc::ClientResponse;
@@ -72,6 +74,8 @@ pub struct Server {
     url: String,
     tls: SslConnector,
     timeout: Duration,
+    oauth: Option<OAuth>,
+    origins: Vec<String>,
 }
 
 impl Server {
@@ -86,12 +90,54 @@ impl Server {
         if let Trust::File(path) = trust {
             tls.set_cert_store(only(path)?);
         }
-        Ok(Self { url: url.trim_end_matches('/').to_owned(), tls: tls.build(), timeout })
+        Ok(Self {
+            url: url.trim_end_matches('/').to_owned(),
+            tls: tls.build(),
+            timeout,
+            oauth: None,
+            origins: Vec::new(),
+        })
+    }
+
+    /// Speaks RFC 6749 to it in place of Matchbook's own endpoints.
+    #[must_use]
+    pub fn oauth(mut self, oauth: OAuth) -> Self {
+        self.oauth = Some(oauth);
+        self
+    }
+
+    /// Lets the access token go to another origin as well, like
+    /// `https://api.example.com`. No other gets it.
+    #[must_use]
+    pub fn send_to(mut self, origin: &str) -> Self {
+        self.origins.push(origin.to_owned());
+        self
+    }
+
+    /// How RFC 6749 is spoken there, where it is.
+    pub(crate) fn as_oauth(&self) -> Option<&OAuth> {
+        self.oauth.as_ref()
     }
 
     /// The URL of `path`, which begins with a slash.
     pub(crate) fn at(&self, path: &str) -> String {
         format!("{}{path}", self.url)
+    }
+
+    /// The URL to send an access token to: a path on this server, or a whole URL
+    /// of an origin that may see it.
+    pub(crate) fn bearer_url(&self, target: &str) -> Result<String, Error> {
+        if target.starts_with('/') {
+            return Ok(self.at(target));
+        }
+        let bad = || Error::Invalid("a URL is `https://host/path`, or a path with a slash".into());
+        let wanted = origin(target).ok_or_else(bad)?;
+        let allowed = std::iter::once(&self.url).chain(&self.origins);
+        if allowed.filter_map(|url| origin(url)).any(|origin| origin == wanted) {
+            Ok(target.to_owned())
+        } else {
+            Err(Error::ForeignOrigin(wanted))
+        }
     }
 
     /// An HTTP client for this thread. It follows no redirects: one would carry
@@ -105,35 +151,72 @@ impl Server {
     }
 }
 
-/// Sends a request, with a form if there is one, and logs the exchange.
-pub(crate) async fn exchange(
-    request: ClientRequest,
-    form: Option<&[(&str, &str)]>,
-) -> Result<Response, Error> {
-    let method = request.get_method().clone();
-    // Without the query, which may hold a guest id.
-    let path = request.get_uri().path().to_owned();
-    let sent = match form {
-        Some(form) => request.send_form(&form).await,
-        None => request.send().await,
+/// The URL alone: the settings of OAuth hold a secret.
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+/// Scheme, host and port of a URL (RFC 6454 §4), in one spelling. None where
+/// there is a user in it, which is no part of an origin and often a trick.
+fn origin(url: &str) -> Option<String> {
+    let uri: Uri = url.parse().ok()?;
+    let (scheme, authority) = (uri.scheme_str()?.to_ascii_lowercase(), uri.authority()?);
+    if authority.as_str().contains('@') {
+        return None;
+    }
+    let port = match (authority.port_u16(), scheme.as_str()) {
+        (Some(port), _) => port,
+        (None, "https") => 443,
+        (None, "http") => 80,
+        _ => return None,
     };
-    match sent {
-        Ok(response) => {
-            tracing::debug!("{method} {path} {}", response.status().as_u16());
-            Ok(response)
+    Some(format!("{scheme}://{}:{port}", authority.host().to_ascii_lowercase()))
+}
+
+/// A request that is about to be sent, as the log and the events tell of it.
+pub(crate) struct Exchange {
+    method: Method,
+    path: String,
+    began: Instant,
+}
+
+impl Exchange {
+    /// Looks at a request just before it is sent.
+    pub(crate) fn begin(request: &ClientRequest) -> Self {
+        // Without the query, which may hold a guest id.
+        let path = request.get_uri().path().to_owned();
+        Self { method: request.get_method().clone(), path, began: Instant::now() }
+    }
+
+    /// When it was sent: what is granted in answer lives from here on at most.
+    pub(crate) fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// Awaits the answer, and logs the exchange.
+    pub(crate) async fn finish(
+        self,
+        sending: SendClientRequest,
+        tell: impl FnOnce(Event),
+    ) -> Result<Response, Error> {
+        let sent: Result<Response, SendRequestError> = sending.await;
+        let Self { method, path, began } = self;
+        let took = began.elapsed();
+        let status = sent.as_ref().ok().map(|response| response.status().as_u16());
+        match &sent {
+            Ok(response) => tracing::debug!("{method} {path} {}", response.status().as_u16()),
+            Err(error) => tracing::debug!("{method} {path} failed: {error}"),
         }
-        Err(error) => {
-            tracing::debug!("{method} {path} failed: {error}");
-            let problem = format!("the token server does not answer: {error}");
-            Err(Error::Transient { problem, retry_after: None })
-        }
+        tell(Event::Exchange { method: method.to_string(), path, status, began, took });
+        sent.map_err(|error| Error::transient(format!("the token server does not answer: {error}")))
     }
 }
 
 /// Reads the JSON of a good answer; any other is an error of its own.
 pub(crate) async fn read<T: DeserializeOwned>(mut response: Response) -> Result<T, Error> {
-    let status = response.status();
-    if status != StatusCode::OK {
+    if response.status() != StatusCode::OK {
         return Err(refusal(response).await);
     }
     response.json().await.map_err(|error| Error::Unexpected(error.to_string()))
@@ -143,8 +226,8 @@ pub(crate) async fn read<T: DeserializeOwned>(mut response: Response) -> Result<
 pub(crate) async fn refusal(mut response: Response) -> Error {
     let status = response.status();
     let retry_after = retry_after(&response);
-    let said = match response.json::<ErrorBody>().await {
-        Ok(body) => format!("{} ({})", status.as_u16(), body.message),
+    let said = match response.json::<Refusal>().await {
+        Ok(refusal) => format!("{} ({})", status.as_u16(), refusal.said()),
         Err(_) => status.as_u16().to_string(),
     };
     if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
@@ -155,8 +238,38 @@ pub(crate) async fn refusal(mut response: Response) -> Error {
     }
 }
 
-/// How long the server asks to wait (RFC 9110 §10.2.3, in seconds).
+/// How long the server asks to wait, in seconds (RFC 9110 §10.2.3). Its other
+/// form, a date, is passed over: it is of a clock that may not be ours.
 fn retry_after(response: &Response) -> Option<Duration> {
     let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
     Some(Duration::from_secs(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_access_token_goes_to_the_server_and_to_origins_that_were_named_and_nowhere_else() {
+        let server = Server::new("https://auth.example:8443/x", &Trust::System, Duration::ZERO);
+        let server = server.unwrap().send_to("https://api.example");
+        let url = |target| server.bearer_url(target);
+        assert_eq!(url("/user").unwrap(), "https://auth.example:8443/x/user");
+        assert_eq!(url("//evil.example").unwrap(), "https://auth.example:8443/x//evil.example");
+        for good in
+            ["https://auth.example:8443/y", "https://API.example:443/", "HTTPS://api.example/"]
+        {
+            assert_eq!(url(good).unwrap(), good);
+        }
+        for (evil, named) in [
+            ("http://api.example/", "http://api.example:80"),
+            ("https://auth.example/", "https://auth.example:443"),
+            ("https://api.example.evil/", "https://api.example.evil:443"),
+        ] {
+            assert_eq!(url(evil), Err(Error::ForeignOrigin(named.to_owned())));
+        }
+        for bad in ["https://api.example@evil.example/", "user", "", "file:///etc/passwd"] {
+            assert!(matches!(url(bad), Err(Error::Invalid(_))), "{bad}");
+        }
+    }
 }

@@ -1,25 +1,38 @@
-//! Requests that carry an access token, and what to do when it has expired.
+//! A thread's way to the server: logging in and out, and fresh tokens for those
+//! who send.
 
-use awc::http::StatusCode;
-use matchbook_shared::{ErrorBody, Tokens};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use crate::credential::{Held, Step};
-use crate::server::{Response, Server, exchange, read, refusal};
-use crate::{Credential, Error};
+use awc::ClientRequest;
+use awc::http::{Method, StatusCode};
+use matchbook_shared::{EndedSessions, Reason, Tokens};
 
-/// The refresh token is not good (RFC 6749 §5.2).
-const INVALID_GRANT: &str = "invalid_grant";
+use crate::credential::{Granted, Held, Outcome, Step, Strategy};
+use crate::refresh::{Found, in_store, refresh};
+use crate::server::{Exchange, Response, Server, read, refusal};
+use crate::{Credential, Error, Event, Request, background, protocol};
 
-/// Says that a refresh is the same attempt as before, so that the server gives
-/// the same answer again where the first one was lost.
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// A stream is sent only with an access token that has more than this fraction
+/// of its life left.
+const FRESH_ENOUGH: f64 = 0.8;
 
 /// A thread's way to the server, logged in as its [`Credential`] says.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Session {
     server: Server,
-    http: awc::Client,
+    http: Http,
     credential: Credential,
+}
+
+/// The connections of this thread.
+#[derive(Clone)]
+struct Http(awc::Client);
+
+impl std::fmt::Debug for Http {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Http")
+    }
 }
 
 impl Session {
@@ -27,80 +40,218 @@ impl Session {
     /// clones of one `credential`.
     #[must_use]
     pub fn new(server: &Server, credential: Credential) -> Self {
-        Self { server: server.clone(), http: server.client(), credential }
+        Self::made_of(server.clone(), Http(server.client()), credential)
+    }
+
+    /// The same connections with the tokens of another sign-in.
+    #[must_use]
+    pub fn with(&self, credential: Credential) -> Self {
+        Self::made_of(self.server.clone(), self.http.clone(), credential)
+    }
+
+    fn made_of(server: Server, http: Http, credential: Credential) -> Self {
+        let session = Self { server, http, credential };
+        background::start(&session);
+        session
+    }
+
+    /// What it is made of with the tokens left out: makes it again while
+    /// somebody else holds those.
+    pub(crate) fn downgrade(&self) -> impl Fn() -> Option<Self> + use<> {
+        let (server, http) = (self.server.clone(), self.http.clone());
+        let credential = self.credential.downgrade();
+        move || {
+            let credential = credential()?;
+            Some(Self { server: server.clone(), http: http.clone(), credential })
+        }
+    }
+
+    /// The tokens that it sends with.
+    #[must_use]
+    pub fn credential(&self) -> &Credential {
+        &self.credential
     }
 
     /// Registers a guest and logs in as it; whoever was logged in before is not
-    /// any more.
+    /// any more. Matchbook's endpoints, whatever else the server speaks.
     ///
     /// # Errors
     /// When the server cannot be reached or refuses.
     pub async fn log_in_as_guest(&self) -> Result<(), Error> {
-        let register = self.http.get(self.server.at("/register"));
-        let user: String = read(exchange(register, None).await?).await?;
-        let token = self.http.get(self.server.at(&format!("/token?userId={user}")));
-        let tokens: Tokens = read(exchange(token, None).await?).await?;
-        self.credential.replace(tokens);
+        let register = self.http.0.get(self.server.at("/register"));
+        let user: String = read(self.exchange(register).await?).await?;
+        let url = self.server.at("/token");
+        let token = self.http.0.get(url).query(&[("userId", user)]);
+        let token = token.map_err(|error| Error::Unexpected(error.to_string()))?;
+        let sent_at = Instant::now();
+        let tokens: Tokens = read(self.exchange(token).await?).await?;
+        self.take(Granted::at_sign_in(tokens, Some(sent_at))).await
+    }
+
+    /// Takes tokens that were granted elsewhere, in place of whichever were held.
+    /// How old they are is not known, so a [`Strategy`] other than reactive
+    /// begins with the first refresh.
+    ///
+    /// # Errors
+    /// When they cannot be stored.
+    pub async fn log_in_with(&self, tokens: Tokens) -> Result<(), Error> {
+        self.take(Granted::at_sign_in(tokens, None)).await
+    }
+
+    async fn take(&self, granted: Granted) -> Result<(), Error> {
+        let landing = self.credential.my_turn().await?;
+        let lock = self.credential.lock_store().await?;
+        self.credential.write(Some(granted.tokens.clone())).await?;
+        drop(lock);
+        landing.land(Ok(Arc::new(granted)));
+        self.credential.tell(&Event::LoggedIn);
         Ok(())
     }
 
-    /// Sends `GET path`. On a `401` it refreshes the tokens, or waits for
-    /// whoever does, and sends the request once more; the answer to that one is
-    /// final.
+    /// Refreshes the tokens now, or waits for whoever does.
     ///
     /// # Errors
-    /// When nobody is logged in, the session has ended, or the server cannot be
-    /// reached.
-    pub async fn get(&self, path: &str) -> Result<Response, Error> {
-        let held = self.credential.held().ok_or(Error::NotLoggedIn)?;
-        let response = self.send(path, &held).await?;
-        if response.status() != StatusCode::UNAUTHORIZED {
-            return Ok(response);
+    /// Those of a request that met a `401`.
+    pub async fn refresh(&self) -> Result<(), Error> {
+        let held = self.credential.held().await?;
+        self.renew(&held).await.map(|_| ())
+    }
+
+    /// Ends the session at the server, then forgets the tokens. Where nobody is
+    /// logged in there is nothing to do.
+    ///
+    /// # Errors
+    /// When the server did not say that the session has ended: the tokens are
+    /// kept, so that it can be tried again.
+    pub async fn log_out(&self) -> Result<(), Error> {
+        match self.credential.held().await {
+            Err(Error::NotLoggedIn) => return Ok(()),
+            held => held?,
+        };
+        let mut events = Vec::new();
+        let landing = self.credential.my_turn().await?;
+        let lock = self.credential.lock_store().await?;
+        let ended = self.end(&mut events).await;
+        drop(lock);
+        match &ended {
+            Ok(()) => landing.land(Err(Error::LoggedOut(Some(Reason::LoggedOut)))),
+            Err(error) => landing.land(Err(error.clone())),
         }
-        let fresh = match self.credential.after_refusal(&held)? {
-            Step::Resend(held) => held,
-            Step::Wait(flight) => flight.outcome().await?,
+        for event in &events {
+            self.credential.tell(event);
+        }
+        match ended {
+            Err(Error::NotLoggedIn) => Ok(()),
+            ended => ended,
+        }
+    }
+
+    /// Ends the session of the newest tokens, and erases them.
+    async fn end(&self, events: &mut Vec<Event>) -> Result<(), Error> {
+        let held = self.credential.in_memory().ok_or(Error::NotLoggedIn)?;
+        let (Found::TheRefused(newest) | Found::Others(newest)) =
+            in_store(&held, &self.credential).await?;
+        protocol::log_out(&self.server, &self.http.0, &newest, |event| events.push(event)).await?;
+        self.credential.write(None).await?;
+        events.push(Event::LoggedOut(Some(Reason::LoggedOut)));
+        Ok(())
+    }
+
+    /// Ends all sessions of this user at the server, this one with them; answers
+    /// how many. Matchbook only.
+    ///
+    /// # Errors
+    /// As for any request, and when the server did not say that they have ended.
+    pub async fn log_out_everywhere(&self) -> Result<usize, Error> {
+        let response = self.delete("/sessions").send().await?;
+        if response.status() == StatusCode::UNAUTHORIZED {
+            return Err(refusal(response).await);
+        }
+        let EndedSessions { ended } = read(response).await?;
+        // The server knows that this one has ended; this way it is forgotten here
+        // only if it was among them.
+        self.log_out().await?;
+        Ok(ended)
+    }
+
+    /// A request with this method to a path of the server, or to a whole URL of
+    /// an origin that [`Server::send_to`] names.
+    pub fn request(&self, method: Method, target: &str) -> Request {
+        Request::new(self.clone(), method, self.server.bearer_url(target))
+    }
+
+    /// A `GET` request; [`Self::request`] says to where.
+    pub fn get(&self, target: &str) -> Request {
+        self.request(Method::GET, target)
+    }
+
+    /// A `POST` request; [`Self::request`] says to where.
+    pub fn post(&self, target: &str) -> Request {
+        self.request(Method::POST, target)
+    }
+
+    /// A `PUT` request; [`Self::request`] says to where.
+    pub fn put(&self, target: &str) -> Request {
+        self.request(Method::PUT, target)
+    }
+
+    /// A `PATCH` request; [`Self::request`] says to where.
+    pub fn patch(&self, target: &str) -> Request {
+        self.request(Method::PATCH, target)
+    }
+
+    /// A `DELETE` request; [`Self::request`] says to where.
+    pub fn delete(&self, target: &str) -> Request {
+        self.request(Method::DELETE, target)
+    }
+
+    pub(crate) fn http(&self) -> &awc::Client {
+        &self.http.0
+    }
+
+    async fn exchange(&self, request: ClientRequest) -> Result<Response, Error> {
+        let exchange = Exchange::begin(&request);
+        exchange.finish(request.send(), |event| self.credential.tell(&event)).await
+    }
+
+    /// The tokens to send with, refreshed before where the strategy or a body
+    /// that cannot be sent twice wants that.
+    pub(crate) async fn ready(&self, replayable: bool) -> Outcome {
+        let held = self.credential.held().await?;
+        let due_in = match self.credential.strategy() {
+            // How old it is is not known, nor how long it lives: better safe.
+            _ if !replayable => held.due_in(1.0 - FRESH_ENOUGH).unwrap_or(Duration::ZERO),
+            Strategy::Proactive { fraction } => held.due_in(fraction).unwrap_or(Duration::MAX),
+            _ => Duration::MAX,
+        };
+        if due_in > Duration::ZERO {
+            return Ok(held);
+        }
+        match self.renew(&held).await {
+            // It is good for a while yet.
+            Err(Error::Transient { .. }) if held.remaining() > Some(Duration::ZERO) => Ok(held),
+            outcome => outcome,
+        }
+    }
+
+    /// Tokens in place of those that the server refused, or that are too old.
+    pub(crate) async fn renew(&self, refused: &Held) -> Outcome {
+        let patience = self.credential.patience();
+        match self.credential.after_refusal(refused)? {
+            Step::Resend(held) => Ok(held),
+            Step::Wait(flight) => flight.outcome(patience).await,
             Step::Refresh(held, landing, flight) => {
                 // On a task of its own: whoever asked for it may give up, but
                 // what the server has rotated must be kept.
-                let session = self.clone();
-                actix_rt::spawn(async move { landing.land(session.refresh(&held).await) });
-                flight.outcome().await?
+                actix_rt::spawn(refresh(
+                    self.server.clone(),
+                    self.http.0.clone(),
+                    held,
+                    landing,
+                    self.credential.clone(),
+                ));
+                flight.outcome(patience).await
             }
-        };
-        self.send(path, &fresh).await
-    }
-
-    async fn send(&self, path: &str, held: &Held) -> Result<Response, Error> {
-        exchange(self.http.get(self.server.at(path)).bearer_auth(&held.tokens.token), None).await
-    }
-
-    /// Trades the refresh token. Only the server's `401`, or `invalid_grant`
-    /// (RFC 6749 §5.2), says that it is no longer good; what is not JSON comes
-    /// from something in between, and may pass.
-    async fn refresh(&self, held: &Held) -> Result<Tokens, Error> {
-        let request = self.http.post(self.server.at("/refresh"));
-        let request = request.insert_header((IDEMPOTENCY_KEY, held.attempt.as_str()));
-        let form = [("refresh_token", held.tokens.refresh_token.as_str())];
-        let mut response = exchange(request, Some(&form)).await?;
-        match response.status() {
-            StatusCode::OK => read(response).await,
-            StatusCode::UNAUTHORIZED | StatusCode::BAD_REQUEST => {
-                let status = response.status();
-                Err(match response.json::<ErrorBody>().await {
-                    Ok(body)
-                        if status == StatusCode::UNAUTHORIZED || body.error == INVALID_GRANT =>
-                    {
-                        Error::LoggedOut(body.reason)
-                    }
-                    Ok(body) => Error::Unexpected(body.message),
-                    Err(_) => Error::Transient {
-                        problem: format!("{} to a refresh, from no token server", status.as_u16()),
-                        retry_after: None,
-                    },
-                })
-            }
-            _ => Err(refusal(response).await),
         }
     }
 }

@@ -1,8 +1,13 @@
 //! The client app against a real server: both as processes.
 
 use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
 
+use awc::ClientRequest;
+use futures_util::StreamExt;
 use matchbook_bench::{Answer, Http, Launch, Process, Relay, World};
+use serde_json::{Value, json};
 
 /// The server's binary lies beside the client's.
 fn server_binary() -> PathBuf {
@@ -221,4 +226,535 @@ async fn no_token_reaches_the_console_or_the_caller() {
     for text in [&console, &answers[0].text, &answers[1].text] {
         assert!(!text.contains("mb_rt_") && !text.contains("eyJ"), "{text}");
     }
+}
+
+/// A browser with the page open: it has a cookie, and calls as the page does.
+struct Browser {
+    http: Http,
+    cookie: String,
+}
+
+impl Browser {
+    async fn open(app: &Process) -> Self {
+        let http = Http::new(app.url(), None);
+        let page = http.get("/").await;
+        assert_eq!((page.status, page.header("content-type")), (200, "text/html; charset=utf-8"));
+        let cookie = page.header("set-cookie").split(';').next().unwrap().to_owned();
+        Self { http, cookie }
+    }
+
+    /// A request with the cookie and nothing else.
+    fn bare(&self, method: &str, path: &str) -> ClientRequest {
+        self.http.request(method, path).insert_header(("cookie", self.cookie.as_str()))
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        Answer::of(self.bare("GET", path).send()).await
+    }
+
+    async fn call(&self, method: &str, path: &str) -> Answer {
+        let origin = self.http.request("GET", "").get_uri().to_string();
+        let request = self
+            .bare(method, path)
+            .insert_header(("x-matchbook", "page"))
+            .insert_header(("sec-fetch-site", "same-origin"))
+            .insert_header(("origin", origin.trim_end_matches('/')));
+        Answer::of(request.send()).await
+    }
+
+    async fn log_in(&self) {
+        assert_eq!(self.call("POST", "/api/login").await.status, 204);
+    }
+
+    async fn user(&self) -> String {
+        self.call("POST", "/api/info").await.field("userId")
+    }
+
+    async fn events(&self) -> Events {
+        let response = self.bare("GET", "/api/events").send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers().get("content-type").unwrap(), "text/event-stream");
+        let chunks = response.map(|chunk| chunk.unwrap().to_vec());
+        Events { chunks: Box::pin(chunks), read: Vec::new(), text: String::new() }
+    }
+}
+
+/// What an open page is told.
+struct Events {
+    chunks: std::pin::Pin<Box<dyn futures_util::Stream<Item = Vec<u8>>>>,
+    read: Vec<u8>,
+    text: String,
+}
+
+impl Events {
+    /// The next event and its data; `None` at the end.
+    async fn next(&mut self) -> Option<(String, Value)> {
+        loop {
+            if let Some(end) = self.read.windows(2).position(|two| two == b"\n\n") {
+                let rest = self.read.split_off(end + 2);
+                let event = String::from_utf8(std::mem::replace(&mut self.read, rest)).unwrap();
+                self.text.push_str(&event);
+                let Some(event) = event.strip_prefix("event: ") else { continue };
+                let (name, data) = event.trim_end().split_once("\ndata: ").unwrap();
+                return Some((name.to_owned(), serde_json::from_str(data).unwrap()));
+            }
+            self.read.extend(self.chunks.next().await?);
+        }
+    }
+
+    /// All up to the browser's own call of `path`, as `GET /user 401`.
+    async fn exchanges_until(&mut self, path: &str) -> Vec<String> {
+        let mut exchanges = Vec::new();
+        loop {
+            let (name, data) = self.next().await.expect("the stream goes on");
+            if name != "exchange" {
+                continue;
+            }
+            assert!(data["at"].is_u64() && data["took"].is_u64(), "{data}");
+            let told = |name: &str| data[name].as_str().unwrap();
+            if (told("from"), told("to"), told("path")) == ("browser", "client", path) {
+                return exchanges;
+            }
+            assert_eq!((told("from"), told("to")), ("client", "server"));
+            exchanges.push(format!("{} {} {}", told("method"), told("path"), data["status"]));
+        }
+    }
+
+    /// The next state.
+    async fn state(&mut self) -> Value {
+        loop {
+            let (name, data) = self.next().await.expect("the stream goes on");
+            if name == "state" {
+                return data;
+            }
+        }
+    }
+}
+
+fn assert_refused(answer: &Answer, status: u16, code: &str) {
+    assert_eq!((answer.status, answer.field("error").as_str()), (status, code), "{}", answer.text);
+    assert!(answer.field("message").ends_with('.'), "{}", answer.text);
+    assert_eq!(answer.header("content-type"), "application/json");
+}
+
+#[actix_rt::test]
+async fn two_browsers_are_two_users_and_whoever_has_no_cookie_is_a_third() {
+    let pair = Pair::start(|server| server);
+    let (one, other) = (Browser::open(&pair.client).await, Browser::open(&pair.client).await);
+    assert_ne!(one.cookie, other.cookie);
+    one.log_in().await;
+    assert_refused(&other.call("POST", "/api/info").await, 401, "not_logged_in");
+    assert_eq!(pair.http.get("/info").await.status, 401);
+    assert_eq!(other.get("/login").await.text, "Logged in", "the article's way");
+    assert_eq!(pair.http.get("/login").await.status, 200);
+
+    let info = |user: &str| format!("User Id: {user}");
+    let (first, second) = (one.user().await, other.user().await);
+    let demo = pair.http.get("/info").await.text;
+    assert_eq!(one.get("/info").await.text, info(&first));
+    assert_eq!(other.get("/info").await.text, info(&second));
+    assert!(first != second && demo != info(&first) && demo != info(&second));
+
+    assert_eq!(one.call("POST", "/api/logout").await.status, 204);
+    assert_refused(&one.call("POST", "/api/info").await, 401, "not_logged_in");
+    assert_eq!((other.user().await, pair.http.get("/info").await.text), (second, demo));
+}
+
+#[actix_rt::test]
+async fn without_the_demo_only_browsers_are_somebody() {
+    let world = World::new();
+    let server = world.server(&server_binary()).start();
+    let app = client(&world, server.url()).set("client.demo", "false").start();
+    let http = Http::new(app.url(), None);
+    for path in ["/login", "/info"] {
+        let answer = http.get(path).await;
+        assert_eq!(answer.status, 401);
+        assert_eq!(answer.text, "Open / in a browser first: it gets a cookie there.");
+    }
+    assert_eq!(server.logged("session opened"), 0);
+    let browser = Browser::open(&app).await;
+    browser.log_in().await;
+    assert!(browser.get("/info").await.text.starts_with("User Id: "));
+}
+
+#[actix_rt::test]
+async fn the_cookie_is_for_this_site_and_for_no_script() {
+    let pair = Pair::start(|server| server);
+    let secure = client(&pair.world, pair.server.url()).set("client.cookie_secure", "true").start();
+    for (app, name, more) in
+        [(&pair.client, "matchbook_client", ""), (&secure, "__Host-matchbook_client", "; Secure")]
+    {
+        let http = Http::new(app.url(), None);
+        let page = http.get("/").await;
+        let (cookie, attributes) = page.header("set-cookie").split_once("; ").unwrap();
+        assert_eq!(attributes, format!("HttpOnly; SameSite=Strict; Path=/{more}"));
+        let (given, id) = cookie.split_once('=').unwrap();
+        assert_eq!(given, name);
+        assert!(id.len() == 64 && id.chars().all(|c| c.is_ascii_hexdigit()), "{id}");
+        let again = Answer::of(http.request("GET", "/").insert_header(("cookie", cookie)).send());
+        assert_eq!(again.await.header("set-cookie"), "", "it has one");
+    }
+}
+
+#[actix_rt::test]
+async fn a_cookie_that_the_app_did_not_make_is_not_taken_over() {
+    let mut pair = Pair::start(|server| server);
+    let planted = format!("matchbook_client={}", "ab".repeat(32));
+    let http = Http::new(pair.client.url(), None);
+    let browser = Browser { http, cookie: planted.clone() };
+    assert_refused(&browser.call("POST", "/api/login").await, 401, "no_cookie");
+    assert_refused(&browser.get("/api/events").await, 401, "no_cookie");
+    assert_eq!(browser.get("/info").await.status, 401);
+    for path in ["/", "/login"] {
+        let answer = browser.get(path).await;
+        let given = answer.header("set-cookie");
+        assert!(
+            answer.status == 200 && given.contains('=') && !given.contains(&planted),
+            "{given}"
+        );
+    }
+    assert_refused(&browser.call("POST", "/api/info").await, 401, "no_cookie");
+    assert_refused(
+        &Answer::of(pair.http.request("GET", "/api/sessions").send()).await,
+        401,
+        "no_cookie",
+    );
+    assert!(pair.server.stop().success());
+    assert_eq!(pair.server.logged("session opened"), 1, "the one of /login, under a new cookie");
+}
+
+#[actix_rt::test]
+async fn what_another_site_has_a_browser_ask_for_is_refused_and_changes_nothing() {
+    let mut pair = Pair::start(|server| server);
+    let browser = Browser::open(&pair.client).await;
+    browser.log_in().await;
+    let user = browser.user().await;
+    let calls = [
+        ("POST", "/api/login"),
+        ("POST", "/api/refresh"),
+        ("POST", "/api/logout"),
+        ("POST", "/api/logout-everywhere"),
+        ("POST", "/api/burst"),
+        ("POST", "/api/info"),
+        ("DELETE", "/api/sessions/8c3a8ee5-0000-4000-8000-000000000000"),
+    ];
+    let page = ("x-matchbook", "page");
+    let lures: [&[(&str, &str)]; 6] = [
+        &[],
+        &[("x-matchbook", "other")],
+        &[page, ("origin", "http://evil.example")],
+        &[page, ("origin", "null")],
+        &[page, ("sec-fetch-site", "cross-site")],
+        &[page, ("sec-fetch-site", "same-site")],
+    ];
+    for (method, path) in calls {
+        for lure in lures {
+            let mut request = browser.bare(method, path);
+            for header in lure {
+                request = request.insert_header(*header);
+            }
+            assert_refused(&Answer::of(request.send()).await, 403, "forbidden");
+        }
+    }
+    for path in ["/login", "/info"] {
+        for site in ["cross-site", "same-site"] {
+            let request = browser.bare("GET", path).insert_header(("sec-fetch-site", site));
+            assert_eq!(Answer::of(request.send()).await.status, 403);
+        }
+    }
+    assert_eq!(browser.user().await, user);
+    assert!(pair.client.stop().success());
+    let console = pair.client.log();
+    let asked = console.lines().filter(|line| line.contains("GET /") || line.contains("POST /"));
+    assert_eq!(asked.count(), 4, "register, token, and the user twice: {console}");
+}
+
+#[actix_rt::test]
+async fn who_follows_a_link_from_another_site_keeps_the_cookie_that_was_not_sent() {
+    let pair = Pair::start(|server| server);
+    let request = pair.http.request("GET", "/").insert_header(("sec-fetch-site", "cross-site"));
+    let answer = Answer::of(request.send()).await;
+    assert_eq!((answer.status, answer.header("set-cookie")), (200, ""));
+    assert_eq!(answer.header("refresh"), "0; url=/", "which the browser asks for with its cookie");
+}
+
+#[actix_rt::test]
+async fn an_open_page_is_told_of_the_401_the_refresh_and_the_second_try_in_that_order() {
+    let pair = Pair::start(|server| server.set("tokens.access_lifetime", "2s"));
+    let browser = Browser::open(&pair.client).await;
+    let mut events = browser.events().await;
+    assert_eq!(events.next().await, Some(("state".to_owned(), json!({ "loggedIn": false }))));
+    browser.log_in().await;
+    let state = events.state().await;
+    assert_eq!((&state["loggedIn"], &state["generation"]), (&json!(true), &json!(0)));
+    assert!((state["lifetime"].as_f64(), state["age"].is_f64()) == (Some(2.0), true), "{state}");
+    assert!((0.0..=2.0).contains(&state["remaining"].as_f64().unwrap()), "{state}");
+    events.exchanges_until("/api/login").await;
+    browser.user().await;
+    assert_eq!(events.exchanges_until("/api/info").await, ["GET /user 200"]);
+
+    pair.outlive(2).await;
+    browser.user().await;
+    assert_eq!(
+        events.exchanges_until("/api/info").await,
+        ["GET /user 401", "POST /refresh 200", "GET /user 200"]
+    );
+    assert_eq!(browser.call("POST", "/api/refresh").await.status, 204);
+    assert_eq!(events.state().await["generation"], 2);
+    assert_eq!(browser.call("POST", "/api/logout").await.status, 204);
+    assert_eq!(events.state().await, json!({ "loggedIn": false }));
+}
+
+#[actix_rt::test]
+async fn a_page_is_told_nothing_of_other_browsers() {
+    let pair = Pair::start(|server| server);
+    let (one, other) = (Browser::open(&pair.client).await, Browser::open(&pair.client).await);
+    let mut events = other.events().await;
+    one.log_in().await;
+    one.user().await;
+    pair.http.get("/login").await;
+    other.call("POST", "/api/logout").await;
+    assert_eq!(events.state().await, json!({ "loggedIn": false }));
+    assert_eq!(events.exchanges_until("/api/logout").await, [""; 0]);
+}
+
+#[actix_rt::test]
+async fn a_burst_of_fifty_on_an_expired_token_is_fifty_answers_and_one_refresh() {
+    let mut pair = Pair::start(|server| server.set("tokens.access_lifetime", "3s"));
+    let browser = Browser::open(&pair.client).await;
+    assert_refused(&browser.call("POST", "/api/burst").await, 401, "not_logged_in");
+    browser.log_in().await;
+    let mut events = browser.events().await;
+    pair.outlive(3).await;
+    let burst = browser.call("POST", "/api/burst").await;
+    assert_eq!((burst.status, burst.json()), (200, json!({ "succeeded": 50, "failed": 0 })));
+    let told = events.exchanges_until("/api/burst").await;
+    let count = |exchange: &str| told.iter().filter(|told| *told == exchange).count();
+    assert_eq!((count("POST /refresh 200"), count("GET /user 200")), (1, 50), "{told:?}");
+    assert_eq!(count("GET /user 401"), told.len() - 51, "{told:?}");
+    assert!(count("GET /user 401") > 1, "many did meet the 401");
+    assert!(pair.client.stop().success());
+    assert_eq!(pair.client.logged("POST /refresh"), 1);
+}
+
+#[actix_rt::test]
+async fn sessions_are_seen_and_ended_from_the_page() {
+    let pair = Pair::start(|server| server);
+    let browser = Browser::open(&pair.client).await;
+    browser.log_in().await;
+    let listed = browser.call("GET", "/api/sessions").await.json();
+    let id = listed[0]["id"].as_str().unwrap();
+    assert_eq!((listed.as_array().unwrap().len(), &listed[0]["current"]), (1, &json!(true)));
+    for name in ["createdAt", "lastUsedAt", "expiresAt", "ip"] {
+        assert!(listed[0][name].is_string(), "{listed}");
+    }
+    assert_refused(&browser.call("DELETE", "/api/sessions/none").await, 404, "not_found");
+    assert_eq!(browser.call("DELETE", &format!("/api/sessions/{id}")).await.status, 204);
+    assert_refused(&browser.call("POST", "/api/info").await, 401, "logged_out");
+    assert_refused(&browser.call("POST", "/api/info").await, 401, "not_logged_in");
+
+    browser.log_in().await;
+    let ended = browser.call("POST", "/api/logout-everywhere").await;
+    assert_eq!((ended.status, ended.json()), (200, json!({ "ended": 1 })));
+    assert_refused(&browser.call("GET", "/api/sessions").await, 401, "not_logged_in");
+    assert_refused(&browser.call("GET", "/api/nothing").await, 404, "not_found");
+}
+
+#[actix_rt::test]
+async fn with_the_server_away_the_page_is_told_that_and_when_to_try_again() {
+    let mut pair = Pair::start(|server| server);
+    let browser = Browser::open(&pair.client).await;
+    browser.log_in().await;
+    assert!(pair.server.stop().success());
+    for path in ["/api/info", "/api/burst", "/api/login", "/api/logout"] {
+        let answer = browser.call("POST", path).await;
+        assert_refused(&answer, 503, "away");
+        assert_eq!(answer.header("retry-after"), "1");
+    }
+    assert_eq!(browser.events().await.state().await["loggedIn"], true, "the tokens are kept");
+}
+
+#[actix_rt::test]
+async fn every_answer_carries_the_security_headers() {
+    let pair = Pair::start(|server| server);
+    let policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
+                  connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+    for (path, status, kind) in [
+        ("/", 200, "text/html; charset=utf-8"),
+        ("/page.js", 200, "text/javascript; charset=utf-8"),
+        ("/style.css", 200, "text/css; charset=utf-8"),
+        ("/favicon.svg", 200, "image/svg+xml"),
+        ("/info", 401, "text/plain; charset=utf-8"),
+        ("/login", 200, "text/plain; charset=utf-8"),
+        ("/api/events", 401, "application/json"),
+        ("/nothing", 404, ""),
+    ] {
+        let answer = pair.http.get(path).await;
+        assert_eq!((answer.status, answer.header("content-type")), (status, kind), "{path}");
+        assert_eq!(answer.header("content-security-policy"), policy);
+        assert_eq!(answer.header("x-content-type-options"), "nosniff");
+        assert_eq!(answer.header("referrer-policy"), "no-referrer");
+        assert_eq!(answer.header("cache-control"), "no-store");
+    }
+}
+
+#[actix_rt::test]
+async fn no_token_reaches_a_page() {
+    let pair = Pair::start(|server| server.set("tokens.access_lifetime", "1s"));
+    let browser = Browser::open(&pair.client).await;
+    let mut events = browser.events().await;
+    browser.log_in().await;
+    pair.outlive(1).await;
+    let mut told = String::new();
+    for (method, path) in [
+        ("POST", "/api/info"),
+        ("POST", "/api/burst"),
+        ("POST", "/api/refresh"),
+        ("GET", "/api/sessions"),
+        ("GET", "/"),
+        ("POST", "/api/logout-everywhere"),
+        ("POST", "/api/refresh"),
+    ] {
+        let answer = browser.call(method, path).await;
+        told.push_str(&format!("{:?}{}", answer.headers, answer.text));
+    }
+    events.exchanges_until("/api/logout-everywhere").await;
+    told.push_str(&events.text);
+    assert!(told.contains("POST\",\"path\":\"/refresh\",\"status\":200"), "{told}");
+    let id = browser.cookie.split_once('=').unwrap().1;
+    for secret in ["mb_rt_", "eyJ", id] {
+        assert!(!told.contains(secret), "{secret} in {told}");
+    }
+}
+
+#[actix_rt::test]
+async fn a_stop_does_not_wait_for_open_pages() {
+    let mut pair = Pair::start(|server| server);
+    let browser = Browser::open(&pair.client).await;
+    let mut events = browser.events().await;
+    events.state().await;
+    let asked = Instant::now();
+    let (http, url) = (browser.http, pair.client.url().to_owned());
+    let stopped = std::thread::spawn(move || {
+        let status = pair.client.stop();
+        (pair, status)
+    });
+    assert_eq!(events.next().await, None);
+    let (_pair, status) = stopped.join().unwrap();
+    assert!(status.success());
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    assert!(http.request("GET", "/").send().await.is_err(), "{url} is gone");
+}
+
+/// What a command printed, and how it ended.
+fn ended(output: &Output) -> (i32, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+fn said(text: &str) -> (i32, String, String) {
+    (0, format!("{text}\n"), String::new())
+}
+
+#[actix_rt::test]
+async fn a_script_logs_in_stays_logged_in_and_logs_out() {
+    let world = World::new();
+    let server = world.server(&server_binary()).set("tokens.access_lifetime", "2s").start();
+    let command = client(&world, server.url());
+    let run = |arguments: &[&str]| ended(&command.run(arguments));
+
+    let (code, out, error) = run(&["info"]);
+    assert_eq!((code, out.as_str()), (3, ""));
+    assert_eq!(error, "matchbook-client: not logged in: run `matchbook-client login` first\n");
+    assert_eq!(run(&["login"]), said("Logged in"));
+    assert_only_the_owner_can_read(&world.folder().join("data/client/tokens.json"));
+    let (code, info, error) = run(&["info"]);
+    assert_eq!((code, error.as_str()), (0, ""));
+    let user = info.strip_prefix("User Id: ").unwrap().trim_end();
+
+    actix_rt::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(run(&["info"]), (0, info.clone(), String::new()), "with a refresh");
+    for url in ["/user".to_owned(), format!("{}/user", server.url())] {
+        let (code, body, error) = run(&["get", &url]);
+        assert_eq!((code, error.as_str()), (0, ""));
+        assert_eq!(serde_json::from_str::<Value>(&body).unwrap()["userId"], user);
+    }
+    assert_only_the_owner_can_read(&world.folder().join("data/client/tokens.json"));
+
+    assert_eq!(run(&["logout"]), said("Logged out"));
+    assert!(!world.folder().join("data/client/tokens.json").exists());
+    assert_eq!(run(&["info"]).0, 3);
+    assert_eq!(run(&["logout"]), said("Logged out"), "there is nothing to do");
+    server.await_log("session ended");
+}
+
+#[cfg(unix)]
+fn assert_only_the_owner_can_read(file: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    assert_eq!(std::fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[actix_rt::test]
+async fn a_script_learns_from_the_exit_code_what_went_wrong() {
+    let mut pair = Pair::start(|server| server);
+    let command = client(&pair.world, pair.server.url()).set("store.path", "kept.json");
+    let run = |arguments: &[&str]| ended(&command.run(arguments));
+    assert_eq!(run(&["login"]).0, 0);
+
+    let (code, body, error) = run(&["get", "/sessions/none"]);
+    assert_eq!((code, error.as_str()), (5, "matchbook-client: the server answers 404\n"));
+    assert!(body.is_empty() || body.starts_with('{'), "{body}");
+    for usage in [&["get"][..], &["get", "user"], &["get", "https://evil.example/"], &["gett"]] {
+        let (code, out, error) = run(usage);
+        assert_eq!((code, out.as_str()), (2, ""), "{usage:?}: {error}");
+        assert!(!error.is_empty());
+    }
+
+    // Somebody with a copy of the tokens logs out.
+    let folder = pair.world.folder();
+    std::fs::copy(folder.join("kept.json"), folder.join("copy.json")).unwrap();
+    assert_eq!(run(&["logout", "--store", "copy.json"]), said("Logged out"));
+    let (code, _, error) = run(&["info"]);
+    assert_eq!(code, 3);
+    assert!(error.contains("the session has ended"), "{error}");
+
+    assert_eq!(run(&["login"]).0, 0);
+    std::fs::write(folder.join("broken.json"), "{").unwrap();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let private = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(folder.join("broken.json"), private).unwrap();
+    }
+    let (code, _, error) = run(&["info", "--store", "broken.json"]);
+    assert!(code == 1 && error.contains("broken.json"), "{code} {error}");
+    assert!(pair.server.stop().success());
+    let (code, out, error) = run(&["get", "/user"]);
+    assert_eq!((code, out.as_str()), (4, ""), "{error}");
+    assert!(error.contains("try again later"), "{error}");
+}
+
+#[actix_rt::test]
+async fn a_script_that_has_read_enough_is_no_failure() {
+    let pair = Pair::start(|server| server);
+    let command = client(&pair.world, pair.server.url());
+    assert!(command.run(&["login"]).status.success());
+    for arguments in [&["get", "/user"][..], &["info"], &["check-config"]] {
+        let mut command = command.command();
+        command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        drop(child.stdout.take());
+        assert_eq!(ended(&child.wait_with_output().unwrap()), (0, String::new(), String::new()));
+    }
+}
+
+#[actix_rt::test]
+async fn the_help_names_the_exit_codes_and_a_log_level_that_is_set_is_kept_to() {
+    let pair = Pair::start(|server| server);
+    let command = client(&pair.world, pair.server.url());
+    let (code, help, _) = ended(&command.run(&["--help"]));
+    assert!(code == 0 && help.contains("4  this may pass: try again later"), "{help}");
+    let (_, out, error) = ended(&command.set("log.level", "debug").run(&["login"]));
+    assert_eq!(out, "Logged in\n");
+    assert!(error.contains("GET /token 200"), "{error}");
 }

@@ -1,0 +1,256 @@
+//! What the page calls: JSON, for browsers with a cookie.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use actix_web::body::MessageBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use actix_web::http::{Method, StatusCode};
+use actix_web::middleware::{Next, from_fn};
+use actix_web::web::{self, Data, Json, Path, ReqData, ServiceConfig};
+use actix_web::{HttpMessage, HttpResponse, ResponseError};
+use futures_util::future::join_all;
+use matchbook_client::{Error, Session};
+use matchbook_shared::{EndedSessions, ErrorBody, SessionInfo};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::events::{self, Exchange};
+use super::failure::Failure;
+use super::identities::{Caller, Identities, Identity};
+use super::{origin, read, user};
+
+/// How many requests are a burst.
+const BURST: usize = 50;
+
+/// The identity that `admit` found.
+type Who = ReqData<Arc<Identity>>;
+
+pub(crate) fn routes(config: &mut ServiceConfig) {
+    let scope = web::scope("/api")
+        .wrap(from_fn(admit))
+        .route("/login", web::post().to(login))
+        .route("/refresh", web::post().to(refresh))
+        .route("/logout", web::post().to(logout))
+        .route("/logout-everywhere", web::post().to(logout_everywhere))
+        .route("/burst", web::post().to(burst))
+        .route("/info", web::post().to(info))
+        .route("/sessions", web::get().to(sessions))
+        .route("/sessions/{id}", web::delete().to(end_session))
+        .route("/events", web::get().to(event_stream))
+        .default_service(web::to(async || Err::<HttpResponse, _>(Problem::NotFound)));
+    config.service(scope);
+}
+
+/// Lets the page in, and tells it of its own calls. What its handlers need to
+/// know of who asks, they get from here.
+async fn admit(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+    let identity = match identify(&request) {
+        Ok(identity) => identity,
+        Err(problem) => {
+            let refusal = request.into_response(problem.error_response());
+            return Ok(refusal.map_into_right_body());
+        }
+    };
+    let (method, path) = (request.method().clone(), request.path().to_owned());
+    request.extensions_mut().insert(identity.clone());
+    let began = Instant::now();
+    let answer = next.call(request).await?;
+    identity.feed().exchange(&Exchange {
+        from: "browser",
+        to: "client",
+        method: method.as_str(),
+        path: &path,
+        status: Some(answer.status().as_u16()),
+        began,
+        took: began.elapsed(),
+    });
+    Ok(answer.map_into_left_body())
+}
+
+fn identify(request: &ServiceRequest) -> Result<Arc<Identity>, Problem> {
+    let headers = request.headers();
+    let changes_nothing = matches!(*request.method(), Method::GET | Method::HEAD);
+    if origin::is_of_another_site(headers) || !(changes_nothing || origin::is_of_the_page(headers))
+    {
+        return Err(Problem::Forbidden);
+    }
+    let identities = request.app_data::<Data<Identities>>().ok_or(Problem::NoCookie)?;
+    match identities.caller(headers, Instant::now()) {
+        Caller::Known(identity) => Ok(identity),
+        Caller::Stranger | Caller::Nobody => Err(Problem::NoCookie),
+    }
+}
+
+fn session(thread: &Session, who: &Identity) -> Session {
+    thread.with(who.credential().clone())
+}
+
+fn done() -> HttpResponse {
+    HttpResponse::NoContent().finish()
+}
+
+async fn login(thread: Data<Session>, who: Who) -> Result<HttpResponse, Problem> {
+    session(&thread, &who).log_in_as_guest().await?;
+    Ok(done())
+}
+
+async fn refresh(thread: Data<Session>, who: Who) -> Result<HttpResponse, Problem> {
+    session(&thread, &who).refresh().await?;
+    Ok(done())
+}
+
+async fn logout(thread: Data<Session>, who: Who) -> Result<HttpResponse, Problem> {
+    session(&thread, &who).log_out().await?;
+    Ok(done())
+}
+
+async fn logout_everywhere(
+    thread: Data<Session>,
+    who: Who,
+) -> Result<Json<EndedSessions>, Problem> {
+    let ended = session(&thread, &who).log_out_everywhere().await?;
+    Ok(Json(EndedSessions { ended }))
+}
+
+#[derive(Serialize)]
+struct Burst {
+    succeeded: usize,
+    failed: usize,
+}
+
+/// Fifty requests at once. Where none succeeds, why the first did not.
+async fn burst(thread: Data<Session>, who: Who) -> Result<Json<Burst>, Problem> {
+    let session = session(&thread, &who);
+    let answers = join_all((0..BURST).map(|_| user(&session))).await;
+    let succeeded = answers.iter().filter(|answer| answer.is_ok()).count();
+    match answers.into_iter().find_map(Result::err) {
+        Some(failure) if succeeded == 0 => Err(failure.into()),
+        _ => Ok(Json(Burst { succeeded, failed: BURST - succeeded })),
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Info {
+    user_id: Uuid,
+}
+
+async fn info(thread: Data<Session>, who: Who) -> Result<Json<Info>, Problem> {
+    Ok(Json(Info { user_id: user(&session(&thread, &who)).await?.user_id }))
+}
+
+async fn sessions(thread: Data<Session>, who: Who) -> Result<Json<Vec<SessionInfo>>, Problem> {
+    Ok(Json(read(session(&thread, &who).get("/sessions")).await?))
+}
+
+async fn end_session(
+    thread: Data<Session>,
+    who: Who,
+    id: Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let id = Uuid::try_parse(&id).map_err(|_| Problem::NotFound)?;
+    let answer = session(&thread, &who).delete(&format!("/sessions/{id}")).send().await?;
+    match answer.status().as_u16() {
+        200..300 => Ok(done()),
+        // It has ended before, which is what was wanted.
+        404 => Ok(done()),
+        _ => Err(Failure::of(&answer).into()),
+    }
+}
+
+/// `GET /api/events`: what happens, as it happens.
+async fn event_stream(who: Who) -> Result<HttpResponse, Problem> {
+    let events = events::stream(who.feed(), who.credential().clone());
+    Ok(HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, "text/event-stream"))
+        // A stop does not wait for a connection that nothing follows on.
+        .force_close()
+        .streaming(events.ok_or(Problem::TooManyPages)?))
+}
+
+/// Why the page does not get what it asked for.
+#[derive(Debug)]
+enum Problem {
+    Failure(Failure),
+    Forbidden,
+    NoCookie,
+    NotFound,
+    TooManyPages,
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        Self::Failure(error.into())
+    }
+}
+
+impl Problem {
+    /// The name under which the page knows it.
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Failure(Failure::Client(Error::NotLoggedIn)) => "not_logged_in",
+            Self::Failure(Failure::Client(Error::LoggedOut(_))) => "logged_out",
+            Self::Forbidden => "forbidden",
+            Self::NoCookie => "no_cookie",
+            Self::NotFound => "not_found",
+            _ if self.status_code() == StatusCode::SERVICE_UNAVAILABLE => "away",
+            Self::Failure(_) | Self::TooManyPages => "refused",
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failure(Failure::Client(Error::NotLoggedIn)) => {
+                f.write_str("Nobody is logged in.")
+            }
+            Self::Failure(Failure::Client(Error::LoggedOut(_))) => {
+                f.write_str("The session has ended: log in again.")
+            }
+            Self::Failure(failure) => failure.fmt(f),
+            Self::Forbidden => f.write_str("Only the page of this app may ask for this."),
+            Self::NoCookie => f.write_str("This browser is not known (any more): load the page."),
+            Self::NotFound => f.write_str("There is no such thing here."),
+            Self::TooManyPages => f.write_str("Too many pages are open: close one."),
+        }
+    }
+}
+
+impl ResponseError for Problem {
+    fn status_code(&self) -> StatusCode {
+        match self {
+            Self::Failure(failure) => failure.status_code(),
+            Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::NoCookie => StatusCode::UNAUTHORIZED,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::TooManyPages => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status_code());
+        let retry_after = match self {
+            Self::Failure(failure) => failure.retry_after(),
+            Self::TooManyPages => Some(1),
+            _ => None,
+        };
+        if let Some(seconds) = retry_after {
+            response.insert_header((RETRY_AFTER, seconds));
+        }
+        let (error, message) = (self.code().to_owned(), self.to_string());
+        response.json(ErrorBody { error, message, reason: None })
+    }
+}

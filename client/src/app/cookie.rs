@@ -1,0 +1,72 @@
+//! The cookie that tells browsers apart.
+
+use actix_web::http::header::{COOKIE, HeaderMap};
+use openssl::error::ErrorStack;
+
+/// How the cookie is spelled.
+#[derive(Clone, Copy)]
+pub(crate) struct Cookie {
+    /// Whether it goes over HTTPS alone.
+    pub(crate) secure: bool,
+}
+
+impl Cookie {
+    /// Browsers hold a name that begins with `__Host-` to what it promises.
+    fn name(self) -> &'static str {
+        if self.secure { "__Host-matchbook_client" } else { "matchbook_client" }
+    }
+
+    /// The value that a browser sent.
+    pub(crate) fn of(self, headers: &HeaderMap) -> Option<&str> {
+        let lines = headers.get_all(COOKIE).filter_map(|line| line.to_str().ok());
+        let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|p| p.split_once('='));
+        pairs.find(|(name, _)| name.trim() == self.name()).map(|(_, value)| value.trim())
+    }
+
+    /// The header that has a browser keep `id` until it closes.
+    pub(crate) fn set(self, id: &str) -> String {
+        let secure = if self.secure { "; Secure" } else { "" };
+        format!("{}={id}; HttpOnly; SameSite=Strict; Path=/{secure}", self.name())
+    }
+}
+
+/// An id that nobody guesses.
+pub(crate) fn random_id() -> Result<String, ErrorStack> {
+    let mut bytes = [0; 32];
+    openssl::rand::rand_bytes(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::http::header::HeaderValue;
+
+    use super::*;
+
+    const PLAIN: Cookie = Cookie { secure: false };
+
+    #[test]
+    fn the_cookie_is_found_among_others_by_its_whole_name() {
+        let mut headers = HeaderMap::new();
+        for line in ["a=b; xmatchbook_client=1", "matchbook_clients=2;matchbook_client=3; c=d"] {
+            headers.append(COOKIE, HeaderValue::from_static(line));
+        }
+        assert_eq!(PLAIN.of(&headers), Some("3"));
+        assert_eq!(Cookie { secure: true }.of(&headers), None);
+    }
+
+    #[test]
+    fn over_https_the_cookie_says_so_in_its_name_and_its_attributes() {
+        assert_eq!(
+            Cookie { secure: true }.set("7f"),
+            "__Host-matchbook_client=7f; HttpOnly; SameSite=Strict; Path=/; Secure"
+        );
+    }
+
+    #[test]
+    fn ids_are_64_hexadecimal_digits_and_differ() {
+        let (first, second) = (random_id().unwrap(), random_id().unwrap());
+        assert!(first.len() == 64 && first.chars().all(|c| c.is_ascii_hexdigit()), "{first}");
+        assert_ne!(first, second);
+    }
+}

@@ -1,0 +1,265 @@
+//! What a page is told while it is open, as server-sent events.
+
+use std::convert::Infallible;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use actix_web::web::Bytes;
+use futures_util::Stream;
+use futures_util::stream;
+use matchbook_client::{Credential, Event};
+use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+/// How many notices may wait for a page: a burst and more. One that is further
+/// behind is cut off, and connects again.
+const BACKLOG: usize = 512;
+/// How many pages of one browser are told at once.
+const MOST_LISTENERS: usize = 16;
+/// How often something is sent where there is nothing to tell: whatever is in
+/// between does not take the connection for dead, and one that is dead shows.
+const PULSE: Duration = Duration::from_secs(10);
+
+/// What happens to one credential, told to all pages that show it.
+pub(crate) struct Feed {
+    started: Instant,
+    listeners: Mutex<Listeners>,
+}
+
+struct Listeners {
+    closed: bool,
+    channels: Vec<mpsc::Sender<Notice>>,
+}
+
+/// Something to tell.
+#[derive(Clone)]
+enum Notice {
+    /// An exchange, written out.
+    Exchange(Bytes),
+    /// The tokens are others now. What is told of them is looked up when it is
+    /// sent: whoever reports this may be in the middle of changing them.
+    State,
+}
+
+/// One request and its answer.
+pub(crate) struct Exchange<'a> {
+    pub(crate) from: &'static str,
+    pub(crate) to: &'static str,
+    pub(crate) method: &'a str,
+    pub(crate) path: &'a str,
+    pub(crate) status: Option<u16>,
+    pub(crate) began: Instant,
+    pub(crate) took: Duration,
+}
+
+/// Times are in milliseconds, `at` since the app started.
+#[derive(Serialize)]
+struct ExchangeData<'a> {
+    at: u64,
+    took: u64,
+    from: &'a str,
+    to: &'a str,
+    method: &'a str,
+    path: &'a str,
+    status: Option<u16>,
+}
+
+/// Times are in seconds.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct State {
+    logged_in: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lifetime: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remaining: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    generation: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    age: Option<f64>,
+}
+
+impl Feed {
+    pub(crate) fn new(started: Instant) -> Self {
+        let listeners = Listeners { closed: false, channels: Vec::new() };
+        Self { started, listeners: Mutex::new(listeners) }
+    }
+
+    /// Tells what the library reports.
+    pub(crate) fn report(&self, event: &Event) {
+        match event {
+            Event::Exchange { method, path, status, began, took } => self.exchange(&Exchange {
+                from: "client",
+                to: "server",
+                method,
+                path,
+                status: *status,
+                began: *began,
+                took: *took,
+            }),
+            Event::LoggedIn | Event::Refreshed { .. } | Event::LoggedOut(_) => {
+                self.tell(|| Some(Notice::State));
+            }
+            _ => {}
+        }
+    }
+
+    /// Tells of a request and its answer.
+    pub(crate) fn exchange(&self, exchange: &Exchange<'_>) {
+        let Exchange { from, to, method, path, status, began, took } = *exchange;
+        let at = milliseconds(began.saturating_duration_since(self.started));
+        let data = ExchangeData { at, took: milliseconds(took), from, to, method, path, status };
+        self.tell(|| written("exchange", &data).map(Notice::Exchange));
+    }
+
+    /// Whether a page is open.
+    pub(crate) fn has_listeners(&self) -> bool {
+        self.listeners().channels.iter().any(|channel| !channel.is_closed())
+    }
+
+    /// Ends all streams, and those that begin from now on.
+    pub(crate) fn close(&self) {
+        let mut listeners = self.listeners();
+        listeners.closed = true;
+        listeners.channels.clear();
+    }
+
+    fn listen(&self) -> Option<mpsc::Receiver<Notice>> {
+        let (channel, notices) = mpsc::channel(BACKLOG);
+        let mut listeners = self.listeners();
+        listeners.channels.retain(|channel| !channel.is_closed());
+        if listeners.channels.len() >= MOST_LISTENERS {
+            return None;
+        }
+        if !listeners.closed && channel.try_send(Notice::State).is_ok() {
+            listeners.channels.push(channel);
+        }
+        Some(notices)
+    }
+
+    fn tell(&self, notice: impl FnOnce() -> Option<Notice>) {
+        let mut listeners = self.listeners();
+        if listeners.channels.is_empty() {
+            return;
+        }
+        if let Some(notice) = notice() {
+            listeners.channels.retain(|channel| channel.try_send(notice.clone()).is_ok());
+        }
+    }
+
+    /// No change of the listeners stops halfway.
+    fn listeners(&self) -> MutexGuard<'_, Listeners> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The events of a credential from now on, first how things stand. `None` where
+/// too many listen already.
+pub(crate) fn stream(
+    feed: &Feed,
+    credential: Credential,
+) -> Option<impl Stream<Item = Result<Bytes, Infallible>> + use<>> {
+    let notices = feed.listen()?;
+    Some(stream::unfold((notices, credential), async |(mut notices, credential)| {
+        let sent = match timeout(PULSE, notices.recv()).await {
+            Ok(notice) => match notice? {
+                Notice::Exchange(text) => text,
+                Notice::State => written("state", &State::of(&credential))?,
+            },
+            Err(_) => Bytes::from_static(b":\n\n"),
+        };
+        Some((Ok(sent), (notices, credential)))
+    }))
+}
+
+impl State {
+    fn of(credential: &Credential) -> Self {
+        let status = credential.status();
+        let seconds = |duration: Duration| duration.as_secs_f64();
+        Self {
+            logged_in: status.is_some(),
+            lifetime: status.as_ref().and_then(|status| status.lifetime).map(seconds),
+            remaining: status.as_ref().and_then(|status| status.remaining).map(seconds),
+            generation: status.as_ref().map(|status| status.refreshes),
+            age: status.as_ref().map(|status| seconds(status.age)),
+        }
+    }
+}
+
+/// An event as it is sent.
+fn written(event: &str, data: &impl Serialize) -> Option<Bytes> {
+    let data = serde_json::to_string(data).ok()?;
+    Some(format!("event: {event}\ndata: {data}\n\n").into())
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::StreamExt;
+
+    use super::*;
+
+    fn exchange(feed: &Feed, path: &str) {
+        let began = Instant::now();
+        let (from, to, status) = ("client", "server", None);
+        let took = Duration::from_millis(7);
+        feed.exchange(&Exchange { from, to, method: "GET", path, status, began, took });
+    }
+
+    async fn rest(events: impl Stream<Item = Result<Bytes, Infallible>>) -> Vec<String> {
+        let text = |event: Result<Bytes, _>| String::from_utf8(event.unwrap().to_vec()).unwrap();
+        events.map(text).collect().await
+    }
+
+    #[actix_web::test]
+    async fn a_page_is_told_how_things_stand_and_then_what_happens_until_the_feed_is_closed() {
+        let feed = Feed::new(Instant::now());
+        exchange(&feed, "/before");
+        let events = stream(&feed, Credential::default()).unwrap();
+        exchange(&feed, "/a\n\"b");
+        feed.report(&Event::LoggedIn);
+        assert!(feed.has_listeners());
+        feed.close();
+        let told = rest(events).await;
+        let state = "event: state\ndata: {\"loggedIn\":false}\n\n";
+        assert_eq!((told.len(), told[0].as_str(), told[2].as_str()), (3, state, state));
+        assert!(told[1].starts_with("event: exchange\ndata: {\"at\":"), "{}", told[1]);
+        let rest_of_it = "\"took\":7,\"from\":\"client\",\"to\":\"server\",\"method\":\"GET\",\
+                          \"path\":\"/a\\n\\\"b\",\"status\":null}\n\n";
+        assert!(told[1].ends_with(rest_of_it), "{}", told[1]);
+        assert!(rest(stream(&feed, Credential::default()).unwrap()).await.is_empty());
+    }
+
+    #[actix_web::test]
+    async fn a_page_that_does_not_keep_up_is_cut_off_and_the_others_go_on() {
+        let feed = Feed::new(Instant::now());
+        let slow = stream(&feed, Credential::default()).unwrap();
+        let mut quick = pin!(stream(&feed, Credential::default()).unwrap());
+        quick.next().await.unwrap().unwrap();
+        for _ in 0..BACKLOG {
+            exchange(&feed, "/user");
+            quick.next().await.unwrap().unwrap();
+        }
+        assert_eq!(rest(slow).await.len(), BACKLOG);
+        exchange(&feed, "/last");
+        assert!(String::from_utf8_lossy(&quick.next().await.unwrap().unwrap()).contains("/last"));
+    }
+
+    #[test]
+    fn so_many_pages_are_told_and_one_more_when_one_has_gone() {
+        let feed = Feed::new(Instant::now());
+        let mut open: Vec<_> =
+            (0..MOST_LISTENERS).map(|_| stream(&feed, Credential::default()).unwrap()).collect();
+        assert!(stream(&feed, Credential::default()).is_none());
+        open.pop();
+        assert!(stream(&feed, Credential::default()).is_some());
+        open.clear();
+        assert!(!feed.has_listeners());
+    }
+}

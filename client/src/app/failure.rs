@@ -1,0 +1,97 @@
+//! Why somebody does not get what they asked for.
+
+use std::fmt;
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{ContentType, RETRY_AFTER};
+use actix_web::{HttpResponse, ResponseError};
+use matchbook_client::{Error, Response};
+use openssl::error::ErrorStack;
+
+/// What the person is told who asked.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    Client(Error),
+    /// The server answered this, also to fresh tokens.
+    Refused(u16),
+    /// Another site made the browser ask.
+    AnotherSite,
+    /// There is no cookie, and without one nobody is anybody.
+    NoDemo,
+    /// The machine has no randomness.
+    NoRandomness,
+}
+
+impl Failure {
+    /// What an answer means that is not the one hoped for.
+    pub(crate) fn of(response: &Response) -> Self {
+        Self::Refused(response.status().as_u16())
+    }
+
+    /// How long to wait in seconds, for what may work later.
+    pub(crate) fn retry_after(&self) -> Option<u64> {
+        let wait = match self {
+            Self::Client(Error::Transient { retry_after, .. }) => retry_after.unwrap_or_default(),
+            _ if self.status_code() == StatusCode::SERVICE_UNAVAILABLE => Duration::ZERO,
+            _ => return None,
+        };
+        Some(wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1))
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Client(error)
+    }
+}
+
+impl From<ErrorStack> for Failure {
+    fn from(_: ErrorStack) -> Self {
+        Self::NoRandomness
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Client(Error::NotLoggedIn) => f.write_str("Not logged in: open /login first."),
+            Self::Client(Error::LoggedOut(_)) => {
+                f.write_str("The session has ended: open /login to log in again.")
+            }
+            Self::Client(Error::Transient { problem, .. }) => {
+                write!(f, "Try again in a moment: {problem}.")
+            }
+            Self::Client(error) => write!(f, "This did not work: {error}."),
+            Self::Refused(status) => write!(f, "This did not work: the server answers {status}."),
+            Self::AnotherSite => f.write_str("Another site asked for this: it is refused."),
+            Self::NoDemo => f.write_str("Open / in a browser first: it gets a cookie there."),
+            Self::NoRandomness => f.write_str("This machine has no randomness: try again."),
+        }
+    }
+}
+
+impl ResponseError for Failure {
+    fn status_code(&self) -> StatusCode {
+        match self {
+            Self::Client(Error::NotLoggedIn | Error::LoggedOut(_)) | Self::NoDemo => {
+                StatusCode::UNAUTHORIZED
+            }
+            // The server has too much to do, or lacks a part.
+            Self::Client(Error::Transient { .. }) | Self::Refused(429 | 503 | 504) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::Client(_) | Self::Refused(_) => StatusCode::BAD_GATEWAY,
+            Self::AnotherSite => StatusCode::FORBIDDEN,
+            Self::NoRandomness => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status_code());
+        if let Some(seconds) = self.retry_after() {
+            response.insert_header((RETRY_AFTER, seconds));
+        }
+        response.insert_header(ContentType::plaintext()).body(self.to_string())
+    }
+}

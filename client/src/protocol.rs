@@ -1,0 +1,241 @@
+//! What is sent to trade a refresh token or to end a session, and what the
+//! answer means: at Matchbook's own endpoints, or at those of RFC 6749.
+
+use std::fmt;
+use std::time::Instant;
+
+use awc::ClientRequest;
+use awc::http::StatusCode;
+use matchbook_shared::{Reason, Tokens};
+use serde::Deserialize;
+
+use crate::credential::Granted;
+use crate::server::{Exchange, Response, refusal};
+use crate::store::Stored;
+use crate::{Error, Event, Server};
+
+/// The refresh token is not good (RFC 6749 §5.2).
+const INVALID_GRANT: &str = "invalid_grant";
+
+/// Says that a refresh is the same attempt as before, so that the server gives
+/// the same answer again where the first one was lost.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// A token server that speaks RFC 6749. Its access tokens are mostly for an API
+/// elsewhere, which [`Server::send_to`] has to name.
+#[derive(Clone)]
+pub struct OAuth {
+    /// The path of the token endpoint (§3.2), below the server's URL.
+    pub token_path: String,
+    /// The path of the revocation endpoint (RFC 7009); where there is none, a
+    /// logout only forgets the tokens.
+    pub revocation_path: Option<String>,
+    /// The client's identifier (§2.2).
+    pub client_id: String,
+    /// Its secret (§2.3.1), sent by Basic authentication.
+    pub client_secret: Option<String>,
+    /// The scope to ask for; without it the server grants that of the sign-in.
+    pub scope: Option<String>,
+}
+
+/// The secret is not shown.
+impl fmt::Debug for OAuth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OAuth")
+            .field("token_path", &self.token_path)
+            .field("client_id", &self.client_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What RFC 6749 §5.1 grants.
+#[derive(Deserialize)]
+struct OAuthTokens {
+    access_token: String,
+    refresh_token: Option<String>,
+    expires_in: Option<u64>,
+}
+
+/// A refusal by either kind of server.
+#[derive(Deserialize)]
+pub(crate) struct Refusal {
+    error: String,
+    message: Option<String>,
+    error_description: Option<String>,
+    reason: Option<Reason>,
+}
+
+impl Refusal {
+    /// What a person may be told.
+    pub(crate) fn said(&self) -> &str {
+        let said = self.message.as_deref().or(self.error_description.as_deref());
+        said.unwrap_or(&self.error)
+    }
+}
+
+/// Trades the refresh token of `held` for new tokens.
+pub(crate) async fn refresh(
+    server: &Server,
+    http: &awc::Client,
+    held: &Stored,
+    tell: impl FnOnce(Event),
+) -> Result<Granted, Error> {
+    let (exchange, response) = match server.as_oauth() {
+        None => {
+            let request = http.post(server.at("/refresh"));
+            let request = request.insert_header((IDEMPOTENCY_KEY, held.attempt_key.as_str()));
+            send_form(request, &[("refresh_token", &held.refresh_token)], tell).await
+        }
+        Some(oauth) => {
+            let (request, mut form) = authenticated(http, server, &oauth.token_path, oauth);
+            form.push(("grant_type", "refresh_token"));
+            form.push(("refresh_token", &held.refresh_token));
+            form.extend(oauth.scope.as_deref().map(|scope| ("scope", scope)));
+            send_form(request, &form, tell).await
+        }
+    };
+    let (mut response, oauth) = (response?, server.as_oauth().is_some());
+    match response.status() {
+        StatusCode::OK => granted(response, held, oauth, exchange).await,
+        status @ (StatusCode::UNAUTHORIZED | StatusCode::BAD_REQUEST) => {
+            // What is not the JSON of a token server comes from something in
+            // between, and may pass.
+            let Ok(refusal) = response.json::<Refusal>().await else {
+                let problem = format!("{} to a refresh, from no token server", status.as_u16());
+                return Err(Error::transient(problem));
+            };
+            let ended = status == StatusCode::UNAUTHORIZED && !oauth;
+            if ended || refusal.error == INVALID_GRANT {
+                Err(Error::LoggedOut(refusal.reason))
+            } else {
+                Err(Error::Unexpected(refusal.said().to_owned()))
+            }
+        }
+        status if status.is_redirection() || status == StatusCode::FORBIDDEN => {
+            let problem = format!("{} to a refresh, from no token server", status.as_u16());
+            Err(Error::transient(problem))
+        }
+        _ => Err(refusal(response).await),
+    }
+}
+
+/// Reads what a refresh grants. An answer that is cut short, or a page that
+/// something in between puts in its place, can be had again.
+async fn granted(
+    mut response: Response,
+    held: &Stored,
+    oauth: bool,
+    sent_at: Instant,
+) -> Result<Granted, Error> {
+    let lost = |_| Error::transient("the answer to a refresh could not be read");
+    let tokens = if oauth {
+        response.json::<OAuthTokens>().await.map_err(lost)?
+    } else {
+        let tokens = response.json::<Tokens>().await.map_err(lost)?;
+        OAuthTokens {
+            access_token: tokens.token,
+            refresh_token: Some(tokens.refresh_token),
+            expires_in: Some(tokens.expires_in),
+        }
+    };
+    Ok(Granted::succeeding(
+        held,
+        tokens.access_token,
+        // A server that does not rotate may leave it out (RFC 6749 §6).
+        tokens.refresh_token.unwrap_or_else(|| held.refresh_token.clone()),
+        tokens.expires_in,
+        sent_at,
+    ))
+}
+
+/// Ends the session of `held` at the server.
+pub(crate) async fn log_out(
+    server: &Server,
+    http: &awc::Client,
+    held: &Stored,
+    tell: impl FnOnce(Event),
+) -> Result<(), Error> {
+    let (_, response) = match server.as_oauth() {
+        None => {
+            let request = http.post(server.at("/logout"));
+            send_form(request, &[("refresh_token", &held.refresh_token)], tell).await
+        }
+        Some(oauth) => {
+            let Some(path) = &oauth.revocation_path else { return Ok(()) };
+            let (request, mut form) = authenticated(http, server, path, oauth);
+            form.push(("token", &held.refresh_token));
+            form.push(("token_type_hint", "refresh_token"));
+            send_form(request, &form, tell).await
+        }
+    };
+    let mut response = response?;
+    match response.status() {
+        status if status.is_success() => Ok(()),
+        // It was not good before either.
+        StatusCode::UNAUTHORIZED if server.as_oauth().is_none() => {
+            let from_the_server = response.json::<Refusal>().await.is_ok();
+            let problem = "401 to a logout, from no token server";
+            from_the_server.then_some(()).ok_or_else(|| Error::transient(problem))
+        }
+        _ => Err(refusal(response).await),
+    }
+}
+
+/// A request to an endpoint of RFC 6749, and the form that says who asks.
+fn authenticated<'a>(
+    http: &awc::Client,
+    server: &Server,
+    path: &str,
+    oauth: &'a OAuth,
+) -> (ClientRequest, Vec<(&'static str, &'a str)>) {
+    let request = http.post(server.at(path)).insert_header(("accept", "application/json"));
+    match &oauth.client_secret {
+        // Both are form-encoded first (§2.3.1).
+        Some(secret) => (request.basic_auth(encoded(&oauth.client_id), encoded(secret)), vec![]),
+        None => (request, vec![("client_id", &oauth.client_id)]),
+    }
+}
+
+/// As a value of a form.
+fn encoded(value: &str) -> String {
+    serde_urlencoded::to_string([("", value)]).unwrap_or_default().split_off(1)
+}
+
+async fn send_form(
+    request: ClientRequest,
+    form: &[(&str, &str)],
+    tell: impl FnOnce(Event),
+) -> (Instant, Result<Response, Error>) {
+    let exchange = Exchange::begin(&request);
+    let began = exchange.began();
+    (began, exchange.finish(request.send_form(&form), tell).await)
+}
+
+/// Reads the rest of an answer that nobody will look at, so that its connection
+/// can be used again.
+pub(crate) async fn drain(mut response: Response) {
+    let _ = response.body().limit(64 * 1024).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_basic_authentication_carries_is_form_encoded() {
+        assert_eq!(encoded("a b:c%"), "a+b%3Ac%25");
+        assert_eq!(encoded("plain-1"), "plain-1");
+    }
+
+    #[test]
+    fn debug_does_not_show_the_secret() {
+        let oauth = OAuth {
+            token_path: "/token".into(),
+            revocation_path: None,
+            client_id: "app".into(),
+            client_secret: Some("hush".into()),
+            scope: None,
+        };
+        assert!(!format!("{oauth:?}").contains("hush"));
+    }
+}

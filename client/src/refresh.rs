@@ -1,0 +1,129 @@
+//! One turn at the tokens: under the store's lock, with the server's word, and
+//! told of only when both are over.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_rt::time::sleep;
+
+use crate::credential::{Granted, Held, Landing, Outcome};
+use crate::store::Stored;
+use crate::{Credential, Error, Event, Server, protocol};
+
+/// How often a refresh is sent again at once when it fails for the moment and
+/// the server names no time. The same attempt key makes that safe.
+const RETRIES: u32 = 2;
+
+/// The pause before that, longer each time.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Refreshes `refused`, or finds that others have, and lets it be known.
+pub(crate) async fn refresh(
+    server: Server,
+    http: awc::Client,
+    refused: Held,
+    landing: Landing,
+    credential: Credential,
+) {
+    let mut events = Vec::new();
+    let outcome = match credential.lock_store().await {
+        Ok(lock) => {
+            let outcome = under_lock(&server, &http, &refused, &credential, &mut events).await;
+            drop(lock);
+            outcome
+        }
+        Err(error) => Err(error),
+    };
+    match outcome {
+        Err(Error::Transient { problem, retry_after }) => landing.rest(problem, retry_after),
+        outcome => landing.land(outcome),
+    }
+    // Whatever the application does now, nobody waits for it.
+    for event in &events {
+        credential.tell(event);
+    }
+}
+
+async fn under_lock(
+    server: &Server,
+    http: &awc::Client,
+    refused: &Held,
+    credential: &Credential,
+    events: &mut Vec<Event>,
+) -> Outcome {
+    let held = match in_store(refused, credential).await? {
+        Found::TheRefused(held) => held,
+        Found::Others(stored) => return Ok(Arc::new(stored.into())),
+    };
+    match ask(server, http, &held, events).await {
+        Ok(granted) => {
+            // What could not be kept can be had again under the attempt key that
+            // the store still has, and is kept before anything comes after it.
+            if let Err(error) = credential.write(Some(granted.tokens.clone())).await {
+                tracing::warn!("refreshed tokens are in memory only: {error}");
+            }
+            tracing::debug!(count = granted.tokens.refreshes, "refreshed");
+            events.push(Event::Refreshed { count: granted.tokens.refreshes });
+            Ok(Arc::new(granted))
+        }
+        Err(Error::LoggedOut(reason)) => {
+            tracing::info!(
+                reason = reason.map(matchbook_shared::Reason::as_str),
+                "the server has ended the session"
+            );
+            // Nobody else can have put others there: the lock is ours.
+            credential.write(None).await?;
+            events.push(Event::LoggedOut(reason));
+            Err(Error::LoggedOut(reason))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What the store has where tokens were refused.
+pub(crate) enum Found {
+    /// The same, certainly kept.
+    TheRefused(Stored),
+    /// Those of somebody who came first.
+    Others(Stored),
+}
+
+/// Looks for what others have done, and makes sure that what is about to be
+/// traded is kept, with its attempt key.
+pub(crate) async fn in_store(refused: &Held, credential: &Credential) -> Result<Found, Error> {
+    let ours = &refused.tokens;
+    if !credential.has_store() {
+        return Ok(Found::TheRefused(ours.clone()));
+    }
+    let stored = credential.read().await?.ok_or(Error::NotLoggedIn)?;
+    if stored.access_token == ours.access_token && stored.refresh_token == ours.refresh_token {
+        return Ok(Found::TheRefused(stored));
+    }
+    if refused.replaces.as_ref() == Some(&stored.refresh_token) {
+        // They could not be kept when they were granted.
+        credential.write(Some(ours.clone())).await?;
+        return Ok(Found::TheRefused(ours.clone()));
+    }
+    Ok(Found::Others(stored))
+}
+
+async fn ask(
+    server: &Server,
+    http: &awc::Client,
+    held: &Stored,
+    events: &mut Vec<Event>,
+) -> Result<Granted, Error> {
+    let mut pause = PAUSE;
+    for _ in 0..RETRIES {
+        match protocol::refresh(server, http, held, |event| events.push(event)).await {
+            Err(Error::Transient { problem, retry_after: None }) => {
+                tracing::debug!("the refresh is sent again: {problem}");
+                events.push(Event::Retried);
+                sleep(pause).await;
+                pause *= 3;
+            }
+            outcome => return outcome,
+        }
+    }
+    protocol::refresh(server, http, held, |event| events.push(event)).await
+}

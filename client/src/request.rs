@@ -1,0 +1,166 @@
+//! A request that carries an access token, and what is done about a `401`.
+
+use std::error::Error as StdError;
+
+use awc::ClientRequest;
+use awc::http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use awc::http::{Method, StatusCode};
+use bytes::Bytes;
+use futures_core::Stream;
+use serde::Serialize;
+
+use crate::credential::Held;
+use crate::protocol::drain;
+use crate::server::Exchange;
+use crate::{Error, Event, Response, Session};
+
+/// How often a request is sent at the most: with the tokens at hand, with those
+/// that others have left, and with fresh ones.
+const MOST_ATTEMPTS: u32 = 3;
+
+/// A request to be. What is wrong with it is said when it is sent.
+#[must_use = "nothing is sent before `send`"]
+pub struct Request {
+    session: Session,
+    method: Method,
+    url: Result<String, Error>,
+    query: Option<String>,
+    headers: HeaderMap,
+    body: Option<Bytes>,
+}
+
+impl Request {
+    pub(crate) fn new(session: Session, method: Method, url: Result<String, Error>) -> Self {
+        let headers = HeaderMap::new();
+        Self { session, method, url, query: None, headers, body: None }
+    }
+
+    /// Adds a header. `Authorization` is the session's own.
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        match (HeaderName::try_from(name), HeaderValue::from_str(value)) {
+            (Ok(name), Ok(value)) => self.headers.append(name, value),
+            _ => self.fail(format!("`{name}` is no header, or its value cannot be one")),
+        }
+        self
+    }
+
+    /// Sets the query of the URL.
+    pub fn query(mut self, query: &impl Serialize) -> Self {
+        match serde_urlencoded::to_string(query) {
+            Ok(query) => self.query = Some(query),
+            Err(error) => self.fail(format!("the query: {error}")),
+        }
+        self
+    }
+
+    /// Sends `value` as JSON.
+    pub fn json(mut self, value: &impl Serialize) -> Self {
+        match serde_json::to_vec(value) {
+            Ok(json) => self.typed("application/json", json.into()),
+            Err(error) => self.fail(format!("the JSON body: {error}")),
+        }
+        self
+    }
+
+    /// Sends `value` as a form.
+    pub fn form(mut self, value: &impl Serialize) -> Self {
+        match serde_urlencoded::to_string(value) {
+            Ok(form) => self.typed("application/x-www-form-urlencoded", form.into()),
+            Err(error) => self.fail(format!("the form: {error}")),
+        }
+        self
+    }
+
+    /// Sends `body` as it stands.
+    pub fn body(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = Some(body.into());
+        self
+    }
+
+    fn typed(&mut self, content_type: &'static str, body: Bytes) {
+        self.headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        self.body = Some(body);
+    }
+
+    fn fail(&mut self, problem: String) {
+        if self.url.is_ok() {
+            self.url = Err(Error::Invalid(problem));
+        }
+    }
+
+    /// Sends it. On a `401` it refreshes the tokens, or waits for whoever does,
+    /// and sends it again; the answer to fresh tokens is final. Redirects are
+    /// answers like any other: none is followed.
+    ///
+    /// # Errors
+    /// When nobody is logged in, the session has ended, or the server cannot be
+    /// reached; [`Error::NotReplayable`] for a body beyond the limit.
+    pub async fn send(mut self) -> Result<Response, Error> {
+        let body = self.body.take().unwrap_or_default();
+        let limit = self.session.credential().body_limit();
+        if body.len() > limit {
+            return self.send_once_and_for_all(|request| request.send_body(body)).await;
+        }
+        let mut held = self.session.ready(true).await?;
+        let mut attempts = 0;
+        loop {
+            let response = self.attempt(&held, |request| request.send_body(body.clone())).await?;
+            attempts += 1;
+            // Tokens that others left in the store may have expired as well.
+            let again = attempts == 1 || attempts < MOST_ATTEMPTS && held.may_have_expired();
+            if response.status() != StatusCode::UNAUTHORIZED || !again {
+                return Ok(response);
+            }
+            drain(response).await;
+            held = self.session.renew(&held).await?;
+            self.session.credential().tell(&Event::Retried);
+        }
+    }
+
+    /// Sends `stream` as the body, once: a refresh comes before it where the
+    /// access token is not known to be fresh.
+    ///
+    /// # Errors
+    /// Those of [`Self::send`]; [`Error::NotReplayable`] when the server answers
+    /// `401` all the same. The tokens are fresh then.
+    pub async fn send_stream<S, E>(self, stream: S) -> Result<Response, Error>
+    where
+        S: Stream<Item = Result<Bytes, E>> + 'static,
+        E: Into<Box<dyn StdError>> + 'static,
+    {
+        self.send_once_and_for_all(|request| request.send_stream(stream)).await
+    }
+
+    async fn send_once_and_for_all(
+        self,
+        send: impl FnOnce(ClientRequest) -> awc::SendClientRequest,
+    ) -> Result<Response, Error> {
+        let held = self.session.ready(false).await?;
+        let response = self.attempt(&held, send).await?;
+        if response.status() != StatusCode::UNAUTHORIZED {
+            return Ok(response);
+        }
+        drain(response).await;
+        self.session.renew(&held).await?;
+        Err(Error::NotReplayable)
+    }
+
+    async fn attempt(
+        &self,
+        held: &Held,
+        send: impl FnOnce(ClientRequest) -> awc::SendClientRequest,
+    ) -> Result<Response, Error> {
+        let mut url = self.url.clone()?;
+        if let Some(query) = &self.query {
+            url.push(if url.contains('?') { '&' } else { '?' });
+            url.push_str(query);
+        }
+        let mut request = self.session.http().request(self.method.clone(), url);
+        for (name, value) in &self.headers {
+            request = request.append_header((name.clone(), value.clone()));
+        }
+        let request = request.bearer_auth(&held.tokens.access_token);
+        let exchange = Exchange::begin(&request);
+        exchange.finish(send(request), |event| self.session.credential().tell(&event)).await
+    }
+}

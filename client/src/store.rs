@@ -1,0 +1,72 @@
+//! Where tokens outlive the process.
+
+mod file;
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use file::FileStore;
+
+/// The tokens of one sign-in as they are kept.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stored {
+    /// The access token.
+    pub access_token: String,
+    /// The refresh token.
+    pub refresh_token: String,
+    /// How long the access token lived when it was granted, in seconds.
+    pub expires_in: Option<u64>,
+    /// The key of the attempt to refresh these tokens. It is kept together with
+    /// them, and so before any refresh is sent: an answer that a crash has lost
+    /// can be had again under the same key.
+    pub attempt_key: String,
+    /// How often the tokens were refreshed since the sign-in.
+    pub refreshes: u64,
+}
+
+/// No token is shown.
+impl fmt::Debug for Stored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stored").field("refreshes", &self.refreshes).finish_non_exhaustive()
+    }
+}
+
+/// Until it is dropped, nobody else has the lock that it stands for.
+pub type StoreLock = Box<dyn Send>;
+
+/// Keeps the tokens of one sign-in for several processes, or for the next one.
+///
+/// What an implementation has to hold, or honest users are logged out:
+///
+/// * [`lock`](Self::lock) excludes everybody else who uses the same store, in any
+///   process, and is set free when its owner dies.
+/// * [`read`](Self::read) returns what was written last, whole. It is also called
+///   without the lock.
+/// * [`write`](Self::write) replaces all or nothing, and has reached what survives
+///   a crash when it returns. It is only called under the lock.
+///
+/// All of them may block: they are called on threads made for that.
+pub trait TokenStore: Send + Sync + 'static {
+    /// Takes the lock, or gives up after `patience`.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] when others had it all the time; others
+    /// when it cannot be had at all.
+    fn lock(&self, patience: Duration) -> io::Result<StoreLock>;
+
+    /// What is kept, if anything.
+    ///
+    /// # Errors
+    /// When it cannot be read. "Nothing is kept" is no error, and an error does
+    /// not log anybody out.
+    fn read(&self) -> io::Result<Option<Stored>>;
+
+    /// Keeps `tokens` in place of what was there; with `None`, nothing.
+    ///
+    /// # Errors
+    /// When they are not kept for certain.
+    fn write(&self, tokens: Option<&Stored>) -> io::Result<()>;
+}

@@ -1,0 +1,118 @@
+//! The OAuth mode against a server that others wrote: oidc-provider for Node.js.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use matchbook_client::{Credential, Error, OAuth, Server, Session, Tokens, Trust};
+use serde_json::Value;
+
+/// The provider as a process. It is killed when this is dropped.
+struct Provider {
+    child: Child,
+    said: Value,
+    _folder: tempfile::TempDir,
+}
+
+impl Drop for Provider {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Provider {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oidc");
+        for file in ["package.json", "server.js"] {
+            std::fs::copy(files.join(file), folder.path().join(file)).unwrap();
+        }
+        let mut npm = Command::new("npm");
+        npm.args(["install", "--no-audit", "--no-fund", "--ignore-scripts"]);
+        let output = npm.current_dir(folder.path()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let mut node = Command::new("node");
+        node.arg("server.js").env("AUTH_METHOD", "client_secret_basic");
+        node.current_dir(folder.path()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = node.spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let said = lines.find_map(|line| serde_json::from_str(&line.unwrap()).ok());
+        Self { child, said: said.unwrap(), _folder: folder }
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.said[name].as_str().unwrap().to_owned()
+    }
+
+    fn server(&self, client_secret: Option<String>) -> Server {
+        let url = self.text("origin");
+        let oauth = OAuth {
+            token_path: "/token".into(),
+            revocation_path: Some("/token/revocation".into()),
+            client_id: self.text("clientId"),
+            client_secret,
+            scope: None,
+        };
+        Server::new(&url, &Trust::System, Duration::from_secs(10)).unwrap().oauth(oauth)
+    }
+
+    /// A session with nothing but a refresh token.
+    async fn sign_in(&self, index: usize) -> Session {
+        let server = self.server(Some(self.text("clientSecret")));
+        let session = Session::new(&server, Credential::default());
+        session.log_in_with(self.tokens(index)).await.unwrap();
+        session
+    }
+
+    fn tokens(&self, index: usize) -> Tokens {
+        let refresh_token = self.said["refreshTokens"][index].as_str().unwrap().to_owned();
+        Tokens { token: "none-yet".into(), refresh_token, expires_in: 0 }
+    }
+}
+
+/// Whom the provider takes the session for.
+async fn subject(session: &Session) -> Result<String, Error> {
+    let mut response = session.get("/me").send().await?;
+    let body: Value = response.json().await.unwrap();
+    Ok(body["sub"].as_str().unwrap_or_default().to_owned())
+}
+
+#[actix_rt::test]
+#[ignore = "needs Node.js and npm"]
+async fn with_node_a_provider_that_rotates_refreshes_us_until_the_session_is_revoked() {
+    let provider = Provider::start();
+
+    // The first token is refused, so it refreshes; the second is good.
+    let alice = provider.sign_in(0).await;
+    assert_eq!(subject(&alice).await.as_deref(), Ok("alice"));
+    assert_eq!(alice.credential().status().unwrap().refreshes, 1);
+    assert_eq!(alice.credential().status().unwrap().lifetime, Some(Duration::from_secs(60)));
+    // The refresh token of the first refresh is another, and good.
+    alice.refresh().await.unwrap();
+    assert_eq!(subject(&alice).await.as_deref(), Ok("alice"));
+    assert_eq!(alice.credential().status().unwrap().refreshes, 2);
+
+    // The provider ends a session whose traded refresh token is shown again.
+    let thief = provider.sign_in(0).await;
+    assert_eq!(subject(&thief).await, Err(Error::LoggedOut(None)));
+    assert_eq!(alice.refresh().await, Err(Error::LoggedOut(None)));
+    assert!(!alice.credential().is_logged_in());
+
+    // One that we revoke is over for whoever else holds it.
+    let (bob, elsewhere) = (provider.sign_in(1).await, provider.sign_in(1).await);
+    bob.log_out().await.unwrap();
+    assert_eq!(elsewhere.refresh().await, Err(Error::LoggedOut(None)));
+    assert!(!elsewhere.credential().is_logged_in());
+
+    // A wrong secret is the application's mistake, and no logout.
+    let mistaken = Session::new(&provider.server(Some("wrong".into())), Credential::default());
+    mistaken.log_in_with(provider.tokens(1)).await.unwrap();
+    let error = mistaken.refresh().await.unwrap_err();
+    assert!(matches!(error, Error::Unexpected(_)), "{error:?}");
+    assert!(mistaken.credential().is_logged_in());
+}

@@ -1,0 +1,232 @@
+//! Only the token server's word ends a session.
+
+use std::time::{Duration, Instant};
+
+use matchbook_client::{Credential, Error, Session};
+use matchbook_shared::Reason;
+
+use super::script::{Act, Script};
+use super::{get, get_after_rest, is_transient, logged_in, logged_in_with, on_file, soon, store};
+
+/// What `GET /user` comes to when the refresh that it needs is answered so, and
+/// whether the tokens are kept.
+async fn refresh_answered(act: Act) -> (Error, bool) {
+    let script = Script::start();
+    let session = logged_in(&script).await;
+    script.expire();
+    script.on("/refresh", [act]);
+    let error = soon(get(&session, "/user")).await.unwrap_err();
+    assert_eq!(script.refreshes(), 1);
+    (error, session.credential().is_logged_in())
+}
+
+#[actix_rt::test]
+async fn the_servers_own_401_ends_the_session() {
+    let act = Act::json(401, r#"{"error":"any","message":"of the article"}"#);
+    assert_eq!(refresh_answered(act).await, (Error::LoggedOut(None), false));
+}
+
+#[actix_rt::test]
+async fn invalid_grant_ends_the_session() {
+    let json = r#"{"error":"invalid_grant","message":"","reason":"expired_idle"}"#;
+    let ended = Error::LoggedOut(Some(Reason::ExpiredIdle));
+    assert_eq!(refresh_answered(Act::json(400, json)).await, (ended, false));
+}
+
+#[actix_rt::test]
+async fn an_ended_session_is_erased_from_its_store_and_nothing_asks_for_it_again() {
+    let (script, (_folder, file)) = (Script::start(), store());
+    let session = logged_in_with(&script, on_file(&file)).await;
+    script.expire();
+    script.on("/refresh", [Act::invalid_grant()]);
+    let ended = get(&session, "/user").await.unwrap_err();
+    assert_eq!(ended, Error::LoggedOut(Some(Reason::LoggedOut)));
+    assert_eq!(get(&session, "/user").await, Err(Error::NotLoggedIn));
+    let other = Session::new(&script.server(), on_file(&file));
+    assert_eq!(get(&other, "/user").await, Err(Error::NotLoggedIn));
+    assert_eq!((script.refreshes(), script.asked("/user").len()), (1, 1));
+    assert!(!std::fs::read_to_string(&file).unwrap_or_default().contains("mb_rt_"));
+}
+
+#[actix_rt::test]
+async fn what_may_pass_keeps_the_tokens_and_tells_how_long_to_wait() {
+    for (status, content_type, body) in [
+        (200, "text/html", "<html>log in to this café's network</html>"),
+        (400, "text/html", "<html>"),
+        (401, "text/html", "<html>"),
+        (401, "application/json", r#"{"detail":"a gateway of its own mind"}"#),
+        (403, "text/html", "<html>"),
+        (407, "text/html", "<html>"),
+        (408, "text/html", "<html>"),
+        (429, "application/json", "{}"),
+        (429, "application/json", r#"{"error":"invalid_grant","message":"hardly"}"#),
+        (500, "application/json", r#"{"error":"invalid_grant","message":"hardly"}"#),
+        (502, "text/html", "<html>"),
+        (503, "application/json", "{}"),
+        (504, "text/plain", ""),
+    ] {
+        let act = Act::say(status, content_type, body).with_header("retry-after", "7");
+        let (error, kept) = refresh_answered(act).await;
+        assert!(matches!(error, Error::Transient { .. }) && kept, "{status} {body}: {error:?}");
+        if status >= 429 {
+            let Error::Transient { retry_after, .. } = error else { unreachable!() };
+            assert_eq!(retry_after, Some(Duration::from_secs(7)), "{status}");
+        }
+    }
+}
+
+#[actix_rt::test]
+async fn another_refusal_is_told_and_keeps_the_tokens() {
+    let json = r#"{"error":"invalid_request","message":"what is this"}"#;
+    let (error, kept) = refresh_answered(Act::json(400, json)).await;
+    assert!(kept);
+    assert!(matches!(&error, Error::Unexpected(said) if said.contains("what is this")), "{error}");
+}
+
+#[actix_rt::test]
+async fn an_answer_that_is_lost_torn_or_no_grant_at_all_keeps_the_tokens() {
+    for (name, act) in [
+        ("lost", Act::Lose),
+        ("torn", Act::Tear),
+        ("empty", Act::json(200, "")),
+        ("no tokens", Act::json(200, "{}")),
+        ("no content", Act::json(204, "")),
+    ] {
+        let (error, kept) = refresh_answered(act).await;
+        let told = matches!(error, Error::Transient { .. } | Error::Unexpected(_));
+        assert!(told && kept, "{name}: {error:?}");
+    }
+}
+
+#[actix_rt::test]
+async fn a_server_that_does_not_answer_in_time_keeps_the_tokens() {
+    for act in [Act::Do.held(), Act::Stall] {
+        let script = Script::start();
+        let server = script.server_within(Duration::from_millis(400));
+        let session = Session::new(&server, Credential::default());
+        session.log_in_with(script.sign_in()).await.unwrap();
+        script.expire();
+        script.on("/refresh", [act]);
+        let asked = Instant::now();
+        let outcome = soon(get(&session, "/user")).await;
+        assert!(is_transient(&outcome), "{outcome:?}");
+        assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+        assert!(session.credential().is_logged_in());
+        script.release();
+        assert_eq!(get_after_rest(&session, "/user").await, Ok(200));
+        assert_eq!((script.trades(), script.reuses()), (1, 0));
+    }
+}
+
+#[actix_rt::test]
+async fn a_server_that_is_away_keeps_the_tokens() {
+    let script = Script::start();
+    let tokens = script.sign_in();
+    let server = script.server();
+    let address = script.origin().trim_start_matches("http://").to_owned();
+    drop(script);
+    // Until its listener is closed.
+    soon(async {
+        while std::net::TcpStream::connect(&address).is_ok() {
+            actix_rt::task::yield_now().await;
+        }
+    })
+    .await;
+    let session = Session::new(&server, Credential::default());
+    session.log_in_with(tokens).await.unwrap();
+    assert!(is_transient(&get(&session, "/user").await));
+    assert!(is_transient(&session.refresh().await));
+    assert!(session.credential().is_logged_in());
+}
+
+#[actix_rt::test]
+async fn a_server_that_asks_to_wait_is_not_asked_again_before() {
+    for status in [429, 503] {
+        let script = Script::start();
+        let session = logged_in(&script).await;
+        script.expire();
+        script.on("/refresh", [Act::json(status, "{}").with_header("retry-after", "2")]);
+        assert!(is_transient(&get(&session, "/user").await));
+        for _ in 0..3 {
+            let Err(Error::Transient { retry_after: Some(wait), .. }) =
+                get(&session, "/user").await
+            else {
+                panic!("it rests")
+            };
+            assert!(wait <= Duration::from_secs(2), "{wait:?}");
+        }
+        assert_eq!(script.refreshes(), 1, "nothing was asked meanwhile");
+        assert_eq!(get_after_rest(&session, "/user").await, Ok(200));
+        let asked = script.asked("/refresh");
+        assert_eq!(asked.len(), 2, "it was not asked in vain");
+        assert!(asked[1].at - asked[0].at >= Duration::from_millis(1900));
+    }
+}
+
+#[actix_rt::test]
+async fn without_a_word_from_the_server_it_rests_a_little_and_longer_each_time() {
+    let script = Script::start();
+    let session = logged_in(&script).await;
+    script.expire();
+    script.on("/refresh", [Act::json(500, "{}"), Act::json(500, "{}"), Act::json(500, "{}")]);
+    assert_eq!(get_after_rest(&session, "/user").await, Ok(200));
+    let asked = script.asked("/refresh");
+    assert_eq!(asked.len(), 4, "hundreds of requests in a row do not ask each time");
+    let rests: Vec<_> = asked.windows(2).map(|pair| pair[1].at - pair[0].at).collect();
+    assert!(rests[0] >= Duration::from_millis(100), "{rests:?}");
+    assert!(rests[2] > rests[0], "{rests:?}");
+}
+
+#[actix_rt::test]
+async fn a_new_sign_in_does_not_rest_for_the_failures_of_the_one_before() {
+    let script = Script::start();
+    let session = logged_in(&script).await;
+    script.expire();
+    script.on("/refresh", [Act::json(503, "{}")]);
+    assert!(is_transient(&get(&session, "/user").await));
+    session.log_in_with(script.sign_in()).await.unwrap();
+    script.expire();
+    assert_eq!(get(&session, "/user").await, Ok(200));
+}
+
+#[actix_rt::test]
+async fn the_answers_of_a_resource_end_no_session() {
+    let script = Script::start();
+    let session = logged_in(&script).await;
+    let refused = r#"{"error":"invalid_grant","message":"not from here"}"#;
+    for status in [400, 403, 500] {
+        script.on("/user", [Act::json(status, refused)]);
+        assert_eq!(get(&session, "/user").await, Ok(status));
+    }
+    assert_eq!(script.refreshes(), 0);
+    // One that refuses fresh tokens too is handed on, and asked no third time.
+    script.on("/user", [Act::json(401, refused), Act::json(401, refused)]);
+    assert_eq!(get(&session, "/user").await, Ok(401));
+    assert_eq!(script.refreshes(), 1);
+    assert!(session.credential().is_logged_in());
+    assert_eq!(get(&session, "/user").await, Ok(200));
+}
+
+#[actix_rt::test]
+async fn logging_out_ends_it_at_the_server_and_here() {
+    let (script, (_folder, file)) = (Script::start(), store());
+    let session = logged_in_with(&script, on_file(&file)).await;
+    session.log_out().await.unwrap();
+    assert_eq!(script.asked("/logout").len(), 1);
+    assert!(!session.credential().is_logged_in());
+    assert_eq!(get(&session, "/user").await, Err(Error::NotLoggedIn));
+    session.log_out().await.unwrap();
+    assert_eq!(script.asked_in_all().len(), 1, "there was nothing to end");
+    let other = Session::new(&script.server(), on_file(&file));
+    assert_eq!(get(&other, "/user").await, Err(Error::NotLoggedIn));
+}
+
+#[actix_rt::test]
+async fn logging_out_everywhere_refreshes_where_it_must_and_erases_here() {
+    let script = Script::start();
+    let session = logged_in(&script).await;
+    script.expire();
+    assert_eq!(session.log_out_everywhere().await, Ok(1));
+    assert_eq!((script.refreshes(), script.asked("/sessions").len()), (1, 2));
+    assert!(!session.credential().is_logged_in());
+}

@@ -1,0 +1,161 @@
+//! No token is shown, to nobody.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use matchbook_client::{Credential, Error, Event, FileStore, OAuth, Session, Strategy, Trust};
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::script::{Act, Asked, SECRET, Script};
+use super::{get, logged_in, noting, on_file, store};
+
+/// What was written.
+#[derive(Clone, Default)]
+struct Pages(Arc<Mutex<Vec<u8>>>);
+
+impl Pages {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+}
+
+impl Write for Pages {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Pages {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+/// Everything that can be shown of a whole life, on one thread.
+async fn a_whole_life(script: &Script, credential: Credential) -> String {
+    let mut shown = Vec::new();
+    let session = Session::new(&script.server(), credential);
+    session.log_in_as_guest().await.unwrap();
+    script.expire();
+    let response = session.post("/user").json(&SECRET.len()).send().await.unwrap();
+    shown.push(format!("{:?} {:?}", response.status(), session));
+    script.on("/refresh", [Act::json(500, "{}"), Act::Lose, Act::json(200, "{}"), Act::Tear]);
+    for _ in 0..4 {
+        let error = session.refresh().await.unwrap_err();
+        shown.push(format!("{error} {error:?}"));
+        if let Error::Transient { retry_after: Some(rest), .. } = error {
+            actix_rt::time::sleep(rest).await;
+        }
+    }
+    shown.push(format!("{:?}", session.credential().status()));
+    session.log_in_with(script.sign_in()).await.unwrap();
+    let url = format!("http://{SECRET}:{SECRET}@localhost/?token={SECRET}");
+    for outcome in [get(&session, &url).await, get(&session, &format!("/ {SECRET}")).await] {
+        let error = outcome.unwrap_err();
+        shown.push(format!("{error} {error:?}"));
+    }
+    session.log_out().await.unwrap();
+    session.log_in_with(script.sign_in()).await.unwrap();
+    // What a server says may hold what it was sent.
+    let tokens = script.sign_in();
+    let echo =
+        format!(r#"{{"error":"invalid_request","message":"what is {}"}}"#, tokens.refresh_token);
+    session.log_in_with(tokens).await.unwrap();
+    script.on("/refresh", [Act::json(400, &echo)]);
+    let error = session.refresh().await.unwrap_err();
+    shown.push(format!("{error} {error:?}"));
+    session.log_in_with(script.sign_in()).await.unwrap();
+    script.on("/refresh", [Act::invalid_grant()]);
+    let error = session.refresh().await.unwrap_err();
+    shown.push(format!("{error} {error:?}"));
+    shown.concat()
+}
+
+#[actix_rt::test]
+async fn neither_a_log_at_trace_nor_an_event_nor_an_error_shows_a_token() {
+    let pages = Pages::default();
+    let log = tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
+        .with_writer(pages.clone())
+        .finish();
+    let _logging = tracing_subscriber::util::SubscriberInitExt::set_default(log);
+    let script = Script::start();
+    let (credential, events) = noting();
+    let shown = a_whole_life(&script, credential).await;
+    let events = format!("{:?}", events.lock().unwrap());
+    let log = pages.text();
+    for said in ["/register", "/token", "/refresh", "/logout"] {
+        assert!(log.contains(said) && events.contains(said), "{said} is missing:\n{log}\n{events}");
+    }
+    let keys: Vec<_> = script.asked("/refresh").iter().filter_map(Asked::key).collect();
+    for text in [&shown, &events, &log] {
+        assert!(!text.contains(SECRET), "{text}");
+        assert!(!text.contains("mb_rt_"), "{text}");
+        // With the key and the token that it belongs to, the grant can be had.
+        assert!(!keys.iter().any(|key| text.contains(key)), "{text}");
+    }
+}
+
+#[actix_rt::test]
+async fn the_debug_of_no_type_shows_a_token_or_a_secret() {
+    let (script, (_folder, file)) = (Script::start(), store());
+    let oauth = OAuth {
+        token_path: "/oauth/token".into(),
+        revocation_path: None,
+        client_id: "an app".into(),
+        client_secret: Some(SECRET.into()),
+        scope: None,
+    };
+    let session = logged_in(&script).await;
+    let on_disk = super::logged_in_with(&script, on_file(&file)).await;
+    let event = Event::Exchange {
+        method: "GET".into(),
+        path: "/user".into(),
+        status: None,
+        began: std::time::Instant::now(),
+        took: Duration::ZERO,
+    };
+    let shown = [
+        format!("{oauth:?}"),
+        format!("{:?}", script.server().oauth(oauth.clone())),
+        format!("{session:?} {on_disk:?}"),
+        format!("{:?} {:?}", session.credential(), on_disk.credential()),
+        format!("{:?}", on_disk.credential().status()),
+        format!("{:?}", FileStore::new(&file)),
+        format!("{event:?}"),
+        format!("{:?} {:?}", Strategy::Background { fraction: 0.5 }, Trust::System),
+    ];
+    for shown in shown {
+        assert!(!shown.contains(SECRET) && !shown.contains("mb_rt_"), "{shown}");
+    }
+}
+
+#[test]
+fn the_whole_process_at_trace_shows_no_token() {
+    let (script, (folder, file)) = (Script::start(), store());
+    actix_rt::System::new().block_on(super::logged_in_with(&script, on_file(&file)));
+    script.expire();
+    let output = Command::new(Path::new(env!("CARGO_BIN_EXE_matchbook-client")))
+        .current_dir(folder.path())
+        .env("MATCHBOOK_CLIENT__SERVER__URL", script.origin())
+        .env("MATCHBOOK_CLIENT__SERVER__CA_FILE", "")
+        .env("MATCHBOOK_CLIENT__STORE__PATH", &file)
+        .env("MATCHBOOK_CLIENT__LOG__LEVEL", "trace")
+        .args(["get", "/user"])
+        .output()
+        .unwrap();
+    let log = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{log}");
+    assert!(log.contains("/refresh"), "it says what it does:\n{log}");
+    assert_eq!(script.refreshes(), 1);
+    assert!(!log.contains(SECRET), "{log}");
+}
