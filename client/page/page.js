@@ -96,7 +96,7 @@ async function act(button, work) {
 function failed(error, retry) {
   switch (error.code) {
     case "away":
-      say("bad", `The token server is away. You are still logged in. ${error.message}`, retry);
+      say("bad", `The token server is away${session.loggedIn ? "; you stay logged in" : ""}. ${error.message}`, retry);
       break;
     case "client_away":
       say("bad", error.message, retry);
@@ -137,7 +137,8 @@ const session = {
     tick();
     if (another) discover();
     if (!state.loggedIn) sessions.clear("Log in to see where you are logged in.");
-    if (over && at("message-box").dataset.kind !== "good") say("note", "The session has ended.");
+    // Whoever asked for it is told by the answer.
+    if (over && !document.querySelector("[aria-busy=true]")) say("note", "The session has ended.");
   },
 
   remaining() {
@@ -192,9 +193,9 @@ function tick() {
 }
 
 function draw() {
-  const { lifetime } = session.state ?? {};
+  const { lifetime, remaining } = session.state ?? {};
   // Tokens that came from elsewhere have no known life.
-  const timed = session.loggedIn && Number.isFinite(lifetime) && lifetime > 0;
+  const timed = session.loggedIn && lifetime > 0 && Number.isFinite(remaining);
   const left = timed ? session.remaining() : 0;
   const was = at("burn").dataset.state;
   const is = !timed ? "none" : left > 0 ? "burning" : "expired";
@@ -204,7 +205,6 @@ function draw() {
     const burnt = calm.matches ? 1 - Math.ceil(left) / Math.max(lifetime, Math.ceil(left)) : 1 - left / lifetime;
     burn(Math.min(1, Math.max(0, burnt)));
     at("remaining").textContent = duration(Math.ceil(left));
-    at("remaining").dataset.long = left > 60;
     at("of").textContent = `of ${duration(lifetime)} left`;
   } else if (is === "expired") {
     at("remaining").textContent = "expired";

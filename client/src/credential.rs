@@ -21,6 +21,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The longest body that is kept to be sent again, in bytes, unless told otherwise.
 const BODY_LIMIT: usize = 2 << 20;
 
+/// How often a refresh that failed for the moment is sent again at once, unless
+/// told otherwise.
+const RETRIES: u32 = 2;
+
 /// After a refresh that failed for the moment, none is sent for so long; twice
 /// as long after the next one, and so on.
 const FIRST_REST: Duration = Duration::from_millis(250);
@@ -81,6 +85,7 @@ struct Settings {
     hook: Option<Hook>,
     patience: Duration,
     body_limit: usize,
+    retries: u32,
 }
 
 struct Inner {
@@ -253,6 +258,13 @@ impl Builder {
         self
     }
 
+    /// How often a refresh that failed for the moment is sent again before anybody
+    /// is told, where the server names no time to wait. By default twice.
+    pub fn retries(mut self, retries: u32) -> Self {
+        self.0.retries = retries;
+        self
+    }
+
     /// The credential; nothing is read or sent before it is used.
     #[must_use]
     pub fn build(self) -> Credential {
@@ -274,6 +286,7 @@ impl Credential {
             hook: None,
             patience: PATIENCE,
             body_limit: BODY_LIMIT,
+            retries: RETRIES,
         })
     }
 
@@ -306,6 +319,10 @@ impl Credential {
 
     pub(crate) fn body_limit(&self) -> usize {
         self.0.settings.body_limit
+    }
+
+    pub(crate) fn retries(&self) -> u32 {
+        self.0.settings.retries
     }
 
     pub(crate) fn kept(&self) -> &AtomicBool {
@@ -439,7 +456,7 @@ impl Credential {
         let goes_on =
             shared.held.is_some() && held.as_ref().is_some_and(|held| held.tokens.refreshes > 0);
         if !goes_on {
-            shared.since = held.as_ref().map(|_| Instant::now());
+            shared.since = held.as_ref().map(|held| held.sent_at.unwrap_or_else(Instant::now));
         }
         shared.held = held;
         self.0.changed.send_replace(());

@@ -10,11 +10,8 @@ use crate::credential::{Granted, Held, Landing, Outcome};
 use crate::store::Stored;
 use crate::{Credential, Error, Event, Server, protocol};
 
-/// How often a refresh is sent again at once when it fails for the moment and
-/// the server names no time. The same attempt key makes that safe.
-const RETRIES: u32 = 2;
-
-/// The pause before that, longer each time.
+/// The pause before a refresh is sent again, longer each time. The same attempt
+/// key makes that safe.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Refreshes `refused`, or finds that others have, and lets it be known.
@@ -55,7 +52,7 @@ async fn under_lock(
         Found::TheRefused(held) => held,
         Found::Others(stored) => return Ok(Arc::new(stored.into())),
     };
-    match ask(server, http, &held, events).await {
+    match ask(server, http, &held, credential.retries(), events).await {
         Ok(granted) => {
             // What could not be kept can be had again under the attempt key that
             // the store still has, and is kept before anything comes after it.
@@ -111,10 +108,11 @@ async fn ask(
     server: &Server,
     http: &awc::Client,
     held: &Stored,
+    retries: u32,
     events: &mut Vec<Event>,
 ) -> Result<Granted, Error> {
     let mut pause = PAUSE;
-    for _ in 0..RETRIES {
+    for _ in 0..retries {
         match protocol::refresh(server, http, held, |event| events.push(event)).await {
             Err(Error::Transient { problem, retry_after: None }) => {
                 tracing::debug!("the refresh is sent again: {problem}");

@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 
 use awc::ClientRequest;
 use awc::http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use awc::http::{Method, StatusCode};
+use awc::http::{Method, StatusCode, Uri};
 use bytes::Bytes;
 use futures_core::Stream;
 use serde::Serialize;
@@ -155,6 +155,7 @@ impl Request {
             url.push(if url.contains('?') { '&' } else { '?' });
             url.push_str(query);
         }
+        let url: Uri = url.parse().map_err(|error| Error::Invalid(format!("its URL: {error}")))?;
         let mut request = self.session.http().request(self.method.clone(), url);
         for (name, value) in &self.headers {
             request = request.append_header((name.clone(), value.clone()));

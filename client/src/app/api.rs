@@ -25,6 +25,9 @@ use super::{origin, read, user};
 /// How many requests are a burst.
 const BURST: usize = 50;
 
+/// Of which a page is not told: it knows when it connects.
+const EVENTS: &str = "/api/events";
+
 /// The identity that `admit` found.
 type Who = ReqData<Arc<Identity>>;
 
@@ -61,15 +64,17 @@ async fn admit(
     request.extensions_mut().insert(identity.clone());
     let began = Instant::now();
     let answer = next.call(request).await?;
-    identity.feed().exchange(&Exchange {
-        from: "browser",
-        to: "client",
-        method: method.as_str(),
-        path: &path,
-        status: Some(answer.status().as_u16()),
-        began,
-        took: began.elapsed(),
-    });
+    if path != EVENTS {
+        identity.feed().exchange(&Exchange {
+            from: "browser",
+            to: "client",
+            method: method.as_str(),
+            path: &path,
+            status: Some(answer.status().as_u16()),
+            began,
+            took: began.elapsed(),
+        });
+    }
     Ok(answer.map_into_left_body())
 }
 

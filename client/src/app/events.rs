@@ -217,7 +217,7 @@ mod tests {
         events.map(text).collect().await
     }
 
-    #[actix_web::test]
+    #[actix_rt::test]
     async fn a_page_is_told_how_things_stand_and_then_what_happens_until_the_feed_is_closed() {
         let feed = Feed::new(Instant::now());
         exchange(&feed, "/before");
@@ -236,7 +236,7 @@ mod tests {
         assert!(rest(stream(&feed, Credential::default()).unwrap()).await.is_empty());
     }
 
-    #[actix_web::test]
+    #[actix_rt::test]
     async fn a_page_that_does_not_keep_up_is_cut_off_and_the_others_go_on() {
         let feed = Feed::new(Instant::now());
         let slow = stream(&feed, Credential::default()).unwrap();

@@ -8,15 +8,16 @@ use matchbook_shared::Reason;
 use super::script::{Act, Script};
 use super::{get, get_after_rest, is_transient, logged_in, logged_in_with, on_file, soon, store};
 
-/// What `GET /user` comes to when the refresh that it needs is answered so, and
-/// whether the tokens are kept.
+/// What `GET /user` comes to when each refresh is answered so, and whether the
+/// tokens are kept.
 async fn refresh_answered(act: Act) -> (Error, bool) {
     let script = Script::start();
     let session = logged_in(&script).await;
     script.expire();
-    script.on("/refresh", [act]);
+    script.always("/refresh", act);
     let error = soon(get(&session, "/user")).await.unwrap_err();
-    assert_eq!(script.refreshes(), 1);
+    assert!((1..=3).contains(&script.refreshes()), "{}", script.refreshes());
+    assert_eq!(script.reuses(), 0);
     (error, session.credential().is_logged_in())
 }
 
@@ -106,12 +107,13 @@ async fn a_server_that_does_not_answer_in_time_keeps_the_tokens() {
         let session = Session::new(&server, Credential::default());
         session.log_in_with(script.sign_in()).await.unwrap();
         script.expire();
-        script.on("/refresh", [act]);
+        script.always("/refresh", act);
         let asked = Instant::now();
         let outcome = soon(get(&session, "/user")).await;
         assert!(is_transient(&outcome), "{outcome:?}");
         assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
         assert!(session.credential().is_logged_in());
+        script.always("/refresh", Act::Do);
         script.release();
         assert_eq!(get_after_rest(&session, "/user").await, Ok(200));
         assert_eq!((script.trades(), script.reuses()), (1, 0));
@@ -168,13 +170,43 @@ async fn without_a_word_from_the_server_it_rests_a_little_and_longer_each_time()
     let script = Script::start();
     let session = logged_in(&script).await;
     script.expire();
-    script.on("/refresh", [Act::json(500, "{}"), Act::json(500, "{}"), Act::json(500, "{}")]);
-    assert_eq!(get_after_rest(&session, "/user").await, Ok(200));
-    let asked = script.asked("/refresh");
-    assert_eq!(asked.len(), 4, "hundreds of requests in a row do not ask each time");
-    let rests: Vec<_> = asked.windows(2).map(|pair| pair[1].at - pair[0].at).collect();
-    assert!(rests[0] >= Duration::from_millis(100), "{rests:?}");
-    assert!(rests[2] > rests[0], "{rests:?}");
+    script.always("/refresh", Act::json(500, "{}"));
+    let mut rests = Vec::new();
+    for _ in 0..3 {
+        assert!(is_transient(&get(&session, "/user").await));
+        let asked = script.refreshes();
+        let Err(Error::Transient { retry_after: Some(rest), .. }) = get(&session, "/user").await
+        else {
+            panic!("it rests")
+        };
+        assert_eq!(script.refreshes(), asked, "nothing is asked meanwhile");
+        rests.push(rest);
+        actix_rt::time::sleep(rest).await;
+    }
+    assert!(rests[0] > Duration::from_millis(50), "{rests:?}");
+    assert!(rests[0] < rests[1] && rests[1] < rests[2], "{rests:?}");
+    script.always("/refresh", Act::Do);
+    assert_eq!(get(&session, "/user").await, Ok(200));
+    // A success is the end of it: the next failure rests as the first did.
+    script.expire();
+    script.always("/refresh", Act::json(500, "{}"));
+    assert!(is_transient(&get(&session, "/user").await));
+    let Err(Error::Transient { retry_after: Some(rest), .. }) = get(&session, "/user").await else {
+        panic!("it rests")
+    };
+    assert!(rest < rests[1], "{rest:?} {rests:?}");
+}
+
+#[actix_rt::test]
+async fn a_failure_that_passes_at_once_is_not_noticed() {
+    for act in [Act::json(500, "{}"), Act::Lose, Act::Tear, Act::say(502, "text/html", "<html>")] {
+        let script = Script::start();
+        let session = logged_in(&script).await;
+        script.expire();
+        script.on("/refresh", [act]);
+        assert_eq!(get(&session, "/user").await, Ok(200));
+        assert_eq!((script.refreshes(), script.trades(), script.reuses()), (2, 1, 0));
+    }
 }
 
 #[actix_rt::test]
@@ -182,7 +214,7 @@ async fn a_new_sign_in_does_not_rest_for_the_failures_of_the_one_before() {
     let script = Script::start();
     let session = logged_in(&script).await;
     script.expire();
-    script.on("/refresh", [Act::json(503, "{}")]);
+    script.on("/refresh", [Act::json(503, "{}").with_header("retry-after", "60")]);
     assert!(is_transient(&get(&session, "/user").await));
     session.log_in_with(script.sign_in()).await.unwrap();
     script.expire();

@@ -124,7 +124,7 @@ async fn a_redirect_to_another_origin_never_carries_the_tokens() {
         }
     }
     for status in [302, 307, 308] {
-        script.on("/refresh", [Act::redirect(status, &to)]);
+        script.always("/refresh", Act::redirect(status, &to));
         assert!(session.refresh().await.is_err());
         session.log_in_with(script.sign_in()).await.unwrap();
     }

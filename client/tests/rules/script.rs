@@ -125,6 +125,7 @@ struct State {
     traded: HashMap<String, Traded>,
     reuses: usize,
     acts: HashMap<String, VecDeque<Act>>,
+    usual: HashMap<String, Act>,
     asked: Vec<Asked>,
 }
 
@@ -188,6 +189,7 @@ impl Script {
             traded: HashMap::new(),
             reuses: 0,
             acts: HashMap::new(),
+            usual: HashMap::new(),
             asked: Vec::new(),
         };
         let shared = Arc::new(Shared {
@@ -267,6 +269,11 @@ impl Script {
     /// What to do about the next requests for a path.
     pub(crate) fn on(&self, path: &str, acts: impl IntoIterator<Item = Act>) {
         self.shared.lock().acts.entry(path.to_owned()).or_default().extend(acts);
+    }
+
+    /// What to do about all requests for a path, those of [`Self::on`] apart.
+    pub(crate) fn always(&self, path: &str, act: Act) {
+        self.shared.lock().usual.insert(path.to_owned(), act);
     }
 
     /// Lets one request go on that is held, now or later.
@@ -447,8 +454,8 @@ async fn serve(shared: Data<Shared>, request: HttpRequest, body: Bytes) -> HttpR
     let mut act = {
         let mut state = shared.lock();
         state.asked.push(asked.clone());
-        let acts = state.acts.get_mut(&asked.path);
-        acts.and_then(VecDeque::pop_front).unwrap_or(Act::Do)
+        let next = state.acts.get_mut(&asked.path).and_then(VecDeque::pop_front);
+        next.or_else(|| state.usual.get(&asked.path).cloned()).unwrap_or(Act::Do)
     };
     shared.arrived.send_modify(|arrived| *arrived += 1);
     while let Act::Hold(then) = act {

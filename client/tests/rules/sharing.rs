@@ -85,6 +85,19 @@ async fn where_the_store_holds_another_token_the_request_is_sent_again_without_a
 }
 
 #[actix_rt::test]
+async fn who_rests_after_a_failure_uses_the_tokens_that_another_process_got_meanwhile() {
+    let (script, (_folder, file)) = (Script::start(), store());
+    let one = logged_in_with(&script, on_file(&file)).await;
+    let other = Session::new(&script.server(), on_file(&file));
+    script.expire();
+    script.on("/refresh", [Act::json(429, "{}").with_header("retry-after", "60")]);
+    assert!(is_transient(&get(&one, "/user").await));
+    assert_eq!(get(&other, "/user").await, Ok(200));
+    assert_eq!(get(&one, "/user").await, Ok(200));
+    assert_eq!(script.refreshes(), 2);
+}
+
+#[actix_rt::test]
 async fn a_sign_in_in_another_process_is_found_in_the_store() {
     let (script, (_folder, file)) = (Script::start(), store());
     let early = Session::new(&script.server(), on_file(&file));
@@ -235,6 +248,25 @@ async fn a_process_that_ends_within_a_refresh_leaves_no_other_waiting_and_nothin
     assert_eq!(keys.len(), 1, "the attempt that was left is repeated");
 }
 
+/// A sign-in while a refresh is held, which it may have to wait for; and its
+/// access token.
+async fn sign_in_meanwhile(
+    script: &Script,
+    session: &Session,
+) -> (actix_rt::task::JoinHandle<Result<(), Error>>, String) {
+    let (session, tokens) = (session.clone(), script.sign_in());
+    let access = tokens.token.clone();
+    let signing_in = actix_rt::spawn(async move { session.log_in_with(tokens).await });
+    let first = async {
+        while !signing_in.is_finished() {
+            actix_rt::task::yield_now().await;
+        }
+    };
+    // Where it does not wait, it comes before the answer to the refresh.
+    let _ = actix_rt::time::timeout(Duration::from_millis(100), first).await;
+    (signing_in, access)
+}
+
 #[actix_rt::test]
 async fn a_refusal_of_the_old_tokens_does_not_erase_those_of_a_new_sign_in() {
     let script = Script::start();
@@ -246,10 +278,9 @@ async fn a_refusal_of_the_old_tokens_does_not_erase_those_of_a_new_sign_in() {
         async move { get(&session, "/old").await }
     });
     script.until_asked("/refresh", 1).await;
-    let tokens = script.sign_in();
-    let new = tokens.token.clone();
-    soon(session.log_in_with(tokens)).await.unwrap();
+    let (signing_in, new) = sign_in_meanwhile(&script, &session).await;
     script.release();
+    assert_eq!(soon(signing_in).await.unwrap(), Ok(()));
     // What was asked as the old one may end or go on as the new one.
     let outcome = soon(old).await.unwrap();
     assert!(matches!(outcome, Err(Error::LoggedOut(_)) | Ok(200)), "{outcome:?}");
@@ -271,10 +302,9 @@ async fn a_grant_for_the_old_tokens_does_not_replace_those_of_a_new_sign_in() {
         async move { get(&session, "/old").await }
     });
     script.until_asked("/refresh", 1).await;
-    let tokens = script.sign_in();
-    let new = tokens.token.clone();
-    soon(session.log_in_with(tokens)).await.unwrap();
+    let (signing_in, new) = sign_in_meanwhile(&script, &session).await;
     script.release();
+    assert_eq!(soon(signing_in).await.unwrap(), Ok(()));
     soon(old).await.unwrap().unwrap();
     assert_eq!(get(&session, "/user").await, Ok(200));
     assert_eq!(script.asked("/user").last().unwrap().bearer(), Some(new));
@@ -289,11 +319,7 @@ async fn a_refusal_in_one_process_does_not_erase_a_new_sign_in_in_another() {
     let old = actix_rt::spawn(async move { get(&one, "/old").await });
     script.until_asked("/refresh", 1).await;
     let other = Session::new(&script.server(), on_file(&file));
-    let tokens = script.sign_in();
-    let new = tokens.token.clone();
-    // It may have to wait for the refresh that is under way.
-    let signing_in = actix_rt::spawn(async move { other.log_in_with(tokens).await });
-    actix_rt::time::sleep(Duration::from_millis(100)).await;
+    let (signing_in, new) = sign_in_meanwhile(&script, &other).await;
     script.release();
     let outcome = soon(old).await.unwrap();
     assert!(matches!(outcome, Err(Error::LoggedOut(_)) | Ok(200)), "{outcome:?}");
