@@ -253,7 +253,7 @@ const sessions = {
     const ago = (date) => (since(date) < 2 ? "just now" : `${duration(since(date))} ago`);
     const name = element("p");
     if (one.current) name.append(element("span", { className: "current", textContent: "this one" }));
-    name.append(`${one.userAgent ?? "unknown app"}${one.ip ? `, ${one.ip}` : ""}`);
+    name.append(`${one.userAgent ?? "An app without a name"}${one.ip ? `, ${one.ip}` : ""}`);
     const detail = element("p", {
       className: "detail",
       textContent: `begun ${ago(one.createdAt)} · used ${ago(one.lastUsedAt)} · expires in ${duration(-since(one.expiresAt))}`,
@@ -262,10 +262,16 @@ const sessions = {
     end.setAttribute("aria-label", one.current ? "End this session" : `End the session begun ${ago(one.createdAt)}`);
     end.addEventListener("click", () =>
       act(end, async () => {
+        if (one.current) {
+          // This way the client app forgets the tokens as well.
+          await call("POST", "/api/logout");
+          at("login").focus();
+          return "This session has ended.";
+        }
         await call("DELETE", `/api/sessions/${encodeURIComponent(one.id)}`);
-        if (!one.current) await this.load();
+        await this.load();
         at("reload").focus();
-        return one.current ? "This session has ended." : "That session has ended.";
+        return "That session has ended.";
       }),
     );
     return element("li", { data: { id: one.id, current: one.current } }, element("div", {}, name, detail), end);

@@ -52,10 +52,10 @@ pub(crate) fn start(config: &Config) -> Result<(HttpServing, Vec<SocketAddr>), S
     let cookie = Cookie { secure: config.cookie_secure };
     let identities =
         web::Data::new(Identities::new(cookie, config.sessions, config.demo, Instant::now()));
-    let served = identities.clone();
+    let known = identities.clone();
     let app = HttpServer::new(move || {
         App::new()
-            .app_data(served.clone())
+            .app_data(known.clone())
             // This thread's connections; whose tokens go over them, each request says.
             .app_data(web::Data::new(Session::new(&server, Credential::default())))
             .wrap(

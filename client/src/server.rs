@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use awc::error::SendRequestError;
-use awc::http::header::RETRY_AFTER;
+use awc::http::header::{RETRY_AFTER, USER_AGENT};
 use awc::http::{Method, StatusCode, Uri};
 use awc::{ClientRequest, Connector, SendClientRequest};
 use openssl::error::ErrorStack;
@@ -17,6 +17,9 @@ use serde::de::DeserializeOwned;
 
 use crate::protocol::Refusal;
 use crate::{Error, Event, OAuth};
+
+/// What it calls itself, which a list of sessions shows.
+const NAME: &str = concat!("matchbook-client/", env!("CARGO_PKG_VERSION"));
 
 /// The answer to a request, its body unread.
 pub type Response = awc::ClientResponse;
@@ -147,6 +150,7 @@ impl Server {
             .connector(Connector::new().openssl(self.tls.clone()).timeout(self.timeout))
             .timeout(self.timeout)
             .disable_redirects()
+            .add_default_header((USER_AGENT, NAME))
             .finish()
     }
 }

@@ -1,5 +1,8 @@
 //! The client app against a real server: both as processes.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
+
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
@@ -617,7 +620,7 @@ async fn no_token_reaches_a_page() {
         ("POST", "/api/refresh"),
     ] {
         let answer = browser.call(method, path).await;
-        told.push_str(&format!("{:?}{}", answer.headers, answer.text));
+        told = format!("{told}{:?}{}", answer.headers, answer.text);
     }
     events.exchanges_until("/api/logout-everywhere").await;
     told.push_str(&events.text);
@@ -682,9 +685,7 @@ async fn a_script_logs_in_stays_logged_in_and_logs_out() {
     server.await_log("logged out");
 }
 
-#[cfg(unix)]
 fn assert_only_the_owner_can_read(file: &Path) {
-    use std::os::unix::fs::PermissionsExt;
     assert_eq!(std::fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
@@ -714,12 +715,8 @@ async fn a_script_learns_from_the_exit_code_what_went_wrong() {
 
     assert_eq!(run(&["login"]).0, 0);
     std::fs::write(folder.join("broken.json"), "{").unwrap();
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let private = std::fs::Permissions::from_mode(0o600);
-        std::fs::set_permissions(folder.join("broken.json"), private).unwrap();
-    }
+    let private = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(folder.join("broken.json"), private).unwrap();
     let (code, _, error) = run(&["info", "--store", "broken.json"]);
     assert!(code == 1 && error.contains("broken.json"), "{code} {error}");
     assert!(pair.server.stop().success());

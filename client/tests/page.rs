@@ -332,7 +332,8 @@ async fn in_a_browser_the_keyboard_alone_logs_in_and_ends_the_session() {
         page.tab_to(current).await;
         page.type_key(Key::Enter).await;
         page.until_it_says("message", "This session has ended.").await;
-        page.until("nobody is asked for", "!document.querySelector('#sessions li')").await;
+        page.until_it_says("who", "Logged out").await;
+        page.until("no session is listed", "!document.querySelector('#sessions li')").await;
         page.assert_clean().await;
     })
     .await;

@@ -34,7 +34,7 @@ impl Cookie {
 pub(crate) fn random_id() -> Result<String, ErrorStack> {
     let mut bytes = [0; 32];
     openssl::rand::rand_bytes(&mut bytes)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(bytes.iter().fold(String::with_capacity(64), |hex, byte| hex + &format!("{byte:02x}")))
 }
 
 #[cfg(test)]

@@ -13,8 +13,9 @@ use openssl::error::ErrorStack;
 #[derive(Debug)]
 pub(crate) enum Failure {
     Client(Error),
-    /// The server answered this, also to fresh tokens.
-    Refused(u16),
+    /// The server answered this, also to fresh tokens; and how many seconds it
+    /// asks to wait.
+    Refused(u16, Option<u64>),
     /// Another site made the browser ask.
     AnotherSite,
     /// There is no cookie, and without one nobody is anybody.
@@ -26,15 +27,20 @@ pub(crate) enum Failure {
 impl Failure {
     /// What an answer means that is not the one hoped for.
     pub(crate) fn of(response: &Response) -> Self {
-        Self::Refused(response.status().as_u16())
+        let retry_after = response.headers().get("retry-after");
+        let seconds = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
+        Self::Refused(response.status().as_u16(), seconds)
     }
 
     /// How long to wait in seconds, for what may work later.
     pub(crate) fn retry_after(&self) -> Option<u64> {
+        if self.status_code() != StatusCode::SERVICE_UNAVAILABLE {
+            return None;
+        }
         let wait = match self {
             Self::Client(Error::Transient { retry_after, .. }) => retry_after.unwrap_or_default(),
-            _ if self.status_code() == StatusCode::SERVICE_UNAVAILABLE => Duration::ZERO,
-            _ => return None,
+            Self::Refused(_, Some(seconds)) => Duration::from_secs(*seconds),
+            _ => Duration::ZERO,
         };
         Some(wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1))
     }
@@ -63,7 +69,9 @@ impl fmt::Display for Failure {
                 write!(f, "Try again in a moment: {problem}.")
             }
             Self::Client(error) => write!(f, "This did not work: {error}."),
-            Self::Refused(status) => write!(f, "This did not work: the server answers {status}."),
+            Self::Refused(status, _) => {
+                write!(f, "This did not work: the server answers {status}.")
+            }
             Self::AnotherSite => f.write_str("Another site asked for this: it is refused."),
             Self::NoDemo => f.write_str("Open / in a browser first: it gets a cookie there."),
             Self::NoRandomness => f.write_str("This machine has no randomness: try again."),
@@ -78,10 +86,10 @@ impl ResponseError for Failure {
                 StatusCode::UNAUTHORIZED
             }
             // The server has too much to do, or lacks a part.
-            Self::Client(Error::Transient { .. }) | Self::Refused(429 | 503 | 504) => {
+            Self::Client(Error::Transient { .. }) | Self::Refused(429 | 503 | 504, _) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::Client(_) | Self::Refused(_) => StatusCode::BAD_GATEWAY,
+            Self::Client(_) | Self::Refused(..) => StatusCode::BAD_GATEWAY,
             Self::AnotherSite => StatusCode::FORBIDDEN,
             Self::NoRandomness => StatusCode::INTERNAL_SERVER_ERROR,
         }
