@@ -1,5 +1,5 @@
 //! Goes on with a refresh token of any server that speaks RFC 6749:
-//! `cargo run --example oauth -- https://login.example.com REFRESH_TOKEN`.
+//! `cargo run -p matchbook-client --example oauth -- https://login.example.com REFRESH_TOKEN`.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! A worker of four threads on one sign-in, whose tokens are refreshed before
+//! A worker of two threads on one sign-in, whose tokens are refreshed before
 //! they expire.
 
 use std::time::Duration;

@@ -73,6 +73,9 @@ async function call(method, path) {
   return body;
 }
 
+let actions = 0;
+let acted = -Infinity;
+
 /** Runs what a button stands for, once at a time, and says how it went. */
 async function act(button, work) {
   if (button.getAttribute("aria-busy") === "true") return;
@@ -81,6 +84,7 @@ async function act(button, work) {
     return;
   }
   button.setAttribute("aria-busy", "true");
+  actions += 1;
   diagram.begin();
   try {
     const said = await work();
@@ -90,6 +94,8 @@ async function act(button, work) {
     failed(error, () => act(button, work));
   } finally {
     button.removeAttribute("aria-busy");
+    actions -= 1;
+    acted = performance.now();
   }
 }
 
@@ -137,8 +143,8 @@ const session = {
     tick();
     if (another) discover();
     if (!state.loggedIn) sessions.clear("Log in to see where you are logged in.");
-    // Whoever asked for it is told by the answer.
-    if (over && !document.querySelector("[aria-busy=true]")) say("note", "The session has ended.");
+    // Whoever asked for it is told by the answer, which may come before this.
+    if (over && actions === 0 && now - acted > 1000) say("note", "The session has ended.");
   },
 
   remaining() {

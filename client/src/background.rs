@@ -44,6 +44,8 @@ pub(crate) fn start(session: &Session) {
                         }
                         _ => BREATH,
                     };
+                    // Its own doing is no news.
+                    changes.mark_unchanged();
                 }
             }
         }

@@ -32,6 +32,9 @@ const FIRST_REST: Duration = Duration::from_millis(250);
 /// No rest is longer, whatever a server asks for.
 const LONGEST_REST: Duration = Duration::from_secs(300);
 
+/// Any lifetime beyond this is as good as this one.
+const LONGEST_LIFETIME: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
+
 /// When tokens are refreshed.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[non_exhaustive]
@@ -109,7 +112,7 @@ struct Shared {
 struct Rest {
     until: Instant,
     failures: u32,
-    problem: String,
+    error: Error,
 }
 
 /// Tokens as they were granted together.
@@ -123,7 +126,7 @@ pub(crate) struct Granted {
     /// When the request was sent that they answer; unknown of what was read from
     /// a store.
     sent_at: Option<Instant>,
-    /// The refresh token that they came in place of.
+    /// The attempt key of those that they came in place of.
     pub(crate) replaces: Option<String>,
 }
 
@@ -136,6 +139,7 @@ impl Granted {
             expires_in: Some(tokens.expires_in),
             attempt_key: Uuid::new_v4().to_string(),
             refreshes: 0,
+            sign_in: Uuid::new_v4().to_string(),
         };
         Self { tokens, sent_at, replaces: None }
     }
@@ -153,14 +157,15 @@ impl Granted {
             refresh_token,
             expires_in,
             attempt_key: Uuid::new_v4().to_string(),
-            refreshes: before.refreshes + 1,
+            refreshes: before.refreshes.saturating_add(1),
+            sign_in: before.sign_in.clone(),
         };
-        let replaces = Some(before.refresh_token.clone());
+        let replaces = Some(before.attempt_key.clone());
         Self { tokens, sent_at: Some(sent_at), replaces }
     }
 
     fn lifetime(&self) -> Option<Duration> {
-        self.tokens.expires_in.map(Duration::from_secs)
+        self.tokens.expires_in.map(|seconds| Duration::from_secs(seconds).min(LONGEST_LIFETIME))
     }
 
     /// Whether a `401` to this access token is no surprise: it may well have
@@ -177,7 +182,8 @@ impl Granted {
     /// How long until `fraction` of the lifetime is over; no time at all where
     /// nobody knows when it began.
     pub(crate) fn due_in(&self, fraction: f64) -> Option<Duration> {
-        let due = self.lifetime()?.mul_f64(fraction.clamp(0.0, 1.0));
+        let fraction = if fraction.is_nan() { 1.0 } else { fraction.clamp(0.0, 1.0) };
+        let due = self.lifetime()?.mul_f64(fraction);
         Some(self.sent_at.map_or(Duration::ZERO, |sent_at| due.saturating_sub(sent_at.elapsed())))
     }
 }
@@ -202,6 +208,8 @@ pub(crate) enum Step {
     Resend(Held),
     /// A refresh is under way: await its outcome.
     Wait(Flight),
+    /// The last refresh failed, and it is not time for another one.
+    Rest(Error),
     /// Refresh these, and tell the others.
     Refresh(Held, Landing, Flight),
 }
@@ -351,12 +359,33 @@ impl Credential {
         if let Some(held) = self.in_memory() {
             return Ok(held);
         }
+        let seen = self.changes();
         let stored = self.read().await?.ok_or(Error::NotLoggedIn)?;
         let mut shared = self.lock();
-        if shared.held.is_none() {
+        // What this process has done meanwhile is newer than what was read.
+        if shared.held.is_none() && !seen.has_changed().unwrap_or(true) {
             self.hold(&mut shared, Some(Arc::new(stored.into())));
         }
         shared.held.clone().ok_or(Error::NotLoggedIn)
+    }
+
+    /// Takes what others have put into the store in place of `refused`, without a
+    /// turn. `None` where there is nothing newer.
+    pub(crate) async fn adopt(&self, refused: &Held) -> Option<Held> {
+        let stored = self.read().await.ok()??;
+        let mut shared = self.lock();
+        let held = shared.held.clone()?;
+        if held.tokens.access_token != refused.tokens.access_token {
+            return Some(held);
+        }
+        let older = refused.replaces.as_ref() == Some(&stored.attempt_key);
+        if older || stored.access_token == refused.tokens.access_token {
+            return None;
+        }
+        let adopted: Held = Arc::new(stored.into());
+        shared.rest = None;
+        self.hold(&mut shared, Some(adopted.clone()));
+        Some(adopted)
     }
 
     pub(crate) fn in_memory(&self) -> Option<Held> {
@@ -401,10 +430,13 @@ impl Credential {
         }
         let now = Instant::now();
         if let Some(rest) = shared.rest.as_ref().filter(|rest| rest.until > now) {
-            return Err(Error::Transient {
-                problem: rest.problem.clone(),
-                retry_after: Some(rest.until - now),
-            });
+            return Ok(Step::Rest(match &rest.error {
+                Error::Transient { problem, .. } => Error::Transient {
+                    problem: problem.clone(),
+                    retry_after: Some(rest.until - now),
+                },
+                error => error.clone(),
+            }));
         }
         Ok(match self.turn(&mut shared) {
             Turn::Theirs(flight) => Step::Wait(flight),
@@ -426,9 +458,22 @@ impl Credential {
         Ok(self.with_store(TokenStore::read).await?.flatten())
     }
 
-    /// Keeps `tokens` in the store, where there is one. Only under its lock.
-    pub(crate) async fn write(&self, tokens: Option<Stored>) -> Result<(), Error> {
-        self.with_store(move |store| store.write(tokens.as_ref())).await?;
+    /// Keeps `tokens` in the store, where there is one. The lock goes along: a
+    /// write cannot be called off, and is under the lock for as long as it takes.
+    pub(crate) async fn write(
+        &self,
+        lock: &mut Option<StoreLock>,
+        tokens: Option<Stored>,
+    ) -> Result<(), Error> {
+        let taken = lock.take();
+        let written = self.with_store(move |store| {
+            let written = store.write(tokens.as_ref());
+            Ok((taken, written))
+        });
+        if let Some((taken, written)) = written.await? {
+            *lock = taken;
+            written.map_err(|error| Error::Store(error.to_string()))?;
+        }
         Ok(())
     }
 
@@ -515,16 +560,21 @@ impl Landing {
         });
     }
 
-    /// Tells those who wait of a refresh that failed for the moment, after which
-    /// none is sent for a while.
-    pub(crate) fn rest(self, problem: String, retry_after: Option<Duration>) {
-        let outcome = Err(Error::Transient { problem: problem.clone(), retry_after });
-        self.announce(outcome, |_, shared| {
+    /// Tells those who wait of a refresh that failed, after which none is sent for
+    /// a while.
+    pub(crate) fn rest(self, error: Error) {
+        let (error, wanted) = match error {
+            Error::Transient { problem, retry_after } => {
+                let wanted = retry_after.map(|wanted| wanted.clamp(FIRST_REST, LONGEST_REST));
+                (Error::Transient { problem, retry_after: wanted }, wanted)
+            }
+            error => (error, None),
+        };
+        self.announce(Err(error.clone()), |_, shared| {
             let failures = shared.rest.as_ref().map_or(0, |rest| rest.failures);
-            let backoff = FIRST_REST.saturating_mul(1 << failures.min(10));
-            let pause = retry_after.unwrap_or(backoff).min(LONGEST_REST);
-            let until = Instant::now() + pause;
-            shared.rest = Some(Rest { until, failures: failures + 1, problem });
+            let backoff = FIRST_REST.saturating_mul(1 << failures.min(10)).min(LONGEST_REST);
+            let until = Instant::now() + wanted.unwrap_or(backoff);
+            shared.rest = Some(Rest { until, failures: failures.saturating_add(1), error });
         });
     }
 
@@ -600,11 +650,11 @@ mod tests {
     async fn a_failed_refresh_keeps_the_tokens_and_the_next_one_waits_its_time() {
         let (credential, held) = logged_in().await;
         let (landing, flight) = refresh(&credential, &held);
-        landing.rest("away".into(), Some(LONG));
+        landing.rest(Error::Transient { problem: "away".into(), retry_after: Some(LONG) });
         assert!(matches!(flight.outcome(LONG).await, Err(Error::Transient { .. })));
         assert!(credential.is_logged_in());
-        let Err(Error::Transient { retry_after: Some(left), .. }) =
-            credential.after_refusal(&held).map(|_| ())
+        let Ok(Step::Rest(Error::Transient { retry_after: Some(left), .. })) =
+            credential.after_refusal(&held)
         else {
             panic!("no refresh before its time")
         };

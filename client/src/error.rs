@@ -28,6 +28,10 @@ pub enum Error {
     /// or one beyond the limit. The tokens are fresh now, so send it again.
     #[error("the access token had expired, and this body cannot be sent a second time by itself")]
     NotReplayable,
+    /// Somebody logged in anew while this request was under way: it was not sent
+    /// again with the tokens of that sign-in.
+    #[error("somebody has logged in anew meanwhile; this was a request of the sign-in before")]
+    OtherSignIn,
     /// The URL is of an origin that is not to see the access token:
     /// [`crate::Server::send_to`] allows one.
     #[error("the access token is not for {0}")]

@@ -2,7 +2,7 @@
 //! answer means: at Matchbook's own endpoints, or at those of RFC 6749.
 
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use awc::ClientRequest;
 use awc::http::StatusCode;
@@ -10,7 +10,7 @@ use matchbook_shared::{Reason, Tokens};
 use serde::Deserialize;
 
 use crate::credential::Granted;
-use crate::server::{Exchange, Response, refusal};
+use crate::server::{Exchange, Response, refusal, retry_after};
 use crate::store::Stored;
 use crate::{Error, Event, Server};
 
@@ -20,6 +20,9 @@ const INVALID_GRANT: &str = "invalid_grant";
 /// Says that a refresh is the same attempt as before, so that the server gives
 /// the same answer again where the first one was lost.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// How long the rest of an answer is waited for that nobody will look at.
+const DRAIN: Duration = Duration::from_secs(1);
 
 /// A token server that speaks RFC 6749. Its access tokens are mostly for an API
 /// elsewhere, which [`Server::send_to`] has to name.
@@ -53,7 +56,17 @@ impl fmt::Debug for OAuth {
 struct OAuthTokens {
     access_token: String,
     refresh_token: Option<String>,
-    expires_in: Option<u64>,
+    /// A number, or what servers send in its place.
+    expires_in: Option<serde_json::Value>,
+}
+
+impl OAuthTokens {
+    /// In seconds. What cannot be read is left out: the tokens are granted.
+    fn lifetime(&self) -> Option<u64> {
+        let value = self.expires_in.as_ref()?;
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        text.split('.').next()?.parse().ok()
+    }
 }
 
 /// A refusal by either kind of server.
@@ -84,25 +97,30 @@ pub(crate) async fn refresh(
         None => {
             let request = http.post(server.at("/refresh"));
             let request = request.insert_header((IDEMPOTENCY_KEY, held.attempt_key.as_str()));
-            send_form(request, &[("refresh_token", &held.refresh_token)], tell).await
+            send_form(server, request, &[("refresh_token", &held.refresh_token)], tell).await
         }
         Some(oauth) => {
             let (request, mut form) = authenticated(http, server, &oauth.token_path, oauth);
             form.push(("grant_type", "refresh_token"));
             form.push(("refresh_token", &held.refresh_token));
             form.extend(oauth.scope.as_deref().map(|scope| ("scope", scope)));
-            send_form(request, &form, tell).await
+            send_form(server, request, &form, tell).await
         }
     };
     let (mut response, oauth) = (response?, server.as_oauth().is_some());
-    match response.status() {
+    let status = response.status();
+    let retry_after = retry_after(&response);
+    // What is not the JSON of a token server comes from something in between, and
+    // may pass.
+    let from_elsewhere = || Error::Transient {
+        problem: format!("{} to a refresh, from no token server", status.as_u16()),
+        retry_after,
+    };
+    match status {
         StatusCode::OK => granted(response, held, oauth, exchange).await,
-        status @ (StatusCode::UNAUTHORIZED | StatusCode::BAD_REQUEST) => {
-            // What is not the JSON of a token server comes from something in
-            // between, and may pass.
+        StatusCode::UNAUTHORIZED | StatusCode::BAD_REQUEST => {
             let Ok(refusal) = response.json::<Refusal>().await else {
-                let problem = format!("{} to a refresh, from no token server", status.as_u16());
-                return Err(Error::transient(problem));
+                return Err(from_elsewhere());
             };
             let ended = status == StatusCode::UNAUTHORIZED && !oauth;
             if ended || refusal.error == INVALID_GRANT {
@@ -111,10 +129,7 @@ pub(crate) async fn refresh(
                 Err(Error::Unexpected(refusal.said().to_owned()))
             }
         }
-        status if status.is_redirection() || status == StatusCode::FORBIDDEN => {
-            let problem = format!("{} to a refresh, from no token server", status.as_u16());
-            Err(Error::transient(problem))
-        }
+        _ if status.is_redirection() || status == StatusCode::FORBIDDEN => Err(from_elsewhere()),
         _ => Err(refusal(response).await),
     }
 }
@@ -135,15 +150,16 @@ async fn granted(
         OAuthTokens {
             access_token: tokens.token,
             refresh_token: Some(tokens.refresh_token),
-            expires_in: Some(tokens.expires_in),
+            expires_in: Some(tokens.expires_in.into()),
         }
     };
+    let lifetime = tokens.lifetime();
     Ok(Granted::succeeding(
         held,
         tokens.access_token,
         // A server that does not rotate may leave it out (RFC 6749 §6).
         tokens.refresh_token.unwrap_or_else(|| held.refresh_token.clone()),
-        tokens.expires_in,
+        lifetime,
         sent_at,
     ))
 }
@@ -158,14 +174,14 @@ pub(crate) async fn log_out(
     let (_, response) = match server.as_oauth() {
         None => {
             let request = http.post(server.at("/logout"));
-            send_form(request, &[("refresh_token", &held.refresh_token)], tell).await
+            send_form(server, request, &[("refresh_token", &held.refresh_token)], tell).await
         }
         Some(oauth) => {
             let Some(path) = &oauth.revocation_path else { return Ok(()) };
             let (request, mut form) = authenticated(http, server, path, oauth);
             form.push(("token", &held.refresh_token));
             form.push(("token_type_hint", "refresh_token"));
-            send_form(request, &form, tell).await
+            send_form(server, request, &form, tell).await
         }
     };
     let mut response = response?;
@@ -201,20 +217,23 @@ fn encoded(value: &str) -> String {
     serde_urlencoded::to_string([("", value)]).unwrap_or_default().split_off(1)
 }
 
+/// The timeout is for the whole answer: a body that stalls must not keep the turn.
 async fn send_form(
+    server: &Server,
     request: ClientRequest,
     form: &[(&str, &str)],
     tell: impl FnOnce(Event),
 ) -> (Instant, Result<Response, Error>) {
     let exchange = Exchange::begin(&request);
     let began = exchange.began();
-    (began, exchange.finish(request.send_form(&form), tell).await)
+    let answer = exchange.finish(request.send_form(&form), tell).await;
+    (began, answer.map(|response| response.timeout(server.timeout())))
 }
 
 /// Reads the rest of an answer that nobody will look at, so that its connection
 /// can be used again.
-pub(crate) async fn drain(mut response: Response) {
-    let _ = response.body().limit(64 * 1024).await;
+pub(crate) async fn drain(response: Response) {
+    let _ = response.timeout(DRAIN).body().limit(64 * 1024).await;
 }
 
 #[cfg(test)]
@@ -225,6 +244,20 @@ mod tests {
     fn what_basic_authentication_carries_is_form_encoded() {
         assert_eq!(encoded("a b:c%"), "a+b%3Ac%25");
         assert_eq!(encoded("plain-1"), "plain-1");
+    }
+
+    #[test]
+    fn a_lifetime_is_read_from_whatever_servers_send() {
+        let lifetime = |expires_in: &str| {
+            let json = format!(r#"{{"access_token":"a","expires_in":{expires_in}}}"#);
+            serde_json::from_str::<OAuthTokens>(&json).unwrap().lifetime()
+        };
+        assert_eq!(lifetime("3600"), Some(3600));
+        assert_eq!(lifetime("\"3600\""), Some(3600));
+        assert_eq!(lifetime("3599.5"), Some(3599));
+        for odd in ["null", "-1", "\"soon\"", "{}"] {
+            assert_eq!(lifetime(odd), None, "{odd}");
+        }
     }
 
     #[test]

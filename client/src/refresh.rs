@@ -7,7 +7,7 @@ use std::time::Duration;
 use actix_rt::time::sleep;
 
 use crate::credential::{Granted, Held, Landing, Outcome};
-use crate::store::Stored;
+use crate::store::{StoreLock, Stored};
 use crate::{Credential, Error, Event, Server, protocol};
 
 /// The pause before a refresh is sent again, longer each time. The same attempt
@@ -24,16 +24,17 @@ pub(crate) async fn refresh(
 ) {
     let mut events = Vec::new();
     let outcome = match credential.lock_store().await {
-        Ok(lock) => {
-            let outcome = under_lock(&server, &http, &refused, &credential, &mut events).await;
+        Ok(mut lock) => {
+            let outcome =
+                under_lock(&server, &http, &refused, &credential, &mut lock, &mut events).await;
             drop(lock);
             outcome
         }
         Err(error) => Err(error),
     };
     match outcome {
-        Err(Error::Transient { problem, retry_after }) => landing.rest(problem, retry_after),
-        outcome => landing.land(outcome),
+        Ok(_) | Err(Error::LoggedOut(_) | Error::NotLoggedIn) => landing.land(outcome),
+        Err(error) => landing.rest(error),
     }
     // Whatever the application does now, nobody waits for it.
     for event in &events {
@@ -46,9 +47,10 @@ async fn under_lock(
     http: &awc::Client,
     refused: &Held,
     credential: &Credential,
+    lock: &mut Option<StoreLock>,
     events: &mut Vec<Event>,
 ) -> Outcome {
-    let held = match in_store(refused, credential).await? {
+    let held = match in_store(refused, credential, lock).await? {
         Found::TheRefused(held) => held,
         Found::Others(stored) => return Ok(Arc::new(stored.into())),
     };
@@ -56,7 +58,7 @@ async fn under_lock(
         Ok(granted) => {
             // What could not be kept can be had again under the attempt key that
             // the store still has, and is kept before anything comes after it.
-            if let Err(error) = credential.write(Some(granted.tokens.clone())).await {
+            if let Err(error) = credential.write(lock, Some(granted.tokens.clone())).await {
                 tracing::warn!("refreshed tokens are in memory only: {error}");
             }
             tracing::debug!(count = granted.tokens.refreshes, "refreshed");
@@ -69,7 +71,9 @@ async fn under_lock(
                 "the server has ended the session"
             );
             // Nobody else can have put others there: the lock is ours.
-            credential.write(None).await?;
+            if let Err(error) = credential.write(lock, None).await {
+                tracing::warn!("tokens that are over are still stored: {error}");
+            }
             events.push(Event::LoggedOut(reason));
             Err(Error::LoggedOut(reason))
         }
@@ -87,7 +91,11 @@ pub(crate) enum Found {
 
 /// Looks for what others have done, and makes sure that what is about to be
 /// traded is kept, with its attempt key.
-pub(crate) async fn in_store(refused: &Held, credential: &Credential) -> Result<Found, Error> {
+pub(crate) async fn in_store(
+    refused: &Held,
+    credential: &Credential,
+    lock: &mut Option<StoreLock>,
+) -> Result<Found, Error> {
     let ours = &refused.tokens;
     if !credential.has_store() {
         return Ok(Found::TheRefused(ours.clone()));
@@ -96,9 +104,9 @@ pub(crate) async fn in_store(refused: &Held, credential: &Credential) -> Result<
     if stored.access_token == ours.access_token && stored.refresh_token == ours.refresh_token {
         return Ok(Found::TheRefused(stored));
     }
-    if refused.replaces.as_ref() == Some(&stored.refresh_token) {
+    if refused.replaces.as_ref() == Some(&stored.attempt_key) {
         // They could not be kept when they were granted.
-        credential.write(Some(ours.clone())).await?;
+        credential.write(lock, Some(ours.clone())).await?;
         return Ok(Found::TheRefused(ours.clone()));
     }
     Ok(Found::Others(stored))

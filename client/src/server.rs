@@ -122,9 +122,14 @@ impl Server {
         self.oauth.as_ref()
     }
 
-    /// The URL of `path`, which begins with a slash.
+    /// The URL of `path`, which may lack its slash, but never changes the host.
     pub(crate) fn at(&self, path: &str) -> String {
-        format!("{}{path}", self.url)
+        format!("{}/{}", self.url, path.strip_prefix('/').unwrap_or(path))
+    }
+
+    /// How long one exchange may take.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// The URL to send an access token to: a path on this server, or a whole URL
@@ -223,18 +228,25 @@ pub(crate) async fn read<T: DeserializeOwned>(mut response: Response) -> Result<
     if response.status() != StatusCode::OK {
         return Err(refusal(response).await);
     }
-    response.json().await.map_err(|error| Error::Unexpected(error.to_string()))
+    // The parser's own words may quote a token.
+    response
+        .json()
+        .await
+        .map_err(|_| Error::Unexpected("not the JSON of a token server".to_owned()))
 }
 
 /// What an answer other than `200` means, for a request without a bearer.
 pub(crate) async fn refusal(mut response: Response) -> Error {
     let status = response.status();
     let retry_after = retry_after(&response);
+    let may_pass = status.is_server_error()
+        || matches!(status.as_u16(), 408 | 425)
+        || status == StatusCode::TOO_MANY_REQUESTS;
     let said = match response.json::<Refusal>().await {
         Ok(refusal) => format!("{} ({})", status.as_u16(), refusal.said()),
         Err(_) => status.as_u16().to_string(),
     };
-    if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+    if may_pass {
         let problem = format!("the token server answers {said}");
         Error::Transient { problem, retry_after }
     } else {
@@ -244,7 +256,7 @@ pub(crate) async fn refusal(mut response: Response) -> Error {
 
 /// How long the server asks to wait, in seconds (RFC 9110 §10.2.3). Its other
 /// form, a date, is passed over: it is of a clock that may not be ours.
-fn retry_after(response: &Response) -> Option<Duration> {
+pub(crate) fn retry_after(response: &Response) -> Option<Duration> {
     let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
     Some(Duration::from_secs(seconds))
 }
@@ -259,6 +271,7 @@ mod tests {
         let server = server.unwrap().send_to("https://api.example");
         let url = |target| server.bearer_url(target);
         assert_eq!(url("/user").unwrap(), "https://auth.example:8443/x/user");
+        assert_eq!(server.at("oauth/token"), "https://auth.example:8443/x/oauth/token");
         assert_eq!(url("//evil.example").unwrap(), "https://auth.example:8443/x//evil.example");
         for good in
             ["https://auth.example:8443/y", "https://API.example:443/", "HTTPS://api.example/"]

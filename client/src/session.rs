@@ -8,9 +8,10 @@ use awc::ClientRequest;
 use awc::http::{Method, StatusCode};
 use matchbook_shared::{EndedSessions, Reason, Tokens};
 
-use crate::credential::{Granted, Held, Outcome, Step, Strategy};
+use crate::credential::{Granted, Held, Landing, Outcome, Step, Strategy};
 use crate::refresh::{Found, in_store, refresh};
 use crate::server::{Exchange, Response, Server, read, refusal};
+use crate::store::StoreLock;
 use crate::{Credential, Error, Event, Request, background, protocol};
 
 /// A stream is sent only with an access token that has more than this fraction
@@ -80,6 +81,8 @@ impl Session {
     /// is not spoken to as a Matchbook server.
     pub async fn log_in_as_guest(&self) -> Result<(), Error> {
         self.needs_matchbook("guests")?;
+        // The turn comes first: a guest signs in only once.
+        let place = self.place().await?;
         let register = self.http.0.get(self.server.at("/register"));
         let user: String = read(self.exchange(register).await?).await?;
         let url = self.server.at("/token");
@@ -87,7 +90,7 @@ impl Session {
         let token = token.map_err(|error| Error::Unexpected(error.to_string()))?;
         let sent_at = Instant::now();
         let tokens: Tokens = read(self.exchange(token).await?).await?;
-        self.take(Granted::at_sign_in(tokens, Some(sent_at))).await
+        self.take(place, Granted::at_sign_in(tokens, Some(sent_at))).await
     }
 
     /// Takes tokens that were granted elsewhere, in place of whichever were held.
@@ -97,7 +100,8 @@ impl Session {
     /// # Errors
     /// When they cannot be stored.
     pub async fn log_in_with(&self, tokens: Tokens) -> Result<(), Error> {
-        self.take(Granted::at_sign_in(tokens, None)).await
+        let place = self.place().await?;
+        self.take(place, Granted::at_sign_in(tokens, None)).await
     }
 
     fn needs_matchbook(&self, what: &str) -> Result<(), Error> {
@@ -107,10 +111,18 @@ impl Session {
         }
     }
 
-    async fn take(&self, granted: Granted) -> Result<(), Error> {
+    /// The turn to change the tokens, and the lock of the store.
+    async fn place(&self) -> Result<(Landing, Option<StoreLock>), Error> {
         let landing = self.credential.my_turn().await?;
-        let lock = self.credential.lock_store().await?;
-        self.credential.write(Some(granted.tokens.clone())).await?;
+        Ok((landing, self.credential.lock_store().await?))
+    }
+
+    async fn take(
+        &self,
+        (landing, mut lock): (Landing, Option<StoreLock>),
+        granted: Granted,
+    ) -> Result<(), Error> {
+        self.credential.write(&mut lock, Some(granted.tokens.clone())).await?;
         drop(lock);
         landing.land(Ok(Arc::new(granted)));
         self.credential.tell(&Event::LoggedIn);
@@ -134,13 +146,17 @@ impl Session {
     /// kept, so that it can be tried again.
     pub async fn log_out(&self) -> Result<(), Error> {
         match self.credential.held().await {
-            Err(Error::NotLoggedIn) => return Ok(()),
-            held => held?,
-        };
+            Err(Error::NotLoggedIn) => Ok(()),
+            Err(error) => Err(error),
+            Ok(_) => self.log_out_of(None).await,
+        }
+    }
+
+    /// Logs out, unless somebody has logged in since the sign-in that is named.
+    async fn log_out_of(&self, sign_in: Option<&str>) -> Result<(), Error> {
         let mut events = Vec::new();
-        let landing = self.credential.my_turn().await?;
-        let lock = self.credential.lock_store().await?;
-        let ended = self.end(&mut events).await;
+        let (landing, mut lock) = self.place().await?;
+        let ended = self.end(sign_in, &mut lock, &mut events).await;
         drop(lock);
         match &ended {
             Ok(()) => landing.land(Err(Error::LoggedOut(Some(Reason::LoggedOut)))),
@@ -150,18 +166,30 @@ impl Session {
             self.credential.tell(event);
         }
         match ended {
-            Err(Error::NotLoggedIn) => Ok(()),
+            Err(Error::NotLoggedIn | Error::OtherSignIn) => Ok(()),
             ended => ended,
         }
     }
 
     /// Ends the session of the newest tokens, and erases them.
-    async fn end(&self, events: &mut Vec<Event>) -> Result<(), Error> {
+    async fn end(
+        &self,
+        sign_in: Option<&str>,
+        lock: &mut Option<StoreLock>,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Error> {
         let held = self.credential.in_memory().ok_or(Error::NotLoggedIn)?;
-        let (Found::TheRefused(newest) | Found::Others(newest)) =
-            in_store(&held, &self.credential).await?;
+        let newest = match in_store(&held, &self.credential, lock).await {
+            Ok(Found::TheRefused(newest) | Found::Others(newest)) => newest,
+            // Whether the server knows is another question.
+            Err(Error::NotLoggedIn) => held.tokens.clone(),
+            Err(error) => return Err(error),
+        };
+        if sign_in.is_some_and(|sign_in| sign_in != newest.sign_in) {
+            return Err(Error::OtherSignIn);
+        }
         protocol::log_out(&self.server, &self.http.0, &newest, |event| events.push(event)).await?;
-        self.credential.write(None).await?;
+        self.credential.write(lock, None).await?;
         events.push(Event::LoggedOut(Some(Reason::LoggedOut)));
         Ok(())
     }
@@ -174,14 +202,14 @@ impl Session {
     /// [`Error::Invalid`] where it is not spoken to as a Matchbook server.
     pub async fn log_out_everywhere(&self) -> Result<usize, Error> {
         self.needs_matchbook("a list of sessions")?;
+        let sign_in = self.credential.held().await?.tokens.sign_in.clone();
         let response = self.delete("/sessions").send().await?;
         if response.status() == StatusCode::UNAUTHORIZED {
             return Err(refusal(response).await);
         }
         let EndedSessions { ended } = read(response).await?;
-        // The server knows that this one has ended; this way it is forgotten here
-        // only if it was among them.
-        self.log_out().await?;
+        // What the server has ended is forgotten here; a sign-in since then is not.
+        self.log_out_of(Some(&sign_in)).await?;
         Ok(ended)
     }
 
@@ -222,7 +250,8 @@ impl Session {
 
     async fn exchange(&self, request: ClientRequest) -> Result<Response, Error> {
         let exchange = Exchange::begin(&request);
-        exchange.finish(request.send(), |event| self.credential.tell(&event)).await
+        let answer = exchange.finish(request.send(), |event| self.credential.tell(&event)).await;
+        answer.map(|response| response.timeout(self.server.timeout()))
     }
 
     /// The tokens to send with, refreshed before where the strategy or a body
@@ -238,18 +267,29 @@ impl Session {
         if due_in > Duration::ZERO {
             return Ok(held);
         }
-        match self.renew(&held).await {
+        let renewed = match self.renew(&held).await {
+            // What others have left in the store may be just as old.
+            Ok(renewed) if !replayable && renewed.may_have_expired() => self.renew(&renewed).await,
+            renewed => renewed,
+        };
+        match renewed {
+            Err(error @ (Error::LoggedOut(_) | Error::NotLoggedIn | Error::OtherSignIn)) => {
+                Err(error)
+            }
             // It is good for a while yet.
-            Err(Error::Transient { .. }) if held.remaining() > Some(Duration::ZERO) => Ok(held),
-            outcome => outcome,
+            Err(_) if held.remaining() > Some(Duration::ZERO) => Ok(held),
+            renewed => renewed,
         }
     }
 
     /// Tokens in place of those that the server refused, or that are too old.
     pub(crate) async fn renew(&self, refused: &Held) -> Outcome {
+        // The thread that had this task may be gone.
+        background::start(self);
         let patience = self.credential.patience();
-        match self.credential.after_refusal(refused)? {
+        let renewed = match self.credential.after_refusal(refused)? {
             Step::Resend(held) => Ok(held),
+            Step::Rest(error) => self.credential.adopt(refused).await.ok_or(error),
             Step::Wait(flight) => flight.outcome(patience).await,
             Step::Refresh(held, landing, flight) => {
                 // On a task of its own: whoever asked for it may give up, but
@@ -263,6 +303,12 @@ impl Session {
                 ));
                 flight.outcome(patience).await
             }
+        }?;
+        // What one user has begun is not sent again as another one.
+        if renewed.tokens.sign_in == refused.tokens.sign_in {
+            Ok(renewed)
+        } else {
+            Err(Error::OtherSignIn)
         }
     }
 }

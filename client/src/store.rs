@@ -25,6 +25,9 @@ pub struct Stored {
     pub attempt_key: String,
     /// How often the tokens were refreshed since the sign-in.
     pub refreshes: u64,
+    /// Which sign-in they are of: what was begun under one is not sent again
+    /// under another.
+    pub sign_in: String,
 }
 
 /// No token is shown.

@@ -1,5 +1,7 @@
 //! The page in a browser: a real server, a real client app, headless Chromium.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
+
 use std::future::Future;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -113,7 +115,9 @@ impl Page {
         client.goto(url).await.unwrap();
         let outcome = actix_rt::spawn(test(page)).await;
         client.close().await.unwrap();
-        outcome.unwrap();
+        if let Err(error) = outcome {
+            std::panic::resume_unwind(error.into_panic());
+        }
     }
 
     async fn value(&self, expression: &str) -> Value {
@@ -351,10 +355,12 @@ async fn in_a_browser_a_server_that_is_away_is_told_of_and_tried_again_when_it_i
         assert!(pair.server.stop().success());
         page.press_and_hear("info", "The token server is away; you stay logged in.").await;
         page.until_it_says("exchanges", "no answer").await;
+        let told = page.console().await;
+        assert!(!told.is_empty() && told.iter().all(|one| one.contains("503")), "{told:?}");
         page.until_it_says("who", "Logged in").await;
 
         let again = pair.world.server(&server_binary()).set("server.address", &address);
-        pair.server = again.start();
+        let _server = again.start();
         page.press_and_hear("retry", "User Id: ").await;
         let shown = page.value("document.getElementById('retry').hidden").await;
         assert_eq!(shown, true, "there is nothing to try again");
@@ -374,7 +380,7 @@ async fn in_a_browser_an_app_that_is_away_is_told_of_and_used_when_it_is_back() 
         page.until_it_says("away", "The client app is away.").await;
         page.press_and_hear("info", "The client app does not answer.").await;
 
-        pair.client = app(&pair.world, pair.server.url()).set("client.address", &address).start();
+        let _client = app(&pair.world, pair.server.url()).set("client.address", &address).start();
         page.until("the page is live again", "document.getElementById('away').hidden").await;
         page.until_it_says("who", "Logged out").await;
         page.log_in().await;

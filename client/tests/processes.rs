@@ -255,7 +255,7 @@ fn left_undone(server: &Server, file: &Path, after: Duration) {
 fn eight_that_use_the_library_and_end_at_any_moment_get_one_grant_for_each_generation() {
     let (script, _folder, file, _commands) = scripted();
     let server = script.server();
-    for round in 1..=rounds(60) {
+    for round in 1..=rounds(12) {
         script.expire();
         if round % 3 == 0 {
             script.on("/refresh", [Act::Lose, Act::Tear]);

@@ -194,6 +194,7 @@ mod tests {
             expires_in: Some(60),
             attempt_key: "key".to_owned(),
             refreshes: 0,
+            sign_in: "sign-in".to_owned(),
         }
     }
 

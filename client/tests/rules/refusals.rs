@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use matchbook_client::{Credential, Error, Session};
 use matchbook_shared::Reason;
 
-use super::script::{Act, Script};
+use super::script::{Act, PATIENCE, Script};
 use super::{get, get_after_rest, is_transient, logged_in, logged_in_with, on_file, soon, store};
 
 /// What `GET /user` comes to when each refresh is answered so, and whether the
@@ -101,7 +101,7 @@ async fn an_answer_that_is_lost_torn_or_no_grant_at_all_keeps_the_tokens() {
 
 #[actix_rt::test]
 async fn a_server_that_does_not_answer_in_time_keeps_the_tokens() {
-    for act in [Act::Do.held(), Act::Stall] {
+    for (name, act) in [("held", Act::Do.held()), ("stalled", Act::Stall)] {
         let script = Script::start();
         let server = script.server_within(Duration::from_millis(400));
         let session = Session::new(&server, Credential::default());
@@ -109,7 +109,8 @@ async fn a_server_that_does_not_answer_in_time_keeps_the_tokens() {
         script.expire();
         script.always("/refresh", act);
         let asked = Instant::now();
-        let outcome = soon(get(&session, "/user")).await;
+        let outcome = actix_rt::time::timeout(PATIENCE, get(&session, "/user")).await;
+        let outcome = outcome.unwrap_or_else(|_| panic!("{name}: it waits for ever"));
         assert!(is_transient(&outcome), "{outcome:?}");
         assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
         assert!(session.credential().is_logged_in());
@@ -118,6 +119,17 @@ async fn a_server_that_does_not_answer_in_time_keeps_the_tokens() {
         assert_eq!(get_after_rest(&session, "/user").await, Ok(200));
         assert_eq!((script.trades(), script.reuses()), (1, 0));
     }
+}
+
+#[actix_rt::test]
+async fn a_401_whose_body_never_ends_holds_nothing_up() {
+    let script = Script::start();
+    let server = script.server_within(Duration::from_millis(400));
+    let session = Session::new(&server, Credential::default());
+    session.log_in_with(script.sign_in()).await.unwrap();
+    script.expire();
+    script.on("/user", [Act::Stall]);
+    assert_eq!(soon(get(&session, "/user")).await, Ok(200));
 }
 
 #[actix_rt::test]

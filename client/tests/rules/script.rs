@@ -478,8 +478,12 @@ async fn serve(shared: Data<Shared>, request: HttpRequest, body: Bytes) -> HttpR
     let half = Bytes::from(answer.body[..answer.body.len() / 2].to_owned());
     match act {
         Act::Tear => {
-            let torn = std::io::Error::other("torn");
-            response.streaming(stream::iter([Ok(half), Err(torn)]))
+            let torn = async {
+                // The half that was sent before is on its way by then.
+                actix_rt::time::sleep(Duration::from_millis(50)).await;
+                Err(std::io::Error::other("torn"))
+            };
+            response.streaming(stream::iter([Ok(half)]).chain(stream::once(torn)))
         }
         Act::Stall => {
             let half = stream::iter([Ok::<_, std::io::Error>(half)]);

@@ -1,22 +1,42 @@
 //! No token is shown, to nobody.
 
+use std::cell::Cell;
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use matchbook_client::{Credential, Error, Event, FileStore, OAuth, Session, Strategy, Trust};
-use tracing_subscriber::fmt::MakeWriter;
+use matchbook_client::{Credential, Event, FileStore, OAuth, Session, Strategy, Trust};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, filter, fmt};
 
 use super::script::{Act, Asked, SECRET, Script};
 use super::{get, logged_in, noting, on_file, store};
+
+thread_local! {
+    /// Whether what this thread logs is kept. The server is in this process as
+    /// well, and may log what it was sent.
+    static LISTENING: Cell<bool> = const { Cell::new(false) };
+}
 
 /// What was written.
 #[derive(Clone, Default)]
 struct Pages(Arc<Mutex<Vec<u8>>>);
 
 impl Pages {
+    /// Keeps what this thread logs, at every level.
+    fn of_this_thread() -> Self {
+        let pages = Self::default();
+        let listening = filter::dynamic_filter_fn(|_, _| LISTENING.get());
+        let writer = pages.clone();
+        let log = fmt::layer().with_writer(move || writer.clone()).with_filter(listening);
+        tracing_subscriber::registry().with(log).init();
+        LISTENING.set(true);
+        pages
+    }
+
     fn text(&self) -> String {
         String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
     }
@@ -29,14 +49,6 @@ impl Write for Pages {
 
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Pages {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
     }
 }
 
@@ -81,12 +93,7 @@ async fn a_whole_life(script: &Script, credential: Credential) -> String {
 
 #[actix_rt::test]
 async fn neither_a_log_at_trace_nor_an_event_nor_an_error_shows_a_token() {
-    let pages = Pages::default();
-    let log = tracing_subscriber::fmt()
-        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
-        .with_writer(pages.clone())
-        .finish();
-    let _logging = tracing_subscriber::util::SubscriberInitExt::set_default(log);
+    let pages = Pages::of_this_thread();
     let script = Script::start();
     let (credential, events) = noting();
     let shown = a_whole_life(&script, credential).await;
