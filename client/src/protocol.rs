@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use awc::ClientRequest;
 use awc::http::StatusCode;
+use awc::http::header::CONTENT_TYPE;
 use matchbook_shared::{Reason, Tokens};
 use serde::Deserialize;
 
@@ -124,14 +125,22 @@ pub(crate) async fn refresh(
             };
             let ended = status == StatusCode::UNAUTHORIZED && !oauth;
             if ended || refusal.error == INVALID_GRANT {
-                Err(Error::LoggedOut(refusal.reason))
-            } else {
-                Err(Error::Unexpected(refusal.said().to_owned()))
+                return Err(Error::LoggedOut(refusal.reason));
             }
+            // Whatever it says, it has seen a token and may quote it.
+            let said = refusal.said().replace(&held.refresh_token, "…");
+            Err(Error::Unexpected(said))
         }
-        _ if status.is_redirection() || status == StatusCode::FORBIDDEN => Err(from_elsewhere()),
+        _ if status.is_redirection() => Err(from_elsewhere()),
+        // A proxy's own words: it wants another login, or finds fault.
+        _ if status.is_client_error() && !is_json(&response) => Err(from_elsewhere()),
         _ => Err(refusal(response).await),
     }
+}
+
+fn is_json(response: &Response) -> bool {
+    let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    kind.is_some_and(|kind| kind.starts_with("application/json"))
 }
 
 /// Reads what a refresh grants. An answer that is cut short, or a page that

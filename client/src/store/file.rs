@@ -61,6 +61,7 @@ impl FileStore {
 
     fn try_lock(&self, patience: Duration) -> io::Result<File> {
         create_folder(self.folder())?;
+        self.refuse_what_is_no_file()?;
         let file = private().create(true).truncate(false).open(self.beside(".lock"))?;
         let asked = Instant::now();
         loop {
@@ -75,7 +76,20 @@ impl FileStore {
         }
     }
 
+    /// A folder, a device or a pipe cannot be read like a file nor replaced by
+    /// one, and a link would be replaced itself.
+    fn refuse_what_is_no_file(&self) -> io::Result<()> {
+        match fs::symlink_metadata(&self.path) {
+            Ok(found) if !found.is_file() => {
+                Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))
+            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     fn try_read(&self) -> io::Result<Option<Stored>> {
+        self.refuse_what_is_no_file()?;
         let text = match File::open(&self.path) {
             Ok(file) => {
                 refuse_what_others_can_read(&file)?;
@@ -108,7 +122,9 @@ impl FileStore {
                 let contents = Contents { version: VERSION, tokens: tokens.clone() };
                 file.write_all(&serde_json::to_vec(&contents)?)?;
                 file.sync_all()?;
-                fs::rename(&draft, &self.path)?;
+                fs::rename(&draft, &self.path).inspect_err(|_| {
+                    let _ = fs::remove_file(&draft);
+                })?;
             }
             None => remove(&self.path)?,
         }
@@ -244,6 +260,20 @@ mod tests {
         let said = store.read().unwrap_err().to_string();
         assert!(said.contains("tokens.json: not a file of tokens"), "{said}");
         assert!(!said.contains("secret"), "{said}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_folder_or_a_link_is_not_taken_for_the_file() {
+        let (folder, store) = store();
+        store.write(Some(&tokens("a"))).unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(store.path(), &link).unwrap();
+        for other in [FileStore::new(folder.path()), FileStore::new(link)] {
+            assert_eq!(other.read().unwrap_err().kind(), io::ErrorKind::InvalidInput);
+            let refused = other.lock(Duration::ZERO).err().unwrap();
+            assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+        }
     }
 
     #[cfg(unix)]
