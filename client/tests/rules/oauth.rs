@@ -3,7 +3,7 @@
 use matchbook_client::{Credential, Error, OAuth, Session};
 
 use super::script::{Act, Script};
-use super::{get, is_transient, soon};
+use super::{get, is_transient, on_file, soon, store};
 
 fn oauth() -> OAuth {
     OAuth {
@@ -138,4 +138,18 @@ async fn logging_out_where_nothing_can_be_revoked_erases_the_tokens_here() {
     soon(session.log_out()).await.unwrap();
     assert!(script.asked_in_all().is_empty());
     assert!(!session.credential().is_logged_in());
+}
+
+#[actix_rt::test]
+async fn where_nothing_rotates_the_newer_access_token_in_the_store_is_used_as_well() {
+    let (script, (_folder, file)) = (Script::start(), store());
+    script.stop_rotating();
+    let server = script.server().oauth(oauth());
+    let first = Session::new(&server, on_file(&file));
+    first.log_in_with(script.sign_in()).await.unwrap();
+    first.refresh().await.unwrap();
+    Session::new(&server, on_file(&file)).refresh().await.unwrap();
+    first.refresh().await.unwrap();
+    let refreshes = script.asked("/oauth/token").len();
+    assert_eq!(refreshes, 2, "the first finds what the second has got");
 }

@@ -485,3 +485,30 @@ async fn a_process_that_waits_for_another_gives_up_in_the_end_and_does_not_refre
     assert_eq!(get_after_rest(&other, "/second").await, Ok(200));
     assert_eq!((script.refreshes(), script.reuses()), (1, 0));
 }
+
+#[actix_rt::test]
+async fn what_one_user_has_begun_is_not_sent_again_as_another() {
+    let script = Script::start();
+    let session = logged_in(&script).await;
+    script.on("/transfer", [Act::say(401, "text/plain", "").held()]);
+    let transfer = actix_rt::spawn({
+        let session = session.clone();
+        async move { session.post("/transfer").body("all of it").send().await.map(|_| ()) }
+    });
+    script.until_asked("/transfer", 1).await;
+    session.log_in_with(script.sign_in()).await.unwrap();
+    script.release();
+    assert_eq!(soon(transfer).await.unwrap(), Err(Error::OtherSignIn));
+    assert_eq!(script.asked("/transfer").len(), 1);
+    assert_eq!(get(&session, "/user").await, Ok(200));
+}
+
+#[actix_rt::test]
+async fn a_logout_reaches_the_server_also_when_the_file_is_gone() {
+    let (script, (_folder, file)) = (Script::start(), store());
+    let session = logged_in_with(&script, on_file(&file)).await;
+    std::fs::remove_file(&file).unwrap();
+    session.log_out().await.unwrap();
+    assert_eq!(script.asked("/logout").len(), 1);
+    assert!(!session.credential().is_logged_in());
+}

@@ -161,3 +161,15 @@ async fn a_strategy_does_not_hide_a_failure_once_the_token_has_expired() {
     script.always("/refresh", Act::json(503, "{}"));
     assert!(is_transient(&get(&session, "/user").await));
 }
+
+#[actix_rt::test]
+async fn in_the_background_what_is_always_due_is_not_refreshed_all_the_time() {
+    let script = Script::start();
+    let (credential, mut counts) = telling(Strategy::Background { fraction: 0.0 });
+    let _session = guest(&script, credential).await;
+    for _ in 0..2 {
+        soon(counts.recv()).await.unwrap();
+    }
+    actix_rt::time::sleep(Duration::from_millis(300)).await;
+    assert!(script.refreshes() <= 3, "{}", script.refreshes());
+}
