@@ -469,6 +469,14 @@ function away() {
   }
 }
 
+/** Connects again, and fetches the page for its cookie where there is none. */
+async function renew() {
+  // Of two tabs that ask at once each would get a cookie, and one be in vain.
+  const alone = (work) => (navigator.locks ? navigator.locks.request("matchbook-cookie", work) : work());
+  await alone(() => fetch("/")).catch(() => {});
+  listen();
+}
+
 function listen() {
   const events = new EventSource("/api/events");
   events.addEventListener("open", () => {
@@ -486,10 +494,8 @@ function listen() {
     if (events.readyState !== EventSource.CLOSED) return;
     // It was refused: perhaps for want of the cookie, which the page brings.
     clearTimeout(reconnecting);
-    reconnecting = setTimeout(async () => {
-      await fetch("/").catch(() => {});
-      listen();
-    }, RETRY_AFTER);
+    // Not all pages at once, where there are many.
+    reconnecting = setTimeout(renew, RETRY_AFTER * (1 + Math.random()));
   });
 }
 

@@ -10,28 +10,38 @@ mod origin;
 mod page;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
-use actix_web::dev::Server as HttpServing;
+use actix_web::body::MessageBody;
+use actix_web::dev::{Server as HttpServing, ServiceRequest, ServiceResponse};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, ContentType, REFERRER_POLICY, SET_COOKIE,
-    X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CROSS_ORIGIN_RESOURCE_POLICY, ContentType, HeaderName,
+    REFERRER_POLICY, SET_COOKIE, X_CONTENT_TYPE_OPTIONS,
 };
-use actix_web::middleware::DefaultHeaders;
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use actix_web::middleware::{DefaultHeaders, Next, from_fn};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, ResponseError, guard, web};
 use matchbook_client::{Credential, Server, Session, TrustError};
 use matchbook_shared::UserInfo;
 
 use crate::config::Config;
 use cookie::Cookie;
 use failure::Failure;
-use identities::{Caller, Identities};
+use identities::{Caller, Identities, Identity};
+use origin::Hosts;
+pub(crate) use origin::hosts;
 
 /// The page has all its parts in files of this origin, and nobody frames it.
 const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
                               img-src 'self'; connect-src 'self'; base-uri 'none'; \
                               form-action 'none'; frame-ancestors 'none'";
+
+/// How long a stopping app waits for the requests that it is answering.
+const SHUTDOWN_SECONDS: u64 = 5;
+
+/// Has to answer whatever name it is asked under: a probe knows addresses alone.
+const LIVE: &str = "/health/live";
 
 /// Why the app does not start. Each is a sentence for its operator.
 #[derive(Debug, thiserror::Error)]
@@ -53,15 +63,19 @@ pub(crate) fn start(config: &Config) -> Result<(HttpServing, Vec<SocketAddr>), S
     let identities =
         web::Data::new(Identities::new(cookie, config.sessions, config.demo, Instant::now()));
     let known = identities.clone();
+    let hosts = web::Data::new(Hosts::new(config.address.ip(), &config.hosts));
     let app = HttpServer::new(move || {
         App::new()
             .app_data(known.clone())
+            .app_data(hosts.clone())
             // This thread's connections; whose tokens go over them, each request says.
             .app_data(web::Data::new(Session::new(&server, Credential::default())))
+            .wrap(from_fn(admit_host))
             .wrap(
                 DefaultHeaders::new()
                     .add((CACHE_CONTROL, "no-store"))
                     .add((CONTENT_SECURITY_POLICY, CONTENT_POLICY))
+                    .add((CROSS_ORIGIN_RESOURCE_POLICY, "same-origin"))
                     .add((REFERRER_POLICY, "no-referrer"))
                     .add((X_CONTENT_TYPE_OPTIONS, "nosniff")),
             )
@@ -69,9 +83,10 @@ pub(crate) fn start(config: &Config) -> Result<(HttpServing, Vec<SocketAddr>), S
             .configure(api::routes)
             .route("/login", web::get().to(login))
             .route("/info", web::get().to(info))
-            .route("/health/live", web::get().to(async || "live"))
+            .route(LIVE, get_or_head().to(async || "live"))
     })
     .workers(config.workers)
+    .shutdown_timeout(SHUTDOWN_SECONDS)
     .bind(config.address)
     .map_err(|error| StartError::Listen(config.address, error))?;
     let addresses = app.addrs();
@@ -98,6 +113,36 @@ fn end_event_streams_at_shutdown(identities: web::Data<Identities>) {
     drop(identities);
 }
 
+/// HEAD asks for what GET would say, without its body.
+fn get_or_head() -> actix_web::Route {
+    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
+}
+
+/// Refuses what is asked under a name that is not the app's: one of another
+/// site's that was made to resolve to here would pass for this origin.
+async fn admit_host(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+    let hosts = request.app_data::<web::Data<Hosts>>();
+    if request.path() != LIVE && !hosts.is_some_and(|hosts| hosts.admit(request.headers())) {
+        let refusal = request.into_response(Failure::AnotherHost.error_response());
+        return Ok(refusal.map_into_right_body());
+    }
+    Ok(next.call(request).await?.map_into_left_body())
+}
+
+/// The header that gives a browser that logged in a cookie of its own: somebody
+/// else may have planted the one that it had.
+fn renewed_cookie(
+    request: &HttpRequest,
+    identities: &Identities,
+    identity: &Arc<Identity>,
+) -> Result<Option<(HeaderName, String)>, Failure> {
+    let id = identities.renew(request.headers(), identity)?;
+    Ok(id.map(|id| (SET_COOKIE, identities.cookie().set(&id))))
+}
+
 /// `GET /login`: a new guest, logged in.
 async fn login(
     request: HttpRequest,
@@ -105,16 +150,19 @@ async fn login(
     session: web::Data<Session>,
 ) -> Result<HttpResponse, Failure> {
     let mut answer = HttpResponse::Ok();
-    let credential = match caller(&request, &identities)? {
-        Caller::Known(identity) => identity.credential().clone(),
-        Caller::Nobody => identities.demo().ok_or(Failure::NoDemo)?,
-        Caller::Stranger => {
-            let (id, identity) = identities.create(Instant::now())?;
-            answer.insert_header((SET_COOKIE, identities.cookie().set(&id)));
-            identity.credential().clone()
+    match caller(&request, &identities)? {
+        Caller::Known(identity) => {
+            session.with(identity.credential().clone()).log_in_as_guest().await?;
+            if let Some(cookie) = renewed_cookie(&request, &identities, &identity)? {
+                answer.insert_header(cookie);
+            }
         }
-    };
-    session.with(credential).log_in_as_guest().await?;
+        Caller::Nobody => {
+            let demo = identities.demo().ok_or(Failure::NoCookie)?;
+            session.with(demo).log_in_as_guest().await?;
+        }
+        Caller::Stranger => return Err(Failure::NoCookie),
+    }
     Ok(answer.insert_header(ContentType::plaintext()).body("Logged in"))
 }
 
@@ -126,7 +174,7 @@ async fn info(
 ) -> Result<String, Failure> {
     let credential = match caller(&request, &identities)? {
         Caller::Known(identity) => identity.credential().clone(),
-        Caller::Nobody => identities.demo().ok_or(Failure::NoDemo)?,
+        Caller::Nobody => identities.demo().ok_or(Failure::NoCookie)?,
         Caller::Stranger => return Err(matchbook_client::Error::NotLoggedIn.into()),
     };
     Ok(format!("User Id: {}", user(&session.with(credential)).await?.user_id))

@@ -60,6 +60,8 @@ pub(crate) enum Failure {
     LoggedOut,
     #[error("{0}; try again later")]
     Transient(String),
+    #[error("somebody has logged in anew meanwhile: run this again")]
+    OtherSignIn,
     #[error("the server answers {0}")]
     Status(u16),
     #[error("{0}")]
@@ -79,7 +81,7 @@ impl Failure {
             Self::Other(_) => 1,
             Self::Usage(_) => 2,
             Self::NotLoggedIn | Self::LoggedOut => 3,
-            Self::Transient(_) => 4,
+            Self::Transient(_) | Self::OtherSignIn => 4,
             Self::Status(_) => 5,
         })
     }
@@ -91,6 +93,7 @@ impl From<Error> for Failure {
             Error::NotLoggedIn => Self::NotLoggedIn,
             Error::LoggedOut(_) => Self::LoggedOut,
             Error::Transient { problem, .. } => Self::Transient(problem),
+            Error::OtherSignIn => Self::OtherSignIn,
             Error::Invalid(_) | Error::ForeignOrigin(_) => Self::Usage(error),
             error => Self::Other(error.to_string()),
         }
@@ -145,11 +148,12 @@ async fn get(session: &Session, url: &str) -> Outcome {
     show(session.get(url).send().await?).await
 }
 
-/// Prints a body as it arrives; the status decides how that ends.
+/// Prints a body as it arrives. A status other than 2xx decides how that ends,
+/// whatever became of the printing.
 async fn show(mut response: Response) -> Outcome {
     let status = response.status();
     let printed = print_body(&mut response).await;
-    if status.is_success() { printed } else { printed.and(Err(Failure::Status(status.as_u16()))) }
+    if status.is_success() { printed } else { Err(Failure::Status(status.as_u16())) }
 }
 
 async fn print_body(response: &mut Response) -> Outcome {

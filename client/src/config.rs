@@ -29,6 +29,8 @@ pub(crate) enum Purpose {
 /// Everything that can be set, checked. `default.toml` says what each means.
 pub(crate) struct Config {
     pub(crate) address: SocketAddr,
+    /// In small letters.
+    pub(crate) hosts: Vec<String>,
     pub(crate) workers: usize,
     pub(crate) demo: bool,
     pub(crate) sessions: usize,
@@ -63,6 +65,7 @@ pub(crate) fn load(file: Option<&Path>, purpose: Purpose) -> Result<(Config, Set
     let store = settings.path("store.path")?;
     let config = Config {
         address: settings.address("client.address")?,
+        hosts: hosts(&settings)?,
         workers: settings.threads("client.workers")?,
         demo: settings.get("client.demo")?,
         sessions: sessions as usize,
@@ -74,6 +77,15 @@ pub(crate) fn load(file: Option<&Path>, purpose: Purpose) -> Result<(Config, Set
         log: settings.log()?,
     };
     Ok((config, settings))
+}
+
+fn hosts(settings: &Settings) -> Result<Vec<String>, Invalid> {
+    let key = "client.hosts";
+    crate::app::hosts(&settings.get::<String>(key)?).map_err(|entry| {
+        let problem =
+            format!("must be names or addresses with commas between, no ports; `{entry}` is none");
+        settings.invalid(key, &problem)
+    })
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
 
+use std::cell::RefCell;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -234,7 +236,7 @@ async fn no_token_reaches_the_console_or_the_caller() {
 /// A browser with the page open: it has a cookie, and calls as the page does.
 struct Browser {
     http: Http,
-    cookie: String,
+    cookie: RefCell<String>,
 }
 
 impl Browser {
@@ -243,16 +245,29 @@ impl Browser {
         let page = http.get("/").await;
         assert_eq!((page.status, page.header("content-type")), (200, "text/html; charset=utf-8"));
         let cookie = page.header("set-cookie").split(';').next().unwrap().to_owned();
-        Self { http, cookie }
+        Self { http, cookie: RefCell::new(cookie) }
+    }
+
+    fn cookie(&self) -> String {
+        self.cookie.borrow().clone()
+    }
+
+    /// Keeps the cookie of an answer, if there is one.
+    fn keep(&self, answer: Answer) -> Answer {
+        let set = answer.header("set-cookie");
+        if !set.is_empty() {
+            self.cookie.replace(set.split(';').next().unwrap().to_owned());
+        }
+        answer
     }
 
     /// A request with the cookie and nothing else.
     fn bare(&self, method: &str, path: &str) -> ClientRequest {
-        self.http.request(method, path).insert_header(("cookie", self.cookie.as_str()))
+        self.http.request(method, path).insert_header(("cookie", self.cookie()))
     }
 
     async fn get(&self, path: &str) -> Answer {
-        Answer::of(self.bare("GET", path).send()).await
+        self.keep(Answer::of(self.bare("GET", path).send()).await)
     }
 
     async fn call(&self, method: &str, path: &str) -> Answer {
@@ -262,7 +277,7 @@ impl Browser {
             .insert_header(("x-matchbook", "page"))
             .insert_header(("sec-fetch-site", "same-origin"))
             .insert_header(("origin", origin.trim_end_matches('/')));
-        Answer::of(request.send()).await
+        self.keep(Answer::of(request.send()).await)
     }
 
     async fn log_in(&self) {
@@ -405,18 +420,16 @@ async fn a_cookie_that_the_app_did_not_make_is_not_taken_over() {
     let mut pair = Pair::start(|server| server);
     let planted = format!("matchbook_client={}", "ab".repeat(32));
     let http = Http::new(pair.client.url(), None);
-    let browser = Browser { http, cookie: planted.clone() };
+    let browser = Browser { http, cookie: RefCell::new(planted.clone()) };
     assert_refused(&browser.call("POST", "/api/login").await, 401, "no_cookie");
     assert_refused(&browser.get("/api/events").await, 401, "no_cookie");
     assert_eq!(browser.get("/info").await.status, 401);
-    for path in ["/", "/login"] {
-        let answer = browser.get(path).await;
-        let given = answer.header("set-cookie");
-        assert!(
-            answer.status == 200 && given.contains('=') && !given.contains(&planted),
-            "{given}"
-        );
-    }
+    let login = browser.get("/login").await;
+    assert_eq!((login.status, login.header("set-cookie")), (401, ""));
+    assert_eq!(login.text, "Open / in a browser first: it gets a cookie there.");
+    let page = Answer::of(browser.bare("GET", "/").send()).await;
+    let given = page.header("set-cookie");
+    assert!(page.status == 200 && given.contains('=') && !given.contains(&planted), "{given}");
     assert_refused(&browser.call("POST", "/api/info").await, 401, "no_cookie");
     assert_refused(
         &Answer::of(pair.http.request("GET", "/api/sessions").send()).await,
@@ -424,7 +437,7 @@ async fn a_cookie_that_the_app_did_not_make_is_not_taken_over() {
         "no_cookie",
     );
     assert!(pair.server.stop().success());
-    assert_eq!(pair.server.logged("session opened"), 1, "the one of /login, under a new cookie");
+    assert_eq!(pair.server.logged("session opened"), 0);
 }
 
 #[actix_rt::test]
@@ -554,7 +567,6 @@ async fn sessions_are_seen_and_ended_from_the_page() {
     }
     assert_refused(&browser.call("DELETE", "/api/sessions/none").await, 404, "not_found");
     assert_eq!(browser.call("DELETE", &format!("/api/sessions/{id}")).await.status, 204);
-    assert_refused(&browser.call("POST", "/api/info").await, 401, "logged_out");
     assert_refused(&browser.call("POST", "/api/info").await, 401, "not_logged_in");
 
     browser.log_in().await;
@@ -599,6 +611,7 @@ async fn every_answer_carries_the_security_headers() {
         assert_eq!(answer.header("x-content-type-options"), "nosniff");
         assert_eq!(answer.header("referrer-policy"), "no-referrer");
         assert_eq!(answer.header("cache-control"), "no-store");
+        assert_eq!(answer.header("cross-origin-resource-policy"), "same-origin");
     }
 }
 
@@ -625,7 +638,8 @@ async fn no_token_reaches_a_page() {
     events.exchanges_until("/api/logout-everywhere").await;
     told.push_str(&events.text);
     assert!(told.contains("POST\",\"path\":\"/refresh\",\"status\":200"), "{told}");
-    let id = browser.cookie.split_once('=').unwrap().1;
+    let cookie = browser.cookie();
+    let id = cookie.split_once('=').unwrap().1;
     for secret in ["mb_rt_", "eyJ", id] {
         assert!(!told.contains(secret), "{secret} in {told}");
     }
@@ -748,4 +762,111 @@ async fn the_help_names_the_exit_codes_and_a_log_level_that_is_set_is_kept_to() 
     let (_, out, error) = ended(&command.set("log.level", "debug").run(&["login"]));
     assert_eq!(out, "Logged in\n");
     assert!(error.contains("GET /token 200"), "{error}");
+}
+
+#[actix_rt::test]
+async fn a_login_gives_a_browser_another_cookie_and_whoever_planted_the_old_one_has_nothing() {
+    let pair = Pair::start(|server| server);
+    for (method, path) in [("POST", "/api/login"), ("GET", "/login")] {
+        let browser = Browser::open(&pair.client).await;
+        let mut events = browser.events().await;
+        let http = Http::new(pair.client.url(), None);
+        let planted = Browser { http, cookie: RefCell::new(browser.cookie()) };
+        let login = browser.call(method, path).await;
+        assert!(login.header("set-cookie").ends_with("; HttpOnly; SameSite=Strict; Path=/"));
+        assert_ne!(browser.cookie(), planted.cookie());
+        let user = browser.user().await;
+        assert!(!user.is_empty());
+        assert_refused(&planted.call("POST", "/api/info").await, 401, "no_cookie");
+        assert_eq!(planted.get("/info").await.status, 401);
+        events.exchanges_until("/api/info").await;
+    }
+}
+
+#[actix_rt::test]
+async fn a_name_that_was_made_to_resolve_to_here_is_not_answered() {
+    let pair = Pair::start(|server| server);
+    let app = client(&pair.world, pair.server.url()).set("client.hosts", "App.example").start();
+    let asked = async |app: &Process, path: &str, host: &'static str| {
+        let http = Http::new(app.url(), None);
+        Answer::of(http.request("GET", path).insert_header(("host", host)).send()).await
+    };
+    for path in ["/", "/login", "/info", "/page.js", "/api/events", "/nothing"] {
+        let answer = asked(&pair.client, path, "evil.example:5002").await;
+        assert_eq!((answer.status, answer.header("set-cookie")), (421, ""), "{path}");
+        assert!(answer.text.contains("`client.hosts`"), "{}", answer.text);
+        assert_eq!(answer.header("x-content-type-options"), "nosniff");
+    }
+    assert_eq!(asked(&pair.client, "/health/live", "10.0.0.7").await.status, 200);
+    assert_eq!(asked(&pair.client, "/", "app.example").await.status, 421);
+    for host in ["localhost", "localhost:1", "[::1]:5002", "app.example:443"] {
+        assert_eq!(asked(&app, "/", host).await.status, 200, "{host}");
+    }
+    let wrong = client(&pair.world, pair.server.url()).set("client.hosts", "http://a").run(&[]);
+    let error = String::from_utf8(wrong.stderr).unwrap();
+    assert!(!wrong.status.success() && error.contains("`http://a` is none"), "{error}");
+}
+
+#[actix_rt::test]
+async fn a_browser_without_fetch_metadata_is_refused_by_the_page_it_comes_from() {
+    let pair = Pair::start(|server| server);
+    for header in [("origin", "http://evil.example"), ("referer", "http://evil.example/page")] {
+        for (path, status) in [("/login", 403), ("/info", 403), ("/", 200)] {
+            let request = pair.http.request("GET", path).insert_header(header);
+            let answer = Answer::of(request.send()).await;
+            assert_eq!((answer.status, answer.header("set-cookie")), (status, ""), "{path}");
+        }
+    }
+    let own = format!("{}/", pair.client.url());
+    let request = pair.http.request("GET", "/login").insert_header(("referer", own));
+    assert_eq!(Answer::of(request.send()).await.status, 200);
+}
+
+#[actix_rt::test]
+async fn who_is_logged_in_does_not_have_to_go_for_somebody_new() {
+    let pair = Pair::start(|server| server);
+    let app = client(&pair.world, pair.server.url()).set("client.sessions", "1").start();
+    Browser::open(&app).await;
+    let browser = Browser::open(&app).await;
+    browser.log_in().await;
+    let http = Http::new(app.url(), None);
+    let full = http.get("/").await;
+    assert_eq!(
+        (full.status, full.header("retry-after"), full.header("set-cookie")),
+        (503, "60", "")
+    );
+    browser.user().await;
+    assert_eq!(browser.call("POST", "/api/logout").await.status, 204);
+    assert_eq!(http.get("/").await.status, 200);
+    assert_refused(&browser.call("POST", "/api/info").await, 401, "no_cookie");
+}
+
+#[actix_rt::test]
+async fn a_stop_does_not_wait_long_for_an_answer_that_does_not_come() {
+    let world = World::new();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let file = world.folder().join("matchbook-client.toml");
+    std::fs::write(file, "[server]\nca_file = ''\ntimeout = '60s'").unwrap();
+    let mut app = client(&world, &url).start();
+    let asking = std::net::TcpStream::connect(app.url().trim_start_matches("http://")).unwrap();
+    let request = "GET /login HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    std::io::Write::write_all(&mut &asking, request.as_bytes()).unwrap();
+    let asked = silent.accept().unwrap();
+    let stopping = Instant::now();
+    assert!(app.stop().success());
+    assert!(stopping.elapsed() < Duration::from_secs(15), "{:?}", stopping.elapsed());
+    drop(asked);
+}
+
+#[actix_rt::test]
+async fn head_is_answered_as_get_is_without_the_body() {
+    let pair = Pair::start(|server| server);
+    for path in ["/", "/page.js", "/style.css", "/favicon.svg", "/health/live"] {
+        let head = Answer::of(pair.http.request("HEAD", path).send()).await;
+        let get = pair.http.get(path).await;
+        assert_eq!((head.status, head.text.as_str()), (200, ""), "{path}");
+        assert_eq!(head.header("content-type"), get.header("content-type"), "{path}");
+    }
+    assert_eq!(Answer::of(pair.http.request("HEAD", "/login").send()).await.status, 404);
 }

@@ -60,16 +60,16 @@ async fn admit(
             return Ok(refusal.map_into_right_body());
         }
     };
-    let (method, path) = (request.method().clone(), request.path().to_owned());
     request.extensions_mut().insert(identity.clone());
     let began = Instant::now();
     let answer = next.call(request).await?;
-    if path != EVENTS {
+    // A path that leads nowhere is not worth a word.
+    if answer.request().match_pattern().is_some_and(|pattern| pattern != EVENTS) {
         identity.feed().exchange(&Exchange {
             from: "browser",
             to: "client",
-            method: method.as_str(),
-            path: &path,
+            method: answer.request().method().as_str(),
+            path: answer.request().path(),
             status: Some(answer.status().as_u16()),
             began,
             took: began.elapsed(),
@@ -100,9 +100,18 @@ fn done() -> HttpResponse {
     HttpResponse::NoContent().finish()
 }
 
-async fn login(thread: Data<Session>, who: Who) -> Result<HttpResponse, Problem> {
+async fn login(
+    request: actix_web::HttpRequest,
+    identities: Data<Identities>,
+    thread: Data<Session>,
+    who: Who,
+) -> Result<HttpResponse, Problem> {
     session(&thread, &who).log_in_as_guest().await?;
-    Ok(done())
+    let mut answer = HttpResponse::NoContent();
+    if let Some(cookie) = super::renewed_cookie(&request, &identities, &who)? {
+        answer.insert_header(cookie);
+    }
+    Ok(answer.finish())
 }
 
 async fn refresh(thread: Data<Session>, who: Who) -> Result<HttpResponse, Problem> {
@@ -129,8 +138,10 @@ struct Burst {
     failed: usize,
 }
 
-/// Fifty requests at once. Where none succeeds, why the first did not.
+/// Fifty requests at once, and one burst at a time. Where none succeeds, why the
+/// first did not.
 async fn burst(thread: Data<Session>, who: Who) -> Result<Json<Burst>, Problem> {
+    let _burst = who.feed().begin_burst().ok_or(Problem::Bursting)?;
     let session = session(&thread, &who);
     let answers = join_all((0..BURST).map(|_| user(&session))).await;
     let succeeded = answers.iter().filter(|answer| answer.is_ok()).count();
@@ -160,7 +171,14 @@ async fn end_session(
     id: Path<String>,
 ) -> Result<HttpResponse, Problem> {
     let id = Uuid::try_parse(&id).map_err(|_| Problem::NotFound)?;
-    let answer = session(&thread, &who).delete(&format!("/sessions/{id}")).send().await?;
+    let session = session(&thread, &who);
+    let listed: Vec<SessionInfo> = read(session.get("/sessions")).await?;
+    if listed.iter().any(|one| one.current && one.id == id) {
+        // This way its tokens are forgotten as well.
+        session.log_out().await?;
+        return Ok(done());
+    }
+    let answer = session.delete(&format!("/sessions/{id}")).send().await?;
     match answer.status().as_u16() {
         // One that is not there has ended before, which is what was wanted.
         200..300 | 404 => Ok(done()),
@@ -182,6 +200,7 @@ async fn event_stream(who: Who) -> Result<HttpResponse, Problem> {
 #[derive(Debug)]
 enum Problem {
     Failure(Failure),
+    Bursting,
     Forbidden,
     NoCookie,
     NotFound,
@@ -206,6 +225,8 @@ impl Problem {
         match self {
             Self::Failure(Failure::Client(Error::NotLoggedIn)) => "not_logged_in",
             Self::Failure(Failure::Client(Error::LoggedOut(_))) => "logged_out",
+            Self::Failure(Failure::Client(Error::OtherSignIn)) => "other_sign_in",
+            Self::Bursting => "busy",
             Self::Forbidden => "forbidden",
             Self::NoCookie => "no_cookie",
             Self::NotFound => "not_found",
@@ -224,7 +245,11 @@ impl fmt::Display for Problem {
             Self::Failure(Failure::Client(Error::LoggedOut(_))) => {
                 f.write_str("The session has ended: log in again.")
             }
+            Self::Failure(Failure::Client(Error::OtherSignIn)) => {
+                f.write_str("Somebody logged in anew meanwhile: do this again as who that is.")
+            }
             Self::Failure(failure) => failure.fmt(f),
+            Self::Bursting => f.write_str("A burst is under way: wait for its end."),
             Self::Forbidden => f.write_str("Only the page of this app may ask for this."),
             Self::NoCookie => f.write_str("This browser is not known (any more): load the page."),
             Self::NotFound => f.write_str("There is no such thing here."),
@@ -236,11 +261,12 @@ impl fmt::Display for Problem {
 impl ResponseError for Problem {
     fn status_code(&self) -> StatusCode {
         match self {
+            Self::Failure(Failure::Client(Error::OtherSignIn)) => StatusCode::CONFLICT,
             Self::Failure(failure) => failure.status_code(),
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NoCookie => StatusCode::UNAUTHORIZED,
             Self::NotFound => StatusCode::NOT_FOUND,
-            Self::TooManyPages => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Bursting | Self::TooManyPages => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -248,7 +274,7 @@ impl ResponseError for Problem {
         let mut response = HttpResponse::build(self.status_code());
         let retry_after = match self {
             Self::Failure(failure) => failure.retry_after(),
-            Self::TooManyPages => Some(1),
+            Self::Bursting | Self::TooManyPages => Some(1),
             _ => None,
         };
         if let Some(seconds) = retry_after {
@@ -256,5 +282,66 @@ impl ResponseError for Problem {
         }
         let (error, message) = (self.code().to_owned(), self.to_string());
         response.json(ErrorBody { error, message, reason: None })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use actix_web::http::header::COOKIE;
+    use actix_web::test::{TestRequest, call_service, init_service};
+    use actix_web::{App, body};
+    use futures_util::StreamExt;
+    use matchbook_client::{Credential, Server, Trust};
+
+    use super::super::cookie::Cookie;
+    use super::*;
+
+    #[actix_rt::test]
+    async fn a_page_is_told_of_its_calls_but_not_of_streams_or_of_what_does_not_exist() {
+        let now = Instant::now();
+        let identities = Data::new(Identities::new(Cookie { secure: false }, 1, false, now));
+        let (id, identity) = identities.create(now).unwrap();
+        let server =
+            Server::new("http://localhost:1", &Trust::System, Duration::from_secs(1)).unwrap();
+        let session = Data::new(Session::new(&server, Credential::default()));
+        let app = App::new().app_data(identities.clone()).app_data(session).configure(routes);
+        let app = init_service(app).await;
+        let events = events::stream(identity.feed(), identity.credential().clone()).unwrap();
+
+        let long = format!("/api/{}", "x".repeat(1000));
+        for (method, path, status) in [
+            (Method::GET, "/api/events", 200),
+            (Method::GET, "/api/%65vents", 200),
+            (Method::GET, long.as_str(), 404),
+            (Method::POST, "/api/logout", 204),
+        ] {
+            let request = TestRequest::with_uri(path)
+                .method(method)
+                .insert_header((COOKIE, format!("matchbook_client={id}")))
+                .insert_header(("x-matchbook", "page"));
+            let answer = call_service(&app, request.to_request()).await;
+            assert_eq!(answer.status().as_u16(), status, "{path}");
+        }
+        let told: Vec<_> = events.take(2).collect().await;
+        let told = String::from_utf8_lossy(told[1].as_ref().unwrap()).into_owned();
+        assert!(told.contains("\"path\":\"/api/logout\""), "{told}");
+    }
+
+    #[actix_rt::test]
+    async fn a_second_burst_and_the_request_of_an_earlier_sign_in_are_told_what_is_the_matter() {
+        let earlier = Problem::Failure(Failure::Client(Error::OtherSignIn));
+        for (problem, status, code, retry_after) in
+            [(Problem::Bursting, 503, "busy", Some("1")), (earlier, 409, "other_sign_in", None)]
+        {
+            let answer = problem.error_response();
+            assert_eq!(answer.status().as_u16(), status);
+            let wait = answer.headers().get(RETRY_AFTER).map(|value| value.to_str().unwrap());
+            assert_eq!(wait, retry_after);
+            let text = body::to_bytes(answer.into_body()).await.unwrap();
+            let told: ErrorBody = serde_json::from_slice(&text).unwrap();
+            assert_eq!(told.error, code);
+        }
     }
 }

@@ -16,11 +16,15 @@ impl Cookie {
         if self.secure { "__Host-matchbook_client" } else { "matchbook_client" }
     }
 
-    /// The value that a browser sent.
-    pub(crate) fn of(self, headers: &HeaderMap) -> Option<&str> {
-        let lines = headers.get_all(COOKIE).filter_map(|line| line.to_str().ok());
-        let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|p| p.split_once('='));
-        pairs.find(|(name, _)| name.trim() == self.name()).map(|(_, value)| value.trim())
+    /// The values that a browser sent: more than one where somebody planted
+    /// another. Cookies of other apps on this host need not be text.
+    pub(crate) fn of(self, headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+        let pairs = headers.get_all(COOKIE).flat_map(|line| line.as_bytes().split(|b| *b == b';'));
+        pairs.filter_map(move |pair| {
+            let equals = pair.iter().position(|byte| *byte == b'=')?;
+            let (name, value) = (pair[..equals].trim_ascii(), pair[equals + 1..].trim_ascii());
+            (name == self.name().as_bytes()).then_some(value)
+        })
     }
 
     /// The header that has a browser keep `id` until it closes.
@@ -51,8 +55,16 @@ mod tests {
         for line in ["a=b; xmatchbook_client=1", "matchbook_clients=2;matchbook_client=3; c=d"] {
             headers.append(COOKIE, HeaderValue::from_static(line));
         }
-        assert_eq!(PLAIN.of(&headers), Some("3"));
-        assert_eq!(Cookie { secure: true }.of(&headers), None);
+        assert_eq!(PLAIN.of(&headers).collect::<Vec<_>>(), [b"3"]);
+        assert_eq!(Cookie { secure: true }.of(&headers).count(), 0);
+    }
+
+    #[test]
+    fn every_value_is_seen_and_a_cookie_that_is_no_text_hides_none() {
+        let mut headers = HeaderMap::new();
+        let line = b"a=\xff\xfe; matchbook_client=1; matchbook_client=\xe4;matchbook_client=2=3";
+        headers.append(COOKIE, HeaderValue::from_bytes(line).unwrap());
+        assert_eq!(PLAIN.of(&headers).collect::<Vec<_>>(), [&b"1"[..], b"\xe4", b"2=3"]);
     }
 
     #[test]

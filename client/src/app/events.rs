@@ -1,7 +1,7 @@
 //! What a page is told while it is open, as server-sent events.
 
 use std::convert::Infallible;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix_web::web::Bytes;
@@ -20,16 +20,29 @@ const MOST_LISTENERS: usize = 16;
 /// How often something is sent where there is nothing to tell: whatever is in
 /// between does not take the connection for dead, and one that is dead shows.
 const PULSE: Duration = Duration::from_secs(10);
+/// So much of a path is told, in characters: a queue must not grow with what a
+/// browser thinks up.
+const LONGEST_TEXT: usize = 200;
 
 /// What happens to one credential, told to all pages that show it.
 pub(crate) struct Feed {
     started: Instant,
     listeners: Mutex<Listeners>,
+    /// Every stream holds a clone until it is dropped, also when it is cut off.
+    places: Arc<()>,
+    /// Whoever holds it has a burst under way.
+    burst: tokio::sync::Mutex<()>,
 }
 
 struct Listeners {
     closed: bool,
     channels: Vec<mpsc::Sender<Notice>>,
+}
+
+/// The end of a feed at one page.
+struct Listener {
+    notices: mpsc::Receiver<Notice>,
+    _place: Arc<()>,
 }
 
 /// Something to tell.
@@ -83,7 +96,8 @@ struct State {
 impl Feed {
     pub(crate) fn new(started: Instant) -> Self {
         let listeners = Listeners { closed: false, channels: Vec::new() };
-        Self { started, listeners: Mutex::new(listeners) }
+        let burst = tokio::sync::Mutex::new(());
+        Self { started, listeners: Mutex::new(listeners), places: Arc::new(()), burst }
     }
 
     /// Tells what the library reports.
@@ -109,8 +123,15 @@ impl Feed {
     pub(crate) fn exchange(&self, exchange: &Exchange<'_>) {
         let Exchange { from, to, method, path, status, began, took } = *exchange;
         let at = milliseconds(began.saturating_duration_since(self.started));
+        let (method, path) = (cut(method), cut(path));
         let data = ExchangeData { at, took: milliseconds(took), from, to, method, path, status };
         self.tell(|| written("exchange", &data).map(Notice::Exchange));
+    }
+
+    /// A burst may begin, and lasts as long as this is held. `None` while
+    /// another one does.
+    pub(crate) fn begin_burst(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        self.burst.try_lock().ok()
     }
 
     /// Whether a page is open.
@@ -125,17 +146,18 @@ impl Feed {
         listeners.channels.clear();
     }
 
-    fn listen(&self) -> Option<mpsc::Receiver<Notice>> {
+    fn listen(&self) -> Option<Listener> {
         let (channel, notices) = mpsc::channel(BACKLOG);
         let mut listeners = self.listeners();
         listeners.channels.retain(|channel| !channel.is_closed());
-        if listeners.channels.len() >= MOST_LISTENERS {
+        // The lock is held, so no two take the last place.
+        if Arc::strong_count(&self.places) > MOST_LISTENERS {
             return None;
         }
         if !listeners.closed && channel.try_send(Notice::State).is_ok() {
             listeners.channels.push(channel);
         }
-        Some(notices)
+        Some(Listener { notices, _place: self.places.clone() })
     }
 
     fn tell(&self, notice: impl FnOnce() -> Option<Notice>) {
@@ -160,16 +182,20 @@ pub(crate) fn stream(
     feed: &Feed,
     credential: Credential,
 ) -> Option<impl Stream<Item = Result<Bytes, Infallible>> + use<>> {
-    let notices = feed.listen()?;
-    Some(stream::unfold((notices, credential), async |(mut notices, credential)| {
-        let sent = match timeout(PULSE, notices.recv()).await {
+    let listener = feed.listen()?;
+    Some(stream::unfold((listener, credential), async |(mut listener, credential)| {
+        // Nobody waits for what is left: the page connects again.
+        if listener.notices.is_closed() {
+            return None;
+        }
+        let sent = match timeout(PULSE, listener.notices.recv()).await {
             Ok(notice) => match notice? {
                 Notice::Exchange(text) => text,
                 Notice::State => written("state", &State::of(&credential))?,
             },
             Err(_) => Bytes::from_static(b":\n\n"),
         };
-        Some((Ok(sent), (notices, credential)))
+        Some((Ok(sent), (listener, credential)))
     }))
 }
 
@@ -191,6 +217,11 @@ impl State {
 fn written(event: &str, data: &impl Serialize) -> Option<Bytes> {
     let data = serde_json::to_string(data).ok()?;
     Some(format!("event: {event}\ndata: {data}\n\n").into())
+}
+
+/// What is told of a text of any length.
+fn cut(text: &str) -> &str {
+    text.char_indices().nth(LONGEST_TEXT).map_or(text, |(end, _)| &text[..end])
 }
 
 fn milliseconds(duration: Duration) -> u64 {
@@ -221,12 +252,13 @@ mod tests {
     async fn a_page_is_told_how_things_stand_and_then_what_happens_until_the_feed_is_closed() {
         let feed = Feed::new(Instant::now());
         exchange(&feed, "/before");
-        let events = stream(&feed, Credential::default()).unwrap();
+        let mut events = pin!(stream(&feed, Credential::default()).unwrap());
         exchange(&feed, "/a\n\"b");
         feed.report(&Event::LoggedIn);
         assert!(feed.has_listeners());
+        let told = rest(events.as_mut().take(3)).await;
         feed.close();
-        let told = rest(events).await;
+        assert!(events.next().await.is_none());
         let state = "event: state\ndata: {\"loggedIn\":false}\n\n";
         assert_eq!((told.len(), told[0].as_str(), told[2].as_str()), (3, state, state));
         assert!(told[1].starts_with("event: exchange\ndata: {\"at\":"), "{}", told[1]);
@@ -246,9 +278,41 @@ mod tests {
             exchange(&feed, "/user");
             quick.next().await.unwrap().unwrap();
         }
-        assert_eq!(rest(slow).await.len(), BACKLOG);
+        assert!(rest(slow).await.is_empty(), "it ends at once");
         exchange(&feed, "/last");
         assert!(String::from_utf8_lossy(&quick.next().await.unwrap().unwrap()).contains("/last"));
+    }
+
+    #[test]
+    fn a_page_that_is_cut_off_takes_a_place_until_its_stream_has_gone() {
+        let feed = Feed::new(Instant::now());
+        let slow: Vec<_> =
+            (0..MOST_LISTENERS).map(|_| stream(&feed, Credential::default()).unwrap()).collect();
+        for _ in 0..BACKLOG {
+            exchange(&feed, "/user");
+        }
+        assert!(!feed.has_listeners(), "all are cut off");
+        assert!(stream(&feed, Credential::default()).is_none());
+        drop(slow);
+        assert!(stream(&feed, Credential::default()).is_some());
+    }
+
+    #[actix_rt::test]
+    async fn of_a_long_path_the_beginning_is_told() {
+        let feed = Feed::new(Instant::now());
+        let events = stream(&feed, Credential::default()).unwrap();
+        exchange(&feed, &"ü".repeat(LONGEST_TEXT + 1));
+        let told = rest(events.take(2)).await;
+        assert_eq!(told[1].matches('ü').count(), LONGEST_TEXT, "{}", told[1]);
+    }
+
+    #[test]
+    fn a_burst_begins_when_the_one_before_has_ended() {
+        let feed = Feed::new(Instant::now());
+        let burst = feed.begin_burst();
+        assert!(burst.is_some() && feed.begin_burst().is_none());
+        drop(burst);
+        assert!(feed.begin_burst().is_some());
     }
 
     #[test]

@@ -18,8 +18,12 @@ pub(crate) enum Failure {
     Refused(u16, Option<u64>),
     /// Another site made the browser ask.
     AnotherSite,
-    /// There is no cookie, and without one nobody is anybody.
-    NoDemo,
+    /// It was asked under a name that is not the app's.
+    AnotherHost,
+    /// There is no cookie of the app's, and without one nobody is anybody.
+    NoCookie,
+    /// As many browsers are known as may be, and all are in use.
+    Full,
     /// The machine has no randomness.
     NoRandomness,
 }
@@ -40,6 +44,7 @@ impl Failure {
         let wait = match self {
             Self::Client(Error::Transient { retry_after, .. }) => retry_after.unwrap_or_default(),
             Self::Refused(_, Some(seconds)) => Duration::from_secs(*seconds),
+            Self::Full => Duration::from_secs(60),
             _ => Duration::ZERO,
         };
         Some(wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1))
@@ -73,7 +78,12 @@ impl fmt::Display for Failure {
                 write!(f, "This did not work: the server answers {status}.")
             }
             Self::AnotherSite => f.write_str("Another site asked for this: it is refused."),
-            Self::NoDemo => f.write_str("Open / in a browser first: it gets a cookie there."),
+            Self::AnotherHost => f.write_str(
+                "This app does not answer under this name: the setting `client.hosts` lists those \
+                 that it does.",
+            ),
+            Self::Full => f.write_str("Too many browsers use this app: try again later."),
+            Self::NoCookie => f.write_str("Open / in a browser first: it gets a cookie there."),
             Self::NoRandomness => f.write_str("This machine has no randomness: try again."),
         }
     }
@@ -82,14 +92,15 @@ impl fmt::Display for Failure {
 impl ResponseError for Failure {
     fn status_code(&self) -> StatusCode {
         match self {
-            Self::Client(Error::NotLoggedIn | Error::LoggedOut(_)) | Self::NoDemo => {
+            Self::Client(Error::NotLoggedIn | Error::LoggedOut(_)) | Self::NoCookie => {
                 StatusCode::UNAUTHORIZED
             }
             // The server has too much to do, or lacks a part.
-            Self::Client(Error::Transient { .. }) | Self::Refused(429 | 503 | 504, _) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Client(Error::Transient { .. })
+            | Self::Refused(429 | 503 | 504, _)
+            | Self::Full => StatusCode::SERVICE_UNAVAILABLE,
             Self::Client(_) | Self::Refused(..) => StatusCode::BAD_GATEWAY,
+            Self::AnotherHost => StatusCode::MISDIRECTED_REQUEST,
             Self::AnotherSite => StatusCode::FORBIDDEN,
             Self::NoRandomness => StatusCode::INTERNAL_SERVER_ERROR,
         }

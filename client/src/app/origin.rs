@@ -1,6 +1,8 @@
 //! Where a browser says that a request comes from.
 
-use actix_web::http::header::{HOST, HeaderMap, HeaderName, ORIGIN};
+use std::net::{IpAddr, Ipv6Addr};
+
+use actix_web::http::header::{HOST, HeaderMap, HeaderName, ORIGIN, REFERER};
 
 /// Fetch Metadata: browsers set it, and no script can.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -8,9 +10,81 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const FROM_PAGE: HeaderName = HeaderName::from_static("x-matchbook");
 
 /// Whether another site, or another origin of this one, made a browser ask.
-/// What says nothing about it is no browser, or an old one.
+/// Old browsers, and others over plain HTTP, tell by the address they come from
+/// alone. What says nothing about it is no browser, or one with an address that
+/// was typed.
 pub(crate) fn is_of_another_site(headers: &HeaderMap) -> bool {
-    headers.get_all(SEC_FETCH_SITE).any(|site| !matches!(site.as_bytes(), b"same-origin" | b"none"))
+    if headers.contains_key(SEC_FETCH_SITE) {
+        return headers
+            .get_all(SEC_FETCH_SITE)
+            .any(|site| !matches!(site.as_bytes(), b"same-origin" | b"none"));
+    }
+    let host = headers.get(HOST).map(|host| host.as_bytes().to_ascii_lowercase());
+    headers.get_all(ORIGIN).chain(headers.get_all(REFERER)).any(|from| {
+        let from = from.as_bytes().to_ascii_lowercase();
+        let rest = from.strip_prefix(b"http://").or_else(|| from.strip_prefix(b"https://"));
+        let authority =
+            rest.and_then(|r| r.split(|byte| matches!(byte, b'/' | b'?' | b'#')).next());
+        authority.is_none() || authority != host.as_deref()
+    })
+}
+
+/// The names that the app answers under.
+pub(crate) struct Hosts {
+    /// In small letters and without ports. `None`: all.
+    names: Option<Vec<String>>,
+}
+
+impl Hosts {
+    /// An app that listens on `address`, and is known as `others` too. One on
+    /// loopback is for this machine; how others are reached, they have to say.
+    pub(crate) fn new(address: IpAddr, others: &[String]) -> Self {
+        let mut names = others.to_vec();
+        if address.is_loopback() {
+            names.extend(["localhost", "127.0.0.1", "[::1]"].map(String::from));
+            names.push(written(address));
+        }
+        Self { names: (!names.is_empty()).then_some(names) }
+    }
+
+    /// Whether a request is for one of them.
+    pub(crate) fn admit(&self, headers: &HeaderMap) -> bool {
+        let Some(names) = &self.names else { return true };
+        headers.contains_key(HOST)
+            && headers.get_all(HOST).all(|host| {
+                let name = host.to_str().ok().and_then(without_port);
+                name.is_some_and(|name| names.iter().any(|n| n.eq_ignore_ascii_case(name)))
+            })
+    }
+}
+
+/// The names in a list with commas between.
+///
+/// # Errors
+/// The first that is none.
+pub(crate) fn hosts(list: &str) -> Result<Vec<String>, String> {
+    let entries = list.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+    let name = |entry: &str| {
+        let bare = entry.strip_prefix('[').and_then(|e| e.strip_suffix(']')).unwrap_or(entry);
+        if let Ok(address) = bare.parse::<Ipv6Addr>() {
+            return Ok(written(address.into()));
+        }
+        let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        if entry.chars().all(is_name) { Ok(entry.to_ascii_lowercase()) } else { Err(entry.into()) }
+    };
+    entries.map(name).collect()
+}
+
+/// An address as it stands in a URL.
+fn written(address: IpAddr) -> String {
+    if address.is_ipv6() { format!("[{address}]") } else { address.to_string() }
+}
+
+fn without_port(host: &str) -> Option<&str> {
+    let end = host.find(']').map_or(0, |bracket| bracket + 1);
+    let Some(colon) = host[end..].find(':') else { return Some(host) };
+    let (name, port) = host.split_at(end + colon);
+    port[1..].bytes().all(|byte| byte.is_ascii_digit()).then_some(name)
 }
 
 /// Whether the app's own page asks, for what changes something.
@@ -68,5 +142,46 @@ mod tests {
         assert!(other("cross-site") && other("same-site") && other("what else"));
         assert!(!other("none") && !other("same-origin"));
         assert!(!is_of_another_site(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn a_browser_without_fetch_metadata_is_told_by_the_address_it_comes_from() {
+        let other = |name, value| {
+            is_of_another_site(&headers(&[("host", "app.example:5002"), (name, value)]))
+        };
+        for from in ["http://evil.example", "http://app.example", "http://app.example:50022"] {
+            assert!(other("origin", from) && other("referer", from), "{from}");
+        }
+        assert!(
+            other("origin", "null") && other("referer", "http://evil.example/app.example:5002")
+        );
+        assert!(!other("origin", "http://app.example:5002"));
+        assert!(!other("referer", "http://APP.example:5002/some?thing"));
+        let modern = [("sec-fetch-site", "none"), ("host", "a"), ("referer", "http://b/")];
+        assert!(!is_of_another_site(&headers(&modern)), "which says more");
+    }
+
+    #[test]
+    fn on_loopback_only_names_of_this_machine_are_answered_and_those_that_are_set() {
+        let admits = |address: &str, list: &str, host| {
+            let hosts = Hosts::new(address.parse().unwrap(), &hosts(list).unwrap());
+            hosts.admit(&headers(&[("host", host)]))
+        };
+        for host in ["localhost", "LOCALHOST:5002", "127.0.0.1:1", "[::1]:5002", "[::1]"] {
+            assert!(admits("127.0.0.1", "", host) && admits("::1", "", host), "{host}");
+        }
+        for host in ["evil.example", "localhost.evil.example:5002", "", ":5002", "localhost:a", "["]
+        {
+            assert!(!admits("127.0.0.1", "app.example", host), "{host}");
+            assert!(admits("0.0.0.0", "", host), "{host}");
+            assert!(!admits("0.0.0.0", "localhost", host), "{host}");
+        }
+        assert!(admits("127.0.0.1", "a, App.example", "app.example:80"));
+        assert!(admits("0.0.0.0", "FE80::1,b", "[fe80::1]:5002"));
+        assert!(!admits("0.0.0.0", "app.example", "localhost"));
+        assert!(!Hosts::new(IpAddr::from([127, 0, 0, 1]), &[]).admit(&HeaderMap::new()));
+        for list in ["a b", "http://a", "a:5002", "*"] {
+            assert_eq!(hosts(list), Err(list.to_owned()));
+        }
     }
 }

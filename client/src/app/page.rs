@@ -7,6 +7,7 @@ use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 
 use super::failure::Failure;
+use super::get_or_head;
 use super::identities::{Caller, Identities};
 use super::origin;
 
@@ -26,12 +27,12 @@ const AGAIN: &str = "<!doctype html><html lang=\"en\"><title>Matchbook</title>\
                      <p><a href=\"/\">To the page</a></p></html>";
 
 pub(crate) fn routes(config: &mut ServiceConfig) {
-    config.route("/", web::get().to(index));
+    config.route("/", get_or_head().to(index));
     for (path, kind, text) in PARTS {
         let part = move || async move {
             HttpResponse::Ok().insert_header((CONTENT_TYPE, kind)).body(text)
         };
-        config.route(path, web::get().to(part));
+        config.route(path, get_or_head().to(part));
     }
 }
 

@@ -274,3 +274,15 @@ async fn logging_out_everywhere_refreshes_where_it_must_and_erases_here() {
     assert_eq!((script.refreshes(), script.asked("/sessions").len()), (1, 2));
     assert!(!session.credential().is_logged_in());
 }
+
+#[actix_rt::test]
+async fn a_logout_that_the_server_did_not_confirm_keeps_the_tokens_for_another_try() {
+    let script = Script::start();
+    let session = logged_in(&script).await;
+    script.on("/logout", [Act::json(503, r#"{"error":"away","message":"away"}"#)]);
+    assert!(is_transient(&session.log_out().await));
+    assert!(session.credential().is_logged_in());
+    session.log_out().await.unwrap();
+    assert!(!session.credential().is_logged_in());
+    assert_eq!(script.asked("/logout").len(), 2);
+}
