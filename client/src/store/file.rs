@@ -221,6 +221,12 @@ mod tests {
     }
 
     #[test]
+    fn debug_shows_no_token() {
+        let shown = format!("{:?}", tokens("secret"));
+        assert_eq!(shown, "Stored { refreshes: 0, .. }");
+    }
+
+    #[test]
     fn what_was_written_last_is_read_and_nothing_where_nothing_is_kept() {
         let (_folder, store) = store();
         assert_eq!(store.read().unwrap(), None);

@@ -2,10 +2,13 @@
 
 use std::collections::HashSet;
 use std::fs::Permissions;
+use std::io;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use matchbook_client::{Credential, Session};
+use matchbook_client::{Credential, Error, FileStore, Session, StoreLock, Stored, TokenStore};
 
 use super::script::{Act, Asked, Script};
 use super::{get, get_after_rest, is_transient, logged_in, logged_in_with, on_file, soon, store};
@@ -159,4 +162,57 @@ async fn a_lifetime_runs_from_when_the_request_was_sent_however_slow_the_answer(
         assert!(remaining > LIFETIME / 2, "{path}: {remaining:?}");
     }
     assert!(session.credential().status().unwrap().age >= Duration::from_millis(700));
+}
+
+/// A file on a disk that is full at times.
+struct Full {
+    file: FileStore,
+    full: Arc<AtomicBool>,
+}
+
+impl TokenStore for Full {
+    fn lock(&self, patience: Duration) -> io::Result<StoreLock> {
+        self.file.lock(patience)
+    }
+
+    fn read(&self) -> io::Result<Option<Stored>> {
+        self.file.read()
+    }
+
+    fn write(&self, tokens: Option<&Stored>) -> io::Result<()> {
+        if self.full.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.file.write(tokens)
+    }
+}
+
+#[actix_rt::test]
+async fn tokens_that_could_not_be_kept_are_kept_before_they_are_traded() {
+    let (script, (_folder, file)) = (Script::start(), store());
+    let full = Arc::new(AtomicBool::new(false));
+    let disk = Full { file: FileStore::new(&file), full: full.clone() };
+    let session = logged_in_with(&script, Credential::builder().store(disk).build()).await;
+
+    full.store(true, Ordering::SeqCst);
+    session.refresh().await.unwrap();
+    assert_eq!(get(&session, "/user").await, Ok(200), "they are good all the same");
+    let kept = FileStore::new(&file).read().unwrap().unwrap();
+    assert_eq!(kept.refreshes, 0);
+    assert!(matches!(session.refresh().await, Err(Error::Store(_))), "not kept, not traded");
+    assert_eq!(script.refreshes(), 1);
+
+    full.store(false, Ordering::SeqCst);
+    soon(async {
+        while session.refresh().await.is_err() {
+            actix_rt::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    let shown: Vec<_> =
+        script.asked("/refresh").iter().map(|asked| asked.field("refresh_token")).collect();
+    assert_eq!(shown.len(), 2);
+    assert_ne!(shown[0], shown[1], "the newer ones were traded");
+    assert_eq!(FileStore::new(&file).read().unwrap().unwrap().refreshes, 2);
+    assert_eq!(script.reuses(), 0);
 }
