@@ -25,6 +25,9 @@
 //! # }
 //! ```
 //!
+//! Each request and each refresh has a `tracing` span, and each exchange a line at
+//! `debug`.
+//!
 //! In reading order: a [`Request`] is sent by a [`Session`] with the tokens of a
 //! [`Credential`]; `refresh` is one turn at them, by the lock of a [`TokenStore`]
 //! and in the words that `protocol` knows of a [`Server`]; `background` asks for one

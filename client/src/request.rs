@@ -8,6 +8,7 @@ use awc::http::{Method, StatusCode, Uri};
 use bytes::Bytes;
 use futures_core::Stream;
 use serde::Serialize;
+use tracing::{Instrument, Span};
 
 use crate::credential::Held;
 use crate::protocol::drain;
@@ -77,6 +78,10 @@ impl Request {
         self
     }
 
+    fn span(&self) -> Span {
+        tracing::debug_span!("request", method = %self.method)
+    }
+
     fn typed(&mut self, content_type: &'static str, body: Bytes) {
         self.headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         self.body = Some(body);
@@ -95,7 +100,12 @@ impl Request {
     /// # Errors
     /// When nobody is logged in, the session has ended, or the server cannot be
     /// reached; [`Error::NotReplayable`] for a body beyond the limit.
-    pub async fn send(mut self) -> Result<Response, Error> {
+    pub async fn send(self) -> Result<Response, Error> {
+        let span = self.span();
+        self.send_and_again().instrument(span).await
+    }
+
+    async fn send_and_again(mut self) -> Result<Response, Error> {
         let body = self.body.take().unwrap_or_default();
         let limit = self.session.credential().body_limit();
         if body.len() > limit {
@@ -128,7 +138,8 @@ impl Request {
         S: Stream<Item = Result<Bytes, E>> + 'static,
         E: Into<Box<dyn StdError>> + 'static,
     {
-        self.send_once_and_for_all(|request| request.send_stream(stream)).await
+        let span = self.span();
+        self.send_once_and_for_all(|request| request.send_stream(stream)).instrument(span).await
     }
 
     async fn send_once_and_for_all(

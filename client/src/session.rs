@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use awc::ClientRequest;
 use awc::http::{Method, StatusCode};
 use matchbook_shared::{EndedSessions, Reason, Tokens};
+use tracing::Instrument;
 
 use crate::credential::{Granted, Held, Landing, Outcome, Step, Strategy};
 use crate::refresh::{Found, in_store, refresh};
@@ -294,13 +295,10 @@ impl Session {
             Step::Refresh(held, landing, flight) => {
                 // On a task of its own: whoever asked for it may give up, but
                 // what the server has rotated must be kept.
-                actix_rt::spawn(refresh(
-                    self.server.clone(),
-                    self.http.0.clone(),
-                    held,
-                    landing,
-                    self.credential.clone(),
-                ));
+                let span = tracing::info_span!("refresh", generation = held.tokens.refreshes);
+                let (server, http) = (self.server.clone(), self.http.0.clone());
+                let turn = refresh(server, http, held, landing, self.credential.clone());
+                actix_rt::spawn(turn.instrument(span));
                 flight.outcome(patience).await
             }
         }?;

@@ -512,3 +512,13 @@ async fn a_logout_reaches_the_server_also_when_the_file_is_gone() {
     assert_eq!(script.asked("/logout").len(), 1);
     assert!(!session.credential().is_logged_in());
 }
+
+#[actix_rt::test]
+async fn tokens_that_others_left_in_the_store_may_have_expired_as_well() {
+    let (script, (_folder, file)) = (Script::start(), store());
+    let first = logged_in_with(&script, on_file(&file)).await;
+    Session::new(&script.server(), on_file(&file)).refresh().await.unwrap();
+    script.expire();
+    assert_eq!(get(&first, "/user").await, Ok(200));
+    assert_eq!((script.refreshes(), script.reuses()), (2, 0));
+}
