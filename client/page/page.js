@@ -53,7 +53,28 @@ class Refusal extends Error {
   }
 }
 
-async function call(method, path) {
+const LOGIN = "/api/login";
+let signingIn = null;
+
+/** The JSON of a good answer; any other is thrown as a Refusal. */
+async function call(method, path, tries = 5) {
+  if (path === LOGIN) {
+    signingIn = ask(method, path).finally(() => { signingIn = null; });
+    return signingIn;
+  }
+  // A login brings a new cookie, and word of it may come before its answer does.
+  await signingIn?.catch(() => {});
+  try {
+    return await ask(method, path);
+  } catch (error) {
+    // It may be another tab that logs in.
+    if (error.code !== "no_cookie" || tries <= 1) throw error;
+    await new Promise((go) => setTimeout(go, 300));
+    return call(method, path, tries - 1);
+  }
+}
+
+async function ask(method, path) {
   let response;
   try {
     response = await fetch(path, { method, headers: { "X-Matchbook": "page" } });
@@ -506,7 +527,7 @@ function press(id, work) {
 }
 
 press("login", async () => {
-  await call("POST", "/api/login");
+  await call("POST", LOGIN);
   return "Logged in, as a new guest.";
 });
 press("info", async () => {
