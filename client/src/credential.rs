@@ -1,6 +1,7 @@
 //! The tokens of one sign-in, shared by all threads, and whose turn it is to
 //! change them.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use actix_rt::task::spawn_blocking;
 use actix_rt::time::timeout;
+use awc::http::header::HeaderValue;
 use matchbook_shared::Tokens;
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -128,9 +130,21 @@ pub(crate) struct Granted {
     sent_at: Option<Instant>,
     /// The attempt key of those that they came in place of.
     pub(crate) replaces: Option<String>,
+    /// `Authorization` as every request carries it (RFC 6750 §2.1); `None` where
+    /// the access token has characters that no header takes.
+    pub(crate) bearer: Option<HeaderValue>,
 }
 
 impl Granted {
+    fn new(tokens: Stored, sent_at: Option<Instant>, replaces: Option<String>) -> Self {
+        let bearer = HeaderValue::try_from(format!("Bearer {}", tokens.access_token)).ok();
+        let bearer = bearer.map(|mut bearer| {
+            bearer.set_sensitive(true);
+            bearer
+        });
+        Self { tokens, sent_at, replaces, bearer }
+    }
+
     /// What a sign-in grants to a request sent at `sent_at`.
     pub(crate) fn at_sign_in(tokens: Tokens, sent_at: Option<Instant>) -> Self {
         let tokens = Stored {
@@ -141,7 +155,7 @@ impl Granted {
             refreshes: 0,
             sign_in: Uuid::new_v4().to_string(),
         };
-        Self { tokens, sent_at, replaces: None }
+        Self::new(tokens, sent_at, None)
     }
 
     /// What a refresh of `before`, sent at `sent_at`, grants.
@@ -161,7 +175,7 @@ impl Granted {
             sign_in: before.sign_in.clone(),
         };
         let replaces = Some(before.attempt_key.clone());
-        Self { tokens, sent_at: Some(sent_at), replaces }
+        Self::new(tokens, Some(sent_at), replaces)
     }
 
     fn lifetime(&self) -> Option<Duration> {
@@ -190,7 +204,7 @@ impl Granted {
 
 impl From<Stored> for Granted {
     fn from(tokens: Stored) -> Self {
-        Self { tokens, sent_at: None, replaces: None }
+        Self::new(tokens, None, None)
     }
 }
 
@@ -349,8 +363,13 @@ impl Credential {
 
     /// Calls the hook. Never with a lock held.
     pub(crate) fn tell(&self, event: &Event) {
+        self.tell_of(|| event);
+    }
+
+    /// Calls the hook with an event that is made only where somebody listens.
+    pub(crate) fn tell_of<E: Borrow<Event>>(&self, event: impl FnOnce() -> E) {
         if let Some(hook) = &self.0.settings.hook {
-            hook(event);
+            hook(event().borrow());
         }
     }
 

@@ -235,7 +235,7 @@ async fn send_form(
 ) -> (Instant, Result<Response, Error>) {
     let exchange = Exchange::begin(&request);
     let began = exchange.began();
-    let answer = exchange.finish(request.send_form(&form), tell).await;
+    let answer = exchange.finish(request.send_form(&form), |event| tell(event())).await;
     (began, answer.map(|response| response.timeout(server.timeout())))
 }
 

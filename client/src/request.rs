@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 
 use awc::ClientRequest;
-use awc::http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use awc::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use awc::http::{Method, StatusCode, Uri};
 use bytes::Bytes;
 use futures_core::Stream;
@@ -111,10 +111,12 @@ impl Request {
         if body.len() > limit {
             return self.send_once_and_for_all(|request| request.send_body(body)).await;
         }
+        let url = self.url()?;
         let mut held = self.session.ready(true).await?;
         let mut attempts = 0;
         loop {
-            let response = self.attempt(&held, |request| request.send_body(body.clone())).await?;
+            let send = |request: ClientRequest| request.send_body(body.clone());
+            let response = self.attempt(&url, &held, send).await?;
             attempts += 1;
             // Tokens that others left in the store may have expired as well.
             let again = attempts == 1 || attempts < MOST_ATTEMPTS && held.may_have_expired();
@@ -143,11 +145,12 @@ impl Request {
     }
 
     async fn send_once_and_for_all(
-        self,
+        mut self,
         send: impl FnOnce(ClientRequest) -> awc::SendClientRequest,
     ) -> Result<Response, Error> {
+        let url = self.url()?;
         let held = self.session.ready(false).await?;
-        let response = self.attempt(&held, send).await?;
+        let response = self.attempt(&url, &held, send).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
@@ -156,23 +159,31 @@ impl Request {
         Err(Error::NotReplayable)
     }
 
-    async fn attempt(
-        &self,
-        held: &Held,
-        send: impl FnOnce(ClientRequest) -> awc::SendClientRequest,
-    ) -> Result<Response, Error> {
-        let mut url = self.url.clone()?;
+    /// The whole URL.
+    fn url(&mut self) -> Result<Uri, Error> {
+        let mut url = std::mem::replace(&mut self.url, Ok(String::new()))?;
         if let Some(query) = &self.query {
             url.push(if url.contains('?') { '&' } else { '?' });
             url.push_str(query);
         }
-        let url: Uri = url.parse().map_err(|error| Error::Invalid(format!("its URL: {error}")))?;
-        let mut request = self.session.http().request(self.method.clone(), url);
+        Uri::try_from(url).map_err(|error| Error::Invalid(format!("its URL: {error}")))
+    }
+
+    async fn attempt(
+        &self,
+        url: &Uri,
+        held: &Held,
+        send: impl FnOnce(ClientRequest) -> awc::SendClientRequest,
+    ) -> Result<Response, Error> {
+        let bearer = held.bearer.clone().ok_or_else(|| {
+            Error::Unexpected("an access token with characters that no header takes".to_owned())
+        })?;
+        let mut request = self.session.http().request(self.method.clone(), url.clone());
         for (name, value) in &self.headers {
             request = request.append_header((name.clone(), value.clone()));
         }
-        let request = request.bearer_auth(&held.tokens.access_token);
+        let request = request.insert_header((AUTHORIZATION, bearer));
         let exchange = Exchange::begin(&request);
-        exchange.finish(send(request), |event| self.session.credential().tell(&event)).await
+        exchange.finish(send(request), |event| self.session.credential().tell_of(event)).await
     }
 }

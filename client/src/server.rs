@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use awc::error::SendRequestError;
@@ -73,7 +74,10 @@ fn only(path: &Path) -> Result<X509Store, TrustError> {
 /// Where the token server is and how to talk to it. Clones are cheap, and may
 /// go to other threads.
 #[derive(Clone)]
-pub struct Server {
+pub struct Server(Arc<Settings>);
+
+#[derive(Clone)]
+struct Settings {
     url: String,
     tls: SslConnector,
     timeout: Duration,
@@ -93,19 +97,19 @@ impl Server {
         if let Trust::File(path) = trust {
             tls.set_cert_store(only(path)?);
         }
-        Ok(Self {
+        Ok(Self(Arc::new(Settings {
             url: url.trim_end_matches('/').to_owned(),
             tls: tls.build(),
             timeout,
             oauth: None,
             origins: Vec::new(),
-        })
+        })))
     }
 
     /// Speaks RFC 6749 to it in place of Matchbook's own endpoints.
     #[must_use]
     pub fn oauth(mut self, oauth: OAuth) -> Self {
-        self.oauth = Some(oauth);
+        Arc::make_mut(&mut self.0).oauth = Some(oauth);
         self
     }
 
@@ -113,23 +117,23 @@ impl Server {
     /// `https://api.example.com`. No other gets it.
     #[must_use]
     pub fn send_to(mut self, origin: &str) -> Self {
-        self.origins.push(origin.to_owned());
+        Arc::make_mut(&mut self.0).origins.push(origin.to_owned());
         self
     }
 
     /// How RFC 6749 is spoken there, where it is.
     pub(crate) fn as_oauth(&self) -> Option<&OAuth> {
-        self.oauth.as_ref()
+        self.0.oauth.as_ref()
     }
 
     /// The URL of `path`, which may lack its slash, but never changes the host.
     pub(crate) fn at(&self, path: &str) -> String {
-        format!("{}/{}", self.url, path.strip_prefix('/').unwrap_or(path))
+        format!("{}/{}", self.0.url, path.strip_prefix('/').unwrap_or(path))
     }
 
     /// How long one exchange may take.
     pub(crate) fn timeout(&self) -> Duration {
-        self.timeout
+        self.0.timeout
     }
 
     /// The URL to send an access token to: a path on this server, or a whole URL
@@ -140,7 +144,7 @@ impl Server {
         }
         let bad = || Error::Invalid("a URL is `https://host/path`, or a path with a slash".into());
         let wanted = origin(target).ok_or_else(bad)?;
-        let allowed = std::iter::once(&self.url).chain(&self.origins);
+        let allowed = std::iter::once(&self.0.url).chain(&self.0.origins);
         if allowed.filter_map(|url| origin(url)).any(|origin| origin == wanted) {
             Ok(target.to_owned())
         } else {
@@ -152,8 +156,8 @@ impl Server {
     /// the bearer to another host.
     pub(crate) fn client(&self) -> awc::Client {
         awc::Client::builder()
-            .connector(Connector::new().openssl(self.tls.clone()).timeout(self.timeout))
-            .timeout(self.timeout)
+            .connector(Connector::new().openssl(self.0.tls.clone()).timeout(self.0.timeout))
+            .timeout(self.0.timeout)
             .disable_redirects()
             .add_default_header((USER_AGENT, NAME))
             .finish()
@@ -163,7 +167,7 @@ impl Server {
 /// The URL alone: the settings of OAuth hold a secret.
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server").field("url", &self.url).finish_non_exhaustive()
+        f.debug_struct("Server").field("url", &self.0.url).finish_non_exhaustive()
     }
 }
 
@@ -187,16 +191,15 @@ fn origin(url: &str) -> Option<String> {
 /// A request that is about to be sent, as the log and the events tell of it.
 pub(crate) struct Exchange {
     method: Method,
-    path: String,
+    url: Uri,
     began: Instant,
 }
 
 impl Exchange {
     /// Looks at a request just before it is sent.
     pub(crate) fn begin(request: &ClientRequest) -> Self {
-        // Without the query, which may hold a guest id.
-        let path = request.get_uri().path().to_owned();
-        Self { method: request.get_method().clone(), path, began: Instant::now() }
+        let (method, url) = (request.get_method().clone(), request.get_uri().clone());
+        Self { method, url, began: Instant::now() }
     }
 
     /// When it was sent: what is granted in answer lives from here on at most.
@@ -204,21 +207,25 @@ impl Exchange {
         self.began
     }
 
-    /// Awaits the answer, and logs the exchange.
+    /// Awaits the answer, and logs the exchange. `tell` gets what makes the event.
     pub(crate) async fn finish(
         self,
         sending: SendClientRequest,
-        tell: impl FnOnce(Event),
+        tell: impl FnOnce(&dyn Fn() -> Event),
     ) -> Result<Response, Error> {
         let sent: Result<Response, SendRequestError> = sending.await;
-        let Self { method, path, began } = self;
-        let took = began.elapsed();
+        let Self { method, url, began } = self;
+        // Without the query, which may hold a guest id.
+        let (path, took) = (url.path(), began.elapsed());
         let status = sent.as_ref().ok().map(|response| response.status().as_u16());
         match &sent {
             Ok(response) => tracing::debug!("{method} {path} {}", response.status().as_u16()),
             Err(error) => tracing::debug!("{method} {path} failed: {error}"),
         }
-        tell(Event::Exchange { method: method.to_string(), path, status, began, took });
+        tell(&|| {
+            let (method, path) = (method.to_string(), path.to_owned());
+            Event::Exchange { method, path, status, began, took }
+        });
         sent.map_err(|error| Error::transient(format!("the token server does not answer: {error}")))
     }
 }

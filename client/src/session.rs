@@ -251,7 +251,7 @@ impl Session {
 
     async fn exchange(&self, request: ClientRequest) -> Result<Response, Error> {
         let exchange = Exchange::begin(&request);
-        let answer = exchange.finish(request.send(), |event| self.credential.tell(&event)).await;
+        let answer = exchange.finish(request.send(), |event| self.credential.tell_of(event)).await;
         answer.map(|response| response.timeout(self.server.timeout()))
     }
 

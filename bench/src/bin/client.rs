@@ -31,7 +31,10 @@ async fn main() -> ExitCode {
     let token = "t".repeat(700);
     let tokens = Tokens { token: token.clone(), refresh_token: "r".to_owned(), expires_in: 3600 };
     session.log_in_with(tokens).await.unwrap();
-    let plain = awc::Client::builder().disable_redirects().finish();
+    // Both send the same bytes: the name that the session gives itself, too.
+    let name = concat!("matchbook-client/", env!("CARGO_PKG_VERSION"));
+    let plain = awc::Client::builder().disable_redirects();
+    let plain = plain.add_default_header(("user-agent", name)).finish();
     let target = format!("{url}/user");
 
     let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
@@ -83,6 +86,7 @@ fn start_server() -> String {
 
 async fn user(request: HttpRequest) -> HttpResponse {
     assert!(request.headers().contains_key("authorization"));
+    assert!(request.headers().contains_key("user-agent"));
     HttpResponse::Ok().content_type("application/json").body("{}")
 }
 
