@@ -9,6 +9,7 @@
 
 use std::cmp::Ordering;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use diesel::{Connection, QueryResult};
@@ -17,7 +18,7 @@ use matchbook_shared::Reason;
 use crate::clock::Timestamp;
 use crate::store::ends::{self, End};
 use crate::store::events::{self, Event};
-use crate::store::sessions::{Advance, Chore, Dust, NewSession, Standing, Swept};
+use crate::store::sessions::{Advance, Advanced, Chore, Dust, NewSession, Standing, Swept};
 use crate::store::{self, Conn, users};
 use crate::token::{
     AccessId, AttemptKey, Dice, EventId, Peppers, RefreshToken, Salt, Secret, SessionId, UserId,
@@ -262,57 +263,98 @@ pub fn open(
     })
 }
 
-/// Trades a refresh token for its successor, or says the same successor again.
+/// A refresh token that is shown, and what it is to be traded for.
+pub struct Attempt {
+    shown: Presentation,
+    successor: RefreshToken,
+    event: EventId,
+    /// What the database is asked for first, beside what others ask for.
+    pub advance: Arc<Advance>,
+}
+
+impl Attempt {
+    /// Derives the successor of the token that is shown.
+    #[must_use]
+    pub fn new(
+        shown: Presentation,
+        dice: Dice,
+        peppers: &Peppers,
+        policy: &Policy,
+        now: Timestamp,
+    ) -> Self {
+        let presented = &shown.token;
+        let Dice { salt, access, event } = dice;
+        let successor = RefreshToken {
+            session: presented.session,
+            generation: presented.generation.saturating_add(1),
+            secret: presented.secret.successor(&salt, &peppers.current),
+        };
+        let key = policy.retry.and(shown.attempt.as_ref());
+        let advance = Arc::new(Advance {
+            session: presented.session,
+            generation: presented.generation,
+            presented: presented.secret.digest(),
+            successor: successor.secret.digest(),
+            salt: policy.retry.map(|_| salt),
+            attempt: key.map(|key| presented.secret.attempt(key)),
+            access,
+            access_until: now.after(policy.access_lifetime),
+            now,
+            idle_expires_at: now.after(policy.idle_lifetime),
+            user_agent: shown.device.user_agent.clone(),
+            ip: shown.device.ip,
+        });
+        Self { shown, successor, event, advance }
+    }
+
+    /// What is shown, and by whom.
+    #[must_use]
+    pub fn shown(&self) -> &Presentation {
+        &self.shown
+    }
+
+    /// What its client may have, now that the session is advanced.
+    #[must_use]
+    pub fn rotated(
+        &self,
+        (user, expires_at): Advanced,
+        peppers: &Peppers,
+        policy: &Policy,
+    ) -> Rotation {
+        let Advance { session, access, now, .. } = *self.advance;
+        let refresh = self.successor.encode(&peppers.current);
+        Rotation::Rotated(grant(user, session, refresh, access, now, expires_at, policy))
+    }
+}
+
+/// Finds out why a session was not advanced: says the same successor again, or
+/// refuses.
 ///
 /// A refusal is an `Ok` value: ending the session of a copied token has to be
 /// committed, and an `Err` would roll it back.
 ///
 /// # Errors
 /// When a statement fails.
-pub fn rotate(
+pub fn settle(
     conn: &mut Conn,
-    shown: &Presentation,
-    dice: &Dice,
+    attempt: &Attempt,
     peppers: &Peppers,
     policy: &Policy,
-    now: Timestamp,
 ) -> QueryResult<Rotation> {
-    let presented = &shown.token;
-    let successor = RefreshToken {
-        session: presented.session,
-        generation: presented.generation.saturating_add(1),
-        secret: presented.secret.successor(&dice.salt, &peppers.current),
-    };
-    let next = Advance {
-        presented,
-        successor: successor.secret.digest(),
-        salt: policy.retry.map(|_| &dice.salt),
-        attempt: policy.retry.and(shown.attempt.as_ref()).map(|key| presented.secret.attempt(key)),
-        access: dice.access,
-        access_until: now.after(policy.access_lifetime),
-        now,
-        idle_expires_at: now.after(policy.idle_lifetime),
-        user_agent: shown.device.user_agent.as_deref(),
-        ip: shown.device.ip,
-    };
-    let rotated = |(user, expires_at)| {
-        let refresh = successor.encode(&peppers.current);
-        let session = presented.session;
-        let grant = grant(user, session, refresh, dice.access, now, expires_at, policy);
-        Ok(Rotation::Rotated(grant))
-    };
+    let Attempt { shown, advance, event, .. } = attempt;
+    let (presented, now, event) = (&shown.token, advance.now, *event);
     // Each further turn was lost to another request, which got its way.
     loop {
-        if let Some(row) = store::sessions::advance(conn, &next)? {
-            return rotated(row);
-        }
         let Some(standing) = store::sessions::find(conn, presented.session)? else {
-            return refuse(conn, shown, Refusal::Unknown, None, dice.event, policy, now);
+            return refuse(conn, shown, Refusal::Unknown, None, event, policy, now);
         };
         let refusal = match judge(presented, shown.attempt.as_ref(), &standing, policy, now) {
-            Verdict::Live => continue,
-            Verdict::Ahead => match store::sessions::adopt(conn, &standing, &next)? {
-                Some(row) => return rotated(row),
+            Verdict::Live => match store::sessions::advance(conn, advance)? {
+                Some(row) => return Ok(attempt.rotated(row, peppers, policy)),
+                None => continue,
+            },
+            Verdict::Ahead => match store::sessions::adopt(conn, &standing, advance)? {
+                Some(row) => return Ok(attempt.rotated(row, peppers, policy)),
                 None => continue,
             },
             Verdict::Repeat => match say_again(presented, &standing, peppers) {
@@ -323,8 +365,8 @@ pub fn rotate(
                     if grant.access_expires_at > now {
                         return Ok(Rotation::Repeated(grant));
                     }
-                    let (session, access) = (presented.session, dice.access);
-                    let until = now.after(policy.access_lifetime);
+                    let (session, access) = (presented.session, advance.access);
+                    let until = advance.access_until;
                     let renewed = store::sessions::renew_access(
                         conn, session, &standing, access, until, now,
                     )?;
@@ -339,7 +381,7 @@ pub fn rotate(
             },
             Verdict::Refused(refusal) => refusal,
         };
-        return refuse(conn, shown, refusal, Some(standing.user), dice.event, policy, now);
+        return refuse(conn, shown, refusal, Some(standing.user), event, policy, now);
     }
 }
 

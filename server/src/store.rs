@@ -7,6 +7,7 @@
 mod connection;
 pub mod ends;
 pub mod events;
+mod lanes;
 mod migrate;
 mod schema;
 pub mod sessions;
@@ -27,6 +28,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use connection::Conn;
 use connection::{Connector, Pooled};
+use lanes::Lanes;
 pub use types::Address;
 
 /// Which database, and how many connections to it.
@@ -102,6 +104,12 @@ pub enum Error {
     /// The work panicked or was cancelled.
     #[error("the work on the database did not finish: {0}")]
     Unfinished(#[source] JoinError),
+    /// The server stopped before the work was done.
+    #[error("the server stopped before the database was asked")]
+    Interrupted,
+    /// What befell the batch that it was in.
+    #[error(transparent)]
+    Shared(Arc<Error>),
 }
 
 impl Error {
@@ -113,7 +121,9 @@ impl Error {
             | Self::Busy(_)
             | Self::Overloaded(_)
             | Self::Silent(_)
-            | Self::Away(_) => true,
+            | Self::Away(_)
+            | Self::Interrupted => true,
+            Self::Shared(error) => error.will_pass(),
             Self::Query(_) | Self::Unfinished(_) => false,
         }
     }
@@ -172,6 +182,10 @@ pub struct Pool {
 /// The pool takes no shorter time for an answer.
 const LEAST_WAIT: Duration = Duration::from_millis(10);
 
+/// In how many lanes sessions are rotated on PostgreSQL: while one commits, the
+/// other reads.
+const LANES: usize = 2;
+
 /// A pool of connections to a database that is up to date. Clones share it.
 #[derive(Clone)]
 pub struct Store {
@@ -182,6 +196,7 @@ pub struct Store {
     aside: Arc<Semaphore>,
     /// One for each request that may wait for its turn.
     places: Arc<Semaphore>,
+    lanes: Arc<Lanes>,
     queue: u32,
     wait: Duration,
     timeout: Duration,
@@ -211,6 +226,11 @@ impl Store {
             aside: Arc::new(Semaphore::new(1)),
             turns: Arc::new(Semaphore::new(options.pool_size as usize)),
             places: Arc::new(Semaphore::new(options.queue as usize)),
+            lanes: Arc::new(Lanes::new(match options.url {
+                Url::Postgres(_) => LANES,
+                // There is one writer at a time.
+                Url::Sqlite(_) => 1,
+            })),
             queue: options.queue,
             wait: options.wait,
             timeout: options.timeout,
@@ -302,7 +322,7 @@ impl Store {
     #[must_use]
     pub fn pool(&self) -> Pool {
         let state = self.pool.state();
-        let waiting = self.queue as usize - self.places.available_permits();
+        let waiting = self.queue as usize - self.places.available_permits() + self.lanes.waiting();
         Pool {
             busy: state.connections.saturating_sub(state.idle_connections),
             idle: state.idle_connections,

@@ -16,10 +16,11 @@ use crate::clock::{self, Timestamp};
 use crate::error::Error;
 use crate::limits::Limit;
 use crate::sessions::{
-    self, Device, EndReason, Grant, Opening, Presentation, Refusal, Rotation, SignIn,
+    self, Attempt, Device, EndReason, Grant, Opening, Presentation, Refusal, Rotation, SignIn,
 };
 use crate::state::State;
-use crate::store::{self, ends, users};
+use crate::store::sessions::Advance;
+use crate::store::{self, Conn, ends, users};
 use crate::token::{AttemptKey, Claims, Dice, RefreshToken, Secret, SessionId, UserId};
 
 /// The client that these endpoints stand for (`client_id`, RFC 9068 §2.2).
@@ -98,13 +99,14 @@ pub(super) async fn refresh(
     let RefreshToken { session, generation, .. } = token;
     count(&state, Limit::Session(session))?;
     let (now, keyed) = (clock::now(), attempt.is_some());
-    let shown = Arc::new(Presentation { token, attempt, device });
-    let dice = Dice::throw(now)?;
+    let shown = Presentation { token, attempt, device };
+    let attempt = Attempt::new(shown, Dice::throw(now)?, &state.peppers, &state.policy, now);
+    let attempt = Arc::new(attempt);
     // On a task of its own: the caller may hang up, but an end that the
     // database has must reach Redis.
-    let rotation = rotate(state.clone(), shown.clone(), dice, now).in_current_span();
+    let rotation = rotate(state.clone(), attempt.clone()).in_current_span();
     let rotation = actix_rt::spawn(rotation).await.map_err(store::Error::Unfinished)??;
-    let user_agent = shown.device.user_agent.as_deref();
+    let user_agent = attempt.shown().device.user_agent.as_deref();
     match rotation {
         Rotation::Rotated(grant) => {
             state.metrics.refreshed("rotated");
@@ -137,18 +139,16 @@ pub(super) async fn refresh(
 }
 
 /// Rotates in the database, and tells Redis where that ended the session.
-async fn rotate(
-    state: Data<State>,
-    shown: Arc<Presentation>,
-    dice: Dice,
-    now: Timestamp,
-) -> Result<Rotation, store::Error> {
-    let (session, keyed) = (shown.token.session, shown.attempt.is_some());
-    let (policy, peppers) = (state.policy, state.peppers.clone());
-    let rotation = state
-        .store
-        .run(move |conn| sessions::rotate(conn, &shown, &dice, &peppers, &policy, now))
-        .await?;
+async fn rotate(state: Data<State>, attempt: Arc<Attempt>) -> Result<Rotation, store::Error> {
+    let Advance { session, now, .. } = *attempt.advance;
+    let keyed = attempt.shown().attempt.is_some();
+    let rotation = if let Some(row) = state.store.advance(attempt.advance.clone()).await? {
+        attempt.rotated(row, &state.peppers, &state.policy)
+    } else {
+        let (policy, peppers) = (state.policy, state.peppers.clone());
+        let settle = move |conn: &mut Conn| sessions::settle(conn, &attempt, &peppers, &policy);
+        state.store.run(settle).await?
+    };
     match rotation {
         Rotation::Rotated(_) if !keyed => state.rotations.note(session, now),
         Rotation::Refused(Refusal::Reuse, _) => {

@@ -1,17 +1,20 @@
 //! Rows of `sessions`.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use diesel::dsl::case_when;
+use diesel::pg::Pg;
 use diesel::prelude::*;
-use diesel::sql_types::Nullable;
+use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
+use diesel::sql_types::{Array, BigInt, Binary, Nullable, Text};
 
 use super::Conn;
 use super::schema::sessions;
 use super::types::Address;
-use super::types::sql::PointInTime;
+use super::types::sql::{Id, IpAddress, PointInTime};
 use crate::clock::Timestamp;
-use crate::token::{AccessId, Digest, RefreshToken, Salt, SessionId, UserId};
+use crate::token::{AccessId, Digest, Salt, SessionId, UserId};
 
 /// `until`, or what is there already where that is later: settings may change
 /// while tokens are out.
@@ -70,14 +73,18 @@ pub fn insert(conn: &mut Conn, new: &NewSession<'_>) -> QueryResult<()> {
     Ok(())
 }
 
-/// What a rotation writes.
-pub struct Advance<'a> {
-    /// The token that is rotated.
-    pub presented: &'a RefreshToken,
+/// What a rotation asks for, and what it writes.
+pub struct Advance {
+    /// The session.
+    pub session: SessionId,
+    /// The generation of the token that is rotated.
+    pub generation: i64,
+    /// Digest of its secret.
+    pub presented: Digest,
     /// Digest of its successor's secret.
     pub successor: Digest,
     /// What the successor was derived with, where it may be asked for again.
-    pub salt: Option<&'a Salt>,
+    pub salt: Option<Salt>,
     /// Digest of the attempt key, where the client sent one.
     pub attempt: Option<Digest>,
     /// The access token granted with it.
@@ -89,20 +96,42 @@ pub struct Advance<'a> {
     /// When the session ends unless it is refreshed again before.
     pub idle_expires_at: Timestamp,
     /// The `User-Agent` that refreshes.
-    pub user_agent: Option<&'a str>,
+    pub user_agent: Option<String>,
     /// The address that refreshes.
     pub ip: Option<IpAddr>,
 }
 
+/// Whose session was advanced, and when it ends in any case.
+pub type Advanced = (UserId, Timestamp);
+
 /// Moves a live session from the presented token to its successor, in one
-/// statement: of several at once, one gets the row. Answers whose session it is
-/// and when it ends in any case.
+/// statement: of several at once, one gets the row.
 ///
 /// # Errors
 /// When the statement fails.
-pub fn advance(conn: &mut Conn, next: &Advance<'_>) -> QueryResult<Option<(UserId, Timestamp)>> {
-    let digest = next.presented.secret.digest();
-    advance_from(conn, next.presented.generation, digest.as_bytes(), next)
+pub fn advance(conn: &mut Conn, next: &Advance) -> QueryResult<Option<Advanced>> {
+    advance_from(conn, next.generation, next.presented.as_bytes(), next)
+}
+
+/// Does the same for many sessions, no two the same, with one commit: in one
+/// statement on PostgreSQL, in one transaction on SQLite. The answers are in the
+/// order of `all`.
+///
+/// # Errors
+/// When a statement fails: none of them is advanced then.
+pub fn advance_all(conn: &mut Conn, all: &[&Advance]) -> QueryResult<Vec<Option<Advanced>>> {
+    match (conn, all) {
+        (Conn::Postgres(conn), [_, _, ..]) => {
+            let rows: Vec<(SessionId, UserId, Timestamp)> = AdvanceAll::new(all).load(conn)?;
+            let rows: HashMap<SessionId, Advanced> =
+                rows.into_iter().map(|(session, user, end)| (session, (user, end))).collect();
+            Ok(all.iter().map(|next| rows.get(&next.session).copied()).collect())
+        }
+        (conn @ Conn::Sqlite(_), [_, _, ..]) => {
+            conn.write(|conn| all.iter().map(|next| advance(conn, next)).collect())
+        }
+        (conn, all) => all.iter().map(|next| advance(conn, next)).collect(),
+    }
 }
 
 /// Does the same from a row that is behind the presented token: as the row
@@ -110,11 +139,7 @@ pub fn advance(conn: &mut Conn, next: &Advance<'_>) -> QueryResult<Option<(UserI
 ///
 /// # Errors
 /// When the statement fails.
-pub fn adopt(
-    conn: &mut Conn,
-    seen: &Standing,
-    next: &Advance<'_>,
-) -> QueryResult<Option<(UserId, Timestamp)>> {
+pub fn adopt(conn: &mut Conn, seen: &Standing, next: &Advance) -> QueryResult<Option<Advanced>> {
     advance_from(conn, seen.generation, &seen.secret_digest, next)
 }
 
@@ -122,10 +147,10 @@ fn advance_from(
     conn: &mut Conn,
     generation: i64,
     secret_digest: &[u8],
-    next: &Advance<'_>,
-) -> QueryResult<Option<(UserId, Timestamp)>> {
+    next: &Advance,
+) -> QueryResult<Option<Advanced>> {
     let live = sessions::table
-        .find(next.presented.session)
+        .find(next.session)
         .filter(sessions::generation.eq(generation))
         .filter(sessions::secret_digest.eq(secret_digest))
         .filter(sessions::ended_at.is_null())
@@ -133,23 +158,120 @@ fn advance_from(
         .filter(sessions::expires_at.gt(next.now));
     diesel::update(live)
         .set((
-            sessions::generation.eq(next.presented.generation.saturating_add(1)),
+            sessions::generation.eq(next.generation.saturating_add(1)),
             sessions::secret_digest.eq(next.successor.as_bytes()),
-            sessions::previous_digest.eq(next.presented.secret.digest().as_bytes()),
-            sessions::salt.eq(next.salt.map(Salt::as_bytes)),
+            sessions::previous_digest.eq(next.presented.as_bytes()),
+            sessions::salt.eq(next.salt.as_ref().map(Salt::as_bytes)),
             sessions::attempt_digest.eq(next.attempt.as_ref().map(Digest::as_bytes)),
             sessions::rotated_at.eq(next.now),
             sessions::access_jti.eq(next.access),
             sessions::access_issued_at.eq(next.now),
             sessions::access_until.eq(at_least!(next.access_until)),
             sessions::idle_expires_at.eq(next.idle_expires_at),
-            sessions::user_agent.eq(next.user_agent),
+            sessions::user_agent.eq(next.user_agent.as_deref()),
             sessions::ip.eq(next.ip.map(Address)),
         ))
         .returning((sessions::user_id, sessions::expires_at))
         .get_result(conn)
         .optional()
 }
+
+/// [`advance`] for many, as PostgreSQL does it: each parameter is a column of the
+/// sessions to advance. It is a type of its own so that diesel prepares it once
+/// on each connection, which it does not with `sql_query`.
+struct AdvanceAll<'a> {
+    sessions: Vec<SessionId>,
+    generations: Vec<i64>,
+    presented: Vec<&'a [u8]>,
+    successors: Vec<&'a [u8]>,
+    salts: Vec<Option<&'a [u8]>>,
+    attempts: Vec<Option<&'a [u8]>>,
+    accesses: Vec<AccessId>,
+    access_until: Vec<Timestamp>,
+    now: Vec<Timestamp>,
+    idle_expires_at: Vec<Timestamp>,
+    user_agents: Vec<Option<&'a str>>,
+    ips: Vec<Option<Address>>,
+}
+
+impl<'a> AdvanceAll<'a> {
+    fn new(all: &[&'a Advance]) -> Self {
+        fn column<'a, T>(all: &[&'a Advance], of: impl Fn(&'a Advance) -> T) -> Vec<T> {
+            all.iter().map(|next| of(next)).collect()
+        }
+        Self {
+            sessions: column(all, |next| next.session),
+            generations: column(all, |next| next.generation),
+            presented: column(all, |next| next.presented.as_bytes()),
+            successors: column(all, |next| next.successor.as_bytes()),
+            salts: column(all, |next| next.salt.as_ref().map(Salt::as_bytes)),
+            attempts: column(all, |next| next.attempt.as_ref().map(Digest::as_bytes)),
+            accesses: column(all, |next| next.access),
+            access_until: column(all, |next| next.access_until),
+            now: column(all, |next| next.now),
+            idle_expires_at: column(all, |next| next.idle_expires_at),
+            user_agents: column(all, |next| next.user_agent.as_deref()),
+            ips: column(all, |next| next.ip.map(Address)),
+        }
+    }
+}
+
+impl QueryFragment<Pg> for AdvanceAll<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_sql(
+            "UPDATE sessions SET generation = next.generation + 1, \
+             secret_digest = next.successor, previous_digest = next.presented, \
+             salt = next.salt, attempt_digest = next.attempt, rotated_at = next.now, \
+             access_jti = next.access, access_issued_at = next.now, \
+             access_until = greatest(sessions.access_until, next.access_until), \
+             idle_expires_at = next.idle_expires_at, user_agent = next.user_agent, \
+             ip = next.ip FROM unnest(",
+        );
+        out.push_bind_param::<Array<Id>, _>(&self.sessions)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<BigInt>, _>(&self.generations)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Binary>, _>(&self.presented)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Binary>, _>(&self.successors)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Nullable<Binary>>, _>(&self.salts)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Nullable<Binary>>, _>(&self.attempts)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Id>, _>(&self.accesses)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<PointInTime>, _>(&self.access_until)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<PointInTime>, _>(&self.now)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<PointInTime>, _>(&self.idle_expires_at)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Nullable<Text>>, _>(&self.user_agents)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Nullable<IpAddress>>, _>(&self.ips)?;
+        out.push_sql(
+            ") AS next (id, generation, presented, successor, salt, attempt, access, \
+             access_until, now, idle_expires_at, user_agent, ip) \
+             WHERE sessions.id = next.id AND sessions.generation = next.generation \
+             AND sessions.secret_digest = next.presented AND sessions.ended_at IS NULL \
+             AND sessions.idle_expires_at > next.now AND sessions.expires_at > next.now \
+             RETURNING sessions.id, sessions.user_id, sessions.expires_at",
+        );
+        Ok(())
+    }
+}
+
+impl QueryId for AdvanceAll<'_> {
+    type QueryId = AdvanceAll<'static>;
+    const HAS_STATIC_QUERY_ID: bool = true;
+}
+
+impl Query for AdvanceAll<'_> {
+    type SqlType = (Id, Id, PointInTime);
+}
+
+impl RunQueryDsl<PgConnection> for AdvanceAll<'_> {}
 
 /// A session as it stands: what a refusal, or the same answer again, is judged
 /// by.

@@ -9,9 +9,9 @@ use matchbook_bench::World;
 use matchbook_server::clock::Timestamp;
 use matchbook_server::keys::Derived;
 use matchbook_server::sessions::{
-    self, Device, Grant, Opening, Policy, Presentation, Retry, Rotation, SignIn,
+    self, Attempt, Device, Grant, Opening, Policy, Presentation, Retry, Rotation, SignIn,
 };
-use matchbook_server::store::sessions::{Standing, find};
+use matchbook_server::store::sessions::{Standing, advance_all, find};
 use matchbook_server::store::{self, Conn, Options, Store, Url, users};
 use matchbook_server::token::{
     AttemptKey, Dice, EventId, Peppers, RefreshToken, Secret, SessionId, UserId,
@@ -180,7 +180,16 @@ impl Subject {
         let shown = Presentation { token, attempt, device: device() };
         let dice = Dice::throw(self.now).unwrap();
         let Subject { conn, peppers, policy, now, .. } = self;
-        match sessions::rotate(conn, &shown, &dice, peppers, policy, *now).unwrap() {
+        let attempt = Attempt::new(shown, dice, peppers, policy, *now);
+        // In the middle of a batch, as a busy server has it.
+        let strangers = [stranger(peppers, policy, *now), stranger(peppers, policy, *now)];
+        let batch = [&*strangers[0].advance, &*attempt.advance, &*strangers[1].advance];
+        let rotation = match advance_all(conn, &batch).unwrap()[..] {
+            [None, Some(row), None] => attempt.rotated(row, peppers, policy),
+            [None, None, None] => sessions::settle(conn, &attempt, peppers, policy).unwrap(),
+            _ => panic!("nobody has such a session"),
+        };
+        match rotation {
             Rotation::Rotated(grant) => Answer::Rotated(grant.into()),
             Rotation::Repeated(grant) => Answer::Repeated(grant.into()),
             Rotation::Refused(refusal, _) => Answer::Refused(refusal.reason()),
@@ -266,6 +275,14 @@ impl Subject {
 
 fn peppers(secrets: &[SecretString]) -> Peppers {
     Derived::from_secrets(&secrets[0], &secrets[1..]).unwrap().peppers
+}
+
+/// Shows a genuine token of a session that is not there.
+fn stranger(peppers: &Peppers, policy: &Policy, now: Timestamp) -> Attempt {
+    let (session, secret) = (SessionId::new(now).unwrap(), Secret::random().unwrap());
+    let token = RefreshToken { session, generation: 0, secret };
+    let shown = Presentation { token, attempt: None, device: device() };
+    Attempt::new(shown, Dice::throw(now).unwrap(), peppers, policy, now)
 }
 
 fn device() -> Device {
