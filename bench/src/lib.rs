@@ -12,6 +12,7 @@
 pub mod faults;
 mod http;
 mod installed;
+pub mod load;
 mod postgres;
 mod process;
 mod redis;

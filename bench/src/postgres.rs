@@ -70,6 +70,11 @@ impl Postgres {
         postgres
     }
 
+    /// The process id of the parent of all its processes, while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.running.as_ref().map(Running::id)
+    }
+
     /// The URL of the database that is always there.
     pub fn url(&self) -> String {
         self.url_of("postgres")

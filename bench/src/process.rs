@@ -80,6 +80,11 @@ impl Process {
         &self.url
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.running.id()
+    }
+
     /// Its log so far.
     pub fn log(&self) -> String {
         self.running.log.text()

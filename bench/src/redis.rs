@@ -45,6 +45,11 @@ impl Redis {
         self.port
     }
 
+    /// Its process id, while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.running.as_ref().map(Running::id)
+    }
+
     /// Its URL, without TLS or password.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)

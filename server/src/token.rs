@@ -124,6 +124,12 @@ impl Secret {
         random().map(Self)
     }
 
+    /// A secret that is known already.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     /// The secret of the next generation. Who has not this secret, the salt and
     /// the pepper together learns nothing about it.
     #[must_use]

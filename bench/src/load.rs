@@ -1,0 +1,271 @@
+//! A client that costs little: HTTP/1.1 over a connection that is kept, one
+//! request at a time, into buffers that are used again. What it is good for is
+//! to load a server without taking the processor away from it.
+
+use std::io::{Error, ErrorKind, Result};
+use std::path::Path;
+
+use openssl::ssl::{SslConnector, SslMethod};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_openssl::SslStream;
+
+/// Where to connect, and whom to trust there.
+pub struct Target {
+    host: String,
+    port: u16,
+    tls: Option<SslConnector>,
+}
+
+impl Target {
+    /// The server of a URL like `http://127.0.0.1:5001`. With `https` the CA in
+    /// the file `ca` is trusted, or those of the system.
+    ///
+    /// # Panics
+    /// When that is no such URL, or the CA cannot be read.
+    pub fn new(url: &str, ca: Option<&Path>) -> Self {
+        let (scheme, rest) = url.split_once("://").expect("a URL with a scheme");
+        let authority = rest.trim_end_matches('/');
+        let (host, port) = authority.rsplit_once(':').expect("a URL with a port");
+        let tls = (scheme == "https").then(|| {
+            let mut tls = SslConnector::builder(SslMethod::tls_client()).unwrap();
+            if let Some(ca) = ca {
+                tls.set_ca_file(ca).unwrap();
+            }
+            tls.build()
+        });
+        Self { host: host.to_owned(), port: port.parse().expect("a port"), tls }
+    }
+
+    /// What goes into the header `Host`.
+    pub fn authority(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+}
+
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<SslStream<TcpStream>>),
+}
+
+impl Stream {
+    async fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        match self {
+            Self::Plain(stream) => stream.write_all(bytes).await,
+            Self::Tls(stream) => stream.write_all(bytes).await,
+        }
+    }
+
+    async fn read(&mut self, into: &mut Vec<u8>) -> Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.read_buf(into).await,
+            Self::Tls(stream) => stream.read_buf(into).await,
+        }
+    }
+}
+
+/// A connection.
+pub struct Wire {
+    stream: Stream,
+    /// The answer that is read.
+    received: Vec<u8>,
+    /// Its body, where it came in chunks.
+    joined: Vec<u8>,
+}
+
+/// An answer, until the next request.
+#[derive(Clone, Copy)]
+pub struct Reply<'a> {
+    /// The status code.
+    pub status: u16,
+    /// The body, whole.
+    pub body: &'a [u8],
+}
+
+/// More than any answer of ours has.
+const CAPACITY: usize = 16 * 1024;
+
+impl Wire {
+    /// Connects.
+    ///
+    /// # Errors
+    /// When the server is not there, or not one to trust.
+    pub async fn open(target: &Target) -> Result<Self> {
+        let plain = TcpStream::connect((target.host.as_str(), target.port)).await?;
+        plain.set_nodelay(true)?;
+        let stream = match &target.tls {
+            None => Stream::Plain(plain),
+            Some(tls) => {
+                let ssl = tls.configure()?.into_ssl(&target.host)?;
+                let mut stream = Box::new(SslStream::new(ssl, plain)?);
+                std::pin::Pin::new(&mut *stream).connect().await.map_err(Error::other)?;
+                Stream::Tls(stream)
+            }
+        };
+        Ok(Self { stream, received: Vec::with_capacity(CAPACITY), joined: Vec::new() })
+    }
+
+    /// Sends a request, head and body, and reads its answer whole.
+    ///
+    /// # Errors
+    /// When the connection breaks, or what comes is no HTTP.
+    pub async fn ask(&mut self, request: &[u8]) -> Result<Reply<'_>> {
+        self.stream.write(request).await?;
+        self.received.clear();
+        let (head, end) = loop {
+            if let Some(end) = find(&self.received, b"\r\n\r\n") {
+                break (Head::parse(&self.received[..end])?, end + 4);
+            }
+            self.more().await?;
+        };
+        let Some(length) = head.length else { return self.chunks(head.status, end).await };
+        while self.received.len() < end + length {
+            self.more().await?;
+        }
+        Ok(Reply { status: head.status, body: &self.received[end..end + length] })
+    }
+
+    async fn more(&mut self) -> Result<()> {
+        if self.stream.read(&mut self.received).await? == 0 {
+            return Err(Error::new(ErrorKind::UnexpectedEof, "the server closed the connection"));
+        }
+        Ok(())
+    }
+
+    /// Reads a body in chunks (RFC 9112 §7.1) from `at` on.
+    async fn chunks(&mut self, status: u16, mut at: usize) -> Result<Reply<'_>> {
+        self.joined.clear();
+        loop {
+            let Some(line) = find(&self.received[at..], b"\r\n") else {
+                self.more().await?;
+                continue;
+            };
+            let size = std::str::from_utf8(&self.received[at..at + line]).unwrap_or_default();
+            let size = size.split(';').next().unwrap_or_default().trim();
+            let size = usize::from_str_radix(size, 16).map_err(|_| bad("a chunk without size"))?;
+            let from = at + line + 2;
+            while self.received.len() < from + size + 2 {
+                self.more().await?;
+            }
+            if size == 0 {
+                return Ok(Reply { status, body: &self.joined });
+            }
+            self.joined.extend_from_slice(&self.received[from..from + size]);
+            at = from + size + 2;
+        }
+    }
+}
+
+/// What of an answer's head matters here.
+struct Head {
+    status: u16,
+    /// The body's, in bytes; `None` where it comes in chunks.
+    length: Option<usize>,
+}
+
+impl Head {
+    fn parse(head: &[u8]) -> Result<Self> {
+        let head = std::str::from_utf8(head).map_err(|_| bad("a head that is no text"))?;
+        let mut lines = head.split("\r\n");
+        let status = lines.next().and_then(|line| line.strip_prefix("HTTP/1.1 "));
+        let status = status.and_then(|rest| rest.get(..3)?.parse().ok());
+        let status = status.ok_or_else(|| bad("no status line"))?;
+        for line in lines {
+            let Some((name, value)) = line.split_once(':') else { continue };
+            if name.eq_ignore_ascii_case("content-length") {
+                let length = value.trim().parse().map_err(|_| bad("a length that is no number"))?;
+                return Ok(Self { status, length: Some(length) });
+            }
+            if name.eq_ignore_ascii_case("transfer-encoding") {
+                return Ok(Self { status, length: None });
+            }
+        }
+        Ok(Self { status, length: Some(0) })
+    }
+}
+
+fn bad(what: &'static str) -> Error {
+    Error::new(ErrorKind::InvalidData, what)
+}
+
+/// Where `needle` begins in `text`.
+fn find(text: &[u8], needle: &[u8]) -> Option<usize> {
+    text.windows(needle.len()).position(|window| window == needle)
+}
+
+/// A string of a flat JSON object in which nothing is escaped, as in the
+/// answers that carry tokens: parsing the whole would cost more than sending it.
+pub fn field<'a>(json: &'a [u8], name: &str) -> Option<&'a str> {
+    let json = std::str::from_utf8(json).ok()?;
+    let mut rest = json;
+    loop {
+        let (_, after) = rest.split_once('"')?;
+        let (key, after) = after.split_once('"')?;
+        rest = after;
+        let Some(value) = after.trim_start().strip_prefix(':') else { continue };
+        let value = value.trim_start();
+        let text = value.strip_prefix('"');
+        let end = text.map_or_else(|| value.find([',', '}']), |text| text.find('"'))?;
+        let value = text.unwrap_or(value);
+        if key == name {
+            return Some(&value[..end]);
+        }
+        rest = &value[end + usize::from(text.is_some())..];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_field_is_found_by_its_name_and_not_by_a_value() {
+        let json = br#"{"a":"token","n":12, "token" : "t.k-n", "last":true}"#;
+        assert_eq!(field(json, "token"), Some("t.k-n"));
+        assert_eq!(field(json, "n"), Some("12"));
+        assert_eq!(field(json, "last"), Some("true"));
+        assert_eq!(field(json, "t.k-n"), None);
+        assert_eq!(field(b"", "token"), None);
+    }
+
+    /// What a client reads of an answer that comes in these pieces.
+    fn read(pieces: &'static [&'static str]) -> (u16, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_nodelay(true).unwrap();
+            let mut request = [0; 5];
+            stream.read_exact(&mut request).unwrap();
+            for piece in pieces {
+                stream.write_all(piece.as_bytes()).unwrap();
+                std::thread::yield_now();
+            }
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+        runtime.block_on(async {
+            let mut wire = Wire::open(&Target::new(&url, None)).await.unwrap();
+            let reply = wire.ask(b"hello").await.unwrap();
+            (reply.status, String::from_utf8(reply.body.to_vec()).unwrap())
+        })
+    }
+
+    #[test]
+    fn an_answer_with_a_length_is_read_whole() {
+        let pieces = &["HTTP/1.1 401 Un", "authorized\r\nContent-Length: 5\r\n", "\r\nhe", "llo"];
+        assert_eq!(read(pieces), (401, "hello".to_owned()));
+    }
+
+    #[test]
+    fn an_answer_in_chunks_is_joined() {
+        let pieces = &[
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r",
+            "\n3\r\nhel\r\n2",
+            ";x=y\r\nlo\r\n0\r\n\r\n",
+        ];
+        assert_eq!(read(pieces), (200, "hello".to_owned()));
+    }
+}
