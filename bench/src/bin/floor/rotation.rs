@@ -1,0 +1,140 @@
+//! The one statement that a refresh costs: for one session, and for many.
+
+use std::io::Write;
+
+use diesel::PgConnection;
+use diesel::pg::Pg;
+use diesel::pg::data_types::PgTimestamp;
+use diesel::prelude::*;
+use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
+use diesel::serialize::{self, IsNull, Output, ToSql};
+use diesel::sql_types::{Array, BigInt, Binary, Inet, Nullable, Text, Timestamptz, Uuid as Id};
+use uuid::Uuid;
+
+/// The values of a rotation, of the types that Matchbook binds, each with what
+/// stands before it in the statement for one session.
+macro_rules! values {
+    ($($before:literal $name:ident: $sql:ty = $rust:ty;)+) => {
+        /// What a refresh writes into the row of its session.
+        #[derive(QueryId)]
+        pub(crate) struct Rotation { $(pub(crate) $name: $rust),+ }
+
+        /// The rotations of many sessions, none of them twice.
+        #[derive(Default, QueryId)]
+        pub(crate) struct Batch { $($name: Vec<$rust>),+ }
+
+        impl Batch {
+            /// Adds one; it is answered in its place.
+            pub(crate) fn push(&mut self, rotation: Rotation) {
+                $(self.$name.push(rotation.$name);)+
+            }
+        }
+
+        impl QueryFragment<Pg> for Rotation {
+            fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+                $(
+                    out.push_sql($before);
+                    out.push_bind_param::<$sql, $rust>(&self.$name)?;
+                )+
+                out.push_sql(" RETURNING 1::bigint, user_id, expires_at");
+                Ok(())
+            }
+        }
+
+        impl QueryFragment<Pg> for Batch {
+            fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+                let mut before = MANY;
+                $(
+                    out.push_sql(std::mem::replace(&mut before, ", "));
+                    out.push_bind_param::<Array<$sql>, Vec<$rust>>(&self.$name)?;
+                )+
+                out.push_sql(") WITH ORDINALITY AS new (");
+                $(out.push_sql(concat!(stringify!($name), ", "));)+
+                out.push_sql("place) WHERE old.id = new.id ");
+                out.push_sql("RETURNING new.place, old.user_id, old.expires_at");
+                Ok(())
+            }
+        }
+    };
+}
+
+values! {
+    "UPDATE sessions SET generation = " generation: BigInt = i64;
+    ", secret_digest = " secret: Binary = [u8; 32];
+    ", previous_digest = " previous: Binary = [u8; 32];
+    ", salt = " salt: Binary = [u8; 32];
+    ", attempt_digest = " attempt: Nullable<Binary> = Option<Vec<u8>>;
+    ", access_jti = " access: Id = Uuid;
+    ", rotated_at = " now: Timestamptz = PgTimestamp;
+    ", access_issued_at = $7, access_until = CASE WHEN access_until > $8 THEN access_until ELSE "
+        until: Timestamptz = PgTimestamp;
+    " END, idle_expires_at = " idle: Timestamptz = PgTimestamp;
+    ", user_agent = " agent: Nullable<Text> = Option<String>;
+    ", ip = " ip: Nullable<Inet> = Option<Loopback>;
+    " WHERE id = " id: Id = Uuid;
+}
+
+const MANY: &str = "UPDATE sessions AS old SET generation = new.generation, \
+    secret_digest = new.secret, previous_digest = new.previous, salt = new.salt, \
+    attempt_digest = new.attempt, access_jti = new.access, rotated_at = new.now, \
+    access_issued_at = new.now, idle_expires_at = new.idle, user_agent = new.agent, \
+    access_until = CASE WHEN old.access_until > new.until THEN old.access_until \
+    ELSE new.until END, ip = new.ip FROM unnest(";
+
+/// Where a rotation stands in its batch, from 1 on; whose the session is, and when
+/// it ends in any case.
+pub(crate) type Rotated = (i64, Uuid, PgTimestamp);
+
+impl Query for Rotation {
+    type SqlType = (BigInt, Id, Timestamptz);
+}
+
+impl Query for Batch {
+    type SqlType = (BigInt, Id, Timestamptz);
+}
+
+impl RunQueryDsl<PgConnection> for Rotation {}
+impl RunQueryDsl<PgConnection> for Batch {}
+
+/// The address that all requests come from.
+#[derive(Debug)]
+pub(crate) struct Loopback;
+
+impl ToSql<Inet, Pg> for Loopback {
+    /// Family 2 (IPv4), 32 bits of prefix, no network, 4 bytes.
+    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {
+        out.write_all(&[2, 32, 0, 4, 127, 0, 0, 1])?;
+        Ok(IsNull::No)
+    }
+}
+
+/// PostgreSQL counts microseconds from the year 2000 on.
+const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
+/// How long an access token lives, in seconds.
+pub(crate) const ACCESS_LIFETIME: i64 = 15 * 60;
+/// How long a session lives that is not refreshed, in seconds.
+const IDLE_LIFETIME: i64 = 30 * 24 * 60 * 60;
+
+impl Rotation {
+    /// That of the session `id` at `now`, in microseconds since the Unix epoch.
+    pub(crate) fn new(id: Uuid, now: i64, agent: Option<String>) -> Self {
+        let at = |second: i64| PgTimestamp(now - POSTGRES_EPOCH + second * 1_000_000);
+        let mut random = [[0; 32]; 3];
+        random.as_flattened_mut().fill_with(|| fastrand::u8(..));
+        let [secret, previous, salt] = random;
+        Self {
+            generation: 1,
+            secret,
+            previous,
+            salt,
+            attempt: None,
+            access: Uuid::new_v4(),
+            now: at(0),
+            until: at(ACCESS_LIFETIME),
+            idle: at(IDLE_LIFETIME),
+            agent,
+            ip: Some(Loopback),
+            id,
+        }
+    }
+}
