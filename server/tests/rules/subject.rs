@@ -139,7 +139,14 @@ impl Subject {
 
     /// The database as a server has it.
     pub(crate) fn store(&self) -> Store {
-        Store::open(&options(self.url.clone())).unwrap()
+        self.store_with(|_| {})
+    }
+
+    /// The database as a server with other settings has it.
+    pub(crate) fn store_with(&self, change: impl FnOnce(&mut Options)) -> Store {
+        let mut options = options(self.url.clone());
+        change(&mut options);
+        Store::open(&options).unwrap()
     }
 
     /// Another connection, as another server has it.
@@ -175,12 +182,8 @@ impl Subject {
 
     /// Somebody shows a refresh token, with or without an attempt key.
     pub(crate) fn show(&mut self, refresh: &str, key: Option<&str>) -> Answer {
-        let token = self.parse(refresh);
-        let attempt = key.map(|key| AttemptKey::parse(&format!("attempt-key-{key:0>8}")).unwrap());
-        let shown = Presentation { token, attempt, device: device() };
-        let dice = Dice::throw(self.now).unwrap();
+        let attempt = self.attempt(refresh, key, device());
         let Subject { conn, peppers, policy, now, .. } = self;
-        let attempt = Attempt::new(shown, dice, peppers, policy, *now);
         // In the middle of a batch, as a busy server has it.
         let strangers = [stranger(peppers, policy, *now), stranger(peppers, policy, *now)];
         let batch = [&*strangers[0].advance, &*attempt.advance, &*strangers[1].advance];
@@ -194,6 +197,15 @@ impl Subject {
             Rotation::Repeated(grant) => Answer::Repeated(grant.into()),
             Rotation::Refused(refusal, _) => Answer::Refused(refusal.reason()),
         }
+    }
+
+    /// What a server is about to do for whoever shows a token.
+    pub(crate) fn attempt(&self, refresh: &str, key: Option<&str>, device: Device) -> Attempt {
+        let token = self.parse(refresh);
+        let attempt = key.map(|key| AttemptKey::parse(&format!("attempt-key-{key:0>8}")).unwrap());
+        let shown = Presentation { token, attempt, device };
+        let dice = Dice::throw(self.now).unwrap();
+        Attempt::new(shown, dice, &self.peppers, &self.policy, self.now)
     }
 
     /// Reads a token that must be genuine.
@@ -285,6 +297,6 @@ fn stranger(peppers: &Peppers, policy: &Policy, now: Timestamp) -> Attempt {
     Attempt::new(shown, Dice::throw(now).unwrap(), peppers, policy, now)
 }
 
-fn device() -> Device {
+pub(crate) fn device() -> Device {
     Device { user_agent: Some("test".to_owned()), ip: Some([192, 0, 2, 1].into()) }
 }

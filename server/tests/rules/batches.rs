@@ -1,0 +1,159 @@
+//! Rotations that queue while another one commits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use diesel::connection::SimpleConnection;
+use futures_util::future::join_all;
+use matchbook_server::sessions::{Attempt, Device};
+use matchbook_server::store::sessions::Advanced;
+use matchbook_server::store::{Conn, Error, Store};
+
+use crate::subject::{DEFAULT, MINUTE, Subject, device};
+
+/// Starts what takes batches to the database.
+fn serve(store: &Store) {
+    actix_rt::spawn(store.clone().serve_lanes());
+}
+
+/// All at once: whoever is not the first of a lane waits for it.
+async fn advance_all(store: &Store, attempts: &[Attempt]) -> Vec<Result<Option<Advanced>, Error>> {
+    join_all(attempts.iter().map(|attempt| store.advance(attempt.advance.clone()))).await
+}
+
+/// So many sessions, and an attempt to refresh each.
+fn attempts(subject: &mut Subject, count: usize) -> Vec<Attempt> {
+    let pairs: Vec<_> = (0..count).map(|_| subject.open().1).collect();
+    pairs.iter().map(|pair| subject.attempt(&pair.refresh, None, device())).collect()
+}
+
+fn rotated(subject: &mut Subject) -> i64 {
+    subject.number("SELECT count(*) AS number FROM sessions WHERE generation = 1")
+}
+
+#[actix_rt::test]
+async fn those_who_come_while_another_commits_share_the_next_commit() {
+    let mut subject = Subject::new(DEFAULT);
+    let store = subject.store_with(|options| options.pool_size = 4);
+    serve(&store);
+    let attempts = attempts(&mut subject, 40);
+    for (attempt, outcome) in attempts.iter().zip(advance_all(&store, &attempts).await) {
+        let standing = subject.standing(attempt.advance.session).unwrap();
+        assert_eq!(outcome.unwrap(), Some((standing.user, standing.expires_at)));
+        assert_eq!(standing.generation, 1);
+        assert!(attempt.advance.successor.is(&standing.secret_digest));
+        assert_eq!(standing.access, attempt.advance.access);
+        assert_eq!(standing.user_agent.as_deref(), Some("test"));
+    }
+    if let Conn::Postgres(_) = subject.conn {
+        let commits = "SELECT count(DISTINCT xmin::text) AS number FROM sessions";
+        let commits = subject.number(commits);
+        assert!((1..10).contains(&commits), "{commits} commits for 40 rotations");
+    }
+}
+
+#[actix_rt::test]
+async fn a_token_that_many_show_at_once_is_rotated_for_one_of_them() {
+    let mut subject = Subject::new(DEFAULT);
+    let store = subject.store_with(|options| options.pool_size = 4);
+    serve(&store);
+    let (session, pair) = subject.open();
+    let attempt = |_| subject.attempt(&pair.refresh, None, device());
+    let attempts: Vec<Attempt> = (0..20).map(attempt).collect();
+    let outcomes = advance_all(&store, &attempts).await;
+    let mut winners = attempts.iter().zip(outcomes).filter(|(_, o)| o.as_ref().unwrap().is_some());
+    let (winner, _) = winners.next().expect("somebody is first");
+    assert!(winners.next().is_none());
+    let standing = subject.standing(session).unwrap();
+    assert_eq!(standing.generation, 1);
+    assert!(winner.advance.successor.is(&standing.secret_digest));
+}
+
+#[actix_rt::test]
+async fn one_that_cannot_be_written_harms_no_other_of_its_batch() {
+    let mut subject = Subject::new(DEFAULT);
+    let store = subject.store();
+    serve(&store);
+    // PostgreSQL takes no such text at all, and SQLite is told not to.
+    let bad = "a\0b";
+    if let Conn::Sqlite(conn) = &mut subject.conn {
+        conn.batch_execute(
+            "CREATE TRIGGER refuse BEFORE UPDATE ON sessions \
+             WHEN hex(new.user_agent) = '610062' BEGIN SELECT RAISE(ABORT, 'refused'); END",
+        )
+        .unwrap();
+    }
+    let mut attempts = attempts(&mut subject, 12);
+    let pair = subject.open().1;
+    let device = Device { user_agent: Some(bad.to_owned()), ..device() };
+    attempts.insert(7, subject.attempt(&pair.refresh, None, device));
+    for (n, outcome) in advance_all(&store, &attempts).await.into_iter().enumerate() {
+        match outcome {
+            Ok(Some(_)) => assert_ne!(n, 7),
+            Err(Error::Query(_)) => assert_eq!(n, 7),
+            other => panic!("{n}: {other:?}"),
+        }
+    }
+    assert_eq!(rotated(&mut subject), 12);
+}
+
+#[actix_rt::test]
+async fn who_waits_too_long_is_told_so_and_not_rotated_after_all() {
+    let mut subject = Subject::new(DEFAULT);
+    let store = subject.store_with(|options| {
+        options.pool_size = 4;
+        options.wait = Duration::from_millis(300);
+        options.timeout = MINUTE;
+    });
+    serve(&store);
+    let attempts = Arc::new(attempts(&mut subject, 6));
+    let mut other = subject.connection();
+    let (lock, unlock) = match other {
+        Conn::Postgres(_) => ("BEGIN; SELECT * FROM sessions FOR UPDATE", "ROLLBACK"),
+        Conn::Sqlite(_) => ("BEGIN IMMEDIATE", "ROLLBACK"),
+    };
+    other.batch_execute(lock).unwrap();
+    let advancing = actix_rt::spawn({
+        let (store, attempts) = (store.clone(), attempts.clone());
+        async move { advance_all(&store, &attempts).await }
+    });
+    // They are told while the first ones still wait for the lock.
+    while store.pool().waiting == 0 {
+        actix_rt::task::yield_now().await;
+    }
+    while store.pool().waiting > 0 {
+        actix_rt::time::sleep(Duration::from_millis(5)).await;
+    }
+    other.batch_execute(unlock).unwrap();
+    let (mut done, mut told) = (0, 0);
+    for outcome in advancing.await.unwrap() {
+        match outcome {
+            Ok(Some(_)) => done += 1,
+            Err(error @ Error::Busy(_)) if error.will_pass() => told += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(done > 0 && told > 0, "{done} done, {told} told");
+    assert_eq!(rotated(&mut subject), done);
+}
+
+#[actix_rt::test]
+async fn beyond_the_queue_others_are_told_to_come_back() {
+    let mut subject = Subject::new(DEFAULT);
+    let store = subject.store_with(|options| {
+        options.pool_size = 4;
+        options.queue = 2;
+    });
+    serve(&store);
+    let attempts = attempts(&mut subject, 30);
+    let (mut done, mut told) = (0, 0);
+    for outcome in advance_all(&store, &attempts).await {
+        match outcome {
+            Ok(Some(_)) => done += 1,
+            Err(error @ Error::Overloaded(2)) if error.will_pass() => told += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(done >= 3 && told >= 20, "{done} done, {told} told");
+    assert_eq!(rotated(&mut subject), done);
+}
