@@ -4,6 +4,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::{Connection, PgConnection};
 use tokio::sync::oneshot;
@@ -55,10 +56,18 @@ fn start(database: &str, threads: usize, work: Work) -> Sender<Waiting> {
     let receiver = Arc::new(Mutex::new(receiver));
     for _ in 0..threads {
         let receiver = receiver.clone();
-        let mut conn = PgConnection::establish(database).unwrap();
+        let mut conn = connect(database);
         thread::spawn(move || while work(&mut conn, &receiver).is_some() {});
     }
     sender
+}
+
+/// A connection that plans each statement once, also where a batch of few would
+/// be planned anew each time, which costs as much as running it.
+pub(crate) fn connect(database: &str) -> PgConnection {
+    let mut conn = PgConnection::establish(database).unwrap();
+    conn.batch_execute("SET plan_cache_mode = force_generic_plan").unwrap();
+    conn
 }
 
 fn commit_all(conn: &mut PgConnection, queue: &Mutex<Receiver<Waiting>>) -> Option<()> {
