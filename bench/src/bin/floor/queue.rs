@@ -73,9 +73,14 @@ pub(crate) fn connect(database: &str) -> PgConnection {
 fn commit_all(conn: &mut PgConnection, queue: &Mutex<Receiver<Waiting>>) -> Option<()> {
     let queue = queue.lock().unwrap();
     let first = queue.recv().ok()?;
+    let Ok(second) = queue.try_recv() else {
+        // For one row arrays cost more than they save.
+        commit(conn, first);
+        return Some(());
+    };
     let mut batch = Batch::default();
     let mut answers = Vec::new();
-    for (rotation, answer) in [first].into_iter().chain(queue.try_iter().take(MOST - 1)) {
+    for (rotation, answer) in [first, second].into_iter().chain(queue.try_iter().take(MOST - 2)) {
         batch.push(rotation);
         answers.push(Some(answer));
     }
@@ -89,9 +94,12 @@ fn commit_all(conn: &mut PgConnection, queue: &Mutex<Receiver<Waiting>>) -> Opti
 
 fn commit_one(conn: &mut PgConnection, queue: &Mutex<Receiver<Waiting>>) -> Option<()> {
     let next = queue.lock().unwrap().recv();
-    let (rotation, answer) = next.ok()?;
+    commit(conn, next.ok()?);
+    Some(())
+}
+
+fn commit(conn: &mut PgConnection, (rotation, answer): Waiting) {
     if let Some(rotated) = rotation.get_result(conn).optional().unwrap() {
         let _ = answer.send(rotated);
     }
-    Some(())
 }
