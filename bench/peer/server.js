@@ -17,8 +17,8 @@ const { default: QuickLRU } = await import('quick-lru');
 const CLIENT = { id: 'bench', secret: 'bench-secret' };
 const API = 'https://api.example';
 const SCOPE = 'offline_access api';
-/// Tokens and grants that are kept at least, of which those in use are the
-/// newest. Its own memory ends at 1000, which many sessions outgrow.
+// Tokens and grants that are kept at least, of which those in use are the
+// newest. Its own memory ends at 1000, which many sessions outgrow.
 const KEPT = 100_000;
 
 const { values } = parseArgs({

@@ -23,6 +23,9 @@ enum Arguments {
 async fn main() -> std::io::Result<()> {
     match Arguments::parse() {
         Arguments::Serve(options) => serve::serve(options).await,
-        Arguments::Statement(options) => Ok(statement::drive(&options)),
+        Arguments::Statement(options) => {
+            statement::drive(&options);
+            Ok(())
+        }
     }
 }

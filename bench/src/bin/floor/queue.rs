@@ -4,6 +4,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::{Connection, PgConnection};
 use tokio::sync::oneshot;
@@ -55,18 +56,31 @@ fn start(database: &str, threads: usize, work: Work) -> Sender<Waiting> {
     let receiver = Arc::new(Mutex::new(receiver));
     for _ in 0..threads {
         let receiver = receiver.clone();
-        let mut conn = PgConnection::establish(database).unwrap();
+        let mut conn = connect(database);
         thread::spawn(move || while work(&mut conn, &receiver).is_some() {});
     }
     sender
 }
 
+/// A connection that plans each statement once, also where a batch of few would
+/// be planned anew each time, which costs as much as running it.
+pub(crate) fn connect(database: &str) -> PgConnection {
+    let mut conn = PgConnection::establish(database).unwrap();
+    conn.batch_execute("SET plan_cache_mode = force_generic_plan").unwrap();
+    conn
+}
+
 fn commit_all(conn: &mut PgConnection, queue: &Mutex<Receiver<Waiting>>) -> Option<()> {
     let queue = queue.lock().unwrap();
     let first = queue.recv().ok()?;
+    let Ok(second) = queue.try_recv() else {
+        // For one row arrays cost more than they save.
+        commit(conn, first);
+        return Some(());
+    };
     let mut batch = Batch::default();
     let mut answers = Vec::new();
-    for (rotation, answer) in [first].into_iter().chain(queue.try_iter().take(MOST - 1)) {
+    for (rotation, answer) in [first, second].into_iter().chain(queue.try_iter().take(MOST - 2)) {
         batch.push(rotation);
         answers.push(Some(answer));
     }
@@ -80,9 +94,12 @@ fn commit_all(conn: &mut PgConnection, queue: &Mutex<Receiver<Waiting>>) -> Opti
 
 fn commit_one(conn: &mut PgConnection, queue: &Mutex<Receiver<Waiting>>) -> Option<()> {
     let next = queue.lock().unwrap().recv();
-    let (rotation, answer) = next.ok()?;
+    commit(conn, next.ok()?);
+    Some(())
+}
+
+fn commit(conn: &mut PgConnection, (rotation, answer): Waiting) {
     if let Some(rotated) = rotation.get_result(conn).optional().unwrap() {
         let _ = answer.send(rotated);
     }
-    Some(())
 }

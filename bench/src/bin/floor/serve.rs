@@ -30,7 +30,7 @@ pub(crate) struct Options {
     /// The URL of Redis.
     #[arg(long)]
     redis: String,
-    /// RS256, ES256 or EdDSA.
+    /// `RS256`, `ES256` or `EdDSA`.
     #[arg(long)]
     algorithm: Algorithm,
     /// Threads that answer requests.

@@ -4,11 +4,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use diesel::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
-use diesel::{Connection, PgConnection};
 use uuid::Uuid;
 
+use crate::queue::connect;
 use crate::rotation::{Batch, Rotated, Rotation};
 
 /// How it is driven.
@@ -37,7 +38,7 @@ pub(crate) fn drive(options: &Options) {
     let mut took: Vec<Duration> = thread::scope(|scope| {
         let start = |sessions| {
             scope.spawn(move || {
-                let mut conn = PgConnection::establish(&options.database).unwrap();
+                let mut conn = connect(&options.database);
                 let mut took = Vec::new();
                 while began.elapsed() < length {
                     let start = Instant::now();
@@ -76,7 +77,7 @@ fn rotate(conn: &mut PgConnection, sessions: &[Uuid], batched: bool) {
 
 /// The ids of so many sessions with an odd number, spread evenly over the table.
 fn sessions(database: &str, count: usize) -> Vec<Uuid> {
-    let mut conn = PgConnection::establish(database).unwrap();
+    let mut conn = connect(database);
     let all = diesel::dsl::sql::<BigInt>("SELECT count(*) FROM sessions");
     let all = usize::try_from(all.get_result::<i64>(&mut conn).unwrap()).unwrap();
     let step = all / count / 2 * 2;
