@@ -26,7 +26,7 @@ use tokio::time::{sleep, timeout};
 use crate::clock::{self, Timestamp};
 use crate::store::ends::{self, End};
 use crate::store::{self, Store};
-use crate::token::{Claims, SessionId};
+use crate::token::{Access, SessionId};
 
 use link::Link;
 pub use link::Options;
@@ -155,31 +155,33 @@ impl ActiveTokens {
     ///
     /// # Errors
     /// When Redis does not know it and the database does not answer.
-    pub async fn check(&self, claims: &Claims, now: Timestamp) -> Result<Checked, store::Error> {
+    pub async fn check(&self, access: &Access, now: Timestamp) -> Result<Checked, store::Error> {
         let source = match &self.redis {
             None => Source::DatabaseAlone,
-            Some(redis) => match redis.look_up(&ended_key(claims.sid), &access_key(claims)).await {
+            Some(redis) => match redis
+                .look_up(&ended_key(access.session), &access_key(access))
+                .await
+            {
                 Some((true, _)) => return Ok(Checked { active: false, source: Source::Cache }),
                 Some((false, true)) => return Ok(Checked { active: true, source: Source::Cache }),
                 Some((false, false)) => Source::Database,
                 None => Source::DatabaseAlone,
             },
         };
-        let session = claims.sid;
+        let session = access.session;
         let active =
             self.store.run(move |conn| store::sessions::is_live(conn, session, now)).await?;
         if active && source == Source::Database {
-            self.granted(claims, now).await;
+            self.granted(access, now).await;
         }
         Ok(Checked { active, source })
     }
 
     /// Notes that an access token was granted. Redis may miss this: it is only
     /// told so that the database need not be asked.
-    pub async fn granted(&self, claims: &Claims, now: Timestamp) {
+    pub async fn granted(&self, access: &Access, now: Timestamp) {
         let Some(redis) = &self.redis else { return };
-        let rest = Timestamp::from_secs(claims.exp).since(now);
-        redis.put(&access_key(claims), rest).await;
+        redis.put(&access_key(access), access.expires_at.since(now)).await;
     }
 
     /// Notes that sessions have ended, once the database has it. When this is
@@ -230,8 +232,8 @@ enum Unpublished {
     Store(#[from] store::Error),
 }
 
-fn access_key(claims: &Claims) -> String {
-    format!("access:{{{}}}:{}", claims.sid, claims.jti)
+fn access_key(access: &Access) -> String {
+    format!("access:{{{}}}:{}", access.session, access.id)
 }
 
 fn ended_key(session: SessionId) -> String {

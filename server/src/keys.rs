@@ -24,7 +24,7 @@ use openssl::sha::sha256;
 use crate::clock::{self, Timestamp};
 use crate::store::signing_keys::{Heir, StoredKey};
 use crate::store::{self, Conn, Store, signing_keys};
-use crate::token::Claims;
+use crate::token::{Access, Claims};
 
 pub use seal::{Derived, SealingKeys};
 pub use sequence::{Phase, phases};
@@ -224,7 +224,7 @@ impl KeyRing {
     ///
     /// # Errors
     /// When the key refuses to sign.
-    pub fn sign(&self, claims: &Claims, now: Timestamp) -> Result<String, Error> {
+    pub fn sign(&self, claims: &Claims<'_>, now: Timestamp) -> Result<String, Error> {
         let payload = serde_json::to_vec(claims).map_err(|_| Error::Signature)?;
         let ring = self.ring();
         let begun = ring.keys.iter().rfind(|key| key.signs_from <= now);
@@ -232,13 +232,13 @@ impl KeyRing {
         begun.or(ring.keys.first()).ok_or(Error::Signature)?.key.sign(&payload)
     }
 
-    /// The claims of an access token that a published key signed and that has
-    /// not expired. There is no leeway.
+    /// What an access token says that a published key signed and that has not
+    /// expired. There is no leeway.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub async fn verify(&self, token: &str, now: Timestamp) -> Result<Claims, Fault> {
-        let claims = match self.ring().verify(token, &self.options) {
+    pub async fn verify(&self, token: &str, now: Timestamp) -> Result<Access, Fault> {
+        let access = match self.ring().verify(token, &self.options) {
             // Another server may sign with a key that this one has not read yet.
             Err(Unverified::UnknownKey) => {
                 self.read_again().await.map_err(Fault::Unavailable)?;
@@ -246,11 +246,11 @@ impl KeyRing {
             }
             verified => verified,
         };
-        let claims = claims.map_err(|_| Fault::NotOurs)?;
-        if Timestamp::from_secs(claims.exp) <= now {
+        let access = access.map_err(|_| Fault::NotOurs)?;
+        if access.expires_at <= now {
             return Err(Fault::Expired);
         }
-        Ok(claims)
+        Ok(access)
     }
 
     /// The public halves, and for how long they may be cached: half the lead,
@@ -386,10 +386,16 @@ enum Unverified {
 }
 
 impl Ring {
-    /// The claims, whether or not they have expired.
-    fn verify(&self, token: &str, options: &Options) -> Result<Claims, Unverified> {
+    /// What the token says, whether or not it has expired.
+    fn verify(&self, token: &str, options: &Options) -> Result<Access, Unverified> {
         if token.len() > LONGEST_TOKEN {
             return Err(Unverified::NotOurs);
+        }
+        let digest = sha256(token.as_bytes());
+        // A key that is withdrawn takes along what was verified with it.
+        let seen = self.keys.iter().find_map(|published| published.key.verified.get(&digest));
+        if let Some(access) = seen {
+            return Ok(access);
         }
         let header = jsonwebtoken::decode_header(token).map_err(|_| Unverified::NotOurs)?;
         if header.typ.as_deref() != Some(ACCESS_TOKEN) {
@@ -404,8 +410,10 @@ impl Ring {
         validation.set_required_spec_claims(&["iss", "aud", "exp", "sub"]);
         // Checked against the caller's `now`, and to the second.
         validation.validate_exp = false;
-        let read = jsonwebtoken::decode::<Claims>(token, &key.public, &validation);
-        read.map(|read| read.claims).map_err(|_| Unverified::NotOurs)
+        let read = jsonwebtoken::decode::<Claims<'_>>(token, &key.public, &validation);
+        let access = read.map_err(|_| Unverified::NotOurs)?.claims.access();
+        key.verified.insert(digest, access);
+        Ok(access)
     }
 }
 
@@ -549,7 +557,7 @@ mod tests {
         Ring { keys, unreadable: vec![], set, read_at: Instant::now() }
     }
 
-    fn claims() -> Claims {
+    fn claims() -> Claims<'static> {
         Claims {
             iss: "https://issuer".into(),
             aud: "https://audience".into(),
@@ -562,7 +570,7 @@ mod tests {
         }
     }
 
-    fn sign(key: &SigningKey, claims: &Claims) -> String {
+    fn sign(key: &SigningKey, claims: &Claims<'_>) -> String {
         key.sign(&serde_json::to_vec(claims).unwrap()).unwrap()
     }
 
@@ -584,8 +592,8 @@ mod tests {
             let ring = ring(key);
             let key = &ring.keys[0].key;
             for change in [
-                |c: &mut Claims| c.iss = "https://elsewhere".into(),
-                |c: &mut Claims| c.aud = "https://elsewhere".into(),
+                |c: &mut Claims<'_>| c.iss = "https://elsewhere".into(),
+                |c: &mut Claims<'_>| c.aud = "https://elsewhere".into(),
             ] {
                 let mut claims = claims();
                 change(&mut claims);

@@ -182,9 +182,11 @@ pub struct Pool {
 /// The pool takes no shorter time for an answer.
 const LEAST_WAIT: Duration = Duration::from_millis(10);
 
-/// In how many lanes sessions are rotated on PostgreSQL: while one commits, the
-/// other reads.
-const LANES: usize = 2;
+/// In how many lanes sessions are rotated on PostgreSQL: one for two cores. More
+/// make each batch smaller and each rotation dearer.
+fn lanes() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
+}
 
 /// A pool of connections to a database that is up to date. Clones share it.
 #[derive(Clone)]
@@ -227,7 +229,7 @@ impl Store {
             turns: Arc::new(Semaphore::new(options.pool_size as usize)),
             places: Arc::new(Semaphore::new(options.queue as usize)),
             lanes: Arc::new(Lanes::new(match options.url {
-                Url::Postgres(_) => LANES,
+                Url::Postgres(_) => lanes(),
                 // There is one writer at a time.
                 Url::Sqlite(_) => 1,
             })),

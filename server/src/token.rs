@@ -1,6 +1,7 @@
 //! Values without I/O: ids, secrets, their digests, the refresh token and the
 //! claims of an access token.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use aws_lc_rs::{constant_time, hmac};
@@ -350,15 +351,15 @@ impl Dice {
 
 /// The claims of an access token (RFC 9068 §2.2, and `sid`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Claims {
+pub struct Claims<'a> {
     /// Who issued it: `tokens.issuer`.
-    pub iss: String,
+    pub iss: Cow<'a, str>,
     /// Whom it is for: `tokens.audience`.
-    pub aud: String,
+    pub aud: Cow<'a, str>,
     /// The user.
     pub sub: UserId,
     /// The client that asked for it.
-    pub client_id: String,
+    pub client_id: Cow<'a, str>,
     /// When it was issued, in seconds since the Unix epoch.
     pub iat: i64,
     /// When it ends, in seconds since the Unix epoch.
@@ -367,6 +368,28 @@ pub struct Claims {
     pub jti: AccessId,
     /// The session that it was granted to.
     pub sid: SessionId,
+}
+
+/// What is asked of an access token over and over again once it is verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Access {
+    /// The user.
+    pub user: UserId,
+    /// The session that it was granted to.
+    pub session: SessionId,
+    /// The token's own id.
+    pub id: AccessId,
+    /// When it ends: a whole second.
+    pub expires_at: Timestamp,
+}
+
+impl Claims<'_> {
+    /// Those that matter to who checks it.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        let expires_at = Timestamp::from_secs(self.exp);
+        Access { user: self.sub, session: self.sid, id: self.jti, expires_at }
+    }
 }
 
 #[cfg(test)]

@@ -13,10 +13,10 @@ use crate::clock;
 use crate::error::Error;
 use crate::keys::Fault;
 use crate::state::State;
-use crate::token::Claims;
+use crate::token::Access;
 
 /// Whoever sent an access token that is genuine, unexpired and active.
-pub(super) struct Bearer(pub(super) Claims);
+pub(super) struct Bearer(pub(super) Access);
 
 impl FromRequest for Bearer {
     type Error = Error;
@@ -28,14 +28,14 @@ impl FromRequest for Bearer {
             let state = request.app_data::<web::Data<State>>().ok_or(Error::NotFound)?;
             let now = clock::now();
             let verified = state.keys.verify(credential(&request)?, now).await;
-            let claims = verified.map_err(|fault| match fault {
+            let access = verified.map_err(|fault| match fault {
                 Fault::Expired => Error::InvalidToken("The access token has expired: refresh it."),
                 Fault::NotOurs => {
                     Error::InvalidToken("The access token is not valid: log in or refresh.")
                 }
                 Fault::Unavailable(error) => Error::Store(error),
             })?;
-            let checked = state.active.check(&claims, now).await?;
+            let checked = state.active.check(&access, now).await?;
             state.metrics.checked(match checked.source {
                 Source::Cache => "hit",
                 Source::Database => "miss",
@@ -44,7 +44,7 @@ impl FromRequest for Bearer {
             if !checked.active {
                 return Err(Error::InvalidToken("The session has ended: log in again."));
             }
-            Ok(Self(claims))
+            Ok(Self(access))
         })
     }
 }

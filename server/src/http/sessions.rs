@@ -18,18 +18,18 @@ use crate::state::State;
 use crate::store::ends::{self, End};
 use crate::store::sessions::Listed;
 use crate::store::{self, Conn};
-use crate::token::{Claims, EventId, RefreshToken, SessionId};
+use crate::token::{Access, EventId, RefreshToken, SessionId};
 
 /// `GET /sessions`: those of mine that are live, the last used first.
 pub(super) async fn list(
     state: Data<State>,
-    Bearer(claims): Bearer,
+    Bearer(access): Bearer,
 ) -> Result<Json<Vec<SessionInfo>>, Error> {
-    let (user, now) = (claims.sub, clock::now());
+    let (user, now) = (access.user, clock::now());
     let listed = state.store.run(move |conn| store::sessions::live_of(conn, user, now)).await?;
     let info = |listed: Listed| SessionInfo {
         id: listed.id.0,
-        current: listed.id == claims.sid,
+        current: listed.id == access.session,
         created_at: listed.created_at.to_date_time(),
         last_used_at: listed.rotated_at.unwrap_or(listed.created_at).to_date_time(),
         expires_at: listed.idle_expires_at.min(listed.expires_at).to_date_time(),
@@ -57,7 +57,7 @@ pub(super) async fn logout(
         (bearer, Ok(Some(text))) => {
             let token = RefreshToken::parse(&text, &state.peppers);
             let session = token.ok_or(Error::InvalidGrant(None))?.session;
-            if bearer.is_ok_and(|Bearer(claims)| claims.sid != session) {
+            if bearer.is_ok_and(|Bearer(access)| access.session != session) {
                 return Err(Error::InvalidRequest(
                     "The access token and the refresh token are of two sessions: send one of them.",
                 )
@@ -65,7 +65,7 @@ pub(super) async fn logout(
             }
             session
         }
-        (Ok(Bearer(claims)), _) => claims.sid,
+        (Ok(Bearer(access)), _) => access.session,
         (Err(Error::NoToken), Ok(None)) => {
             return Err(Error::InvalidRequest(
                 "Send an access token as bearer, or the form field `refresh_token`.",
@@ -82,14 +82,14 @@ pub(super) async fn logout(
 /// `DELETE /sessions/{id}`: ends one of mine.
 pub(super) async fn end_one(
     state: Data<State>,
-    Bearer(claims): Bearer,
+    Bearer(access): Bearer,
     id: Path<String>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Error> {
     let session = Uuid::try_parse(&id).map(SessionId).map_err(|_| Error::UnknownSession)?;
     // Somebody else's is none to be told of.
     let owner = state.store.run(move |conn| store::sessions::owner(conn, session)).await?;
-    if owner != Some(claims.sub) {
+    if owner != Some(access.user) {
         return Err(Error::UnknownSession);
     }
     end_one_session(state, session, &request).await?;
@@ -99,11 +99,11 @@ pub(super) async fn end_one(
 /// `DELETE /sessions`: ends all of mine; with `?keep=current`, all but this one.
 pub(super) async fn end_all(
     state: Data<State>,
-    Bearer(claims): Bearer,
+    Bearer(access): Bearer,
     query: Query<EndSessions>,
     request: HttpRequest,
 ) -> Result<Json<EndedSessions>, Error> {
-    let Claims { sub: user, sid, .. } = claims;
+    let Access { user, session: sid, .. } = access;
     let keep = match query.into_inner().keep.as_deref() {
         None => None,
         Some("current") => Some(sid),

@@ -6,6 +6,7 @@ use std::time::Instant;
 use actix_web::HttpRequest;
 use actix_web::http::header::USER_AGENT;
 use actix_web::web::{Data, Form, Json, Query};
+use futures_util::future::join;
 use matchbook_shared::{RefreshForm, TokenQuery, Tokens};
 use tracing::Instrument;
 use uuid::Uuid;
@@ -178,27 +179,31 @@ fn attempt_key(request: &HttpRequest) -> Result<Option<AttemptKey>, Error> {
 /// Signs the access token and says both tokens.
 async fn answer(state: &State, grant: Grant, now: Timestamp) -> Result<Json<Tokens>, Error> {
     let claims = Claims {
-        iss: state.issuer.clone(),
-        aud: state.audience.clone(),
+        iss: state.issuer.as_str().into(),
+        aud: state.audience.as_str().into(),
         sub: grant.user,
-        client_id: CLIENT.to_owned(),
+        client_id: CLIENT.into(),
         iat: grant.issued_at.as_secs(),
         exp: grant.access_expires_at.as_secs(),
         jti: grant.access,
         sid: grant.session,
     };
+    let access = claims.access();
     // What is left of it, where this is the same answer again.
-    let left = Timestamp::from_secs(claims.exp).since(now);
-    let start = Instant::now();
-    let token = state.keys.sign(&claims, now)?;
-    state.metrics.signed(start.elapsed());
-    let tokens = Tokens {
-        token,
+    let left = access.expires_at.since(now);
+    let sign = async {
+        let start = Instant::now();
+        let token = state.keys.sign(&claims, now);
+        state.metrics.signed(start.elapsed());
+        token
+    };
+    // Redis is on its way while the key signs.
+    let ((), token) = join(state.active.granted(&access, now), sign).await;
+    Ok(Json(Tokens {
+        token: token?,
         refresh_token: grant.refresh_token,
         expires_in: left.as_secs() + u64::from(left.subsec_nanos() > 0),
-    };
-    state.active.granted(&claims, now).await;
-    Ok(Json(tokens))
+    }))
 }
 
 /// Counts a request by the address of its client.

@@ -4,13 +4,13 @@ use actix_web::web::Json;
 use matchbook_shared::UserInfo;
 
 use super::bearer::Bearer;
-use crate::clock::{self, Timestamp};
+use crate::clock;
 
 /// `GET /user`: whose access token this is, and until when.
-pub(super) async fn user(Bearer(claims): Bearer) -> Json<UserInfo> {
+pub(super) async fn user(Bearer(access): Bearer) -> Json<UserInfo> {
     Json(UserInfo {
-        user_id: claims.sub.0,
+        user_id: access.user.0,
         now: clock::now().to_date_time(),
-        expires_at: Timestamp::from_secs(claims.exp).to_date_time(),
+        expires_at: access.expires_at.to_date_time(),
     })
 }

@@ -14,8 +14,13 @@ use openssl::error::ErrorStack;
 use openssl::nid::Nid;
 use openssl::pkey::PKey;
 use openssl::rsa::Rsa;
+use quick_cache::sync::Cache;
 
 use super::{ACCESS_TOKEN, Error};
+use crate::token::Access;
+
+/// How many verified tokens are remembered for each key: some 10 MB.
+const MOST_VERIFIED: usize = 1 << 16;
 
 /// What new keys are made for (`tokens.algorithm`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +83,9 @@ pub(super) struct SigningKey {
     pub(super) jwk: Jwk,
     /// Its thumbprint (RFC 7638).
     pub(super) kid: String,
+    /// What was verified with it, by the digest of the token: whether it has
+    /// expired, and whether it is active, is asked each time.
+    pub(super) verified: Cache<[u8; 32], Access>,
 }
 
 impl SigningKey {
@@ -123,7 +131,8 @@ impl SigningKey {
         header.kid = Some(kid.clone());
         let header = serde_json::to_vec(&header).map_err(|error| error.to_string())?;
         let (header, random) = (URL_SAFE_NO_PAD.encode(header), SystemRandom::new());
-        Ok(Self { private, random, header, public, algorithm, jwk, kid })
+        let verified = Cache::new(MOST_VERIFIED);
+        Ok(Self { private, random, header, public, algorithm, jwk, kid, verified })
     }
 
     /// The token with this payload (RFC 7515 §7.1).

@@ -59,7 +59,7 @@ impl Connector {
 
     pub(super) fn establish(&self) -> ConnectionResult<Conn> {
         match &self.url {
-            Url::Postgres(url) => PgConnection::establish(url.expose_secret()).map(Conn::Postgres),
+            Url::Postgres(url) => open_server(url.expose_secret()).map(Conn::Postgres),
             Url::Sqlite(path) => open_file(path).map(Conn::Sqlite),
         }
     }
@@ -83,6 +83,18 @@ fn with_defaults(url: &SecretString) -> SecretString {
         }
     }
     url.into()
+}
+
+/// Every statement is prepared once and finds its rows by an index. PostgreSQL
+/// would plan short batches anew each time, and read a young table whole until
+/// it is analysed, in an order in which two batches could lock each other out.
+const PLANS: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; \
+                     SET enable_hashjoin = off; SET enable_mergejoin = off";
+
+fn open_server(url: &str) -> ConnectionResult<PgConnection> {
+    let mut conn = PgConnection::establish(url)?;
+    conn.batch_execute(PLANS).map_err(ConnectionError::CouldntSetupConfiguration)?;
+    Ok(conn)
 }
 
 /// How long a statement waits for another writer of the same SQLite file.

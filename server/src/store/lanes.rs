@@ -62,9 +62,9 @@ impl Lanes {
     }
 
     fn of(&self, session: SessionId) -> &Lane {
-        // The last bits are random, whatever the first ones are.
-        let lane = session.0.as_u128() % self.0.len() as u128;
-        &self.0[usize::try_from(lane).unwrap_or(0)]
+        // Ids that were given out in a row are to be spread over all lanes.
+        let mixed = session.0.as_u64_pair().1.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        &self.0[usize::try_from(mixed).unwrap_or(0) % self.0.len()]
     }
 
     /// How many wait.
