@@ -27,19 +27,20 @@ pub fn routes(service: &mut web::ServiceConfig) {
     service
         .app_data(web::FormConfig::default().limit(LONGEST_FORM).error_handler(bad_form))
         .app_data(web::QueryConfig::default().error_handler(bad_query))
+        // In the order of how often they are asked for: the first that fits is taken.
+        .service(resource("/user", "GET", web::get().to(user::user)))
+        .service(resource("/refresh", "POST", web::post().to(tokens::refresh)))
+        .service(resource("/.well-known/jwks.json", "GET, HEAD", read().to(well_known::jwks)))
         .service(resource("/register", "GET", web::get().to(tokens::register)))
         .service(resource("/token", "GET", web::get().to(tokens::token)))
-        .service(resource("/refresh", "POST", web::post().to(tokens::refresh)))
         .service(resource("/logout", "POST", web::post().to(sessions::logout)))
+        .service(resource("/health/live", "GET, HEAD", read().to(health::live)))
+        .service(resource("/health/ready", "GET, HEAD", read().to(health::ready)))
         .service(
             resource("/sessions", "GET, DELETE", web::get().to(sessions::list))
                 .route(web::delete().to(sessions::end_all)),
         )
         .service(resource("/sessions/{id}", "DELETE", web::delete().to(sessions::end_one)))
-        .service(resource("/user", "GET", web::get().to(user::user)))
-        .service(resource("/.well-known/jwks.json", "GET, HEAD", read().to(well_known::jwks)))
-        .service(resource("/health/live", "GET, HEAD", read().to(health::live)))
-        .service(resource("/health/ready", "GET, HEAD", read().to(health::ready)))
         .default_service(web::to(async || Err::<(), _>(Error::NotFound)));
 }
 

@@ -14,6 +14,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use actix_rt::task::spawn_blocking;
+use aws_lc_rs::digest::{self, SHA256};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Validation;
@@ -391,7 +392,8 @@ impl Ring {
         if token.len() > LONGEST_TOKEN {
             return Err(Unverified::NotOurs);
         }
-        let digest = sha256(token.as_bytes());
+        let mut digest = [0; 32];
+        digest.copy_from_slice(digest::digest(&SHA256, token.as_bytes()).as_ref());
         // A key that is withdrawn takes along what was verified with it.
         let seen = self.keys.iter().find_map(|published| published.key.verified.get(&digest));
         if let Some(access) = seen {

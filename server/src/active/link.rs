@@ -2,8 +2,11 @@
 //! whoever looks after it.
 //!
 //! No connection is made anew behind anybody's back: a Redis that was away may
-//! have missed ends, so it is asked for nothing until it was told of them.
+//! have missed ends, so it is asked for nothing until it was told of them. Each
+//! thread that asks gets a connection of its own to the same run of the same Redis,
+//! so that no answer has to travel from one thread to another.
 
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -13,7 +16,7 @@ use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::{ClusterClient, ClusterClientBuilder};
 use redis::cluster_async::ClusterConnection;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError,
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, InfoDict, Pipeline, RedisError,
     RedisFuture, RedisResult, TlsCertificates, Value,
 };
 use tokio::sync::Notify;
@@ -114,6 +117,20 @@ impl ConnectionLike for Connection {
     }
 }
 
+/// A thread's own connection, beside the one with that number.
+struct Own {
+    number: u64,
+    /// `None` until it is made, and where it cannot be.
+    connection: Option<Connection>,
+}
+
+thread_local! {
+    static OWN: RefCell<Option<Own>> = const { RefCell::new(None) };
+}
+
+/// Numbers are given out once in a process.
+static NUMBERS: AtomicU64 = AtomicU64::new(1);
+
 /// The link to Redis.
 pub(super) struct Link {
     options: Options,
@@ -125,7 +142,7 @@ pub(super) struct Link {
     looked: AtomicU64,
 }
 
-/// The connection in use, and how many there were before it.
+/// The connection in use, and its number.
 struct Current {
     number: u64,
     connection: Option<Connection>,
@@ -152,13 +169,22 @@ impl Link {
         self.looked.store(u64::try_from(at.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// A connection that may be asked, and its number.
+    /// A connection that may be asked, and the number of the one in use.
     fn trusted(&self) -> Option<(u64, Connection)> {
         let looked = Duration::from_millis(self.looked.load(Ordering::Relaxed));
         if self.elapsed().saturating_sub(looked) > LEASE {
             return None;
         }
-        self.current()
+        let (number, shared) = self.current()?;
+        let own = OWN.with_borrow_mut(|own| match own {
+            Some(own) if own.number == number => own.connection.clone(),
+            _ => {
+                *own = Some(Own { number, connection: None });
+                actix_rt::spawn(open_own(self.options.clone(), number, shared.clone()));
+                None
+            }
+        });
+        Some((number, own.unwrap_or(shared)))
     }
 
     fn current(&self) -> Option<(u64, Connection)> {
@@ -172,31 +198,14 @@ impl Link {
 
     /// A new connection, not in use yet.
     pub(super) async fn connect(&self) -> RedisResult<Connection> {
-        let timeout = self.options.timeout;
-        let connect = async {
-            match &self.options.target {
-                Target::Single(client) => {
-                    let config = AsyncConnectionConfig::new()
-                        .set_connection_timeout(Some(timeout * CONNECTING))
-                        .set_response_timeout(Some(timeout));
-                    let connect = client.get_multiplexed_async_connection_with_config(&config);
-                    connect.await.map(Connection::Single)
-                }
-                Target::Cluster(client) => {
-                    client.get_async_connection().await.map(Connection::Cluster)
-                }
-            }
-        };
-        // A cluster is several connections, made one after the other.
-        tokio::time::timeout(timeout * CONNECTING * 2, connect)
-            .await
-            .unwrap_or_else(|_| Err(too_slow()))
+        connect(&self.options).await
     }
 
     /// Takes a connection into use.
     pub(super) fn mended(&self, connection: Connection) {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        *current = Current { number: current.number + 1, connection: Some(connection) };
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        *current = Current { number, connection: Some(connection) };
     }
 
     /// Gives up the connection with that number, at its first fault: the
@@ -285,6 +294,55 @@ impl Link {
             Err(_) => Err(too_slow()),
         }
     }
+}
+
+async fn connect(options: &Options) -> RedisResult<Connection> {
+    let timeout = options.timeout;
+    let connect = async {
+        match &options.target {
+            Target::Single(client) => {
+                let config = AsyncConnectionConfig::new()
+                    .set_connection_timeout(Some(timeout * CONNECTING))
+                    // Each question has its own.
+                    .set_response_timeout(None);
+                let connect = client.get_multiplexed_async_connection_with_config(&config);
+                connect.await.map(Connection::Single)
+            }
+            Target::Cluster(client) => client.get_async_connection().await.map(Connection::Cluster),
+        }
+    };
+    // A cluster is several connections, made one after the other.
+    tokio::time::timeout(timeout * CONNECTING * 2, connect)
+        .await
+        .unwrap_or_else(|_| Err(too_slow()))
+}
+
+/// Makes this thread a connection of its own beside the one in use.
+async fn open_own(options: Options, number: u64, shared: Connection) {
+    // Several connections to each node would be many.
+    if matches!(options.target, Target::Cluster(_)) {
+        return;
+    }
+    let within = options.timeout * CONNECTING;
+    let opened = async {
+        let own = connect(&options).await.ok()?;
+        // One that has started since may have missed ends, like one at another place.
+        let same = run_of(&own).await? == run_of(&shared).await?;
+        same.then_some(own)
+    };
+    let opened = tokio::time::timeout(within, opened).await.ok().flatten();
+    OWN.with_borrow_mut(|own| match own {
+        Some(own) if own.number == number => own.connection = opened,
+        _ => {}
+    });
+}
+
+/// Which run of which Redis a connection leads to; `None` where it does not say.
+async fn run_of(connection: &Connection) -> Option<String> {
+    let mut info = redis::cmd("INFO");
+    info.arg("server");
+    let info: InfoDict = info.query_async(&mut connection.clone()).await.ok()?;
+    info.get("run_id")
 }
 
 /// Sets a key for `lifetime`, in whole seconds and at least one: to Redis, none
