@@ -3,13 +3,15 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::Arguments;
 
 /// What access tokens are signed with, as the setting has it.
 pub(crate) type Algorithm = &'static str;
 
 /// The server's surroundings: for each other one it is started anew.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) struct Setup {
     pub(crate) algorithm: Algorithm,
     pub(crate) base: Base,
@@ -18,7 +20,7 @@ pub(crate) struct Setup {
 }
 
 /// Where sessions are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) enum Base {
     /// PostgreSQL with so many of them, and Redis.
     Postgres(u64),
@@ -26,9 +28,19 @@ pub(crate) enum Base {
     Sqlite,
 }
 
+impl Base {
+    /// How many sessions are filled in.
+    pub(crate) fn sessions(self) -> Option<u64> {
+        match self {
+            Self::Postgres(sessions) => Some(sessions),
+            Self::Sqlite => None,
+        }
+    }
+}
+
 /// What a number of connections ask of the server and of those it is compared
 /// with.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Case {
     /// What `--only` calls it.
     pub(crate) name: &'static str,
@@ -42,7 +54,7 @@ pub(crate) struct Case {
 }
 
 /// Whom the server is compared with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) enum Rival {
     /// The floor, asked by this path.
     Floor(&'static str),

@@ -5,7 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use diesel::connection::SimpleConnection;
-use diesel::sql_types::BigInt;
+use diesel::sql_types::{BigInt, Text};
 use diesel::{Connection, PgConnection, QueryableByName, RunQueryDsl, sql_query};
 use matchbook_bench::{Postgres, Redis};
 
@@ -44,6 +44,19 @@ pub(crate) struct Watch<'a> {
 struct Number {
     #[diesel(sql_type = BigInt)]
     value: i64,
+}
+
+#[derive(QueryableByName)]
+struct Line {
+    #[diesel(sql_type = Text)]
+    value: String,
+}
+
+/// The version of the PostgreSQL that a URL leads to.
+pub(crate) fn version(url: &str) -> String {
+    let mut conn = PgConnection::establish(url).unwrap();
+    let version = sql_query("SELECT current_setting('server_version') AS value");
+    version.get_result::<Line>(&mut conn).unwrap().value
 }
 
 impl<'a> Watch<'a> {

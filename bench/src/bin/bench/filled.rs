@@ -12,6 +12,8 @@ use matchbook_server::token::{RefreshToken, Secret, SessionId};
 use openssl::sha::sha256;
 use uuid::Uuid;
 
+use crate::stop_if_asked;
+
 /// How many sessions go in at once, so that progress can be seen.
 const STEP: u64 = 1_000_000;
 
@@ -38,6 +40,7 @@ pub(crate) fn fill(url: &str, sessions: u64) {
     conn.batch_execute("SET session_replication_role = replica").unwrap();
     for from in (0..sessions).step_by(usize::try_from(STEP).unwrap()) {
         let until = (from + STEP).min(sessions);
+        stop_if_asked();
         if sessions > STEP {
             eprintln!("bench: filling, {from} of {sessions} sessions");
         }

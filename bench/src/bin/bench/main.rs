@@ -3,15 +3,25 @@
 
 mod cases;
 mod counters;
+mod extras;
 mod filled;
 mod measure;
+mod plots;
+mod report;
 mod stage;
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::report::Report;
+use crate::stage::Stage;
 
 /// PostgreSQL, Redis, a server, and load: requests a second, what they cost, and
 /// how that compares.
@@ -99,11 +109,76 @@ impl Arguments {
     }
 }
 
+/// Where results are written to.
+const RESULTS: &str = "target/bench";
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let runs = measure::all(&arguments);
-    for run in &runs {
-        println!("{run:?}");
+    watch_for_signals();
+    let report = measure(&arguments);
+    println!("{report}");
+    write(&report, Path::new(RESULTS));
+    let failed = arguments.strict && report.falls_short();
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn measure(arguments: &Arguments) -> Report {
+    let cases = cases::cases(arguments);
+    let minutes = cases::duration(&cases, arguments).as_secs().div_ceil(60);
+    eprintln!("bench: {} cases, about {minutes} minutes and what filling takes", cases.len());
+    if arguments.sessions().iter().any(|sessions| *sessions >= LARGE) {
+        eprintln!("bench: filling in 10 million sessions takes some minutes and 8 GB of disk");
     }
-    ExitCode::SUCCESS
+    let load = arguments.binary(arguments.load.as_ref(), "load");
+    let mut stage = Stage::new(arguments);
+    let runs = measure::all(arguments, &load, &mut stage);
+    let wants = |name| arguments.wants(name).then(|| eprintln!("bench: {name}"));
+    let startups = wants("startup").map(|()| extras::startups(arguments, &mut stage));
+    let memory = wants("memory").map(|()| extras::memory_of(arguments, &load, &mut stage));
+    let client_ratio = wants("client").and_then(|()| extras::client_ratio(arguments));
+    let mut report = Report {
+        machine: stage.machine(),
+        rows: report::rows(&runs),
+        startups: startups.unwrap_or_default(),
+        memory,
+        client_ratio,
+        gates: Vec::new(),
+        runs,
+    };
+    report.judge();
+    report
+}
+
+fn write(report: &Report, folder: &Path) {
+    fs::create_dir_all(folder).unwrap();
+    let file = folder.join("results.json");
+    fs::write(&file, serde_json::to_string_pretty(report).unwrap()).unwrap();
+    plots::draw(report, folder).unwrap();
+    eprintln!("bench: written to {}", folder.display());
+}
+
+/// Whether somebody wants this to end.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// Notes Ctrl-C and SIGTERM, so that what was started ends in order.
+fn watch_for_signals() {
+    thread::spawn(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+        runtime.block_on(async {
+            let mut interrupt = signal(SignalKind::interrupt()).unwrap();
+            let mut terminate = signal(SignalKind::terminate()).unwrap();
+            let interrupted = std::pin::pin!(interrupt.recv());
+            let terminated = std::pin::pin!(terminate.recv());
+            futures_util::future::select(interrupted, terminated).await;
+            eprintln!("bench: stopping");
+            STOP.store(true, Ordering::Relaxed);
+        });
+    });
+}
+
+/// Unwinds, past all that ends when it is dropped, if this is to end.
+pub(crate) fn stop_if_asked() {
+    if STOP.load(Ordering::Relaxed) {
+        std::panic::resume_unwind(Box::new("asked to stop"));
+    }
 }

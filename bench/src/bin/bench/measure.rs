@@ -1,27 +1,27 @@
 //! The runs, one after the other.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 
-use crate::Arguments;
 use crate::cases::{Case, Rival, cases, duration};
 use crate::counters::{Watch, memory};
 use crate::stage::{Side, Stage};
+use crate::{Arguments, stop_if_asked};
+
+/// The side that is ours.
+pub(crate) const MATCHBOOK: &str = "matchbook";
 
 /// What one run of `load` against one side came to.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Run {
-    /// The case, without its connections.
-    pub(crate) case: String,
-    pub(crate) connections: usize,
+    pub(crate) case: Case,
     /// `matchbook`, or whom it is compared with.
     pub(crate) side: String,
     pub(crate) round: usize,
-    pub(crate) requests: f64,
+    pub(crate) requests: u64,
     pub(crate) per_second: f64,
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
@@ -44,8 +44,8 @@ pub(crate) struct Run {
 
 /// What `load` prints.
 #[derive(Deserialize)]
-struct Told {
-    requests: f64,
+pub(crate) struct Told {
+    pub(crate) requests: u64,
     all_requests: f64,
     seconds: f64,
     p50_us: f64,
@@ -54,46 +54,78 @@ struct Told {
     cpu_us: Option<f64>,
 }
 
+impl Told {
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+    fn count(&self) -> f64 {
+        self.requests as f64
+    }
+}
+
 /// A `load` that runs. It is killed when this is dropped.
-struct Load(Child);
+pub(crate) struct Load {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Load {
+    /// Starts it, and waits until it has warmed up.
+    pub(crate) fn start(mut command: Command) -> Self {
+        stop_if_asked();
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut load = Self { child, lines };
+        assert_eq!(load.line(), "warm", "{command:?} has failed");
+        load
+    }
+
+    /// Lets it go on, and waits for what it tells at the end.
+    pub(crate) fn finish(mut self) -> Told {
+        // Not all of them wait.
+        let _ = writeln!(self.child.stdin.take().unwrap());
+        let told = self.line();
+        stop_if_asked();
+        let told = serde_json::from_str(&told).expect("load has failed");
+        assert!(self.child.wait().unwrap().success());
+        told
+    }
+
+    fn line(&mut self) -> String {
+        self.lines.next().map_or_else(String::new, Result::unwrap)
+    }
+}
 
 impl Drop for Load {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
 /// Runs all cases.
-pub(crate) fn all(arguments: &Arguments) -> Vec<Run> {
+pub(crate) fn all(arguments: &Arguments, load: &Path, stage: &mut Stage) -> Vec<Run> {
     let cases = cases(arguments);
-    let minutes = duration(&cases, arguments).as_secs().div_ceil(60);
-    eprintln!("bench: {} cases, about {minutes} minutes", cases.len());
-    let mut stage = Stage::new(arguments);
-    let load = arguments.binary(arguments.load.as_ref(), "load");
     let mut runs = Vec::new();
-    let began = Instant::now();
     for of_setup in cases.chunk_by(|one, next| one.setup == next.setup) {
-        let mut stand = stage.stand(of_setup[0].setup);
+        let peer = of_setup.iter().any(|case| case.rivals.contains(&Rival::Peer));
+        let mut stand = stage.stand(of_setup[0].setup, peer);
         for case in of_setup {
             let done = cases.iter().position(|one| one == case).unwrap();
-            let left = duration(&cases[done..], arguments).as_secs().div_ceil(60);
-            let (so_far, all) = (began.elapsed().as_secs(), cases.len());
+            let minutes = duration(&cases[done..], arguments).as_secs().div_ceil(60);
+            let (at, of) = (done + 1, cases.len());
             let connections = case.connections;
-            eprintln!(
-                "bench: {done} of {all} cases in {so_far} s, about {left} min left: {case} at {connections}"
-            );
+            eprintln!("bench: case {at} of {of}, {minutes} min left: {case} at {connections}");
             for round in 0..arguments.rounds() {
                 let last = round + 1 == arguments.rounds();
-                let run = Running { arguments, load: &load, case, round, last };
-                runs.push(run.against(None, &stand.server, stand.process.id(), &mut stand.watch));
+                let turn = Turn { arguments, load, case, round, last };
+                let process = stand.process.id();
+                runs.push(turn.against(None, &stand.server, process, &mut stand.watch));
                 for rival in case.rivals {
-                    if let (Rival::Floor(_), Some((floor, side))) = (rival, &stand.floor) {
-                        let id = floor.id();
-                        stand.watch.server = id;
-                        runs.push(run.against(Some(*rival), side, id, &mut stand.watch));
-                        stand.watch.server = stand.process.id();
-                    }
+                    let there = match rival {
+                        Rival::Floor(_) => &stand.floor,
+                        Rival::Peer => &stand.peer,
+                    };
+                    let Some((process, side)) = there else { continue };
+                    runs.push(turn.against(Some(*rival), side, process.id(), &mut stand.watch));
                 }
             }
         }
@@ -102,7 +134,7 @@ pub(crate) fn all(arguments: &Arguments) -> Vec<Run> {
 }
 
 /// A run to be.
-struct Running<'a> {
+struct Turn<'a> {
     arguments: &'a Arguments,
     load: &'a Path,
     case: &'a Case,
@@ -111,7 +143,7 @@ struct Running<'a> {
     last: bool,
 }
 
-impl Running<'_> {
+impl Turn<'_> {
     /// Asks one side: Matchbook, or a rival.
     fn against(
         &self,
@@ -124,26 +156,20 @@ impl Running<'_> {
         if self.last {
             watch.forget_updates();
         }
-        let mut child = Load(self.command(rival, side).spawn().unwrap());
-        let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines();
-        let mut line = || lines.next().map_or_else(String::new, Result::unwrap);
-        assert_eq!(line(), "warm", "{case}: load has failed");
+        watch.server = process;
+        let load = Load::start(self.command(rival, side));
         let before = watch.read();
-        writeln!(child.0.stdin.take().unwrap()).unwrap();
-        let told = line();
+        let told = load.finish();
         let after = watch.read();
-        let told: Told = serde_json::from_str(&told)
-            .unwrap_or_else(|_| panic!("{case}: load has failed: {told}"));
-        assert!(child.0.wait().unwrap().success());
-        let each = after.since(before, told.requests);
+        let requests = told.count();
+        let each = after.since(before, requests);
         let (rss_kib, peak_rss_kib) = memory(process);
         Run {
-            case: case.to_string(),
-            connections: case.connections,
-            side: rival.map_or_else(|| "matchbook".to_owned(), |rival| rival.to_string()),
+            case: case.clone(),
+            side: rival.map_or_else(|| MATCHBOOK.to_owned(), |rival| rival.to_string()),
             round: self.round,
             requests: told.requests,
-            per_second: told.requests / told.seconds,
+            per_second: requests / told.seconds,
             p50_us: told.p50_us,
             p99_us: told.p99_us,
             max_us: told.max_us,
@@ -188,7 +214,6 @@ impl Running<'_> {
         if case.cold {
             command.arg("--cold");
         }
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
         command
     }
 }

@@ -2,20 +2,20 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use matchbook_bench::load::field;
+use matchbook_bench::load::{Target, Wire, field};
 use matchbook_bench::{Launch, Postgres, Process, Redis};
 use tempfile::TempDir;
 
 use crate::Arguments;
 use crate::cases::{Base, Setup};
-use crate::counters::Watch;
+use crate::counters::{self, Watch};
 use crate::filled::{self, Half};
+use crate::report::Machine;
 
 /// What tokens are tagged with, here where they are of no worth.
 const SECRET: &str = "for-measurements-alone-and-of-no-worth-elsewhere";
@@ -55,6 +55,7 @@ pub(crate) struct Stand<'a> {
     pub(crate) process: Process,
     pub(crate) server: Side,
     pub(crate) floor: Option<(Listener, Side)>,
+    pub(crate) peer: Option<(Listener, Side)>,
     pub(crate) watch: Watch<'a>,
 }
 
@@ -123,8 +124,9 @@ impl Stage {
         database
     }
 
-    /// Starts the server in a setup.
-    pub(crate) fn stand(&mut self, setup: Setup) -> Stand<'_> {
+    /// Starts the server in a setup, and the peer where it is wanted and can be had.
+    pub(crate) fn stand(&mut self, setup: Setup, with_peer: bool) -> Stand<'_> {
+        let peer = with_peer.then(|| self.peer(setup.algorithm)).flatten();
         let algorithm = setup.algorithm;
         let name = format!("{algorithm}{}", if setup.tls { "_tls" } else { "" }).to_lowercase();
         let launch = self.launch(&name).set("tokens.algorithm", algorithm);
@@ -155,6 +157,7 @@ impl Stage {
                     process,
                     server: Side { url, tokens: database.tokens, ca },
                     floor,
+                    peer,
                 }
             }
             Base::Sqlite => {
@@ -164,8 +167,61 @@ impl Stage {
                 let lines: Vec<_> = (0..ASKED_FOR).map(|_| open_session(&url)).collect();
                 fs::write(&tokens, lines.join("\n")).unwrap();
                 let watch = Watch::new(process.id(), None, None);
-                Stand { process, server: Side { url, tokens, ca }, floor: None, watch }
+                Stand { process, server: Side { url, tokens, ca }, floor: None, peer, watch }
             }
+        }
+    }
+}
+
+/// Where the peer's program is.
+const PEER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peer");
+
+impl Stage {
+    /// Another token server, where Node.js is there to run it.
+    fn peer(&self, algorithm: &str) -> Option<(Listener, Side)> {
+        let folder = self.folder.path().join("peer");
+        if !folder.is_dir() {
+            fs::create_dir(&folder).unwrap();
+            for entry in fs::read_dir(PEER).into_iter().flatten().flatten() {
+                if entry.path().is_file() {
+                    fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
+                }
+            }
+            let mut npm = Command::new("npm");
+            npm.args(["install", "--no-audit", "--no-fund", "--ignore-scripts"]);
+            let installed = npm.current_dir(&folder).output();
+            if !installed.is_ok_and(|output| output.status.success()) {
+                eprintln!("bench: no peer, since npm is not there or cannot install it");
+            }
+        }
+        if !folder.join("node_modules").is_dir() {
+            return None;
+        }
+        let mut node = Command::new("node");
+        node.args(["server.js", "--algorithm", algorithm]).current_dir(&folder);
+        let listener = Listener::start(node);
+        let tokens = folder.join(format!("{algorithm}.tokens"));
+        let (status, lines) = get(&listener.url, &format!("/seed?count={ASKED_FOR}"));
+        assert_eq!(status, 200, "{lines}");
+        fs::write(&tokens, lines).unwrap();
+        let url = listener.url.clone();
+        Some((listener, Side { url, tokens, ca: None }))
+    }
+
+    /// How many cores and how much memory there is, and what runs on them.
+    pub(crate) fn machine(&self) -> Machine {
+        let read = |file| fs::read_to_string(file).unwrap_or_default();
+        let memory = read("/proc/meminfo");
+        let kib = memory.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok());
+        let mut conn = redis::Client::open(self.redis.url()).unwrap().get_connection().unwrap();
+        let info: String = redis::cmd("INFO").arg("server").query(&mut conn).unwrap();
+        let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
+        Machine {
+            cores: std::thread::available_parallelism().unwrap().get(),
+            memory_mib: kib.unwrap_or(0) / 1024,
+            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            postgres: counters::version(&self.postgres.url()),
+            redis: version.unwrap_or_default().to_owned(),
         }
     }
 }
@@ -179,14 +235,14 @@ fn open_session(url: &str) -> String {
 
 /// `GET path`, without TLS: the status code and the body.
 pub(crate) fn get(url: &str, path: &str) -> (u16, String) {
-    let host = url.trim_start_matches("http://");
-    let mut stream = TcpStream::connect(host).unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    let target = Target::new(url, None);
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", target.authority());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+    runtime.block_on(async {
+        let mut wire = Wire::open(&target).await.unwrap();
+        let reply = wire.ask(request.as_bytes()).await.unwrap();
+        (reply.status, String::from_utf8(reply.body.to_vec()).unwrap())
+    })
 }
 
 /// A process of another kind that says where it listens. It is killed when this
@@ -200,9 +256,9 @@ impl Listener {
     pub(crate) fn start(mut command: Command) -> Self {
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let mut listener = Self { child, url: String::new() };
-        let mut out = std::io::BufReader::new(listener.child.stdout.take().unwrap());
+        let mut out = BufReader::new(listener.child.stdout.take().unwrap());
         let mut line = String::new();
-        while std::io::BufRead::read_line(&mut out, &mut line).unwrap() > 0 {
+        while out.read_line(&mut line).unwrap() > 0 {
             if let Some((_, url)) = line.split_once(" listens on ") {
                 listener.url = url.trim().to_owned();
                 // Whatever else it says is read, so that it never waits for a reader.
