@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use matchbook_bench::Launch;
 use serde::Serialize;
 
-use crate::Arguments;
 use crate::cases::{Base, Setup};
 use crate::counters::memory;
 use crate::measure::Load;
 use crate::report::Spread;
 use crate::stage::{Stage, get};
+use crate::{Arguments, binary};
 
 /// How often each kind of start is measured.
 const STARTS: usize = 7;
@@ -104,7 +104,7 @@ pub(crate) fn memory_of(arguments: &Arguments, load: &Path, stage: &mut Stage) -
 
 /// Runs the comparison of clients: the ratio that it prints.
 pub(crate) fn client_ratio(arguments: &Arguments) -> Option<f64> {
-    let binary = arguments.binary(arguments.client.as_ref(), "client");
+    let binary = binary(arguments.client.as_ref(), "client");
     if !binary.is_file() {
         eprintln!("bench: {} is not there", binary.display());
         return None;

@@ -50,7 +50,8 @@ pub(crate) struct Arguments {
     /// million rotations to watch the memory over.
     #[arg(long)]
     large: bool,
-    /// A smoke run: each case once, for a second, with 16 connections.
+    /// A smoke run: each case once, for a second, with 16 connections. What it
+    /// measures is of no worth.
     #[arg(long)]
     quick: bool,
     /// The server's binary; it and the others are looked for beside this one.
@@ -86,9 +87,13 @@ impl Arguments {
         if self.quick { 1.0 } else { self.seconds }
     }
 
+    fn warmup(&self) -> f64 {
+        if self.quick { 0.5 } else { self.warmup }
+    }
+
     fn run_time(&self) -> Duration {
         // A little goes by between runs.
-        Duration::from_secs_f64(self.seconds() + self.warmup + 0.3)
+        Duration::from_secs_f64(self.seconds() + self.warmup() + 0.3)
     }
 
     fn connections(&self) -> Vec<usize> {
@@ -102,11 +107,11 @@ impl Arguments {
         }
         sessions
     }
+}
 
-    /// A binary that was named, or that lies beside this one.
-    fn binary(&self, named: Option<&PathBuf>, name: &str) -> PathBuf {
-        named.cloned().unwrap_or_else(|| std::env::current_exe().unwrap().with_file_name(name))
-    }
+/// A binary that was named, or that lies beside this one.
+pub(crate) fn binary(named: Option<&PathBuf>, name: &str) -> PathBuf {
+    named.cloned().unwrap_or_else(|| std::env::current_exe().unwrap().with_file_name(name))
 }
 
 /// Where results are written to.
@@ -129,7 +134,7 @@ fn measure(arguments: &Arguments) -> Report {
     if arguments.sessions().iter().any(|sessions| *sessions >= LARGE) {
         eprintln!("bench: filling in 10 million sessions takes some minutes and 8 GB of disk");
     }
-    let load = arguments.binary(arguments.load.as_ref(), "load");
+    let load = binary(arguments.load.as_ref(), "load");
     let mut stage = Stage::new(arguments);
     let runs = measure::all(arguments, &load, &mut stage);
     let wants = |name| arguments.wants(name).then(|| eprintln!("bench: {name}"));

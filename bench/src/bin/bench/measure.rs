@@ -114,6 +114,9 @@ pub(crate) fn all(arguments: &Arguments, load: &Path, stage: &mut Stage) -> Vec<
             let (at, of) = (done + 1, cases.len());
             let connections = case.connections;
             eprintln!("bench: case {at} of {of}, {minutes} min left: {case} at {connections}");
+            if case.rivals == [Rival::Peer] && stand.peer.is_none() {
+                continue;
+            }
             for round in 0..arguments.rounds() {
                 let last = round + 1 == arguments.rounds();
                 let turn = Turn { arguments, load, case, round, last };
@@ -197,7 +200,7 @@ impl Turn<'_> {
         command.args(["--target", &side.url, "--work", work, "--wait"]);
         command.args(["--connections", &case.connections.to_string()]);
         command.args(["--seconds", &arguments.seconds().to_string()]);
-        command.args(["--warmup", &arguments.warmup.to_string()]);
+        command.args(["--warmup", &arguments.warmup().to_string()]);
         command.arg("--tokens").arg(&side.tokens);
         if let Some(ca) = &side.ca {
             command.arg("--ca").arg(ca);

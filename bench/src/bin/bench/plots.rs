@@ -11,6 +11,11 @@ use crate::report::{Medians, Report, Row};
 type Drawn = Result<(), Box<dyn Error>>;
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
+/// A line: its name, its colour, and where it is.
+type Side = (&'static str, RGBColor, fn(&Row) -> Option<f64>);
+/// A part of a bar: its name, its colour, and how long it is.
+type Part = (&'static str, RGBColor, fn(&Medians) -> f64);
+
 const ALGORITHMS: [&str; 3] = ["RS256", "ES256", "EdDSA"];
 
 const BLUE: RGBColor = RGBColor(0x2a, 0x6f, 0xbb);
@@ -34,7 +39,7 @@ fn throughput(rows: &[&Row], file: &Path) -> Drawn {
     let area = SVGBackend::new(file, (1080, 380)).into_drawing_area();
     area.fill(&WHITE)?;
     let area = area.titled("Refreshes a second, by connections", (FONT, 22))?;
-    let rivals = rows.iter().flat_map(|row| row.rivals.first());
+    let rivals = rows.iter().filter_map(|row| row.rivals.first());
     let all = rows.iter().map(|row| row.matchbook.per_second.highest);
     let highest = all.chain(rivals.map(|rival| rival.medians.per_second.highest));
     let highest = highest.fold(1.0, f64::max) * 1.05;
@@ -71,15 +76,12 @@ fn throughput_of(panel: &Area<'_>, algorithm: &str, rows: &[&Row], highest: f64)
         .y_label_formatter(&|value| format!("{value:.0}"))
         .label_style((FONT, 13))
         .draw()?;
-    let floor = |row: &Row| row.rivals.first().map(|rival| rival.medians.clone());
-    let ours = |row: &Row| Some(row.matchbook.clone());
-    let sides: [(&str, RGBColor, &dyn Fn(&Row) -> Option<Medians>); 2] =
-        [("floor", GREY, &floor), ("Matchbook", BLUE, &ours)];
+    let floor = |row: &Row| row.rivals.first().map(|rival| rival.medians.per_second.median);
+    let ours = |row: &Row| Some(row.matchbook.per_second.median);
+    let sides: [Side; 2] = [("floor", GREY, floor), ("Matchbook", BLUE, ours)];
     for (name, colour, side) in sides {
-        let points: Vec<(i32, f64)> = (0..)
-            .zip(rows)
-            .filter_map(|(index, row)| Some((index, side(row)?.per_second.median)))
-            .collect();
+        let points: Vec<(i32, f64)> =
+            (0..).zip(rows).filter_map(|(index, row)| Some((index, side(row)?))).collect();
         let line = LineSeries::new(points.iter().copied(), colour.stroke_width(2));
         chart
             .draw_series(line)?
@@ -138,7 +140,7 @@ fn cpu(rows: &[&Row], file: &Path) -> Drawn {
         .y_label_formatter(&|value| format!("{value:.0}"))
         .label_style((FONT, 13))
         .draw()?;
-    let parts: [(&str, RGBColor, fn(&Medians) -> f64); 3] = [
+    let parts: [Part; 3] = [
         ("server", BLUE, |medians| medians.server_cpu_us),
         ("PostgreSQL", ORANGE, |medians| medians.postgres_cpu_us),
         ("Redis", GREEN, |medians| medians.redis_cpu_us),

@@ -281,10 +281,12 @@ impl fmt::Display for Report {
             "{cores} cores, {memory_mib} MiB, Linux {kernel}, PostgreSQL {postgres}, Redis {redis}"
         )?;
         if !self.rows.is_empty() {
+            writeln!(f, "\n{:103}processor's time for each request, µs", "")?;
+            let (ratio, p50, p99) = ("ratio to it (lowest to highest)", "p50 ms", "p99 ms");
             writeln!(
                 f,
-                "\n{:<34} {:>5} {:>8} {:>8}  {:<22} {:>8} {:>8}  {:>18}",
-                "case", "conn", "req/s", "p50 ms", "", "p99 ms", "", "CPU µs s/PG/Redis"
+                "{:<36} {:>5} {:>8}  {ratio:<31} {p50:>8} {p99:>8} {:>8} {:>10} {:>5}",
+                "case", "conn.", "req/s", "server", "PostgreSQL", "Redis"
             )?;
         }
         for row in &self.rows {
@@ -337,7 +339,7 @@ fn write_side(
     let Medians { per_second, p50_us, p99_us, .. } = medians;
     writeln!(
         f,
-        "{name:<34} {connections:>5} {:>8.0} {ratio:<22} {:>8.2} {:>8.2} {:>7.0} {:>6.0} {:>6.0}",
+        "{name:<36} {connections:>5} {:>8.0}  {ratio:<31} {:>8.2} {:>8.2} {:>8.0} {:>10.0} {:>5.0}",
         per_second.median,
         p50_us / 1000.0,
         p99_us / 1000.0,

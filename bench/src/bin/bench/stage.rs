@@ -11,11 +11,11 @@ use matchbook_bench::load::{Target, Wire, field};
 use matchbook_bench::{Launch, Postgres, Process, Redis};
 use tempfile::TempDir;
 
-use crate::Arguments;
 use crate::cases::{Base, Setup};
 use crate::counters::{self, Watch};
 use crate::filled::{self, Half};
 use crate::report::Machine;
+use crate::{Arguments, binary};
 
 /// What tokens are tagged with, here where they are of no worth.
 const SECRET: &str = "for-measurements-alone-and-of-no-worth-elsewhere";
@@ -75,11 +75,11 @@ impl Stage {
             ("fsync", "on"),
             ("synchronous_commit", "on"),
         ];
-        let floor = arguments.binary(arguments.floor.as_ref(), "floor");
+        let floor = binary(arguments.floor.as_ref(), "floor");
         Self {
             postgres: Postgres::with(&settings, &[]),
             redis: Redis::new(),
-            server: arguments.binary(arguments.server.as_ref(), "matchbook-server"),
+            server: binary(arguments.server.as_ref(), "matchbook-server"),
             floor: floor.is_file().then_some(floor),
             databases: HashMap::new(),
             folder,
@@ -260,7 +260,7 @@ impl Listener {
         let mut line = String::new();
         while out.read_line(&mut line).unwrap() > 0 {
             if let Some((_, url)) = line.split_once(" listens on ") {
-                listener.url = url.trim().to_owned();
+                url.trim().clone_into(&mut listener.url);
                 // Whatever else it says is read, so that it never waits for a reader.
                 std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
                 return listener;
