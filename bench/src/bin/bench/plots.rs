@@ -39,23 +39,23 @@ fn throughput(rows: &[&Row], file: &Path) -> Drawn {
     let area = SVGBackend::new(file, (1080, 380)).into_drawing_area();
     area.fill(&WHITE)?;
     let area = area.titled("Refreshes a second, by connections", (FONT, 22))?;
-    let rivals = rows.iter().filter_map(|row| row.rivals.first());
-    let all = rows.iter().map(|row| row.matchbook.per_second.highest);
-    let highest = all.chain(rivals.map(|rival| rival.medians.per_second.highest));
-    let highest = highest.fold(1.0, f64::max) * 1.05;
     for (panel, algorithm) in area.split_evenly((1, ALGORITHMS.len())).iter().zip(ALGORITHMS) {
         let rows: Vec<&Row> =
             rows.iter().filter(|row| row.algorithm == algorithm).copied().collect();
         if !rows.is_empty() {
-            throughput_of(panel, algorithm, &rows, highest)?;
+            throughput_of(panel, algorithm, &rows)?;
         }
     }
     area.present()?;
     Ok(())
 }
 
-fn throughput_of(panel: &Area<'_>, algorithm: &str, rows: &[&Row], highest: f64) -> Drawn {
+fn throughput_of(panel: &Area<'_>, algorithm: &str, rows: &[&Row]) -> Drawn {
     let last = i32::try_from(rows.len())? - 1;
+    let rivals = rows.iter().filter_map(|row| row.rivals.first()).map(|rival| &rival.medians);
+    let all = rows.iter().map(|row| &row.matchbook).chain(rivals);
+    // Room above for the legend.
+    let highest = all.map(|medians| medians.per_second.median).fold(1.0, f64::max) * 1.25;
     let mut chart = ChartBuilder::on(panel)
         .caption(algorithm, (FONT, 18))
         .margin(8)
@@ -91,7 +91,7 @@ fn throughput_of(panel: &Area<'_>, algorithm: &str, rows: &[&Row], highest: f64)
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::LowerRight)
+        .position(SeriesLabelPosition::UpperLeft)
         .background_style(WHITE.mix(0.85))
         .label_font((FONT, 13))
         .draw()?;
