@@ -10,8 +10,6 @@ use std::process::exit;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use clap::Parser;
 use matchbook_bench::load::{Reply, Target, Wire, field};
 use tokio::task::LocalSet;
@@ -24,7 +22,7 @@ struct Arguments {
     /// Where the server is: `http://127.0.0.1:5001`.
     #[arg(long)]
     target: String,
-    /// What is asked: refresh, keyed, repeat, user, token, oauth or get:/path.
+    /// What is asked: refresh, keyed, repeat, user, token, oauth or `get:/path`.
     #[arg(long)]
     work: Work,
     /// Another path than the usual one.
@@ -130,7 +128,7 @@ async fn run(arguments: Arguments) {
         "max_us": micros(times.last().copied().unwrap_or_default()),
         "cpu_us": cpu_us(),
     });
-    writeln!(std::io::stdout(), "{result}").unwrap();
+    println!("{result}");
 }
 
 /// Has all clients work for some time. Each finishes what it has begun, so that
@@ -233,10 +231,7 @@ impl Client {
         let wire = Wire::open(&target).await;
         let wire = wire.unwrap_or_else(|error| wrong("a connection", &error));
         let host = target.authority();
-        let mut host = format!("Host: {host}\r\nUser-Agent: matchbook-load\r\n");
-        if let Some(client) = &arguments.oauth_client {
-            host += &format!("Authorization: Basic {}\r\n", STANDARD.encode(client));
-        }
+        let host = format!("Host: {host}\r\nUser-Agent: matchbook-load\r\n");
         Self {
             arguments: arguments.clone(),
             tokens: tokens.clone(),
@@ -327,7 +322,12 @@ impl Client {
     async fn refresh_oauth(&mut self) {
         let path = self.path("/token").to_owned();
         let token = self.tokens.lines.borrow()[self.line].clone();
-        self.post(&path, "", &format!("grant_type=refresh_token&refresh_token={token}"));
+        let client = self.arguments.oauth_client.as_deref().unwrap_or_default();
+        let (id, secret) = client.split_once(':').unwrap_or((client, ""));
+        let form = format!(
+            "grant_type=refresh_token&refresh_token={token}&client_id={id}&client_secret={secret}"
+        );
+        self.post(&path, "", &form);
         let reply = exchange(&mut self.wire, &self.request).await;
         let next = field(reply.body, "refresh_token");
         let (Some(next), Some(_), 200) = (next, field(reply.body, "access_token"), reply.status)

@@ -1,0 +1,373 @@
+//! What the runs come to: medians, ratios, and whether that is enough.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::extras::{Memory, Startup};
+use crate::measure::{MATCHBOOK, Run};
+
+/// All that was measured.
+#[derive(Serialize)]
+pub(crate) struct Report {
+    pub(crate) machine: Machine,
+    pub(crate) rows: Vec<Row>,
+    pub(crate) startups: Vec<Startup>,
+    pub(crate) memory: Option<Memory>,
+    /// The client's requests a second, of plain awc's.
+    pub(crate) client_ratio: Option<f64>,
+    pub(crate) gates: Vec<Gate>,
+    pub(crate) runs: Vec<Run>,
+}
+
+/// What it was measured on.
+#[derive(Serialize)]
+pub(crate) struct Machine {
+    pub(crate) cores: usize,
+    pub(crate) memory_mib: u64,
+    pub(crate) kernel: String,
+    pub(crate) postgres: String,
+    pub(crate) redis: String,
+}
+
+/// The medians of one case with one number of connections.
+#[derive(Serialize)]
+pub(crate) struct Row {
+    pub(crate) name: &'static str,
+    pub(crate) case: String,
+    pub(crate) algorithm: &'static str,
+    pub(crate) sessions: Option<u64>,
+    pub(crate) cold: bool,
+    pub(crate) connections: usize,
+    pub(crate) matchbook: Medians,
+    pub(crate) rivals: Vec<Comparison>,
+}
+
+/// The medians of one side.
+#[derive(Serialize, Clone)]
+pub(crate) struct Medians {
+    pub(crate) per_second: Spread,
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: f64,
+    pub(crate) load_cpu_us: f64,
+    pub(crate) server_cpu_us: f64,
+    pub(crate) postgres_cpu_us: f64,
+    pub(crate) redis_cpu_us: f64,
+    pub(crate) wal_bytes: f64,
+    pub(crate) statements: f64,
+    pub(crate) redis_commands: f64,
+    pub(crate) hot_share: Option<f64>,
+    pub(crate) peak_rss_kib: u64,
+}
+
+/// One that the server is compared with.
+#[derive(Serialize)]
+pub(crate) struct Comparison {
+    pub(crate) with: String,
+    pub(crate) medians: Medians,
+    /// The server's requests a second, of the rival's of the same round.
+    pub(crate) ratio: Spread,
+    /// The same of the median times.
+    pub(crate) p50_ratio: Spread,
+}
+
+/// A median, and the lowest and highest.
+#[derive(Serialize, Clone, Copy)]
+pub(crate) struct Spread {
+    pub(crate) median: f64,
+    pub(crate) lowest: f64,
+    pub(crate) highest: f64,
+}
+
+/// Something that is to hold.
+#[derive(Serialize)]
+pub(crate) struct Gate {
+    pub(crate) what: String,
+    pub(crate) limit: String,
+    /// `None`: not measured.
+    pub(crate) measured: Option<f64>,
+    pub(crate) met: Option<bool>,
+}
+
+impl Spread {
+    /// Of values of which there is at least one.
+    pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Self {
+        let mut values: Vec<f64> = values.into_iter().collect();
+        values.sort_by(f64::total_cmp);
+        let (lowest, highest) = (values[0], values[values.len() - 1]);
+        let middle = values.len() / 2;
+        let median = match values.len() % 2 {
+            0 => f64::midpoint(values[middle - 1], values[middle]),
+            _ => values[middle],
+        };
+        Self { median, lowest, highest }
+    }
+}
+
+impl Medians {
+    fn of(runs: &[&Run]) -> Self {
+        let median = |value: fn(&Run) -> f64| Spread::of(runs.iter().map(|run| value(run))).median;
+        Self {
+            per_second: Spread::of(runs.iter().map(|run| run.per_second)),
+            p50_us: median(|run| run.p50_us),
+            p99_us: median(|run| run.p99_us),
+            load_cpu_us: median(|run| run.load_cpu_us),
+            server_cpu_us: median(|run| run.server_cpu_us),
+            postgres_cpu_us: median(|run| run.postgres_cpu_us),
+            redis_cpu_us: median(|run| run.redis_cpu_us),
+            wal_bytes: median(|run| run.wal_bytes),
+            statements: median(|run| run.statements),
+            redis_commands: median(|run| run.redis_commands),
+            hot_share: runs.iter().find_map(|run| run.hot_share),
+            peak_rss_kib: runs.iter().map(|run| run.peak_rss_kib).max().unwrap_or(0),
+        }
+    }
+}
+
+/// The rows that runs come to, in their order.
+pub(crate) fn rows(runs: &[Run]) -> Vec<Row> {
+    let same = |one: &Run, next: &Run| one.case == next.case;
+    runs.chunk_by(same).map(row).collect()
+}
+
+fn row(runs: &[Run]) -> Row {
+    let case = &runs[0].case;
+    let side = |side: &str| runs.iter().filter(|run| run.side == side).collect::<Vec<_>>();
+    let ours = side(MATCHBOOK);
+    let mut rivals: Vec<Comparison> = Vec::new();
+    for run in runs.iter().filter(|run| run.side != MATCHBOOK && run.round == 0) {
+        let theirs = side(&run.side);
+        let ratio = |value: fn(&Run) -> f64| {
+            Spread::of(ours.iter().zip(&theirs).map(|(our, their)| value(our) / value(their)))
+        };
+        rivals.push(Comparison {
+            with: run.side.clone(),
+            medians: Medians::of(&theirs),
+            ratio: ratio(|run| run.per_second),
+            p50_ratio: ratio(|run| run.p50_us),
+        });
+    }
+    Row {
+        name: case.name,
+        case: case.to_string(),
+        algorithm: case.setup.algorithm,
+        sessions: case.setup.base.sessions(),
+        cold: case.cold,
+        connections: case.connections,
+        matchbook: Medians::of(&ours),
+        rivals,
+    }
+}
+
+impl Report {
+    /// Fills in what is to hold, and whether it does.
+    pub(crate) fn judge(&mut self) {
+        let mut gates = Vec::new();
+        for algorithm in ["RS256", "ES256", "EdDSA"] {
+            for connections in [16, 64] {
+                let ratio = self.ratio("refresh", algorithm, connections, "floor /refresh");
+                let what = format!("refresh {algorithm} at {connections}, of floor /refresh");
+                gates.push(Gate::at_least(what, 0.8, ratio));
+            }
+        }
+        let ratio = self.ratio("peer", "ES256", 16, "oidc-provider");
+        gates.push(Gate::at_least("refresh ES256 at 16, of oidc-provider".to_owned(), 6.0, ratio));
+        for (algorithm, connections) in [("RS256", 16), ("RS256", 64), ("ES256", 16)] {
+            for path in ["/user", "/cached"] {
+                let ratio = self.ratio("user", algorithm, connections, &format!("floor {path}"));
+                let what = format!("user {algorithm} at {connections}, of floor {path}");
+                gates.push(Gate::at_least(what, 0.8, ratio));
+            }
+        }
+        let most = |name, value: fn(&Medians) -> f64| {
+            let rows = self.rows.iter().filter(|row| row.name == name);
+            rows.map(|row| value(&row.matchbook)).reduce(f64::max)
+        };
+        let statements = most("refresh", |medians| medians.statements);
+        gates.push(Gate::at_most("SQL statements for each refresh".to_owned(), 1.02, statements));
+        for name in ["refresh", "user"] {
+            let commands = most(name, |medians| medians.redis_commands);
+            gates.push(Gate::at_most(format!("Redis commands for each {name}"), 1.02, commands));
+        }
+        for algorithm in ["RS256", "ES256", "EdDSA"] {
+            let single = self.comparison("refresh", algorithm, 1, "floor /single");
+            let what = format!("p50 of refresh {algorithm} at 1, of floor /single's");
+            gates.push(Gate::at_most(what, 1.1, single.map(|single| single.p50_ratio.median)));
+        }
+        for cold in [false, true] {
+            let what = format!("p99 with most sessions, of that with fewest{}", among(cold));
+            gates.push(Gate::at_most(what, 1.3, self.growth_of_p99(cold)));
+        }
+        let refreshes = self.rows.iter().filter(|row| row.name == "refresh");
+        let hot = refreshes.filter_map(|row| row.matchbook.hot_share).reduce(f64::min);
+        gates.push(Gate::at_least("share of HOT updates".to_owned(), 0.99, hot));
+        let crowd = self.rows.iter().filter(|row| row.connections == 256);
+        let peaks = crowd.map(|row| row.matchbook.peak_rss_kib);
+        let peak = peaks.chain(self.memory.iter().map(|memory| memory.peak_kib)).max();
+        let what = "peak memory at 256 connections, MiB".to_owned();
+        gates.push(Gate::at_most(what, 64.0, peak.map(mib)));
+        let grown =
+            self.memory.as_ref().map(|memory| mib(memory.after_kib) - mib(memory.before_kib));
+        let rotations = self.memory.as_ref().map_or(0, |memory| memory.rotations);
+        let what = format!("memory grown over {rotations} rotations, MiB");
+        gates.push(Gate::at_most(what, 4.0, grown));
+        for startup in &self.startups {
+            let what = format!("milliseconds until ready, {}", startup.what);
+            gates.push(Gate::at_most(what, 300.0, Some(startup.millis.median)));
+        }
+        let what = "requests by the client's session, of plain awc's".to_owned();
+        gates.push(Gate::at_least(what, 0.95, self.client_ratio));
+        self.gates = gates;
+    }
+
+    /// Whether something that was measured does not hold.
+    pub(crate) fn falls_short(&self) -> bool {
+        self.gates.iter().any(|gate| gate.met == Some(false))
+    }
+
+    fn comparison(
+        &self,
+        name: &str,
+        algorithm: &str,
+        connections: usize,
+        with: &str,
+    ) -> Option<&Comparison> {
+        let fits = |row: &&Row| {
+            (row.name, row.algorithm, row.connections) == (name, algorithm, connections)
+        };
+        let row = self.rows.iter().find(fits)?;
+        row.rivals.iter().find(|rival| rival.with == with)
+    }
+
+    fn ratio(&self, name: &str, algorithm: &str, connections: usize, with: &str) -> Option<f64> {
+        Some(self.comparison(name, algorithm, connections, with)?.ratio.median)
+    }
+
+    fn growth_of_p99(&self, cold: bool) -> Option<f64> {
+        let sizes = self.rows.iter().filter(|row| row.name == "size" && row.cold == cold);
+        let few = sizes.clone().min_by_key(|row| row.sessions)?;
+        let many = sizes.max_by_key(|row| row.sessions)?;
+        let both = few.sessions != many.sessions;
+        both.then(|| many.matchbook.p99_us / few.matchbook.p99_us)
+    }
+}
+
+fn among(cold: bool) -> &'static str {
+    if cold { ", each refresh of another" } else { "" }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+fn mib(kib: u64) -> f64 {
+    kib as f64 / 1024.0
+}
+
+impl Gate {
+    fn at_least(what: String, limit: f64, measured: Option<f64>) -> Self {
+        let met = measured.map(|measured| measured >= limit);
+        Self { what, limit: format!("at least {limit}"), measured, met }
+    }
+
+    fn at_most(what: String, limit: f64, measured: Option<f64>) -> Self {
+        let met = measured.map(|measured| measured <= limit);
+        Self { what, limit: format!("at most {limit}"), measured, met }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Machine { cores, memory_mib, kernel, postgres, redis } = &self.machine;
+        writeln!(
+            f,
+            "{cores} cores, {memory_mib} MiB, Linux {kernel}, PostgreSQL {postgres}, Redis {redis}"
+        )?;
+        if !self.rows.is_empty() {
+            writeln!(f, "\n{:103}processor's time for each request, µs", "")?;
+            let (ratio, p50, p99) = ("ratio to it (lowest to highest)", "p50 ms", "p99 ms");
+            writeln!(
+                f,
+                "{:<36} {:>5} {:>8}  {ratio:<31} {p50:>8} {p99:>8} {:>8} {:>10} {:>5}",
+                "case", "conn.", "req/s", "server", "PostgreSQL", "Redis"
+            )?;
+        }
+        for row in &self.rows {
+            write_side(f, &row.case, row.connections, &row.matchbook, "")?;
+            for rival in &row.rivals {
+                let Spread { median, lowest, highest } = rival.ratio;
+                let ratio = format!("{median:.2} ({lowest:.2} to {highest:.2})");
+                write_side(
+                    f,
+                    &format!("  {}", rival.with),
+                    row.connections,
+                    &rival.medians,
+                    &ratio,
+                )?;
+            }
+        }
+        for Startup { what, millis } in &self.startups {
+            let Spread { median, lowest, highest } = millis;
+            writeln!(f, "ready {what}: {median:.0} ms ({lowest:.0} to {highest:.0})")?;
+        }
+        if let Some(Memory { peak_kib, before_kib, after_kib, rotations }) = &self.memory {
+            writeln!(
+                f,
+                "memory: at most {:.1} MiB with 256 connections; {:.1} MiB, and {:.1} MiB after \
+                 {rotations} more rotations",
+                mib(*peak_kib),
+                mib(*before_kib),
+                mib(*after_kib)
+            )?;
+        }
+        writeln!(f)?;
+        for Gate { what, limit, measured, met } in &self.gates {
+            if let (Some(measured), Some(met)) = (measured, met) {
+                let met = if *met { "met    " } else { "NOT met" };
+                writeln!(f, "{met}  {what}: {measured:.3}, {limit}")?;
+            }
+        }
+        let open = self.gates.iter().filter(|gate| gate.met.is_none()).count();
+        if open > 0 { writeln!(f, "not measured: {open} more") } else { Ok(()) }
+    }
+}
+
+fn write_side(
+    f: &mut fmt::Formatter<'_>,
+    name: &str,
+    connections: usize,
+    medians: &Medians,
+    ratio: &str,
+) -> fmt::Result {
+    let Medians { per_second, p50_us, p99_us, .. } = medians;
+    writeln!(
+        f,
+        "{name:<36} {connections:>5} {:>8.0}  {ratio:<31} {:>8.2} {:>8.2} {:>8.0} {:>10.0} {:>5.0}",
+        per_second.median,
+        p50_us / 1000.0,
+        p99_us / 1000.0,
+        medians.server_cpu_us,
+        medians.postgres_cpu_us,
+        medians.redis_cpu_us
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Gate, Spread};
+
+    #[test]
+    fn a_spread_has_the_value_in_the_middle() {
+        let spread = Spread::of([3.0, 1.0, 2.0]);
+        assert_eq!(
+            [spread.lowest, spread.median, spread.highest].map(f64::to_bits),
+            [1.0f64.to_bits(), 2.0f64.to_bits(), 3.0f64.to_bits()]
+        );
+        assert!((Spread::of([1.0, 2.0]).median - 1.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_was_not_measured_is_neither_met_nor_not_met() {
+        assert_eq!(Gate::at_least(String::new(), 0.8, Some(0.8)).met, Some(true));
+        assert_eq!(Gate::at_least(String::new(), 0.8, Some(0.79)).met, Some(false));
+        assert_eq!(Gate::at_most(String::new(), 0.8, Some(0.81)).met, Some(false));
+        assert_eq!(Gate::at_most(String::new(), 0.8, None).met, None);
+    }
+}
