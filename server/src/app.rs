@@ -104,7 +104,7 @@ pub async fn start(config: &Config) -> Result<Listening, Error> {
     let keys = KeyRing::open(store.clone(), derived.sealing, config.keys.clone()).await?;
     let keys = Arc::new(keys);
     let active = Arc::new(ActiveTokens::new(config.redis.as_ref(), store.clone()).await);
-    let lanes = store.clone().serve_lanes();
+    let lanes = store.clone().keep_lanes();
     let (sweeper, rotations) = Sweeper::new(store.clone(), config.policy, config.event_retention);
     let state = web::Data::new(State {
         store,

@@ -4,11 +4,11 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use aws_lc_rs::digest::{Context, SHA256};
 use aws_lc_rs::{constant_time, hmac};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use openssl::error::ErrorStack;
-use openssl::sha::{Sha256, sha256};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -74,7 +74,7 @@ impl SessionId {
     /// # Errors
     /// When the system has no randomness.
     pub fn new(now: Timestamp) -> Result<Self, ErrorStack> {
-        sorted_by_time(now).map(Self)
+        Ok(Self(sorted_by_time(now, &random()?)))
     }
 }
 
@@ -84,7 +84,7 @@ impl EventId {
     /// # Errors
     /// When the system has no randomness.
     pub fn new(now: Timestamp) -> Result<Self, ErrorStack> {
-        sorted_by_time(now).map(Self)
+        Ok(Self(sorted_by_time(now, &random()?)))
     }
 
     /// The id of the nth of several entries that are made at once.
@@ -101,9 +101,8 @@ impl EventId {
     }
 }
 
-fn sorted_by_time(now: Timestamp) -> Result<Uuid, ErrorStack> {
-    let random = random::<10>()?;
-    Ok(uuid::Builder::from_unix_timestamp_millis(now.as_unix_millis(), &random).into_uuid())
+fn sorted_by_time(now: Timestamp, random: &[u8; 10]) -> Uuid {
+    uuid::Builder::from_unix_timestamp_millis(now.as_unix_millis(), random).into_uuid()
 }
 
 fn random<const N: usize>() -> Result<[u8; N], ErrorStack> {
@@ -153,18 +152,14 @@ impl Secret {
     /// What the database keeps of it.
     #[must_use]
     pub fn digest(&self) -> Digest {
-        Digest(sha256(&self.0))
+        Digest::of(&[&self.0])
     }
 
     /// What the database keeps of an attempt to rotate this secret: tells
     /// nothing of the key without the secret, however short the key is.
     #[must_use]
     pub fn attempt(&self, key: &AttemptKey) -> Digest {
-        let mut hash = Sha256::new();
-        hash.update(b"attempt");
-        hash.update(&self.0);
-        hash.update(key.0.as_bytes());
-        Digest(hash.finish())
+        Digest::of(&[b"attempt", &self.0, key.0.as_bytes()])
     }
 }
 
@@ -214,6 +209,16 @@ impl AttemptKey {
 pub struct Digest([u8; 32]);
 
 impl Digest {
+    fn of(parts: &[&[u8]]) -> Self {
+        let mut context = Context::new(&SHA256);
+        for part in parts {
+            context.update(part);
+        }
+        let mut digest = [0; 32];
+        digest.copy_from_slice(context.finish().as_ref());
+        Self(digest)
+    }
+
     /// Whether the database stored this.
     #[must_use]
     pub fn is(&self, stored: &[u8]) -> bool {
@@ -345,7 +350,13 @@ impl Dice {
     /// # Errors
     /// When the system has no randomness.
     pub fn throw(now: Timestamp) -> Result<Self, ErrorStack> {
-        Ok(Self { salt: Salt(random()?), access: AccessId::random(), event: EventId::new(now)? })
+        // In one go: asking costs more than what is asked for.
+        let random: [u8; 42] = random()?;
+        let (mut salt, mut event) = ([0; 32], [0; 10]);
+        salt.copy_from_slice(&random[..32]);
+        event.copy_from_slice(&random[32..]);
+        let event = EventId(sorted_by_time(now, &event));
+        Ok(Self { salt: Salt(salt), access: AccessId::random(), event })
     }
 }
 

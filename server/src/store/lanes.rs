@@ -3,22 +3,29 @@
 //!
 //! Sessions are spread over lanes by their ids, and a lane has one batch under way
 //! at a time, so that two batches never wait for each other's rows. Whoever finds
-//! a lane free goes by itself, at once; those who come meanwhile go together
-//! after it. Nobody waits for a batch to fill.
+//! a lane free has the turn: what is queued goes to the database at once, and
+//! what comes meanwhile after it, until nobody waits. Nobody waits for a batch
+//! to fill.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use diesel::QueryResult;
+use futures_util::future::join_all;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 
 use super::sessions::{Advance, Advanced, advance, advance_all};
-use super::{Error, Store};
+use super::{Conn, Error, Store};
 use crate::token::SessionId;
 
 /// The most rotations in one statement: enough to make the commit cheap, and few
 /// enough that those who queue behind it do not notice.
 const LARGEST_BATCH: usize = 128;
+
+/// For how long a turn keeps its connection while others queue.
+const LONGEST_TURN: Duration = Duration::from_millis(50);
 
 type Outcome = Result<Option<Advanced>, Error>;
 
@@ -28,15 +35,16 @@ pub(super) struct Lanes(Vec<Lane>);
 #[derive(Default)]
 struct Lane {
     queue: Mutex<Queue>,
-    /// Told when those who wait have nobody to go before them.
+    /// Told where a turn was cut short while others wait.
     left: Notify,
 }
 
 #[derive(Default)]
 struct Queue {
     waiting: Vec<Waiting>,
-    /// Whether a batch is under way.
-    taken: bool,
+    /// The number of the turn under way.
+    turn: Option<u64>,
+    turns: u64,
 }
 
 struct Waiting {
@@ -44,27 +52,29 @@ struct Waiting {
     tell: oneshot::Sender<Outcome>,
 }
 
-enum Place<'a> {
-    /// The lane was free.
-    First(Turn<'a>),
-    /// It goes with the next batch.
-    Queued(oneshot::Receiver<Outcome>),
-    /// Too many wait.
-    Full,
+impl Waiting {
+    /// Who has hung up is not told.
+    fn tell(self, outcome: Outcome) {
+        let _ = self.tell.send(outcome);
+    }
 }
 
-/// The lane is the holder's until this is dropped.
-struct Turn<'a>(&'a Lane);
+/// The right to take to the database what queues in a lane.
+struct Turn {
+    lanes: Arc<Lanes>,
+    lane: usize,
+    number: u64,
+}
 
 impl Lanes {
     pub(super) fn new(lanes: usize) -> Self {
         Self((0..lanes.max(1)).map(|_| Lane::default()).collect())
     }
 
-    fn of(&self, session: SessionId) -> &Lane {
+    fn of(&self, session: SessionId) -> usize {
         // Ids that were given out in a row are to be spread over all lanes.
         let mixed = session.0.as_u64_pair().1.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        &self.0[usize::try_from(mixed).unwrap_or(0) % self.0.len()]
+        usize::try_from(mixed).unwrap_or(0) % self.0.len()
     }
 
     /// How many wait.
@@ -79,20 +89,6 @@ impl Lane {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn enter(&self, advance: &Arc<Advance>, most: usize) -> Place<'_> {
-        let mut queue = self.queue();
-        if !queue.taken {
-            queue.taken = true;
-            return Place::First(Turn(self));
-        }
-        if queue.waiting.len() >= most {
-            return Place::Full;
-        }
-        let (tell, told) = oneshot::channel();
-        queue.waiting.push(Waiting { advance: advance.clone(), tell });
-        Place::Queued(told)
-    }
-
     /// Gives up waiting; `false` where its batch is under way.
     fn leave(&self, advance: &Arc<Advance>) -> bool {
         let mut queue = self.queue();
@@ -100,11 +96,32 @@ impl Lane {
         queue.waiting.retain(|waiting| !Arc::ptr_eq(&waiting.advance, advance));
         queue.waiting.len() < before
     }
+}
 
-    /// Those who go next, by id, none of them twice. The lane is free where
-    /// nobody waits.
+impl Queue {
+    /// A new turn, where somebody waits and none is under way.
+    fn turn(&mut self, lanes: &Arc<Lanes>, lane: usize) -> Option<Turn> {
+        if self.turn.is_some() || self.waiting.is_empty() {
+            return None;
+        }
+        self.turns += 1;
+        self.turn = Some(self.turns);
+        Some(Turn { lanes: lanes.clone(), lane, number: self.turns })
+    }
+}
+
+impl Turn {
+    fn lane(&self) -> &Lane {
+        &self.lanes.0[self.lane]
+    }
+
+    /// Those who go next, by id, none of them twice. The turn is over where there
+    /// are none.
     fn next(&self) -> Vec<Waiting> {
-        let mut queue = self.queue();
+        let mut queue = self.lane().queue();
+        if queue.turn != Some(self.number) {
+            return Vec::new();
+        }
         let mut sessions = HashSet::new();
         let fits = |waiting: &mut Waiting| {
             sessions.len() < LARGEST_BATCH && sessions.insert(waiting.advance.session)
@@ -112,18 +129,56 @@ impl Lane {
         let mut batch: Vec<Waiting> = queue.waiting.extract_if(.., fits).collect();
         // All who lock several rows do so in this order.
         batch.sort_unstable_by_key(|waiting| waiting.advance.session.0);
-        queue.taken = !batch.is_empty();
+        if batch.is_empty() {
+            queue.turn = None;
+        }
         batch
+    }
+
+    /// Takes batch after batch to the database. A batch that fails is left in
+    /// `failed`; nothing of it was done where the connection is sound.
+    fn serve(&self, conn: &mut Conn, failed: &Mutex<Vec<Waiting>>) -> QueryResult<()> {
+        let started = Instant::now();
+        while started.elapsed() < LONGEST_TURN {
+            let batch = self.next();
+            if batch.is_empty() {
+                break;
+            }
+            let advances: Vec<&Advance> = batch.iter().map(|waiting| &*waiting.advance).collect();
+            match advance_all(conn, &advances) {
+                Ok(rows) => {
+                    for (waiting, row) in batch.into_iter().zip(rows) {
+                        waiting.tell(Ok(row));
+                    }
+                }
+                Err(error) => {
+                    *failed.lock().unwrap_or_else(PoisonError::into_inner) = batch;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn is_over(&self) -> bool {
+        self.lane().queue().turn != Some(self.number)
+    }
+
+    /// Lets others have the lane.
+    fn end(&self) {
+        let mut queue = self.lane().queue();
+        if queue.turn == Some(self.number) {
+            queue.turn = None;
+            if !queue.waiting.is_empty() {
+                self.lane().left.notify_one();
+            }
+        }
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for Turn {
     fn drop(&mut self) {
-        let mut queue = self.0.queue();
-        queue.taken = !queue.waiting.is_empty();
-        if queue.taken {
-            self.0.left.notify_one();
-        }
+        self.end();
     }
 }
 
@@ -135,74 +190,74 @@ impl Store {
     /// # Errors
     /// As [`Store::run`].
     pub async fn advance(&self, next: Arc<Advance>) -> Result<Option<Advanced>, Error> {
-        let lane = self.lanes.of(next.session);
-        match lane.enter(&next, self.queue as usize) {
-            Place::First(turn) => {
-                let done = self.run(move |conn| advance(conn, &next)).await;
-                drop(turn);
-                done
+        let place = self.lanes.of(next.session);
+        let lane = &self.lanes.0[place];
+        let (tell, mut told) = oneshot::channel();
+        let turn = {
+            let mut queue = lane.queue();
+            if queue.waiting.len() >= self.queue as usize {
+                return Err(Error::Overloaded(self.queue));
             }
-            Place::Full => Err(Error::Overloaded(self.queue)),
-            Place::Queued(mut told) => {
-                if let Ok(told) = timeout(self.wait, &mut told).await {
-                    return told.unwrap_or(Err(Error::Interrupted));
-                }
-                if lane.leave(&next) {
-                    return Err(Error::Busy(self.wait));
-                }
-                match timeout(self.wait + self.timeout, told).await {
-                    Ok(told) => told.unwrap_or(Err(Error::Interrupted)),
-                    Err(_) => Err(Error::Silent(self.timeout)),
-                }
-            }
+            queue.waiting.push(Waiting { advance: next.clone(), tell });
+            queue.turn(&self.lanes, place)
+        };
+        if let Some(turn) = turn {
+            actix_rt::spawn(self.clone().serve(turn));
+        }
+        if let Ok(told) = timeout(self.wait, &mut told).await {
+            return told.unwrap_or(Err(Error::Interrupted));
+        }
+        if lane.leave(&next) {
+            return Err(Error::Busy(self.wait));
+        }
+        match timeout(self.wait + self.timeout, told).await {
+            Ok(told) => told.unwrap_or(Err(Error::Interrupted)),
+            Err(_) => Err(Error::Silent(self.timeout)),
         }
     }
 
-    /// Takes those who wait through their lanes, until it is dropped.
-    pub async fn serve_lanes(self) {
-        let lanes = 0..self.lanes.0.len();
-        futures_util::future::join_all(lanes.map(|lane| self.serve(lane))).await;
+    /// Takes over the turns of threads that stop, until it is dropped.
+    pub async fn keep_lanes(self) {
+        join_all((0..self.lanes.0.len()).map(|place| self.keep_lane(place))).await;
     }
 
-    async fn serve(&self, lane: usize) {
-        let lane = &self.lanes.0[lane];
+    async fn keep_lane(&self, place: usize) {
+        let lane = &self.lanes.0[place];
         loop {
             lane.left.notified().await;
-            loop {
-                let batch = lane.next();
-                if batch.is_empty() {
-                    break;
-                }
-                self.advance_batch(batch).await;
+            let turn = lane.queue().turn(&self.lanes, place);
+            if let Some(turn) = turn {
+                self.clone().serve(turn).await;
             }
         }
     }
 
-    async fn advance_batch(&self, batch: Vec<Waiting>) {
-        let advances: Vec<Arc<Advance>> =
-            batch.iter().map(|waiting| waiting.advance.clone()).collect();
-        let all = self.run(move |conn| {
-            let advances: Vec<&Advance> = advances.iter().map(AsRef::as_ref).collect();
-            advance_all(conn, &advances)
-        });
-        match all.await {
-            Ok(rows) => {
-                for (waiting, row) in batch.into_iter().zip(rows) {
-                    let _ = waiting.tell.send(Ok(row));
+    async fn serve(self, turn: Turn) {
+        let turn = Arc::new(turn);
+        while !turn.is_over() {
+            let failed = Arc::new(Mutex::new(Vec::new()));
+            let (serving, left) = (turn.clone(), failed.clone());
+            let served = self.run(move |conn| serving.serve(conn, &left)).await;
+            let Err(error) = served else { continue };
+            let batch = std::mem::take(&mut *failed.lock().unwrap_or_else(PoisonError::into_inner));
+            match error {
+                // It may have been the fault of one.
+                Error::Query(error) if batch.len() > 1 => {
+                    tracing::warn!(%error, rotations = batch.len(), "a batch failed: one by one");
+                    for waiting in batch {
+                        let next = waiting.advance.clone();
+                        waiting.tell(self.run(move |conn| advance(conn, &next)).await);
+                    }
                 }
-            }
-            // On a sound connection: nothing was changed, and it may have been the
-            // fault of one.
-            Err(Error::Query(error)) if batch.len() > 1 => {
-                tracing::warn!(%error, rotations = batch.len(), "a batch failed: one by one now");
-                for Waiting { advance: next, tell } in batch {
-                    let _ = tell.send(self.run(move |conn| advance(conn, &next)).await);
-                }
-            }
-            Err(error) => {
-                let error = Arc::new(error);
-                for waiting in batch {
-                    let _ = waiting.tell.send(Err(Error::Shared(error.clone())));
+                error => {
+                    // Where the database was not even asked, they are not asked for again.
+                    let batch = if batch.is_empty() { turn.next() } else { batch };
+                    let error = Arc::new(error);
+                    for waiting in batch {
+                        waiting.tell(Err(Error::Shared(error.clone())));
+                    }
+                    // What is still under way on a silent connection ends with its batch.
+                    turn.end();
                 }
             }
         }
