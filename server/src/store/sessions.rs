@@ -10,6 +10,7 @@ use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::sql_types::{Array, BigInt, Binary, Nullable, Text};
 
 use super::Conn;
+use super::connection::MultiBackend;
 use super::schema::sessions;
 use super::types::Address;
 use super::types::sql::{Id, IpAddress, PointInTime};
@@ -149,36 +150,90 @@ fn advance_from(
     secret_digest: &[u8],
     next: &Advance,
 ) -> QueryResult<Option<Advanced>> {
-    let live = sessions::table
-        .find(next.session)
-        .filter(sessions::generation.eq(generation))
-        .filter(sessions::secret_digest.eq(secret_digest))
-        .filter(sessions::ended_at.is_null())
-        .filter(sessions::idle_expires_at.gt(next.now))
-        .filter(sessions::expires_at.gt(next.now));
-    diesel::update(live)
-        .set((
-            sessions::generation.eq(next.generation.saturating_add(1)),
-            sessions::secret_digest.eq(next.successor.as_bytes()),
-            sessions::previous_digest.eq(next.presented.as_bytes()),
-            sessions::salt.eq(next.salt.as_ref().map(Salt::as_bytes)),
-            sessions::attempt_digest.eq(next.attempt.as_ref().map(Digest::as_bytes)),
-            sessions::rotated_at.eq(next.now),
-            sessions::access_jti.eq(next.access),
-            sessions::access_issued_at.eq(next.now),
-            sessions::access_until.eq(at_least!(next.access_until)),
-            sessions::idle_expires_at.eq(next.idle_expires_at),
-            sessions::user_agent.eq(next.user_agent.as_deref()),
-            sessions::ip.eq(next.ip.map(Address)),
-        ))
-        .returning((sessions::user_id, sessions::expires_at))
-        .get_result(conn)
-        .optional()
+    let one = AdvanceOne {
+        generation,
+        secret_digest,
+        next_generation: next.generation.saturating_add(1),
+        salt: next.salt.as_ref().map(Salt::as_bytes),
+        attempt: next.attempt.as_ref().map(Digest::as_bytes),
+        user_agent: next.user_agent.as_deref(),
+        ip: next.ip.map(Address),
+        next,
+    };
+    one.get_result(conn).optional()
 }
 
+/// [`advance`] for one. It is a type of its own so that diesel prepares it once on
+/// each connection: it does not with updates in its own language, nor with
+/// `sql_query`.
+struct AdvanceOne<'a> {
+    generation: i64,
+    secret_digest: &'a [u8],
+    next_generation: i64,
+    salt: Option<&'a [u8]>,
+    attempt: Option<&'a [u8]>,
+    user_agent: Option<&'a str>,
+    ip: Option<Address>,
+    next: &'a Advance,
+}
+
+impl QueryFragment<MultiBackend> for AdvanceOne<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, MultiBackend>) -> QueryResult<()> {
+        let next = self.next;
+        out.push_sql("UPDATE sessions SET generation = ");
+        out.push_bind_param::<BigInt, _>(&self.next_generation)?;
+        out.push_sql(", secret_digest = ");
+        out.push_bind_param::<Binary, [u8]>(next.successor.as_bytes())?;
+        out.push_sql(", previous_digest = ");
+        out.push_bind_param::<Binary, [u8]>(next.presented.as_bytes())?;
+        out.push_sql(", salt = ");
+        out.push_bind_param::<Nullable<Binary>, _>(&self.salt)?;
+        out.push_sql(", attempt_digest = ");
+        out.push_bind_param::<Nullable<Binary>, _>(&self.attempt)?;
+        out.push_sql(", rotated_at = ");
+        out.push_bind_param::<PointInTime, _>(&next.now)?;
+        out.push_sql(", access_jti = ");
+        out.push_bind_param::<Id, _>(&next.access)?;
+        out.push_sql(", access_issued_at = ");
+        out.push_bind_param::<PointInTime, _>(&next.now)?;
+        out.push_sql(", access_until = CASE WHEN access_until > ");
+        out.push_bind_param::<PointInTime, _>(&next.access_until)?;
+        out.push_sql(" THEN access_until ELSE ");
+        out.push_bind_param::<PointInTime, _>(&next.access_until)?;
+        out.push_sql(" END, idle_expires_at = ");
+        out.push_bind_param::<PointInTime, _>(&next.idle_expires_at)?;
+        out.push_sql(", user_agent = ");
+        out.push_bind_param::<Nullable<Text>, _>(&self.user_agent)?;
+        out.push_sql(", ip = ");
+        out.push_bind_param::<Nullable<IpAddress>, _>(&self.ip)?;
+        out.push_sql(" WHERE id = ");
+        out.push_bind_param::<Id, _>(&next.session)?;
+        out.push_sql(" AND generation = ");
+        out.push_bind_param::<BigInt, _>(&self.generation)?;
+        out.push_sql(" AND secret_digest = ");
+        out.push_bind_param::<Binary, _>(&self.secret_digest)?;
+        out.push_sql(" AND ended_at IS NULL AND idle_expires_at > ");
+        out.push_bind_param::<PointInTime, _>(&next.now)?;
+        out.push_sql(" AND expires_at > ");
+        out.push_bind_param::<PointInTime, _>(&next.now)?;
+        out.push_sql(" RETURNING user_id, expires_at");
+        Ok(())
+    }
+}
+
+impl QueryId for AdvanceOne<'_> {
+    type QueryId = AdvanceOne<'static>;
+    const HAS_STATIC_QUERY_ID: bool = true;
+}
+
+impl Query for AdvanceOne<'_> {
+    type SqlType = (Id, PointInTime);
+}
+
+impl RunQueryDsl<Conn> for AdvanceOne<'_> {}
+
 /// [`advance`] for many, as PostgreSQL does it: each parameter is a column of the
-/// sessions to advance. It is a type of its own so that diesel prepares it once
-/// on each connection, which it does not with `sql_query`.
+/// sessions to advance.
 struct AdvanceAll<'a> {
     sessions: Vec<SessionId>,
     generations: Vec<i64>,
