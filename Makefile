@@ -15,5 +15,5 @@ check: ## Formatting, lints, documentation, licences
 faults: ## Some minutes of faults under load; ARGUMENTS='--help' says what it takes
 	@scripts/faults $(ARGUMENTS)
 
-bench: ## What the refreshing client costs a request that needs no refresh
+bench: ## How fast it is, against bare parts; ARGUMENTS='--help' says what it takes
 	@scripts/bench $(ARGUMENTS)

@@ -15,6 +15,7 @@ pub struct Relay {
 
 #[derive(Default)]
 struct Open {
+    target: String,
     cut: bool,
     losing: Option<String>,
     streams: Vec<TcpStream>,
@@ -25,15 +26,16 @@ impl Relay {
     pub fn to(target: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let open = Arc::new(Mutex::new(Open::default()));
-        let (shared, target) = (open.clone(), target.to_owned());
+        let open = Open { target: target.to_owned(), ..Open::default() };
+        let open = Arc::new(Mutex::new(open));
+        let shared = open.clone();
         thread::spawn(move || {
             for near in listener.incoming().map_while(Result::ok) {
                 let mut open = shared.lock().unwrap();
                 if open.cut {
                     continue;
                 }
-                let Ok(far) = TcpStream::connect(&target) else { continue };
+                let Ok(far) = TcpStream::connect(&open.target) else { continue };
                 open.streams.extend([near.try_clone().unwrap(), far.try_clone().unwrap()]);
                 let (near_back, far_back) = (near.try_clone().unwrap(), far.try_clone().unwrap());
                 // Whether the answers on this connection are lost.
@@ -65,6 +67,11 @@ impl Relay {
         for stream in open.streams.drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
         }
+    }
+
+    /// Leads new connections to another target; those that are open stay.
+    pub fn lead_to(&self, target: &str) {
+        target.clone_into(&mut self.open.lock().unwrap().target);
     }
 
     /// Loses the answer to what is asked with this text in it, and all after

@@ -105,6 +105,8 @@ impl ActiveTokens {
             }
             // Also where the database is away: what Redis knows goes on working.
             redis.looked(looked);
+            // A dead connection had better not be found out by an end.
+            redis.ping().await;
         } else if let Err(error) = self.mend(redis).await {
             tracing::debug!(%error, "Redis is still away");
         }

@@ -583,8 +583,14 @@ mod tests {
     #[test]
     fn what_a_key_of_any_kind_signs_is_verified() {
         for key in keys() {
-            let (token, ring) = (sign(&key, &claims()), ring(key));
-            assert!(ring.verify(&token, &options()).is_ok());
+            let (claims, ring) = (claims(), ring(key));
+            let token = sign(&ring.keys[0].key, &claims);
+            // The second time it is remembered.
+            for _ in 0..2 {
+                assert!(ring.verify(&token, &options()).is_ok_and(|it| it == claims.access()));
+            }
+            assert!(is_refused(&ring, &format!("{token}A")));
+            assert!(is_refused(&ring, token.strip_suffix(|_| true).unwrap()));
         }
     }
 

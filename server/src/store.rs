@@ -104,8 +104,8 @@ pub enum Error {
     /// The work panicked or was cancelled.
     #[error("the work on the database did not finish: {0}")]
     Unfinished(#[source] JoinError),
-    /// The server stopped before the work was done.
-    #[error("the server stopped before the database was asked")]
+    /// Nobody is left who knows what came of the work.
+    #[error("the work on the database was dropped before its outcome was known")]
     Interrupted,
     /// What befell the batch that it was in.
     #[error(transparent)]
@@ -324,7 +324,7 @@ impl Store {
     #[must_use]
     pub fn pool(&self) -> Pool {
         let state = self.pool.state();
-        let waiting = self.queue as usize - self.places.available_permits() + self.lanes.waiting();
+        let waiting = self.queue as usize - self.places.available_permits();
         Pool {
             busy: state.connections.saturating_sub(state.idle_connections),
             idle: state.idle_connections,

@@ -39,7 +39,7 @@ const REST: u32 = 9;
 /// How many rotations wait to be noticed, and how many noticed ones wait for
 /// their window to end. What is beyond is come across.
 const NOTICED: usize = 1 << 16;
-const REMEMBERED: usize = 1 << 20;
+const REMEMBERED: usize = 1 << 18;
 
 /// Tells the sweeper what was rotated. Clones tell the same sweeper.
 #[derive(Clone)]

@@ -81,8 +81,8 @@ impl Options {
     }
 }
 
-/// One connection, shared by all threads; commands of many requests travel on
-/// it at once.
+/// A connection, shared by all threads or a thread's own; commands of many requests
+/// travel on it at once.
 #[derive(Clone)]
 pub(super) enum Connection {
     Single(MultiplexedConnection),
@@ -276,9 +276,10 @@ impl Link {
         Ok(())
     }
 
-    /// Whether it answers.
+    /// Whether it answers on the connection that all share, and that nobody else
+    /// may have used for long.
     pub(super) async fn ping(&self) -> bool {
-        let Some((number, connection)) = self.trusted() else { return false };
+        let Some((number, connection)) = self.current() else { return false };
         let answer = self.ask::<()>(connection, &redis::cmd("PING")).await;
         answer.map_err(|error| self.break_off(number, &error)).is_ok()
     }
@@ -288,11 +289,14 @@ impl Link {
         mut connection: Connection,
         command: &Cmd,
     ) -> RedisResult<T> {
-        let answer = command.query_async(&mut connection);
-        match tokio::time::timeout(self.options.timeout, answer).await {
-            Ok(answer) => answer,
-            Err(_) => Err(too_slow()),
+        let mut answer = std::pin::pin!(command.query_async(&mut connection));
+        // Where this thread was busy itself for so long, the command has only left.
+        for patience in [self.options.timeout, self.options.timeout / 4] {
+            if let Ok(answer) = tokio::time::timeout(patience, &mut answer).await {
+                return answer;
+            }
         }
+        Err(too_slow())
     }
 }
 
@@ -331,6 +335,9 @@ async fn open_own(options: Options, number: u64, shared: Connection) {
         same.then_some(own)
     };
     let opened = tokio::time::timeout(within, opened).await.ok().flatten();
+    if opened.is_none() {
+        tracing::debug!("this thread shares its connection to Redis with others");
+    }
     OWN.with_borrow_mut(|own| match own {
         Some(own) if own.number == number => own.connection = opened,
         _ => {}

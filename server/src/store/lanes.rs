@@ -2,10 +2,10 @@
 //! the last commit ran.
 //!
 //! Sessions are spread over lanes by their ids, and a lane has one batch under way
-//! at a time, so that two batches never wait for each other's rows. Whoever finds
-//! a lane free has the turn: what is queued goes to the database at once, and
-//! what comes meanwhile after it, until nobody waits. Nobody waits for a batch
-//! to fill.
+//! at a time. Whoever finds a lane free has the turn: what is queued goes to the
+//! database at once, and what comes meanwhile after it, until nobody waits. Nobody
+//! waits for a batch to fill, and no batch waits for a row that somebody else is
+//! at: who was not advanced is looked at alone, on another connection.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use diesel::QueryResult;
 use futures_util::future::join_all;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tokio::time::timeout;
 
-use super::sessions::{Advance, Advanced, advance, advance_all};
+use super::sessions::{Advance, Advanced, advance_all};
 use super::{Conn, Error, Store};
 use crate::token::SessionId;
 
@@ -35,7 +35,7 @@ pub(super) struct Lanes(Vec<Lane>);
 #[derive(Default)]
 struct Lane {
     queue: Mutex<Queue>,
-    /// Told where a turn was cut short while others wait.
+    /// Told where a turn ended while others wait.
     left: Notify,
 }
 
@@ -50,6 +50,8 @@ struct Queue {
 struct Waiting {
     advance: Arc<Advance>,
     tell: oneshot::Sender<Outcome>,
+    /// Among those who may wait; whoever has the turn does not.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl Waiting {
@@ -75,11 +77,6 @@ impl Lanes {
         // Ids that were given out in a row are to be spread over all lanes.
         let mixed = session.0.as_u64_pair().1.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         usize::try_from(mixed).unwrap_or(0) % self.0.len()
-    }
-
-    /// How many wait.
-    pub(super) fn waiting(&self) -> usize {
-        self.0.iter().map(|lane| lane.queue().waiting.len()).sum()
     }
 }
 
@@ -126,7 +123,12 @@ impl Turn {
         let fits = |waiting: &mut Waiting| {
             sessions.len() < LARGEST_BATCH && sessions.insert(waiting.advance.session)
         };
+        // Who has been given up is not served any more.
+        queue.waiting.retain(|waiting| !waiting.tell.is_closed());
         let mut batch: Vec<Waiting> = queue.waiting.extract_if(.., fits).collect();
+        for waiting in &mut batch {
+            waiting.place = None;
+        }
         // All who lock several rows do so in this order.
         batch.sort_unstable_by_key(|waiting| waiting.advance.session.0);
         if batch.is_empty() {
@@ -184,8 +186,10 @@ impl Drop for Turn {
 
 impl Store {
     /// Moves a session from the presented token to its successor, together with
-    /// others that are asked for meanwhile; `None` where the token is not the
-    /// live one. Answers when it is committed.
+    /// others that are asked for meanwhile. Answers when it is committed; `None`
+    /// where the token is not the live one, or somebody else is at the session, or
+    /// its batch has failed: what there is to say is said by looking at it alone.
+    /// Somebody has to run [`Self::keep_lanes`].
     ///
     /// # Errors
     /// As [`Store::run`].
@@ -195,10 +199,10 @@ impl Store {
         let (tell, mut told) = oneshot::channel();
         let turn = {
             let mut queue = lane.queue();
-            if queue.waiting.len() >= self.queue as usize {
-                return Err(Error::Overloaded(self.queue));
-            }
-            queue.waiting.push(Waiting { advance: next.clone(), tell });
+            let may_wait = || self.places.clone().try_acquire_owned();
+            let place_to_wait = queue.turn.is_some().then(may_wait).transpose();
+            let place_to_wait = place_to_wait.map_err(|_| Error::Overloaded(self.queue))?;
+            queue.waiting.push(Waiting { advance: next.clone(), tell, place: place_to_wait });
             queue.turn(&self.lanes, place)
         };
         if let Some(turn) = turn {
@@ -239,24 +243,27 @@ impl Store {
             let (serving, left) = (turn.clone(), failed.clone());
             let served = self.run(move |conn| serving.serve(conn, &left)).await;
             let Err(error) = served else { continue };
-            let batch = std::mem::take(&mut *failed.lock().unwrap_or_else(PoisonError::into_inner));
+            let mut batch =
+                std::mem::take(&mut *failed.lock().unwrap_or_else(PoisonError::into_inner));
             match error {
-                // It may have been the fault of one.
-                Error::Query(error) if batch.len() > 1 => {
-                    tracing::warn!(%error, rotations = batch.len(), "a batch failed: one by one");
+                // On a sound connection nothing of it was done, and it may have been the
+                // fault of one: each is to see for itself.
+                Error::Query(error) => {
+                    tracing::warn!(%error, rotations = batch.len(), "a batch failed");
                     for waiting in batch {
-                        let next = waiting.advance.clone();
-                        waiting.tell(self.run(move |conn| advance(conn, &next)).await);
+                        waiting.tell(Ok(None));
                     }
                 }
                 error => {
-                    // Where the database was not even asked, they are not asked for again.
-                    let batch = if batch.is_empty() { turn.next() } else { batch };
+                    // The database was not even asked.
+                    if let Error::NoConnection(..) | Error::Busy(_) | Error::Overloaded(_) = error {
+                        batch = turn.next();
+                    }
                     let error = Arc::new(error);
                     for waiting in batch {
                         waiting.tell(Err(Error::Shared(error.clone())));
                     }
-                    // What is still under way on a silent connection ends with its batch.
+                    // What a silent connection is still at ends with that batch.
                     turn.end();
                 }
             }

@@ -111,27 +111,32 @@ pub type Advanced = (UserId, Timestamp);
 /// # Errors
 /// When the statement fails.
 pub fn advance(conn: &mut Conn, next: &Advance) -> QueryResult<Option<Advanced>> {
-    advance_from(conn, next.generation, next.presented.as_bytes(), next)
+    let one = AdvanceOne::<false>::new(next.generation, next.presented.as_bytes(), next);
+    one.get_result(conn).optional()
 }
 
 /// Does the same for many sessions, no two the same, with one commit: in one
-/// statement on PostgreSQL, in one transaction on SQLite. The answers are in the
-/// order of `all`.
+/// statement on PostgreSQL, which passes over rows that somebody else is at; in one
+/// transaction on SQLite. The answers are in the order of `all`.
 ///
 /// # Errors
 /// When a statement fails: none of them is advanced then.
 pub fn advance_all(conn: &mut Conn, all: &[&Advance]) -> QueryResult<Vec<Option<Advanced>>> {
     match (conn, all) {
-        (Conn::Postgres(conn), [_, _, ..]) => {
+        (conn @ Conn::Postgres(_), [next]) => {
+            let one = AdvanceOne::<true>::new(next.generation, next.presented.as_bytes(), next);
+            Ok(vec![one.get_result(conn).optional()?])
+        }
+        (Conn::Postgres(conn), all) => {
             let rows: Vec<(SessionId, UserId, Timestamp)> = AdvanceAll::new(all).load(conn)?;
             let rows: HashMap<SessionId, Advanced> =
                 rows.into_iter().map(|(session, user, end)| (session, (user, end))).collect();
             Ok(all.iter().map(|next| rows.get(&next.session).copied()).collect())
         }
-        (conn @ Conn::Sqlite(_), [_, _, ..]) => {
+        (conn @ Conn::Sqlite(_), [next]) => Ok(vec![advance(conn, next)?]),
+        (conn @ Conn::Sqlite(_), all) => {
             conn.write(|conn| all.iter().map(|next| advance(conn, next)).collect())
         }
-        (conn, all) => all.iter().map(|next| advance(conn, next)).collect(),
     }
 }
 
@@ -141,32 +146,15 @@ pub fn advance_all(conn: &mut Conn, all: &[&Advance]) -> QueryResult<Vec<Option<
 /// # Errors
 /// When the statement fails.
 pub fn adopt(conn: &mut Conn, seen: &Standing, next: &Advance) -> QueryResult<Option<Advanced>> {
-    advance_from(conn, seen.generation, &seen.secret_digest, next)
-}
-
-fn advance_from(
-    conn: &mut Conn,
-    generation: i64,
-    secret_digest: &[u8],
-    next: &Advance,
-) -> QueryResult<Option<Advanced>> {
-    let one = AdvanceOne {
-        generation,
-        secret_digest,
-        next_generation: next.generation.saturating_add(1),
-        salt: next.salt.as_ref().map(Salt::as_bytes),
-        attempt: next.attempt.as_ref().map(Digest::as_bytes),
-        user_agent: next.user_agent.as_deref(),
-        ip: next.ip.map(Address),
-        next,
-    };
+    let one = AdvanceOne::<false>::new(seen.generation, &seen.secret_digest, next);
     one.get_result(conn).optional()
 }
 
-/// [`advance`] for one. It is a type of its own so that diesel prepares it once on
-/// each connection: it does not with updates in its own language, nor with
-/// `sql_query`.
-struct AdvanceOne<'a> {
+/// One session that is advanced. It is a type of its own so that diesel prepares it
+/// once on each connection: it does not with updates in its own language, nor
+/// with `sql_query`. With `PASS`, which only PostgreSQL knows, it passes over a row
+/// that somebody else is at.
+struct AdvanceOne<'a, const PASS: bool> {
     generation: i64,
     secret_digest: &'a [u8],
     next_generation: i64,
@@ -177,7 +165,23 @@ struct AdvanceOne<'a> {
     next: &'a Advance,
 }
 
-impl QueryFragment<MultiBackend> for AdvanceOne<'_> {
+impl<'a, const PASS: bool> AdvanceOne<'a, PASS> {
+    /// From the row with this generation and digest.
+    fn new(generation: i64, secret_digest: &'a [u8], next: &'a Advance) -> Self {
+        Self {
+            generation,
+            secret_digest,
+            next_generation: next.generation.saturating_add(1),
+            salt: next.salt.as_ref().map(Salt::as_bytes),
+            attempt: next.attempt.as_ref().map(Digest::as_bytes),
+            user_agent: next.user_agent.as_deref(),
+            ip: next.ip.map(Address),
+            next,
+        }
+    }
+}
+
+impl<const PASS: bool> QueryFragment<MultiBackend> for AdvanceOne<'_, PASS> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, MultiBackend>) -> QueryResult<()> {
         let next = self.next;
         out.push_sql("UPDATE sessions SET generation = ");
@@ -206,7 +210,11 @@ impl QueryFragment<MultiBackend> for AdvanceOne<'_> {
         out.push_bind_param::<Nullable<Text>, _>(&self.user_agent)?;
         out.push_sql(", ip = ");
         out.push_bind_param::<Nullable<IpAddress>, _>(&self.ip)?;
-        out.push_sql(" WHERE id = ");
+        out.push_sql(" WHERE ");
+        if PASS {
+            out.push_sql("ctid = (SELECT ctid FROM sessions WHERE ");
+        }
+        out.push_sql("id = ");
         out.push_bind_param::<Id, _>(&next.session)?;
         out.push_sql(" AND generation = ");
         out.push_bind_param::<BigInt, _>(&self.generation)?;
@@ -216,24 +224,27 @@ impl QueryFragment<MultiBackend> for AdvanceOne<'_> {
         out.push_bind_param::<PointInTime, _>(&next.now)?;
         out.push_sql(" AND expires_at > ");
         out.push_bind_param::<PointInTime, _>(&next.now)?;
+        if PASS {
+            out.push_sql(" FOR NO KEY UPDATE SKIP LOCKED)");
+        }
         out.push_sql(" RETURNING user_id, expires_at");
         Ok(())
     }
 }
 
-impl QueryId for AdvanceOne<'_> {
-    type QueryId = AdvanceOne<'static>;
+impl<const PASS: bool> QueryId for AdvanceOne<'_, PASS> {
+    type QueryId = AdvanceOne<'static, PASS>;
     const HAS_STATIC_QUERY_ID: bool = true;
 }
 
-impl Query for AdvanceOne<'_> {
+impl<const PASS: bool> Query for AdvanceOne<'_, PASS> {
     type SqlType = (Id, PointInTime);
 }
 
-impl RunQueryDsl<Conn> for AdvanceOne<'_> {}
+impl<const PASS: bool> RunQueryDsl<Conn> for AdvanceOne<'_, PASS> {}
 
-/// [`advance`] for many, as PostgreSQL does it: each parameter is a column of the
-/// sessions to advance.
+/// Many sessions that are advanced, as PostgreSQL does it: each parameter is a
+/// column of theirs.
 struct AdvanceAll<'a> {
     sessions: Vec<SessionId>,
     generations: Vec<i64>,
@@ -280,7 +291,7 @@ impl QueryFragment<Pg> for AdvanceAll<'_> {
              access_jti = next.access, access_issued_at = next.now, \
              access_until = greatest(sessions.access_until, next.access_until), \
              idle_expires_at = next.idle_expires_at, user_agent = next.user_agent, \
-             ip = next.ip FROM unnest(",
+             ip = next.ip FROM (SELECT held.ctid AS at, next.* FROM unnest(",
         );
         out.push_bind_param::<Array<Id>, _>(&self.sessions)?;
         out.push_sql(", ");
@@ -308,10 +319,11 @@ impl QueryFragment<Pg> for AdvanceAll<'_> {
         out.push_sql(
             ") AS next (id, generation, presented, successor, salt, attempt, access, \
              access_until, now, idle_expires_at, user_agent, ip) \
-             WHERE sessions.id = next.id AND sessions.generation = next.generation \
-             AND sessions.secret_digest = next.presented AND sessions.ended_at IS NULL \
-             AND sessions.idle_expires_at > next.now AND sessions.expires_at > next.now \
-             RETURNING sessions.id, sessions.user_id, sessions.expires_at",
+             JOIN sessions AS held ON held.id = next.id \
+             WHERE held.generation = next.generation AND held.secret_digest = next.presented \
+             AND held.ended_at IS NULL AND held.idle_expires_at > next.now \
+             AND held.expires_at > next.now FOR NO KEY UPDATE OF held SKIP LOCKED) AS next \
+             WHERE sessions.ctid = next.at RETURNING sessions.id, sessions.user_id, sessions.expires_at",
         );
         Ok(())
     }

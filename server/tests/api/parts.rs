@@ -199,7 +199,7 @@ async fn with_programs_a_hit_is_one_command_and_a_refresh_is_one() {
     let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut conn).unwrap();
     let commands = stats.lines().filter(|line| line.starts_with("cmdstat_"));
     let others: Vec<_> = commands
-        .filter(|line| !["mget", "set", "info", "config"].iter().any(|c| line.contains(c)))
+        .filter(|line| !["mget", "set", "info", "config", "ping"].iter().any(|c| line.contains(c)))
         .collect();
     assert!(others.is_empty(), "{others:?}");
 }
@@ -261,6 +261,34 @@ async fn with_programs_a_redis_that_slept_through_a_logout_is_told_before_it_is_
     }
     let ready = here.http.get("/health/ready").await;
     assert_eq!(ready.field("status"), "ready", "it is asked again");
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_a_thread_asks_no_other_redis_than_the_one_that_is_told_of_ends() {
+    let (told, other) = (Redis::new(), Redis::new());
+    let world = World::new();
+    let relay = matchbook_bench::Relay::to(&format!("127.0.0.1:{}", told.port()));
+    let url = format!("redis://{}", relay.address());
+    let server = start(world, |launch| launch.variable("REDIS_URL", &url));
+    // From now on the same address leads to another one, which was never told.
+    relay.lead_to(&format!("127.0.0.1:{}", other.port()));
+    let tokens = server.log_in().await;
+    let claims = tokens.claims();
+    let (sid, jti) = (claims["sid"].as_str().unwrap(), claims["jti"].as_str().unwrap());
+    let mut conn = redis::Client::open(other.url()).unwrap().get_connection().unwrap();
+    redis::cmd("SET").arg(format!("access:{{{sid}}}:{jti}")).arg(1).exec(&mut conn).unwrap();
+    // Both threads have had the time to connect.
+    for _ in 0..50 {
+        assert_eq!(server.user(&tokens.access).await, 200);
+        actix_rt::time::sleep(Duration::from_millis(10)).await;
+    }
+    let form = format!("refresh_token={}", tokens.refresh);
+    assert_eq!(server.http.post("/logout", &form).await.status, 204);
+    for _ in 0..50 {
+        assert_eq!(server.user(&tokens.access).await, 401);
+        actix_rt::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 #[actix_rt::test]

@@ -208,6 +208,11 @@ impl Subject {
         Attempt::new(shown, dice, &self.peppers, &self.policy, self.now)
     }
 
+    /// What comes of an attempt that did not advance its session.
+    pub(crate) fn settle(&mut self, attempt: &Attempt) -> QueryResult<Rotation> {
+        sessions::settle(&mut self.conn, attempt, &self.peppers, &self.policy)
+    }
+
     /// Reads a token that must be genuine.
     pub(crate) fn parse(&self, refresh: &str) -> RefreshToken {
         RefreshToken::parse(refresh, &self.peppers).expect("a genuine token")
