@@ -9,10 +9,6 @@ use clap::{Parser, Subcommand};
 use matchbook_server::config::{self, Config};
 use matchbook_server::{app, clock, explain, key_commands};
 
-/// Faster than the system's, and no larger: see `bench/README.md`.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// A self-hosted token server: log in, stay logged in, log out everywhere.
 #[derive(Parser)]
 #[command(name = "matchbook-server", version)]
