@@ -112,8 +112,7 @@ impl Turn {
         &self.lanes.0[self.lane]
     }
 
-    /// Those who go next, by id, none of them twice. The turn is over where there
-    /// are none.
+    /// Those who go next, no session twice. The turn is over where there are none.
     fn next(&self) -> Vec<Waiting> {
         let mut queue = self.lane().queue();
         if queue.turn != Some(self.number) {
@@ -129,8 +128,6 @@ impl Turn {
         for waiting in &mut batch {
             waiting.place = None;
         }
-        // All who lock several rows do so in this order.
-        batch.sort_unstable_by_key(|waiting| waiting.advance.session.0);
         if batch.is_empty() {
             queue.turn = None;
         }

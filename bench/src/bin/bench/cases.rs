@@ -123,6 +123,9 @@ pub(crate) fn cases(arguments: &Arguments) -> Vec<Case> {
                 cases.extend(at(16).map(case("token", setup, "token", &[])));
                 cases.extend(at(64).map(case("jwks", setup, KEYS, &[Rival::Floor("/empty")])));
                 cases.extend(at(16).map(case("peer", setup, "refresh", &[Rival::Peer])));
+                if !arguments.quick {
+                    cases.extend(at(64).map(case("peer", setup, "refresh", &[Rival::Peer])));
+                }
             }
             "RS256" => {
                 cases.extend(all.iter().copied().map(case("user", setup, "user", USER)));
