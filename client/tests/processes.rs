@@ -138,7 +138,9 @@ fn server_binary() -> PathBuf {
 /// them for a thief.
 fn kill_against_the_server(settings: impl FnOnce(Launch) -> Launch) {
     let world = World::new();
-    let launch = world.server(&server_binary()).set("tokens.access_lifetime", "1s");
+    // Whole seconds are counted from the one that has begun: of one, a new token may
+    // have nothing left.
+    let launch = world.server(&server_binary()).set("tokens.access_lifetime", "2s");
     let server = settings(launch).start();
     let (ca, file) = (world.folder().join("data/tls/ca.pem"), world.folder().join("tokens"));
     System::new().block_on(async {
@@ -151,7 +153,7 @@ fn kill_against_the_server(settings: impl FnOnce(Launch) -> Launch) {
     assert_eq!(code, Some(0), "{said}");
 
     // A generation lasts about as long as an access token.
-    let ends = Instant::now() + Duration::from_secs(1) * u32::try_from(rounds(10)).unwrap();
+    let ends = Instant::now() + Duration::from_secs(2) * u32::try_from(rounds(10)).unwrap();
     let killed = AtomicUsize::new(0);
     thread::scope(|scope| {
         for _ in 0..PROCESSES {
