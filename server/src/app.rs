@@ -22,7 +22,7 @@ use crate::metrics::Metrics;
 use crate::state::State;
 use crate::store::{self, Store};
 use crate::sweeper::Sweeper;
-use crate::token::Secret;
+use crate::token::{NoRandomness, Secret};
 use crate::{http, keys, tls};
 
 /// The generated secret, in the data folder.
@@ -74,8 +74,8 @@ pub enum Error {
     Interrupted(#[from] actix_rt::task::JoinError),
 }
 
-impl From<openssl::error::ErrorStack> for Error {
-    fn from(error: openssl::error::ErrorStack) -> Self {
+impl From<NoRandomness> for Error {
+    fn from(error: NoRandomness) -> Self {
         Self::Keys(error.into())
     }
 }
@@ -97,7 +97,8 @@ pub struct Listening {
 pub async fn start(config: &Config) -> Result<Listening, Error> {
     let data_dir = DataDir::open(&config.data_dir)?;
     let acceptor = tls::acceptor(&config.tls, &data_dir, config.address)?;
-    let derived = Derived::from_secrets(&secret(config, &data_dir)?, &config.old_secrets)?;
+    let derived = Derived::from_secrets(&secret(config, &data_dir)?, &config.old_secrets);
+    let derived = derived.map_err(keys::Error::from)?;
 
     let database = config.database.clone();
     let store = actix_rt::task::spawn_blocking(move || Store::open(&database)).await??;

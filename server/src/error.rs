@@ -9,6 +9,7 @@ use actix_web::{HttpResponse, ResponseError};
 use matchbook_shared::{ErrorBody, Reason};
 
 use crate::sessions::Refusal;
+use crate::token::NoRandomness;
 use crate::{keys, store};
 
 /// Why a request is not granted. `Display` is what the client is told; what a
@@ -61,8 +62,8 @@ impl From<keys::Error> for Error {
     }
 }
 
-impl From<openssl::error::ErrorStack> for Error {
-    fn from(error: openssl::error::ErrorStack) -> Self {
+impl From<NoRandomness> for Error {
+    fn from(error: NoRandomness) -> Self {
         Self::Keys(error.into())
     }
 }

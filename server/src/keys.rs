@@ -25,7 +25,7 @@ use openssl::sha::sha256;
 use crate::clock::{self, Timestamp};
 use crate::store::signing_keys::{Heir, StoredKey};
 use crate::store::{self, Conn, Store, signing_keys};
-use crate::token::{Access, Claims};
+use crate::token::{Access, Claims, NoRandomness};
 
 pub use seal::{Derived, SealingKeys};
 pub use sequence::{Phase, phases};
@@ -47,6 +47,9 @@ pub enum Error {
     /// OpenSSL refused.
     #[error("a key operation failed: {0}")]
     Crypto(#[from] ErrorStack),
+    /// The system gave none.
+    #[error(transparent)]
+    Randomness(#[from] NoRandomness),
     /// The database did not answer.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -530,7 +533,7 @@ fn next_key(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::token::{AccessId, SessionId, UserId};
+    use crate::token::{Dice, SessionId, UserId};
 
     const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 
@@ -567,7 +570,7 @@ mod tests {
             client_id: "matchbook".into(),
             iat: NOW.as_secs(),
             exp: NOW.as_secs() + 60,
-            jti: AccessId::random(),
+            jti: Dice::throw(NOW).unwrap().access,
             sid: SessionId::new(NOW).unwrap(),
         }
     }

@@ -278,30 +278,38 @@ impl Store {
         T: Send + 'static,
         F: FnOnce(&mut Conn) -> QueryResult<T> + Send + 'static,
     {
-        let (pool, wait) = (self.pool.clone(), self.wait);
+        let store = self.clone();
         let span = tracing::Span::current();
         let work = actix_rt::task::spawn_blocking(move || {
             let (_inside, _turn) = (span.entered(), turn);
-            let left = wait.saturating_sub(started.elapsed());
-            let pooled = pool.get_timeout(left.max(LEAST_WAIT));
-            let mut pooled = pooled.map_err(|error| Error::NoConnection(wait, error))?;
-            let Pooled { conn, .. } = &mut *pooled;
-            work(conn).map_err(|error| {
-                // Asked only after a failure, so that the usual path costs nothing.
-                if is_connection_fault(&error) || !pooled.is_alive() {
-                    pooled.condemn();
-                    Error::Away(error)
-                } else if will_pass(&error) {
-                    Error::Away(error)
-                } else {
-                    Error::Query(error)
-                }
-            })
+            store.on_connection(store.wait.saturating_sub(started.elapsed()), work)
         });
         match tokio::time::timeout(self.wait + self.timeout, work).await {
             Ok(done) => done.map_err(Error::Unfinished)?,
             Err(_) => Err(Error::Silent(self.timeout)),
         }
+    }
+
+    /// Blocks: waits for a connection, which a turn stands for, and works on it.
+    fn on_connection<T>(
+        &self,
+        wait: Duration,
+        work: impl FnOnce(&mut Conn) -> QueryResult<T>,
+    ) -> Result<T, Error> {
+        let pooled = self.pool.get_timeout(wait.max(LEAST_WAIT));
+        let mut pooled = pooled.map_err(|error| Error::NoConnection(self.wait, error))?;
+        let Pooled { conn, .. } = &mut *pooled;
+        work(conn).map_err(|error| {
+            // Asked only after a failure, so that the usual path costs nothing.
+            if is_connection_fault(&error) || !pooled.is_alive() {
+                pooled.condemn();
+                Error::Away(error)
+            } else if will_pass(&error) {
+                Error::Away(error)
+            } else {
+                Error::Query(error)
+            }
+        })
     }
 
     /// Waits until a connection is free, if not too many do.

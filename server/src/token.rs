@@ -5,10 +5,9 @@ use std::borrow::Cow;
 use std::fmt;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use aws_lc_rs::{constant_time, hmac};
+use aws_lc_rs::{constant_time, hmac, rand};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use openssl::error::ErrorStack;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -56,14 +55,6 @@ impl UserId {
     }
 }
 
-impl AccessId {
-    /// A new id.
-    #[must_use]
-    pub fn random() -> Self {
-        Self(Uuid::new_v4())
-    }
-}
-
 impl SessionId {
     /// Before all others.
     pub const FIRST: Self = Self(Uuid::nil());
@@ -73,7 +64,7 @@ impl SessionId {
     ///
     /// # Errors
     /// When the system has no randomness.
-    pub fn new(now: Timestamp) -> Result<Self, ErrorStack> {
+    pub fn new(now: Timestamp) -> Result<Self, NoRandomness> {
         Ok(Self(sorted_by_time(now, &random()?)))
     }
 }
@@ -83,7 +74,7 @@ impl EventId {
     ///
     /// # Errors
     /// When the system has no randomness.
-    pub fn new(now: Timestamp) -> Result<Self, ErrorStack> {
+    pub fn new(now: Timestamp) -> Result<Self, NoRandomness> {
         Ok(Self(sorted_by_time(now, &random()?)))
     }
 
@@ -105,9 +96,14 @@ fn sorted_by_time(now: Timestamp, random: &[u8; 10]) -> Uuid {
     uuid::Builder::from_unix_timestamp_millis(now.as_unix_millis(), random).into_uuid()
 }
 
-fn random<const N: usize>() -> Result<[u8; N], ErrorStack> {
+/// The system has no randomness to give.
+#[derive(Debug, thiserror::Error)]
+#[error("the system has no randomness")]
+pub struct NoRandomness;
+
+fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
     let mut bytes = [0; N];
-    openssl::rand::rand_bytes(&mut bytes)?;
+    rand::fill(&mut bytes).map_err(|_| NoRandomness)?;
     Ok(bytes)
 }
 
@@ -120,7 +116,7 @@ impl Secret {
     ///
     /// # Errors
     /// When the system has no randomness.
-    pub fn random() -> Result<Self, ErrorStack> {
+    pub fn random() -> Result<Self, NoRandomness> {
         random().map(Self)
     }
 
@@ -349,14 +345,15 @@ impl Dice {
     ///
     /// # Errors
     /// When the system has no randomness.
-    pub fn throw(now: Timestamp) -> Result<Self, ErrorStack> {
+    pub fn throw(now: Timestamp) -> Result<Self, NoRandomness> {
         // In one go: asking costs more than what is asked for.
-        let random: [u8; 42] = random()?;
-        let (mut salt, mut event) = ([0; 32], [0; 10]);
+        let random: [u8; 58] = random()?;
+        let (mut salt, mut access, mut event) = ([0; 32], [0; 16], [0; 10]);
         salt.copy_from_slice(&random[..32]);
-        event.copy_from_slice(&random[32..]);
-        let event = EventId(sorted_by_time(now, &event));
-        Ok(Self { salt: Salt(salt), access: AccessId::random(), event })
+        access.copy_from_slice(&random[32..48]);
+        event.copy_from_slice(&random[48..]);
+        let access = AccessId(uuid::Builder::from_random_bytes(access).into_uuid());
+        Ok(Self { salt: Salt(salt), access, event: EventId(sorted_by_time(now, &event)) })
     }
 }
 

@@ -20,7 +20,6 @@ use crate::sessions::{
     self, Attempt, Device, EndReason, Grant, Opening, Presentation, Refusal, Rotation, SignIn,
 };
 use crate::state::State;
-use crate::store::sessions::Advance;
 use crate::store::{self, Conn, ends, users};
 use crate::token::{AttemptKey, Claims, Dice, RefreshToken, Secret, SessionId, UserId};
 
@@ -102,11 +101,15 @@ pub(super) async fn refresh(
     let (now, keyed) = (clock::now(), attempt.is_some());
     let shown = Presentation { token, attempt, device };
     let attempt = Attempt::new(shown, Dice::throw(now)?, &state.peppers, &state.policy, now);
+    if !keyed {
+        // Before it is rotated: the caller may hang up, and the salt is to go all the same.
+        state.rotations.note(session, now);
+    }
     let attempt = Arc::new(attempt);
-    // On a task of its own: the caller may hang up, but an end that the
-    // database has must reach Redis.
-    let rotation = rotate(state.clone(), attempt.clone()).in_current_span();
-    let rotation = actix_rt::spawn(rotation).await.map_err(store::Error::Unfinished)??;
+    let rotation = match state.store.advance(attempt.advance.clone()).await? {
+        Some(row) => attempt.rotated(row, &state.peppers, &state.policy),
+        None => settle(&state, &attempt).await?,
+    };
     let user_agent = attempt.shown().device.user_agent.as_deref();
     match rotation {
         Rotation::Rotated(grant) => {
@@ -139,27 +142,25 @@ pub(super) async fn refresh(
     }
 }
 
-/// Rotates in the database, and tells Redis where that ended the session.
-async fn rotate(state: Data<State>, attempt: Arc<Attempt>) -> Result<Rotation, store::Error> {
-    let Advance { session, now, .. } = *attempt.advance;
-    let keyed = attempt.shown().attempt.is_some();
-    let rotation = if let Some(row) = state.store.advance(attempt.advance.clone()).await? {
-        attempt.rotated(row, &state.peppers, &state.policy)
-    } else {
+/// Looks at a session that was not advanced alone, and tells Redis where that
+/// ended it.
+async fn settle(state: &Data<State>, attempt: &Arc<Attempt>) -> Result<Rotation, store::Error> {
+    let (state, attempt) = (state.clone(), attempt.clone());
+    let settling = async move {
+        let session = attempt.advance.session;
         let (policy, peppers) = (state.policy, state.peppers.clone());
         let settle = move |conn: &mut Conn| sessions::settle(conn, &attempt, &peppers, &policy);
-        state.store.run(settle).await?
-    };
-    match rotation {
-        Rotation::Rotated(_) if !keyed => state.rotations.note(session, now),
-        Rotation::Refused(Refusal::Reuse, _) => {
+        let rotation = state.store.run(settle).await?;
+        if let Rotation::Refused(Refusal::Reuse, _) = rotation {
             state.metrics.ended(EndReason::Reuse.as_str(), 1);
             let ends = state.store.run(move |conn| ends::of(conn, &[session])).await?;
             state.active.ended(&ends).await;
         }
-        _ => {}
-    }
-    Ok(rotation)
+        Ok(rotation)
+    };
+    // On a task of its own: the caller may hang up, but an end that the database
+    // has must reach Redis.
+    actix_rt::spawn(settling.in_current_span()).await.map_err(store::Error::Unfinished)?
 }
 
 /// The key of this attempt (`Idempotency-Key`), where the client sends one.

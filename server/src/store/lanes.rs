@@ -11,6 +11,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use actix_rt::task::spawn_blocking;
 use diesel::QueryResult;
 use futures_util::future::join_all;
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
@@ -42,9 +43,15 @@ struct Lane {
 #[derive(Default)]
 struct Queue {
     waiting: Vec<Waiting>,
-    /// The number of the turn under way.
-    turn: Option<u64>,
+    /// The turn under way.
+    under_way: Option<UnderWay>,
     turns: u64,
+}
+
+struct UnderWay {
+    number: u64,
+    /// Since when its batch is, or what it has to wait for before.
+    since: Instant,
 }
 
 struct Waiting {
@@ -96,14 +103,20 @@ impl Lane {
 }
 
 impl Queue {
-    /// A new turn, where somebody waits and none is under way.
-    fn turn(&mut self, lanes: &Arc<Lanes>, lane: usize) -> Option<Turn> {
-        if self.turn.is_some() || self.waiting.is_empty() {
+    /// A new turn, where somebody waits and none is under way that is not given up.
+    fn turn(&mut self, lanes: &Arc<Lanes>, lane: usize, patience: Duration) -> Option<Turn> {
+        let given_up = |turn: &UnderWay| turn.since.elapsed() > patience;
+        if self.waiting.is_empty() || !self.under_way.as_ref().is_none_or(given_up) {
             return None;
         }
         self.turns += 1;
-        self.turn = Some(self.turns);
+        self.under_way = Some(UnderWay { number: self.turns, since: Instant::now() });
         Some(Turn { lanes: lanes.clone(), lane, number: self.turns })
+    }
+
+    /// The turn with that number, unless it is over.
+    fn under_way(&mut self, number: u64) -> Option<&mut UnderWay> {
+        self.under_way.as_mut().filter(|turn| turn.number == number)
     }
 }
 
@@ -115,9 +128,8 @@ impl Turn {
     /// Those who go next, no session twice. The turn is over where there are none.
     fn next(&self) -> Vec<Waiting> {
         let mut queue = self.lane().queue();
-        if queue.turn != Some(self.number) {
-            return Vec::new();
-        }
+        let Some(turn) = queue.under_way(self.number) else { return Vec::new() };
+        turn.since = Instant::now();
         let mut sessions = HashSet::new();
         let fits = |waiting: &mut Waiting| {
             sessions.len() < LARGEST_BATCH && sessions.insert(waiting.advance.session)
@@ -129,14 +141,14 @@ impl Turn {
             waiting.place = None;
         }
         if batch.is_empty() {
-            queue.turn = None;
+            queue.under_way = None;
         }
         batch
     }
 
     /// Takes batch after batch to the database. A batch that fails is left in
     /// `failed`; nothing of it was done where the connection is sound.
-    fn serve(&self, conn: &mut Conn, failed: &Mutex<Vec<Waiting>>) -> QueryResult<()> {
+    fn serve(&self, conn: &mut Conn, failed: &mut Vec<Waiting>) -> QueryResult<()> {
         let started = Instant::now();
         while started.elapsed() < LONGEST_TURN {
             let batch = self.next();
@@ -151,7 +163,7 @@ impl Turn {
                     }
                 }
                 Err(error) => {
-                    *failed.lock().unwrap_or_else(PoisonError::into_inner) = batch;
+                    *failed = batch;
                     return Err(error);
                 }
             }
@@ -159,25 +171,35 @@ impl Turn {
         Ok(())
     }
 
-    fn is_over(&self) -> bool {
-        self.lane().queue().turn != Some(self.number)
-    }
-
-    /// Lets others have the lane.
-    fn end(&self) {
-        let mut queue = self.lane().queue();
-        if queue.turn == Some(self.number) {
-            queue.turn = None;
-            if !queue.waiting.is_empty() {
-                self.lane().left.notify_one();
+    /// Tells those whose batch failed, or those who would be next.
+    fn fail(&self, batch: Vec<Waiting>, error: Error) {
+        let batch = if batch.is_empty() { self.next() } else { batch };
+        // On a sound connection nothing of it was done, and it may have been the
+        // fault of one: each is to see for itself.
+        if let Error::Query(error) = error {
+            tracing::warn!(%error, rotations = batch.len(), "a batch failed");
+            for waiting in batch {
+                waiting.tell(Ok(None));
             }
+            return;
+        }
+        let error = Arc::new(error);
+        for waiting in batch {
+            waiting.tell(Err(Error::Shared(error.clone())));
         }
     }
 }
 
+/// Lets others have the lane.
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.end();
+        let mut queue = self.lane().queue();
+        if queue.under_way(self.number).is_some() {
+            queue.under_way = None;
+            if !queue.waiting.is_empty() {
+                self.lane().left.notify_one();
+            }
+        }
     }
 }
 
@@ -197,13 +219,13 @@ impl Store {
         let turn = {
             let mut queue = lane.queue();
             let may_wait = || self.places.clone().try_acquire_owned();
-            let place_to_wait = queue.turn.is_some().then(may_wait).transpose();
+            let place_to_wait = queue.under_way.is_some().then(may_wait).transpose();
             let place_to_wait = place_to_wait.map_err(|_| Error::Overloaded(self.queue))?;
             queue.waiting.push(Waiting { advance: next.clone(), tell, place: place_to_wait });
-            queue.turn(&self.lanes, place)
+            queue.turn(&self.lanes, place, self.patience())
         };
         if let Some(turn) = turn {
-            actix_rt::spawn(self.clone().serve(turn));
+            self.take(turn);
         }
         if let Ok(told) = timeout(self.wait, &mut told).await {
             return told.unwrap_or(Err(Error::Interrupted));
@@ -211,13 +233,18 @@ impl Store {
         if lane.leave(&next) {
             return Err(Error::Busy(self.wait));
         }
-        match timeout(self.wait + self.timeout, told).await {
+        match timeout(self.patience(), told).await {
             Ok(told) => told.unwrap_or(Err(Error::Interrupted)),
             Err(_) => Err(Error::Silent(self.timeout)),
         }
     }
 
-    /// Takes over the turns of threads that stop, until it is dropped.
+    /// For how long a batch may be under way, a connection to be found included.
+    fn patience(&self) -> Duration {
+        self.wait + self.timeout
+    }
+
+    /// Goes on with lanes whose turns ended while others waited, until it is dropped.
     pub async fn keep_lanes(self) {
         join_all((0..self.lanes.0.len()).map(|place| self.keep_lane(place))).await;
     }
@@ -226,44 +253,35 @@ impl Store {
         let lane = &self.lanes.0[place];
         loop {
             lane.left.notified().await;
-            let turn = lane.queue().turn(&self.lanes, place);
+            let turn = lane.queue().turn(&self.lanes, place, self.patience());
             if let Some(turn) = turn {
-                self.clone().serve(turn).await;
+                self.take(turn);
             }
         }
     }
 
-    async fn serve(self, turn: Turn) {
-        let turn = Arc::new(turn);
-        while !turn.is_over() {
-            let failed = Arc::new(Mutex::new(Vec::new()));
-            let (serving, left) = (turn.clone(), failed.clone());
-            let served = self.run(move |conn| serving.serve(conn, &left)).await;
-            let Err(error) = served else { continue };
-            let mut batch =
-                std::mem::take(&mut *failed.lock().unwrap_or_else(PoisonError::into_inner));
-            match error {
-                // On a sound connection nothing of it was done, and it may have been the
-                // fault of one: each is to see for itself.
-                Error::Query(error) => {
-                    tracing::warn!(%error, rotations = batch.len(), "a batch failed");
-                    for waiting in batch {
-                        waiting.tell(Ok(None));
-                    }
-                }
-                error => {
-                    // The database was not even asked.
-                    if let Error::NoConnection(..) | Error::Busy(_) | Error::Overloaded(_) = error {
-                        batch = turn.next();
-                    }
-                    let error = Arc::new(error);
-                    for waiting in batch {
-                        waiting.tell(Err(Error::Shared(error.clone())));
-                    }
-                    // What a silent connection is still at ends with that batch.
-                    turn.end();
-                }
+    /// Takes a turn on a thread that may block, as soon as a connection is free.
+    fn take(&self, turn: Turn) {
+        let store = self.clone();
+        if let Ok(permit) = self.turns.clone().try_acquire_owned() {
+            // Nobody waits for it to end: it tells all whom it concerns.
+            spawn_blocking(move || store.serve(&turn, permit));
+            return;
+        }
+        actix_rt::spawn(async move {
+            match store.turn().await {
+                Ok(permit) => drop(spawn_blocking(move || store.serve(&turn, permit))),
+                Err(error) => turn.fail(Vec::new(), error),
             }
+        });
+    }
+
+    fn serve(&self, turn: &Turn, permit: OwnedSemaphorePermit) {
+        let mut failed = Vec::new();
+        let served = self.on_connection(self.wait, |conn| turn.serve(conn, &mut failed));
+        drop(permit);
+        if let Err(error) = served {
+            turn.fail(failed, error);
         }
     }
 }

@@ -3,14 +3,15 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use diesel::backend::Backend;
 use diesel::dsl::case_when;
 use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
-use diesel::sql_types::{Array, BigInt, Binary, Nullable, Text};
+use diesel::serialize::ToSql;
+use diesel::sql_types::{Array, BigInt, Binary, HasSqlType, Nullable, Text};
 
 use super::Conn;
-use super::connection::MultiBackend;
 use super::schema::sessions;
 use super::types::Address;
 use super::types::sql::{Id, IpAddress, PointInTime};
@@ -123,7 +124,7 @@ pub fn advance(conn: &mut Conn, next: &Advance) -> QueryResult<Option<Advanced>>
 /// When a statement fails: none of them is advanced then.
 pub fn advance_all(conn: &mut Conn, all: &[&Advance]) -> QueryResult<Vec<Option<Advanced>>> {
     match (conn, all) {
-        (conn @ Conn::Postgres(_), [next]) => {
+        (Conn::Postgres(conn), [next]) => {
             let one = AdvanceOne::<true>::new(next.generation, next.presented.as_bytes(), next);
             Ok(vec![one.get_result(conn).optional()?])
         }
@@ -181,8 +182,18 @@ impl<'a, const PASS: bool> AdvanceOne<'a, PASS> {
     }
 }
 
-impl<const PASS: bool> QueryFragment<MultiBackend> for AdvanceOne<'_, PASS> {
-    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, MultiBackend>) -> QueryResult<()> {
+impl<DB, const PASS: bool> QueryFragment<DB> for AdvanceOne<'_, PASS>
+where
+    DB: Backend + HasSqlType<Id> + HasSqlType<IpAddress> + HasSqlType<PointInTime>,
+    i64: ToSql<BigInt, DB>,
+    [u8]: ToSql<Binary, DB>,
+    str: ToSql<Text, DB>,
+    Timestamp: ToSql<PointInTime, DB>,
+    SessionId: ToSql<Id, DB>,
+    AccessId: ToSql<Id, DB>,
+    Address: ToSql<IpAddress, DB>,
+{
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, DB>) -> QueryResult<()> {
         let next = self.next;
         out.push_sql("UPDATE sessions SET generation = ");
         out.push_bind_param::<BigInt, _>(&self.next_generation)?;
@@ -241,7 +252,7 @@ impl<const PASS: bool> Query for AdvanceOne<'_, PASS> {
     type SqlType = (Id, PointInTime);
 }
 
-impl<const PASS: bool> RunQueryDsl<Conn> for AdvanceOne<'_, PASS> {}
+impl<const PASS: bool, C> RunQueryDsl<C> for AdvanceOne<'_, PASS> {}
 
 /// Many sessions that are advanced, as PostgreSQL does it: each parameter is a
 /// column of theirs.

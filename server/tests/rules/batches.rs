@@ -196,28 +196,57 @@ async fn beyond_the_queue_others_are_told_to_come_back() {
 #[actix_rt::test]
 async fn what_a_thread_leaves_behind_when_it_stops_others_do() {
     let mut subject = Subject::new(DEFAULT);
-    let store = subject.store();
-    actix_rt::spawn(store.clone().keep_lanes());
+    let store = subject.store_with(|options| options.pool_size = 1);
     let pair = subject.open().1;
     let theirs = subject.attempt(&pair.refresh, None, device());
     let ours = subject.attempt(&pair.refresh, None, device());
-    let (to_us, from_them) = std::sync::mpsc::channel();
-    let (to_them, from_us) = std::sync::mpsc::channel();
+    // The only connection is in use, so whoever has the turn waits for it.
+    let (let_go, held) = std::sync::mpsc::channel::<()>();
+    let (busy, is_busy) = std::sync::mpsc::channel();
+    let mut holding = Box::pin(store.run(move |_| {
+        busy.send(()).unwrap();
+        held.recv().unwrap();
+        Ok(())
+    }));
+    assert!(is_pending(&mut holding).await);
+    is_busy.recv().unwrap();
     let their_store = store.clone();
     let stopping = std::thread::spawn(move || {
         actix_rt::System::new().block_on(async move {
             let mut advancing = Box::pin(their_store.advance(theirs.advance.clone()));
-            // It has the turn, and never comes to use it.
             assert!(is_pending(&mut advancing).await);
-            to_us.send(()).unwrap();
-            from_us.recv().unwrap();
         });
     });
-    from_them.recv().unwrap();
+    stopping.join().unwrap();
     let mut advancing = Box::pin(store.advance(ours.advance.clone()));
     assert!(is_pending(&mut advancing).await);
-    to_them.send(()).unwrap();
-    stopping.join().unwrap();
+    let_go.send(()).unwrap();
+    holding.await.unwrap();
     assert!(advancing.await.unwrap().is_some());
     assert_eq!(rotated(&mut subject), 1);
+}
+
+#[actix_rt::test]
+#[ignore = "needs PostgreSQL: make test"]
+async fn a_batch_that_gets_no_answer_holds_its_lane_no_longer_than_the_timeout() {
+    let mut subject = Subject::new(DEFAULT);
+    let store = subject.store_with(|options| {
+        options.pool_size = 4;
+        options.wait = Duration::from_millis(200);
+        options.timeout = Duration::from_millis(300);
+    });
+    let attempts = attempts(&mut subject, 2);
+    let mut other = subject.connection();
+    other.batch_execute("BEGIN; LOCK TABLE sessions IN EXCLUSIVE MODE").unwrap();
+    for attempt in &attempts {
+        // The second one goes to the database too, and does not wait for the first.
+        let stuck = store.advance(attempt.advance.clone()).await.unwrap_err();
+        assert!(matches!(stuck, Error::Silent(_)) && stuck.will_pass(), "{stuck:?}");
+    }
+    other.batch_execute("ROLLBACK").unwrap();
+    let asked = Instant::now();
+    while rotated(&mut subject) < 2 {
+        assert!(asked.elapsed() < MINUTE, "what went to the database is done");
+        actix_rt::time::sleep(Duration::from_millis(1)).await;
+    }
 }

@@ -200,7 +200,7 @@ fn the_edges_of_the_window_and_of_recovery_are_within() {
 #[test]
 fn of_two_that_renew_an_expired_access_token_one_gets_its_way() {
     use matchbook_server::store::sessions::renew_access;
-    use matchbook_server::token::AccessId;
+    use matchbook_server::token::Dice;
     let mut subject = Subject::new(DEFAULT);
     let (session, first) = subject.open();
     subject.show(&first.refresh, Some("k"));
@@ -208,8 +208,10 @@ fn of_two_that_renew_an_expired_access_token_one_gets_its_way() {
     // Both have seen the same row.
     let seen = subject.standing(session).unwrap();
     let (now, until) = (subject.now, subject.now.after(HOUR));
-    let mut renew =
-        || renew_access(&mut subject.conn, session, &seen, AccessId::random(), until, now);
+    let mut renew = || {
+        let access = Dice::throw(now).unwrap().access;
+        renew_access(&mut subject.conn, session, &seen, access, until, now)
+    };
     assert_eq!((renew(), renew()), (Ok(true), Ok(false)));
 }
 

@@ -142,11 +142,13 @@ impl Subject {
         self.store_with(|_| {})
     }
 
-    /// The database as a server with other settings has it.
+    /// The database as a server with other settings has it, which is kept going.
     pub(crate) fn store_with(&self, change: impl FnOnce(&mut Options)) -> Store {
         let mut options = options(self.url.clone());
         change(&mut options);
-        Store::open(&options).unwrap()
+        let store = Store::open(&options).unwrap();
+        actix_rt::spawn(store.clone().keep_lanes());
+        store
     }
 
     /// Another connection, as another server has it.
