@@ -210,16 +210,22 @@ async fn what_a_thread_leaves_behind_when_it_stops_others_do() {
     }));
     assert!(is_pending(&mut holding).await);
     is_busy.recv().unwrap();
+    let (to_us, from_them) = std::sync::mpsc::channel();
+    let (to_them, from_us) = std::sync::mpsc::channel();
     let their_store = store.clone();
     let stopping = std::thread::spawn(move || {
         actix_rt::System::new().block_on(async move {
             let mut advancing = Box::pin(their_store.advance(theirs.advance.clone()));
             assert!(is_pending(&mut advancing).await);
+            to_us.send(()).unwrap();
+            from_us.recv().unwrap();
         });
     });
-    stopping.join().unwrap();
+    from_them.recv().unwrap();
     let mut advancing = Box::pin(store.advance(ours.advance.clone()));
     assert!(is_pending(&mut advancing).await);
+    to_them.send(()).unwrap();
+    stopping.join().unwrap();
     let_go.send(()).unwrap();
     holding.await.unwrap();
     assert!(advancing.await.unwrap().is_some());
