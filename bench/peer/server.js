@@ -1,6 +1,10 @@
 // A token server of somebody else's to compare with: oidc-provider, which
 // rotates refresh tokens and signs access tokens as JWTs, with all that it keeps
 // in its memory. `node server.js --algorithm RS256|ES256 [--port P]`
+//
+// `GET /seed?count=N` answers refresh tokens of new sessions. Those with `&openid`
+// are of OpenID logins, which is what it is made for: each refresh signs an ID token
+// beside the access token.
 
 import { generateKeyPairSync } from 'node:crypto';
 import http from 'node:http';
@@ -16,7 +20,6 @@ const { default: QuickLRU } = await import('quick-lru');
 
 const CLIENT = { id: 'bench', secret: 'bench-secret' };
 const API = 'https://api.example';
-const SCOPE = 'offline_access api';
 // Tokens and grants that are kept at least, of which those in use are the
 // newest. Its own memory ends at 1000, which many sessions outgrow.
 const KEPT = 100_000;
@@ -68,9 +71,9 @@ server.listen(Number(values.port), '127.0.0.1', () => {
     ttl: { RefreshToken: 30 * 24 * 60 * 60, Grant: 90 * 24 * 60 * 60 },
   });
 
-  const signIn = async (client, accountId) => {
+  const signIn = async (client, accountId, oidcScope) => {
     const grant = new provider.Grant({ accountId, clientId: CLIENT.id });
-    grant.addOIDCScope('offline_access');
+    grant.addOIDCScope(oidcScope);
     grant.addResourceScope(API, 'api');
     const refreshToken = new provider.RefreshToken({
       accountId,
@@ -78,15 +81,16 @@ server.listen(Number(values.port), '127.0.0.1', () => {
       grantId: await grant.save(),
       gty: 'authorization_code',
       resource: API,
-      scope: SCOPE,
+      scope: `${oidcScope} api`,
     });
     return refreshToken.save();
   };
-  const seed = async (count, response) => {
+  const seed = async (count, openid, response) => {
     const client = await provider.Client.find(CLIENT.id);
+    const oidcScope = openid ? 'openid offline_access' : 'offline_access';
     const tokens = [];
     for (let n = 0; n < count; n += 1) {
-      tokens.push(await signIn(client, `user-${n}`));
+      tokens.push(await signIn(client, `user-${n}`, oidcScope));
     }
     response.end(`${tokens.join('\n')}\n`);
   };
@@ -94,7 +98,7 @@ server.listen(Number(values.port), '127.0.0.1', () => {
   server.on('request', (request, response) => {
     const { pathname, searchParams } = new URL(request.url, origin);
     if (pathname === '/seed') {
-      seed(Number(searchParams.get('count')), response);
+      seed(Number(searchParams.get('count')), searchParams.has('openid'), response);
     } else {
       answer(request, response);
     }

@@ -14,8 +14,10 @@ use std::time::Duration;
 
 use config::{Config, ConfigError, File, FileFormat, Map, Source, Value, ValueKind};
 use serde::de::DeserializeOwned;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{fmt, registry};
 
 /// A sentence for the person who starts the program: which setting is wrong,
 /// where it was set, and what would be right. Never shows a secret's value.
@@ -381,11 +383,16 @@ impl Settings {
         let filter = self.get::<String>("log.level")?;
         let known = |level: &str| level.parse::<LevelFilter>().is_ok() && !level.is_empty();
         let good = |part: &str| known(part.rsplit_once('=').map_or(part, |(_, level)| level));
-        if !filter.split(',').all(good) || EnvFilter::builder().parse(&filter).is_err() {
-            let levels = "must be \"error\", \"warn\", \"info\", \"debug\" or \"trace\"";
-            return Err(self.invalid("log.level", levels));
+        // actix reports each of its threads at the start, and every port scan as
+        // an error; whoever wants to see that says so.
+        let filters = format!("actix_server=warn,actix_http=off,{filter}").parse::<Targets>();
+        match filters {
+            Ok(filters) if filter.split(',').all(good) => Ok(Log { json, filters }),
+            _ => {
+                let levels = "must be \"error\", \"warn\", \"info\", \"debug\" or \"trace\"";
+                Err(self.invalid("log.level", levels))
+            }
         }
-        Ok(Log { json, filter })
     }
 
     /// The refusal of a value, with its name and where it was set.
@@ -430,21 +437,18 @@ impl Settings {
 /// How to log.
 pub struct Log {
     json: bool,
-    filter: String,
+    filters: Targets,
 }
 
 impl Log {
     /// Logs to standard error from here on, in colour where that is a terminal.
     pub fn start(&self) {
-        // actix reports each of its threads at the start, and every port scan as
-        // an error; whoever wants to see that says so in `log.level`.
-        let filter = format!("actix_server=warn,actix_http=off,{}", self.filter);
-        let filter = EnvFilter::new(filter);
-        let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+        let lines = fmt::layer().with_writer(io::stderr);
+        let log = registry().with(self.filters.clone());
         if self.json {
-            lines.json().init();
+            log.with(lines.json()).init();
         } else {
-            lines.with_target(false).with_ansi(io::stderr().is_terminal()).init();
+            log.with(lines.with_target(false).with_ansi(io::stderr().is_terminal())).init();
         }
     }
 }

@@ -175,7 +175,10 @@ impl Link {
         if self.elapsed().saturating_sub(looked) > LEASE {
             return None;
         }
-        let (number, shared) = self.current()?;
+        // Which of the two it is, is found out before one is cloned: threads that clone the
+        // shared one are in each other's way.
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        let (number, shared) = (current.number, current.connection.as_ref()?);
         let own = OWN.with_borrow_mut(|own| match own {
             Some(own) if own.number == number => own.connection.clone(),
             _ => {
@@ -184,7 +187,7 @@ impl Link {
                 None
             }
         });
-        Some((number, own.unwrap_or(shared)))
+        Some((number, own.unwrap_or_else(|| shared.clone())))
     }
 
     fn current(&self) -> Option<(u64, Connection)> {

@@ -54,10 +54,14 @@ pub async fn observe(
 
     // Whatever is logged on the way says what it was for.
     let span = tracing::info_span!("request", id, method, path = route);
-    let mut response = next.call(request).instrument(span.clone()).await?;
-    let (status, took) = (response.status().as_u16(), start.elapsed());
-    tracing::debug!(parent: &span, status, micros = took.as_micros(), "answered");
-    state.metrics.answered(&Request { method: Word(method), route, status }, took);
+    let answered = async {
+        let response = next.call(request).await?;
+        let (status, took) = (response.status().as_u16(), start.elapsed());
+        tracing::debug!(status, micros = took.as_micros(), "answered");
+        state.metrics.answered(&Request { method: Word(method), route, status }, took);
+        Ok::<_, Error>(response)
+    };
+    let mut response = answered.instrument(span).await?;
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }

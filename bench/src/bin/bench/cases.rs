@@ -53,20 +53,37 @@ pub(crate) struct Case {
     pub(crate) rivals: &'static [Rival],
 }
 
+impl Case {
+    /// Whether there is nothing to it without the peer.
+    pub(crate) fn is_beside_peer(&self) -> bool {
+        self.rivals == PEER
+    }
+}
+
 /// Whom the server is compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) enum Rival {
     /// The floor, asked by this path.
     Floor(&'static str),
-    /// The peer, over its OAuth endpoint.
-    Peer,
+    /// The peer, over its OAuth endpoint, with sessions of this kind.
+    Peer(Login),
+}
+
+/// How the peer's users have logged in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) enum Login {
+    /// For an access token alone: a refresh signs one token, as Matchbook's does.
+    OAuth,
+    /// With `OpenID` Connect: a refresh signs an ID token too.
+    OpenId,
 }
 
 impl fmt::Display for Rival {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Floor(path) => write!(f, "floor {path}"),
-            Self::Peer => write!(f, "oidc-provider"),
+            Self::Peer(Login::OAuth) => write!(f, "oidc-provider"),
+            Self::Peer(Login::OpenId) => write!(f, "oidc-provider, OpenID"),
         }
     }
 }
@@ -96,6 +113,7 @@ pub(crate) const QUICK: usize = 16;
 
 const REFRESH: &[Rival] = &[Rival::Floor("/refresh")];
 const SINGLE: &[Rival] = &[Rival::Floor("/refresh"), Rival::Floor("/single")];
+const PEER: &[Rival] = &[Rival::Peer(Login::OAuth), Rival::Peer(Login::OpenId)];
 const USER: &[Rival] = &[Rival::Floor("/user"), Rival::Floor("/cached")];
 
 /// All cases that the arguments ask for; those of one setup follow each other.
@@ -122,14 +140,14 @@ pub(crate) fn cases(arguments: &Arguments) -> Vec<Case> {
                 cases.extend(at(16).map(case("user", setup, "user", USER)));
                 cases.extend(at(16).map(case("token", setup, "token", &[])));
                 cases.extend(at(64).map(case("jwks", setup, KEYS, &[Rival::Floor("/empty")])));
-                cases.extend(at(16).map(case("peer", setup, "refresh", &[Rival::Peer])));
+                cases.extend(at(16).map(case("peer", setup, "refresh", PEER)));
                 if !arguments.quick {
-                    cases.extend(at(64).map(case("peer", setup, "refresh", &[Rival::Peer])));
+                    cases.extend(at(64).map(case("peer", setup, "refresh", PEER)));
                 }
             }
             "RS256" => {
                 cases.extend(all.iter().copied().map(case("user", setup, "user", USER)));
-                cases.extend(at(16).map(case("peer", setup, "refresh", &[Rival::Peer])));
+                cases.extend(at(16).map(case("peer", setup, "refresh", PEER)));
             }
             _ => {}
         }

@@ -106,7 +106,7 @@ pub(crate) fn all(arguments: &Arguments, load: &Path, stage: &mut Stage) -> Vec<
     let cases = cases(arguments);
     let mut runs = Vec::new();
     for of_setup in cases.chunk_by(|one, next| one.setup == next.setup) {
-        let peer = of_setup.iter().any(|case| case.rivals.contains(&Rival::Peer));
+        let peer = of_setup.iter().any(Case::is_beside_peer);
         let mut stand = stage.stand(of_setup[0].setup, peer);
         for case in of_setup {
             let done = cases.iter().position(|one| one == case).unwrap();
@@ -114,7 +114,7 @@ pub(crate) fn all(arguments: &Arguments, load: &Path, stage: &mut Stage) -> Vec<
             let (at, of) = (done + 1, cases.len());
             let connections = case.connections;
             eprintln!("bench: case {at} of {of}, {minutes} min left: {case} at {connections}");
-            if case.rivals == [Rival::Peer] && stand.peer.is_none() {
+            if case.is_beside_peer() && stand.peer.is_none() {
                 continue;
             }
             for round in 0..arguments.rounds() {
@@ -123,12 +123,8 @@ pub(crate) fn all(arguments: &Arguments, load: &Path, stage: &mut Stage) -> Vec<
                 let process = stand.process.id();
                 runs.push(turn.against(None, &stand.server, process, &mut stand.watch));
                 for rival in case.rivals {
-                    let there = match rival {
-                        Rival::Floor(_) => &stand.floor,
-                        Rival::Peer => &stand.peer,
-                    };
-                    let Some((process, side)) = there else { continue };
-                    runs.push(turn.against(Some(*rival), side, process.id(), &mut stand.watch));
+                    let Some((process, side)) = stand.rival(*rival) else { continue };
+                    runs.push(turn.against(Some(*rival), &side, process, &mut stand.watch));
                 }
             }
         }
@@ -193,7 +189,7 @@ impl Turn<'_> {
         let Self { arguments, case, .. } = self;
         let work = match rival {
             Some(Rival::Floor("/empty")) => "get:/empty",
-            Some(Rival::Peer) => "oauth",
+            Some(Rival::Peer(_)) => "oauth",
             _ => case.work,
         };
         let mut command = Command::new(self.load);
@@ -209,7 +205,7 @@ impl Turn<'_> {
             Some(Rival::Floor(path)) if !work.starts_with("get:") => {
                 command.args(["--path", path]);
             }
-            Some(Rival::Peer) => {
+            Some(Rival::Peer(_)) => {
                 command.args(["--oauth-client", "bench:bench-secret"]);
             }
             _ => {}

@@ -170,8 +170,10 @@ impl Report {
                 gates.push(Gate::at_least(what, 0.8, ratio));
             }
         }
-        let ratio = self.ratio("peer", "ES256", 16, "oidc-provider");
-        gates.push(Gate::at_least("refresh ES256 at 16, of oidc-provider".to_owned(), 6.0, ratio));
+        for peer in ["oidc-provider", "oidc-provider, OpenID"] {
+            let ratio = self.ratio("peer", "ES256", 16, peer);
+            gates.push(Gate::at_least(format!("refresh ES256 at 16, of {peer}"), 6.0, ratio));
+        }
         for (algorithm, connections) in [("RS256", 16), ("RS256", 64), ("ES256", 16)] {
             for path in ["/user", "/cached"] {
                 let ratio = self.ratio("user", algorithm, connections, &format!("floor {path}"));

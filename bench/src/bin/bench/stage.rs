@@ -11,7 +11,7 @@ use matchbook_bench::load::{Target, Wire, field};
 use matchbook_bench::{Launch, Postgres, Process, Redis};
 use tempfile::TempDir;
 
-use crate::cases::{Base, Setup};
+use crate::cases::{Base, Login, Rival, Setup};
 use crate::counters::{self, Watch};
 use crate::filled::{self, Half};
 use crate::report::Machine;
@@ -55,8 +55,38 @@ pub(crate) struct Stand<'a> {
     pub(crate) process: Process,
     pub(crate) server: Side,
     pub(crate) floor: Option<(Listener, Side)>,
-    pub(crate) peer: Option<(Listener, Side)>,
+    pub(crate) peer: Option<Peer>,
     pub(crate) watch: Watch<'a>,
+}
+
+impl Stand<'_> {
+    /// Whom the server is compared with, where it is there: its process, and how to
+    /// ask it.
+    pub(crate) fn rival(&self, rival: Rival) -> Option<(u32, Side)> {
+        let (listener, side) = match rival {
+            Rival::Floor(_) => self.floor.as_ref().map(|(floor, side)| (floor, side))?,
+            Rival::Peer(login) => {
+                self.peer.as_ref().map(|peer| (&peer.listener, peer.side(login)))?
+            }
+        };
+        Some((listener.id(), side.clone()))
+    }
+}
+
+/// Another token server, and refresh tokens of either kind of its sessions.
+pub(crate) struct Peer {
+    listener: Listener,
+    oauth: Side,
+    openid: Side,
+}
+
+impl Peer {
+    fn side(&self, login: Login) -> &Side {
+        match login {
+            Login::OAuth => &self.oauth,
+            Login::OpenId => &self.openid,
+        }
+    }
 }
 
 impl Stage {
@@ -178,7 +208,7 @@ const PEER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peer");
 
 impl Stage {
     /// Another token server, where Node.js is there to run it.
-    fn peer(&self, algorithm: &str) -> Option<(Listener, Side)> {
+    fn peer(&self, algorithm: &str) -> Option<Peer> {
         let folder = self.folder.path().join("peer");
         if !folder.is_dir() {
             fs::create_dir(&folder).unwrap();
@@ -200,12 +230,15 @@ impl Stage {
         let mut node = Command::new("node");
         node.args(["server.js", "--algorithm", algorithm]).current_dir(&folder);
         let listener = Listener::start(node);
-        let tokens = folder.join(format!("{algorithm}.tokens"));
-        let (status, lines) = get(&listener.url, &format!("/seed?count={ASKED_FOR}"));
-        assert_eq!(status, 200, "{lines}");
-        fs::write(&tokens, lines).unwrap();
-        let url = listener.url.clone();
-        Some((listener, Side { url, tokens, ca: None }))
+        let side = |kind: &str| {
+            let tokens = folder.join(format!("{algorithm}{kind}.tokens"));
+            let (status, lines) = get(&listener.url, &format!("/seed?count={ASKED_FOR}{kind}"));
+            assert_eq!(status, 200, "{lines}");
+            fs::write(&tokens, lines).unwrap();
+            Side { url: listener.url.clone(), tokens, ca: None }
+        };
+        let (oauth, openid) = (side(""), side("&openid"));
+        Some(Peer { listener, oauth, openid })
     }
 
     /// How many cores and how much memory there is, and what runs on them.
