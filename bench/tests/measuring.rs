@@ -12,7 +12,7 @@ fn with_programs_the_benchmark_measures_what_it_has_the_parts_for() {
     let folder = tempfile::tempdir().unwrap();
     let bench = Path::new(env!("CARGO_BIN_EXE_bench"));
     assert!(bench.with_file_name("matchbook-server").is_file(), "build the server beside it");
-    let only = "refresh,user,token,repeat,tls,sqlite,startup";
+    let only = "refresh,user,token,jwks,repeat,tls,sqlite,statement,startup";
     let run = Command::new(bench)
         .args(["--quick", "--only", only])
         .current_dir(&folder)
@@ -24,7 +24,7 @@ fn with_programs_the_benchmark_measures_what_it_has_the_parts_for() {
     let report = std::fs::read(results.join("results.json")).unwrap();
     let report: Value = serde_json::from_slice(&report).unwrap();
     let rows = report["rows"].as_array().unwrap();
-    for name in ["refresh", "user", "token", "repeat", "tls", "sqlite"] {
+    for name in ["refresh", "user", "token", "jwks", "repeat", "tls", "sqlite"] {
         let mut measured = rows.iter().filter(|row| row["name"] == name).peekable();
         assert!(measured.peek().is_some(), "{name} was not measured");
         for row in measured {

@@ -63,8 +63,10 @@ impl Case {
 /// Whom the server is compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) enum Rival {
-    /// The floor, asked by this path.
+    /// The floor, asked by this path for the same work.
     Floor(&'static str),
+    /// A part of that work, which the floor answers to `GET` of this path.
+    Part(&'static str),
     /// The peer, over its OAuth endpoint, with sessions of this kind.
     Peer(Login),
 }
@@ -81,7 +83,7 @@ pub(crate) enum Login {
 impl fmt::Display for Rival {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Floor(path) => write!(f, "floor {path}"),
+            Self::Floor(path) | Self::Part(path) => write!(f, "floor {path}"),
             Self::Peer(Login::OAuth) => write!(f, "oidc-provider"),
             Self::Peer(Login::OpenId) => write!(f, "oidc-provider, OpenID"),
         }
@@ -112,9 +114,13 @@ pub(crate) const KEYS: &str = "get:/.well-known/jwks.json";
 pub(crate) const QUICK: usize = 16;
 
 const REFRESH: &[Rival] = &[Rival::Floor("/refresh")];
-const SINGLE: &[Rival] = &[Rival::Floor("/refresh"), Rival::Floor("/single")];
+const REFRESH_ALONE: &[Rival] = &[Rival::Floor("/refresh"), Rival::Floor("/single")];
+const REFRESH_AND_PARTS: &[Rival] = &[Rival::Floor("/refresh"), Rival::Part("/sign")];
 const PEER: &[Rival] = &[Rival::Peer(Login::OAuth), Rival::Peer(Login::OpenId)];
 const USER: &[Rival] = &[Rival::Floor("/user"), Rival::Floor("/cached")];
+const USER_AND_PARTS: &[Rival] =
+    &[Rival::Floor("/user"), Rival::Floor("/cached"), Rival::Part("/mget")];
+const NOTHING: &[Rival] = &[Rival::Part("/empty")];
 
 /// All cases that the arguments ask for; those of one setup follow each other.
 pub(crate) fn cases(arguments: &Arguments) -> Vec<Case> {
@@ -130,7 +136,11 @@ pub(crate) fn cases(arguments: &Arguments) -> Vec<Case> {
     for algorithm in ["ES256", "EdDSA", "RS256"] {
         let setup = with(algorithm);
         cases.extend(all.iter().map(|connections| {
-            let rivals = if *connections == 1 { SINGLE } else { REFRESH };
+            let rivals = match connections {
+                1 => REFRESH_ALONE,
+                16 => REFRESH_AND_PARTS,
+                _ => REFRESH,
+            };
             case("refresh", setup, "refresh", rivals)(*connections)
         }));
         match algorithm {
@@ -138,15 +148,18 @@ pub(crate) fn cases(arguments: &Arguments) -> Vec<Case> {
                 cases.extend(at(16).map(case("keyed", setup, "keyed", &[])));
                 cases.extend(at(16).map(case("repeat", setup, "repeat", &[])));
                 cases.extend(at(16).map(case("user", setup, "user", USER)));
-                cases.extend(at(16).map(case("token", setup, "token", &[])));
-                cases.extend(at(64).map(case("jwks", setup, KEYS, &[Rival::Floor("/empty")])));
+                cases.extend(all.iter().copied().map(case("token", setup, "token", &[])));
+                cases.extend(all.iter().copied().map(case("jwks", setup, KEYS, NOTHING)));
                 cases.extend(at(16).map(case("peer", setup, "refresh", PEER)));
                 if !arguments.quick {
                     cases.extend(at(64).map(case("peer", setup, "refresh", PEER)));
                 }
             }
             "RS256" => {
-                cases.extend(all.iter().copied().map(case("user", setup, "user", USER)));
+                cases.extend(all.iter().map(|connections| {
+                    let rivals = if *connections == 16 { USER_AND_PARTS } else { USER };
+                    case("user", setup, "user", rivals)(*connections)
+                }));
                 cases.extend(at(16).map(case("peer", setup, "refresh", PEER)));
             }
             _ => {}

@@ -1,11 +1,12 @@
-//! What is not measured by requests a second: the start, memory, the client.
+//! What is not measured by requests: the statement alone, the start, memory, the
+//! client.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use matchbook_bench::Launch;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cases::{Base, Setup};
 use crate::counters::memory;
@@ -16,6 +17,52 @@ use crate::{Arguments, binary};
 
 /// How often each kind of start is measured.
 const STARTS: usize = 7;
+
+/// The rotation statement alone, driven by threads that do nothing else.
+#[derive(Serialize)]
+pub(crate) struct Statement {
+    /// Each with a connection of its own.
+    pub(crate) threads: usize,
+    /// How many sessions each statement rotates.
+    pub(crate) batch: usize,
+    pub(crate) rows_per_second: f64,
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: f64,
+}
+
+/// What `floor statement` prints.
+#[derive(Deserialize)]
+struct Driven {
+    rows: f64,
+    seconds: f64,
+    p50_us: f64,
+    p99_us: f64,
+}
+
+/// Drives the statement for single sessions and for many.
+pub(crate) fn statements(arguments: &Arguments, stage: &mut Stage) -> Vec<Statement> {
+    let Some(floor) = stage.floor.clone() else { return Vec::new() };
+    let database = stage.database("ES256", arguments.sessions()[0]);
+    let drive = |(threads, batch): (usize, usize)| {
+        let mut command = Command::new(&floor);
+        command.args(["statement", "--database", &database.url]);
+        command.args(["--connections", &threads.to_string()]);
+        command.args(["--seconds", &arguments.seconds().to_string()]);
+        if batch > 1 {
+            command.args(["--batch", &batch.to_string()]);
+        }
+        let output = command.stderr(Stdio::inherit()).output().unwrap();
+        let driven: Driven = serde_json::from_slice(&output.stdout).expect("floor has failed");
+        Statement {
+            threads,
+            batch,
+            rows_per_second: driven.rows / driven.seconds,
+            p50_us: driven.p50_us,
+            p99_us: driven.p99_us,
+        }
+    };
+    [(1, 1), (16, 1), (1, 8), (1, 16), (1, 64)].map(drive).into()
+}
 
 /// How long a start took until the server was ready, in milliseconds.
 #[derive(Serialize)]

@@ -138,12 +138,14 @@ fn measure(arguments: &Arguments) -> Report {
     let mut stage = Stage::new(arguments);
     let runs = measure::all(arguments, &load, &mut stage);
     let wants = |name| arguments.wants(name).then(|| eprintln!("bench: {name}"));
+    let statements = wants("statement").map(|()| extras::statements(arguments, &mut stage));
     let startups = wants("startup").map(|()| extras::startups(arguments, &mut stage));
     let memory = wants("memory").map(|()| extras::memory_of(arguments, &load, &mut stage));
     let client_ratio = wants("client").and_then(|()| extras::client_ratio(arguments));
     let mut report = Report {
         machine: stage.machine(),
         rows: report::rows(&runs),
+        statements: statements.unwrap_or_default(),
         startups: startups.unwrap_or_default(),
         memory,
         client_ratio,

@@ -188,12 +188,12 @@ impl Turn<'_> {
     fn command(&self, rival: Option<Rival>, side: &Side) -> Command {
         let Self { arguments, case, .. } = self;
         let work = match rival {
-            Some(Rival::Floor("/empty")) => "get:/empty",
-            Some(Rival::Peer(_)) => "oauth",
-            _ => case.work,
+            Some(Rival::Part(path)) => format!("get:{path}"),
+            Some(Rival::Peer(_)) => "oauth".to_owned(),
+            _ => case.work.to_owned(),
         };
         let mut command = Command::new(self.load);
-        command.args(["--target", &side.url, "--work", work, "--wait"]);
+        command.args(["--target", &side.url, "--work", &work, "--wait"]);
         command.args(["--connections", &case.connections.to_string()]);
         command.args(["--seconds", &arguments.seconds().to_string()]);
         command.args(["--warmup", &arguments.warmup().to_string()]);
@@ -202,7 +202,7 @@ impl Turn<'_> {
             command.arg("--ca").arg(ca);
         }
         match rival {
-            Some(Rival::Floor(path)) if !work.starts_with("get:") => {
+            Some(Rival::Floor(path)) => {
                 command.args(["--path", path]);
             }
             Some(Rival::Peer(_)) => {

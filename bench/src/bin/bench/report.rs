@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::extras::{Memory, Startup};
+use crate::extras::{Memory, Startup, Statement};
 use crate::measure::{MATCHBOOK, Run};
 
 /// All that was measured.
@@ -12,6 +12,7 @@ use crate::measure::{MATCHBOOK, Run};
 pub(crate) struct Report {
     pub(crate) machine: Machine,
     pub(crate) rows: Vec<Row>,
+    pub(crate) statements: Vec<Statement>,
     pub(crate) startups: Vec<Startup>,
     pub(crate) memory: Option<Memory>,
     /// The client's requests a second, of plain awc's.
@@ -304,6 +305,15 @@ impl fmt::Display for Report {
                     &ratio,
                 )?;
             }
+        }
+        for Statement { threads, batch, rows_per_second, p50_us, p99_us } in &self.statements {
+            writeln!(
+                f,
+                "the statement alone, {threads} at once, {batch} each: {rows_per_second:.0} rows/s, \
+                 {:.2} ms, {:.2} ms",
+                p50_us / 1000.0,
+                p99_us / 1000.0
+            )?;
         }
         for Startup { what, millis } in &self.startups {
             let Spread { median, lowest, highest } = millis;

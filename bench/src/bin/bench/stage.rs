@@ -29,7 +29,7 @@ pub(crate) struct Stage {
     pub(crate) postgres: Postgres,
     pub(crate) redis: Redis,
     server: PathBuf,
-    floor: Option<PathBuf>,
+    pub(crate) floor: Option<PathBuf>,
     databases: HashMap<(String, u64), Database>,
     folder: TempDir,
 }
@@ -64,7 +64,9 @@ impl Stand<'_> {
     /// ask it.
     pub(crate) fn rival(&self, rival: Rival) -> Option<(u32, Side)> {
         let (listener, side) = match rival {
-            Rival::Floor(_) => self.floor.as_ref().map(|(floor, side)| (floor, side))?,
+            Rival::Floor(_) | Rival::Part(_) => {
+                self.floor.as_ref().map(|(floor, side)| (floor, side))?
+            }
             Rival::Peer(login) => {
                 self.peer.as_ref().map(|peer| (&peer.listener, peer.side(login)))?
             }
