@@ -22,7 +22,7 @@ const CLIENT = { id: 'bench', secret: 'bench-secret' };
 const API = 'https://api.example';
 // Tokens and grants that are kept at least, of which those in use are the
 // newest. Its own memory ends at 1000, which many sessions outgrow.
-const KEPT = 100_000;
+const KEPT = 1_000_000;
 
 const { values } = parseArgs({
   options: { algorithm: { type: 'string' }, port: { type: 'string', default: '0' } },

@@ -35,6 +35,10 @@ fn with_programs_the_benchmark_measures_what_it_has_the_parts_for() {
     for row in refreshes {
         assert_eq!(row["rivals"][0]["with"], "floor /refresh");
     }
+    let statements = report["statements"].as_array().unwrap();
+    assert_eq!(statements.len(), 5);
+    assert!(statements.iter().all(|alone| alone["rows_per_second"].as_f64() > Some(0.0)));
+    assert_eq!(report["startups"].as_array().unwrap().len(), 3);
     // These do not depend on the machine.
     let counted = [
         "SQL statements for each refresh",

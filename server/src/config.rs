@@ -337,6 +337,8 @@ mod tests {
             ("[log]\nlevel = 'a=b=c'", "log.level"),
             ("[log]\nlevel = 'warning'", "log.level"),
             ("[log]\nlevel = ''", "log.level"),
+            ("[log]\nlevel = '=debug'", "log.level"),
+            ("[log]\nlevel = '[request]=debug'", "log.level"),
             ("[log]\nlevel = 'info,matchbook_server=loud'", "log.level"),
             ("[server]\nshutdown_timeout = '500ms'", "server.shutdown_timeout"),
             ("[database]\nurl = 'postgres://me:a/b@db/x'", "database.url"),

@@ -194,6 +194,9 @@ pub struct Store {
     pool: r2d2::Pool<Connector>,
     /// One for each connection: who holds one blocks a thread, the others do not.
     turns: Arc<Semaphore>,
+    /// The one that may write, on SQLite, which lets whoever comes by at the right
+    /// moment have it, however long others have waited.
+    writer: Option<Arc<Semaphore>>,
     /// The one for what the server does for itself.
     aside: Arc<Semaphore>,
     /// One for each request that may wait for its turn.
@@ -203,6 +206,9 @@ pub struct Store {
     wait: Duration,
     timeout: Duration,
 }
+
+/// A connection to be had, and, on SQLite, the right to write.
+type ToWrite = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
 
 impl Store {
     /// Connects, brings the tables up to date, and opens the pool. Blocks.
@@ -227,6 +233,10 @@ impl Store {
             pool,
             aside: Arc::new(Semaphore::new(1)),
             turns: Arc::new(Semaphore::new(options.pool_size as usize)),
+            writer: match options.url {
+                Url::Postgres(_) => None,
+                Url::Sqlite(_) => Some(Arc::new(Semaphore::new(1))),
+            },
             places: Arc::new(Semaphore::new(options.queue as usize)),
             lanes: Arc::new(Lanes::new(match options.url {
                 Url::Postgres(_) => lanes(),
@@ -239,7 +249,8 @@ impl Store {
         })
     }
 
-    /// Runs blocking `work` on a pooled connection, off the async threads.
+    /// Runs blocking `work` on a pooled connection, off the async threads. What
+    /// writes is for [`Self::write`].
     ///
     /// # Errors
     /// When there is no connection, or the work fails or panics. Work that takes
@@ -250,7 +261,32 @@ impl Store {
         F: FnOnce(&mut Conn) -> QueryResult<T> + Send + 'static,
     {
         let started = Instant::now();
-        self.work(self.turn().await?, started, work).await
+        let permit = if let Ok(permit) = self.turns.clone().try_acquire_owned() {
+            permit
+        } else {
+            let _place = self.place()?;
+            self.within_wait(&self.turns).await?
+        };
+        self.work(permit, started, work).await
+    }
+
+    /// Does the same with `work` that writes, in the order of asking.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub async fn write<T, F>(&self, work: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Conn) -> QueryResult<T> + Send + 'static,
+    {
+        let started = Instant::now();
+        let permits = if let Some(permits) = self.try_to_write() {
+            permits
+        } else {
+            let _place = self.place()?;
+            self.wait_to_write().await?
+        };
+        self.work(permits, started, work).await
     }
 
     /// Does the same on a connection that is kept for it, so that what all
@@ -264,13 +300,13 @@ impl Store {
         F: FnOnce(&mut Conn) -> QueryResult<T> + Send + 'static,
     {
         let started = Instant::now();
-        let turn = self.within_wait(self.aside.clone()).await?;
-        self.work(turn, started, work).await
+        let permit = self.within_wait(&self.aside).await?;
+        self.work(permit, started, work).await
     }
 
     async fn work<T, F>(
         &self,
-        turn: OwnedSemaphorePermit,
+        permits: impl Send + 'static,
         started: Instant,
         work: F,
     ) -> Result<T, Error>
@@ -281,7 +317,7 @@ impl Store {
         let store = self.clone();
         let span = tracing::Span::current();
         let work = actix_rt::task::spawn_blocking(move || {
-            let (_inside, _turn) = (span.entered(), turn);
+            let (_inside, _permits) = (span.entered(), permits);
             store.on_connection(store.wait.saturating_sub(started.elapsed()), work)
         });
         match tokio::time::timeout(self.wait + self.timeout, work).await {
@@ -312,18 +348,30 @@ impl Store {
         })
     }
 
-    /// Waits until a connection is free, if not too many do.
-    async fn turn(&self) -> Result<OwnedSemaphorePermit, Error> {
-        if let Ok(turn) = self.turns.clone().try_acquire_owned() {
-            return Ok(turn);
-        }
-        let _place = self.places.try_acquire().map_err(|_| Error::Overloaded(self.queue))?;
-        self.within_wait(self.turns.clone()).await
+    /// A connection to be had without waiting, and the right to write.
+    fn try_to_write(&self) -> Option<ToWrite> {
+        let writer = self.writer.clone().map(Semaphore::try_acquire_owned).transpose().ok()?;
+        Some((self.turns.clone().try_acquire_owned().ok()?, writer))
     }
 
-    async fn within_wait(&self, turns: Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Error> {
-        match tokio::time::timeout(self.wait, turns.acquire_owned()).await {
-            Ok(Ok(turn)) => Ok(turn),
+    /// Waits until it may write, and then for a connection: those who read have them
+    /// meanwhile. Whoever stands for a request takes a place for it.
+    async fn wait_to_write(&self) -> Result<ToWrite, Error> {
+        let writer = match &self.writer {
+            Some(writer) => Some(self.within_wait(writer).await?),
+            None => None,
+        };
+        Ok((self.within_wait(&self.turns).await?, writer))
+    }
+
+    /// A place for a request that waits, if not too many do.
+    fn place(&self) -> Result<OwnedSemaphorePermit, Error> {
+        self.places.clone().try_acquire_owned().map_err(|_| Error::Overloaded(self.queue))
+    }
+
+    async fn within_wait(&self, permits: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Error> {
+        match tokio::time::timeout(self.wait, permits.clone().acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(permit),
             _ => Err(Error::Busy(self.wait)),
         }
     }

@@ -41,12 +41,13 @@ const REST: u32 = 9;
 const NOTICED: usize = 1 << 16;
 const REMEMBERED: usize = 1 << 18;
 
-/// Tells the sweeper what was rotated. Clones tell the same sweeper.
+/// Tells the sweeper what may be rotated now. Clones tell the same sweeper.
 #[derive(Clone)]
 pub struct Rotations(mpsc::Sender<(Timestamp, SessionId)>);
 
 impl Rotations {
-    /// Notes that a session was rotated without an attempt key. Never waits.
+    /// Notes that a session is about to be rotated without an attempt key. Never
+    /// waits.
     pub fn note(&self, session: SessionId, now: Timestamp) {
         // Where the sweeper is behind, its round has to do.
         let _ = self.0.try_send((now, session));
@@ -155,7 +156,7 @@ impl Sweeper {
         work: impl FnOnce(&mut Conn) -> QueryResult<T> + Send + 'static,
     ) -> Result<T, store::Error> {
         let start = Instant::now();
-        let done = self.store.run(work).await;
+        let done = self.store.write(work).await;
         tokio::time::sleep(start.elapsed() * REST).await;
         done
     }

@@ -382,7 +382,14 @@ impl Settings {
         let json = self.choice("log.format", &[("text", false), ("json", true)])?;
         let filter = self.get::<String>("log.level")?;
         let known = |level: &str| level.parse::<LevelFilter>().is_ok() && !level.is_empty();
-        let good = |part: &str| known(part.rsplit_once('=').map_or(part, |(_, level)| level));
+        let module = |name: &str| {
+            let fit = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':' | '-');
+            !name.is_empty() && name.chars().all(fit)
+        };
+        let good = |part: &str| match part.rsplit_once('=') {
+            Some((name, level)) => module(name) && known(level),
+            None => known(part),
+        };
         // actix reports each of its threads at the start, and every port scan as
         // an error; whoever wants to see that says so.
         let filters = format!("actix_server=warn,actix_http=off,{filter}").parse::<Targets>();

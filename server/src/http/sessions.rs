@@ -144,7 +144,7 @@ async fn end(
             let (ended, sessions) = in_database(conn)?;
             Ok((ended, ends::of(conn, &sessions)?))
         };
-        let (ended, ends) = state.store.run(in_database).await?;
+        let (ended, ends) = state.store.write(in_database).await?;
         state.metrics.ended(EndReason::LoggedOut.as_str(), ended);
         for End { session_id: session, .. } in ends.iter().filter(|_| ended > 0) {
             tracing::info!(%session, "logged out");

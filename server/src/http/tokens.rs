@@ -40,7 +40,7 @@ pub(super) async fn register(
 ) -> Result<Json<UserId>, Error> {
     limit(&state, &request, Limit::Register)?;
     let (id, now) = (UserId::random(), clock::now());
-    state.store.run(move |conn| users::insert(conn, id, now)).await?;
+    state.store.write(move |conn| users::insert(conn, id, now)).await?;
     Ok(Json(id))
 }
 
@@ -63,7 +63,7 @@ pub(super) async fn token(
     let (policy, peppers) = (state.policy, state.peppers.clone());
     let opening = state
         .store
-        .run(move |conn| sessions::open(conn, sign_in, &dice, &peppers, &policy, now))
+        .write(move |conn| sessions::open(conn, sign_in, &dice, &peppers, &policy, now))
         .await?;
     let ip = ip.map(tracing::field::display);
     let refused = match opening {
@@ -150,7 +150,7 @@ async fn settle(state: &Data<State>, attempt: &Arc<Attempt>) -> Result<Rotation,
         let session = attempt.advance.session;
         let (policy, peppers) = (state.policy, state.peppers.clone());
         let settle = move |conn: &mut Conn| sessions::settle(conn, &attempt, &peppers, &policy);
-        let rotation = state.store.run(settle).await?;
+        let rotation = state.store.write(settle).await?;
         if let Rotation::Refused(Refusal::Reuse, _) = rotation {
             state.metrics.ended(EndReason::Reuse.as_str(), 1);
             let ends = state.store.run(move |conn| ends::of(conn, &[session])).await?;

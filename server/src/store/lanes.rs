@@ -3,9 +3,10 @@
 //!
 //! Sessions are spread over lanes by their ids, and a lane has one batch under way
 //! at a time. Whoever finds a lane free has the turn: what is queued goes to the
-//! database at once, and what comes meanwhile after it, until nobody waits. Nobody
-//! waits for a batch to fill, and no batch waits for a row that somebody else is
-//! at: who was not advanced is looked at alone, on another connection.
+//! database at once, and what comes meanwhile after it; a long turn leaves the rest
+//! to another. Nobody waits for a batch to fill, and no batch waits for a row that
+//! somebody else is at: who was not advanced is looked at alone, on another
+//! connection.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,7 +19,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tokio::time::timeout;
 
 use super::sessions::{Advance, Advanced, advance_all};
-use super::{Conn, Error, Store};
+use super::{Conn, Error, Store, ToWrite};
 use crate::token::SessionId;
 
 /// The most rotations in one statement: enough to make the commit cheap, and few
@@ -103,10 +104,14 @@ impl Lane {
 }
 
 impl Queue {
-    /// A new turn, where somebody waits and none is under way that is not given up.
+    /// Whether a turn is under way that is not given up.
+    fn is_busy(&self, patience: Duration) -> bool {
+        self.under_way.as_ref().is_some_and(|turn| turn.since.elapsed() <= patience)
+    }
+
+    /// A new turn, where somebody waits for one.
     fn turn(&mut self, lanes: &Arc<Lanes>, lane: usize, patience: Duration) -> Option<Turn> {
-        let given_up = |turn: &UnderWay| turn.since.elapsed() > patience;
-        if self.waiting.is_empty() || !self.under_way.as_ref().is_none_or(given_up) {
+        if self.waiting.is_empty() || self.is_busy(patience) {
             return None;
         }
         self.turns += 1;
@@ -213,16 +218,15 @@ impl Store {
     /// # Errors
     /// As [`Store::run`].
     pub async fn advance(&self, next: Arc<Advance>) -> Result<Option<Advanced>, Error> {
-        let place = self.lanes.of(next.session);
-        let lane = &self.lanes.0[place];
+        let number = self.lanes.of(next.session);
+        let lane = &self.lanes.0[number];
         let (tell, mut told) = oneshot::channel();
         let turn = {
             let mut queue = lane.queue();
-            let may_wait = || self.places.clone().try_acquire_owned();
-            let place_to_wait = queue.under_way.is_some().then(may_wait).transpose();
-            let place_to_wait = place_to_wait.map_err(|_| Error::Overloaded(self.queue))?;
-            queue.waiting.push(Waiting { advance: next.clone(), tell, place: place_to_wait });
-            queue.turn(&self.lanes, place, self.patience())
+            let has_to_wait = queue.is_busy(self.patience());
+            let place = has_to_wait.then(|| self.place()).transpose()?;
+            queue.waiting.push(Waiting { advance: next.clone(), tell, place });
+            queue.turn(&self.lanes, number, self.patience())
         };
         if let Some(turn) = turn {
             self.take(turn);
@@ -263,23 +267,24 @@ impl Store {
     /// Takes a turn on a thread that may block, as soon as a connection is free.
     fn take(&self, turn: Turn) {
         let store = self.clone();
-        if let Ok(permit) = self.turns.clone().try_acquire_owned() {
+        if let Some(permits) = self.try_to_write() {
             // Nobody waits for it to end: it tells all whom it concerns.
-            spawn_blocking(move || store.serve(&turn, permit));
+            spawn_blocking(move || store.serve(&turn, permits));
             return;
         }
         actix_rt::spawn(async move {
-            match store.turn().await {
-                Ok(permit) => drop(spawn_blocking(move || store.serve(&turn, permit))),
-                Err(error) => turn.fail(Vec::new(), error),
+            // Those in the lane have their places, and leave by themselves when they have
+            // waited for too long.
+            if let Ok(permits) = store.wait_to_write().await {
+                spawn_blocking(move || store.serve(&turn, permits));
             }
         });
     }
 
-    fn serve(&self, turn: &Turn, permit: OwnedSemaphorePermit) {
+    fn serve(&self, turn: &Turn, permits: ToWrite) {
         let mut failed = Vec::new();
         let served = self.on_connection(self.wait, |conn| turn.serve(conn, &mut failed));
-        drop(permit);
+        drop(permits);
         if let Err(error) = served {
             turn.fail(failed, error);
         }

@@ -194,6 +194,31 @@ async fn beyond_the_queue_others_are_told_to_come_back() {
 }
 
 #[actix_rt::test]
+async fn whose_turn_it_is_waits_for_a_connection_also_where_the_queue_is_full() {
+    let mut subject = Subject::new(DEFAULT);
+    let store = subject.store_with(|options| {
+        options.pool_size = 1;
+        options.queue = 1;
+    });
+    let attempt = attempts(&mut subject, 1).remove(0);
+    let (let_go, held) = std::sync::mpsc::channel::<()>();
+    let mut holding = Box::pin(store.run(move |_| {
+        held.recv().unwrap();
+        Ok(())
+    }));
+    assert!(is_pending(&mut holding).await);
+    let mut queued = Box::pin(store.run(|_| Ok(())));
+    assert!(is_pending(&mut queued).await);
+    assert!(matches!(store.run(|_| Ok(())).await, Err(Error::Overloaded(1))));
+    let mut advancing = Box::pin(store.advance(attempt.advance.clone()));
+    assert!(is_pending(&mut advancing).await);
+    let_go.send(()).unwrap();
+    holding.await.unwrap();
+    queued.await.unwrap();
+    assert!(advancing.await.unwrap().is_some());
+}
+
+#[actix_rt::test]
 async fn what_a_thread_leaves_behind_when_it_stops_others_do() {
     let mut subject = Subject::new(DEFAULT);
     let store = subject.store_with(|options| options.pool_size = 1);
@@ -241,18 +266,40 @@ async fn a_batch_that_gets_no_answer_holds_its_lane_no_longer_than_the_timeout()
         options.wait = Duration::from_millis(200);
         options.timeout = Duration::from_millis(300);
     });
-    let attempts = attempts(&mut subject, 2);
+    // Of one session, so that both are in one lane.
+    let pair = subject.open().1;
     let mut other = subject.connection();
     other.batch_execute("BEGIN; LOCK TABLE sessions IN EXCLUSIVE MODE").unwrap();
-    for attempt in &attempts {
+    for _ in 0..2 {
+        let attempt = subject.attempt(&pair.refresh, None, device());
         // The second one goes to the database too, and does not wait for the first.
         let stuck = store.advance(attempt.advance.clone()).await.unwrap_err();
         assert!(matches!(stuck, Error::Silent(_)) && stuck.will_pass(), "{stuck:?}");
     }
     other.batch_execute("ROLLBACK").unwrap();
     let asked = Instant::now();
-    while rotated(&mut subject) < 2 {
+    while rotated(&mut subject) < 1 {
         assert!(asked.elapsed() < MINUTE, "what went to the database is done");
         actix_rt::time::sleep(Duration::from_millis(1)).await;
     }
+}
+
+#[actix_rt::test]
+async fn on_sqlite_who_writes_waits_in_line_and_who_reads_does_not() {
+    let subject = Subject::new(DEFAULT);
+    let store = subject.store_with(|options| options.pool_size = 3);
+    let (let_go, held) = std::sync::mpsc::channel::<()>();
+    let mut writing = Box::pin(store.write(move |_| {
+        held.recv().unwrap();
+        Ok(())
+    }));
+    assert!(is_pending(&mut writing).await);
+    let mut next = Box::pin(store.write(|_| Ok(())));
+    let waits = is_pending(&mut next).await && store.pool().waiting == 1;
+    assert_eq!(waits, matches!(subject.conn, Conn::Sqlite(_)), "PostgreSQL has many writers");
+    let reading = join_all((0..2).map(|_| store.run(|_| Ok(())))).await;
+    assert!(reading.into_iter().all(|read| read.is_ok()));
+    let_go.send(()).unwrap();
+    writing.await.unwrap();
+    next.await.unwrap();
 }

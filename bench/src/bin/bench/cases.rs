@@ -120,7 +120,7 @@ const PEER: &[Rival] = &[Rival::Peer(Login::OAuth), Rival::Peer(Login::OpenId)];
 const USER: &[Rival] = &[Rival::Floor("/user"), Rival::Floor("/cached")];
 const USER_AND_PARTS: &[Rival] =
     &[Rival::Floor("/user"), Rival::Floor("/cached"), Rival::Part("/mget")];
-const NOTHING: &[Rival] = &[Rival::Part("/empty")];
+const EMPTY: &[Rival] = &[Rival::Part("/empty")];
 
 /// All cases that the arguments ask for; those of one setup follow each other.
 pub(crate) fn cases(arguments: &Arguments) -> Vec<Case> {
@@ -149,7 +149,7 @@ pub(crate) fn cases(arguments: &Arguments) -> Vec<Case> {
                 cases.extend(at(16).map(case("repeat", setup, "repeat", &[])));
                 cases.extend(at(16).map(case("user", setup, "user", USER)));
                 cases.extend(all.iter().copied().map(case("token", setup, "token", &[])));
-                cases.extend(all.iter().copied().map(case("jwks", setup, KEYS, NOTHING)));
+                cases.extend(all.iter().copied().map(case("jwks", setup, KEYS, EMPTY)));
                 cases.extend(at(16).map(case("peer", setup, "refresh", PEER)));
                 if !arguments.quick {
                     cases.extend(at(64).map(case("peer", setup, "refresh", PEER)));
