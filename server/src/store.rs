@@ -326,7 +326,7 @@ impl Store {
         }
     }
 
-    /// Blocks: waits for a connection, which a turn stands for, and works on it.
+    /// Blocks: waits for a connection, and works on it. The caller has a permit for it.
     fn on_connection<T>(
         &self,
         wait: Duration,
@@ -355,7 +355,7 @@ impl Store {
     }
 
     /// Waits until it may write, and then for a connection: those who read have them
-    /// meanwhile. Whoever stands for a request takes a place for it.
+    /// meanwhile. A request that waits here needs a place; the turn of a lane does not.
     async fn wait_to_write(&self) -> Result<ToWrite, Error> {
         let writer = match &self.writer {
             Some(writer) => Some(self.within_wait(writer).await?),

@@ -2,10 +2,12 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::sync::mpsc::{Sender, channel};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use actix_rt::task::JoinHandle;
+use diesel::QueryResult;
 use diesel::connection::SimpleConnection;
 use futures_util::future::join_all;
 use matchbook_server::sessions::{Attempt, Device, Rotation};
@@ -161,6 +163,16 @@ async fn queued(
     actix_rt::spawn(all)
 }
 
+/// Work that lasts until somebody lets it go.
+fn until_let_go() -> (Sender<()>, impl FnOnce(&mut Conn) -> QueryResult<()> + Send + 'static) {
+    let (let_go, held) = channel();
+    let work = move |_: &mut Conn| {
+        held.recv().unwrap();
+        Ok(())
+    };
+    (let_go, work)
+}
+
 async fn is_pending(future: &mut (impl Future + Unpin)) -> bool {
     poll_fn(|context| Poll::Ready(Pin::new(&mut *future).poll(context).is_pending())).await
 }
@@ -201,11 +213,8 @@ async fn whose_turn_it_is_waits_for_a_connection_also_where_the_queue_is_full() 
         options.queue = 1;
     });
     let attempt = attempts(&mut subject, 1).remove(0);
-    let (let_go, held) = std::sync::mpsc::channel::<()>();
-    let mut holding = Box::pin(store.run(move |_| {
-        held.recv().unwrap();
-        Ok(())
-    }));
+    let (let_go, hold) = until_let_go();
+    let mut holding = Box::pin(store.run(hold));
     assert!(is_pending(&mut holding).await);
     let mut queued = Box::pin(store.run(|_| Ok(())));
     assert!(is_pending(&mut queued).await);
@@ -225,18 +234,12 @@ async fn what_a_thread_leaves_behind_when_it_stops_others_do() {
     let pair = subject.open().1;
     let theirs = subject.attempt(&pair.refresh, None, device());
     let ours = subject.attempt(&pair.refresh, None, device());
-    // The only connection is in use, so whoever has the turn waits for it.
-    let (let_go, held) = std::sync::mpsc::channel::<()>();
-    let (busy, is_busy) = std::sync::mpsc::channel();
-    let mut holding = Box::pin(store.run(move |_| {
-        busy.send(()).unwrap();
-        held.recv().unwrap();
-        Ok(())
-    }));
+    // The only connection is given out, so whoever has the turn waits for it.
+    let (let_go, hold) = until_let_go();
+    let mut holding = Box::pin(store.run(hold));
     assert!(is_pending(&mut holding).await);
-    is_busy.recv().unwrap();
-    let (to_us, from_them) = std::sync::mpsc::channel();
-    let (to_them, from_us) = std::sync::mpsc::channel();
+    let (to_us, from_them) = channel();
+    let (to_them, from_us) = channel();
     let their_store = store.clone();
     let stopping = std::thread::spawn(move || {
         actix_rt::System::new().block_on(async move {
@@ -288,11 +291,8 @@ async fn a_batch_that_gets_no_answer_holds_its_lane_no_longer_than_the_timeout()
 async fn on_sqlite_who_writes_waits_in_line_and_who_reads_does_not() {
     let subject = Subject::new(DEFAULT);
     let store = subject.store_with(|options| options.pool_size = 3);
-    let (let_go, held) = std::sync::mpsc::channel::<()>();
-    let mut writing = Box::pin(store.write(move |_| {
-        held.recv().unwrap();
-        Ok(())
-    }));
+    let (let_go, hold) = until_let_go();
+    let mut writing = Box::pin(store.write(hold));
     assert!(is_pending(&mut writing).await);
     let mut next = Box::pin(store.write(|_| Ok(())));
     let waits = is_pending(&mut next).await && store.pool().waiting == 1;
