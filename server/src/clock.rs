@@ -11,6 +11,9 @@ use time::OffsetDateTime;
 pub struct Timestamp(i64);
 
 impl Timestamp {
+    /// Later than any time that is ever asked about.
+    pub const MAX: Self = Self(i64::MAX);
+
     /// The point that many microseconds after the Unix epoch.
     #[must_use]
     pub const fn from_micros(micros: i64) -> Self {

@@ -154,6 +154,12 @@ impl Explanation {
                 let until = again(retry.recovery);
                 format!("; with the `Idempotency-Key` that rotated it, the same answer {until}")
             }
+            (Some(retry), _, Verdict::Refused(Refusal::Reuse))
+                if retry.exclusive && self.token.generation == standing.generation =>
+            {
+                "; with an `Idempotency-Key`, which its client always sends, it would be rotated"
+                    .to_owned()
+            }
             _ => String::new(),
         };
         match verdict {

@@ -49,8 +49,9 @@ pub struct Retry {
     pub window: Duration,
     /// How long the attempt key that rotated it gets it.
     pub recovery: Duration,
-    /// Whether a token that was rotated with an attempt key is for that key
-    /// alone, from the first moment on.
+    /// Whether a token that was rotated with an idempotency key is reissued to
+    /// that key alone, and a session that was ever rotated with a key is never
+    /// rotated without one again.
     pub exclusive: bool,
 }
 
@@ -62,6 +63,11 @@ impl Policy {
             Some(retry) if keyed => retry.recovery.max(retry.window),
             Some(retry) => retry.window,
         }
+    }
+
+    /// Whether a session that was ever rotated with a key needs one again.
+    fn exclusive(&self) -> bool {
+        self.retry.is_some_and(|retry| retry.exclusive)
     }
 }
 
@@ -118,8 +124,17 @@ pub enum Rotation {
     Rotated(Grant),
     /// The same answer as before: the live token is the one of that answer.
     Repeated(Grant),
-    /// The token is not good; whose session it is, where there is one.
-    Refused(Refusal, Option<UserId>),
+    /// The token is not good.
+    Refused {
+        /// Why.
+        refusal: Refusal,
+        /// Whose session it is, where there is one.
+        user: Option<UserId>,
+        /// Whether the last rotation came from another address or device.
+        elsewhere: bool,
+    },
+    /// The deadline passed before the session could be rotated. Nothing changed.
+    TooLate,
 }
 
 /// Why a genuine refresh token is not good.
@@ -192,6 +207,12 @@ enum What {
     RefreshRefused,
     ReuseDetected,
     LoggedOut,
+    /// An old token came from another address or device than the last rotation.
+    SupersededElsewhere,
+    /// The successor was reissued to another address than the rotation's.
+    ReissuedElsewhere,
+    /// The successor was reissued by its idempotency key after the grace period.
+    Recovered,
 }
 
 impl What {
@@ -201,6 +222,9 @@ impl What {
             Self::RefreshRefused => "refresh_refused",
             Self::ReuseDetected => "reuse_detected",
             Self::LoggedOut => "logged_out",
+            Self::SupersededElsewhere => "superseded_elsewhere",
+            Self::ReissuedElsewhere => "reissued_elsewhere",
+            Self::Recovered => "refresh_recovered",
         }
     }
 }
@@ -263,6 +287,20 @@ pub fn open(
     })
 }
 
+/// Takes back a sign-in whose response nobody waits for any more: the guest may
+/// sign in again.
+///
+/// # Errors
+/// When a statement fails.
+pub fn undo_open(conn: &mut Conn, session: SessionId, user: UserId) -> QueryResult<()> {
+    conn.transaction(|conn| {
+        if store::sessions::delete_unused(conn, session)? {
+            users::give_back_sign_in(conn, user)?;
+        }
+        Ok(())
+    })
+}
+
 /// A refresh token that is shown, and what it is to be traded for.
 pub struct Attempt {
     shown: Presentation,
@@ -297,14 +335,27 @@ impl Attempt {
             successor: successor.secret.digest(),
             salt: policy.retry.map(|_| salt),
             attempt: key.map(|key| presented.secret.attempt(key)),
+            key_required: policy.exclusive() && key.is_none(),
             access,
             access_until: now.after(policy.access_lifetime),
             now,
+            grace_from: now.before(policy.retry.map_or(Duration::ZERO, |retry| retry.window)),
+            deadline: Timestamp::MAX,
             idle_expires_at: now.after(policy.idle_lifetime),
             user_agent: shown.device.user_agent.clone(),
             ip: shown.device.ip,
         });
         Self { shown, successor, event, advance }
+    }
+
+    /// Has the session not be rotated after `deadline`, when nobody waits for the
+    /// outcome any more.
+    #[must_use]
+    pub fn until(mut self, deadline: Timestamp) -> Self {
+        if let Some(advance) = Arc::get_mut(&mut self.advance) {
+            advance.deadline = deadline;
+        }
+        self
     }
 
     /// What is shown, and by whom.
@@ -327,10 +378,14 @@ impl Attempt {
     }
 }
 
-/// Finds out why a session was not advanced: says the same successor again, or
-/// refuses.
+/// How often a rotation is tried again because a concurrent request changed the
+/// session in between. Each try means that another request got its way.
+const MAX_ATTEMPTS: usize = 16;
+
+/// Handles a rotation that matched no row: rotates on a second try, reissues the
+/// same successor, or rejects the token.
 ///
-/// A refusal is an `Ok` value: ending the session of a copied token has to be
+/// A rejection is an `Ok` value: ending the session of a copied token has to be
 /// committed, and an `Err` would roll it back.
 ///
 /// # Errors
@@ -342,47 +397,80 @@ pub fn settle(
     policy: &Policy,
 ) -> QueryResult<Rotation> {
     let Attempt { shown, advance, event, .. } = attempt;
-    let (presented, now, event) = (&shown.token, advance.now, *event);
-    // Each further turn was lost to another request, which got its way.
-    loop {
-        let Some(standing) = store::sessions::find(conn, presented.session)? else {
-            return refuse(conn, shown, Refusal::Unknown, None, event, policy, now);
+    let mut seen_live = false;
+    for _ in 0..MAX_ATTEMPTS {
+        let Some(mut standing) = store::sessions::find(conn, shown.token.session)? else {
+            return refuse(conn, shown, Refusal::Unknown, None, *event, policy, advance.now);
         };
-        let refusal = match judge(presented, shown.attempt.as_ref(), &standing, policy, now) {
-            Verdict::Live => match store::sessions::advance(conn, advance)? {
-                Some(row) => return Ok(attempt.rotated(row, peppers, policy)),
+        if seen_live {
+            standing.rotated_after(advance.now, shown.token.generation);
+        }
+        let verdict = judge(&shown.token, shown.attempt.as_ref(), &standing, policy, advance.now);
+        let row = match verdict {
+            // It was seen as the live one before, and is unchanged: what else the
+            // statement asks for is the deadline.
+            Verdict::Live if seen_live => return Ok(Rotation::TooLate),
+            Verdict::Live => {
+                seen_live = true;
+                store::sessions::advance(conn, advance)?
+            }
+            Verdict::Ahead => store::sessions::adopt(conn, &standing, advance)?,
+            Verdict::Repeat => match reissue(conn, attempt, &standing, peppers, policy)? {
+                Some(rotation) => return Ok(rotation),
                 None => continue,
             },
-            Verdict::Ahead => match store::sessions::adopt(conn, &standing, advance)? {
-                Some(row) => return Ok(attempt.rotated(row, peppers, policy)),
-                None => continue,
-            },
-            Verdict::Repeat => match say_again(presented, &standing, peppers) {
-                // The secret that it was derived under is not known any more.
-                None => Refusal::Superseded,
-                Some(refresh) => {
-                    let grant = grant_again(presented.session, refresh, &standing, policy);
-                    if grant.access_expires_at > now {
-                        return Ok(Rotation::Repeated(grant));
-                    }
-                    let (session, access) = (presented.session, advance.access);
-                    let until = advance.access_until;
-                    let renewed = store::sessions::renew_access(
-                        conn, session, &standing, access, until, now,
-                    )?;
-                    if !renewed {
-                        continue;
-                    }
-                    let standing = Standing { access, access_issued_at: now, ..standing };
-                    let refresh = grant.refresh_token;
-                    let grant = grant_again(session, refresh, &standing, policy);
-                    return Ok(Rotation::Repeated(grant));
-                }
-            },
-            Verdict::Refused(refusal) => refusal,
+            Verdict::Refused(refusal) => {
+                return refuse(conn, shown, refusal, Some(&standing), *event, policy, advance.now);
+            }
         };
-        return refuse(conn, shown, refusal, Some(standing.user), event, policy, now);
+        if let Some(row) = row {
+            return Ok(attempt.rotated(row, peppers, policy));
+        }
     }
+    Ok(Rotation::TooLate)
+}
+
+/// Reissues the live pair to the token before it, with a new access token where
+/// that one has expired; `None` where the session has changed meanwhile.
+fn reissue(
+    conn: &mut Conn,
+    attempt: &Attempt,
+    standing: &Standing,
+    peppers: &Peppers,
+    policy: &Policy,
+) -> QueryResult<Option<Rotation>> {
+    let Attempt { shown, advance, event, .. } = attempt;
+    let (session, now) = (advance.session, advance.now);
+    let Some(refresh) = say_again(&shown.token, standing, peppers) else {
+        // The secret that it was derived under is not known any more.
+        let refusal = Refusal::Superseded;
+        return refuse(conn, shown, refusal, Some(standing), *event, policy, now).map(Some);
+    };
+    let mut grant = grant_again(session, refresh, standing, policy);
+    let mut access = standing.access;
+    if grant.access_expires_at <= now {
+        access = advance.access;
+        let until = advance.access_until;
+        if !store::sessions::renew_access(conn, session, standing, access, until, now)? {
+            return Ok(None);
+        }
+        let (user, ends) = (standing.user, standing.expires_at);
+        grant = self::grant(user, session, grant.refresh_token, access, now, ends, policy);
+    }
+    if standing.rotated_at == Some(now) {
+        // Committed late, it may not be dated right yet: others wait for it, too.
+        store::sessions::redate(conn, &[(session, access)], now)?;
+    }
+    let window = policy.retry.map_or(Duration::ZERO, |retry| retry.window);
+    let is_late = standing.rotated_at.is_some_and(|rotated_at| rotated_at.after(window) < now);
+    let from_elsewhere = standing.ip.map(|ip| ip.0) != shown.device.ip;
+    if is_late || from_elsewhere {
+        let what = if is_late { What::Recovered } else { What::ReissuedElsewhere };
+        let generation = Some(shown.token.generation);
+        let subject = Subject { session, user: Some(standing.user), generation };
+        record(conn, what, None, &subject, &shown.device, *event, now)?;
+    }
+    Ok(Some(Rotation::Repeated(grant)))
 }
 
 /// What a genuine refresh token is worth against its session as it stands.
@@ -421,13 +509,29 @@ pub fn judge(
     }
     match presented.generation.cmp(&standing.generation) {
         Ordering::Less => judge_rotated(presented, attempt, standing, policy, now),
-        Ordering::Equal if presented.secret.digest().is(&standing.secret_digest) => Verdict::Live,
+        Ordering::Equal if presented.secret.digest().is(&standing.secret_digest) => {
+            with_its_key(Verdict::Live, attempt, standing, policy)
+        }
         // Of one generation there are two: the database was set back between
         // the two, and the one before was shown to it again.
         Ordering::Equal => Verdict::Refused(Refusal::Reuse),
-        Ordering::Greater if policy.adopt => Verdict::Ahead,
+        Ordering::Greater if policy.adopt => {
+            with_its_key(Verdict::Ahead, attempt, standing, policy)
+        }
         Ordering::Greater => Verdict::Refused(Refusal::Unknown),
     }
+}
+
+/// `verdict`, unless the client of this session always sends keys, and this request
+/// has none: it is not from that client.
+fn with_its_key(
+    verdict: Verdict,
+    attempt: Option<&AttemptKey>,
+    standing: &Standing,
+    policy: &Policy,
+) -> Verdict {
+    let needs_key = policy.exclusive() && standing.keyed;
+    if needs_key && attempt.is_none() { Verdict::Refused(Refusal::Reuse) } else { verdict }
 }
 
 /// Judges a token that is not the live one any more.
@@ -448,15 +552,18 @@ fn judge_rotated(
         && is(presented.secret.digest(), &standing.previous_digest);
     let same_attempt = rotated_last
         && attempt.is_some_and(|key| is(presented.secret.attempt(key), &standing.attempt_digest));
-    if retry.exclusive && standing.attempt_digest.is_some() && !same_attempt {
+    if retry.exclusive && standing.keyed && !same_attempt {
         return Verdict::Refused(Refusal::Reuse);
     }
     let in_window = now <= rotated_at.after(retry.window);
     let recoverable = same_attempt && now <= rotated_at.after(retry.recovery);
+    let excused = rotated_last || presented.generation >= standing.floor;
     match (rotated_last, in_window || recoverable) {
         (true, true) if standing.salt.is_some() => Verdict::Repeat,
-        (_, true) => Verdict::Refused(Refusal::Superseded),
-        (_, false) => Verdict::Refused(Refusal::Reuse),
+        // A rotation a moment ago, a thief's too, excuses no token that was already
+        // old before: only one that was itself current in the last windows.
+        (_, true) if excused => Verdict::Refused(Refusal::Superseded),
+        _ => Verdict::Refused(Refusal::Reuse),
     }
 }
 
@@ -621,26 +728,35 @@ fn record(
     )
 }
 
-/// Writes what a refusal has to write.
+/// Writes what a rejection has to write.
 fn refuse(
     conn: &mut Conn,
     shown: &Presentation,
     refusal: Refusal,
-    user: Option<UserId>,
+    standing: Option<&Standing>,
     event: EventId,
     policy: &Policy,
     now: Timestamp,
 ) -> QueryResult<Rotation> {
     let RefreshToken { session, generation, .. } = shown.token;
+    let user = standing.map(|standing| standing.user);
+    let elsewhere = standing.is_some_and(|standing| {
+        standing.ip.map(|ip| ip.0) != shown.device.ip
+            || standing.user_agent != shown.device.user_agent
+    });
     let subject = Subject { session, user, generation: Some(generation) };
     let reason = Some(refusal.reason());
     conn.transaction(|conn| {
-        let ended = refusal == Refusal::Reuse
-            && end(conn, session, EndReason::Reuse, policy, now)?.is_some();
-        let what = if ended { What::ReuseDetected } else { What::RefreshRefused };
+        let what = match refusal {
+            Refusal::Reuse if end(conn, session, EndReason::Reuse, policy, now)?.is_some() => {
+                What::ReuseDetected
+            }
+            Refusal::Superseded if elsewhere => What::SupersededElsewhere,
+            _ => What::RefreshRefused,
+        };
         record(conn, what, reason, &subject, &shown.device, event, now)
     })?;
-    Ok(Rotation::Refused(refusal, user))
+    Ok(Rotation::Refused { refusal, user, elsewhere })
 }
 
 fn grant(
@@ -657,20 +773,16 @@ fn grant(
     Grant { user, session, refresh_token, access, issued_at, access_expires_at }
 }
 
-/// What was granted with the live token.
+/// What was granted with the live token. It never outlives `access_until`, by which
+/// the end of the session is remembered: lifetimes may have become longer since.
 fn grant_again(
     session: SessionId,
     refresh_token: String,
     standing: &Standing,
     policy: &Policy,
 ) -> Grant {
-    grant(
-        standing.user,
-        session,
-        refresh_token,
-        standing.access,
-        standing.access_issued_at,
-        standing.expires_at,
-        policy,
-    )
+    let issued = standing.access_issued_at;
+    let until = standing.access_until.unwrap_or(issued.after(policy.access_lifetime));
+    let ends = standing.expires_at.min(until);
+    grant(standing.user, session, refresh_token, standing.access, issued, ends, policy)
 }

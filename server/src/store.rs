@@ -18,6 +18,7 @@ pub mod users;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use actix_rt::task::JoinError;
@@ -104,6 +105,9 @@ pub enum Error {
     /// The work panicked or was cancelled.
     #[error("the work on the database did not finish: {0}")]
     Unfinished(#[source] JoinError),
+    /// Its caller had given up before the work could begin.
+    #[error("the request was given up before the database could carry it out")]
+    TooLate,
     /// Nobody is left who knows what came of the work.
     #[error("the work on the database was dropped before its outcome was known")]
     Interrupted,
@@ -122,6 +126,7 @@ impl Error {
             | Self::Overloaded(_)
             | Self::Silent(_)
             | Self::Away(_)
+            | Self::TooLate
             | Self::Interrupted => true,
             Self::Shared(error) => error.will_pass(),
             Self::Query(_) | Self::Unfinished(_) => false,
@@ -207,6 +212,26 @@ pub struct Store {
     timeout: Duration,
 }
 
+/// Decides once between a caller that gives up and work that is done.
+#[derive(Clone, Default)]
+struct Handover(Arc<AtomicBool>);
+
+impl Handover {
+    /// Whether the caller of this is the first.
+    fn take(&self) -> bool {
+        !self.0.swap(true, Ordering::AcqRel)
+    }
+}
+
+/// Takes the handover when the caller is gone.
+struct GiveUp(Handover);
+
+impl Drop for GiveUp {
+    fn drop(&mut self) {
+        self.0.take();
+    }
+}
+
 /// A connection to be had, and, on SQLite, the right to write.
 type ToWrite = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
 
@@ -289,6 +314,33 @@ impl Store {
         self.work(permits, started, work).await
     }
 
+    /// Does the same with `work` whose outcome is lost unless the caller gets it:
+    /// where the caller has given up by the time it is committed, `undo` takes it
+    /// back.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub async fn write_or_undo<T, F, U>(&self, work: F, undo: U) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Conn) -> QueryResult<T> + Send + 'static,
+        U: FnOnce(&mut Conn, T) -> QueryResult<()> + Send + 'static,
+    {
+        let handover = Handover::default();
+        let theirs = handover.clone();
+        let outcome = self.write(move |conn| {
+            let done = work(conn)?;
+            if theirs.take() {
+                return Ok(Some(done));
+            }
+            tracing::warn!("committed after the request was given up: undone");
+            undo(conn, done).map(|()| None)
+        });
+        // Dropped with this future, where the client hangs up.
+        let _given_up = GiveUp(handover);
+        outcome.await?.ok_or(Error::TooLate)
+    }
+
     /// Does the same on a connection that is kept for it, so that what all
     /// servers have to know of in time is not held up by many requests.
     ///
@@ -318,6 +370,9 @@ impl Store {
         let span = tracing::Span::current();
         let work = actix_rt::task::spawn_blocking(move || {
             let (_inside, _permits) = (span.entered(), permits);
+            if started.elapsed() > store.wait + store.timeout {
+                return Err(Error::TooLate);
+            }
             store.on_connection(store.wait.saturating_sub(started.elapsed()), work)
         });
         match tokio::time::timeout(self.wait + self.timeout, work).await {

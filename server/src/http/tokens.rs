@@ -20,6 +20,7 @@ use crate::sessions::{
     self, Attempt, Device, EndReason, Grant, Opening, Presentation, Refusal, Rotation, SignIn,
 };
 use crate::state::State;
+use crate::store::sessions::redate_late;
 use crate::store::{self, Conn, ends, users};
 use crate::token::{AttemptKey, Claims, Dice, RefreshToken, Secret, SessionId, UserId};
 
@@ -63,7 +64,13 @@ pub(super) async fn token(
     let (policy, peppers) = (state.policy, state.peppers.clone());
     let opening = state
         .store
-        .write(move |conn| sessions::open(conn, sign_in, &dice, &peppers, &policy, now))
+        .write_or_undo(
+            move |conn| sessions::open(conn, sign_in, &dice, &peppers, &policy, now),
+            move |conn, opening| match opening {
+                Opening::Granted(_) => sessions::undo_open(conn, session, user),
+                _ => Ok(()),
+            },
+        )
         .await?;
     let ip = ip.map(tracing::field::display);
     let refused = match opening {
@@ -100,7 +107,8 @@ pub(super) async fn refresh(
     count(&state, Limit::Session(session))?;
     let (now, keyed) = (clock::now(), attempt.is_some());
     let shown = Presentation { token, attempt, device };
-    let attempt = Attempt::new(shown, Dice::throw(now)?, &state.peppers, &state.policy, now);
+    let attempt = Attempt::new(shown, Dice::throw(now)?, &state.peppers, &state.policy, now)
+        .until(state.store.deadline(now));
     if !keyed {
         // Before it is rotated: the caller may hang up, and the salt is to go all the same.
         state.rotations.note(session, now);
@@ -124,13 +132,22 @@ pub(super) async fn refresh(
             );
             answer(&state, grant, now).await
         }
-        Rotation::Refused(refusal, user) => {
+        Rotation::TooLate => {
+            state.metrics.refreshed("too_late");
+            Err(Error::Store(store::Error::TooLate))
+        }
+        Rotation::Refused { refusal, user, elsewhere } => {
             let (reason, user) = (refusal.reason().as_str(), user.map(tracing::field::display));
             state.metrics.refreshed(reason);
             if refusal == Refusal::Reuse {
                 tracing::warn!(
                     %session, user, generation, ip, user_agent,
                     "refresh token reused: session ended"
+                );
+            } else if refusal == Refusal::Superseded && elsewhere {
+                tracing::warn!(
+                    %session, user, generation, ip, user_agent,
+                    "superseded refresh token presented from another address or device"
                 );
             } else {
                 tracing::info!(
@@ -149,9 +166,15 @@ async fn settle(state: &Data<State>, attempt: &Arc<Attempt>) -> Result<Rotation,
     let settling = async move {
         let session = attempt.advance.session;
         let (policy, peppers) = (state.policy, state.peppers.clone());
-        let settle = move |conn: &mut Conn| sessions::settle(conn, &attempt, &peppers, &policy);
+        let settle = move |conn: &mut Conn| {
+            let rotation = sessions::settle(conn, &attempt, &peppers, &policy)?;
+            if let Rotation::Rotated(_) = rotation {
+                redate_late(conn, std::iter::once(&*attempt.advance));
+            }
+            Ok(rotation)
+        };
         let rotation = state.store.write(settle).await?;
-        if let Rotation::Refused(Refusal::Reuse, _) = rotation {
+        if let Rotation::Refused { refusal: Refusal::Reuse, .. } = rotation {
             state.metrics.ended(EndReason::Reuse.as_str(), 1);
             let ends = state.store.run(move |conn| ends::of(conn, &[session])).await?;
             state.active.ended(&ends).await;

@@ -18,8 +18,9 @@ use futures_util::future::join_all;
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tokio::time::timeout;
 
-use super::sessions::{Advance, Advanced, advance_all};
+use super::sessions::{Advance, Advanced, advance_all, redate_late};
 use super::{Conn, Error, Store, ToWrite};
+use crate::clock::Timestamp;
 use crate::token::SessionId;
 
 /// The most rotations in one statement: enough to make the commit cheap, and few
@@ -163,6 +164,8 @@ impl Turn {
             let advances: Vec<&Advance> = batch.iter().map(|waiting| &*waiting.advance).collect();
             match advance_all(conn, &advances) {
                 Ok(rows) => {
+                    let rotated = advances.iter().zip(&rows).filter(|(_, row)| row.is_some());
+                    redate_late(conn, rotated.map(|(next, _)| *next));
                     for (waiting, row) in batch.into_iter().zip(rows) {
                         waiting.tell(Ok(row));
                     }
@@ -241,6 +244,12 @@ impl Store {
             Ok(told) => told.unwrap_or(Err(Error::Interrupted)),
             Err(_) => Err(Error::Silent(self.timeout)),
         }
+    }
+
+    /// When nobody waits any more for a rotation that is asked for `now`.
+    #[must_use]
+    pub fn deadline(&self, now: Timestamp) -> Timestamp {
+        now.after(self.wait + self.patience())
     }
 
     /// For how long a batch may be under way, a connection to be found included.

@@ -12,7 +12,7 @@ diesel::table! {
 }
 
 diesel::table! {
-    use diesel::sql_types::{BigInt, Binary, Nullable, Text};
+    use diesel::sql_types::{BigInt, Binary, Bool, Nullable, Text};
     use crate::store::types::sql::{Id, IpAddress, PointInTime};
 
     sessions (id) {
@@ -23,6 +23,10 @@ diesel::table! {
         previous_digest -> Nullable<Binary>,
         salt -> Nullable<Binary>,
         attempt_digest -> Nullable<Binary>,
+        keyed -> Bool,
+        floor -> BigInt,
+        next_floor -> BigInt,
+        floor_at -> Nullable<PointInTime>,
         rotated_at -> Nullable<PointInTime>,
         access_jti -> Id,
         access_issued_at -> PointInTime,

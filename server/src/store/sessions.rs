@@ -1,22 +1,21 @@
 //! Rows of `sessions`.
 
-use std::collections::HashMap;
+mod rotate;
+
 use std::net::IpAddr;
 
-use diesel::backend::Backend;
 use diesel::dsl::case_when;
-use diesel::pg::Pg;
 use diesel::prelude::*;
-use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
-use diesel::serialize::ToSql;
-use diesel::sql_types::{Array, BigInt, Binary, HasSqlType, Nullable, Text};
+use diesel::sql_types::Nullable;
 
 use super::Conn;
 use super::schema::sessions;
 use super::types::Address;
-use super::types::sql::{Id, IpAddress, PointInTime};
+use super::types::sql::PointInTime;
 use crate::clock::Timestamp;
-use crate::token::{AccessId, Digest, Salt, SessionId, UserId};
+use crate::token::{AccessId, Digest, SessionId, UserId};
+
+pub use rotate::{Advance, Advanced, adopt, advance, advance_all, redate, redate_late};
 
 /// `until`, or what is there already where that is later: settings may change
 /// while tokens are out.
@@ -75,282 +74,6 @@ pub fn insert(conn: &mut Conn, new: &NewSession<'_>) -> QueryResult<()> {
     Ok(())
 }
 
-/// What a rotation asks for, and what it writes.
-pub struct Advance {
-    /// The session.
-    pub session: SessionId,
-    /// The generation of the token that is rotated.
-    pub generation: i64,
-    /// Digest of its secret.
-    pub presented: Digest,
-    /// Digest of its successor's secret.
-    pub successor: Digest,
-    /// What the successor was derived with, where it may be asked for again.
-    pub salt: Option<Salt>,
-    /// Digest of the attempt key, where the client sent one.
-    pub attempt: Option<Digest>,
-    /// The access token granted with it.
-    pub access: AccessId,
-    /// When that expires, at the latest.
-    pub access_until: Timestamp,
-    /// When it happens.
-    pub now: Timestamp,
-    /// When the session ends unless it is refreshed again before.
-    pub idle_expires_at: Timestamp,
-    /// The `User-Agent` that refreshes.
-    pub user_agent: Option<String>,
-    /// The address that refreshes.
-    pub ip: Option<IpAddr>,
-}
-
-/// Whose session was advanced, and when it ends in any case.
-pub type Advanced = (UserId, Timestamp);
-
-/// Moves a live session from the presented token to its successor, in one
-/// statement: of several at once, one gets the row.
-///
-/// # Errors
-/// When the statement fails.
-pub fn advance(conn: &mut Conn, next: &Advance) -> QueryResult<Option<Advanced>> {
-    let one = AdvanceOne::<false>::new(next.generation, next.presented.as_bytes(), next);
-    one.get_result(conn).optional()
-}
-
-/// Does the same for many sessions, no two the same, with one commit: in one
-/// statement on PostgreSQL, which passes over rows that somebody else is at; in one
-/// transaction on SQLite. The answers are in the order of `all`.
-///
-/// # Errors
-/// When a statement fails: none of them is advanced then.
-pub fn advance_all(conn: &mut Conn, all: &[&Advance]) -> QueryResult<Vec<Option<Advanced>>> {
-    match (conn, all) {
-        (Conn::Postgres(conn), [next]) => {
-            let one = AdvanceOne::<true>::new(next.generation, next.presented.as_bytes(), next);
-            Ok(vec![one.get_result(conn).optional()?])
-        }
-        (Conn::Postgres(conn), all) => {
-            let rows: Vec<(SessionId, UserId, Timestamp)> = AdvanceAll::new(all).load(conn)?;
-            let rows: HashMap<SessionId, Advanced> =
-                rows.into_iter().map(|(session, user, end)| (session, (user, end))).collect();
-            Ok(all.iter().map(|next| rows.get(&next.session).copied()).collect())
-        }
-        (conn @ Conn::Sqlite(_), [next]) => Ok(vec![advance(conn, next)?]),
-        (conn @ Conn::Sqlite(_), all) => {
-            conn.write(|conn| all.iter().map(|next| advance(conn, next)).collect())
-        }
-    }
-}
-
-/// Does the same from a row that is behind the presented token: as the row
-/// was seen, and still is.
-///
-/// # Errors
-/// When the statement fails.
-pub fn adopt(conn: &mut Conn, seen: &Standing, next: &Advance) -> QueryResult<Option<Advanced>> {
-    let one = AdvanceOne::<false>::new(seen.generation, &seen.secret_digest, next);
-    one.get_result(conn).optional()
-}
-
-/// One session that is advanced. It is a type of its own so that diesel prepares it
-/// once on each connection: it does not with updates in its own language, nor
-/// with `sql_query`. With `PASS`, which only PostgreSQL knows, it passes over a row
-/// that somebody else is at.
-struct AdvanceOne<'a, const PASS: bool> {
-    generation: i64,
-    secret_digest: &'a [u8],
-    next_generation: i64,
-    salt: Option<&'a [u8]>,
-    attempt: Option<&'a [u8]>,
-    user_agent: Option<&'a str>,
-    ip: Option<Address>,
-    next: &'a Advance,
-}
-
-impl<'a, const PASS: bool> AdvanceOne<'a, PASS> {
-    /// From the row with this generation and digest.
-    fn new(generation: i64, secret_digest: &'a [u8], next: &'a Advance) -> Self {
-        Self {
-            generation,
-            secret_digest,
-            next_generation: next.generation.saturating_add(1),
-            salt: next.salt.as_ref().map(Salt::as_bytes),
-            attempt: next.attempt.as_ref().map(Digest::as_bytes),
-            user_agent: next.user_agent.as_deref(),
-            ip: next.ip.map(Address),
-            next,
-        }
-    }
-}
-
-impl<DB, const PASS: bool> QueryFragment<DB> for AdvanceOne<'_, PASS>
-where
-    DB: Backend + HasSqlType<Id> + HasSqlType<IpAddress> + HasSqlType<PointInTime>,
-    i64: ToSql<BigInt, DB>,
-    [u8]: ToSql<Binary, DB>,
-    str: ToSql<Text, DB>,
-    Timestamp: ToSql<PointInTime, DB>,
-    SessionId: ToSql<Id, DB>,
-    AccessId: ToSql<Id, DB>,
-    Address: ToSql<IpAddress, DB>,
-{
-    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, DB>) -> QueryResult<()> {
-        let next = self.next;
-        out.push_sql("UPDATE sessions SET generation = ");
-        out.push_bind_param::<BigInt, _>(&self.next_generation)?;
-        out.push_sql(", secret_digest = ");
-        out.push_bind_param::<Binary, [u8]>(next.successor.as_bytes())?;
-        out.push_sql(", previous_digest = ");
-        out.push_bind_param::<Binary, [u8]>(next.presented.as_bytes())?;
-        out.push_sql(", salt = ");
-        out.push_bind_param::<Nullable<Binary>, _>(&self.salt)?;
-        out.push_sql(", attempt_digest = ");
-        out.push_bind_param::<Nullable<Binary>, _>(&self.attempt)?;
-        out.push_sql(", rotated_at = ");
-        out.push_bind_param::<PointInTime, _>(&next.now)?;
-        out.push_sql(", access_jti = ");
-        out.push_bind_param::<Id, _>(&next.access)?;
-        out.push_sql(", access_issued_at = ");
-        out.push_bind_param::<PointInTime, _>(&next.now)?;
-        out.push_sql(", access_until = CASE WHEN access_until > ");
-        out.push_bind_param::<PointInTime, _>(&next.access_until)?;
-        out.push_sql(" THEN access_until ELSE ");
-        out.push_bind_param::<PointInTime, _>(&next.access_until)?;
-        out.push_sql(" END, idle_expires_at = ");
-        out.push_bind_param::<PointInTime, _>(&next.idle_expires_at)?;
-        out.push_sql(", user_agent = ");
-        out.push_bind_param::<Nullable<Text>, _>(&self.user_agent)?;
-        out.push_sql(", ip = ");
-        out.push_bind_param::<Nullable<IpAddress>, _>(&self.ip)?;
-        out.push_sql(" WHERE ");
-        if PASS {
-            out.push_sql("ctid = (SELECT ctid FROM sessions WHERE ");
-        }
-        out.push_sql("id = ");
-        out.push_bind_param::<Id, _>(&next.session)?;
-        out.push_sql(" AND generation = ");
-        out.push_bind_param::<BigInt, _>(&self.generation)?;
-        out.push_sql(" AND secret_digest = ");
-        out.push_bind_param::<Binary, _>(&self.secret_digest)?;
-        out.push_sql(" AND ended_at IS NULL AND idle_expires_at > ");
-        out.push_bind_param::<PointInTime, _>(&next.now)?;
-        out.push_sql(" AND expires_at > ");
-        out.push_bind_param::<PointInTime, _>(&next.now)?;
-        if PASS {
-            out.push_sql(" FOR NO KEY UPDATE SKIP LOCKED)");
-        }
-        out.push_sql(" RETURNING user_id, expires_at");
-        Ok(())
-    }
-}
-
-impl<const PASS: bool> QueryId for AdvanceOne<'_, PASS> {
-    type QueryId = AdvanceOne<'static, PASS>;
-    const HAS_STATIC_QUERY_ID: bool = true;
-}
-
-impl<const PASS: bool> Query for AdvanceOne<'_, PASS> {
-    type SqlType = (Id, PointInTime);
-}
-
-impl<const PASS: bool, C> RunQueryDsl<C> for AdvanceOne<'_, PASS> {}
-
-/// Many sessions that are advanced, as PostgreSQL does it: each parameter is a
-/// column of theirs.
-struct AdvanceAll<'a> {
-    sessions: Vec<SessionId>,
-    generations: Vec<i64>,
-    presented: Vec<&'a [u8]>,
-    successors: Vec<&'a [u8]>,
-    salts: Vec<Option<&'a [u8]>>,
-    attempts: Vec<Option<&'a [u8]>>,
-    accesses: Vec<AccessId>,
-    access_until: Vec<Timestamp>,
-    now: Vec<Timestamp>,
-    idle_expires_at: Vec<Timestamp>,
-    user_agents: Vec<Option<&'a str>>,
-    ips: Vec<Option<Address>>,
-}
-
-impl<'a> AdvanceAll<'a> {
-    fn new(all: &[&'a Advance]) -> Self {
-        fn column<'a, T>(all: &[&'a Advance], of: impl Fn(&'a Advance) -> T) -> Vec<T> {
-            all.iter().map(|next| of(next)).collect()
-        }
-        Self {
-            sessions: column(all, |next| next.session),
-            generations: column(all, |next| next.generation),
-            presented: column(all, |next| next.presented.as_bytes()),
-            successors: column(all, |next| next.successor.as_bytes()),
-            salts: column(all, |next| next.salt.as_ref().map(Salt::as_bytes)),
-            attempts: column(all, |next| next.attempt.as_ref().map(Digest::as_bytes)),
-            accesses: column(all, |next| next.access),
-            access_until: column(all, |next| next.access_until),
-            now: column(all, |next| next.now),
-            idle_expires_at: column(all, |next| next.idle_expires_at),
-            user_agents: column(all, |next| next.user_agent.as_deref()),
-            ips: column(all, |next| next.ip.map(Address)),
-        }
-    }
-}
-
-impl QueryFragment<Pg> for AdvanceAll<'_> {
-    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        out.push_sql(
-            "UPDATE sessions SET generation = next.generation + 1, \
-             secret_digest = next.successor, previous_digest = next.presented, \
-             salt = next.salt, attempt_digest = next.attempt, rotated_at = next.now, \
-             access_jti = next.access, access_issued_at = next.now, \
-             access_until = greatest(sessions.access_until, next.access_until), \
-             idle_expires_at = next.idle_expires_at, user_agent = next.user_agent, \
-             ip = next.ip FROM (SELECT held.ctid AS at, next.* FROM unnest(",
-        );
-        out.push_bind_param::<Array<Id>, _>(&self.sessions)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<BigInt>, _>(&self.generations)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<Binary>, _>(&self.presented)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<Binary>, _>(&self.successors)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<Nullable<Binary>>, _>(&self.salts)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<Nullable<Binary>>, _>(&self.attempts)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<Id>, _>(&self.accesses)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<PointInTime>, _>(&self.access_until)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<PointInTime>, _>(&self.now)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<PointInTime>, _>(&self.idle_expires_at)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<Nullable<Text>>, _>(&self.user_agents)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<Nullable<IpAddress>>, _>(&self.ips)?;
-        out.push_sql(
-            ") AS next (id, generation, presented, successor, salt, attempt, access, \
-             access_until, now, idle_expires_at, user_agent, ip) \
-             JOIN sessions AS held ON held.id = next.id \
-             WHERE held.generation = next.generation AND held.secret_digest = next.presented \
-             AND held.ended_at IS NULL AND held.idle_expires_at > next.now \
-             AND held.expires_at > next.now FOR NO KEY UPDATE OF held SKIP LOCKED) AS next \
-             WHERE sessions.ctid = next.at RETURNING sessions.id, sessions.user_id, sessions.expires_at",
-        );
-        Ok(())
-    }
-}
-
-impl QueryId for AdvanceAll<'_> {
-    type QueryId = AdvanceAll<'static>;
-    const HAS_STATIC_QUERY_ID: bool = true;
-}
-
-impl Query for AdvanceAll<'_> {
-    type SqlType = (Id, Id, PointInTime);
-}
-
-impl RunQueryDsl<PgConnection> for AdvanceAll<'_> {}
-
 /// A session as it stands: what a refusal, or the same answer again, is judged
 /// by.
 #[derive(Queryable)]
@@ -367,12 +90,19 @@ pub struct Standing {
     pub salt: Option<Vec<u8>>,
     /// Digest of the key of the attempt that rotated it.
     pub attempt_digest: Option<Vec<u8>>,
+    /// Whether it was ever rotated with an idempotency key.
+    pub keyed: bool,
+    /// The oldest generation that was current in the last windows.
+    pub floor: i64,
     /// When it was rotated last.
     pub rotated_at: Option<Timestamp>,
     /// The access token granted last.
     pub access: AccessId,
     /// When that was issued.
     pub access_issued_at: Timestamp,
+    /// By when every access token of the session has expired; unknown where an
+    /// older version granted it.
+    pub access_until: Option<Timestamp>,
     /// When it was opened.
     pub created_at: Timestamp,
     /// When it ends unless it is refreshed before.
@@ -389,6 +119,16 @@ pub struct Standing {
     pub ip: Option<Address>,
 }
 
+impl Standing {
+    /// Takes the rotation of `generation` for one that happened after `time`: until
+    /// then its token was seen as the live one. A rotation that was committed late
+    /// is dated earlier than anybody could know of it.
+    pub fn rotated_after(&mut self, time: Timestamp, generation: i64) {
+        self.rotated_at = self.rotated_at.max(Some(time));
+        self.floor = self.floor.min(generation);
+    }
+}
+
 /// How a session stands.
 ///
 /// # Errors
@@ -403,9 +143,12 @@ pub fn find(conn: &mut Conn, id: SessionId) -> QueryResult<Option<Standing>> {
             sessions::previous_digest,
             sessions::salt,
             sessions::attempt_digest,
+            sessions::keyed,
+            sessions::floor,
             sessions::rotated_at,
             sessions::access_jti,
             sessions::access_issued_at,
+            sessions::access_until,
             sessions::created_at,
             sessions::idle_expires_at,
             sessions::expires_at,
@@ -492,6 +235,15 @@ pub fn end_all(
         .set((sessions::ended_at.eq(now), sessions::end_reason.eq(reason)))
         .execute(conn)?;
     Ok(ended)
+}
+
+/// Deletes a session that was never rotated; `false` where there is none.
+///
+/// # Errors
+/// When the statement fails.
+pub fn delete_unused(conn: &mut Conn, id: SessionId) -> QueryResult<bool> {
+    let unused = sessions::table.find(id).filter(sessions::generation.eq(0));
+    Ok(diesel::delete(unused).execute(conn)? == 1)
 }
 
 /// Whose session it is.

@@ -29,6 +29,17 @@ pub fn use_sign_in(conn: &mut Conn, id: UserId, now: Timestamp) -> QueryResult<b
     Ok(changed == 1)
 }
 
+/// Gives the guest's one sign-in back.
+///
+/// # Errors
+/// When the statement fails.
+pub fn give_back_sign_in(conn: &mut Conn, id: UserId) -> QueryResult<()> {
+    diesel::update(users::table.find(id))
+        .set(users::signed_in_at.eq(None::<Timestamp>))
+        .execute(conn)?;
+    Ok(())
+}
+
 /// Whether there is such a user.
 ///
 /// # Errors

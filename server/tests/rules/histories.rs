@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use matchbook_server::clock::Timestamp;
 use matchbook_server::sessions::Policy;
 use matchbook_shared::Reason;
 use proptest::prelude::*;
 
 use crate::model::{Expected, Model};
 use crate::subject::{
-    Answer, DAY, DEFAULT, EXCLUSIVE, HOUR, MINUTE, Pair, SECOND, STRICT, Subject, play_all,
+    Answer, DAY, DEFAULT, EXCLUSIVE, HOUR, MINUTE, Pair, SECOND, STRICT, Subject, device, play_all,
 };
 
 /// What can happen.
@@ -33,6 +34,10 @@ enum Action {
     Expire,
     /// The server starts anew with another secret; the old one is listed.
     ChangeSecret,
+    /// The server starts anew with another lifetime of access tokens.
+    ChangeLifetime(Duration),
+    /// Somebody shows the newest token, and it is carried out after the deadline.
+    ShowTooLate,
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -57,6 +62,8 @@ fn action() -> impl Strategy<Value = Action> {
         1 => Just(Action::EraseSalt),
         1 => Just(Action::Expire),
         1 => Just(Action::ChangeSecret),
+        1 => (1..3600u64).prop_map(|secs| Action::ChangeLifetime(Duration::from_secs(secs))),
+        1 => Just(Action::ShowTooLate),
     ]
 }
 
@@ -72,6 +79,8 @@ fn policy() -> impl Strategy<Value = Policy> {
 struct Seen {
     /// The tokens by generation.
     chain: Vec<Pair>,
+    /// Whether the lifetime of access tokens was ever changed.
+    lifetime_changed: bool,
     /// What showing a token has brought.
     successors: BTreeMap<String, String>,
 }
@@ -93,6 +102,20 @@ fn play(subject: &mut Subject, policy: Policy, actions: &[Action]) {
             Action::Wait(duration) => subject.wait(*duration),
             Action::SetBack(duration) => subject.now = subject.now.before(*duration),
             Action::ChangeSecret => subject.change_secret(),
+            Action::ChangeLifetime(lifetime) => {
+                subject.policy.access_lifetime = *lifetime;
+                model.set_access_lifetime(*lifetime);
+                seen.lifetime_changed = true;
+            }
+            Action::ShowTooLate => {
+                let newest = seen.chain.last().unwrap().refresh.clone();
+                let late = subject.attempt(&newest, Some("late"), device());
+                let answer = subject.carry_out(&late.until(Timestamp::from_secs(0)));
+                match model.is_over(subject.now) {
+                    None => assert_eq!(answer, Answer::TooLate),
+                    Some(reason) => assert_eq!(answer, Answer::Refused(reason)),
+                }
+            }
             Action::LogOut => {
                 subject.log_out(session);
                 model.log_out(subject.now);
@@ -154,7 +177,10 @@ fn show(
             pair
         }
         (Answer::Repeated(pair), Expected::Repeated) => {
-            assert_eq!(pair, &seen.chain[newest], "exactly the same pair");
+            let before = &seen.chain[newest];
+            assert_eq!((&pair.refresh, &pair.jti), (&before.refresh, &before.jti), "the same pair");
+            // Only a change of the settings shortens it.
+            assert!(pair.expires_at == before.expires_at || seen.lifetime_changed);
             pair
         }
         (Answer::Repeated(pair), Expected::RepeatedAfresh) => {
@@ -171,6 +197,9 @@ fn show(
         _ => panic!("{answer:?} where the model says {expected:?}"),
     };
     assert!(generation + 2 >= seen.chain.len(), "two generations old, and it yields something");
+    let session = subject.parse(&granted.refresh).session;
+    let until = subject.standing(session).unwrap().access_until.unwrap();
+    assert!(granted.expires_at <= until.as_micros(), "its end is forgotten before it expires");
     let before = seen.successors.insert(shown, granted.refresh.clone());
     assert!(before.is_none_or(|before| before == granted.refresh), "one successor for each token");
     true

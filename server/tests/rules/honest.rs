@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
+use matchbook_server::clock::Timestamp;
 use matchbook_server::sessions::Policy;
 use matchbook_shared::Reason;
 use proptest::prelude::*;
 
-use crate::subject::{Answer, DAY, DEFAULT, EXCLUSIVE, RETRY, Subject, play_all};
+use crate::subject::{Answer, DAY, DEFAULT, EXCLUSIVE, RETRY, Subject, device, play_all};
 
 /// How many processes share the credential.
 const PROCESSES: usize = 3;
@@ -24,6 +25,11 @@ enum Action {
     Store(usize),
     /// The answer is lost, or the process crashes before it stores it.
     Lose(usize),
+    /// What it sends is begun at once and committed after a standstill, when nobody
+    /// waits for an answer any more.
+    Stall(usize, Duration),
+    /// The same, but the deadline passes before it is carried out.
+    MissDeadline(usize),
     /// Time goes by: as much as patience allows.
     Wait(Duration),
     /// The server's clock is set back.
@@ -46,6 +52,8 @@ fn action() -> impl Strategy<Value = Action> {
         6 => (0..PROCESSES).prop_map(Action::Arrive),
         4 => (0..PROCESSES).prop_map(Action::Store),
         2 => (0..PROCESSES).prop_map(Action::Lose),
+        1 => ((0..PROCESSES), wait.clone()).prop_map(|(who, time)| Action::Stall(who, time)),
+        1 => (0..PROCESSES).prop_map(Action::MissDeadline),
         5 => wait.prop_map(Action::Wait),
         1 => (0..3600u64).prop_map(|seconds| Action::SetBack(Duration::from_secs(seconds))),
         2 => Just(Action::Sweep),
@@ -65,9 +73,10 @@ struct Setup {
 }
 
 impl Setup {
-    /// How long after its first use a token may be shown again.
+    /// How long after its first use a token may be shown again. Where others may
+    /// rotate further meanwhile, a key does not help beyond the grace period.
     fn patience(self) -> Duration {
-        if self.keyed { RETRY.recovery } else { RETRY.window }
+        if self.keyed && self.gated { RETRY.recovery } else { RETRY.window }
     }
 
     /// By when a token that is read now has to arrive: others may refresh
@@ -154,6 +163,29 @@ fn play(subject: &mut Subject, setup: Setup, actions: &[Action]) {
                 }
             }
             Action::Lose(who) => processes[*who] = Process::Idle,
+            Action::Stall(who, duration) => {
+                if let Process::Sending { token, key, .. } = processes[*who].clone() {
+                    processes[*who] = Process::Idle;
+                    let attempt = subject.attempt(&token, key.as_deref(), device());
+                    let rest = latest(setup.patience(), &stored, &processes)
+                        .map_or(*duration, |end| end.saturating_sub(elapsed).min(*duration));
+                    elapsed += rest;
+                    subject.wait(rest);
+                    if let Answer::Rotated(_) = subject.carry_out(&attempt) {
+                        subject.redate(&attempt);
+                    }
+                    if token == stored.token && stored.used_at.is_none() {
+                        stored.used_at = Some(elapsed);
+                    }
+                }
+            }
+            Action::MissDeadline(who) => {
+                if let Process::Sending { token, key, .. } = processes[*who].clone() {
+                    processes[*who] = Process::Idle;
+                    let attempt = subject.attempt(&token, key.as_deref(), device());
+                    subject.carry_out(&attempt.until(Timestamp::from_secs(0)));
+                }
+            }
             Action::Wait(duration) => {
                 let rest = latest(setup.patience(), &stored, &processes)
                     .map_or(*duration, |latest| latest.saturating_sub(elapsed).min(*duration));
@@ -169,7 +201,8 @@ fn play(subject: &mut Subject, setup: Setup, actions: &[Action]) {
         }
     }
     // Whatever happened, the stored token is good.
-    let (token, key) = (stored.token.clone(), stored.key.clone());
+    let token = stored.token.clone();
+    let key = stored.key.clone().or(setup.keyed.then(|| "last".to_owned()));
     let answer = subject.show(&token, key.as_deref());
     assert!(!matches!(answer, Answer::Refused(_)), "{answer:?}");
 }
@@ -184,6 +217,7 @@ fn take(stored: &mut Stored, shown: &str, answer: Answer) {
         }
         // Somebody else was faster, and has stored what came of it.
         Answer::Refused(Reason::Superseded) if stored.token != shown => {}
+        Answer::TooLate => panic!("there is no deadline"),
         Answer::Refused(reason) => panic!("logged out: {reason:?}"),
     }
 }

@@ -24,6 +24,12 @@ pub(crate) struct Model {
     live: usize,
     last: Option<Last>,
     access_issued_at: Timestamp,
+    /// By when all access tokens have expired.
+    access_until: Timestamp,
+    /// Whether it was ever rotated with a key.
+    keyed: bool,
+    /// The oldest generation that is excused, the one that follows, and since when.
+    floors: (usize, usize, Option<Timestamp>),
     idle_end: Timestamp,
     end: Timestamp,
     ended: Option<(Timestamp, Reason)>,
@@ -44,6 +50,9 @@ impl Model {
             live: 0,
             last: None,
             access_issued_at: now,
+            access_until: now.after(policy.access_lifetime),
+            keyed: false,
+            floors: (0, 0, None),
             idle_end: now.after(policy.idle_lifetime),
             end: now.after(policy.absolute_lifetime),
             ended: None,
@@ -51,35 +60,70 @@ impl Model {
         }
     }
 
-    /// Somebody shows the token of a generation.
-    pub(crate) fn show(&mut self, generation: usize, key: Option<u8>, now: Timestamp) -> Expected {
+    /// Why any token of it is refused, if it is over. Nothing changes.
+    pub(crate) fn is_over(&self, now: Timestamp) -> Option<Reason> {
         if self.deleted {
-            return Expected::Refused(Reason::Unknown);
+            return Some(Reason::Unknown);
         }
         let at = self.ended.map_or(now, |(at, _)| at);
         if self.end <= at {
-            return Expected::Refused(Reason::ExpiredAbsolute);
+            return Some(Reason::ExpiredAbsolute);
         }
         if self.idle_end <= at {
-            return Expected::Refused(Reason::ExpiredIdle);
+            return Some(Reason::ExpiredIdle);
         }
-        if let Some((_, reason)) = self.ended {
+        self.ended.map(|(_, reason)| reason)
+    }
+
+    /// Somebody shows the token of a generation.
+    pub(crate) fn show(&mut self, generation: usize, key: Option<u8>, now: Timestamp) -> Expected {
+        if let Some(reason) = self.is_over(now) {
             return Expected::Refused(reason);
         }
-        if generation == self.live {
-            self.live += 1;
-            self.last = Some(Last { at: now, key, repeatable: self.policy.retry.is_some() });
-            self.access_issued_at = now;
-            self.idle_end = now.after(self.policy.idle_lifetime);
+        let exclusive = self.policy.retry.is_some_and(|retry| retry.exclusive);
+        if generation == self.live && !(exclusive && self.keyed && key.is_none()) {
+            self.rotate(key, now);
             return Expected::Rotated;
         }
-        let expected = self.show_old(generation, key, now);
+        let expected = if generation == self.live {
+            Expected::Refused(Reason::Reuse)
+        } else {
+            self.show_old(generation, key, now)
+        };
         match expected {
             Expected::Refused(Reason::Reuse) => self.ended = Some((now, Reason::Reuse)),
-            Expected::RepeatedAfresh => self.access_issued_at = now,
+            Expected::RepeatedAfresh => self.issue_access(now),
             _ => {}
         }
         expected
+    }
+
+    fn rotate(&mut self, key: Option<u8>, now: Timestamp) {
+        let window = self.policy.retry.map_or(std::time::Duration::ZERO, |retry| retry.window);
+        let within = |time: Option<Timestamp>| time.is_some_and(|time| time.after(window) >= now);
+        let (_, next, since) = self.floors;
+        let rotated_at = self.last.as_ref().map(|last| last.at);
+        self.floors = match (within(rotated_at), within(since)) {
+            (true, true) => self.floors,
+            (true, false) => (next, self.live, Some(now)),
+            (false, true) => (self.live, next, since),
+            (false, false) => (self.live, self.live, Some(now)),
+        };
+        self.live += 1;
+        self.keyed |= key.is_some() && self.policy.retry.is_some();
+        self.last = Some(Last { at: now, key, repeatable: self.policy.retry.is_some() });
+        self.issue_access(now);
+        self.idle_end = self.idle_end.max(now.after(self.policy.idle_lifetime));
+    }
+
+    fn issue_access(&mut self, now: Timestamp) {
+        self.access_issued_at = now;
+        self.access_until = self.access_until.max(now.after(self.policy.access_lifetime));
+    }
+
+    /// The server starts anew with another lifetime of access tokens.
+    pub(crate) fn set_access_lifetime(&mut self, lifetime: std::time::Duration) {
+        self.policy.access_lifetime = lifetime;
     }
 
     fn show_old(&self, generation: usize, key: Option<u8>, now: Timestamp) -> Expected {
@@ -90,14 +134,18 @@ impl Model {
         let is_parent = generation + 1 == self.live;
         let is_attempt = is_parent && key.is_some() && key == last.key;
         let patience = if is_attempt { retry.recovery } else { retry.window };
-        if age > patience || (retry.exclusive && last.key.is_some() && !is_attempt) {
+        if age > patience || (retry.exclusive && self.keyed && !is_attempt) {
+            return reuse;
+        }
+        if !is_parent && generation < self.floors.0 {
             return reuse;
         }
         if !is_parent || !last.repeatable {
             return Expected::Refused(Reason::Superseded);
         }
         let issued_at = Timestamp::from_secs(self.access_issued_at.as_secs());
-        let access_end = issued_at.after(self.policy.access_lifetime).min(self.end);
+        let access_end = issued_at.after(self.policy.access_lifetime);
+        let access_end = access_end.min(self.end).min(self.access_until);
         if access_end > now { Expected::Repeated } else { Expected::RepeatedAfresh }
     }
 

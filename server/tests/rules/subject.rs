@@ -11,7 +11,7 @@ use matchbook_server::keys::Derived;
 use matchbook_server::sessions::{
     self, Attempt, Device, Grant, Opening, Policy, Presentation, Retry, Rotation, SignIn,
 };
-use matchbook_server::store::sessions::{Standing, advance_all, find};
+use matchbook_server::store::sessions::{Standing, advance_all, find, redate};
 use matchbook_server::store::{self, Conn, Options, Store, Url, users};
 use matchbook_server::token::{
     AttemptKey, Dice, EventId, Peppers, RefreshToken, Secret, SessionId, UserId,
@@ -74,6 +74,8 @@ pub(crate) enum Answer {
     Repeated(Pair),
     /// Nothing.
     Refused(Reason),
+    /// Nothing: the deadline had passed, and nothing changed.
+    TooLate,
 }
 
 /// What a grant holds: the refresh token, and the access token's id and end.
@@ -184,20 +186,31 @@ impl Subject {
 
     /// Somebody shows a refresh token, with or without an attempt key.
     pub(crate) fn show(&mut self, refresh: &str, key: Option<&str>) -> Answer {
-        let attempt = self.attempt(refresh, key, device());
+        self.show_from(refresh, key, device())
+    }
+
+    /// Somebody shows it from another device.
+    pub(crate) fn show_from(&mut self, refresh: &str, key: Option<&str>, from: Device) -> Answer {
+        let attempt = self.attempt(refresh, key, from);
+        self.carry_out(&attempt)
+    }
+
+    /// What was about to be done is done, whatever the time is by now.
+    pub(crate) fn carry_out(&mut self, attempt: &Attempt) -> Answer {
         let Subject { conn, peppers, policy, now, .. } = self;
         // In the middle of a batch, as a busy server has it.
         let strangers = [stranger(peppers, policy, *now), stranger(peppers, policy, *now)];
         let batch = [&*strangers[0].advance, &*attempt.advance, &*strangers[1].advance];
         let rotation = match advance_all(conn, &batch).unwrap()[..] {
             [None, Some(row), None] => attempt.rotated(row, peppers, policy),
-            [None, None, None] => sessions::settle(conn, &attempt, peppers, policy).unwrap(),
+            [None, None, None] => sessions::settle(conn, attempt, peppers, policy).unwrap(),
             _ => panic!("nobody has such a session"),
         };
         match rotation {
             Rotation::Rotated(grant) => Answer::Rotated(grant.into()),
             Rotation::Repeated(grant) => Answer::Repeated(grant.into()),
-            Rotation::Refused(refusal, _) => Answer::Refused(refusal.reason()),
+            Rotation::Refused { refusal, .. } => Answer::Refused(refusal.reason()),
+            Rotation::TooLate => Answer::TooLate,
         }
     }
 
@@ -208,6 +221,12 @@ impl Subject {
         let shown = Presentation { token, attempt, device };
         let dice = Dice::throw(self.now).unwrap();
         Attempt::new(shown, dice, &self.peppers, &self.policy, self.now)
+    }
+
+    /// A rotation that was committed only now is dated.
+    pub(crate) fn redate(&mut self, attempt: &Attempt) {
+        let rotation = (attempt.advance.session, attempt.advance.access);
+        redate(&mut self.conn, &[rotation], self.now).unwrap();
     }
 
     /// What comes of an attempt that did not advance its session.
