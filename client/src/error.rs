@@ -24,6 +24,12 @@ pub enum Error {
         /// How long to wait before the next try, where that is known.
         retry_after: Option<Duration>,
     },
+    /// The server cannot be used as it is configured: an unknown host, a
+    /// certificate that is not trusted, HTTP in place of HTTPS, a redirect. The
+    /// message names the cause and what to change. Another try does not help
+    /// before that. The tokens are kept.
+    #[error("{0}")]
+    Misconfigured(String),
     /// The server answered `401` to a body that cannot be sent twice: a stream,
     /// or one beyond the limit. The tokens are fresh now, so send it again.
     #[error("the access token had expired, and this body cannot be sent a second time by itself")]
