@@ -4,8 +4,13 @@
 //! JSON names are camelCase. Types that carry a token have no `Debug`, so that
 //! none can reach a log by accident.
 
+#[cfg(feature = "base-url")]
+mod base_url;
 #[cfg(feature = "settings")]
 pub mod settings;
+
+#[cfg(feature = "base-url")]
+pub use base_url::{UrlError, base_url, web_url};
 
 use std::net::IpAddr;
 

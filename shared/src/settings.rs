@@ -363,15 +363,14 @@ impl Settings {
     /// When the value is none.
     pub fn base_url(&self, key: &str) -> Result<String, Invalid> {
         let text = self.get::<String>(key)?;
-        let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-        let host = rest.and_then(|rest| rest.split('/').next()).unwrap_or_default();
-        let strange = |c: char| matches!(c, '?' | '#' | '@') || c.is_whitespace() || c.is_control();
-        if host.is_empty() || host.starts_with(':') || text.contains(strange) {
-            let example = "must be a URL like `https://auth.example.com`, without user, query or \
-                           fragment";
-            return Err(self.invalid(key, example));
+        let Err(error) = crate::base_url(&text) else { return Ok(text) };
+        let problem = format!("{error}; write it like `https://auth.example.com`");
+        // What stands before an `@` may be a password.
+        if text.contains('@') {
+            let origin = self.origin(key);
+            return Err(Invalid(sentence(&format!("`{key}` ({origin}): {problem}"))));
         }
-        Ok(text)
+        Err(self.invalid(key, &problem))
     }
 
     /// How to log: the settings `log.format` and `log.level`.
