@@ -54,6 +54,7 @@ pub(crate) fn load(file: Option<&Path>, purpose: Purpose) -> Result<(Config, Set
         },
         file: "matchbook-client.toml",
         prefix: "MATCHBOOK_CLIENT",
+        others: &["MATCHBOOK"],
         aliases: &[],
         secrets: &[],
     };
@@ -63,6 +64,7 @@ pub(crate) fn load(file: Option<&Path>, purpose: Purpose) -> Result<(Config, Set
         return Err(settings.invalid("client.sessions", "must be at least 1"));
     }
     let store = settings.path("store.path")?;
+    let server_url = settings.base_url("server.url")?;
     let config = Config {
         address: settings.address("client.address")?,
         hosts: hosts(&settings)?,
@@ -70,8 +72,8 @@ pub(crate) fn load(file: Option<&Path>, purpose: Purpose) -> Result<(Config, Set
         demo: settings.get("client.demo")?,
         sessions: sessions as usize,
         cookie_secure: settings.get("client.cookie_secure")?,
-        server_url: settings.base_url("server.url")?,
-        trust: settings.path("server.ca_file")?.map_or(Trust::System, Trust::File),
+        trust: trust(&settings, &server_url)?,
+        server_url,
         timeout: settings.duration("server.timeout")?,
         store: store.ok_or_else(|| settings.invalid("store.path", "must name a file"))?,
         log: settings.log()?,
@@ -79,9 +81,17 @@ pub(crate) fn load(file: Option<&Path>, purpose: Purpose) -> Result<(Config, Set
     Ok((config, settings))
 }
 
+/// Whom to trust. Plain HTTP shows no certificate, so it needs no CA.
+fn trust(settings: &Settings, server_url: &str) -> Result<Trust, Invalid> {
+    if server_url.starts_with("http://") {
+        return Ok(Trust::System);
+    }
+    Ok(settings.ca_file("server.ca_file")?.map_or(Trust::System, Trust::File))
+}
+
 fn hosts(settings: &Settings) -> Result<Vec<String>, Invalid> {
     let key = "client.hosts";
-    crate::app::hosts(&settings.get::<String>(key)?).map_err(|entry| {
+    crate::app::hosts(&settings.list(key)?).map_err(|entry| {
         let problem =
             format!("must be names or addresses with commas between, no ports; `{entry}` is none");
         settings.invalid(key, &problem)

@@ -65,18 +65,29 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     };
     let (config, settings) = config::load(arguments.config.as_deref(), purpose)?;
     match command {
-        Command::Serve => serve(&config).await,
-        Command::CheckConfig => Ok(settings.print(&mut std::io::stdout().lock())?),
+        Command::Serve => serve(&config, settings.warnings()).await,
+        Command::CheckConfig => {
+            for warning in settings.warnings() {
+                eprintln!("matchbook-client: {warning}");
+            }
+            Ok(settings.print(&mut std::io::stdout().lock())?)
+        }
         Command::Health => health(&config).await,
         Command::Script(command) => {
             config.log.start();
+            for warning in settings.warnings() {
+                tracing::warn!("{warning}");
+            }
             Ok(commands::run(command, &config).await?)
         }
     }
 }
 
-async fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
+async fn serve(config: &Config, warnings: &[String]) -> Result<(), Box<dyn Error>> {
     config.log.start();
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
     let (serving, addresses) = app::start(config)?;
     for address in addresses {
         tracing::info!(url = %format!("http://{address}"), server = config.server_url, "listening");

@@ -210,6 +210,36 @@ async fn a_client_without_a_ca_to_trust_does_not_start_and_says_why() {
 }
 
 #[actix_rt::test]
+async fn plain_http_and_the_system_s_authorities_need_no_ca_file() {
+    let world = World::new();
+    let server = world.server(&server_binary()).set("tls.mode", "off").start();
+    let app = client(&world, server.url()).start();
+    assert_eq!(Http::new(app.url(), None).get("/login").await.status, 200);
+    for command in ["login", "info", "logout"] {
+        let output = client(&world, server.url()).run(&[command]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let public = client(&world, "https://localhost:1").set("server.ca_file", "system");
+    assert!(public.start().url().starts_with("http://"));
+}
+
+#[actix_rt::test]
+async fn a_variable_that_only_looks_like_a_setting_is_reported() {
+    let world = World::new();
+    let launch = client(&world, "http://localhost:1")
+        .variable("MATCHBOOK_CLIENT_SERVER_TIMEOUT", "1s")
+        .variable("MATCHBOOK__TOKENS__ISSUER", "https://localhost");
+    let said = "did you mean MATCHBOOK_CLIENT__SERVER__TIMEOUT?";
+    let checked = launch.run(&["check-config"]);
+    let error = String::from_utf8(checked.stderr).unwrap();
+    assert!(checked.status.success() && error.contains(said), "{error}");
+    assert!(!error.contains("ISSUER"), "{error}");
+    let info = String::from_utf8(launch.run(&["info"]).stderr).unwrap();
+    assert!(info.contains(said), "{info}");
+    launch.start().await_log(said);
+}
+
+#[actix_rt::test]
 async fn the_health_command_says_whether_the_app_answers() {
     let mut pair = Pair::start(|server| server);
     let address = pair.client.url().rsplit('/').next().unwrap().to_owned();

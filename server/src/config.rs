@@ -1,11 +1,12 @@
 //! The settings: defaults < file < environment. Nonsense stops the start.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use matchbook_shared::settings::{Invalid, Layers, Log, Settings, cores};
+use openssl::x509::X509;
 use secrecy::SecretString;
 
 use crate::keys::Algorithm;
@@ -17,6 +18,7 @@ const LAYERS: Layers = Layers {
     defaults: include_str!("../default.toml"),
     file: "matchbook.toml",
     prefix: "MATCHBOOK",
+    others: &["MATCHBOOK_CLIENT"],
     aliases: &[("DATABASE_URL", "database.url"), ("REDIS_URL", "redis.url")],
     secrets: &["secret", "old_secrets", "database.url", "redis.url"],
 };
@@ -101,7 +103,7 @@ fn check(settings: &Settings) -> Result<Config, Invalid> {
             .map(|text| secret(settings, "secret", &text))
             .transpose()?,
         old_secrets: settings
-            .get::<String>("old_secrets")?
+            .list("old_secrets")?
             .split_whitespace()
             .map(|text| secret(settings, "old_secrets", text))
             .collect::<Result<_, _>>()?,
@@ -155,7 +157,7 @@ fn database(settings: &Settings, data_dir: &Path) -> Result<store::Options, Inva
 
 fn proxies(settings: &Settings) -> Result<TrustedProxies, Invalid> {
     let key = "server.trusted_proxies";
-    TrustedProxies::parse(&settings.get::<String>(key)?).map_err(|entry| {
+    TrustedProxies::parse(&settings.list(key)?).map_err(|entry| {
         let problem =
             format!("must be addresses or networks with commas between; `{entry}` is none");
         settings.invalid(key, &problem)
@@ -163,26 +165,35 @@ fn proxies(settings: &Settings) -> Result<TrustedProxies, Invalid> {
 }
 
 fn limits(settings: &Settings) -> Result<Option<limits::Options>, Invalid> {
+    if !settings.get::<bool>("limits.enabled")? {
+        return Ok(None);
+    }
     let a_minute = |key| {
         NonZeroU32::new(settings.get(key)?)
             .ok_or_else(|| settings.invalid(key, "must be at least 1"))
     };
-    let options = limits::Options {
+    Ok(Some(limits::Options {
         register: a_minute("limits.register")?,
         token: a_minute("limits.token")?,
         refresh: a_minute("limits.refresh")?,
         session: a_minute("limits.session")?,
-    };
-    Ok(settings.get::<bool>("limits.enabled")?.then_some(options))
+    }))
 }
 
 fn redis(settings: &Settings) -> Result<Option<active::Options>, Invalid> {
-    let timeout = settings.duration("redis.timeout")?;
     let Some(url) = settings.optional("redis.url")? else { return Ok(None) };
-    let ca = settings.path("redis.ca_file")?.map(|path| {
-        std::fs::read(&path).map_err(|error| {
+    let timeout = settings.duration("redis.timeout")?;
+    let ca = if url.starts_with("rediss") { settings.ca_file("redis.ca_file")? } else { None };
+    let ca = ca.map(|path| {
+        let pem = std::fs::read(&path).map_err(|error| {
             settings.invalid("redis.ca_file", &format!("names a file that cannot be read: {error}"))
-        })
+        })?;
+        match X509::stack_from_pem(&pem) {
+            Ok(certificates) if !certificates.is_empty() => Ok(pem),
+            _ => {
+                Err(settings.invalid("redis.ca_file", "names a file without a certificate in PEM"))
+            }
+        }
     });
     active::Options::new(&url, ca.transpose()?, timeout)
         .map(Some)
@@ -197,9 +208,18 @@ fn tls(settings: &Settings) -> Result<Tls, Invalid> {
     };
     match settings.get::<String>("tls.mode")?.as_str() {
         "self-signed" => {
-            let names = settings.get::<String>("tls.names")?;
+            let names = settings.list("tls.names")?;
             let names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
-            Ok(Tls::SelfSigned { names: names.map(str::to_owned).collect() })
+            let names: Vec<String> = names.map(str::to_owned).collect();
+            match names.iter().find(|name| !is_host(name)) {
+                None => Ok(Tls::SelfSigned { names }),
+                Some(name) => {
+                    let problem = format!(
+                        "must be host names or IP addresses with commas between; `{name}` is none"
+                    );
+                    Err(settings.invalid("tls.names", &problem))
+                }
+            }
         }
         "files" => Ok(Tls::Files { certificate: file("tls.certificate")?, key: file("tls.key")? }),
         "off" => Ok(Tls::Off),
@@ -207,18 +227,25 @@ fn tls(settings: &Settings) -> Result<Tls, Invalid> {
     }
 }
 
+/// Whether a certificate can name it: an IP address, or a host name in ASCII
+/// whose first label may be `*` (RFC 6125 §6.4.3).
+fn is_host(name: &str) -> bool {
+    let is_label = |label: &str| {
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        (1..=63).contains(&label.len()) && label.chars().all(fits)
+    };
+    let host = name.strip_prefix("*.").unwrap_or(name);
+    name.parse::<IpAddr>().is_ok() || (name.len() <= 253 && host.split('.').all(is_label))
+}
+
 fn keys(settings: &Settings) -> Result<keys::Options, Invalid> {
-    let bits = settings.get::<u32>("tokens.rsa_bits")?;
-    if ![2048, 3072, 4096].contains(&bits) {
-        return Err(settings.invalid("tokens.rsa_bits", "must be 2048, 3072 or 4096"));
-    }
-    let algorithms = [
-        ("RS256", Algorithm::Rs256 { bits }),
-        ("ES256", Algorithm::Es256),
-        ("EdDSA", Algorithm::EdDsa),
-    ];
+    let algorithms =
+        [("RS256", None), ("ES256", Some(Algorithm::Es256)), ("EdDSA", Some(Algorithm::EdDsa))];
     let options = keys::Options {
-        algorithm: settings.choice("tokens.algorithm", &algorithms)?,
+        algorithm: match settings.choice("tokens.algorithm", &algorithms)? {
+            Some(algorithm) => algorithm,
+            None => Algorithm::Rs256 { bits: rsa_bits(settings)? },
+        },
         publish_lead: settings.seconds("keys.publish_lead")?,
         rotate_after: match settings.get::<String>("keys.rotate_after")?.as_str() {
             "never" => None,
@@ -240,6 +267,13 @@ fn keys(settings: &Settings) -> Result<keys::Options, Invalid> {
         return Err(settings.invalid("keys.rotate_after", problem));
     }
     Ok(options)
+}
+
+fn rsa_bits(settings: &Settings) -> Result<u32, Invalid> {
+    let key = "tokens.rsa_bits";
+    let bits = settings.get(key)?;
+    let known = [2048, 3072, 4096].contains(&bits);
+    known.then_some(bits).ok_or_else(|| settings.invalid(key, "must be 2048, 3072 or 4096"))
 }
 
 fn policy(settings: &Settings) -> Result<Policy, Invalid> {
@@ -269,6 +303,9 @@ fn policy(settings: &Settings) -> Result<Policy, Invalid> {
 
 /// When a rotated token gets the same answer again.
 fn retry(settings: &Settings) -> Result<Option<Retry>, Invalid> {
+    if settings.choice("rotation.mode", &[("idempotent", false), ("strict", true)])? {
+        return Ok(None);
+    }
     let retry = Retry {
         window: settings.duration("rotation.retry_window")?,
         recovery: settings.duration("rotation.recovery")?,
@@ -280,21 +317,24 @@ fn retry(settings: &Settings) -> Result<Option<Retry>, Invalid> {
             "must not be longer than `rotation.recovery`: an attempt key gives more than none does",
         ));
     }
-    let strict = settings.choice("rotation.mode", &[("idempotent", false), ("strict", true)])?;
-    Ok(if strict { None } else { Some(retry) })
+    Ok(Some(retry))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The refusal of a settings file with this text.
-    fn refusal(text: &str) -> String {
+    /// What comes of a settings file with this text.
+    fn loaded(text: &str) -> Result<Config, Invalid> {
         let path = std::env::temp_dir().join(format!("config-{}.toml", uuid::Uuid::new_v4()));
         std::fs::write(&path, text).unwrap();
         let loaded = load(Some(&path));
         std::fs::remove_file(&path).unwrap();
-        loaded.err().expect("it is refused").to_string()
+        loaded.map(|(config, _)| config)
+    }
+
+    fn refusal(text: &str) -> String {
+        loaded(text).err().expect("it is refused").to_string()
     }
 
     #[test]
@@ -332,7 +372,11 @@ mod tests {
             ("[limits]\nenabled = 'perhaps'", "limits.enabled"),
             ("[metrics]\naddress = 'here'", "metrics.address"),
             ("[redis]\nurl = 'rediss://x'\nca_file = '/nowhere'", "redis.ca_file"),
+            ("[redis]\nurl = 'rediss://x'\nca_file = '/dev/null'", "redis.ca_file"),
             ("[redis]\nurl = 'redis-cluster://'", "redis.url"),
+            ("[tls]\nmode = 'files'\ncertificate = 'none'", "tls.certificate"),
+            ("[tls]\nnames = 'not a name'", "tls.names"),
+            ("[tls]\nnames = 'a.example, https://b.example'", "tls.names"),
             ("[log]\nformat = 'xml'", "log.format"),
             ("[log]\nlevel = 'a=b=c'", "log.level"),
             ("[log]\nlevel = 'warning'", "log.level"),
@@ -363,6 +407,38 @@ mod tests {
             let said = refusal(text);
             assert!(said.starts_with(&format!("`{key}`")), "{text:?} is refused with: {said}");
             assert_eq!(said.lines().count(), 1, "{said}");
+        }
+    }
+
+    #[test]
+    fn a_setting_that_is_not_used_is_not_checked() {
+        for text in [
+            "[redis]\ntimeout = 'never'\nca_file = '/nowhere'",
+            "[redis]\nurl = 'redis://x'\nca_file = '/nowhere'",
+            "[redis]\nurl = 'redis-cluster://x:1'\nca_file = '/nowhere'",
+            "[redis]\nurl = 'rediss://x'\nca_file = 'system'",
+            "[rotation]\nmode = 'strict'\nretry_window = '0s'\nrecovery = '1'\nkeyed = 'x'",
+            "[rotation]\nmode = 'strict'\nretry_window = '2d'",
+            "[tokens]\nalgorithm = 'ES256'\nrsa_bits = 1024",
+            "[tokens]\nalgorithm = 'EdDSA'\nrsa_bits = 0",
+            "[limits]\nenabled = false\nregister = 0\ntoken = 0\nrefresh = 0\nsession = 0",
+            "[tls]\nmode = 'off'\ncertificate = '/nowhere'\nkey = '/nowhere'",
+            "[tls]\nmode = 'off'\nnames = 'not a name'",
+            "[keys]\nrotate_after = 'never'\npublish_lead = '1y'",
+        ] {
+            assert_eq!(loaded(text).err(), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_word_stands_for_each_setting_that_may_be_not_set() {
+        let text = "secret = 'none'\nold_secrets = 'none'\n[server]\ntrusted_proxies = 'none'\n\
+                    [redis]\nurl = 'none'\nca_file = 'system'\n[tls]\nnames = 'none'";
+        for text in [text, &text.replace("none", "").replace("system", "")] {
+            let config = loaded(text).unwrap();
+            assert!(config.secret.is_none() && config.old_secrets.is_empty());
+            assert!(config.redis.is_none());
+            assert!(matches!(config.tls, Tls::SelfSigned { names } if names.is_empty()));
         }
     }
 

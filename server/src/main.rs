@@ -8,6 +8,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use matchbook_server::config::{self, Config};
 use matchbook_server::{app, clock, explain, key_commands};
+use rustix::fs::Mode;
+use rustix::process::umask;
 
 /// A self-hosted token server: log in, stay logged in, log out everywhere.
 #[derive(Parser)]
@@ -66,9 +68,17 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    // Files that this process makes are for its user alone, SQLite's too.
+    umask(Mode::RWXG | Mode::RWXO);
     let (config, settings) = config::load(arguments.config.as_deref())?;
-    match arguments.command.as_ref().unwrap_or(&Command::Serve) {
-        Command::Serve => serve(&config).await,
+    let command = arguments.command.as_ref().unwrap_or(&Command::Serve);
+    if !matches!(command, Command::Serve | Command::Health) {
+        for warning in settings.warnings() {
+            eprintln!("matchbook-server: {warning}");
+        }
+    }
+    match command {
+        Command::Serve => serve(&config, settings.warnings()).await,
         Command::CheckConfig => Ok(settings.print(&mut std::io::stdout().lock())?),
         Command::Health => Ok(app::health(&config).await?),
         Command::Explain => explain(&config),
@@ -84,8 +94,11 @@ fn keys(config: &Config, command: &Keys) -> Result<String, key_commands::Error> 
     }
 }
 
-async fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
+async fn serve(config: &Config, warnings: &[String]) -> Result<(), Box<dyn Error>> {
     config.log.start();
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
     let listening = app::start(config).await?;
     for address in &listening.addresses {
         let url = app::base_url(&config.tls, *address);

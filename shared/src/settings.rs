@@ -4,9 +4,11 @@
 //! The defaults name every setting there is, so anything else is a mistake and
 //! stops the start: a typo must not fall back to a default unseen.
 
+mod environment;
+mod file;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::env::VarError;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -27,14 +29,15 @@ pub struct Invalid(String);
 
 /// Where settings come from.
 pub struct Layers {
-    /// The TOML text that names every setting with its default; an empty
-    /// string there means "not set".
+    /// The TOML text that names every setting with its default.
     pub defaults: &'static str,
     /// The file that is read where none is named, if it is there.
     pub file: &'static str,
     /// The prefix of environment variables: `MATCHBOOK` makes
     /// `MATCHBOOK__SERVER__ADDRESS` set `server.address`.
     pub prefix: &'static str,
+    /// The prefixes of other programs that may share the environment.
+    pub others: &'static [&'static str],
     /// Well-known variables beside them, each with the setting it stands for.
     /// The prefixed variable wins over its alias.
     pub aliases: &'static [(&'static str, &'static str)],
@@ -43,8 +46,11 @@ pub struct Layers {
     pub secrets: &'static [&'static str],
 }
 
-/// The most bytes of a file that holds a secret.
-const LONGEST_SECRET: u64 = 64 * 1024;
+/// The word for a setting that is not set. In the environment it empties what
+/// the file or a default fills, which an empty variable does not.
+const NONE: &str = "none";
+/// The word for the certificate authorities that the system trusts.
+const SYSTEM: &str = "system";
 /// Shorter than this, a length of time is a mistake.
 const SHORTEST: Duration = Duration::from_millis(1);
 /// Longer, and dates no longer fit into what is stored.
@@ -54,6 +60,9 @@ const LONGEST: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
 pub struct Settings {
     config: Config,
     in_force: BTreeMap<String, Value>,
+    /// The settings file, and the line of each value that is in force from it.
+    file: Option<(String, BTreeMap<String, usize>)>,
+    warnings: Vec<String>,
     secrets: &'static [&'static str],
 }
 
@@ -76,90 +85,49 @@ impl Layers {
         let file = file.or_else(|| usual.exists().then_some(usual));
         let mut builder =
             Config::builder().add_source(File::from_str(self.defaults, FileFormat::Toml));
+        let mut of_file = BTreeMap::new();
+        let mut lines = None;
+        let mut warnings = Vec::new();
         if let Some(path) = file {
-            let source = file_source(path)?;
-            for key in flatten(&source.collect().map_err(|error| unreadable(path, &error))?).keys()
-            {
+            let name = path.display().to_string();
+            let read = file::read(path)?;
+            of_file = flatten(&read.values);
+            for key in of_file.keys() {
                 if !known.contains(key) {
-                    return Err(self.unknown(key, &path.display().to_string(), key, &known));
+                    let line = read.lines.get(key).map(|line| format!(", line {line}"));
+                    let place = format!("{name}{}", line.unwrap_or_default());
+                    return Err(self.unknown(key, &place, key, &known));
                 }
             }
-            builder = builder.add_source(source);
+            let holds_secret = |key: &&&str| of_file.get(**key).is_some_and(holds_secret);
+            if let (true, Some(key)) = (read.open_to_others, self.secrets.iter().find(holds_secret))
+            {
+                warnings.push(format!(
+                    "`{key}` is in {name}, which other users can read: close it with `chmod 600 \
+                     {name}`"
+                ));
+            }
+            builder = builder.add_source(Values(read.values));
+            lines = Some((name, read.lines));
         }
+        let environment = self.environment(&known)?;
+        for (variable, key) in environment.empty {
+            if of_file.contains_key(&key) {
+                let word = if key.ends_with("ca_file") { SYSTEM } else { NONE };
+                warnings.push(format!(
+                    "{variable} is empty, which changes nothing: the settings file sets `{key}`; \
+                     the word for \"not set\" is \"{word}\""
+                ));
+            }
+        }
+        warnings.extend(environment.warnings);
         let config = builder
-            .add_source(self.environment(&known)?)
+            .add_source(Values(environment.values))
             .build()
             .map_err(|error| Invalid(sentence(&error.to_string())))?;
         let all = config.collect().map_err(|error| Invalid(sentence(&error.to_string())))?;
-        Ok(Settings { config, in_force: flatten(&all), secrets: self.secrets })
-    }
-
-    /// The variables that mean a setting; an empty one counts as not set, as
-    /// compose files pass it.
-    fn environment(&self, known: &BTreeSet<String>) -> Result<Variables, Invalid> {
-        let mut found = Map::new();
-        for (variable, key) in self.aliases {
-            self.take(variable, key, &mut found)?;
-        }
-        for (name, _) in std::env::vars_os() {
-            let Some(name) = name.to_str() else { continue };
-            let variable = name;
-            let Some(rest) = name.strip_prefix(self.prefix).and_then(|r| r.strip_prefix("__"))
-            else {
-                continue;
-            };
-            let key = rest.replace("__", ".").to_lowercase();
-            let (key, variable) = match (key.strip_suffix("_file"), variable.len().checked_sub(5)) {
-                (Some(secret), Some(end)) if self.secrets.contains(&secret) => {
-                    (secret.to_owned(), &variable[..end])
-                }
-                _ => (key, variable),
-            };
-            if !known.contains(&key) {
-                return Err(self.unknown(&key, "the environment", name, known));
-            }
-            if rest.chars().any(|c| c.is_ascii_lowercase()) {
-                return Err(Invalid(format!(
-                    "{name} in the environment sets nothing: write it in capitals."
-                )));
-            }
-            self.take(variable, &key, &mut found)?;
-        }
-        Ok(Variables(found))
-    }
-
-    /// Puts the value of `variable`, or of the file that `variable_FILE` names,
-    /// under `key`.
-    fn take(
-        &self,
-        variable: &str,
-        key: &str,
-        found: &mut Map<String, Value>,
-    ) -> Result<(), Invalid> {
-        let direct = read(variable)?;
-        let file_variable = format!("{variable}_FILE");
-        let file = if self.secrets.contains(&key) { read(&file_variable)? } else { None };
-        let (value, origin) = match (direct, file) {
-            (Some(_), Some(_)) => {
-                return Err(Invalid(format!(
-                    "`{key}` is set twice: by {variable} and by {file_variable}; keep one of them."
-                )));
-            }
-            (Some(value), None) => (value, variable.to_owned()),
-            (None, Some(path)) => {
-                let text = read_secret(&path).map_err(|error| {
-                    Invalid(format!("{file_variable} names {path}, which cannot be read: {error}."))
-                })?;
-                let text = text.trim_end_matches(['\r', '\n']).to_owned();
-                if text.is_empty() {
-                    return Err(Invalid(format!("{file_variable} names {path}, which is empty.")));
-                }
-                (text, file_variable)
-            }
-            (None, None) => return Ok(()),
-        };
-        found.insert(key.to_owned(), Value::new(Some(&origin), ValueKind::String(value)));
-        Ok(())
+        let in_force = flatten(&all);
+        Ok(Settings { config, in_force, file: lines, warnings, secrets: self.secrets })
     }
 
     fn unknown(&self, key: &str, place: &str, name: &str, known: &BTreeSet<String>) -> Invalid {
@@ -180,44 +148,6 @@ impl Layers {
         };
         Invalid(format!("`{name}` in {place} is not a setting{spelled}: {hint}"))
     }
-}
-
-/// What a file holds, which is not long.
-fn read_secret(path: &str) -> io::Result<String> {
-    let mut text = String::new();
-    std::fs::File::open(path)?.take(LONGEST_SECRET + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > LONGEST_SECRET {
-        return Err(io::Error::other("it is too long for a secret"));
-    }
-    Ok(text)
-}
-
-fn read(variable: &str) -> Result<Option<String>, Invalid> {
-    match std::env::var(variable) {
-        Ok(value) if value.is_empty() => Ok(None),
-        Ok(value) => Ok(Some(value)),
-        Err(VarError::NotPresent) => Ok(None),
-        Err(VarError::NotUnicode(_)) => Err(Invalid(format!("{variable} is not valid UTF-8."))),
-    }
-}
-
-fn file_source(path: &Path) -> Result<File<config::FileSourceFile, FileFormat>, Invalid> {
-    // Opened here for an error that says why; `config` only says "not found".
-    std::fs::File::open(path).map_err(|error| {
-        Invalid(format!("The settings file {} cannot be read: {error}.", path.display()))
-    })?;
-    Ok(File::new(&path.to_string_lossy(), FileFormat::Toml))
-}
-
-fn unreadable(path: &Path, error: &ConfigError) -> Invalid {
-    // The lines between quote the file, which may hold a secret.
-    let text = error.to_string();
-    let (first, last) = (text.lines().next(), text.lines().last());
-    let problem = match (first, last) {
-        (Some(first), Some(last)) if first != last => format!("{first}: {last}"),
-        _ => text,
-    };
-    Invalid(sentence(&format!("The settings file {} is not valid: {problem}", path.display())))
 }
 
 fn sentence(text: &str) -> String {
@@ -243,11 +173,22 @@ fn flatten(tree: &Map<String, Value>) -> BTreeMap<String, Value> {
     leaves
 }
 
-/// The environment's layer, each value with its variable as origin.
-#[derive(Debug, Clone)]
-struct Variables(Map<String, Value>);
+/// Whether a value is a secret, or a URL with a password in it.
+fn holds_secret(value: &Value) -> bool {
+    match &value.kind {
+        ValueKind::String(text) if text.is_empty() || text == NONE => false,
+        ValueKind::String(text) if text.contains("://") => {
+            without_password(text).replace(":********@", "@") != *text
+        }
+        _ => true,
+    }
+}
 
-impl Source for Variables {
+/// One layer, each value with its variable or file as origin.
+#[derive(Debug, Clone)]
+struct Values(Map<String, Value>);
+
+impl Source for Values {
     fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
         Box::new(self.clone())
     }
@@ -282,12 +223,26 @@ impl Settings {
             .map_err(|_| self.invalid(key, &format!("must be {expected}")))
     }
 
-    /// The value of `key`, or `None` where it is the empty string.
+    /// What was found that changes nothing although it looks as if it did.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// The value of `key`, or `None` where it is "none" or empty.
     ///
     /// # Errors
     /// When the value is not a string.
     pub fn optional(&self, key: &str) -> Result<Option<String>, Invalid> {
-        Ok(Some(self.get::<String>(key)?).filter(|text| !text.is_empty()))
+        Ok(Some(self.get::<String>(key)?).filter(|text| !text.is_empty() && text != NONE))
+    }
+
+    /// The text of a list, which is empty where it is "none".
+    ///
+    /// # Errors
+    /// When the value is not a string.
+    pub fn list(&self, key: &str) -> Result<String, Invalid> {
+        Ok(self.optional(key)?.unwrap_or_default())
     }
 
     /// What the word that `key` is set to stands for.
@@ -329,12 +284,22 @@ impl Settings {
         }
     }
 
-    /// A path, or `None` where it is the empty string.
+    /// A path, or `None` where it is "none" or empty.
     ///
     /// # Errors
     /// When the value is not a string.
     pub fn path(&self, key: &str) -> Result<Option<PathBuf>, Invalid> {
         Ok(self.optional(key)?.map(PathBuf::from))
+    }
+
+    /// A file with certificate authorities, or `None` where it is "system" or
+    /// empty: those that the system trusts.
+    ///
+    /// # Errors
+    /// When the value is not a string.
+    pub fn ca_file(&self, key: &str) -> Result<Option<PathBuf>, Invalid> {
+        let text = self.get::<String>(key)?;
+        Ok(Some(text).filter(|text| !text.is_empty() && text != SYSTEM).map(PathBuf::from))
     }
 
     /// A number of threads, where 0 stands for the number of cores.
@@ -409,7 +374,11 @@ impl Settings {
         } else {
             self.in_force.get(key).map(|value| format!(" = {}", toml(value))).unwrap_or_default()
         };
-        Invalid(sentence(&format!("`{key}`{shown} ({}): {problem}", self.origin(key))))
+        let origin = self.origin(key);
+        let line = self.file.as_ref().filter(|(name, _)| *name == origin);
+        let line = line.and_then(|(_, lines)| lines.get(key));
+        let line = line.map(|line| format!(", line {line}")).unwrap_or_default();
+        Invalid(sentence(&format!("`{key}`{shown} ({origin}{line}): {problem}")))
     }
 
     /// Where the value of `key` was set.
@@ -427,7 +396,7 @@ impl Settings {
     pub fn print(&self, out: &mut impl Write) -> io::Result<()> {
         for (key, value) in &self.in_force {
             let value = match &value.kind {
-                ValueKind::String(text) if text.is_empty() => "\"\"".to_owned(),
+                ValueKind::String(text) if text.is_empty() || text == NONE => toml(value),
                 ValueKind::String(text) if key.ends_with("url") => {
                     format!("{:?}", without_password(text))
                 }
@@ -520,6 +489,7 @@ mod tests {
                    [tokens]\naccess_lifetime = '15m'\n[database]\nurl = ''",
         file: "settings-test.toml",
         prefix: "SETTINGS_TEST",
+        others: &[],
         aliases: &[],
         secrets: &["secret", "database.url"],
     };
@@ -564,6 +534,40 @@ mod tests {
         let settings = load("[tokens]\naccess_lifetime = '0s'").unwrap();
         assert!(
             refusal(settings.duration("tokens.access_lifetime")).contains("from a millisecond")
+        );
+    }
+
+    #[test]
+    fn a_mistake_in_the_file_has_its_line() {
+        let said = refusal(load("[server]\nadress = '127.0.0.1:1'"));
+        assert!(said.contains(".toml, line 2 is not a setting"), "{said}");
+        let settings = load("[server]\n# Many.\nworkers = 'many'").unwrap();
+        let said = refusal(settings.get::<u16>("server.workers"));
+        assert!(said.contains(".toml, line 3): "), "{said}");
+    }
+
+    #[test]
+    fn a_file_with_a_secret_that_others_can_read_is_reported() {
+        use std::os::unix::fs::PermissionsExt;
+        let warnings = |text: &str, mode: u32| {
+            let path = std::env::temp_dir().join(format!("open-{}.toml", uuid::Uuid::new_v4()));
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            let settings = LAYERS.load(Some(&path)).unwrap();
+            std::fs::remove_file(&path).unwrap();
+            settings.warnings().to_vec()
+        };
+        for (text, key) in [
+            ("secret = 'hush'", "`secret`"),
+            ("[database]\nurl = 'postgres://me:hush@db/x'", "`database.url`"),
+            ("[database]\nurl = 'postgres://db/x?password=hush'", "`database.url`"),
+        ] {
+            assert!(warnings(text, 0o640)[0].starts_with(key), "{text}");
+            assert!(warnings(text, 0o604)[0].contains("chmod 600"), "{text}");
+            assert!(warnings(text, 0o600).is_empty(), "{text}");
+        }
+        assert!(
+            warnings("secret = 'none'\n[database]\nurl = 'postgres://me@db/x'", 0o644).is_empty()
         );
     }
 

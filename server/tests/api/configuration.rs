@@ -1,5 +1,8 @@
 //! Nonsense in the settings stops the start with a sentence that names them.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+
 use matchbook_bench::World;
 
 use crate::support::binary;
@@ -36,7 +39,8 @@ fn a_file_that_is_named_must_be_there_and_be_toml() {
     std::fs::write(world.folder().join("broken.toml"), "secret = \"hush-hush\n").unwrap();
     let output = world.server(binary()).run(&["--config", "broken.toml"]);
     let error = String::from_utf8(output.stderr).unwrap();
-    assert!(!output.status.success() && error.contains("broken.toml is not valid"), "{error}");
+    let said = "broken.toml is not valid: line 1: invalid basic string";
+    assert!(!output.status.success() && error.contains(said), "{error}");
     assert!(error.lines().count() == 1 && !error.contains("hush"), "{error}");
 }
 
@@ -45,8 +49,7 @@ fn check_config_prints_what_is_in_force_and_where_it_comes_from() {
     let world = World::new();
     let file = "[tokens]\naccess_lifetime = '5m'\n[server]\nworkers = 7\n";
     std::fs::write(world.folder().join("matchbook.toml"), file).unwrap();
-    std::fs::write(world.folder().join("hidden"), "a-secret-of-more-than-32-characters-hush\n")
-        .unwrap();
+    write_secret(&world, "hidden", "a-secret-of-more-than-32-characters-hush\n");
     let output = world
         .server(binary())
         .set("server.workers", "3")
@@ -71,10 +74,100 @@ fn check_config_prints_what_is_in_force_and_where_it_comes_from() {
     assert_eq!(printed.lines().count(), printed.lines().filter(|l| l.contains(" = ")).count());
 }
 
+/// Writes a file for its owner alone.
+fn write_secret(world: &World, name: &str, text: &str) {
+    let path = world.folder().join(name);
+    std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
+}
+
+#[test]
+fn a_secret_file_that_others_can_read_stops_the_start() {
+    let world = World::new();
+    write_secret(&world, "hidden", "a-secret-of-more-than-32-characters-hush");
+    let path = world.folder().join("hidden");
+    for name in ["MATCHBOOK__SECRET_FILE", "MATCHBOOK__OLD_SECRETS_FILE"] {
+        for mode in [0o640, 0o604, 0o660] {
+            std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            let output = world.server(binary()).variable(name, "hidden").run(&["check-config"]);
+            let error = String::from_utf8(output.stderr).unwrap();
+            let said = "other users can read it; close it with `chmod 600 hidden`";
+            assert!(!output.status.success() && error.contains(said), "{mode:o}: {error}");
+        }
+        std::fs::set_permissions(&path, Permissions::from_mode(0o400)).unwrap();
+        let output = world.server(binary()).variable(name, "hidden").run(&["check-config"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn an_empty_variable_changes_nothing_and_the_word_for_not_set_empties_what_the_file_sets() {
+    let world = World::new();
+    let file = "[server]\ntrusted_proxies = '10.0.0.0/8'\n[redis]\nurl = 'rediss://db.example'\n\
+                ca_file = 'nowhere.pem'\n";
+    std::fs::write(world.folder().join("matchbook.toml"), file).unwrap();
+    let launch = world.server(binary());
+    let launch = ["server.trusted_proxies", "redis.url", "redis.ca_file"]
+        .iter()
+        .fold(launch, |launch, key| launch.set(key, ""))
+        .variable("REDIS_URL", "");
+    let output = launch.run(&["check-config"]);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        !output.status.success() && error.contains("`redis.ca_file` = \"nowhere.pem\""),
+        "{error}"
+    );
+
+    let output = launch.set("redis.ca_file", "system").run(&["check-config"]);
+    let (printed, error) = printed(&output);
+    assert!(output.status.success(), "{error}");
+    assert!(printed.contains("url = \"rediss://db.example\""), "{printed}");
+    let said = "MATCHBOOK__SERVER__TRUSTED_PROXIES is empty, which changes nothing: the settings \
+                file sets `server.trusted_proxies`; the word for \"not set\" is \"none\"";
+    assert!(error.contains(said), "{error}");
+
+    let launch = world.server(binary()).set("server.trusted_proxies", "none");
+    let output = launch.set("redis.url", "none").run(&["check-config"]);
+    let (printed, error) = self::printed(&output);
+    assert!(output.status.success() && error.is_empty(), "{error}");
+    assert!(printed.contains("server.trusted_proxies = \"none\""), "{printed}");
+    assert!(printed.contains("redis.url = \"none\""), "{printed}");
+}
+
+/// What a command wrote to standard output and to standard error.
+fn printed(output: &std::process::Output) -> (String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn a_variable_that_only_looks_like_a_setting_is_reported() {
+    let world = World::new();
+    let launch = world
+        .server(binary())
+        .variable("MATCHBOOK_TOKENS_ACCESS_LIFETIME", "5s")
+        .variable("MATCHBOOK_CLIENT__SERVER__URL", "http://localhost:1");
+    // Where the test's own environment sets none.
+    let launch =
+        if world.redis_url().is_none() { launch.variable("REDIS_URI", "hush") } else { launch };
+    let output = launch.run(&["check-config"]);
+    let (printed, error) = printed(&output);
+    assert!(output.status.success() && printed.contains("tokens.access_lifetime = \"15m\""));
+    let said = "MATCHBOOK_TOKENS_ACCESS_LIFETIME in the environment is not a setting and changes \
+                nothing: did you mean MATCHBOOK__TOKENS__ACCESS_LIFETIME?";
+    assert!(error.contains(said), "{error}");
+    assert!(!error.contains("hush") && !error.contains("MATCHBOOK_CLIENT"), "{error}");
+    assert_eq!(error.contains("did you mean REDIS_URL?"), world.redis_url().is_none(), "{error}");
+
+    let server = launch.start();
+    server.await_log("did you mean MATCHBOOK__TOKENS__ACCESS_LIFETIME?");
+    assert!(!server.log().contains("hush"));
+}
+
 #[test]
 fn a_variable_that_would_set_nothing_stops_the_start() {
     let world = World::new();
-    std::fs::write(world.folder().join("empty"), "\n").unwrap();
+    write_secret(&world, "empty", "\n");
     for (name, value, said) in [
         ("MATCHBOOK__log__format", "json", "write it in capitals"),
         ("MATCHBOOK__SECRET_FILE", "empty", "names empty, which is empty"),
