@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,10 +10,9 @@ use actix_web::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use actix_web::middleware::{DefaultHeaders, from_fn};
 use actix_web::{App, HttpServer, web};
 use matchbook_shared::settings::reachable;
-use secrecy::SecretString;
 
 use crate::active::ActiveTokens;
-use crate::config::{Config, SHORTEST_SECRET, Tls};
+use crate::config::{Config, Tls};
 use crate::data_dir::{self, DataDir};
 use crate::keys::{Derived, KeyRing};
 use crate::limits::Limits;
@@ -22,11 +20,7 @@ use crate::metrics::Metrics;
 use crate::state::State;
 use crate::store::{self, Store};
 use crate::sweeper::Sweeper;
-use crate::token::{NoRandomness, Secret};
-use crate::{http, keys, tls};
-
-/// The generated secret, in the data folder.
-const SECRET: &str = "secret";
+use crate::{http, keys, secret, tls};
 
 /// How long the head of a request may take to arrive: longer than a machine
 /// stands still for, so that nobody honest is sent away after it.
@@ -41,12 +35,9 @@ pub enum Error {
     /// The database.
     #[error(transparent)]
     Store(#[from] store::OpenError),
-    /// The file with the generated secret was cut short.
-    #[error(
-        "{} holds no secret: put back the one that it held, or, with an empty database, remove \
-         the file", .0.display()
-    )]
-    NoSecret(PathBuf),
+    /// The secret.
+    #[error(transparent)]
+    Secret(#[from] secret::Error),
     /// The keys.
     #[error(transparent)]
     Keys(#[from] keys::Error),
@@ -74,12 +65,6 @@ pub enum Error {
     Interrupted(#[from] actix_rt::task::JoinError),
 }
 
-impl From<NoRandomness> for Error {
-    fn from(error: NoRandomness) -> Self {
-        Self::Keys(error.into())
-    }
-}
-
 /// A server that listens. It answers once `server` is awaited, and ends in
 /// good order on SIGINT or SIGTERM.
 pub struct Listening {
@@ -95,9 +80,16 @@ pub struct Listening {
 /// # Errors
 /// The first part that is not to be had.
 pub async fn start(config: &Config) -> Result<Listening, Error> {
-    let data_dir = DataDir::open(&config.data_dir)?;
+    let data_dir = DataDir::at(&config.data_dir);
+    if let store::Url::Sqlite(path) = &config.database.url {
+        if path.starts_with(&config.data_dir) {
+            data_dir.make()?;
+        }
+        data_dir::close_database(path)?;
+    }
     let acceptor = tls::acceptor(&config.tls, &data_dir, config.address)?;
-    let derived = Derived::from_secrets(&secret(config, &data_dir)?, &config.old_secrets);
+    let secret = secret::get_or_create(config.secret.as_ref(), &data_dir)?;
+    let derived = Derived::from_secrets(&secret, &config.old_secrets);
     let derived = derived.map_err(keys::Error::from)?;
 
     let database = config.database.clone();
@@ -169,32 +161,6 @@ fn serve_metrics(address: SocketAddr, state: web::Data<State>) -> Result<Server,
         tracing::info!(url = %format!("http://{address}/metrics"), "metrics");
     }
     Ok(server.run())
-}
-
-/// The configured secret, or the one that the first start made.
-fn secret(config: &Config, data_dir: &DataDir) -> Result<SecretString, Error> {
-    if let Some(secret) = &config.secret {
-        return Ok(secret.clone());
-    }
-    let make = || Ok::<_, Error>(Secret::random()?.to_base64());
-    let secret = data_dir.once(SECRET, make)?;
-    let secret = secret.trim_end();
-    if secret.chars().count() < SHORTEST_SECRET {
-        return Err(Error::NoSecret(data_dir.path(SECRET)));
-    }
-    Ok(secret.into())
-}
-
-/// The secret of a server that has run: for the commands beside it, which make
-/// nothing.
-///
-/// # Errors
-/// When it is not configured, and no start has made one.
-pub(crate) fn existing_secret(config: &Config) -> Result<SecretString, data_dir::Error> {
-    match &config.secret {
-        Some(secret) => Ok(secret.clone()),
-        None => Ok(DataDir::existing(&config.data_dir).read(SECRET)?.trim_end().into()),
-    }
 }
 
 /// The URL of a server that listens on `address`.

@@ -12,7 +12,7 @@ use secrecy::SecretString;
 use crate::keys::Algorithm;
 use crate::proxies::TrustedProxies;
 use crate::sessions::{Policy, Retry};
-use crate::{active, keys, limits, store};
+use crate::{active, keys, limits, secret, store};
 
 const LAYERS: Layers = Layers {
     defaults: include_str!("../default.toml"),
@@ -22,10 +22,6 @@ const LAYERS: Layers = Layers {
     aliases: &[("DATABASE_URL", "database.url"), ("REDIS_URL", "redis.url")],
     secrets: &["secret", "old_secrets", "database.url", "redis.url"],
 };
-
-/// The shortest secret that is taken: 32 characters hold 128 bits even where
-/// they are hexadecimal digits.
-pub(crate) const SHORTEST_SECRET: usize = 32;
 
 /// The shortest time for which a key is published before it signs.
 const SHORTEST_LEAD: Duration = Duration::from_secs(4);
@@ -98,14 +94,22 @@ fn check(settings: &Settings) -> Result<Config, Invalid> {
         .path("data_dir")?
         .ok_or_else(|| settings.invalid("data_dir", "must name a folder"))?;
     Ok(Config {
-        secret: settings
-            .optional("secret")?
-            .map(|text| secret(settings, "secret", &text))
-            .transpose()?,
+        secret: match settings.optional("secret")? {
+            Some(text) => {
+                secret::check(&text).map_err(|problem| settings.invalid("secret", &problem))?;
+                Some(text.into())
+            }
+            None => None,
+        },
         old_secrets: settings
             .list("old_secrets")?
             .split_whitespace()
-            .map(|text| secret(settings, "old_secrets", text))
+            .map(|text| {
+                // A weak one may be named here: so it is replaced.
+                let form = secret::check_form(text);
+                form.map_err(|problem| settings.invalid("old_secrets", &problem))?;
+                Ok(text.into())
+            })
             .collect::<Result<_, _>>()?,
         address: settings.address("server.address")?,
         workers: settings.threads("server.workers")?,
@@ -125,18 +129,6 @@ fn check(settings: &Settings) -> Result<Config, Invalid> {
         log: settings.log()?,
         data_dir,
     })
-}
-
-fn secret(settings: &Settings, key: &str, text: &str) -> Result<SecretString, Invalid> {
-    if text.chars().count() < SHORTEST_SECRET {
-        let problem = format!("must have at least {SHORTEST_SECRET} characters");
-        return Err(settings.invalid(key, &problem));
-    }
-    // `old_secrets`, where each secret comes one day, is a list with spaces.
-    if text.contains(char::is_whitespace) {
-        return Err(settings.invalid(key, "must not contain spaces"));
-    }
-    Ok(text.into())
 }
 
 fn database(settings: &Settings, data_dir: &Path) -> Result<store::Options, Invalid> {

@@ -5,40 +5,62 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use matchbook_shared::settings::is_open_to_others;
 use uuid::Uuid;
 
-/// A file there could not be read or made.
+/// Why a file there cannot be used. Each is a sentence for an operator.
 #[derive(Debug, thiserror::Error)]
-#[error("{path} cannot be {verb}: {source}", path = path.display())]
-pub struct Error {
-    path: PathBuf,
-    verb: &'static str,
-    source: io::Error,
+pub enum Error {
+    /// The system refused.
+    #[error("{path} cannot be {verb} (it is in the folder that `data_dir` names): {source}", path = path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was to be done with it.
+        verb: &'static str,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The folder can be written to by every user.
+    #[error(
+        "every user can write to the folder {path} (`data_dir`), and replace what the server \
+         keeps there: close it with `chmod 700 {path}`", path = .0.display()
+    )]
+    Writable(PathBuf),
+    /// A private file can be read by other users.
+    #[error(
+        "other users can read {path}: close it with `chmod 600 {path}`; if somebody has read it, \
+         replace what it holds", path = .0.display()
+    )]
+    Readable(PathBuf),
 }
 
-/// The folder, which exists.
+/// The folder. It is made when something is to be kept in it: a server that
+/// keeps nothing needs no folder.
 pub struct DataDir(PathBuf);
 
 impl DataDir {
+    /// The folder at `path`, which need not exist.
+    #[must_use]
+    pub fn at(path: &Path) -> Self {
+        // An error names the whole path: the working folder is not known to all.
+        Self(std::path::absolute(path).unwrap_or_else(|_| path.to_owned()))
+    }
+
     /// Makes the folder, closed to other users, where it is missing.
     ///
     /// # Errors
-    /// When it cannot be made.
-    pub fn open(path: &Path) -> Result<Self, Error> {
-        make_folder(path, 0o700)?;
-        Ok(Self(path.to_owned()))
+    /// When it cannot be made, or every user can write to it.
+    pub fn make(&self) -> Result<(), Error> {
+        make_folder(&self.0, 0o700)?;
+        let mode = fs::metadata(&self.0).map_err(failed(&self.0, "read"))?.permissions().mode();
+        if mode & 0o002 != 0 { Err(Error::Writable(self.0.clone())) } else { Ok(()) }
     }
 
     /// Where `name` is, or would be.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
-    }
-
-    /// The folder where it is, to be looked into alone.
-    #[must_use]
-    pub fn existing(path: &Path) -> Self {
-        Self(path.to_owned())
     }
 
     /// What the file `name` holds.
@@ -63,6 +85,7 @@ impl DataDir {
     ) -> Result<String, E> {
         let path = self.path(name);
         if !path.exists() {
+            self.make()?;
             let written = self.write_aside(&path, &make()?, 0o600)?;
             // A link fails where the name is taken: the first one wins.
             let linked = fs::hard_link(&written, &path);
@@ -81,12 +104,27 @@ impl DataDir {
         Ok(self.read(name)?)
     }
 
-    /// Replaces the public file `name`. A reader sees the old or the new one.
+    /// Checks that no other user can read the file `name`.
+    ///
+    /// # Errors
+    /// When one can.
+    pub fn check_private(&self, name: &str) -> Result<(), Error> {
+        let path = self.path(name);
+        let metadata = fs::metadata(&path).map_err(failed(&path, "read"))?;
+        if is_open_to_others(&metadata) { Err(Error::Readable(path)) } else { Ok(()) }
+    }
+
+    /// Replaces the public file `name`, unless it holds `content` already. A
+    /// reader sees the old or the new one.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn publish(&self, name: &str, content: &str) -> Result<(), Error> {
         let path = self.path(name);
+        if fs::read_to_string(&path).is_ok_and(|present| present == content) {
+            return Ok(());
+        }
+        self.make()?;
         let written = self.write_aside(&path, content, 0o644)?;
         fs::rename(&written, &path).map_err(failed(&path, "written"))
     }
@@ -109,11 +147,40 @@ impl DataDir {
 }
 
 fn make_folder(path: &Path, mode: u32) -> Result<(), Error> {
-    DirBuilder::new().recursive(true).mode(mode).create(path).map_err(failed(path, "made"))
+    if path.is_dir() {
+        return Ok(());
+    }
+    let make = || {
+        DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        // Not less either: the process may have a narrow umask.
+        fs::set_permissions(path, Permissions::from_mode(mode))
+    };
+    make().map_err(failed(path, "made"))
+}
+
+/// Closes a database file and the files that SQLite keeps beside it to other
+/// users. Makes it where it is missing, so that it is never open to them.
+///
+/// # Errors
+/// When its permissions cannot be changed.
+pub fn close_database(path: &Path) -> Result<(), Error> {
+    let _ = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    for suffix in ["", "-wal", "-shm", "-journal"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        let file = PathBuf::from(name);
+        let Ok(metadata) = fs::metadata(&file) else { continue };
+        if is_open_to_others(&metadata) {
+            let closed = fs::set_permissions(&file, Permissions::from_mode(0o600));
+            closed.map_err(failed(&file, "closed to other users"))?;
+            tracing::warn!(file = %file.display(), "database file closed to other users");
+        }
+    }
+    Ok(())
 }
 
 fn failed(path: &Path, verb: &'static str) -> impl FnOnce(io::Error) -> Error {
-    move |source| Error { path: path.to_owned(), verb, source }
+    move |source| Error::Io { path: path.to_owned(), verb, source }
 }
 
 #[cfg(test)]
@@ -123,7 +190,7 @@ mod tests {
     #[test]
     fn of_many_at_once_all_get_the_same_and_it_is_private() {
         let folder = std::env::temp_dir().join(format!("data-{}", Uuid::new_v4()));
-        let dir = DataDir::open(&folder).unwrap();
+        let dir = DataDir::at(&folder);
         let mine = || dir.once::<Error>("secret", || Ok(Uuid::new_v4().to_string())).unwrap();
         let all: Vec<String> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..16).map(|_| scope.spawn(mine)).collect();

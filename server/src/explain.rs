@@ -7,11 +7,11 @@ use std::time::Duration;
 use diesel::result::Error as QueryError;
 use openssl::error::ErrorStack;
 
-use crate::app;
 use crate::clock::Timestamp;
 use crate::config::Config;
-use crate::data_dir;
+use crate::data_dir::DataDir;
 use crate::keys::Derived;
+use crate::secret;
 use crate::sessions::{Policy, Refusal, Verdict, judge};
 use crate::store::events::{self, Entry};
 use crate::store::sessions::{self, Standing};
@@ -35,7 +35,7 @@ pub enum Error {
     NotOurs,
     /// There is no secret to recognise it by.
     #[error("{0}; run this where the server runs, with the settings that it has")]
-    NoSecret(#[from] data_dir::Error),
+    NoSecret(#[from] secret::Error),
     /// The database cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -65,7 +65,8 @@ pub fn explain(config: &Config, text: &str, now: Timestamp) -> Result<Explanatio
     if text.is_empty() {
         return Err(Error::Nothing);
     }
-    let derived = Derived::from_secrets(&app::existing_secret(config)?, &config.old_secrets)?;
+    let secret = secret::existing(config.secret.as_ref(), &DataDir::at(&config.data_dir))?;
+    let derived = Derived::from_secrets(&secret, &config.old_secrets)?;
     let token = RefreshToken::parse(text, &derived.peppers).ok_or(Error::NotOurs)?;
     let mut conn = store::connect(&config.database.url)?;
     let standing = sessions::find(&mut conn, token.session)?;

@@ -4,11 +4,11 @@ use std::fmt::Write;
 
 use openssl::error::ErrorStack;
 
-use crate::app;
 use crate::clock;
 use crate::config::Config;
-use crate::data_dir;
+use crate::data_dir::DataDir;
 use crate::keys::{self, Derived, READ_EVERY, SealingKeys};
+use crate::secret;
 use crate::store::{self, Conn, OpenError, signing_keys};
 
 /// Why a command cannot be carried out. Each is a sentence for an operator.
@@ -16,7 +16,7 @@ use crate::store::{self, Conn, OpenError, signing_keys};
 pub enum Error {
     /// There is no secret to seal a key with.
     #[error("{0}; run this where the server runs, with the settings that it has")]
-    NoSecret(#[from] data_dir::Error),
+    NoSecret(#[from] secret::Error),
     /// The database cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -80,6 +80,7 @@ pub fn revoke(config: &Config, kid: &str) -> Result<String, Error> {
 }
 
 fn open(config: &Config) -> Result<(Conn, SealingKeys), Error> {
-    let derived = Derived::from_secrets(&app::existing_secret(config)?, &config.old_secrets)?;
+    let secret = secret::existing(config.secret.as_ref(), &DataDir::at(&config.data_dir))?;
+    let derived = Derived::from_secrets(&secret, &config.old_secrets)?;
     Ok((store::connect(&config.database.url)?, derived.sealing))
 }

@@ -4,7 +4,7 @@
 //! The modules in reading order. Each uses only those that come after it:
 //! `app → http → error → state → config → sweeper → sessions → keys, active →
 //! metrics, limits, proxies → store → token → clock`; `explain` and `key_commands` stand beside `app`, and
-//! `tls` and `data_dir` serve it.
+//! `tls`, `secret` and `data_dir` serve it.
 
 pub mod app;
 pub mod explain;
@@ -30,6 +30,7 @@ pub mod metrics;
 pub mod proxies;
 
 pub mod data_dir;
+pub mod secret;
 pub mod store;
 
 pub mod token;

@@ -1,6 +1,8 @@
 //! HTTPS: the certificate that the server shows, and the development CA that
 //! it makes itself, so that nothing ever has reason to skip verification.
 
+mod certificate;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
@@ -11,15 +13,16 @@ use openssl::error::ErrorStack;
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
 use openssl::pkey::{PKey, PKeyRef, Private};
-use openssl::ssl::{
-    SslAcceptor, SslAcceptorBuilder, SslConnector, SslConnectorBuilder, SslFiletype, SslMethod,
-};
+use openssl::ssl::{SslAcceptor, SslAcceptorBuilder, SslConnector, SslConnectorBuilder, SslMethod};
 use openssl::x509::extension::{
     AuthorityKeyIdentifier, BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAlternativeName,
     SubjectKeyIdentifier,
 };
+use openssl::x509::store::{X509Store, X509StoreBuilder};
 use openssl::x509::verify::X509VerifyFlags;
 use openssl::x509::{X509, X509Builder, X509NameBuilder, X509Ref};
+
+use certificate::{Identity, read_chain, read_key, reason, warn_of_dates};
 
 use crate::config::Tls;
 use crate::data_dir::{self, DataDir};
@@ -37,17 +40,17 @@ const CERTIFICATE_DAYS: u32 = 397;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// OpenSSL refused.
-    #[error("TLS cannot be set up: {0}")]
+    #[error("TLS cannot be set up: {}", reason(.0))]
     OpenSsl(#[from] ErrorStack),
     /// A configured file is not what it should be.
-    #[error("`{setting}`: {path} cannot be used: {source}")]
+    #[error("`{setting}`: {path} {problem}")]
     File {
         /// The setting that names it.
         setting: &'static str,
         /// The file.
         path: String,
-        /// What OpenSSL says.
-        source: ErrorStack,
+        /// What is wrong with it.
+        problem: String,
     },
     /// The development CA could not be kept.
     #[error(transparent)]
@@ -67,13 +70,12 @@ pub fn acceptor(
     match tls {
         Tls::Off => return Ok(None),
         Tls::Files { certificate, key } => {
-            acceptor
-                .set_certificate_chain_file(certificate)
-                .map_err(unusable("tls.certificate", certificate))?;
-            acceptor
-                .set_private_key_file(key, SslFiletype::PEM)
-                .and_then(|()| acceptor.check_private_key())
-                .map_err(unusable("tls.key", key))?;
+            // What is left for OpenSSL to refuse is a key that is too short.
+            Identity::read(certificate, key)?.install(&mut acceptor).map_err(|error| {
+                let path = certificate.display().to_string();
+                let problem = format!("is not good enough for TLS: {}", reason(&error));
+                Error::File { setting: "tls.certificate", path, problem }
+            })?;
         }
         Tls::SelfSigned { names } => {
             let authority = Authority::open(data_dir)?;
@@ -104,17 +106,15 @@ pub fn connector(
     let name = match tls {
         Tls::Off => return Ok(None),
         Tls::SelfSigned { .. } => {
-            let path = data_dir.join(PUBLIC);
-            connector.set_ca_file(&path).map_err(unusable("data_dir", &path))?;
+            connector.set_cert_store(trusted(read_chain("data_dir", &data_dir.join(PUBLIC))?)?);
             "localhost".to_owned()
         }
         Tls::Files { certificate, .. } => {
-            let unusable = || unusable("tls.certificate", certificate);
-            connector.set_ca_file(certificate).map_err(unusable())?;
+            let chain = read_chain("tls.certificate", certificate)?;
+            let name = chain.first().and_then(|certificate| first_name(certificate));
+            connector.set_cert_store(trusted(chain)?);
             connector.verify_param_mut().set_flags(X509VerifyFlags::PARTIAL_CHAIN)?;
-            let pem = std::fs::read(certificate).unwrap_or_default();
-            let certificate = X509::from_pem(&pem).map_err(unusable())?;
-            first_name(&certificate).unwrap_or_else(|| "localhost".to_owned())
+            name.unwrap_or_else(|| "localhost".to_owned())
         }
     };
     Ok(Some((connector, name)))
@@ -134,11 +134,12 @@ fn first_name(certificate: &X509Ref) -> Option<String> {
     }
 }
 
-fn unusable<'a>(
-    setting: &'static str,
-    path: &'a Path,
-) -> impl FnOnce(ErrorStack) -> Error + use<'a> {
-    move |source| Error::File { setting, path: path.display().to_string(), source }
+fn trusted(certificates: Vec<X509>) -> Result<X509Store, ErrorStack> {
+    let mut store = X509StoreBuilder::new()?;
+    for certificate in certificates {
+        store.add_cert(certificate)?;
+    }
+    Ok(store.build())
 }
 
 /// A certificate authority for this data folder alone.
@@ -151,15 +152,13 @@ impl Authority {
     /// Takes the one in the data folder, made on the first start, and publishes
     /// its certificate for clients.
     fn open(data_dir: &DataDir) -> Result<Self, Error> {
-        let pem = data_dir.once(AUTHORITY, || Self::make()?.to_pem())?;
-        let unusable = || {
-            let path = data_dir.path(AUTHORITY).display().to_string();
-            move |source| Error::File { setting: "data_dir", path, source }
-        };
-        let authority = Self {
-            certificate: X509::from_pem(pem.as_bytes()).map_err(unusable())?,
-            key: PKey::private_key_from_pem(pem.as_bytes()).map_err(unusable())?,
-        };
+        data_dir.once(AUTHORITY, || Self::make()?.to_pem())?;
+        let path = data_dir.path(AUTHORITY);
+        let mut certificates = read_chain("data_dir", &path)?;
+        let key = read_key("data_dir", &path)?;
+        data_dir.check_private(AUTHORITY)?;
+        warn_of_dates(&path, &certificates);
+        let authority = Self { certificate: certificates.swap_remove(0), key };
         let public = authority.certificate.to_pem()?;
         data_dir.publish(PUBLIC, &String::from_utf8_lossy(&public))?;
         Ok(authority)

@@ -15,6 +15,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use config::{Config, ConfigError, File, FileFormat, Map, Source, Value, ValueKind};
+pub use file::is_open_to_others;
 use serde::de::DeserializeOwned;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;

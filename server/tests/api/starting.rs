@@ -1,9 +1,10 @@
 //! Starting, several at once, and stopping.
 
 use std::collections::BTreeSet;
+use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 
-use matchbook_bench::{Process, World};
+use matchbook_bench::{Launch, Process, World};
 
 use crate::support::{Server, binary, http};
 
@@ -85,6 +86,136 @@ async fn asked_to_stop_a_server_ends_in_good_order() {
     server.log_in().await;
     assert_eq!(server.process.stop().code(), Some(0));
     assert_eq!(server.process.logged("stopped"), 1);
+}
+
+/// What a server writes to standard error that does not start.
+fn refusal(launch: &Launch) -> String {
+    let output = launch.run(&[]);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success(), "it started");
+    assert_eq!(error.lines().filter(|line| line.starts_with("matchbook-server: ")).count(), 1);
+    error
+}
+
+fn set_mode(world: &World, name: &str, mode: u32) {
+    std::fs::set_permissions(world.folder().join(name), Permissions::from_mode(mode)).unwrap();
+}
+
+#[actix_rt::test]
+async fn a_server_that_keeps_nothing_needs_no_data_folder() {
+    let world = World::new();
+    let nowhere = world.server(binary()).set("data_dir", "/proc/nowhere");
+    let launch = nowhere
+        .clone()
+        .set("tls.mode", "off")
+        .set("secret", "a-secret-of-more-than-thirty-two-characters");
+    let process = launch.start();
+    assert_eq!(http(&world, &process).get("/register").await.status, 200);
+    assert!(!world.folder().join("data").exists());
+
+    // What needs one names it, with its setting.
+    for needs in [
+        nowhere.clone(),
+        nowhere.clone().set("tls.mode", "off"),
+        nowhere.set("secret", "a-secret-of-more-than-thirty-two-characters"),
+        launch.variable("DATABASE_URL", "sqlite://{data_dir}/matchbook.db"),
+    ] {
+        let error = refusal(&needs);
+        assert!(error.contains("/proc/nowhere cannot be made"), "{error}");
+        assert!(error.contains("`data_dir`"), "{error}");
+    }
+    let folder = world.folder().join("in/the/way");
+    std::fs::write(world.folder().join("in"), "a file").unwrap();
+    let error = refusal(&world.server(binary()).set("data_dir", "in/the/way"));
+    assert!(error.contains(&format!("{} cannot be made", folder.display())), "{error}");
+}
+
+#[actix_rt::test]
+async fn a_read_only_data_folder_that_holds_everything_is_enough() {
+    let mut server = Server::start();
+    assert!(server.process.stop().success());
+    let world = server.world;
+    let modified = |name: &str| std::fs::metadata(world.folder().join(name)).unwrap().modified();
+    let before = ["data", "data/tls", "data/tls/ca.pem"].map(|name| modified(name).unwrap());
+    let process = world.server(binary()).start();
+    assert_eq!(http(&world, &process).get("/register").await.status, 200);
+    let after = ["data", "data/tls", "data/tls/ca.pem"].map(|name| modified(name).unwrap());
+    assert_eq!(before, after, "nothing was written there");
+}
+
+#[actix_rt::test]
+async fn the_sqlite_file_and_those_beside_it_are_closed_to_other_users() {
+    let world = World::new();
+    let launch =
+        world.server(binary()).variable("DATABASE_URL", "sqlite://{data_dir}/matchbook.db");
+    let files = ["matchbook.db", "matchbook.db-wal", "matchbook.db-shm"];
+    let modes = || {
+        files.map(|name| {
+            let path = world.folder().join("data").join(name);
+            std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+        })
+    };
+    let mut process = launch.start();
+    http(&world, &process).get("/register").await;
+    assert_eq!(modes(), [0o600; 3]);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
+    assert!(status.contains("Umask:\t0077"), "{status}");
+    // As a version made them that left them open. A killed one leaves them all.
+    process.kill();
+    for name in files {
+        set_mode(&world, &format!("data/{name}"), 0o644);
+    }
+    let process = launch.start();
+    http(&world, &process).get("/register").await;
+    assert_eq!(modes(), [0o600; 3]);
+    assert_eq!(process.logged("database file closed to other users"), 3, "{}", process.log());
+}
+
+#[actix_rt::test]
+async fn a_private_file_that_others_can_read_stops_the_start() {
+    let mut server = Server::start();
+    assert!(server.process.stop().success());
+    let launch = server.world.server(binary());
+    for name in ["data/secret", "data/development-ca.pem"] {
+        for mode in [0o640, 0o604, 0o644] {
+            set_mode(&server.world, name, mode);
+            let error = refusal(&launch);
+            let path = server.world.folder().join(name);
+            assert!(error.contains("other users can read"), "{error}");
+            assert!(error.contains(&format!("`chmod 600 {}`", path.display())), "{error}");
+        }
+        if name == "data/secret" {
+            let error = String::from_utf8(launch.run(&["keys", "rotate"]).stderr).unwrap();
+            assert!(error.contains("other users can read"), "{error}");
+        }
+        set_mode(&server.world, name, 0o400);
+    }
+    set_mode(&server.world, "data", 0o777);
+    std::fs::remove_file(server.world.folder().join("data/tls/ca.pem")).unwrap();
+    let error = refusal(&launch);
+    assert!(error.contains("every user can write to the folder"), "{error}");
+    set_mode(&server.world, "data", 0o755);
+    launch.start();
+}
+
+#[actix_rt::test]
+async fn a_secret_that_can_be_guessed_stops_the_start() {
+    let world = World::new();
+    let weak = "abcdefghabcdefghabcdefghabcdefghabcdefgh";
+    let error = refusal(&world.server(binary()).set("secret", weak));
+    assert!(error.contains("`secret` (MATCHBOOK__SECRET): can be guessed: it repeats"), "{error}");
+    assert!(error.contains("openssl rand -base64 32") && !error.contains(weak), "{error}");
+    // The way out: it is an old one, beside a good one.
+    let launch = world.server(binary()).set("old_secrets", weak);
+    launch.set("secret", "a-secret-of-more-than-thirty-two-characters").start();
+
+    let world = World::new();
+    std::fs::create_dir(world.folder().join("data")).unwrap();
+    std::fs::write(world.folder().join("data/secret"), weak).unwrap();
+    set_mode(&world, "data/secret", 0o600);
+    let error = refusal(&world.server(binary()));
+    assert!(error.contains("data/secret can be guessed: it repeats itself"), "{error}");
+    assert!(!error.contains(weak), "{error}");
 }
 
 #[actix_rt::test]

@@ -4,6 +4,12 @@ use std::path::Path;
 use std::process::Command;
 
 use matchbook_bench::{Http, World};
+use openssl::asn1::Asn1Time;
+use openssl::ec::{EcGroup, EcKey};
+use openssl::hash::MessageDigest;
+use openssl::nid::Nid;
+use openssl::pkey::PKey;
+use openssl::x509::X509;
 
 use crate::support::{Server, binary};
 
@@ -84,23 +90,83 @@ async fn a_certificate_from_files_is_served_and_asked_after_by_its_name() {
 }
 
 #[actix_rt::test]
-async fn a_key_that_is_missing_or_another_certificate_s_stops_the_start() {
+async fn a_certificate_or_key_that_cannot_be_used_stops_the_start_with_a_sentence() {
     let world = World::new();
-    let (certificate, _) = make_certificate(world.folder(), "one", "DNS:one.example");
-    let (_, other) = make_certificate(world.folder(), "two", "DNS:two.example");
-    for key in ["nowhere.pem", &other] {
+    let (certificate, key) = make_certificate(world.folder(), "one", "DNS:one.example");
+    let (other, other_key) = make_certificate(world.folder(), "two", "DNS:two.example");
+    let write = |name: &str, text: &str| {
+        std::fs::write(world.folder().join(name), text).unwrap();
+        name.to_owned()
+    };
+    let read = |path: &str| std::fs::read_to_string(path).unwrap();
+    let empty = write("empty.pem", "");
+    let torn = write("torn.pem", &read(&certificate).replacen("MII", "!!!", 1));
+    let torn_key = write("torn.key", &read(&key).replacen("MII", "!!!", 1));
+    let swapped = write("swapped.pem", &(read(&other) + &read(&certificate)));
+    let locked = world.folder().join("locked.key");
+    let made = Command::new("openssl")
+        .args(["pkey", "-in", &key, "-aes128", "-passout", "pass:hush", "-out"])
+        .arg(&locked)
+        .status();
+    assert!(made.unwrap().success());
+    let locked = locked.to_str().unwrap();
+    for (certificate, key, setting, said) in [
+        ("nowhere.pem", &*key, "tls.certificate", "nowhere.pem cannot be read: No such file"),
+        (&certificate, "nowhere.pem", "tls.key", "nowhere.pem cannot be read: No such file"),
+        (".", &key, "tls.certificate", ". cannot be read: Is a directory"),
+        (&empty, &key, "tls.certificate", "empty.pem holds no certificate in PEM"),
+        (&key, &key, "tls.certificate", "holds no certificate in PEM"),
+        (&torn, &key, "tls.certificate", "torn.pem holds a certificate that cannot be parsed"),
+        (&certificate, &empty, "tls.key", "empty.pem holds no private key in PEM"),
+        (&certificate, &certificate, "tls.key", "holds no private key in PEM"),
+        (&certificate, &torn_key, "tls.key", "torn.key holds a private key that cannot be parsed"),
+        (&certificate, locked, "tls.key", "holds a private key under a passphrase"),
+        (&certificate, &other_key, "tls.key", "is not the key of the certificate in "),
+        (&swapped, &key, "tls.certificate", "is number 2 in it; put that one first"),
+    ] {
         let output = world
             .server(binary())
             .set("tls.mode", "files")
-            .set("tls.certificate", &certificate)
+            .set("tls.certificate", certificate)
             .set("tls.key", key)
             .run(&[]);
         let error = String::from_utf8(output.stderr).unwrap();
-        assert!(
-            !output.status.success() && error.contains(&format!("`tls.key`: {key}")),
-            "{error}"
-        );
+        assert!(!output.status.success(), "{certificate} {key}");
+        let line = error.lines().last().unwrap();
+        assert!(line.starts_with(&format!("matchbook-server: `{setting}`: ")), "{error}");
+        assert!(line.contains(said), "{said:?} is not in {error}");
+        assert!(!error.contains("error:") && !error.contains("hush"), "{error}");
     }
+}
+
+#[actix_rt::test]
+async fn a_certificate_that_is_not_valid_at_this_time_is_reported_at_the_start() {
+    let now = matchbook_server::clock::now().as_secs();
+    for (from, until, said) in [
+        (now - 7200, now - 3600, "certificate expired, clients refuse it"),
+        (now + 3600, now + 7200, "certificate not valid yet, clients refuse it"),
+    ] {
+        let world = World::new();
+        let (certificate, key) = certificate_of(from, until);
+        std::fs::write(world.folder().join("server.pem"), certificate).unwrap();
+        std::fs::write(world.folder().join("server.key"), key).unwrap();
+        let launch = world.server(binary()).set("tls.mode", "files");
+        let launch = launch.set("tls.certificate", "server.pem").set("tls.key", "server.key");
+        launch.start().await_log(said);
+    }
+}
+
+/// A certificate for localhost that is valid from `from` until `until`, in
+/// seconds since 1970, and its key.
+fn certificate_of(from: i64, until: i64) -> (Vec<u8>, Vec<u8>) {
+    let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+    let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
+    let mut builder = X509::builder().unwrap();
+    builder.set_pubkey(&key).unwrap();
+    builder.set_not_before(&Asn1Time::from_unix(from).unwrap()).unwrap();
+    builder.set_not_after(&Asn1Time::from_unix(until).unwrap()).unwrap();
+    builder.sign(&key, MessageDigest::sha256()).unwrap();
+    (builder.build().to_pem().unwrap(), key.private_key_to_pem_pkcs8().unwrap())
 }
 
 #[actix_rt::test]

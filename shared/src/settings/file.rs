@@ -109,7 +109,8 @@ pub(super) fn read_secret(path: &str) -> io::Result<String> {
 /// Whether a file of ours is open to other users. A file of another owner is
 /// not assessed: container platforms mount secrets as files of root, and only
 /// these permissions let the process read them.
-fn is_open_to_others(metadata: &Metadata) -> bool {
+#[must_use]
+pub fn is_open_to_others(metadata: &Metadata) -> bool {
     metadata.is_file()
         && metadata.mode() & OTHERS != 0
         && metadata.uid() == rustix::process::geteuid().as_raw()
