@@ -16,7 +16,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         client_secret: None,
         scope: None,
     };
-    let server = Server::new(&url, &Trust::System, Duration::from_secs(10))?.oauth(oauth);
+    let server = Server::new(&url, &Trust::System, Duration::from_secs(10))?.oauth(oauth)?;
     let session = Session::new(&server, Credential::default());
     session.log_in_with(Tokens { token: String::new(), refresh_token, expires_in: 0 }).await?;
     session.refresh().await?;

@@ -22,7 +22,7 @@ use actix_web::http::header::{
 };
 use actix_web::middleware::{DefaultHeaders, Next, from_fn};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, ResponseError, guard, web};
-use matchbook_client::{Credential, Server, Session, TrustError};
+use matchbook_client::{Credential, Server, ServerError, Session, TrustError};
 use matchbook_shared::UserInfo;
 
 use crate::config::Config;
@@ -50,9 +50,20 @@ pub(crate) enum StartError {
         "`server.ca_file`: {0}; start the server first, which makes its development CA, or name \
          the CA that signed its certificate"
     )]
-    Trust(#[from] TrustError),
+    Trust(TrustError),
+    #[error("`server.url`: {0}")]
+    Url(ServerError),
     #[error("{0} cannot be listened on (`client.address`): {1}")]
     Listen(SocketAddr, #[source] std::io::Error),
+}
+
+impl From<ServerError> for StartError {
+    fn from(error: ServerError) -> Self {
+        match error {
+            ServerError::Trust(error) => Self::Trust(error),
+            error => Self::Url(error),
+        }
+    }
 }
 
 /// Starts the app; it answers once the first part is awaited. The second is

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use futures_util::StreamExt;
-use matchbook_client::{Credential, Error, FileStore, Response, Server, Session};
+use matchbook_client::{Credential, Error, FileStore, Response, Server, ServerError, Session};
 use matchbook_shared::UserInfo;
 
 use crate::config::Config;
@@ -111,8 +111,12 @@ impl From<io::Error> for Failure {
 
 /// Carries out a command.
 pub(crate) async fn run(command: &Command, config: &Config) -> Outcome {
-    let server = Server::new(&config.server_url, &config.trust, config.timeout)
-        .map_err(|error| Failure::Other(format!("`server.ca_file`: {error}")))?;
+    let server = Server::new(&config.server_url, &config.trust, config.timeout).map_err(
+        |error| match error {
+            ServerError::Trust(error) => Failure::Other(format!("`server.ca_file`: {error}")),
+            error => Failure::Other(format!("`server.url`: {error}")),
+        },
+    )?;
     let (Command::Login(store)
     | Command::Info(store)
     | Command::Get { store, .. }

@@ -28,8 +28,8 @@ pub enum Event {
         /// How often, since the sign-in.
         count: u64,
     },
-    /// A request is sent again: after a refresh, or a refresh that failed for
-    /// the moment.
+    /// A request is sent again: after a refresh, after a refresh that failed for
+    /// the moment, or on a new connection in place of a kept one that was dead.
     Retried,
     /// The session is over and its tokens are erased; why, where the server said.
     LoggedOut(Option<Reason>),

@@ -30,8 +30,8 @@
 //!
 //! In reading order: a [`Request`] is sent by a [`Session`] with the tokens of a
 //! [`Credential`]; `refresh` is one turn at them, by the lock of a [`TokenStore`]
-//! and in the words that `protocol` knows of a [`Server`]; `background` asks for one
-//! before it is needed.
+//! and in the words that `protocol` knows of a [`Server`], over the connections of
+//! `transport`; `background` asks for one before it is needed.
 
 mod background;
 mod credential;
@@ -43,13 +43,15 @@ mod request;
 mod server;
 mod session;
 mod store;
+mod transport;
 
 pub use credential::{Builder, Credential, Status, Strategy};
 pub use error::Error;
 pub use event::Event;
-pub use matchbook_shared::{Reason, Tokens};
+pub use matchbook_shared::{Reason, Tokens, UrlError};
 pub use protocol::OAuth;
 pub use request::Request;
-pub use server::{Response, Server, Trust, TrustError};
+pub use server::{Server, ServerError, Trust, TrustError};
 pub use session::Session;
 pub use store::{FileStore, StoreLock, Stored, TokenStore};
+pub use transport::Response;

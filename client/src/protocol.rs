@@ -4,23 +4,20 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use awc::ClientRequest;
-use awc::http::StatusCode;
-use awc::http::header::CONTENT_TYPE;
+use awc::http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use awc::http::{Method, StatusCode};
 use matchbook_shared::{Reason, Tokens};
+use openssl::base64::encode_block;
 use serde::Deserialize;
 
 use crate::credential::Granted;
-use crate::server::{Exchange, Response, refusal, retry_after};
+use crate::server::{compressed, refusal, retry_after};
 use crate::store::Stored;
+use crate::transport::{Http, IDEMPOTENCY_KEY, Outgoing, Response, is_json, is_repeatable};
 use crate::{Error, Event, Server};
 
 /// The refresh token is not good (RFC 6749 §5.2).
 const INVALID_GRANT: &str = "invalid_grant";
-
-/// Says that a refresh is the same attempt as before, so that the server gives
-/// the same answer again where the first one was lost.
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// How long the rest of an answer is waited for that nobody will look at.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -90,24 +87,35 @@ impl Refusal {
 /// Trades the refresh token of `held` for new tokens.
 pub(crate) async fn refresh(
     server: &Server,
-    http: &awc::Client,
+    http: &Http,
     held: &Stored,
-    tell: impl FnOnce(Event),
+    tell: impl FnMut(Event),
 ) -> Result<Granted, Error> {
-    let (exchange, response) = match server.as_oauth() {
+    let form = match server.as_oauth() {
         None => {
-            let request = http.post(server.at("/refresh"));
-            let request = request.insert_header((IDEMPOTENCY_KEY, held.attempt_key.as_str()));
-            send_form(server, request, &[("refresh_token", &held.refresh_token)], tell).await
+            let mut headers = HeaderMap::new();
+            // Keys are UUIDs.
+            if let Ok(key) = HeaderValue::from_str(&held.attempt_key) {
+                headers.insert(HeaderName::from_static(IDEMPOTENCY_KEY), key);
+            }
+            Form {
+                path: "/refresh",
+                repeatable: is_repeatable(&Method::POST, &headers),
+                headers,
+                authorization: None,
+                fields: vec![("refresh_token", &held.refresh_token)],
+            }
         }
         Some(oauth) => {
-            let (request, mut form) = authenticated(http, server, &oauth.token_path, oauth);
-            form.push(("grant_type", "refresh_token"));
-            form.push(("refresh_token", &held.refresh_token));
-            form.extend(oauth.scope.as_deref().map(|scope| ("scope", scope)));
-            send_form(server, request, &form, tell).await
+            let mut form = Form::authenticated(&oauth.token_path, oauth)?;
+            form.fields.push(("grant_type", "refresh_token"));
+            form.fields.push(("refresh_token", &held.refresh_token));
+            form.fields.extend(oauth.scope.as_deref().map(|scope| ("scope", scope)));
+            form
         }
     };
+    let sent_at = Instant::now();
+    let response = form.post(server, http, tell).await;
     let (mut response, oauth) = (response?, server.as_oauth().is_some());
     let status = response.status();
     let retry_after = retry_after(&response);
@@ -118,7 +126,7 @@ pub(crate) async fn refresh(
         retry_after,
     };
     match status {
-        StatusCode::OK => granted(response, held, oauth, exchange).await,
+        StatusCode::OK => granted(response, held, oauth, sent_at).await,
         StatusCode::UNAUTHORIZED | StatusCode::BAD_REQUEST => {
             let Ok(refusal) = response.json::<Refusal>().await else {
                 return Err(from_elsewhere());
@@ -131,16 +139,10 @@ pub(crate) async fn refresh(
             let said = refusal.said().replace(&held.refresh_token, "…");
             Err(Error::Unexpected(said))
         }
-        _ if status.is_redirection() => Err(from_elsewhere()),
         // A proxy's own words: it wants another login, or finds fault.
         _ if status.is_client_error() && !is_json(&response) => Err(from_elsewhere()),
         _ => Err(refusal(response).await),
     }
-}
-
-fn is_json(response: &Response) -> bool {
-    let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-    kind.is_some_and(|kind| kind.starts_with("application/json"))
 }
 
 /// Reads what a refresh grants. An answer that is cut short, or a page that
@@ -151,7 +153,11 @@ async fn granted(
     oauth: bool,
     sent_at: Instant,
 ) -> Result<Granted, Error> {
-    let lost = |_| Error::transient("the answer to a refresh could not be read");
+    let compressed = compressed(&response);
+    let lost = |_| {
+        let lost = || Error::transient("the answer to a refresh could not be read");
+        compressed.clone().unwrap_or_else(lost)
+    };
     let tokens = if oauth {
         response.json::<OAuthTokens>().await.map_err(lost)?
     } else {
@@ -176,24 +182,29 @@ async fn granted(
 /// Ends the session of `held` at the server.
 pub(crate) async fn log_out(
     server: &Server,
-    http: &awc::Client,
+    http: &Http,
     held: &Stored,
-    tell: impl FnOnce(Event),
+    tell: impl FnMut(Event),
 ) -> Result<(), Error> {
-    let (_, response) = match server.as_oauth() {
-        None => {
-            let request = http.post(server.at("/logout"));
-            send_form(server, request, &[("refresh_token", &held.refresh_token)], tell).await
-        }
+    let mut form = match server.as_oauth() {
+        None => Form {
+            path: "/logout",
+            headers: HeaderMap::new(),
+            authorization: None,
+            fields: vec![("refresh_token", &held.refresh_token)],
+            repeatable: false,
+        },
         Some(oauth) => {
             let Some(path) = &oauth.revocation_path else { return Ok(()) };
-            let (request, mut form) = authenticated(http, server, path, oauth);
-            form.push(("token", &held.refresh_token));
-            form.push(("token_type_hint", "refresh_token"));
-            send_form(server, request, &form, tell).await
+            let mut form = Form::authenticated(path, oauth)?;
+            form.fields.push(("token", &held.refresh_token));
+            form.fields.push(("token_type_hint", "refresh_token"));
+            form
         }
     };
-    let mut response = response?;
+    // An ended session cannot be ended again.
+    form.repeatable = true;
+    let mut response = form.post(server, http, tell).await?;
     match response.status() {
         status if status.is_success() => Ok(()),
         // It was not good before either.
@@ -206,37 +217,63 @@ pub(crate) async fn log_out(
     }
 }
 
-/// A request to an endpoint of RFC 6749, and the form that says who asks.
-fn authenticated<'a>(
-    http: &awc::Client,
-    server: &Server,
-    path: &str,
-    oauth: &'a OAuth,
-) -> (ClientRequest, Vec<(&'static str, &'a str)>) {
-    let request = http.post(server.at(path)).insert_header(("accept", "application/json"));
-    match &oauth.client_secret {
-        // Both are form-encoded first (§2.3.1).
-        Some(secret) => (request.basic_auth(encoded(&oauth.client_id), encoded(secret)), vec![]),
-        None => (request, vec![("client_id", &oauth.client_id)]),
+/// A form for an endpoint of the server.
+struct Form<'a> {
+    path: &'a str,
+    headers: HeaderMap,
+    authorization: Option<HeaderValue>,
+    fields: Vec<(&'static str, &'a str)>,
+    repeatable: bool,
+}
+
+impl<'a> Form<'a> {
+    /// A form for an endpoint of RFC 6749, which says who asks.
+    fn authenticated(path: &'a str, oauth: &'a OAuth) -> Result<Self, Error> {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        let mut form =
+            Self { path, headers, authorization: None, fields: vec![], repeatable: false };
+        match &oauth.client_secret {
+            Some(secret) => {
+                // Both are form-encoded first (§2.3.1).
+                let pair = format!("{}:{}", encoded(&oauth.client_id), encoded(secret));
+                let basic = format!("Basic {}", encode_block(pair.as_bytes()));
+                let basic = HeaderValue::try_from(basic);
+                form.authorization =
+                    Some(basic.map_err(|error| Error::Invalid(format!("the secret: {error}")))?);
+            }
+            None => form.fields.push(("client_id", &oauth.client_id)),
+        }
+        Ok(form)
+    }
+
+    /// Sends it. The timeout is for the whole answer: a body that stalls must not
+    /// keep the turn.
+    async fn post(
+        mut self,
+        server: &Server,
+        http: &Http,
+        mut tell: impl FnMut(Event),
+    ) -> Result<Response, Error> {
+        let body = serde_urlencoded::to_string(&self.fields);
+        let body = body.map_err(|error| Error::Invalid(format!("the form: {error}")))?;
+        let form = HeaderValue::from_static("application/x-www-form-urlencoded");
+        self.headers.insert(CONTENT_TYPE, form);
+        let outgoing = Outgoing {
+            method: &Method::POST,
+            target: &server.at(self.path)?,
+            headers: &self.headers,
+            authorization: self.authorization,
+            repeatable: self.repeatable,
+        };
+        let response = http.send(&outgoing, body.into(), |event| tell(event())).await?;
+        Ok(response.timeout(server.timeout()))
     }
 }
 
 /// As a value of a form.
 fn encoded(value: &str) -> String {
     serde_urlencoded::to_string([("", value)]).unwrap_or_default().split_off(1)
-}
-
-/// The timeout is for the whole answer: a body that stalls must not keep the turn.
-async fn send_form(
-    server: &Server,
-    request: ClientRequest,
-    form: &[(&str, &str)],
-    tell: impl FnOnce(Event),
-) -> (Instant, Result<Response, Error>) {
-    let exchange = Exchange::begin(&request);
-    let began = exchange.began();
-    let answer = exchange.finish(request.send_form(&form), |event| tell(event())).await;
-    (began, answer.map(|response| response.timeout(server.timeout())))
 }
 
 /// Reads the rest of an answer that nobody will look at, so that its connection

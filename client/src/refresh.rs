@@ -8,6 +8,7 @@ use actix_rt::time::sleep;
 
 use crate::credential::{Granted, Held, Landing, Outcome};
 use crate::store::{StoreLock, Stored};
+use crate::transport::Http;
 use crate::{Credential, Error, Event, Server, protocol};
 
 /// The pause before a refresh is sent again, longer each time. The same attempt
@@ -17,7 +18,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Refreshes `refused`, or finds that others have, and lets it be known.
 pub(crate) async fn refresh(
     server: Server,
-    http: awc::Client,
+    http: Http,
     refused: Held,
     landing: Landing,
     credential: Credential,
@@ -44,7 +45,7 @@ pub(crate) async fn refresh(
 
 async fn under_lock(
     server: &Server,
-    http: &awc::Client,
+    http: &Http,
     refused: &Held,
     credential: &Credential,
     lock: &mut Option<StoreLock>,
@@ -114,7 +115,7 @@ pub(crate) async fn in_store(
 
 async fn ask(
     server: &Server,
-    http: &awc::Client,
+    http: &Http,
     held: &Stored,
     retries: u32,
     events: &mut Vec<Event>,

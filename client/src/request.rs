@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 
 use awc::ClientRequest;
-use awc::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use awc::http::header::{CONTENT_TYPE, EXPECT, HeaderMap, HeaderName, HeaderValue};
 use awc::http::{Method, StatusCode, Uri};
 use bytes::Bytes;
 use futures_core::Stream;
@@ -12,7 +12,7 @@ use tracing::{Instrument, Span};
 
 use crate::credential::Held;
 use crate::protocol::drain;
-use crate::server::Exchange;
+use crate::transport::{Outgoing, Target, is_repeatable};
 use crate::{Error, Event, Response, Session};
 
 /// How often a request is sent at the most: with the tokens at hand, with those
@@ -24,21 +24,23 @@ const MOST_ATTEMPTS: u32 = 3;
 pub struct Request {
     session: Session,
     method: Method,
-    url: Result<String, Error>,
+    target: Result<Target, Error>,
     query: Option<String>,
     headers: HeaderMap,
     body: Option<Bytes>,
 }
 
 impl Request {
-    pub(crate) fn new(session: Session, method: Method, url: Result<String, Error>) -> Self {
+    pub(crate) fn new(session: Session, method: Method, target: Result<Target, Error>) -> Self {
         let headers = HeaderMap::new();
-        Self { session, method, url, query: None, headers, body: None }
+        Self { session, method, target, query: None, headers, body: None }
     }
 
-    /// Adds a header. `Authorization` is the session's own.
+    /// Adds a header. `Authorization` is the session's own. `Expect` is refused:
+    /// interim responses are skipped, and a body is sent without waiting for one.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         match (HeaderName::try_from(name), HeaderValue::from_str(value)) {
+            (Ok(EXPECT), _) => self.fail("`Expect` is not supported".to_owned()),
             (Ok(name), Ok(value)) => self.headers.append(name, value),
             _ => self.fail(format!("`{name}` is no header, or its value cannot be one")),
         }
@@ -88,8 +90,8 @@ impl Request {
     }
 
     fn fail(&mut self, problem: String) {
-        if self.url.is_ok() {
-            self.url = Err(Error::Invalid(problem));
+        if self.target.is_ok() {
+            self.target = Err(Error::Invalid(problem));
         }
     }
 
@@ -107,16 +109,14 @@ impl Request {
 
     async fn send_and_again(mut self) -> Result<Response, Error> {
         let body = self.body.take().unwrap_or_default();
-        let limit = self.session.credential().body_limit();
-        if body.len() > limit {
-            return self.send_once_and_for_all(|request| request.send_body(body)).await;
-        }
-        let url = self.url()?;
-        let mut held = self.session.ready(true).await?;
+        let is_kept = body.len() <= self.session.credential().body_limit();
+        let target = self.target()?;
+        let mut held = self.session.ready(is_kept).await?;
         let mut attempts = 0;
         loop {
-            let send = |request: ClientRequest| request.send_body(body.clone());
-            let response = self.attempt(&url, &held, send).await?;
+            let outgoing = self.outgoing(&target, &held)?;
+            let tell = |event: &dyn Fn() -> Event| self.session.credential().tell_of(event);
+            let response = self.session.http().send(&outgoing, body.clone(), tell).await?;
             attempts += 1;
             // Tokens that others left in the store may have expired as well.
             let again = attempts == 1 || attempts < MOST_ATTEMPTS && held.may_have_expired();
@@ -125,6 +125,9 @@ impl Request {
             }
             drain(response).await;
             held = self.session.renew(&held).await?;
+            if !is_kept {
+                return Err(Error::NotReplayable);
+            }
             self.session.credential().tell(&Event::Retried);
         }
     }
@@ -141,16 +144,20 @@ impl Request {
         E: Into<Box<dyn StdError>> + 'static,
     {
         let span = self.span();
-        self.send_once_and_for_all(|request| request.send_stream(stream)).instrument(span).await
+        self.send_stream_once(stream).instrument(span).await
     }
 
-    async fn send_once_and_for_all(
-        mut self,
-        send: impl FnOnce(ClientRequest) -> awc::SendClientRequest,
-    ) -> Result<Response, Error> {
-        let url = self.url()?;
+    async fn send_stream_once<S, E>(self, stream: S) -> Result<Response, Error>
+    where
+        S: Stream<Item = Result<Bytes, E>> + 'static,
+        E: Into<Box<dyn StdError>> + 'static,
+    {
+        let target = self.target()?;
         let held = self.session.ready(false).await?;
-        let response = self.attempt(&url, &held, send).await?;
+        let outgoing = self.outgoing(&target, &held)?;
+        let send = |request: ClientRequest| request.send_stream(stream);
+        let tell = |event: &dyn Fn() -> Event| self.session.credential().tell_of(event);
+        let response = self.session.http().send_once(&outgoing, send, tell).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
@@ -159,31 +166,27 @@ impl Request {
         Err(Error::NotReplayable)
     }
 
-    /// The whole URL.
-    fn url(&mut self) -> Result<Uri, Error> {
-        let mut url = std::mem::replace(&mut self.url, Ok(String::new()))?;
-        if let Some(query) = &self.query {
-            url.push(if url.contains('?') { '&' } else { '?' });
-            url.push_str(query);
-        }
-        Uri::try_from(url).map_err(|error| Error::Invalid(format!("its URL: {error}")))
+    /// Where it goes, with the query.
+    fn target(&self) -> Result<Target, Error> {
+        let target = self.target.as_ref().map_err(Clone::clone)?;
+        let Some(query) = &self.query else { return Ok(target.clone()) };
+        let url = target.uri.to_string();
+        let separator = if url.contains('?') { '&' } else { '?' };
+        let uri = Uri::try_from(format!("{url}{separator}{query}"));
+        let uri = uri.map_err(|error| Error::Invalid(format!("its URL: {error}")))?;
+        Ok(Target { uri, ..target.clone() })
     }
 
-    async fn attempt(
-        &self,
-        url: &Uri,
-        held: &Held,
-        send: impl FnOnce(ClientRequest) -> awc::SendClientRequest,
-    ) -> Result<Response, Error> {
+    fn outgoing<'a>(&'a self, target: &'a Target, held: &Held) -> Result<Outgoing<'a>, Error> {
         let bearer = held.bearer.clone().ok_or_else(|| {
             Error::Unexpected("an access token with characters that no header takes".to_owned())
         })?;
-        let mut request = self.session.http().request(self.method.clone(), url.clone());
-        for (name, value) in &self.headers {
-            request = request.append_header((name.clone(), value.clone()));
-        }
-        let request = request.insert_header((AUTHORIZATION, bearer));
-        let exchange = Exchange::begin(&request);
-        exchange.finish(send(request), |event| self.session.credential().tell_of(event)).await
+        Ok(Outgoing {
+            method: &self.method,
+            target,
+            headers: &self.headers,
+            authorization: Some(bearer),
+            repeatable: is_repeatable(&self.method, &self.headers),
+        })
     }
 }

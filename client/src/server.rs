@@ -1,29 +1,24 @@
 //! The token server as the client sees it: where it is, whom to trust, how it
-//! is spoken to, and one exchange with it.
+//! is spoken to, and which origins may see the access token.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use awc::error::SendRequestError;
-use awc::http::header::{RETRY_AFTER, USER_AGENT};
-use awc::http::{Method, StatusCode, Uri};
-use awc::{ClientRequest, Connector, SendClientRequest};
+use awc::http::header::{CONTENT_ENCODING, HeaderValue, RETRY_AFTER};
+use awc::http::{StatusCode, Uri};
+use matchbook_shared::{UrlError, base_url, web_url};
 use openssl::error::ErrorStack;
 use openssl::ssl::{SslConnector, SslMethod};
 use openssl::x509::X509;
 use openssl::x509::store::{X509Store, X509StoreBuilder};
 use serde::de::DeserializeOwned;
+use url::{Origin, Url};
 
 use crate::protocol::Refusal;
-use crate::{Error, Event, OAuth};
-
-/// What it calls itself, which a list of sessions shows.
-const NAME: &str = concat!("matchbook-client/", env!("CARGO_PKG_VERSION"));
-
-/// The answer to a request, its body unread.
-pub type Response = awc::ClientResponse;
+use crate::transport::{Http, Response, Target, redirected, warn_of_unused};
+use crate::{Error, OAuth};
 
 /// Whose certificates to accept. Verification is never off.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +66,27 @@ fn only(path: &Path) -> Result<X509Store, TrustError> {
     Ok(store.build())
 }
 
+/// Why a server cannot be used as it is described.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerError {
+    /// The URL is not that of a server.
+    #[error("the server's URL {0}")]
+    Url(#[from] UrlError),
+    /// A further origin is none.
+    #[error("the URL of a further origin {0}")]
+    Origin(UrlError),
+    /// A further origin has a path, but the access token could go anywhere on it.
+    #[error("the URL of a further origin must have no path")]
+    OriginWithPath,
+    /// The path of an OAuth endpoint is not a path.
+    #[error("the path of an OAuth endpoint: {0}")]
+    Endpoint(Error),
+    /// Nobody can be trusted.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+}
+
 /// Where the token server is and how to talk to it. Clones are cheap, and may
 /// go to other threads.
 #[derive(Clone)]
@@ -78,47 +94,101 @@ pub struct Server(Arc<Settings>);
 
 #[derive(Clone)]
 struct Settings {
-    url: String,
+    site: Site,
+    /// What stands before each path, without a slash at its end.
+    base_path: String,
     tls: SslConnector,
     timeout: Duration,
     oauth: Option<OAuth>,
-    origins: Vec<String>,
+    further: Vec<Site>,
+}
+
+/// An origin, and how awc is asked for it.
+#[derive(Clone)]
+struct Site {
+    origin: Origin,
+    /// `http://` with host and port.
+    prefix: String,
+    tls: bool,
+    host: Option<HeaderValue>,
+}
+
+impl Site {
+    fn of(url: &Url) -> Self {
+        let host = url.host_str().unwrap_or_default();
+        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        // awc leaves these ports out whatever the scheme.
+        let is_odd = matches!(url.port(), Some(80 | 443));
+        let header = is_odd.then(|| HeaderValue::from_str(&format!("{host}{port}")).ok());
+        Self {
+            origin: url.origin(),
+            prefix: format!("http://{host}{port}"),
+            tls: url.scheme() == "https",
+            host: header.flatten(),
+        }
+    }
+
+    fn target(&self, rest: &str) -> Result<Target, Error> {
+        let uri = Uri::try_from(format!("{}{rest}", self.prefix));
+        let uri = uri.map_err(|error| Error::Invalid(format!("the URL: {error}")))?;
+        Ok(Target { uri, tls: self.tls, host: self.host.clone() })
+    }
 }
 
 impl Server {
     /// Takes the base URL of a token server, whom to trust there, and how long
     /// one exchange may take.
     ///
+    /// Logs a warning where the environment names a proxy (`HTTPS_PROXY` and the
+    /// like): none is used.
+    ///
     /// # Errors
-    /// When the CA file cannot be used.
-    pub fn new(url: &str, trust: &Trust, timeout: Duration) -> Result<Self, TrustError> {
+    /// When the URL is not that of a server, or the CA file cannot be used.
+    pub fn new(url: &str, trust: &Trust, timeout: Duration) -> Result<Self, ServerError> {
+        let url = base_url(url)?;
         // Chain and host name are verified: these are the defaults of OpenSSL.
-        let mut tls = SslConnector::builder(SslMethod::tls_client())?;
+        let mut tls = SslConnector::builder(SslMethod::tls_client()).map_err(TrustError::from)?;
         if let Trust::File(path) = trust {
             tls.set_cert_store(only(path)?);
         }
+        let site = Site::of(&url);
+        if let Ok(target) = site.target("/") {
+            warn_of_unused(target.tls, &target.uri);
+        }
         Ok(Self(Arc::new(Settings {
-            url: url.trim_end_matches('/').to_owned(),
+            site,
+            base_path: url.path().trim_end_matches('/').to_owned(),
             tls: tls.build(),
             timeout,
             oauth: None,
-            origins: Vec::new(),
+            further: Vec::new(),
         })))
     }
 
     /// Speaks RFC 6749 to it in place of Matchbook's own endpoints.
-    #[must_use]
-    pub fn oauth(mut self, oauth: OAuth) -> Self {
+    ///
+    /// # Errors
+    /// When the path of an endpoint is not a path.
+    pub fn oauth(mut self, oauth: OAuth) -> Result<Self, ServerError> {
+        for path in std::iter::once(&oauth.token_path).chain(&oauth.revocation_path) {
+            self.at(path).map_err(ServerError::Endpoint)?;
+        }
         Arc::make_mut(&mut self.0).oauth = Some(oauth);
-        self
+        Ok(self)
     }
 
     /// Lets the access token go to another origin as well, like
     /// `https://api.example.com`. No other gets it.
-    #[must_use]
-    pub fn send_to(mut self, origin: &str) -> Self {
-        Arc::make_mut(&mut self.0).origins.push(origin.to_owned());
-        self
+    ///
+    /// # Errors
+    /// When it is not the URL of an origin.
+    pub fn send_to(mut self, origin: &str) -> Result<Self, ServerError> {
+        let url = base_url(origin).map_err(ServerError::Origin)?;
+        if url.path() != "/" {
+            return Err(ServerError::OriginWithPath);
+        }
+        Arc::make_mut(&mut self.0).further.push(Site::of(&url));
+        Ok(self)
     }
 
     /// How RFC 6749 is spoken there, where it is.
@@ -126,9 +196,20 @@ impl Server {
         self.0.oauth.as_ref()
     }
 
-    /// The URL of `path`, which may lack its slash, but never changes the host.
-    pub(crate) fn at(&self, path: &str) -> String {
-        format!("{}/{}", self.0.url, path.strip_prefix('/').unwrap_or(path))
+    /// The place of `path`, which may lack its slash, but never changes the host.
+    pub(crate) fn at(&self, path: &str) -> Result<Target, Error> {
+        let path = path.strip_prefix('/').unwrap_or(path);
+        // A URL without its scheme, a whole one, or what is read differently by
+        // whoever is in between.
+        let is_url = path.starts_with('/') || path.split('?').next().is_some_and(has_scheme);
+        let odd = |c: char| matches!(c, '\\' | '#') || c.is_whitespace() || c.is_control();
+        if is_url || path.contains(odd) {
+            return Err(Error::Invalid(
+                "a path begins with one slash, and has no backslash, space or fragment".into(),
+            ));
+        }
+        let Settings { site, base_path, .. } = &*self.0;
+        site.target(&format!("{base_path}/{path}"))
     }
 
     /// How long one exchange may take.
@@ -136,97 +217,42 @@ impl Server {
         self.0.timeout
     }
 
-    /// The URL to send an access token to: a path on this server, or a whole URL
+    /// The place to send an access token to: a path on this server, or a whole URL
     /// of an origin that may see it.
-    pub(crate) fn bearer_url(&self, target: &str) -> Result<String, Error> {
+    pub(crate) fn bearer_target(&self, target: &str) -> Result<Target, Error> {
         if target.starts_with('/') {
-            return Ok(self.at(target));
+            return self.at(target);
         }
-        let bad = || Error::Invalid("a URL is `https://host/path`, or a path with a slash".into());
-        let wanted = origin(target).ok_or_else(bad)?;
-        let allowed = std::iter::once(&self.0.url).chain(&self.0.origins);
-        if allowed.filter_map(|url| origin(url)).any(|origin| origin == wanted) {
-            Ok(target.to_owned())
-        } else {
-            Err(Error::ForeignOrigin(wanted))
-        }
+        let url = web_url(target).map_err(|error| match error {
+            UrlError::Scheme => {
+                Error::Invalid("a URL is `https://host/path`, or a path with a slash".into())
+            }
+            error => Error::Invalid(format!("the URL {error}")),
+        })?;
+        let Settings { site, further, .. } = &*self.0;
+        let site = std::iter::once(site).chain(further).find(|site| site.origin == url.origin());
+        let foreign = || Error::ForeignOrigin(url.origin().ascii_serialization());
+        let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
+        site.ok_or_else(foreign)?.target(&format!("{}{query}", url.path()))
     }
 
-    /// An HTTP client for this thread. It follows no redirects: one would carry
-    /// the bearer to another host.
-    pub(crate) fn client(&self) -> awc::Client {
-        awc::Client::builder()
-            .connector(Connector::new().openssl(self.0.tls.clone()).timeout(self.0.timeout))
-            .timeout(self.0.timeout)
-            .disable_redirects()
-            .add_default_header((USER_AGENT, NAME))
-            .finish()
+    /// The connections of a thread.
+    pub(crate) fn http(&self) -> Http {
+        Http::new(self.0.tls.clone(), self.0.timeout)
     }
+}
+
+/// Whether a path is a whole URL in truth.
+fn has_scheme(path: &str) -> bool {
+    path.split_once("://").is_some_and(|(scheme, _)| !scheme.contains('/'))
 }
 
 /// The URL alone: the settings of OAuth hold a secret.
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server").field("url", &self.0.url).finish_non_exhaustive()
-    }
-}
-
-/// Scheme, host and port of a URL (RFC 6454 §4), in one spelling. None where
-/// there is a user in it, which is no part of an origin and often a trick.
-fn origin(url: &str) -> Option<String> {
-    let uri: Uri = url.parse().ok()?;
-    let (scheme, authority) = (uri.scheme_str()?.to_ascii_lowercase(), uri.authority()?);
-    if authority.as_str().contains('@') {
-        return None;
-    }
-    let port = match (authority.port_u16(), scheme.as_str()) {
-        (Some(port), _) => port,
-        (None, "https") => 443,
-        (None, "http") => 80,
-        _ => return None,
-    };
-    Some(format!("{scheme}://{}:{port}", authority.host().to_ascii_lowercase()))
-}
-
-/// A request that is about to be sent, as the log and the events tell of it.
-pub(crate) struct Exchange {
-    method: Method,
-    url: Uri,
-    began: Instant,
-}
-
-impl Exchange {
-    /// Looks at a request just before it is sent.
-    pub(crate) fn begin(request: &ClientRequest) -> Self {
-        let (method, url) = (request.get_method().clone(), request.get_uri().clone());
-        Self { method, url, began: Instant::now() }
-    }
-
-    /// When it was sent: what is granted in answer lives from here on at most.
-    pub(crate) fn began(&self) -> Instant {
-        self.began
-    }
-
-    /// Awaits the answer, and logs the exchange. `tell` gets what makes the event.
-    pub(crate) async fn finish(
-        self,
-        sending: SendClientRequest,
-        tell: impl FnOnce(&dyn Fn() -> Event),
-    ) -> Result<Response, Error> {
-        let sent: Result<Response, SendRequestError> = sending.await;
-        let Self { method, url, began } = self;
-        // Without the query, which may hold a guest id.
-        let (path, took) = (url.path(), began.elapsed());
-        let status = sent.as_ref().ok().map(|response| response.status().as_u16());
-        match &sent {
-            Ok(response) => tracing::debug!("{method} {path} {}", response.status().as_u16()),
-            Err(error) => tracing::debug!("{method} {path} failed: {error}"),
-        }
-        tell(&|| {
-            let (method, path) = (method.to_string(), path.to_owned());
-            Event::Exchange { method, path, status, began, took }
-        });
-        sent.map_err(|error| Error::transient(format!("the token server does not answer: {error}")))
+        let origin = self.0.site.origin.ascii_serialization();
+        let url = format!("{origin}{}", self.0.base_path);
+        f.debug_struct("Server").field("url", &url).finish_non_exhaustive()
     }
 }
 
@@ -234,6 +260,9 @@ impl Exchange {
 pub(crate) async fn read<T: DeserializeOwned>(mut response: Response) -> Result<T, Error> {
     if response.status() != StatusCode::OK {
         return Err(refusal(response).await);
+    }
+    if let Some(error) = compressed(&response) {
+        return Err(error);
     }
     // The parser's own words may quote a token.
     response
@@ -244,6 +273,9 @@ pub(crate) async fn read<T: DeserializeOwned>(mut response: Response) -> Result<
 
 /// What an answer other than `200` means, for a request without a bearer.
 pub(crate) async fn refusal(mut response: Response) -> Error {
+    if let Some(error) = redirected(&response).or_else(|| compressed(&response)) {
+        return error;
+    }
     let status = response.status();
     let retry_after = retry_after(&response);
     let may_pass = status.is_server_error()
@@ -261,6 +293,18 @@ pub(crate) async fn refusal(mut response: Response) -> Error {
     }
 }
 
+/// The error that a compressed response is: every request says that none is
+/// wanted, so a proxy in between has done it.
+pub(crate) fn compressed(response: &Response) -> Option<Error> {
+    let encoding = response.headers().get(CONTENT_ENCODING)?.to_str().unwrap_or("unknown");
+    (!encoding.eq_ignore_ascii_case("identity")).then(|| {
+        Error::Misconfigured(format!(
+            "the response is compressed ({encoding}), although the request refuses that: turn \
+             compression off in the proxy before the server"
+        ))
+    })
+}
+
 /// How long the server asks to wait, in seconds (RFC 9110 §10.2.3). Its other
 /// form, a date, is passed over: it is of a clock that may not be ours.
 pub(crate) fn retry_after(response: &Response) -> Option<Duration> {
@@ -272,28 +316,102 @@ pub(crate) fn retry_after(response: &Response) -> Option<Duration> {
 mod tests {
     use super::*;
 
+    fn server(url: &str) -> Result<Server, ServerError> {
+        Server::new(url, &Trust::System, Duration::ZERO)
+    }
+
+    /// Where a target leads, as a URL with the scheme that is spoken.
+    fn url(target: Result<Target, Error>) -> Result<String, Error> {
+        let target = target?;
+        let url = target.uri.to_string();
+        Ok(if target.tls { url.replacen("http", "https", 1) } else { url })
+    }
+
     #[test]
     fn an_access_token_goes_to_the_server_and_to_origins_that_were_named_and_nowhere_else() {
-        let server = Server::new("https://auth.example:8443/x", &Trust::System, Duration::ZERO);
-        let server = server.unwrap().send_to("https://api.example");
-        let url = |target| server.bearer_url(target);
-        assert_eq!(url("/user").unwrap(), "https://auth.example:8443/x/user");
-        assert_eq!(server.at("oauth/token"), "https://auth.example:8443/x/oauth/token");
-        assert_eq!(url("//evil.example").unwrap(), "https://auth.example:8443/x//evil.example");
-        for good in
-            ["https://auth.example:8443/y", "https://API.example:443/", "HTTPS://api.example/"]
-        {
-            assert_eq!(url(good).unwrap(), good);
+        let server = server("https://auth.example:8443/x").unwrap();
+        let server = server.send_to("https://api.example").unwrap();
+        let at = |target| url(server.bearer_target(target));
+        assert_eq!(at("/user").unwrap(), "https://auth.example:8443/x/user");
+        let endpoint = url(server.at("oauth/token")).unwrap();
+        assert_eq!(endpoint, "https://auth.example:8443/x/oauth/token");
+        assert_eq!(
+            at("/a?to=https://b/c").unwrap(),
+            "https://auth.example:8443/x/a?to=https://b/c"
+        );
+        for (good, leads_to) in [
+            ("https://auth.example:8443/y", "https://auth.example:8443/y"),
+            ("https://API.example:443/", "https://api.example/"),
+            ("HTTPS://api.example/?q=1", "https://api.example/?q=1"),
+            ("https://api.example", "https://api.example/"),
+        ] {
+            assert_eq!(at(good).unwrap(), leads_to);
         }
         for (evil, named) in [
-            ("http://api.example/", "http://api.example:80"),
-            ("https://auth.example/", "https://auth.example:443"),
-            ("https://api.example.evil/", "https://api.example.evil:443"),
+            ("http://api.example/", "http://api.example"),
+            ("https://auth.example/", "https://auth.example"),
+            ("https://api.example.evil/", "https://api.example.evil"),
+            ("https://api.example:444/", "https://api.example:444"),
         ] {
-            assert_eq!(url(evil), Err(Error::ForeignOrigin(named.to_owned())));
+            assert_eq!(at(evil), Err(Error::ForeignOrigin(named.to_owned())));
         }
-        for bad in ["https://api.example@evil.example/", "user", "", "file:///etc/passwd"] {
-            assert!(matches!(url(bad), Err(Error::Invalid(_))), "{bad}");
+        for bad in [
+            "https://api.example@evil.example/",
+            "https://api.example\\@evil.example/",
+            "https://api.example:99999/",
+            "https://api.example:/",
+            "https://api.example/#a",
+            "user",
+            "",
+            "file:///etc/passwd",
+            "//evil.example",
+            "///evil.example",
+            "/\\evil.example",
+            "/user#part",
+            "/user name",
+            "/user\r\nhost: evil.example",
+            "/https://evil.example/",
+        ] {
+            assert!(matches!(at(bad), Err(Error::Invalid(_))), "{bad}: {:?}", at(bad));
+        }
+    }
+
+    #[test]
+    fn a_url_that_is_none_is_an_error_before_anything_is_sent() {
+        for bad in ["https://h:99999", "https://h:500l", "https://h:", "h:5001", "https://[::1"] {
+            assert!(matches!(server(bad), Err(ServerError::Url(_))), "{bad}");
+            let further = server("https://h").unwrap().send_to(bad);
+            assert!(matches!(further, Err(ServerError::Origin(_))), "{bad}");
+        }
+        let with_path = server("https://h").unwrap().send_to("https://api.example/only/here");
+        assert!(matches!(with_path, Err(ServerError::OriginWithPath)));
+        for bad in ["https://h/token", "//h/token", "/token#", "a b"] {
+            for (token_path, revocation_path) in [(bad, None), ("/token", Some(bad.to_owned()))] {
+                let oauth = OAuth {
+                    token_path: token_path.to_owned(),
+                    revocation_path,
+                    client_id: "app".to_owned(),
+                    client_secret: None,
+                    scope: None,
+                };
+                let outcome = server("https://h").unwrap().oauth(oauth);
+                assert!(matches!(outcome, Err(ServerError::Endpoint(_))), "{bad}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_port_of_another_scheme_is_in_the_host_header() {
+        for (text, header) in [
+            ("https://h:80", Some("h:80")),
+            ("http://h:443", Some("h:443")),
+            ("https://h:443", None),
+            ("http://h:80", None),
+            ("https://h", None),
+            ("http://[::1]:5001", None),
+        ] {
+            let host = server(text).unwrap().at("/").unwrap().host;
+            assert_eq!(host.as_ref().map(|host| host.to_str().unwrap()), header, "{text}");
         }
     }
 }

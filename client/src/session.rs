@@ -4,15 +4,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use awc::ClientRequest;
+use awc::http::header::HeaderMap;
 use awc::http::{Method, StatusCode};
+use bytes::Bytes;
 use matchbook_shared::{EndedSessions, Reason, Tokens};
 use tracing::Instrument;
 
 use crate::credential::{Granted, Held, Landing, Outcome, Step, Strategy};
 use crate::refresh::{Found, in_store, refresh};
-use crate::server::{Exchange, Response, Server, read, refusal};
+use crate::server::{Server, read, refusal};
 use crate::store::StoreLock;
+use crate::transport::{Http, Outgoing, Response};
 use crate::{Credential, Error, Event, Request, background, protocol};
 
 /// A stream is sent only with an access token that has more than this fraction
@@ -27,22 +29,12 @@ pub struct Session {
     credential: Credential,
 }
 
-/// The connections of this thread.
-#[derive(Clone)]
-struct Http(awc::Client);
-
-impl std::fmt::Debug for Http {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Http")
-    }
-}
-
 impl Session {
     /// A session for this thread. Threads that are to share tokens are given
     /// clones of one `credential`.
     #[must_use]
     pub fn new(server: &Server, credential: Credential) -> Self {
-        Self::made_of(server.clone(), Http(server.client()), credential)
+        Self::made_of(server.clone(), server.http(), credential)
     }
 
     /// The same connections with the tokens of another sign-in.
@@ -84,13 +76,12 @@ impl Session {
         self.needs_matchbook("guests")?;
         // The turn comes first: a guest signs in only once.
         let place = self.place().await?;
-        let register = self.http.0.get(self.server.at("/register"));
-        let user: String = read(self.exchange(register).await?).await?;
-        let url = self.server.at("/token");
-        let token = self.http.0.get(url).query(&[("userId", user)]);
-        let token = token.map_err(|error| Error::Unexpected(error.to_string()))?;
+        let user: String = read(self.get_alone("/register", true).await?).await?;
+        let query = serde_urlencoded::to_string([("userId", user)]);
+        let query = query.map_err(|error| Error::Unexpected(error.to_string()))?;
         let sent_at = Instant::now();
-        let tokens: Tokens = read(self.exchange(token).await?).await?;
+        let token = self.get_alone(&format!("/token?{query}"), false).await?;
+        let tokens: Tokens = read(token).await?;
         self.take(place, Granted::at_sign_in(tokens, Some(sent_at))).await
     }
 
@@ -189,7 +180,7 @@ impl Session {
         if sign_in.is_some_and(|sign_in| sign_in != newest.sign_in) {
             return Err(Error::OtherSignIn);
         }
-        protocol::log_out(&self.server, &self.http.0, &newest, |event| events.push(event)).await?;
+        protocol::log_out(&self.server, &self.http, &newest, |event| events.push(event)).await?;
         self.credential.write(lock, None).await?;
         events.push(Event::LoggedOut(Some(Reason::LoggedOut)));
         Ok(())
@@ -217,7 +208,7 @@ impl Session {
     /// A request with this method to a path of the server, or to a whole URL of
     /// an origin that [`Server::send_to`] names.
     pub fn request(&self, method: Method, target: &str) -> Request {
-        Request::new(self.clone(), method, self.server.bearer_url(target))
+        Request::new(self.clone(), method, self.server.bearer_target(target))
     }
 
     /// A `GET` request; [`Self::request`] says to where.
@@ -245,14 +236,22 @@ impl Session {
         self.request(Method::DELETE, target)
     }
 
-    pub(crate) fn http(&self) -> &awc::Client {
-        &self.http.0
+    pub(crate) fn http(&self) -> &Http {
+        &self.http
     }
 
-    async fn exchange(&self, request: ClientRequest) -> Result<Response, Error> {
-        let exchange = Exchange::begin(&request);
-        let answer = exchange.finish(request.send(), |event| self.credential.tell_of(event)).await;
-        answer.map(|response| response.timeout(self.server.timeout()))
+    /// Sends a `GET` without a bearer.
+    async fn get_alone(&self, path: &str, repeatable: bool) -> Result<Response, Error> {
+        let outgoing = Outgoing {
+            method: &Method::GET,
+            target: &self.server.at(path)?,
+            headers: &HeaderMap::new(),
+            authorization: None,
+            repeatable,
+        };
+        let tell = |event: &dyn Fn() -> Event| self.credential.tell_of(event);
+        let response = self.http.send(&outgoing, Bytes::new(), tell).await;
+        response.map(|response| response.timeout(self.server.timeout()))
     }
 
     /// The tokens to send with, refreshed before where the strategy or a body
@@ -296,7 +295,7 @@ impl Session {
                 // On a task of its own: whoever asked for it may give up, but
                 // what the server has rotated must be kept.
                 let span = tracing::info_span!("refresh", generation = held.tokens.refreshes);
-                let (server, http) = (self.server.clone(), self.http.0.clone());
+                let (server, http) = (self.server.clone(), self.http.clone());
                 let turn = refresh(server, http, held, landing, self.credential.clone());
                 actix_rt::spawn(turn.instrument(span));
                 flight.outcome(patience).await

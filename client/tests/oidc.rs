@@ -58,7 +58,7 @@ impl Provider {
             client_secret,
             scope: None,
         };
-        Server::new(&url, &Trust::System, Duration::from_secs(10)).unwrap().oauth(oauth)
+        Server::new(&url, &Trust::System, Duration::from_secs(10)).unwrap().oauth(oauth).unwrap()
     }
 
     /// A session with nothing but a refresh token.

@@ -16,7 +16,7 @@ fn oauth() -> OAuth {
 }
 
 async fn logged_in(script: &Script, oauth: OAuth) -> Session {
-    let session = Session::new(&script.server().oauth(oauth), Credential::default());
+    let session = Session::new(&script.server().oauth(oauth).unwrap(), Credential::default());
     session.log_in_with(script.sign_in()).await.unwrap();
     session
 }
@@ -144,7 +144,7 @@ async fn logging_out_where_nothing_can_be_revoked_erases_the_tokens_here() {
 async fn where_nothing_rotates_the_newer_access_token_in_the_store_is_used_as_well() {
     let (script, (_folder, file)) = (Script::start(), store());
     script.stop_rotating();
-    let server = script.server().oauth(oauth());
+    let server = script.server().oauth(oauth()).unwrap();
     let first = Session::new(&server, on_file(&file));
     first.log_in_with(script.sign_in()).await.unwrap();
     first.refresh().await.unwrap();

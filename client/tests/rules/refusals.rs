@@ -16,7 +16,8 @@ async fn refresh_answered(act: Act) -> (Error, bool) {
     script.expire();
     script.always("/refresh", act);
     let error = soon(get(&session, "/user")).await.unwrap_err();
-    assert!((1..=3).contains(&script.refreshes()), "{}", script.refreshes());
+    // Three tries, and one more where the first was on a kept connection.
+    assert!((1..=4).contains(&script.refreshes()), "{}", script.refreshes());
     assert_eq!(script.reuses(), 0);
     (error, session.credential().is_logged_in())
 }

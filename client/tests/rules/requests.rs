@@ -184,7 +184,7 @@ async fn nothing_that_is_given_as_a_path_leads_elsewhere() {
 #[actix_rt::test]
 async fn a_further_origin_that_is_allowed_gets_the_bearer_and_the_server_alone_the_refresh() {
     let (script, elsewhere) = (Script::start(), Script::start());
-    let server = script.server().send_to(elsewhere.origin());
+    let server = script.server().send_to(elsewhere.origin()).unwrap();
     let session = Session::new(&server, Credential::default());
     session.log_in_with(script.sign_in()).await.unwrap();
     let url = format!("{}/user", elsewhere.origin());

@@ -132,7 +132,7 @@ async fn the_debug_of_no_type_shows_a_token_or_a_secret() {
     };
     let shown = [
         format!("{oauth:?}"),
-        format!("{:?}", script.server().oauth(oauth.clone())),
+        format!("{:?}", script.server().oauth(oauth.clone()).unwrap()),
         format!("{session:?} {on_disk:?}"),
         format!("{:?} {:?}", session.credential(), on_disk.credential()),
         format!("{:?}", on_disk.credential().status()),

@@ -1,0 +1,383 @@
+//! One exchange with a server: over which connection, how often a request is
+//! sent, and what it means when no response comes.
+//!
+//! awc keeps the connections and speaks HTTP over them. It is given `http` URLs
+//! only: [`dial`] speaks TLS, and each kind of connection has a pool of its own.
+
+mod dial;
+mod proxy;
+mod redirect;
+mod stream;
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::{Duration, Instant, SystemTime};
+
+use actix_rt::time::timeout;
+use awc::error::{ConnectError, SendRequestError};
+use awc::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, USER_AGENT};
+use awc::http::{Method, StatusCode, Uri};
+use awc::{ClientRequest, Connector, SendClientRequest};
+use bytes::Bytes;
+use futures_util::future::poll_fn;
+use openssl::ssl::SslConnector;
+
+use crate::{Error, Event};
+
+use dial::{DialError, Dialer, speaks_tls};
+pub(crate) use proxy::warn_of_unused;
+pub(crate) use redirect::redirected;
+use stream::{Progress, SENDING};
+
+/// The response to a request, its body unread.
+pub type Response = awc::ClientResponse;
+
+/// The name of the client, which a list of sessions shows.
+const NAME: &str = concat!("matchbook-client/", env!("CARGO_PKG_VERSION"));
+
+/// Says that a request is the same attempt as before, so that it is carried out
+/// once however often it is sent.
+pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// A kept connection that was idle for longer may have died unseen.
+const DOUBTFUL_AFTER: Duration = Duration::from_secs(1);
+/// The longest wait for the first byte on a doubtful connection, before a request
+/// is sent on another one.
+const MAX_FIRST_WAIT: Duration = Duration::from_secs(2);
+/// Clocks differ by this much when a machine was asleep: the monotonic one stops.
+const ASLEEP: Duration = Duration::from_secs(5);
+
+/// Where a request goes.
+#[derive(Clone)]
+pub(crate) struct Target {
+    /// With the scheme `http`, whether or not TLS is spoken.
+    pub(crate) uri: Uri,
+    /// Whether TLS is spoken.
+    pub(crate) tls: bool,
+    /// The `Host` header, where awc would write another one.
+    pub(crate) host: Option<HeaderValue>,
+}
+
+/// What is sent.
+pub(crate) struct Outgoing<'a> {
+    pub(crate) method: &'a Method,
+    pub(crate) target: &'a Target,
+    pub(crate) headers: &'a HeaderMap,
+    /// For the access token, or a client's secret.
+    pub(crate) authorization: Option<HeaderValue>,
+    /// Whether it does no harm to carry it out twice.
+    pub(crate) repeatable: bool,
+}
+
+/// Whether a request with this method and these headers may be carried out twice
+/// (RFC 9110 §9.2.2).
+pub(crate) fn is_repeatable(method: &Method, headers: &HeaderMap) -> bool {
+    matches!(method.as_str(), "GET" | "HEAD" | "PUT" | "DELETE" | "OPTIONS" | "TRACE")
+        || headers.contains_key(IDEMPOTENCY_KEY)
+}
+
+/// The connections of one thread. Clones share them.
+#[derive(Clone)]
+pub(crate) struct Http(Rc<Inner>);
+
+struct Inner {
+    tls: SslConnector,
+    timeout: Duration,
+    pools: RefCell<Pools>,
+}
+
+/// Kept connections, each kind in a client of its own.
+struct Pools {
+    tls: Option<awc::Client>,
+    plain: Option<awc::Client>,
+    last_used: Moment,
+}
+
+/// A point in time on both clocks.
+#[derive(Clone, Copy)]
+struct Moment {
+    monotonic: Instant,
+    wall: SystemTime,
+}
+
+impl Moment {
+    #[expect(clippy::disallowed_methods, reason = "only compared with the monotonic clock")]
+    fn now() -> Self {
+        Self { monotonic: Instant::now(), wall: SystemTime::now() }
+    }
+
+    /// Whether the machine was asleep between this moment and a later one.
+    fn slept_until(self, later: Self) -> bool {
+        let wall = later.wall.duration_since(self.wall).unwrap_or_default();
+        wall > later.monotonic.saturating_duration_since(self.monotonic) + ASLEEP
+    }
+}
+
+impl fmt::Debug for Http {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Http")
+    }
+}
+
+impl Http {
+    /// Takes what verifies certificates, and how long one exchange may take.
+    pub(crate) fn new(tls: SslConnector, timeout: Duration) -> Self {
+        let pools = Pools { tls: None, plain: None, last_used: Moment::now() };
+        Self(Rc::new(Inner { tls, timeout, pools: RefCell::new(pools) }))
+    }
+
+    /// The awc client for one kind of connection.
+    fn client(&self, tls: bool) -> awc::Client {
+        let now = Moment::now();
+        let pools = &mut *self.0.pools.borrow_mut();
+        if pools.last_used.slept_until(now) {
+            tracing::debug!("machine was asleep, dropping kept connections");
+            (pools.tls, pools.plain) = (None, None);
+        }
+        pools.last_used = now;
+        let pool = if tls { &mut pools.tls } else { &mut pools.plain };
+        pool.get_or_insert_with(|| self.build_client(tls)).clone()
+    }
+
+    /// No redirect is followed: one would carry the bearer to another host.
+    fn build_client(&self, tls: bool) -> awc::Client {
+        let dialer = Dialer { tls: tls.then(|| self.0.tls.clone()) };
+        awc::Client::builder()
+            .connector(Connector::new().connector(dialer).timeout(self.0.timeout))
+            .timeout(self.0.timeout)
+            .disable_redirects()
+            .add_default_header((USER_AGENT, NAME))
+            .finish()
+    }
+
+    /// Sends a request. Where a kept connection turns out to be dead, it is sent
+    /// again on a new one, unless that could carry it out twice.
+    pub(crate) async fn send(
+        &self,
+        outgoing: &Outgoing<'_>,
+        body: Bytes,
+        mut tell: impl FnMut(&dyn Fn() -> Event),
+    ) -> Result<Response, Error> {
+        let deadline = Instant::now() + self.0.timeout;
+        let with_body = |request: ClientRequest| request.send_body(body.clone());
+        let sent = self.attempt(outgoing, with_body, self.0.timeout, &mut tell).await;
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || !sent.may_be_repeated(outgoing.repeatable) {
+            return self.conclude(sent, outgoing.target).await;
+        }
+        tracing::debug!("kept connection was dead, sending the request on a new one");
+        tell(&|| Event::Retried);
+        // Those beside it have died with it, as a rule.
+        self.drop_kept();
+        let sent = self.attempt(outgoing, with_body, left, &mut tell).await;
+        self.conclude(sent, outgoing.target).await
+    }
+
+    /// Sends a request once, with a body that can be had once.
+    pub(crate) async fn send_once(
+        &self,
+        outgoing: &Outgoing<'_>,
+        with_body: impl FnOnce(ClientRequest) -> SendClientRequest,
+        mut tell: impl FnMut(&dyn Fn() -> Event),
+    ) -> Result<Response, Error> {
+        let sent = self.attempt(outgoing, with_body, self.0.timeout, &mut tell).await;
+        self.conclude(sent, outgoing.target).await
+    }
+
+    fn drop_kept(&self) {
+        let pools = &mut *self.0.pools.borrow_mut();
+        (pools.tls, pools.plain) = (None, None);
+    }
+
+    /// Sends a request on a kept connection or a new one, logs it, and makes an
+    /// event of it.
+    async fn attempt(
+        &self,
+        outgoing: &Outgoing<'_>,
+        with_body: impl FnOnce(ClientRequest) -> SendClientRequest,
+        timeout: Duration,
+        tell: &mut impl FnMut(&dyn Fn() -> Event),
+    ) -> Sent {
+        let Outgoing { method, target, headers, .. } = outgoing;
+        let client = self.client(target.tls);
+        let mut request = client.request((*method).clone(), target.uri.clone()).timeout(timeout);
+        for (name, value) in *headers {
+            request = request.append_header((name.clone(), value.clone()));
+        }
+        if let Some(host) = &target.host {
+            request = request.insert_header((HOST, host.clone()));
+        }
+        if let Some(authorization) = &outgoing.authorization {
+            request = request.insert_header((AUTHORIZATION, authorization.clone()));
+        }
+        let began = Instant::now();
+        let first_wait = outgoing.repeatable.then(|| (timeout / 4).min(MAX_FIRST_WAIT));
+        let sending = follow(with_body(request), first_wait);
+        let sent = SENDING.scope(Cell::default(), sending).await;
+        // Without the query, which may hold a guest id.
+        let (path, took) = (target.uri.path(), began.elapsed());
+        let status = sent.outcome.as_ref().ok().map(|response| response.status().as_u16());
+        match &sent.outcome {
+            Ok(response) => tracing::debug!("{method} {path} {}", response.status().as_u16()),
+            Err(error) => tracing::debug!("{method} {path} failed: {error}"),
+        }
+        tell(&|| {
+            let (method, path) = (method.to_string(), path.to_owned());
+            Event::Exchange { method, path, status, began, took }
+        });
+        sent
+    }
+
+    /// The response, or what it means that there is none.
+    async fn conclude(&self, sent: Sent, target: &Target) -> Result<Response, Error> {
+        let Sent { outcome, progress } = sent;
+        let may_be_tls = match &outcome {
+            // What servers answer who speak TLS is in HTML.
+            Ok(response) => response.status() == StatusCode::BAD_REQUEST && !is_json(response),
+            Err(
+                SendRequestError::Connect(ConnectError::Disconnected)
+                | SendRequestError::Send(_)
+                | SendRequestError::Response(_),
+            ) => progress.idle.is_none(),
+            Err(_) => false,
+        };
+        if may_be_tls && !target.tls && speaks_tls(&target.uri, &self.0.tls).await {
+            let host = target.uri.authority().map_or("", |authority| authority.as_str());
+            return Err(Error::Misconfigured(format!(
+                "{host} speaks TLS: write `https://` in the server's URL"
+            )));
+        }
+        match outcome {
+            Ok(response) => {
+                redirect::note(&response, target);
+                Ok(response)
+            }
+            Err(error) => Err(failure(&error, progress, target)),
+        }
+    }
+}
+
+/// What became of a request that was sent.
+struct Sent {
+    outcome: Result<Response, SendRequestError>,
+    progress: Progress,
+}
+
+impl Sent {
+    /// Whether a request got no byte of a response because a kept connection was
+    /// dead, and may be sent again.
+    fn may_be_repeated(&self, repeatable: bool) -> bool {
+        let Progress { idle: Some(_), written, received } = self.progress else { return false };
+        match &self.outcome {
+            // A server may say this of a connection that was idle (RFC 9110 §15.5.9).
+            Ok(response) => repeatable && response.status() == StatusCode::REQUEST_TIMEOUT,
+            Err(_) => !received && (repeatable || !written),
+        }
+    }
+}
+
+/// Awaits the response, and on a doubtful connection its first byte for
+/// `first_wait` at most.
+async fn follow(mut sending: SendClientRequest, first_wait: Option<Duration>) -> Sent {
+    let outcome = match first_wait {
+        None => sending.await,
+        Some(wait) => {
+            // The first poll shows which connection it is.
+            let polled = poll_fn(|cx| Poll::Ready(Pin::new(&mut sending).poll(cx))).await;
+            match polled {
+                Poll::Ready(outcome) => outcome,
+                Poll::Pending => after_first_byte(sending, wait).await,
+            }
+        }
+    };
+    Sent { outcome, progress: SENDING.with(Cell::get) }
+}
+
+async fn after_first_byte(
+    mut sending: SendClientRequest,
+    wait: Duration,
+) -> Result<Response, SendRequestError> {
+    if SENDING.with(Cell::get).idle.is_none_or(|idle| idle < DOUBTFUL_AFTER) {
+        return sending.await;
+    }
+    match timeout(wait, &mut sending).await {
+        Ok(outcome) => outcome,
+        Err(_) if SENDING.with(Cell::get).received => sending.await,
+        Err(_) => Err(SendRequestError::Timeout),
+    }
+}
+
+/// What it means that there is no response.
+fn failure(error: &SendRequestError, progress: Progress, target: &Target) -> Error {
+    let mut problem = match error {
+        SendRequestError::Connect(ConnectError::Io(io)) => {
+            match io.get_ref().and_then(|inner| inner.downcast_ref::<DialError>()) {
+                Some(DialError::Permanent(problem)) => {
+                    return Error::Misconfigured(format!("{problem}{}", unused_proxy(target)));
+                }
+                _ => format!("cannot connect to the server: {io}"),
+            }
+        }
+        SendRequestError::Connect(ConnectError::Timeout) => {
+            "cannot connect to the server: timeout".to_owned()
+        }
+        SendRequestError::Timeout => "no response from the server in time".to_owned(),
+        _ if progress.idle.is_some() && !progress.received => {
+            "the server closed a kept connection, and may have carried the request out".to_owned()
+        }
+        error => format!("no response from the server: {error}"),
+    };
+    if matches!(error, SendRequestError::Connect(_)) {
+        problem.push_str(&unused_proxy(target));
+    }
+    Error::transient(problem)
+}
+
+/// What to add where a proxy is named that no connection goes through.
+fn unused_proxy(target: &Target) -> String {
+    let variable = proxy::unused(target.tls, &target.uri);
+    variable.map_or_else(String::new, |variable| format!("; {variable} is set, but not used"))
+}
+
+/// Whether the body of a response is said to be JSON.
+pub(crate) fn is_json(response: &Response) -> bool {
+    let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    kind.is_some_and(|kind| kind.starts_with("application/json"))
+}
+
+#[cfg(test)]
+mod tests {
+    use awc::http::header::HeaderName;
+
+    use super::*;
+
+    #[test]
+    fn sleep_is_when_the_wall_clock_runs_ahead() {
+        let before = Moment::now();
+        let later = |monotonic, wall| Moment {
+            monotonic: before.monotonic + Duration::from_secs(monotonic),
+            wall: before.wall + Duration::from_secs(wall),
+        };
+        assert!(!before.slept_until(later(0, 0)));
+        assert!(!before.slept_until(later(60, 64)));
+        assert!(before.slept_until(later(1, 3600)));
+        // The wall clock was set back.
+        assert!(!later(0, 60).slept_until(later(1, 0)));
+    }
+
+    #[test]
+    fn what_changes_something_is_repeatable_only_with_a_key() {
+        let mut headers = HeaderMap::new();
+        for method in [Method::GET, Method::HEAD, Method::PUT, Method::DELETE, Method::OPTIONS] {
+            assert!(is_repeatable(&method, &headers), "{method}");
+        }
+        for method in [Method::POST, Method::PATCH, Method::CONNECT] {
+            assert!(!is_repeatable(&method, &headers), "{method}");
+        }
+        headers.insert(HeaderName::from_static(IDEMPOTENCY_KEY), HeaderValue::from_static("k"));
+        assert!(is_repeatable(&Method::POST, &headers));
+    }
+}

@@ -1,0 +1,250 @@
+//! Opens connections: resolves the host, tries its addresses side by side, and
+//! speaks TLS.
+//!
+//! awc would do this itself, but waits for each address in turn, hands IPv6
+//! addresses to OpenSSL in brackets, and does not set `TCP_NODELAY`.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::time::Duration;
+
+use actix_rt::net::TcpStream;
+use actix_rt::time::timeout;
+use actix_service::Service;
+use actix_tls::connect::openssl::reexports::AsyncSslStream;
+use actix_tls::connect::{ConnectError, ConnectInfo, Connection};
+use awc::http::Uri;
+use futures_core::future::LocalBoxFuture;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use openssl::ssl::{SslConnector, SslRef};
+use openssl::x509::X509VerifyResult;
+use socket2::{SockRef, TcpKeepalive};
+
+use super::stream::{Io, Stream};
+
+/// How long one address may take before the next one is tried as well
+/// (RFC 8305 §5, Connection Attempt Delay).
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+/// After so long without traffic the system asks whether the peer is there.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+/// How long it waits before it asks again, and how often it asks.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+const KEEPALIVE_RETRIES: u32 = 3;
+/// How long a peer may take to show that it speaks TLS.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DialError {
+    /// Another try does not help before something is changed.
+    #[error("{0}")]
+    Permanent(String),
+    /// It may pass.
+    #[error("{0}")]
+    Passing(String),
+}
+
+/// Opens connections for awc: with TLS, or plain ones.
+#[derive(Clone)]
+pub(super) struct Dialer {
+    pub(super) tls: Option<SslConnector>,
+}
+
+impl Service<ConnectInfo<Uri>> for Dialer {
+    type Response = Connection<Uri, Stream>;
+    type Error = ConnectError;
+    type Future = LocalBoxFuture<'static, Result<Self::Response, ConnectError>>;
+
+    actix_service::always_ready!();
+
+    fn call(&self, info: ConnectInfo<Uri>) -> Self::Future {
+        let tls = self.tls.clone();
+        Box::pin(async move {
+            let uri = info.request().clone();
+            let io = dial(&uri, tls.as_ref()).await;
+            let io = io.map_err(|error| ConnectError::Io(io::Error::other(error)))?;
+            Ok(Connection::new(uri, Stream::new(io)))
+        })
+    }
+}
+
+async fn dial(uri: &Uri, tls: Option<&SslConnector>) -> Result<Io, DialError> {
+    let host = bare_host(uri);
+    let port = uri.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
+    let tcp = connect(in_turn(resolve(host, port).await?)).await;
+    let tcp = tcp.map_err(|error| DialError::Passing(format!("{host} port {port}: {error}")))?;
+    match tls {
+        None => Ok(Io::Plain(tcp)),
+        Some(tls) => Ok(Io::Tls(Box::new(handshake(tls, host, port, tcp).await?))),
+    }
+}
+
+/// The host without the brackets of an IPv6 address, which are of URLs alone.
+fn bare_host(uri: &Uri) -> &str {
+    let host = uri.host().unwrap_or_default();
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
+}
+
+async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, DialError> {
+    match tokio::net::lookup_host((host, port)).await {
+        Ok(addresses) => Ok(addresses.collect()),
+        Err(error) if is_unknown_host(&error) => Err(DialError::Permanent(format!(
+            "the host `{host}` is unknown: correct the server's URL, or the DNS of this machine"
+        ))),
+        Err(error) => Err(DialError::Passing(format!("cannot resolve `{host}`: {error}"))),
+    }
+}
+
+/// Whether the resolver says that a name does not exist. The standard library
+/// keeps its words and not its code: those of glibc, musl, macOS and Windows.
+fn is_unknown_host(error: &io::Error) -> bool {
+    const HOST_NOT_FOUND: i32 = 11001;
+    let text = error.to_string();
+    error.raw_os_error() == Some(HOST_NOT_FOUND)
+        || ["Name or service not known", "Name does not resolve", "nor servname provided"]
+            .iter()
+            .any(|words| text.contains(words))
+}
+
+/// Puts addresses of both families in turn (RFC 8305 §4), the system's first
+/// choice first.
+fn in_turn(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (mut preferred, mut others): (Vec<_>, Vec<_>) =
+        addresses.into_iter().partition(|address| address.is_ipv6() == first_is_v6);
+    preferred.reverse();
+    others.reverse();
+    let mut ordered = Vec::with_capacity(preferred.len() + others.len());
+    while !preferred.is_empty() || !others.is_empty() {
+        ordered.extend(preferred.pop());
+        ordered.extend(others.pop());
+    }
+    ordered
+}
+
+/// Connects to the first of the addresses that accepts. The next one is tried as
+/// soon as one has failed or has taken too long; those before stay in the race.
+async fn connect(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+    let mut attempts = FuturesUnordered::new();
+    let mut failure = io::Error::new(io::ErrorKind::AddrNotAvailable, "the host has no address");
+    for address in addresses {
+        attempts.push(connect_to(address));
+        match timeout(ATTEMPT_DELAY, attempts.next()).await {
+            Ok(Some(Ok(connected))) => return Ok(connected),
+            Ok(Some(Err(error))) => failure = error,
+            Ok(None) | Err(_) => {}
+        }
+    }
+    while let Some(outcome) = attempts.next().await {
+        match outcome {
+            Ok(connected) => return Ok(connected),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+async fn connect_to(address: SocketAddr) -> io::Result<TcpStream> {
+    let tcp = TcpStream::connect(address).await?;
+    // A request is written whole: to wait for more to send would only delay it.
+    tcp.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
+    #[cfg(any(target_os = "linux", target_os = "macos", target_os = "windows"))]
+    let keepalive = keepalive.with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_RETRIES);
+    // Without it a dead connection is only noticed later.
+    if let Err(error) = SockRef::from(&tcp).set_tcp_keepalive(&keepalive) {
+        tracing::debug!(%error, "tcp keepalive unavailable");
+    }
+    Ok(tcp)
+}
+
+async fn handshake(
+    tls: &SslConnector,
+    host: &str,
+    port: u16,
+    tcp: TcpStream,
+) -> Result<AsyncSslStream<TcpStream>, DialError> {
+    let unusable = |error| DialError::Passing(format!("TLS with {host}: {error}"));
+    // Certificates name no host with the dot of an absolute name.
+    let name = host.strip_suffix('.').unwrap_or(host);
+    let ssl = tls.configure().and_then(|tls| tls.into_ssl(name)).map_err(unusable)?;
+    let mut stream = AsyncSslStream::new(ssl, tcp).map_err(unusable)?;
+    match Pin::new(&mut stream).connect().await {
+        Ok(()) => Ok(stream),
+        Err(error) => Err(handshake_failure(stream.ssl(), &error, host, port)),
+    }
+}
+
+/// Explains why there is no TLS with a peer.
+fn handshake_failure(
+    ssl: &SslRef,
+    error: &openssl::ssl::Error,
+    host: &str,
+    port: u16,
+) -> DialError {
+    let verified = ssl.verify_result();
+    if verified != X509VerifyResult::OK {
+        return DialError::Permanent(certificate_problem(verified, host));
+    }
+    let reasons = error.ssl_error().map(|stack| {
+        let reasons = stack.errors().iter().filter_map(openssl::error::Error::reason);
+        reasons.collect::<Vec<_>>().join(", ")
+    });
+    let reasons = reasons.unwrap_or_default();
+    // What answers in another protocol looks like a wrong version of TLS.
+    if ["wrong version number", "http request", "packet length too long"]
+        .iter()
+        .any(|words| reasons.contains(words))
+    {
+        return DialError::Permanent(format!(
+            "{host} port {port} does not speak TLS: correct the port, or write `http://` in the \
+             server's URL, on a network that you trust"
+        ));
+    }
+    if ["unsupported protocol", "protocol version", "no protocols available"]
+        .iter()
+        .any(|words| reasons.contains(words))
+    {
+        return DialError::Permanent(format!(
+            "{host} port {port} speaks no version of TLS that this client speaks ({reasons}): \
+             update the server"
+        ));
+    }
+    let cause = if reasons.is_empty() { error.to_string() } else { reasons };
+    DialError::Passing(format!("TLS with {host} port {port}: {cause}"))
+}
+
+/// What is wrong with a certificate, and what to do.
+fn certificate_problem(problem: X509VerifyResult, host: &str) -> String {
+    /// `X509_V_ERR_…`, which the bindings do not name.
+    const NOT_YET_VALID: i32 = 9;
+    const EXPIRED: i32 = 10;
+    const OTHER_HOST: i32 = 62;
+    const OTHER_ADDRESS: i32 = 64;
+    let remedy = match problem.as_raw() {
+        NOT_YET_VALID => "correct the clock of this machine, or renew the certificate",
+        EXPIRED => "renew the certificate, or correct the clock of this machine",
+        OTHER_HOST | OTHER_ADDRESS => "use a name in the server's URL that the certificate has",
+        _ => "trust the CA that signed it (the app's `server.ca_file`), if it is your server's",
+    };
+    format!("the certificate of {host} is not accepted ({}): {remedy}", problem.error_string())
+}
+
+/// Whether the peer of a plain connection speaks TLS in truth.
+pub(super) async fn speaks_tls(uri: &Uri, tls: &SslConnector) -> bool {
+    let host = bare_host(uri);
+    let port = uri.port_u16().unwrap_or(80);
+    let probe = async {
+        let tcp = connect(in_turn(resolve(host, port).await.ok()?)).await.ok()?;
+        let ssl = tls.configure().and_then(|tls| tls.into_ssl(host)).ok()?;
+        let mut stream = AsyncSslStream::new(ssl, tcp).ok()?;
+        let connected = Pin::new(&mut stream).connect().await;
+        // A certificate came, whether or not it is accepted.
+        let has_certificate = stream.ssl().peer_certificate().is_some();
+        let unverified = stream.ssl().verify_result() != X509VerifyResult::OK;
+        Some(connected.is_ok() || has_certificate || unverified)
+    };
+    timeout(PROBE_TIMEOUT, probe).await.ok().flatten().unwrap_or(false)
+}

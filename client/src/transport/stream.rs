@@ -1,0 +1,274 @@
+//! A connection as awc uses it: it skips interim responses, and records what
+//! became of a request for those who decide whether to send it again.
+
+use std::cell::Cell;
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use actix_rt::net::{ActixStream, Ready, TcpStream};
+use actix_tls::connect::openssl::reexports::AsyncSslStream;
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// The longest interim response, in bytes.
+const MAX_INTERIM: usize = 16 * 1024;
+/// The most interim responses to one request.
+const MAX_INTERIMS: u32 = 32;
+
+tokio::task_local! {
+    /// What became of the request that the task is sending.
+    pub(super) static SENDING: Cell<Progress>;
+}
+
+/// How far a request has come.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Progress {
+    /// How long the connection was idle before, where it was a kept one.
+    pub(super) idle: Option<Duration>,
+    /// Whether a byte of the request was handed to the system.
+    pub(super) written: bool,
+    /// Whether a byte of a response came.
+    pub(super) received: bool,
+}
+
+/// Records for the request that this task is sending.
+fn record(change: impl FnOnce(&mut Progress)) {
+    let _ = SENDING.try_with(|cell| {
+        let mut progress = cell.get();
+        change(&mut progress);
+        cell.set(progress);
+    });
+}
+
+/// A plain or TLS connection.
+pub(super) enum Io {
+    Plain(TcpStream),
+    Tls(Box<AsyncSslStream<TcpStream>>),
+}
+
+macro_rules! on_either {
+    ($io:expr, $stream:ident => $call:expr) => {
+        match $io {
+            Io::Plain($stream) => $call,
+            Io::Tls($stream) => $call,
+        }
+    };
+}
+
+/// Where an exchange stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Nothing was sent yet.
+    New,
+    /// A request is being sent, or its response has not begun.
+    Requesting,
+    /// A response has begun, and may be over.
+    Responding,
+}
+
+/// A connection that awc sends one request after another on.
+pub(super) struct Stream {
+    io: Io,
+    phase: Phase,
+    last_read: Instant,
+    interims: u32,
+    /// What was read and is not handed on: the beginning of an interim response,
+    /// or what came right behind one.
+    held: BytesMut,
+}
+
+impl Stream {
+    pub(super) fn new(io: Io) -> Self {
+        let held = BytesMut::new();
+        Self { io, phase: Phase::New, last_read: Instant::now(), interims: 0, held }
+    }
+
+    fn begin_request(&mut self) {
+        let idle = (self.phase == Phase::Responding).then(|| self.last_read.elapsed());
+        record(|progress| progress.idle = idle);
+        self.phase = Phase::Requesting;
+        self.interims = 0;
+        self.held.clear();
+    }
+
+    /// Drops the interim responses at the beginning of what is held. Returns
+    /// whether the final response begins there.
+    fn skip_interims(&mut self) -> io::Result<bool> {
+        loop {
+            match interim(&self.held) {
+                Some(false) => return Ok(true),
+                None => return Ok(false),
+                Some(true) => {}
+            }
+            let Some(length) = head_length(&self.held) else {
+                return if self.held.len() > MAX_INTERIM {
+                    Err(io::Error::other("an interim response that is too long"))
+                } else {
+                    Ok(false)
+                };
+            };
+            self.interims += 1;
+            if self.interims > MAX_INTERIMS {
+                return Err(io::Error::other("too many interim responses"));
+            }
+            self.held.advance(length);
+        }
+    }
+
+    fn hand_on(&mut self, buf: &mut ReadBuf<'_>) {
+        let length = self.held.len().min(buf.remaining());
+        buf.put_slice(&self.held[..length]);
+        self.held.advance(length);
+    }
+}
+
+/// Whether a response begins with an interim one, which is `None` before enough
+/// of it is there. 101 is final: the connection changes to another protocol.
+fn interim(response: &[u8]) -> Option<bool> {
+    let pattern = b"HTTP/1.? 1??";
+    let is_like = response.iter().zip(pattern).all(|(byte, like)| byte == like || *like == b'?');
+    if !is_like {
+        Some(false)
+    } else if response.len() < pattern.len() {
+        None
+    } else {
+        Some(&response[9..12] != b"101")
+    }
+}
+
+/// How long the head at the beginning is, with the empty line behind it.
+fn head_length(response: &[u8]) -> Option<usize> {
+    let mut line_is_empty = false;
+    for (position, byte) in response.iter().enumerate() {
+        match byte {
+            b'\n' if line_is_empty => return Some(position + 1),
+            b'\n' => line_is_empty = true,
+            b'\r' => {}
+            _ => line_is_empty = false,
+        }
+    }
+    None
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            if this.phase == Phase::Responding && !this.held.is_empty() {
+                this.hand_on(buf);
+                return Poll::Ready(Ok(()));
+            }
+            let before = buf.filled().len();
+            ready!(on_either!(&mut this.io, io => Pin::new(io).poll_read(cx, buf)))?;
+            let read = &buf.filled()[before..];
+            if read.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            this.last_read = Instant::now();
+            if this.phase != Phase::Requesting {
+                return Poll::Ready(Ok(()));
+            }
+            record(|progress| progress.received = true);
+            if this.held.is_empty() && interim(read) == Some(false) {
+                this.phase = Phase::Responding;
+                return Poll::Ready(Ok(()));
+            }
+            this.held.extend_from_slice(read);
+            buf.set_filled(before);
+            if this.skip_interims()? {
+                this.phase = Phase::Responding;
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        // awc reads no response before the whole request is written.
+        if this.phase != Phase::Requesting {
+            this.begin_request();
+        }
+        let written = ready!(on_either!(&mut this.io, io => Pin::new(io).poll_write(cx, buf)))?;
+        record(|progress| progress.written |= written > 0);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_either!(&mut self.get_mut().io, io => Pin::new(io).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_either!(&mut self.get_mut().io, io => Pin::new(io).poll_shutdown(cx))
+    }
+}
+
+impl ActixStream for Stream {
+    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<Ready>> {
+        match &self.io {
+            Io::Plain(tcp) => ActixStream::poll_read_ready(tcp, cx),
+            Io::Tls(tls) => ActixStream::poll_read_ready(tls.get_ref(), cx),
+        }
+    }
+
+    fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<Ready>> {
+        match &self.io {
+            Io::Plain(tcp) => ActixStream::poll_write_ready(tcp, cx),
+            Io::Tls(tls) => ActixStream::poll_write_ready(tls.get_ref(), cx),
+        }
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Stream")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interim_responses_are_told_from_final_ones() {
+        for (response, is_interim) in [
+            ("HTTP/1.1 100 Continue\r\n", Some(true)),
+            ("HTTP/1.1 103 Early Hints\r\n", Some(true)),
+            ("HTTP/1.0 102 \r\n", Some(true)),
+            ("HTTP/1.1 101 Switching Protocols\r\n", Some(false)),
+            ("HTTP/1.1 200 OK\r\n", Some(false)),
+            ("HTTP/1.1 2", Some(false)),
+            ("HTTP/1.1 10", None),
+            ("HTTP/1", None),
+            ("", None),
+            ("SSH-2.0", Some(false)),
+            ("\x15\x03\x03", Some(false)),
+        ] {
+            assert_eq!(interim(response.as_bytes()), is_interim, "{response}");
+        }
+    }
+
+    #[test]
+    fn a_head_ends_with_its_empty_line() {
+        for (response, length) in [
+            ("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1", Some(25)),
+            ("HTTP/1.1 100\n\nHTTP/1.1", Some(14)),
+            ("HTTP/1.1 103\r\nlink: x\r\n\r\n", Some(25)),
+            ("HTTP/1.1 103\r\nlink: x\r\n", None),
+            ("HTTP/1.1 103\r\nlink: x\r\n\r", None),
+        ] {
+            assert_eq!(head_length(response.as_bytes()), length, "{response:?}");
+        }
+    }
+}
