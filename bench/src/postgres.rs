@@ -87,6 +87,13 @@ impl Postgres {
         self.url_of(name)
     }
 
+    /// Changes a setting while it runs.
+    pub fn configure(&self, name: &str, value: &str) {
+        let mut conn = PgConnection::establish(&self.url()).unwrap();
+        conn.batch_execute(&format!("ALTER SYSTEM SET {name} = '{value}'")).unwrap();
+        conn.batch_execute("SELECT pg_reload_conf()").unwrap();
+    }
+
     /// Starts it where it is stopped, and waits until it takes connections.
     pub fn start(&mut self) {
         let mut command = self.program("postgres");
@@ -135,7 +142,8 @@ impl Postgres {
         running.signal("CONT");
     }
 
-    fn url_of(&self, database: &str) -> String {
+    /// The URL of a database.
+    pub fn url_of(&self, database: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
     }
 

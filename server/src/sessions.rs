@@ -135,6 +135,9 @@ pub enum Rotation {
     },
     /// The deadline passed before the session could be rotated. Nothing changed.
     TooLate,
+    /// It looks like reuse, by the date of the rotation alone. Nothing changed: a
+    /// rotation that was committed late is dated a moment later.
+    LooksLikeReuse,
 }
 
 /// Why a genuine refresh token is not good.
@@ -382,6 +385,15 @@ impl Attempt {
 /// session in between. Each try means that another request got its way.
 const MAX_ATTEMPTS: usize = 16;
 
+/// How often the session of a rotation that matched no row is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// For the first time: reuse by date alone is not decided yet.
+    First,
+    /// Some time after the first.
+    Last,
+}
+
 /// Handles a rotation that matched no row: rotates on a second try, reissues the
 /// same successor, or rejects the token.
 ///
@@ -395,6 +407,7 @@ pub fn settle(
     attempt: &Attempt,
     peppers: &Peppers,
     policy: &Policy,
+    look: Look,
 ) -> QueryResult<Rotation> {
     let Attempt { shown, advance, event, .. } = attempt;
     let mut seen_live = false;
@@ -419,6 +432,11 @@ pub fn settle(
                 Some(rotation) => return Ok(rotation),
                 None => continue,
             },
+            Verdict::Refused(Refusal::Reuse)
+                if look == Look::First && is_by_date(shown, &standing, policy) =>
+            {
+                return Ok(Rotation::LooksLikeReuse);
+            }
             Verdict::Refused(refusal) => {
                 return refuse(conn, shown, refusal, Some(&standing), *event, policy, advance.now);
             }
@@ -428,6 +446,13 @@ pub fn settle(
         }
     }
     Ok(Rotation::TooLate)
+}
+
+/// Whether nothing but the date of the last rotation makes it reuse.
+fn is_by_date(shown: &Presentation, standing: &Standing, policy: &Policy) -> bool {
+    let Some(rotated_at) = standing.rotated_at else { return false };
+    let then = judge(&shown.token, shown.attempt.as_ref(), standing, policy, rotated_at);
+    then == Verdict::Repeat
 }
 
 /// Reissues the live pair to the token before it, with a new access token where

@@ -170,7 +170,7 @@ pub fn connect(url: &Url) -> Result<Conn, OpenError> {
     {
         return Err(failed(ConnectionError::BadConnection("there is no such file".to_owned())));
     }
-    Connector::new(url).establish().map_err(failed)
+    Connector::new(url, Duration::ZERO).establish().map_err(failed)
 }
 
 /// How the pool of connections stands.
@@ -241,7 +241,7 @@ impl Store {
     /// # Errors
     /// When the database cannot be reached or migrated.
     pub fn open(options: &Options) -> Result<Self, OpenError> {
-        let connector = Connector::new(&options.url);
+        let connector = Connector::new(&options.url, options.timeout);
         let url = options.url.to_string();
         let mut first = connector
             .establish()
@@ -390,12 +390,15 @@ impl Store {
         let pooled = self.pool.get_timeout(wait.max(LEAST_WAIT));
         let mut pooled = pooled.map_err(|error| Error::NoConnection(self.wait, error))?;
         let Pooled { conn, .. } = &mut *pooled;
+        let began = Instant::now();
         work(conn).map_err(|error| {
+            // Canceled by `statement_timeout`, whatever words the database has for it.
+            let timed_out = began.elapsed() >= self.timeout;
             // Asked only after a failure, so that the usual path costs nothing.
             if is_connection_fault(&error) || !pooled.is_alive() {
                 pooled.condemn();
                 Error::Away(error)
-            } else if will_pass(&error) {
+            } else if timed_out || will_pass(&error) {
                 Error::Away(error)
             } else {
                 Error::Query(error)

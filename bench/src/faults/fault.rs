@@ -18,6 +18,9 @@ pub enum Fault {
     StopPostgres,
     /// PostgreSQL stands still.
     FreezePostgres,
+    /// PostgreSQL carries statements out and commits none, for longer than the grace
+    /// period.
+    StallCommits,
     /// The first server alone cannot reach PostgreSQL.
     CutPostgres,
     /// Redis is killed and comes back empty.
@@ -36,13 +39,14 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::KillServer,
         Self::FreezeServer,
         Self::RestartPostgres,
         Self::CrashPostgres,
         Self::StopPostgres,
         Self::FreezePostgres,
+        Self::StallCommits,
         Self::CutPostgres,
         Self::KillRedis,
         Self::FlushRedis,
@@ -61,6 +65,7 @@ impl Fault {
             Self::CrashPostgres => "crash-postgres",
             Self::StopPostgres => "stop-postgres",
             Self::FreezePostgres => "freeze-postgres",
+            Self::StallCommits => "stall-commits",
             Self::CutPostgres => "cut-postgres",
             Self::KillRedis => "kill-redis",
             Self::FlushRedis => "flush-redis",
@@ -98,6 +103,8 @@ pub(super) struct Lengths {
     pub(super) stop: Duration,
     /// A part stands still.
     pub(super) freeze: Duration,
+    /// Nothing is committed. Longer than the grace period.
+    pub(super) stall: Duration,
     /// Clients hang up.
     pub(super) cut: Duration,
     /// Nothing goes wrong between two faults.
@@ -110,6 +117,7 @@ impl Lengths {
     pub(super) const FULL: Self = Self {
         stop: Duration::from_secs(10),
         freeze: Duration::from_secs(5),
+        stall: Duration::from_secs(34),
         cut: Duration::from_secs(5),
         quiet: Duration::from_secs(5),
         pause: Duration::from_millis(600),
@@ -118,6 +126,7 @@ impl Lengths {
     pub(super) const SHORT: Self = Self {
         stop: Duration::from_secs(3),
         freeze: Duration::from_secs(3),
+        stall: Duration::from_secs(34),
         cut: Duration::from_secs(2),
         quiet: Duration::from_millis(1500),
         pause: Duration::from_millis(300),

@@ -115,6 +115,12 @@ impl Stage {
                 thread::sleep(lengths.freeze);
                 self.postgres.thaw();
             }
+            Fault::StallCommits => {
+                // Commits wait for a standby that is not there.
+                self.postgres.configure("synchronous_standby_names", "nobody");
+                thread::sleep(lengths.stall);
+                self.postgres.configure("synchronous_standby_names", "");
+            }
             Fault::CutPostgres => cut(&self.postgres_relay, lengths.stop),
             Fault::CutRedis => cut(&self.redis_relay, lengths.stop),
             Fault::KillRedis => {

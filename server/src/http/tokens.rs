@@ -1,7 +1,7 @@
 //! What a session lives by: a guest registers, gets tokens, refreshes them.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix_web::HttpRequest;
 use actix_web::http::header::USER_AGENT;
@@ -17,7 +17,7 @@ use crate::clock::{self, Timestamp};
 use crate::error::Error;
 use crate::limits::Limit;
 use crate::sessions::{
-    self, Attempt, Device, EndReason, Grant, Opening, Presentation, Refusal, Rotation, SignIn,
+    self, Attempt, Device, EndReason, Grant, Look, Opening, Presentation, Refusal, Rotation, SignIn,
 };
 use crate::state::State;
 use crate::store::sessions::redate_late;
@@ -30,6 +30,10 @@ const CLIENT: &str = "matchbook";
 /// Names one attempt of a client, so that it can be repeated
 /// (draft-ietf-httpapi-idempotency-key-header).
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// After how long a token that looks like reuse is looked at again: a rotation that was
+/// committed late has been dated by then.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// The most of a `User-Agent` that is kept, in characters.
 const LONGEST_USER_AGENT: usize = 256;
@@ -116,7 +120,13 @@ pub(super) async fn refresh(
     let attempt = Arc::new(attempt);
     let rotation = match state.store.advance(attempt.advance.clone()).await? {
         Some(row) => attempt.rotated(row, &state.peppers, &state.policy),
-        None => settle(&state, &attempt).await?,
+        None => match settle(&state, &attempt, Look::First).await? {
+            Rotation::LooksLikeReuse => {
+                tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+                settle(&state, &attempt, Look::Last).await?
+            }
+            rotation => rotation,
+        },
     };
     let user_agent = attempt.shown().device.user_agent.as_deref();
     match rotation {
@@ -132,7 +142,7 @@ pub(super) async fn refresh(
             );
             answer(&state, grant, now).await
         }
-        Rotation::TooLate => {
+        Rotation::TooLate | Rotation::LooksLikeReuse => {
             state.metrics.refreshed("too_late");
             Err(Error::Store(store::Error::TooLate))
         }
@@ -161,13 +171,17 @@ pub(super) async fn refresh(
 
 /// Looks at a session that was not advanced alone, and tells Redis where that
 /// ended it.
-async fn settle(state: &Data<State>, attempt: &Arc<Attempt>) -> Result<Rotation, store::Error> {
+async fn settle(
+    state: &Data<State>,
+    attempt: &Arc<Attempt>,
+    look: Look,
+) -> Result<Rotation, store::Error> {
     let (state, attempt) = (state.clone(), attempt.clone());
     let settling = async move {
         let session = attempt.advance.session;
         let (policy, peppers) = (state.policy, state.peppers.clone());
         let settle = move |conn: &mut Conn| {
-            let rotation = sessions::settle(conn, &attempt, &peppers, &policy)?;
+            let rotation = sessions::settle(conn, &attempt, &peppers, &policy, look)?;
             if let Rotation::Rotated(_) = rotation {
                 redate_late(conn, std::iter::once(&*attempt.advance));
             }

@@ -46,15 +46,17 @@ impl Conn {
 /// Makes connections; picks the driver by the URL, never by trying.
 pub(super) struct Connector {
     url: Url,
+    /// How long a statement of a pooled connection may take.
+    timeout: Duration,
 }
 
 impl Connector {
-    pub(super) fn new(url: &Url) -> Self {
+    pub(super) fn new(url: &Url, timeout: Duration) -> Self {
         let url = match url {
             Url::Postgres(url) => Url::Postgres(with_defaults(url)),
             Url::Sqlite(path) => Url::Sqlite(path.clone()),
         };
-        Self { url }
+        Self { url, timeout }
     }
 
     pub(super) fn establish(&self) -> ConnectionResult<Conn> {
@@ -161,7 +163,15 @@ impl r2d2::ManageConnection for Connector {
     type Error = ConnectionError;
 
     fn connect(&self) -> Result<Pooled, ConnectionError> {
-        Ok(Pooled { conn: self.establish()?, last_used: Instant::now(), condemned: false })
+        let mut conn = self.establish()?;
+        if let Conn::Postgres(conn) = &mut conn {
+            // A request gives up after the same time, and what it asked for is not to be
+            // carried out after that. Waits for locks count.
+            let timeout = self.timeout.as_millis().max(1);
+            conn.batch_execute(&format!("SET statement_timeout = {timeout}"))
+                .map_err(ConnectionError::CouldntSetupConfiguration)?;
+        }
+        Ok(Pooled { conn, last_used: Instant::now(), condemned: false })
     }
 
     fn is_valid(&self, pooled: &mut Pooled) -> Result<(), ConnectionError> {

@@ -11,6 +11,7 @@ mod guests;
 mod health;
 mod key_rotation;
 mod keys;
+mod late;
 mod limits;
 mod logout;
 mod logs;

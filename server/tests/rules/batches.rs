@@ -264,27 +264,73 @@ async fn what_a_thread_leaves_behind_when_it_stops_others_do() {
 #[ignore = "needs PostgreSQL: make test"]
 async fn a_batch_that_gets_no_answer_holds_its_lane_no_longer_than_the_timeout() {
     let mut subject = Subject::new(DEFAULT);
+    let (relay, url) = subject.relay();
     let store = subject.store_with(|options| {
+        options.url = url.parse().unwrap();
         options.pool_size = 4;
         options.wait = Duration::from_millis(200);
         options.timeout = Duration::from_millis(300);
     });
     // Of one session, so that both are in one lane.
     let pair = subject.open().1;
+    relay.lose_answers_to("an answer to lose");
+    let lost = Device { user_agent: Some("an answer to lose".to_owned()), ..device() };
+    let attempt = subject.attempt(&pair.refresh, None, lost);
+    let stuck = store.advance(attempt.advance.clone()).await.unwrap_err();
+    assert!(matches!(stuck, Error::Silent(_)) && stuck.will_pass(), "{stuck:?}");
+    // The second one goes to the database too, and does not wait for the first.
+    let attempt = subject.attempt(&pair.refresh, None, device());
+    assert_eq!(store.advance(attempt.advance.clone()).await.unwrap(), None);
+    assert_eq!(rotated(&mut subject), 1, "what went to the database is done");
+}
+
+#[actix_rt::test]
+#[ignore = "needs PostgreSQL: make test"]
+async fn a_rotation_that_waits_for_a_lock_is_canceled_and_not_carried_out_later() {
+    let mut subject = Subject::new(DEFAULT);
+    let store = subject.store_with(|options| {
+        options.pool_size = 4;
+        options.wait = Duration::from_millis(200);
+        options.timeout = Duration::from_millis(300);
+    });
+    let pair = subject.open().1;
     let mut other = subject.connection();
     other.batch_execute("BEGIN; LOCK TABLE sessions IN EXCLUSIVE MODE").unwrap();
     for _ in 0..2 {
         let attempt = subject.attempt(&pair.refresh, None, device());
-        // The second one goes to the database too, and does not wait for the first.
-        let stuck = store.advance(attempt.advance.clone()).await.unwrap_err();
-        assert!(matches!(stuck, Error::Silent(_)) && stuck.will_pass(), "{stuck:?}");
+        let canceled = store.advance(attempt.advance.clone()).await.unwrap_err();
+        assert!(canceled.will_pass(), "{canceled:?}");
     }
-    other.batch_execute("ROLLBACK").unwrap();
+    let waiting = "SELECT count(*) AS number FROM pg_locks WHERE NOT granted \
+                   AND relation = 'sessions'::regclass";
     let asked = Instant::now();
-    while rotated(&mut subject) < 1 {
-        assert!(asked.elapsed() < MINUTE, "what went to the database is done");
+    while subject.number(waiting) > 0 {
+        assert!(asked.elapsed() < MINUTE, "it waits for ever");
         actix_rt::time::sleep(Duration::from_millis(1)).await;
     }
+    other.batch_execute("ROLLBACK").unwrap();
+    assert_eq!(rotated(&mut subject), 0);
+}
+
+#[actix_rt::test]
+async fn work_that_is_committed_after_its_caller_has_gone_is_undone() {
+    let subject = Subject::new(DEFAULT);
+    let store = subject.store();
+    let (let_go, hold) = until_let_go();
+    let (tell, undone) = channel();
+    let work = |conn: &mut Conn| hold(conn).map(|()| 7);
+    let undo = move |_: &mut Conn, done| {
+        tell.send(done).unwrap();
+        Ok(())
+    };
+    let mut writing = Box::pin(store.write_or_undo(work, undo));
+    assert!(is_pending(&mut writing).await);
+    drop(writing);
+    let_go.send(()).unwrap();
+    assert_eq!(undone.recv_timeout(MINUTE), Ok(7));
+    // Where the caller gets the outcome, nothing is undone.
+    let undo = |_: &mut Conn, ()| panic!("its caller waits");
+    store.write_or_undo(|_| Ok(()), undo).await.unwrap();
 }
 
 #[actix_rt::test]

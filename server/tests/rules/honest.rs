@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use matchbook_server::clock::Timestamp;
-use matchbook_server::sessions::Policy;
+use matchbook_server::sessions::{Policy, Rotation};
 use matchbook_shared::Reason;
 use proptest::prelude::*;
 
@@ -172,6 +172,10 @@ fn play(subject: &mut Subject, setup: Setup, actions: &[Action]) {
                     elapsed += rest;
                     subject.wait(rest);
                     if let Answer::Rotated(_) = subject.carry_out(&attempt) {
+                        // What comes between the commit and its dating decides nothing.
+                        let retry = subject.attempt(&token, key.as_deref(), device());
+                        let retried = subject.settle(&retry).unwrap();
+                        assert!(!matches!(retried, Rotation::Refused { .. }));
                         subject.redate(&attempt);
                     }
                     if token == stored.token && stored.used_at.is_none() {

@@ -1,9 +1,14 @@
-//! What the sweeper costs PostgreSQL.
+//! What is about PostgreSQL alone: what the sweeper costs it, and a commit that takes
+//! long.
 
-use matchbook_server::sessions;
+use std::time::Instant;
+
+use diesel::connection::SimpleConnection;
+use matchbook_server::sessions::{self, Rotation};
+use matchbook_server::store::sessions::advance;
 use matchbook_server::token::SessionId;
 
-use crate::subject::{DEFAULT, MINUTE, Subject};
+use crate::subject::{DEFAULT, MINUTE, Subject, device, number};
 
 #[test]
 #[ignore = "needs PostgreSQL: make test"]
@@ -45,4 +50,30 @@ fn reads(subject: &mut Subject) -> (i64, i64) {
         ))
     };
     (count("seq_scan"), count("idx_tup_fetch"))
+}
+
+/// The server that rotates it dies before it can date the rotation.
+#[test]
+#[ignore = "needs PostgreSQL: make test"]
+fn a_request_that_found_the_token_live_gets_the_pair_of_a_rotation_committed_meanwhile() {
+    let mut subject = Subject::new(DEFAULT);
+    let (_, pair) = subject.open();
+    let mut other = subject.connection();
+    let stalled = subject.attempt(&pair.refresh, None, device());
+    other.batch_execute("BEGIN").unwrap();
+    assert!(advance(&mut other, &stalled.advance).unwrap().is_some());
+    subject.wait(10 * MINUTE);
+    let retry = subject.attempt(&pair.refresh, None, device());
+    let settled = std::thread::scope(|scope| {
+        let settling = scope.spawn(|| subject.settle(&retry).unwrap());
+        let waiting = "SELECT count(*) AS number FROM pg_stat_activity WHERE \
+                       datname = current_database() AND wait_event_type = 'Lock'";
+        let asked = Instant::now();
+        while number(&mut other, waiting) == 0 {
+            assert!(asked.elapsed() < MINUTE, "it does not wait for the row");
+        }
+        other.batch_execute("COMMIT").unwrap();
+        settling.join().unwrap()
+    });
+    assert!(matches!(settled, Rotation::Repeated(_)), "it was rotated after this request began");
 }

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
-use matchbook_bench::World;
+use matchbook_bench::{Relay, World};
 use matchbook_server::clock::Timestamp;
 use matchbook_server::keys::Derived;
 use matchbook_server::sessions::{
-    self, Attempt, Device, Grant, Opening, Policy, Presentation, Retry, Rotation, SignIn,
+    self, Attempt, Device, Grant, Look, Opening, Policy, Presentation, Retry, Rotation, SignIn,
 };
 use matchbook_server::store::sessions::{Standing, advance_all, find, redate};
 use matchbook_server::store::{self, Conn, Options, Store, Url, users};
@@ -104,7 +104,7 @@ pub(crate) struct Subject {
     peppers: Peppers,
     secrets: Vec<SecretString>,
     url: Url,
-    _world: World,
+    world: World,
 }
 
 /// One connection, that is waited for.
@@ -126,7 +126,7 @@ impl Subject {
             peppers: peppers(&secrets),
             secrets,
             url,
-            _world: world,
+            world,
         }
     }
 
@@ -151,6 +151,11 @@ impl Subject {
         let store = Store::open(&options).unwrap();
         actix_rt::spawn(store.clone().keep_lanes());
         store
+    }
+
+    /// A relay to the database, and its URL through it.
+    pub(crate) fn relay(&self) -> (Relay, String) {
+        self.world.database_relay()
     }
 
     /// Another connection, as another server has it.
@@ -203,7 +208,14 @@ impl Subject {
         let batch = [&*strangers[0].advance, &*attempt.advance, &*strangers[1].advance];
         let rotation = match advance_all(conn, &batch).unwrap()[..] {
             [None, Some(row), None] => attempt.rotated(row, peppers, policy),
-            [None, None, None] => sessions::settle(conn, attempt, peppers, policy).unwrap(),
+            [None, None, None] => {
+                match sessions::settle(conn, attempt, peppers, policy, Look::First).unwrap() {
+                    Rotation::LooksLikeReuse => {
+                        sessions::settle(conn, attempt, peppers, policy, Look::Last).unwrap()
+                    }
+                    rotation => rotation,
+                }
+            }
             _ => panic!("nobody has such a session"),
         };
         match rotation {
@@ -211,6 +223,7 @@ impl Subject {
             Rotation::Repeated(grant) => Answer::Repeated(grant.into()),
             Rotation::Refused { refusal, .. } => Answer::Refused(refusal.reason()),
             Rotation::TooLate => Answer::TooLate,
+            Rotation::LooksLikeReuse => panic!("the last look decides"),
         }
     }
 
@@ -231,7 +244,7 @@ impl Subject {
 
     /// What comes of an attempt that did not advance its session.
     pub(crate) fn settle(&mut self, attempt: &Attempt) -> QueryResult<Rotation> {
-        sessions::settle(&mut self.conn, attempt, &self.peppers, &self.policy)
+        sessions::settle(&mut self.conn, attempt, &self.peppers, &self.policy, Look::First)
     }
 
     /// Reads a token that must be genuine.
@@ -288,12 +301,7 @@ impl Subject {
 
     /// A number that a query answers as `number`.
     pub(crate) fn number(&mut self, query: &str) -> i64 {
-        #[derive(QueryableByName)]
-        struct Row {
-            #[diesel(sql_type = BigInt)]
-            number: i64,
-        }
-        diesel::sql_query(query).get_result::<Row>(&mut self.conn).unwrap().number
+        number(&mut self.conn, query)
     }
 
     /// The security log: what and why, oldest first.
@@ -309,6 +317,16 @@ impl Subject {
         let rows: Vec<Row> = diesel::sql_query(query).load(&mut self.conn).unwrap();
         rows.into_iter().map(|row| (row.what, row.reason)).collect()
     }
+}
+
+/// A number that a query answers as `number`.
+pub(crate) fn number(conn: &mut Conn, query: &str) -> i64 {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = BigInt)]
+        number: i64,
+    }
+    diesel::sql_query(query).get_result::<Row>(conn).unwrap().number
 }
 
 fn peppers(secrets: &[SecretString]) -> Peppers {

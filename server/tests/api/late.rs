@@ -1,0 +1,138 @@
+//! What PostgreSQL carries out or commits after its caller has given up: a standstill
+//! is not to turn an honest client into a thief.
+
+use std::time::Duration;
+
+use actix_rt::time::sleep;
+use diesel::sql_types::BigInt;
+use diesel::{QueryableByName, RunQueryDsl, sql_query};
+use futures_util::future::join_all;
+use matchbook_bench::{Postgres, World};
+use matchbook_server::store;
+
+use crate::support::{Server, Tokens, eventually};
+
+/// The grace period of these servers; each standstill is longer.
+const GRACE: &str = "5s";
+const STANDSTILL: Duration = Duration::from_millis(6500);
+
+fn start(postgres: &Postgres) -> Server {
+    let url = postgres.create("matchbook");
+    Server::within(World::new(), |launch| {
+        launch
+            .variable("DATABASE_URL", &url)
+            .set("rotation.retry_window", GRACE)
+            .set("database.wait", "200ms")
+            .set("database.timeout", "500ms")
+    })
+}
+
+/// Has commits wait for a standby that never comes, or go on.
+fn stall_commits(postgres: &Postgres, stalled: bool) {
+    postgres.configure("synchronous_standby_names", if stalled { "nobody" } else { "" });
+}
+
+/// How often all sessions together were rotated.
+fn generations(postgres: &Postgres) -> i64 {
+    let url = postgres.url_of("matchbook").parse().unwrap();
+    let mut conn = store::connect(&url).unwrap();
+    let query = sql_query("SELECT coalesce(sum(generation), 0)::bigint AS number FROM sessions");
+    query.get_result::<Number>(&mut conn).unwrap().number
+}
+
+#[derive(QueryableByName)]
+struct Number {
+    #[diesel(sql_type = BigInt)]
+    number: i64,
+}
+
+async fn until_ready(server: &Server) {
+    eventually(200, async || server.http.get("/health/ready").await.status).await;
+}
+
+/// Refreshes until there is no answer: the tokens that are kept then.
+async fn until_stalled(server: &Server, mut tokens: Tokens) -> Tokens {
+    loop {
+        let answer = server.refresh(&tokens.refresh).await;
+        if answer.status == 503 {
+            return tokens;
+        }
+        tokens = Tokens::of(&answer);
+    }
+}
+
+/// Refreshes as an honest client does: again as long as the server has no answer.
+async fn is_logged_in(server: &Server, tokens: &Tokens) {
+    let mut answer = server.refresh(&tokens.refresh).await;
+    while answer.status == 503 {
+        sleep(Duration::from_millis(50)).await;
+        answer = server.refresh(&tokens.refresh).await;
+    }
+    let next = Tokens::of(&answer);
+    assert_eq!(server.user(&next.access).await, 200);
+    let next = Tokens::of(&server.refresh(&next.refresh).await);
+    assert_eq!(server.user(&next.access).await, 200);
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_a_rotation_that_was_given_up_is_not_carried_out_later() {
+    let postgres = Postgres::new();
+    let server = start(&postgres);
+    let tokens = server.log_in().await;
+    postgres.freeze();
+    assert_eq!(server.refresh(&tokens.refresh).await.status, 503);
+    sleep(STANDSTILL).await;
+    postgres.thaw();
+    until_ready(&server).await;
+    assert_eq!(generations(&postgres), 0);
+    is_logged_in(&server, &tokens).await;
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_a_rotation_that_is_committed_late_has_its_grace_period_from_then_on() {
+    let postgres = Postgres::new();
+    let server = start(&postgres);
+    let (first, second) = (server.log_in().await, server.log_in().await);
+    stall_commits(&postgres, true);
+    let first = until_stalled(&server, first).await;
+    let second = until_stalled(&server, second).await;
+    sleep(STANDSTILL).await;
+    // Some wait for the row of the first while it is released.
+    let asking = join_all((0..3).map(|_| server.refresh(&first.refresh)));
+    let releasing = async {
+        sleep(Duration::from_millis(100)).await;
+        stall_commits(&postgres, false);
+    };
+    let (answers, ()) = futures_util::future::join(asking, releasing).await;
+    for answer in answers {
+        assert!([200, 503].contains(&answer.status), "{} {}", answer.status, answer.text);
+    }
+    until_ready(&server).await;
+    is_logged_in(&server, &first).await;
+    is_logged_in(&server, &second).await;
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_a_log_in_that_is_committed_late_leaves_the_guest_its_ticket() {
+    let postgres = Postgres::new();
+    let server = start(&postgres);
+    let (first, second, other) =
+        (server.guest().await, server.guest().await, server.log_in().await);
+    let log_in = async |id: &str| server.http.get(&format!("/token?userId={id}")).await;
+    postgres.freeze();
+    assert_eq!(log_in(&first).await.status, 503);
+    sleep(STANDSTILL).await;
+    postgres.thaw();
+    until_ready(&server).await;
+    stall_commits(&postgres, true);
+    until_stalled(&server, other).await;
+    assert_eq!(log_in(&second).await.status, 503);
+    sleep(STANDSTILL).await;
+    stall_commits(&postgres, false);
+    for id in [&first, &second] {
+        eventually(200, async || log_in(id).await.status).await;
+    }
+}
