@@ -1,9 +1,9 @@
 //! A Redis server of a test's own.
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use redis::{Client, Connection, RedisResult};
+use redis::{Client, Connection, InfoDict, RedisResult};
 use tempfile::TempDir;
 
 use crate::free_port;
@@ -12,6 +12,8 @@ use crate::process::Running;
 
 /// How long an order to it may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a replica may take to have everything.
+const CATCH_UP: Duration = Duration::from_secs(60);
 
 /// A throwaway Redis server that keeps nothing: each start is an empty one. It
 /// goes when it is dropped.
@@ -91,6 +93,34 @@ impl Redis {
     pub fn flush(&self) {
         let mut conn = connect(&self.url()).unwrap();
         redis::cmd("FLUSHALL").exec(&mut conn).unwrap();
+    }
+
+    /// Makes it a replica of `primary`, and waits until it has all that is there.
+    ///
+    /// # Panics
+    /// When it does not respond, or does not catch up within a minute.
+    pub fn replicate(&self, primary: &Self) {
+        let mut conn = connect(&self.url()).unwrap();
+        let mut order = redis::cmd("REPLICAOF");
+        order.arg("127.0.0.1").arg(primary.port).exec(&mut conn).unwrap();
+        let since = Instant::now();
+        loop {
+            let info: InfoDict = redis::cmd("INFO").query(&mut conn).unwrap();
+            if info.get("master_link_status") == Some("up".to_owned()) {
+                return;
+            }
+            assert!(since.elapsed() < CATCH_UP, "the replica does not catch up");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Makes a replica a primary.
+    ///
+    /// # Panics
+    /// When it does not respond.
+    pub fn promote(&self) {
+        let mut conn = connect(&self.url()).unwrap();
+        redis::cmd("REPLICAOF").arg("NO").arg("ONE").exec(&mut conn).unwrap();
     }
 
     /// Stops it where it stands, with its connections open.

@@ -1,54 +1,82 @@
 //! Is this access token active? Redis is asked first, then the database.
 //!
-//! | key | means | lives for |
+//! | key | value | lives for |
 //! |---|---|---|
-//! | `access:{sid}:jti` | this access token is active | the rest of the token's life |
-//! | `ended:{sid}` | this session has ended | until its last token has expired |
+//! | `access:{sid}:jti` | the epoch: this access token is active | the rest of the token's life |
+//! | `ended:{sid}` | `1`: this session has ended | until its last token has expired |
+//! | `matchbook:epoch` | a random epoch | until Redis is flushed |
 //!
-//! The braces are a Redis Cluster hash tag: both keys are on one slot, and one
-//! `MGET` answers. An end always outweighs an "active" that a slower request
-//! wrote after it. The database is the truth; Redis saves asking it.
+//! Servers of several versions share these keys: never change their form, only add
+//! others. The braces are a Redis Cluster hash tag: both keys are on one slot, and
+//! one `MGET` reads them.
 //!
-//! An end is committed unpublished (table `ends`), and counts as acknowledged when
-//! Redis has it too. Where Redis does not take it from this server, another one
-//! finds it within a second and publishes it, or cannot reach Redis either and
-//! asks the database. Redis's answers are taken only by a server that has looked
-//! for unpublished ends within the last two seconds, so once those are over, none
-//! takes an answer that is older than the end.
+//! # What makes a logout final
+//!
+//! The database is the truth. A revocation is committed to `ends`, then written to
+//! Redis as a tombstone, which outweighs an "active" in whichever order they come.
+//!
+//! * Every second each server polls (`poll`): it verifies that its Redis is the
+//!   same as before (`identity`), reads new revocations, keeps them in memory and
+//!   writes them to its own Redis. A tombstone that Redis loses is thus known.
+//! * Redis is trusted for two seconds after a poll began that read the database.
+//! * A Redis that was away, replaced, restarted, demoted or flushed gets every
+//!   revocation before it is read again.
+//! * The epoch is read with each token, except on a cluster. `FLUSHALL` removes it,
+//!   and what was cached before, or is written late, belongs to no epoch any more.
+//! * A logout is acknowledged when every server has polled since, or reads the same
+//!   Redis that has the tombstone (`peers`).
 
+mod connection;
+mod identity;
 mod link;
+mod peers;
+mod poll;
+mod problems;
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout};
+use uuid::Uuid;
 
-use crate::clock::{self, Timestamp};
-use crate::store::ends::{self, End};
+use crate::clock::Timestamp;
+use crate::store::ends::End;
+use crate::store::servers::{self, Server};
 use crate::store::{self, Store};
 use crate::token::{Access, SessionId};
 
-use link::Link;
-pub use link::Options;
+pub use connection::Options;
+use link::{Link, Status};
+use peers::{Lagging, Peers};
+use poll::Poller;
 
-/// How often unpublished ends are looked for.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long nothing is done after a look, whatever happens.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
-/// How long the database may take to tell of them.
-const PATIENCE: Duration = Duration::from_millis(500);
-/// For how long after a look Redis's answers are taken: longer than from one
-/// look to the next.
+/// How often a server polls.
+const POLL_EVERY: Duration = Duration::from_secs(1);
+/// The pause after each poll.
+const BETWEEN_POLLS: Duration = Duration::from_millis(100);
+/// For how long after the start of a poll Redis is trusted: longer than from one
+/// poll to the next.
 const LEASE: Duration = Duration::from_secs(2);
+/// When the lease of a server that polls no more is over, as another one counts.
+const LEASE_OVER: Duration = Duration::from_millis(2250);
+/// When a server that polls no more is deleted from the table.
+const FORGET_AFTER: Duration = Duration::from_secs(60);
+/// How long one look at other servers' polls may take, and the pause between two.
+const BRIEFLY: Duration = Duration::from_millis(500);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 /// By how much servers' clocks may be apart.
 pub const APART: Duration = Duration::from_secs(60);
-/// How many ends are published at once.
-const BATCH: usize = 500;
 
-/// Answers whether access tokens are active.
+/// Knows whether access tokens are active.
 pub struct ActiveTokens {
     redis: Option<Arc<Link>>,
     store: Store,
+    /// Identifies this run of this server in the table of servers.
+    id: String,
+    poller: tokio::sync::Mutex<Poller>,
+    /// Held for moments only, never across a wait.
+    peers: Mutex<Peers>,
+    started: Instant,
 }
 
 /// Whether a token is active, and who knew.
@@ -63,112 +91,58 @@ pub struct Checked {
 /// Who knew whether a token is active.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// Redis.
+    /// Redis, or this server by itself.
     Cache,
     /// The database, since Redis did not know.
     Database,
-    /// The database, since Redis could not be asked.
+    /// The database, since Redis could not be trusted.
     DatabaseAlone,
+}
+
+/// The state of Redis, for health and metrics.
+#[derive(Debug, Clone, Default)]
+pub struct RedisState {
+    /// Whether it is in use; `None` where none is configured.
+    pub up: Option<bool>,
+    /// Whether its `maxmemory-policy` lets it evict revocations.
+    pub evicting: bool,
+    /// What is wrong: sentences for an operator.
+    pub problems: Vec<String>,
 }
 
 impl ActiveTokens {
     /// Connects to Redis, where there is one to connect to. A server starts
     /// without its Redis, too.
     pub async fn new(redis: Option<&Options>, store: Store) -> Self {
-        let redis = redis.map(|options| Arc::new(Link::new(options)));
-        let active = Self { redis, store };
+        let id = Uuid::new_v4().simple().to_string();
+        let active = Self {
+            redis: redis.map(|options| Arc::new(Link::new(options))),
+            poller: tokio::sync::Mutex::new(Poller::new(&store, id.clone())),
+            store,
+            id,
+            peers: Mutex::default(),
+            started: Instant::now(),
+        };
         if let Some(redis) = &active.redis {
-            active.look(redis).await;
+            active.poll(redis).await;
         }
         active
-    }
-
-    /// Looks for unpublished ends, and for a Redis that is back, until it is
-    /// dropped, which it may be at any time.
-    pub async fn keep(self: Arc<Self>) {
-        let Some(redis) = &self.redis else { return };
-        loop {
-            // One that was just broken off is mended without delay.
-            let _ = timeout(LOOK_EVERY, redis.broken.notified()).await;
-            self.look(redis).await;
-            sleep(BETWEEN_LOOKS).await;
-        }
-    }
-
-    /// Publishes what is unpublished; after an outage, all that tokens may still be
-    /// held of, before Redis is asked for anything.
-    async fn look(&self, redis: &Link) {
-        if redis.is_up() {
-            let looked = redis.elapsed();
-            if let Err(error) = self.publish_new(redis).await {
-                tracing::debug!(%error, "no look at unpublished ends");
-            }
-            // Also where the database is away: what Redis knows goes on working.
-            redis.looked(looked);
-            // A dead connection had better not be found out by an end.
-            redis.ping().await;
-        } else if let Err(error) = self.mend(redis).await {
-            tracing::debug!(%error, "Redis is still away");
-        }
-    }
-
-    async fn publish_new(&self, redis: &Link) -> Result<(), Unpublished> {
-        loop {
-            let limit = i64::try_from(BATCH).unwrap_or(i64::MAX);
-            let new = self.briefly(move |conn| ends::unpublished(conn, limit)).await?;
-            if new.is_empty() {
-                return Ok(());
-            }
-            let all = new.len() < BATCH;
-            if !redis.publish(&new).await {
-                return Err(Unpublished::Away);
-            }
-            tracing::debug!(ends = new.len(), "published");
-            let new: Vec<SessionId> = new.iter().map(|end| end.session_id).collect();
-            self.briefly(move |conn| ends::set_published(conn, &new)).await?;
-            if all {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Does what does not take the database long.
-    async fn briefly<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&mut store::Conn) -> diesel::QueryResult<T> + Send + 'static,
-    ) -> Result<T, Unpublished> {
-        let work = timeout(PATIENCE, self.store.run_aside(work)).await;
-        Ok(work.map_err(|_| Unpublished::Slow)??)
-    }
-
-    async fn mend(&self, redis: &Link) -> Result<(), Unpublished> {
-        let connection = redis.connect().await?;
-        let looked = redis.elapsed();
-        let time = clock::now().before(APART);
-        let ended = self.store.run_aside(move |conn| ends::that_matter(conn, time)).await?;
-        redis.write_ends(&connection, &ended).await?;
-        redis.looked(looked);
-        redis.mended(connection);
-        tracing::info!(ends = ended.len(), "Redis is asked from here on");
-        Ok(())
     }
 
     /// Whether the session of this unexpired access token is live.
     ///
     /// # Errors
-    /// When Redis does not know it and the database does not answer.
+    /// When Redis does not know it and the database does not respond.
     pub async fn check(&self, access: &Access, now: Timestamp) -> Result<Checked, store::Error> {
-        let source = match &self.redis {
+        let status = match &self.redis {
+            None => None,
+            Some(redis) => redis.look_up(access).await,
+        };
+        let source = match status {
+            Some(Status::Ended) => return Ok(Checked { active: false, source: Source::Cache }),
+            Some(Status::Active) => return Ok(Checked { active: true, source: Source::Cache }),
+            Some(Status::Missing) => Source::Database,
             None => Source::DatabaseAlone,
-            Some(redis) => match redis
-                .look_up(&ended_key(access.session), &access_key(access))
-                .await
-            {
-                Some((true, _)) => return Ok(Checked { active: false, source: Source::Cache }),
-                Some((false, true)) => return Ok(Checked { active: true, source: Source::Cache }),
-                Some((false, false)) => Source::Database,
-                None => Source::DatabaseAlone,
-            },
         };
         let session = access.session;
         let active =
@@ -179,59 +153,71 @@ impl ActiveTokens {
         Ok(Checked { active, source })
     }
 
-    /// Notes that an access token was granted. Redis may miss this: it is only
-    /// told so that the database need not be asked.
+    /// Caches that an access token was granted. Redis may miss this: it only spares
+    /// the database.
     pub async fn granted(&self, access: &Access, now: Timestamp) {
         let Some(redis) = &self.redis else { return };
-        redis.put(&access_key(access), access.expires_at.since(now)).await;
+        redis.put(access, access.expires_at.since(now)).await;
     }
 
-    /// Notes that sessions have ended, once the database has it. When this is
-    /// over, no server takes a token of theirs any more.
+    /// Makes revocations known that the database has. When this returns, no server
+    /// accepts a token of these sessions any more.
     pub async fn ended(&self, ended: &[End]) {
-        let Some(redis) = &self.redis else { return };
-        // That it is published is noted with the next look.
-        if redis.publish(ended).await {
-            return;
-        }
-        let (ends, sessions) = (ended.len(), ended.iter().map(|end| end.session_id));
-        let sessions: Vec<SessionId> = sessions.collect();
-        tracing::warn!(ends, "Redis was not told of an end: waiting until every server knows");
-        let all_know = redis.elapsed() + LEASE + LEASE / 8;
-        while redis.elapsed() < all_know {
-            sleep(BETWEEN_LOOKS).await;
-            let sessions = sessions.clone();
-            let waiting = self.store.run(move |conn| ends::any_unpublished(conn, &sessions));
-            if let Ok(Ok(false)) = timeout(PATIENCE, waiting).await {
-                return;
+        let published = match &self.redis {
+            None => None,
+            Some(redis) => {
+                redis.learn(ended.to_vec());
+                redis.publish(ended).await
             }
+        };
+        let since = Instant::now();
+        let mut lagging: Option<Lagging> = None;
+        // The database was committed to before: see the top of `poll`.
+        while since.elapsed() < LEASE_OVER {
+            if let Ok(Ok(rows)) = timeout(BRIEFLY, self.store.run(servers::all)).await {
+                let live = self.live(rows);
+                let lagging = lagging.get_or_insert_with(|| {
+                    let lagging = Lagging::new(&live, published.as_deref());
+                    tracing::debug!(servers = lagging.len(), "servers to wait for");
+                    lagging
+                });
+                if !lagging.still(&live) {
+                    return;
+                }
+            }
+            sleep(BETWEEN_LOOKS).await;
         }
     }
 
-    /// Whether Redis is asked.
+    /// The other servers of these rows that may still trust their Redis.
+    fn live(&self, mut rows: Vec<Server>) -> Vec<Server> {
+        rows.retain(|row| row.id != self.id);
+        self.with_peers(|peers, now| peers.note(rows, now))
+    }
+
+    fn with_peers<T>(&self, work: impl FnOnce(&mut Peers, Duration) -> T) -> T {
+        let now = self.started.elapsed();
+        work(&mut self.peers.lock().unwrap_or_else(PoisonError::into_inner), now)
+    }
+
+    /// The state of Redis, as it was last seen.
     #[must_use]
-    pub fn is_up(&self) -> bool {
-        self.redis.as_ref().is_some_and(|redis| redis.is_up())
+    pub fn redis(&self) -> RedisState {
+        let Some(redis) = &self.redis else { return RedisState::default() };
+        RedisState {
+            up: Some(redis.is_up()),
+            evicting: redis.problems.is_evicting(),
+            problems: redis.problems.sentences(),
+        }
     }
 
-    /// Whether Redis answers; `None` where there is none to ask.
-    pub async fn ping(&self) -> Option<bool> {
-        let redis = self.redis.as_ref()?;
-        Some(redis.ping().await)
+    /// The state of Redis, asked now.
+    pub async fn ask_redis(&self) -> RedisState {
+        if let Some(redis) = &self.redis {
+            redis.check().await;
+        }
+        self.redis()
     }
-}
-
-/// Why ends were not published.
-#[derive(Debug, thiserror::Error)]
-enum Unpublished {
-    #[error("Redis is away")]
-    Away,
-    #[error("the database takes long")]
-    Slow,
-    #[error(transparent)]
-    Redis(#[from] redis::RedisError),
-    #[error(transparent)]
-    Store(#[from] store::Error),
 }
 
 fn access_key(access: &Access) -> String {

@@ -76,6 +76,7 @@ pub struct Metrics {
     signing: Histogram,
     pool: Family<State, Gauge>,
     redis_up: Gauge,
+    redis_evicting: Gauge,
 }
 
 impl Metrics {
@@ -95,6 +96,7 @@ impl Metrics {
             signing: Histogram::new(SIGNATURES),
             pool: Family::default(),
             redis_up: Gauge::default(),
+            redis_evicting: Gauge::default(),
             registry: Registry::default(),
         };
         registry.register_with_unit(
@@ -128,6 +130,11 @@ impl Metrics {
             "redis_up",
             "Whether Redis is asked: 0 while it is away or there is none",
             metrics.redis_up.clone(),
+        );
+        registry.register(
+            "redis_evicting",
+            "Whether Redis may evict revocations: 1 where its maxmemory-policy is not noeviction",
+            metrics.redis_evicting.clone(),
         );
         Self { registry, ..metrics }
     }
@@ -170,12 +177,13 @@ impl Metrics {
 
     /// All of it as text, with what can be read off at this moment.
     #[must_use]
-    pub fn text(&self, pool: Pool, redis_up: bool) -> String {
+    pub fn text(&self, pool: Pool, redis_up: bool, redis_evicting: bool) -> String {
         for (state, count) in [("busy", pool.busy), ("idle", pool.idle), ("waiting", pool.waiting)]
         {
             self.pool.get_or_create(&State { state: Word(state) }).set(count.into());
         }
         self.redis_up.set(redis_up.into());
+        self.redis_evicting.set(redis_evicting.into());
         let mut text = String::new();
         // Writing to a string cannot fail.
         let _ = encode(&mut text, &self.registry);

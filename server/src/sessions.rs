@@ -651,7 +651,7 @@ pub fn log_out_everywhere(
             let subject = Subject { session, user: Some(user), generation: None };
             record(conn, What::LoggedOut, None, &subject, device, event.nth(n), now)?;
         }
-        Ok((ended.len(), ends::unpublished_of(conn, user)?))
+        Ok((ended.len(), ends::of_user(conn, user)?))
     })
 }
 

@@ -9,7 +9,9 @@ pub mod ends;
 pub mod events;
 mod lanes;
 mod migrate;
+pub mod own;
 mod schema;
+pub mod servers;
 pub mod sessions;
 pub mod signing_keys;
 mod types;
@@ -30,6 +32,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub use connection::Conn;
 use connection::{Connector, Pooled};
 use lanes::Lanes;
+use own::Own;
 pub use types::Address;
 
 /// Which database, and how many connections to it.
@@ -196,6 +199,7 @@ fn lanes() -> usize {
 /// A pool of connections to a database that is up to date. Clones share it.
 #[derive(Clone)]
 pub struct Store {
+    url: Url,
     pool: r2d2::Pool<Connector>,
     /// One for each connection: who holds one blocks a thread, the others do not.
     turns: Arc<Semaphore>,
@@ -255,6 +259,7 @@ impl Store {
             .error_handler(Box::new(connection::LogErrors))
             .build(connector)?;
         Ok(Self {
+            url: options.url.clone(),
             pool,
             aside: Arc::new(Semaphore::new(1)),
             turns: Arc::new(Semaphore::new(options.pool_size as usize)),
@@ -354,6 +359,12 @@ impl Store {
         let started = Instant::now();
         let permit = self.within_wait(&self.aside).await?;
         self.work(permit, started, work).await
+    }
+
+    /// Returns a connection outside the pool, which connects when it is first used.
+    #[must_use]
+    pub fn own_connection(&self) -> Own {
+        Own::new(&self.url, self.writer.clone())
     }
 
     async fn work<T, F>(

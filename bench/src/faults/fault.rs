@@ -33,6 +33,9 @@ pub enum Fault {
     FreezeRedis,
     /// The first server alone cannot reach Redis, which remembers everything.
     CutRedis,
+    /// The first server is led to another Redis, a replica promoted by mistake that
+    /// remembers everything so far, and back.
+    SplitRedis,
     /// Clients hang up after they sent a request.
     CutClients,
 }
@@ -53,6 +56,7 @@ impl Fault {
         Self::StopRedis,
         Self::FreezeRedis,
         Self::CutRedis,
+        Self::SplitRedis,
         Self::CutClients,
     ];
 
@@ -72,6 +76,7 @@ impl Fault {
             Self::StopRedis => "stop-redis",
             Self::FreezeRedis => "freeze-redis",
             Self::CutRedis => "cut-redis",
+            Self::SplitRedis => "split-redis",
             Self::CutClients => "cut-clients",
         }
     }

@@ -123,6 +123,7 @@ impl Stage {
             }
             Fault::CutPostgres => cut(&self.postgres_relay, lengths.stop),
             Fault::CutRedis => cut(&self.redis_relay, lengths.stop),
+            Fault::SplitRedis => split(&self.redis, &self.redis_relay, lengths.stop),
             Fault::KillRedis => {
                 self.redis.kill();
                 self.redis.start();
@@ -173,6 +174,23 @@ impl Stage {
 fn cut(relay: &Relay, time: Duration) {
     relay.cut();
     thread::sleep(time);
+    relay.mend();
+}
+
+/// A replica has everything so far, and then lives its own life.
+fn split(redis: &Redis, relay: &Relay, time: Duration) {
+    let replica = Redis::new();
+    replica.replicate(redis);
+    replica.promote();
+    lead(relay, &replica);
+    thread::sleep(time);
+    lead(relay, redis);
+}
+
+/// Leads a server to a Redis: what is connected to the one before is closed.
+fn lead(relay: &Relay, redis: &Redis) {
+    relay.lead_to(&format!("127.0.0.1:{}", redis.port()));
+    relay.cut();
     relay.mend();
 }
 

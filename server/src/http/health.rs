@@ -18,19 +18,17 @@ pub(super) async fn live() -> HttpResponse {
 pub(super) async fn ready(state: web::Data<State>) -> HttpResponse {
     let up = |up| if up { Health::Up } else { Health::Down };
     let database = state.store.ping().await;
-    let redis = state.active.ping().await;
-    let mut problems = Vec::new();
+    let redis = state.active.ask_redis().await;
+    let mut problems = redis.problems;
     if let Err(error) = &database {
         tracing::warn!(%error, "not ready");
-        problems.push("The database does not answer: nothing can be granted.");
-    }
-    if redis == Some(false) {
-        problems.push("Redis does not answer: the database is asked instead.");
+        problems.push("The database does not answer: nothing can be granted.".to_owned());
     }
     if !state.keys.is_whole() {
         problems.push(
             "A signing key in the database was sealed under another secret: what other servers \
-             sign with it is refused here.",
+             sign with it is refused here."
+                .to_owned(),
         );
     }
     let (status, code) = match (&database, problems.is_empty()) {
@@ -45,14 +43,15 @@ pub(super) async fn ready(state: web::Data<State>) -> HttpResponse {
     response.json(Readiness {
         status,
         database: up(database.is_ok()),
-        redis: redis.map(up),
-        problems: problems.into_iter().map(str::to_owned).collect(),
+        redis: redis.up.map(up),
+        problems,
     })
 }
 
 /// `GET /metrics`, for Prometheus.
 pub(super) async fn metrics(state: web::Data<State>) -> HttpResponse {
+    let redis = state.active.redis();
     HttpResponse::Ok()
         .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
-        .body(state.metrics.text(state.store.pool(), state.active.is_up()))
+        .body(state.metrics.text(state.store.pool(), redis.up == Some(true), redis.evicting))
 }

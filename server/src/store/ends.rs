@@ -1,13 +1,15 @@
-//! Rows of `ends`: sessions that have ended while access tokens of theirs are out.
+//! Rows of `ends`: revoked sessions whose access tokens have not all expired.
 
+use diesel::dsl::sql;
 use diesel::prelude::*;
+use diesel::sql_types::BigInt;
 
 use super::Conn;
 use super::schema::{ends, sessions};
 use crate::clock::Timestamp;
 use crate::token::{SessionId, UserId};
 
-/// The end of a session, as Redis has to know of it.
+/// The revocation of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Queryable)]
 pub struct End {
     /// The session.
@@ -16,22 +18,54 @@ pub struct End {
     pub access_until: Timestamp,
 }
 
-/// Notes the end of a session, unpublished: in the transaction that ends it.
+/// Where the next poll for new revocations begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cursor(i64);
+
+impl Cursor {
+    /// Before every revocation.
+    pub const START: Self = Self(0);
+
+    /// Returns the cursor for the poll after the one that begins now. Take it
+    /// before the rows are read.
+    ///
+    /// On PostgreSQL it is the oldest transaction still running: what a read does
+    /// not see yet was written by that one or a later one, however late it commits.
+    /// SQLite numbers no transactions; a poll reads all unexpired revocations there.
+    ///
+    /// # Errors
+    /// When the query fails.
+    pub fn next(conn: &mut Conn) -> QueryResult<Self> {
+        match conn {
+            Conn::Postgres(conn) => {
+                let oldest = sql::<BigInt>("pg_snapshot_xmin(pg_current_snapshot())::text::bigint");
+                diesel::select(oldest).get_result(conn).map(Self)
+            }
+            Conn::Sqlite(_) => Ok(Self::START),
+        }
+    }
+}
+
+/// Writes a revocation, in the transaction that ends the session.
 ///
 /// # Errors
 /// When the statement fails.
 pub fn insert(conn: &mut Conn, end: &End) -> QueryResult<()> {
+    let txid = match conn {
+        Conn::Postgres(_) => "pg_current_xact_id()::text::bigint",
+        Conn::Sqlite(_) => "0",
+    };
     diesel::insert_into(ends::table)
         .values((
             ends::session_id.eq(end.session_id),
             ends::access_until.eq(end.access_until),
-            ends::published.eq(false),
+            ends::txid.eq(sql::<BigInt>(txid)),
         ))
         .execute(conn)?;
     Ok(())
 }
 
-/// The ends of these sessions.
+/// Returns the revocations of these sessions.
 ///
 /// # Errors
 /// When the query fails.
@@ -40,61 +74,33 @@ pub fn of(conn: &mut Conn, sessions: &[SessionId]) -> QueryResult<Vec<End>> {
     those.select((ends::session_id, ends::access_until)).load(conn)
 }
 
-/// Up to `limit` ends that are unpublished.
+/// Returns the revoked sessions of a user.
 ///
 /// # Errors
 /// When the query fails.
-pub fn unpublished(conn: &mut Conn, limit: i64) -> QueryResult<Vec<End>> {
-    let unpublished = ends::table.filter(diesel::dsl::not(ends::published)).limit(limit);
-    unpublished.select((ends::session_id, ends::access_until)).load(conn)
-}
-
-/// Whether any of these ends is unpublished still.
-///
-/// # Errors
-/// When the query fails.
-pub fn any_unpublished(conn: &mut Conn, sessions: &[SessionId]) -> QueryResult<bool> {
-    let unpublished = ends::table
-        .filter(ends::session_id.eq_any(sessions))
-        .filter(diesel::dsl::not(ends::published));
-    let first = unpublished.select(ends::session_id).first::<SessionId>(conn);
-    Ok(first.optional()?.is_some())
-}
-
-/// The sessions of this user whose end is unpublished.
-///
-/// # Errors
-/// When the query fails.
-pub fn unpublished_of(conn: &mut Conn, user: UserId) -> QueryResult<Vec<SessionId>> {
-    let unpublished =
-        ends::table.filter(diesel::dsl::not(ends::published)).select(ends::session_id);
+pub fn of_user(conn: &mut Conn, user: UserId) -> QueryResult<Vec<SessionId>> {
     sessions::table
+        .inner_join(ends::table.on(ends::session_id.eq(sessions::id)))
         .filter(sessions::user_id.eq(user))
-        .filter(sessions::id.eq_any(unpublished))
         .select(sessions::id)
         .load(conn)
 }
 
-/// Notes that these ends are published.
-///
-/// # Errors
-/// When the statement fails.
-pub fn set_published(conn: &mut Conn, sessions: &[SessionId]) -> QueryResult<()> {
-    let those = ends::table.filter(ends::session_id.eq_any(sessions));
-    diesel::update(those).set(ends::published.eq(true)).execute(conn)?;
-    Ok(())
-}
-
-/// Every end of which tokens are out at `time`.
+/// Returns the revocations from `cursor` on whose access tokens expire after
+/// `time`. Consecutive polls overlap.
 ///
 /// # Errors
 /// When the query fails.
-pub fn that_matter(conn: &mut Conn, time: Timestamp) -> QueryResult<Vec<End>> {
-    let those = ends::table.filter(ends::access_until.gt(time));
-    those.select((ends::session_id, ends::access_until)).load(conn)
+pub fn since(conn: &mut Conn, cursor: Cursor, time: Timestamp) -> QueryResult<Vec<End>> {
+    ends::table
+        .filter(ends::txid.ge(cursor.0))
+        .filter(ends::access_until.gt(time))
+        .select((ends::session_id, ends::access_until))
+        .load(conn)
 }
 
-/// Deletes the ends of which no token is out at `time`; answers how many.
+/// Deletes the revocations whose access tokens have all expired at `time`; returns
+/// how many.
 ///
 /// # Errors
 /// When the statement fails.

@@ -74,13 +74,24 @@ diesel::table! {
 }
 
 diesel::table! {
-    use diesel::sql_types::Bool;
+    use diesel::sql_types::BigInt;
     use crate::store::types::sql::{Id, PointInTime};
 
     ends (session_id) {
         session_id -> Id,
         access_until -> PointInTime,
-        published -> Bool,
+        txid -> BigInt,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::{BigInt, Text};
+
+    servers (id) {
+        id -> Text,
+        redis -> Text,
+        polls -> BigInt,
+        applied -> BigInt,
     }
 }
 

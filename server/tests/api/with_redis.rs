@@ -56,6 +56,7 @@ async fn an_end_outweighs_an_active_that_is_written_after_it() {
     assert_eq!(server.refresh(&tokens.refresh).await.status, 401);
     let ttl: i64 = redis.ttl(&ended).unwrap();
     assert!((950..=960).contains(&ttl), "{ttl}");
-    redis.set::<_, _, ()>(&access, 1).unwrap();
+    let epoch: String = redis.get("matchbook:epoch").unwrap();
+    redis.set::<_, _, ()>(&access, epoch).unwrap();
     assert_eq!(server.user(&tokens.access).await, 401);
 }

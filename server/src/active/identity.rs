@@ -1,0 +1,124 @@
+//! Which Redis a connection leads to, as Redis itself says.
+//!
+//! A Redis that was replaced, restarted, demoted or failed over may have lost
+//! revocations without a connection noticing it. Each of these changes one of
+//! the facts read here.
+
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use redis::{InfoDict, RedisError};
+
+use super::connection::{Connection, Options, words};
+
+/// What Redis says about itself.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Facts {
+    /// A digest of every primary's run id, replication id and configuration epoch.
+    /// Two servers with the same one read the same Redis.
+    pub(super) identity: Arc<str>,
+    /// The `maxmemory-policy`, where it lets Redis evict keys.
+    pub(super) evicting: Option<String>,
+}
+
+/// Why a Redis cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unusable {
+    #[error("{}", words(.0))]
+    Redis(#[from] RedisError),
+    #[error("it is a replica, not a primary")]
+    Replica,
+    #[error("it is a node of a cluster: set redis.url to redis-cluster://…")]
+    ClusterNode,
+    #[error("its response to INFO lacks `{0}`")]
+    Lacks(&'static str),
+    #[error("it was restarted, failed over or replaced")]
+    Replaced,
+    #[error("it was flushed or replaced: its epoch key has changed")]
+    Flushed,
+    #[error("the revocations that it may have missed cannot be read: {0}")]
+    Database(String),
+}
+
+/// Asks Redis for these facts.
+pub(super) async fn ask(options: &Options, connection: &Connection) -> Result<Facts, Unusable> {
+    let primaries = options.ask_each(connection, redis::cmd("INFO")).await?;
+    let mut primaries: Vec<Primary> = primaries
+        .iter()
+        .map(|info| primary(info, options.is_cluster()))
+        .collect::<Result<_, _>>()?;
+    let evicting = primaries.iter_mut().find_map(|primary| primary.evicting.take());
+    let mut parts: Vec<String> = primaries.into_iter().map(|primary| primary.run).collect();
+    if options.is_cluster() {
+        let mut command = redis::cmd("CLUSTER");
+        command.arg("INFO");
+        for info in options.ask_each(connection, command).await? {
+            parts.push(field(&InfoDict::new(&info), "cluster_my_epoch")?);
+        }
+    }
+    // Nodes respond in any order.
+    parts.sort_unstable();
+    let digest = digest(&SHA256, parts.join(" ").as_bytes());
+    let identity = URL_SAFE_NO_PAD.encode(digest);
+    Ok(Facts { identity: identity.into(), evicting })
+}
+
+struct Primary {
+    run: String,
+    evicting: Option<String>,
+}
+
+fn primary(info: &str, in_cluster: bool) -> Result<Primary, Unusable> {
+    let info = InfoDict::new(info);
+    let role = field(&info, "role")?;
+    if role != "master" {
+        return Err(Unusable::Replica);
+    }
+    if !in_cluster && info.get("redis_mode") == Some("cluster".to_owned()) {
+        return Err(Unusable::ClusterNode);
+    }
+    let run = format!("{}/{}", field(&info, "run_id")?, field(&info, "master_replid")?);
+    let policy: Option<String> = info.get("maxmemory_policy");
+    Ok(Primary { run, evicting: policy.filter(|policy| policy != "noeviction") })
+}
+
+fn field(info: &InfoDict, name: &'static str) -> Result<String, Unusable> {
+    info.get(name).ok_or(Unusable::Lacks(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INFO: &str = "# Server\r\nredis_mode:standalone\r\nrun_id:a\r\n\
+                        # Memory\r\nmaxmemory_policy:noeviction\r\n\
+                        # Replication\r\nrole:master\r\nmaster_replid:b\r\n";
+
+    fn read(info: &str) -> Result<(String, Option<String>), String> {
+        let primary = primary(info, false).map_err(|error| error.to_string())?;
+        Ok((primary.run, primary.evicting))
+    }
+
+    #[test]
+    fn a_primary_is_identified_by_its_run_and_its_history() {
+        assert_eq!(read(INFO), Ok(("a/b".to_owned(), None)));
+        let lru = INFO.replace("noeviction", "allkeys-lru");
+        assert_eq!(read(&lru), Ok(("a/b".to_owned(), Some("allkeys-lru".to_owned()))));
+    }
+
+    #[test]
+    fn what_is_no_primary_is_not_used() {
+        for (from, to, problem) in [
+            ("role:master", "role:slave", "it is a replica, not a primary"),
+            ("standalone", "cluster", "it is a node of a cluster"),
+            ("run_id:a\r\n", "", "its response to INFO lacks `run_id`"),
+            ("master_replid:b\r\n", "", "its response to INFO lacks `master_replid`"),
+            ("role:master\r\n", "", "its response to INFO lacks `role`"),
+        ] {
+            let said = read(&INFO.replace(from, to)).unwrap_err();
+            assert!(said.contains(problem), "{said}");
+        }
+    }
+}

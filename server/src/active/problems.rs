@@ -1,0 +1,142 @@
+//! What is wrong with Redis: logged at each change, and kept for `/health/ready`.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::identity::Unusable;
+
+/// The problems of the moment.
+#[derive(Default)]
+pub(super) struct Problems(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    /// Why Redis cannot be used, in its own words where it has said something.
+    unusable: Option<String>,
+    has_been_up: bool,
+    evicting: Option<String>,
+    is_full: bool,
+    is_split: bool,
+    poll: Option<String>,
+}
+
+impl Problems {
+    fn known<T>(&self, look: impl FnOnce(&mut Known) -> T) -> T {
+        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn unusable(&self, error: &Unusable) {
+        let reason = error.to_string();
+        let changed = self.known(|known| change(&mut known.unusable, Some(reason)));
+        if let Some(reason) = changed {
+            tracing::warn!(reason, "redis unavailable, falling back to the database");
+        }
+    }
+
+    /// Notes that Redis is in use, with so many revocations.
+    pub(super) fn restored(&self, revocations: usize) {
+        let first = self.known(|known| {
+            known.unusable = None;
+            !std::mem::replace(&mut known.has_been_up, true)
+        });
+        let state =
+            if first { "redis connection established" } else { "redis connection restored" };
+        tracing::info!(revocations, "{state}");
+    }
+
+    pub(super) fn evicts(&self, policy: Option<&str>) {
+        let before = self.known(|known| {
+            let changed = known.evicting.as_deref() != policy;
+            changed.then(|| std::mem::replace(&mut known.evicting, policy.map(str::to_owned)))
+        });
+        match (before, policy) {
+            (Some(_), Some(policy)) => {
+                tracing::warn!(
+                    policy,
+                    "redis may evict revocations: set maxmemory-policy noeviction"
+                );
+            }
+            (Some(_), None) => tracing::info!("redis evicts nothing any more"),
+            (None, _) => {}
+        }
+    }
+
+    pub(super) fn full(&self, is_full: bool) {
+        let was = self.known(|known| std::mem::replace(&mut known.is_full, is_full));
+        match (was, is_full) {
+            (false, true) => tracing::warn!("redis has no memory left: it caches no more tokens"),
+            (true, false) => tracing::info!("redis has memory again"),
+            _ => {}
+        }
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.known(|known| known.is_full)
+    }
+
+    pub(super) fn split(&self, is_split: bool) {
+        let was = self.known(|known| std::mem::replace(&mut known.is_split, is_split));
+        match (was, is_split) {
+            (false, true) => tracing::warn!(
+                "servers on this database use different redis servers: logouts are slow"
+            ),
+            (true, false) => tracing::info!("all servers use the same redis"),
+            _ => {}
+        }
+    }
+
+    pub(super) fn poll(&self, error: Option<String>) {
+        let changed = self.known(|known| {
+            let changed = known.poll.is_some() != error.is_some();
+            known.poll.clone_from(&error);
+            changed
+        });
+        match (changed, error) {
+            (true, Some(error)) => tracing::warn!(%error, "cannot poll for revocations"),
+            (true, None) => tracing::info!("polling for revocations again"),
+            (false, _) => {}
+        }
+    }
+
+    /// Whether Redis may evict keys.
+    pub(super) fn is_evicting(&self) -> bool {
+        self.known(|known| known.evicting.is_some())
+    }
+
+    /// Sentences for an operator.
+    pub(super) fn sentences(&self) -> Vec<String> {
+        self.known(|known| {
+            let mut sentences = Vec::new();
+            if let Some(reason) = &known.unusable {
+                sentences.push(format!(
+                    "Redis cannot be used, so the database is asked instead: {reason}"
+                ));
+            }
+            if let Some(policy) = &known.evicting {
+                sentences.push(format!(
+                    "Redis may evict revocations: set its maxmemory-policy to noeviction instead of \
+                     {policy}."
+                ));
+            }
+            if known.is_full {
+                sentences.push("Redis has no memory left: give it more, or raise maxmemory.".into());
+            }
+            if known.is_split {
+                sentences.push(
+                    "Servers on this database use different Redis servers, so each logout waits for \
+                     all of them: give them the same redis.url."
+                        .into(),
+                );
+            }
+            sentences
+        })
+    }
+}
+
+/// Sets `known` to `now`; returns the new value where it is another one.
+fn change(known: &mut Option<String>, now: Option<String>) -> Option<String> {
+    if *known == now {
+        return None;
+    }
+    known.clone_from(&now);
+    now
+}

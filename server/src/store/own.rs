@@ -1,0 +1,139 @@
+//! A database connection outside the pool, for one task.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use actix_rt::task::JoinError;
+use diesel::connection::SimpleConnection;
+use diesel::result::Error as QueryError;
+use diesel::{ConnectionError, QueryResult};
+use tokio::sync::Semaphore;
+
+use super::connection::Connector;
+use super::{Conn, Url, is_connection_fault};
+
+/// One connection, made when it is first used and again after a fault. No other
+/// work queues before the task's own.
+#[derive(Clone)]
+pub struct Own {
+    connector: Arc<Connector>,
+    /// Held during work on SQLite, which has one writer.
+    writer: Option<Arc<Semaphore>>,
+    /// Empty while the connection is in use. Work that nobody waits for any more
+    /// keeps its connection, and the next work opens another one.
+    idle: Arc<Mutex<Option<Conn>>>,
+    connections: Arc<AtomicU64>,
+}
+
+/// Why work on such a connection has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no connection.
+    #[error("no database connection: {0}")]
+    Connect(#[from] ConnectionError),
+    /// The connection was lost.
+    #[error("database connection lost: {0}")]
+    Lost(#[source] QueryError),
+    /// A statement failed on a sound connection.
+    #[error("statement failed: {0}")]
+    Query(#[source] QueryError),
+    /// It took too long.
+    #[error("the database did not respond within {0:?}")]
+    Slow(Duration),
+    /// It panicked or was cancelled.
+    #[error("the work on the database did not finish: {0}")]
+    Unfinished(#[from] JoinError),
+}
+
+impl Error {
+    /// Whether the database itself is away, as opposed to slow or unable.
+    #[must_use]
+    pub fn is_connection_fault(&self) -> bool {
+        matches!(self, Self::Connect(_) | Self::Lost(_))
+    }
+}
+
+impl Own {
+    pub(super) fn new(url: &Url, writer: Option<Arc<Semaphore>>) -> Self {
+        Self {
+            connector: Arc::new(Connector::new(url)),
+            writer,
+            idle: Arc::default(),
+            connections: Arc::default(),
+        }
+    }
+
+    /// How many connections were made so far.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Runs blocking `work` on this connection, off the async threads; twice where
+    /// the connection was lost before.
+    ///
+    /// # Errors
+    /// When there is no connection, the work fails, or takes longer than `patience`.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        patience: Duration,
+        work: impl Fn(&mut Conn) -> QueryResult<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        let run = async {
+            let permit = match &self.writer {
+                // The semaphore is never closed.
+                Some(writer) => writer.clone().acquire_owned().await.ok(),
+                None => None,
+            };
+            let own = self.clone();
+            let work = actix_rt::task::spawn_blocking(move || {
+                let _permit = permit;
+                own.on_connection(work)
+            });
+            work.await?
+        };
+        tokio::time::timeout(patience, run).await.unwrap_or(Err(Error::Slow(patience)))
+    }
+
+    fn on_connection<T>(&self, work: impl Fn(&mut Conn) -> QueryResult<T>) -> Result<T, Error> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(conn) = idle {
+            match self.work_on(conn, &work) {
+                // It may have died while idle, and the database be well.
+                Err(Error::Lost(_)) => {}
+                done => return done,
+            }
+        }
+        self.work_on(self.connect()?, &work)
+    }
+
+    fn work_on<T>(
+        &self,
+        mut conn: Conn,
+        work: &impl Fn(&mut Conn) -> QueryResult<T>,
+    ) -> Result<T, Error> {
+        let done = work(&mut conn).map_err(|error| {
+            if is_connection_fault(&error) || conn.batch_execute("SELECT 1").is_err() {
+                Error::Lost(error)
+            } else {
+                Error::Query(error)
+            }
+        });
+        if !matches!(done, Err(Error::Lost(_))) {
+            *self.idle.lock().unwrap_or_else(PoisonError::into_inner) = Some(conn);
+        }
+        done
+    }
+
+    fn connect(&self) -> Result<Conn, Error> {
+        let mut conn = self.connector.establish()?;
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        if let Conn::Sqlite(conn) = &mut conn {
+            // What a power cut undoes here was in force only until then.
+            let pragma = conn.batch_execute("PRAGMA synchronous = NORMAL");
+            pragma.map_err(Error::Query)?;
+        }
+        Ok(conn)
+    }
+}

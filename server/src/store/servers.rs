@@ -1,0 +1,56 @@
+//! Rows of `servers`: which Redis each server uses, and how far it has polled for
+//! revocations.
+//!
+//! Nothing here is a time: servers' clocks differ, and so may the database's after
+//! a failover. A server that polls counts; one whose count stands still for
+//! longer than a lease has stopped.
+
+use diesel::prelude::*;
+
+use super::Conn;
+use super::schema::servers;
+
+/// A server that uses a Redis.
+#[derive(Debug, Clone, PartialEq, Eq, Queryable, Insertable)]
+#[diesel(table_name = servers)]
+pub struct Server {
+    /// Identifies one run of a server.
+    pub id: String,
+    /// Identifies the Redis that it reads.
+    pub redis: String,
+    /// How many polls it has begun.
+    pub polls: i64,
+    /// The last poll whose revocations it enforces.
+    pub applied: i64,
+}
+
+/// Writes the row of a server: at the start of each poll, before revocations are
+/// read, and when they are in force.
+///
+/// # Errors
+/// When a statement fails.
+pub fn set(conn: &mut Conn, server: &Server) -> QueryResult<()> {
+    let Server { id, redis, polls, applied } = server;
+    let columns =
+        (servers::redis.eq(redis), servers::polls.eq(polls), servers::applied.eq(applied));
+    if diesel::update(servers::table.find(id)).set(columns).execute(conn)? == 0 {
+        diesel::insert_into(servers::table).values(server).execute(conn)?;
+    }
+    Ok(())
+}
+
+/// Returns all servers, including those that have stopped.
+///
+/// # Errors
+/// When the query fails.
+pub fn all(conn: &mut Conn) -> QueryResult<Vec<Server>> {
+    servers::table.load(conn)
+}
+
+/// Deletes servers that have stopped. One that polls again writes its row again.
+///
+/// # Errors
+/// When the statement fails.
+pub fn delete(conn: &mut Conn, ids: &[String]) -> QueryResult<()> {
+    diesel::delete(servers::table.filter(servers::id.eq_any(ids))).execute(conn).map(drop)
+}

@@ -1,0 +1,115 @@
+//! What a Redis that refuses says, and the rights that a server needs there.
+
+use std::time::Duration;
+
+use matchbook_bench::{Redis, World};
+
+use crate::parts::{cluster, is_cached, readme_rights, start};
+use crate::redis_loss::{connect, order, problems};
+use crate::support::{Server, eventually};
+
+/// Gives the user `app` these rights and no others.
+fn allow(redis: &Redis, rights: &str) {
+    order(redis, &format!("ACL SETUSER app reset on >hush {rights}"));
+}
+
+fn refused(redis: &Redis) -> Vec<String> {
+    let log: redis::Value = redis::cmd("ACL").arg("LOG").query(&mut connect(redis)).unwrap();
+    let redis::Value::Array(entries) = log else { return vec![format!("{log:?}")] };
+    entries.iter().map(|entry| format!("{entry:?}")).collect()
+}
+
+fn server_on(url: &str) -> Server {
+    start(World::new(), |launch| launch.variable("REDIS_URL", url))
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_the_rights_in_the_readme_are_enough() {
+    let redis = Redis::new();
+    allow(&redis, readme_rights());
+    let url = format!("redis://app:hush@127.0.0.1:{}/1", redis.port());
+    is_cached(&server_on(&url)).await;
+    assert_eq!(refused(&redis), Vec::<String>::new());
+
+    let nodes = cluster(3, 0);
+    for node in &nodes {
+        allow(node, &format!("{} +cluster +ping +client", readme_rights()));
+    }
+    let url = format!("redis-cluster://app:hush@127.0.0.1:{}", nodes[0].port());
+    let server = server_on(&url);
+    for _ in 0..6 {
+        is_cached(&server).await;
+    }
+    // Polls too.
+    actix_rt::time::sleep(Duration::from_secs(2)).await;
+    for node in &nodes {
+        assert_eq!(refused(node), Vec::<String>::new());
+    }
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_a_missing_right_is_logged_once_and_reported_until_it_is_given() {
+    let redis = Redis::new();
+    let url = format!("redis://app:hush@127.0.0.1:{}/1", redis.port());
+    for right in readme_rights().split(' ') {
+        allow(&redis, &readme_rights().replace(right, ""));
+        let server = server_on(&url);
+        let log = || server.process.log();
+        assert!(problems(&server.http).await.contains("NOPERM"), "{right}: {}", log());
+        let tokens = server.log_in().await;
+        assert_eq!(server.user(&tokens.access).await, 200);
+        // Two more attempts.
+        actix_rt::time::sleep(Duration::from_millis(2300)).await;
+        assert_eq!(server.process.logged("redis unavailable"), 1, "{right}: {}", log());
+        assert_eq!(server.process.logged("NOPERM"), 1, "{right}: {}", log());
+        assert_eq!(server.process.logged("redis connection"), 0, "{right}: {}", log());
+        allow(&redis, readme_rights());
+        eventually("null".to_owned(), async || problems(&server.http).await).await;
+        assert_eq!(server.process.logged("redis connection established"), 1, "{}", log());
+    }
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_a_refused_password_is_logged_once_in_the_words_of_redis() {
+    let redis = Redis::with(|_| ["--requirepass", "right"].map(str::to_owned).to_vec());
+    let [node, ..] = &cluster(3, 0)[..] else { panic!("no node") };
+    allow(node, readme_rights());
+    for (scheme, login, port, words) in [
+        ("redis", "", redis.port(), "NOAUTH Authentication required"),
+        ("redis", ":wrong@", redis.port(), "WRONGPASS invalid username-password pair"),
+        ("redis-cluster", "app:wrong@", node.port(), "WRONGPASS invalid username-password pair"),
+        ("redis-cluster", "app:hush@", node.port(), "NOPERM this user has no permissions"),
+    ] {
+        let server = server_on(&format!("{scheme}://{login}127.0.0.1:{port}"));
+        let log = || server.process.log();
+        assert!(problems(&server.http).await.contains(words), "{}", log());
+        actix_rt::time::sleep(Duration::from_millis(2300)).await;
+        assert_eq!(server.process.logged("redis unavailable"), 1, "{}", log());
+        assert_eq!(server.process.logged(words), 1, "{}", log());
+        assert_eq!(server.process.logged("redis connection"), 0, "{}", log());
+        assert_eq!(server.process.logged("wrong@"), 0, "{}", log());
+        assert_eq!(server.process.logged("hush"), 0, "{}", log());
+    }
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_rights_that_are_taken_away_break_the_connection_once() {
+    let redis = Redis::new();
+    allow(&redis, readme_rights());
+    let server = server_on(&format!("redis://app:hush@127.0.0.1:{}", redis.port()));
+    is_cached(&server).await;
+    // A refresh writes to Redis, and is refused there.
+    order(&redis, "ACL SETUSER app -set");
+    let tokens = server.log_in().await;
+    assert!(problems(&server.http).await.contains("NOPERM"));
+    assert_eq!(server.user(&tokens.access).await, 200);
+    actix_rt::time::sleep(Duration::from_millis(2300)).await;
+    assert_eq!(server.process.logged("redis unavailable"), 1, "{}", server.process.log());
+    assert_eq!(server.process.logged("redis connection restored"), 0, "{}", server.process.log());
+    order(&redis, "ACL SETUSER app +set");
+    server.process.await_log("redis connection restored");
+}

@@ -1,0 +1,314 @@
+//! Redis loses revocations: it is flushed, evicts, fails over, or was replaced.
+
+use std::time::{Duration, Instant};
+
+use matchbook_bench::{Http, Process, Redis, World};
+use redis::{Commands, Connection};
+
+use crate::parts::start;
+use crate::support::{Server, Tokens, binary, eventually, http};
+
+pub(crate) fn connect(redis: &Redis) -> Connection {
+    redis::Client::open(redis.url()).unwrap().get_connection().unwrap()
+}
+
+/// Sends Redis a command whose response does not matter.
+pub(crate) fn order(redis: &Redis, command: &str) {
+    let mut words = command.split(' ');
+    let mut order = redis::cmd(words.next().unwrap());
+    words.for_each(|word| {
+        order.arg(word);
+    });
+    order.exec(&mut connect(redis)).unwrap();
+}
+
+/// The keys of an access token and of its session's tombstone.
+pub(crate) fn keys(tokens: &Tokens) -> (String, String) {
+    let claims = tokens.claims();
+    let (sid, jti) = (claims["sid"].as_str().unwrap(), claims["jti"].as_str().unwrap());
+    (format!("access:{{{sid}}}:{jti}"), format!("ended:{{{sid}}}"))
+}
+
+/// Two servers on one database, each with its Redis. Both log at level debug.
+pub(crate) struct Pair {
+    pub(crate) here: Server,
+    pub(crate) there: Http,
+    pub(crate) process: Process,
+}
+
+impl Pair {
+    pub(crate) fn start(here: &str, there: &str) -> Self {
+        let world = World::new();
+        let process =
+            world.server(binary()).variable("REDIS_URL", there).set("log.level", "debug").start();
+        let here =
+            start(world, |launch| launch.variable("REDIS_URL", here).set("log.level", "debug"));
+        let there = http(&here.world, &process);
+        Self { here, there, process }
+    }
+
+    pub(crate) fn on(redis: &Redis) -> Self {
+        Self::start(&redis.url(), &redis.url())
+    }
+
+    /// Logs in, with a token that both servers have cached.
+    pub(crate) async fn log_in(&self) -> Tokens {
+        let tokens = self.here.log_in().await;
+        assert_eq!(self.status(&tokens).await, (200, 200));
+        assert_eq!(self.status(&tokens).await, (200, 200));
+        tokens
+    }
+
+    pub(crate) async fn log_out(&self, tokens: &Tokens) {
+        let form = format!("refresh_token={}", tokens.refresh);
+        assert_eq!(self.here.http.post("/logout", &form).await.status, 204);
+    }
+
+    /// How both servers respond to the access token.
+    pub(crate) async fn status(&self, tokens: &Tokens) -> (u16, u16) {
+        let there = self.there.get_as("/user", &tokens.access).await.status;
+        (self.here.user(&tokens.access).await, there)
+    }
+
+    /// Waits until both servers use Redis and say nothing else.
+    pub(crate) async fn ready(&self) {
+        for http in [&self.here.http, &self.there] {
+            eventually("ready".to_owned(), async || {
+                http.get("/health/ready").await.field("status")
+            })
+            .await;
+        }
+    }
+}
+
+/// What a server says is wrong.
+pub(crate) async fn problems(http: &Http) -> String {
+    http.get("/health/ready").await.json()["problems"].to_string()
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_a_flushed_redis_and_a_late_write_revive_no_token() {
+    let redis = Redis::new();
+    let pair = Pair::on(&redis);
+    for _ in 0..5 {
+        let tokens = pair.log_in().await;
+        let (access, _) = keys(&tokens);
+        let mut conn = connect(&redis);
+        let value: String = conn.get(&access).unwrap();
+        pair.log_out(&tokens).await;
+        redis.flush();
+        // As if a request that had read the database before the logout wrote late.
+        conn.set::<_, _, ()>(&access, value).unwrap();
+        assert_eq!(pair.status(&tokens).await, (401, 401));
+        pair.ready().await;
+        assert_eq!(pair.status(&tokens).await, (401, 401));
+    }
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_a_lost_tombstone_revives_no_token() {
+    let redis = Redis::new();
+    let pair = Pair::on(&redis);
+    let tokens = pair.log_in().await;
+    let (_, ended) = keys(&tokens);
+    pair.log_out(&tokens).await;
+    pair.process.await_log("published revocations=1");
+    // As an evicting policy does.
+    assert!(connect(&redis).del::<_, bool>(&ended).unwrap());
+    assert_eq!(pair.status(&tokens).await, (401, 401));
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_an_old_snapshot_revives_no_token() {
+    let redis = Redis::with(|_| ["--enable-debug-command", "yes"].map(str::to_owned).to_vec());
+    let pair = Pair::on(&redis);
+    let tokens = pair.log_in().await;
+    order(&redis, "SAVE");
+    pair.log_out(&tokens).await;
+    pair.process.await_log("published revocations=1");
+    order(&redis, "DEBUG RELOAD NOSAVE");
+    let (access, ended) = keys(&tokens);
+    let mut conn = connect(&redis);
+    assert!(conn.exists::<_, bool>(access).unwrap() && !conn.exists::<_, bool>(ended).unwrap());
+    assert_eq!(pair.status(&tokens).await, (401, 401));
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_a_demoted_primary_is_left_and_told_everything_when_it_is_promoted() {
+    let (redis, other) = (Redis::new(), Redis::new());
+    let pair = Pair::on(&redis);
+    let tokens = pair.log_in().await;
+    let late = pair.log_in().await;
+    // The other one has what is cached, and misses what is revoked from now on.
+    order(&other, &format!("REPLICAOF 127.0.0.1 {}", redis.port()));
+    let mut conn = connect(&other);
+    eventually(true, async || conn.exists::<_, bool>(keys(&late).0).unwrap()).await;
+    order(&other, "REPLICAOF NO ONE");
+    pair.log_out(&tokens).await;
+    pair.process.await_log("published revocations=1");
+
+    // Nobody's connection closes.
+    order(&redis, &format!("REPLICAOF 127.0.0.1 {}", other.port()));
+    let mut conn = connect(&redis);
+    eventually(false, async || conn.exists::<_, bool>(keys(&tokens).1).unwrap()).await;
+    assert!(conn.exists::<_, bool>(keys(&tokens).0).unwrap());
+    for server in [&pair.here.process, &pair.process] {
+        server.await_log("it is a replica, not a primary");
+    }
+    assert!(problems(&pair.there).await.contains("it is a replica, not a primary"));
+    assert_eq!(pair.status(&tokens).await, (401, 401));
+    assert_eq!(pair.status(&late).await, (200, 200));
+    pair.log_out(&late).await;
+    assert_eq!(pair.status(&late).await, (401, 401));
+
+    let restored = || pair.process.logged("redis connection restored");
+    let before = restored();
+    order(&redis, "REPLICAOF NO ONE");
+    pair.ready().await;
+    assert_eq!(pair.status(&tokens).await, (401, 401));
+    for tokens in [tokens, late] {
+        assert!(conn.exists::<_, bool>(keys(&tokens).1).unwrap(), "published again");
+    }
+    assert_eq!(restored(), before + 1, "{}", pair.process.log());
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_a_redis_with_another_history_is_told_everything() {
+    let redis = Redis::new();
+    let pair = Pair::on(&redis);
+    let tokens = pair.log_in().await;
+    pair.log_out(&tokens).await;
+    pair.process.await_log("published revocations=1");
+    let mut conn = connect(&redis);
+    assert!(conn.del::<_, bool>(keys(&tokens).1).unwrap());
+    // It is a primary again before anybody looks, and has begun another history.
+    let mut demote = redis::pipe();
+    demote.cmd("REPLICAOF").arg("127.0.0.1").arg(1).cmd("REPLICAOF").arg("NO").arg("ONE");
+    demote.exec(&mut conn).unwrap();
+    for server in [&pair.here.process, &pair.process] {
+        server.await_log("it was restarted, failed over or replaced");
+        server.await_log("redis connection restored revocations=1");
+    }
+    assert!(conn.exists::<_, bool>(keys(&tokens).1).unwrap());
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_an_evicting_policy_is_reported_at_each_change() {
+    let redis = Redis::with(|_| ["--maxmemory-policy", "volatile-ttl"].map(str::to_owned).to_vec());
+    let metrics = format!("127.0.0.1:{}", matchbook_bench::free_port());
+    let server = start(World::new(), |launch| {
+        launch.variable("REDIS_URL", &redis.url()).set("metrics.address", &metrics)
+    });
+    let measures = Http::new(&format!("http://{metrics}"), None);
+    let evicting = async |policy: Option<&str>| {
+        let problem = |text: String| policy.map_or(text == "null", |policy| text.contains(policy));
+        eventually(true, async || problem(problems(&server.http).await)).await;
+        let text = measures.get("/metrics").await.text;
+        let gauge = format!("matchbook_redis_evicting {}", i32::from(policy.is_some()));
+        assert!(text.contains(&gauge), "{text}");
+    };
+    evicting(Some("volatile-ttl")).await;
+    order(&redis, "CONFIG SET maxmemory-policy allkeys-lru");
+    evicting(Some("allkeys-lru")).await;
+    order(&redis, "CONFIG SET maxmemory-policy noeviction");
+    evicting(None).await;
+    let logged = server.process.logged("redis may evict revocations");
+    assert_eq!(logged, 2, "once per change: {}", server.process.log());
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_a_full_redis_goes_on_being_read_and_a_logout_holds() {
+    let redis = Redis::new();
+    let pair = Pair::on(&redis);
+    let tokens = pair.log_in().await;
+    order(&redis, "CONFIG SET maxmemory 1");
+    let uncached = pair.here.log_in().await;
+    assert_eq!(pair.status(&uncached).await, (200, 200));
+    assert!(problems(&pair.here.http).await.contains("no memory left"));
+    pair.log_out(&tokens).await;
+    assert_eq!(pair.status(&tokens).await, (401, 401), "no tombstone is needed");
+    let mut conn = connect(&redis);
+    assert!(!conn.exists::<_, bool>(keys(&tokens).1).unwrap());
+
+    order(&redis, "CONFIG SET maxmemory 0");
+    pair.ready().await;
+    eventually(true, async || conn.exists::<_, bool>(keys(&tokens).1).unwrap()).await;
+    for server in [&pair.here.process, &pair.process] {
+        assert_eq!(server.logged("redis unavailable"), 0, "{}", server.log());
+        assert!(server.logged("redis has no memory left") <= 1, "{}", server.log());
+    }
+}
+
+/// Locks tables of the database until it is dropped.
+struct Locked(#[expect(dead_code, reason = "it holds the locks")] diesel::PgConnection);
+
+impl Locked {
+    fn tables(server: &Server, tables: &str) -> Self {
+        use diesel::Connection;
+        use diesel::connection::SimpleConnection;
+        let mut conn = diesel::PgConnection::establish(&server.world.database_url()).unwrap();
+        conn.batch_execute(&format!("BEGIN; LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE"))
+            .unwrap();
+        Self(conn)
+    }
+}
+
+#[actix_rt::test]
+#[ignore = "needs PostgreSQL and Redis: make test"]
+async fn a_server_whose_poll_is_slow_stops_trusting_redis() {
+    let redis = Redis::new();
+    let relay = matchbook_bench::Relay::to(&format!("127.0.0.1:{}", redis.port()));
+    let pair = Pair::start(&format!("redis://{}", relay.address()), &redis.url());
+    let tokens = pair.log_in().await;
+    let locked = Locked::tables(&pair.here, "servers");
+    // The server that logs out commits, and can publish nothing.
+    relay.cut();
+    pair.log_out(&tokens).await;
+    assert_eq!(pair.status(&tokens).await, (401, 401));
+    drop(locked);
+    relay.mend();
+    pair.ready().await;
+    assert_eq!(pair.status(&tokens).await, (401, 401));
+}
+
+#[actix_rt::test]
+#[ignore = "needs PostgreSQL and Redis: make test"]
+async fn other_work_on_the_database_does_not_delay_the_poll() {
+    let redis = Redis::new();
+    let pair = Pair::on(&redis);
+    let tokens = pair.log_in().await;
+    // The key ring and every request that reads the database wait; polls need neither.
+    let locked = Locked::tables(&pair.here, "signing_keys, sessions, events");
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_secs(4) {
+        assert_eq!(pair.status(&tokens).await, (200, 200), "cached");
+        actix_rt::time::sleep(Duration::from_millis(50)).await;
+    }
+    drop(locked);
+}
+
+#[actix_rt::test]
+#[ignore = "needs PostgreSQL and Redis: make test"]
+async fn a_cached_token_is_good_for_as_long_as_the_database_is_away() {
+    let redis = Redis::new();
+    let world = World::new();
+    let (relay, url) = world.database_relay();
+    let server = start(world, |launch| {
+        let launch = launch.variable("DATABASE_URL", &url).variable("REDIS_URL", &redis.url());
+        launch.set("database.wait", "300ms")
+    });
+    let tokens = server.log_in().await;
+    relay.cut();
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_secs(5) {
+        assert_eq!(server.user(&tokens.access).await, 200);
+        actix_rt::time::sleep(Duration::from_millis(50)).await;
+    }
+}

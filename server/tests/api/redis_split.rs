@@ -1,0 +1,124 @@
+//! Servers on one database that use different Redis servers, a cluster that fails
+//! over, and a server without Redis.
+
+use std::process::Command;
+
+use matchbook_bench::{Process, Redis};
+use redis::Commands;
+
+use crate::parts::{cluster, start};
+use crate::redis_loss::{Pair, connect, keys, order, problems};
+use crate::support::{binary, eventually, http};
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_a_logout_holds_at_once_at_a_server_with_another_redis() {
+    let (one, other) = (Redis::new(), Redis::new());
+    let pair = Pair::start(&one.url(), &other.url());
+    for _ in 0..4 {
+        let tokens = pair.log_in().await;
+        pair.log_out(&tokens).await;
+        assert_eq!(pair.status(&tokens).await, (401, 401));
+        let mut conn = connect(&other);
+        eventually(true, async || conn.exists::<_, bool>(keys(&tokens).1).unwrap()).await;
+    }
+    for http in [&pair.here.http, &pair.there] {
+        eventually(true, async || problems(http).await.contains("different Redis")).await;
+    }
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_a_logout_at_a_server_without_redis_holds_at_once_at_one_with() {
+    let redis = Redis::new();
+    let world = matchbook_bench::World::new();
+    let process = world.server(binary()).variable("REDIS_URL", &redis.url()).start();
+    let here = start(world, |launch| launch.variable("REDIS_URL", ""));
+    let there = http(&here.world, &process);
+    let pair = Pair { here, there, process };
+    for _ in 0..4 {
+        let tokens = pair.log_in().await;
+        pair.log_out(&tokens).await;
+        assert_eq!(pair.status(&tokens).await, (401, 401));
+    }
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_a_logout_waits_for_no_server_that_has_stopped() {
+    let (one, other) = (Redis::new(), Redis::new());
+    let mut pair = Pair::start(&one.url(), &other.url());
+    pair.process.kill();
+    let count = "SELECT count(*) AS number FROM servers";
+    assert_eq!(pair.here.number(count), 2);
+    let quick = async || {
+        let tokens = pair.here.log_in().await;
+        let since = std::time::Instant::now();
+        pair.log_out(&tokens).await;
+        since.elapsed() < std::time::Duration::from_secs(1)
+    };
+    eventually(true, quick).await;
+    // A minute later its row goes.
+    eventually(1, async || pair.here.number(count)).await;
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_a_cluster_that_fails_over_is_told_everything() {
+    let nodes = cluster(6, 1);
+    let hosts: Vec<_> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
+    let url = format!("redis-cluster://{}", hosts.join(","));
+    let pair = Pair::start(&url, &url);
+    // Enough sessions for each primary to have some.
+    let mut sessions = Vec::new();
+    for _ in 0..24 {
+        sessions.push(pair.log_in().await);
+    }
+    for tokens in &sessions[..8] {
+        pair.log_out(tokens).await;
+    }
+    let restored = |process: &Process| process.logged("redis connection restored");
+    let before = (restored(&pair.here.process), restored(&pair.process));
+    let replica = nodes.iter().find(|node| role(node) == "slave").unwrap();
+    order(replica, "CLUSTER FAILOVER TAKEOVER");
+    for tokens in &sessions[..16] {
+        pair.log_out(tokens).await;
+        assert_eq!(pair.status(tokens).await, (401, 401));
+    }
+    for (process, before) in [(&pair.here.process, before.0), (&pair.process, before.1)] {
+        eventually(true, async || restored(process) > before).await;
+    }
+    pair.ready().await;
+    // As if the new primary had lagged: no tombstone was lost for long.
+    for tokens in &sessions[..16] {
+        assert_eq!(tombstone(&hosts[0], tokens), "1");
+        assert_eq!(pair.status(tokens).await, (401, 401));
+    }
+    for tokens in &sessions[16..] {
+        assert_eq!(pair.status(tokens).await, (200, 200));
+    }
+}
+
+fn role(node: &Redis) -> String {
+    let info: redis::InfoDict = redis::cmd("INFO").query(&mut connect(node)).unwrap();
+    info.get("role").unwrap()
+}
+
+/// The value of a session's tombstone in a cluster.
+fn tombstone(host: &str, tokens: &crate::support::Tokens) -> String {
+    let (_, port) = host.split_once(':').unwrap();
+    let read = Command::new("redis-cli").args(["-c", "-p", port, "GET", &keys(tokens).1]).output();
+    String::from_utf8(read.unwrap().stdout).unwrap().trim().to_owned()
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_a_node_of_a_cluster_is_not_taken_for_a_single_redis() {
+    let nodes = cluster(3, 0);
+    let server = start(matchbook_bench::World::new(), |launch| {
+        launch.variable("REDIS_URL", &nodes[0].url())
+    });
+    assert!(problems(&server.http).await.contains("redis-cluster://"));
+    let tokens = server.log_in().await;
+    assert_eq!(server.user(&tokens.access).await, 200);
+}
