@@ -60,7 +60,7 @@ const LEASE: Duration = Duration::from_secs(2);
 /// When the lease of a server that polls no more is over, as another one counts.
 const LEASE_OVER: Duration = Duration::from_millis(2250);
 /// When a server that polls no more is deleted from the table.
-const FORGET_AFTER: Duration = Duration::from_secs(60);
+const FORGET_AFTER: Duration = Duration::from_secs(20);
 /// How long one look at other servers' polls may take, and the pause between two.
 const BRIEFLY: Duration = Duration::from_millis(500);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);

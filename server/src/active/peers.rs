@@ -106,8 +106,8 @@ mod tests {
         assert_eq!(live(&mut peers, 2, 14_600), 0);
         peers.restart(at(14_700));
         assert_eq!(live(&mut peers, 2, 14_800), 1);
-        assert!(peers.stopped(at(74_700)).is_empty());
-        assert_eq!(peers.stopped(at(74_701)), ["a"]);
+        assert!(peers.stopped(at(34_700)).is_empty());
+        assert_eq!(peers.stopped(at(34_701)), ["a"]);
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod parts;
 mod races;
 mod redis_access;
 mod redis_loss;
+mod redis_poll;
 mod redis_split;
 mod refresh;
 mod secrets;

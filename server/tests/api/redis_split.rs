@@ -45,6 +45,29 @@ async fn with_programs_a_logout_at_a_server_without_redis_holds_at_once_at_one_w
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_a_server_with_another_redis_trusts_it_no_longer_than_the_database_responds()
+{
+    let (one, other) = (Redis::new(), Redis::new());
+    let world = matchbook_bench::World::new();
+    let (relay, url) = world.database_relay();
+    let process = world
+        .server(binary())
+        .variable("REDIS_URL", &other.url())
+        .variable("DATABASE_URL", &url)
+        .set("database.wait", "300ms")
+        .start();
+    let here = start(world, |launch| launch.variable("REDIS_URL", &one.url()));
+    let there = http(&here.world, &process);
+    let pair = Pair { here, there, process };
+    let tokens = pair.log_in().await;
+    eventually(true, async || problems(&pair.there).await.contains("different Redis")).await;
+    relay.cut();
+    pair.log_out(&tokens).await;
+    assert_eq!(pair.status(&tokens).await, (401, 503));
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
 async fn with_programs_a_logout_waits_for_no_server_that_has_stopped() {
     let (one, other) = (Redis::new(), Redis::new());
     let mut pair = Pair::start(&one.url(), &other.url());

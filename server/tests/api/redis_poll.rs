@@ -1,0 +1,122 @@
+//! The poll for revocations, and the database that it reads.
+
+use std::time::{Duration, Instant};
+
+use diesel::Connection;
+use diesel::connection::SimpleConnection;
+use matchbook_bench::{Redis, Relay, World};
+
+use crate::parts::start;
+use crate::redis_loss::Pair;
+use crate::support::{Server, eventually};
+
+/// A transaction on the database that is open until it is dropped.
+struct Transaction(diesel::PgConnection);
+
+impl Transaction {
+    fn begin(server: &Server, statement: &str) -> Self {
+        let mut conn = diesel::PgConnection::establish(&server.world.database_url()).unwrap();
+        conn.batch_execute(&format!("BEGIN; {statement}")).unwrap();
+        Self(conn)
+    }
+
+    fn commit(mut self) {
+        self.0.batch_execute("COMMIT").unwrap();
+    }
+}
+
+fn lock(tables: &str) -> String {
+    format!("LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")
+}
+
+fn revoke(txid: &str) -> String {
+    format!(
+        "INSERT INTO ends (session_id, access_until, txid) \
+         VALUES (gen_random_uuid(), now() + INTERVAL '10 minutes', {txid})"
+    )
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_a_revocation_that_commits_late_is_read() {
+    let redis = Redis::new();
+    let pair = Pair::on(&redis);
+    let late = Transaction::begin(&pair.here, &revoke("pg_current_xact_id()::text::bigint"));
+    // Others commit meanwhile, and polls see them.
+    for number in 1..=3 {
+        let tokens = pair.log_in().await;
+        pair.log_out(&tokens).await;
+        eventually(number, async || pair.process.logged("published revocations=1")).await;
+    }
+    late.commit();
+    eventually(4, async || pair.process.logged("published revocations=1")).await;
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_a_new_connection_reads_every_revocation() {
+    let redis = Redis::new();
+    let pair = Pair::on(&redis);
+    // As a database that was restored, or failed over, and counts transactions anew.
+    pair.here.sql(&revoke("1"));
+    pair.here.sql(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+         WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    );
+    for process in [&pair.here.process, &pair.process] {
+        process.await_log("published revocations=1");
+    }
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_a_server_whose_poll_is_slow_stops_trusting_redis() {
+    let redis = Redis::new();
+    let relay = Relay::to(&format!("127.0.0.1:{}", redis.port()));
+    let pair = Pair::start(&format!("redis://{}", relay.address()), &redis.url());
+    let tokens = pair.log_in().await;
+    let locked = Transaction::begin(&pair.here, &lock("servers"));
+    // The server that logs out commits, and can publish nothing.
+    relay.cut();
+    pair.log_out(&tokens).await;
+    assert_eq!(pair.status(&tokens).await, (401, 401));
+    drop(locked);
+    relay.mend();
+    pair.ready().await;
+    assert_eq!(pair.status(&tokens).await, (401, 401));
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_other_work_on_the_database_does_not_delay_the_poll() {
+    let redis = Redis::new();
+    let pair = Pair::on(&redis);
+    let tokens = pair.log_in().await;
+    // The key ring and every request that reads the database wait; polls need neither.
+    let locked = Transaction::begin(&pair.here, &lock("signing_keys, sessions, events"));
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_secs(4) {
+        assert_eq!(pair.status(&tokens).await, (200, 200), "cached");
+        actix_rt::time::sleep(Duration::from_millis(50)).await;
+    }
+    drop(locked);
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_a_cached_token_is_good_for_as_long_as_the_database_is_away() {
+    let redis = Redis::new();
+    let world = World::new();
+    let (relay, url) = world.database_relay();
+    let server = start(world, |launch| {
+        let launch = launch.variable("DATABASE_URL", &url).variable("REDIS_URL", &redis.url());
+        launch.set("database.wait", "300ms")
+    });
+    let tokens = server.log_in().await;
+    relay.cut();
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_secs(5) {
+        assert_eq!(server.user(&tokens.access).await, 200);
+        actix_rt::time::sleep(Duration::from_millis(50)).await;
+    }
+}
