@@ -100,6 +100,10 @@ impl Redis {
     /// # Panics
     /// When it does not respond, or does not catch up within a minute.
     pub fn replicate(&self, primary: &Self) {
+        // It would wait for more replicas first.
+        let mut eager = redis::cmd("CONFIG");
+        eager.arg(&["SET", "repl-diskless-sync-delay", "0"]);
+        eager.exec(&mut connect(&primary.url()).unwrap()).unwrap();
         let mut conn = connect(&self.url()).unwrap();
         let mut order = redis::cmd("REPLICAOF");
         order.arg("127.0.0.1").arg(primary.port).exec(&mut conn).unwrap();

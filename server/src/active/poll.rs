@@ -17,6 +17,7 @@ use crate::store::servers::{self, Server};
 
 use super::identity::Unusable;
 use super::link::Link;
+use super::peers::Peers;
 use super::{APART, ActiveTokens, BETWEEN_POLLS, LEASE, POLL_EVERY};
 
 /// How long a poll waits for the database. One that takes longer than the lease
@@ -141,7 +142,7 @@ impl ActiveTokens {
                 if error.is_connection_fault() && poller.is_united {
                     redis.polled(began);
                 }
-                self.with_peers(|peers, now| peers.restart(now));
+                self.with_peers(Peers::restart);
                 redis.problems.poll(Some(error.to_string()));
                 return;
             }
@@ -172,7 +173,7 @@ impl ActiveTokens {
         let read = match poller.read(&usable.identity, Cursor::START).await {
             Ok(read) => read,
             Err(error) => {
-                self.with_peers(|peers, now| peers.restart(now));
+                self.with_peers(Peers::restart);
                 return Err(Unusable::Database(error.to_string()));
             }
         };

@@ -68,6 +68,11 @@ impl Pair {
         (self.here.user(&tokens.access).await, there)
     }
 
+    /// Waits until the server that was not asked to log out has read the revocation.
+    pub(crate) async fn read_there(&self) {
+        eventually(true, async || self.process.logged("revocations=1") > 0).await;
+    }
+
     /// Waits until both servers use Redis and say nothing else.
     pub(crate) async fn ready(&self) {
         for http in [&self.here.http, &self.there] {
@@ -121,7 +126,7 @@ async fn with_programs_a_lost_tombstone_revives_no_token() {
     let tokens = pair.log_in().await;
     let (_, ended) = keys(&tokens);
     pair.log_out(&tokens).await;
-    pair.process.await_log("published revocations=1");
+    pair.read_there().await;
     // As an evicting policy does.
     assert!(connect(&redis).del::<_, bool>(&ended).unwrap());
     assert_eq!(pair.status(&tokens).await, (401, 401));
@@ -135,7 +140,7 @@ async fn with_programs_an_old_snapshot_revives_no_token() {
     let tokens = pair.log_in().await;
     order(&redis, "SAVE");
     pair.log_out(&tokens).await;
-    pair.process.await_log("published revocations=1");
+    pair.read_there().await;
     order(&redis, "DEBUG RELOAD NOSAVE");
     let (access, ended) = keys(&tokens);
     let mut conn = connect(&redis);
@@ -151,17 +156,15 @@ async fn with_programs_a_demoted_primary_is_left_and_told_everything_when_it_is_
     let tokens = pair.log_in().await;
     let late = pair.log_in().await;
     // The other one has what is cached, and misses what is revoked from now on.
-    order(&other, &format!("REPLICAOF 127.0.0.1 {}", redis.port()));
-    let mut conn = connect(&other);
-    eventually(true, async || conn.exists::<_, bool>(keys(&late).0).unwrap()).await;
-    order(&other, "REPLICAOF NO ONE");
+    other.replicate(&redis);
+    other.promote();
     pair.log_out(&tokens).await;
-    pair.process.await_log("published revocations=1");
+    pair.read_there().await;
 
     // Nobody's connection closes.
-    order(&redis, &format!("REPLICAOF 127.0.0.1 {}", other.port()));
+    redis.replicate(&other);
     let mut conn = connect(&redis);
-    eventually(false, async || conn.exists::<_, bool>(keys(&tokens).1).unwrap()).await;
+    assert!(!conn.exists::<_, bool>(keys(&tokens).1).unwrap());
     assert!(conn.exists::<_, bool>(keys(&tokens).0).unwrap());
     for server in [&pair.here.process, &pair.process] {
         server.await_log("it is a replica, not a primary");
@@ -190,7 +193,7 @@ async fn with_programs_a_redis_with_another_history_is_told_everything() {
     let pair = Pair::on(&redis);
     let tokens = pair.log_in().await;
     pair.log_out(&tokens).await;
-    pair.process.await_log("published revocations=1");
+    pair.read_there().await;
     let mut conn = connect(&redis);
     assert!(conn.del::<_, bool>(keys(&tokens).1).unwrap());
     // It is a primary again before anybody looks, and has begun another history.

@@ -8,7 +8,7 @@ use matchbook_bench::{Redis, Relay, World};
 
 use crate::parts::start;
 use crate::redis_loss::Pair;
-use crate::support::{Server, eventually};
+use crate::support::{Server, binary, eventually, http};
 
 /// A transaction on the database that is open until it is dropped.
 struct Transaction(diesel::PgConnection);
@@ -118,5 +118,28 @@ async fn with_programs_a_cached_token_is_good_for_as_long_as_the_database_is_awa
     while since.elapsed() < Duration::from_secs(5) {
         assert_eq!(server.user(&tokens.access).await, 200);
         actix_rt::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_a_logout_on_sqlite_holds_at_a_server_with_another_redis() {
+    let (one, other) = (Redis::new(), Redis::new());
+    let world = World::new();
+    let url = format!("sqlite://{}", world.folder().join("shared.db").display());
+    let on = |redis: &Redis| {
+        let launch = world.server(binary()).variable("REDIS_URL", &redis.url());
+        launch.variable("DATABASE_URL", &url).set("log.level", "debug").start()
+    };
+    let process = on(&other);
+    let here = on(&one);
+    let (there, here) =
+        (http(&world, &process), Server { http: http(&world, &here), process: here, world });
+    let pair = Pair { here, there, process };
+    for number in 1..=3 {
+        let tokens = pair.log_in().await;
+        pair.log_out(&tokens).await;
+        assert_eq!(pair.status(&tokens).await, (401, 401));
+        assert_eq!(pair.process.logged("published revocations=1"), number);
     }
 }
