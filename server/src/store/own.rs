@@ -57,7 +57,7 @@ impl Error {
 impl Own {
     pub(super) fn new(url: &Url, writer: Option<Arc<Semaphore>>) -> Self {
         Self {
-            connector: Arc::new(Connector::new(url)),
+            connector: Arc::new(Connector::new(url, Duration::ZERO)),
             writer,
             idle: Arc::default(),
             connections: Arc::default(),
