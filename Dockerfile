@@ -1,6 +1,10 @@
 # One file, a target for each binary: `docker build --target server .`
 
-FROM rust:1-bookworm AS build
+# `docker/images.env` has both by their digests.
+ARG RUST_IMAGE=rust:1-bookworm
+ARG DEBIAN_IMAGE=debian:bookworm-slim
+
+FROM ${RUST_IMAGE} AS build
 WORKDIR /src
 # The dependencies alone first, against empty sources: this layer is built anew
 # only when a manifest changes.
@@ -21,7 +25,7 @@ COPY migrations migrations
 RUN touch */src/lib.rs */src/main.rs \
  && cargo build --release --locked -p matchbook-server -p matchbook-client
 
-FROM debian:bookworm-slim AS runtime
+FROM ${DEBIAN_IMAGE} AS runtime
 RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates libssl3 \
  && rm -rf /var/lib/apt/lists/*

@@ -38,6 +38,22 @@ async fn the_certificate_is_good_under_the_development_ca_and_under_no_other() {
     assert!(shown.contains("Verify return code: 0 (ok)"), "{shown}");
 }
 
+/// `deny.toml` counts on it: the version of h2 that is linked has a known fault.
+#[actix_rt::test]
+async fn http_2_is_not_negotiated() {
+    let server = Server::start();
+    let address = server.process.url().strip_prefix("https://").unwrap();
+    for (offered, selected) in [("h2,http/1.1", "ALPN protocol: http/1.1"), ("h2", "No ALPN")] {
+        let shown = Command::new("openssl")
+            .args(["s_client", "-connect", address, "-alpn", offered])
+            .stdin(std::process::Stdio::null())
+            .output()
+            .unwrap();
+        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+        assert!(shown.contains(selected), "{offered}: {shown}");
+    }
+}
+
 #[actix_rt::test]
 async fn the_development_ca_outlives_a_restart() {
     let mut server = Server::start();
