@@ -96,10 +96,7 @@ impl DataDir {
                 }
                 _ => {}
             }
-            // The name, too, has to outlive a power cut.
-            let folder = path.parent().unwrap_or(&self.0);
-            let synced = fs::File::open(folder).and_then(|folder| folder.sync_all());
-            synced.map_err(failed(&path, "made"))?;
+            self.sync_name(&path)?;
         }
         Ok(self.read(name)?)
     }
@@ -124,9 +121,27 @@ impl DataDir {
         if fs::read_to_string(&path).is_ok_and(|present| present == content) {
             return Ok(());
         }
+        self.replace(name, content, 0o644)
+    }
+
+    /// Replaces the file `name`. A reader sees the old or the new one, after a
+    /// power cut as well.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn replace(&self, name: &str, content: &str, mode: u32) -> Result<(), Error> {
         self.make()?;
-        let written = self.write_aside(&path, content, 0o644)?;
-        fs::rename(&written, &path).map_err(failed(&path, "written"))
+        let path = self.path(name);
+        let written = self.write_aside(&path, content, mode)?;
+        fs::rename(&written, &path).map_err(failed(&path, "written"))?;
+        self.sync_name(&path)
+    }
+
+    /// Waits until the disk has the name of a file.
+    fn sync_name(&self, path: &Path) -> Result<(), Error> {
+        let folder = path.parent().unwrap_or(&self.0);
+        let synced = fs::File::open(folder).and_then(|folder| folder.sync_all());
+        synced.map_err(failed(path, "written"))
     }
 
     /// Writes a file beside `path` and waits until the disk has it.

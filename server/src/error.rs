@@ -48,6 +48,8 @@ pub enum Error {
     Store(store::Error),
     /// A key operation failed.
     Keys(keys::Error),
+    /// This server has no key to sign with: its secret is not the database's.
+    NoKey,
 }
 
 impl From<store::Error> for Error {
@@ -58,7 +60,10 @@ impl From<store::Error> for Error {
 
 impl From<keys::Error> for Error {
     fn from(error: keys::Error) -> Self {
-        Self::Keys(error)
+        match error {
+            keys::Error::NoKey => Self::NoKey,
+            error => Self::Keys(error),
+        }
     }
 }
 
@@ -89,6 +94,7 @@ impl Error {
             Self::MethodNotAllowed(_) => "method_not_allowed",
             Self::TooLarge => "too_large",
             Self::TooSlow => "too_slow",
+            Self::NoKey => "temporarily_unavailable",
             Self::Store(error) if error.will_pass() => "temporarily_unavailable",
             Self::Store(_) | Self::Keys(_) => "server_error",
         }
@@ -154,6 +160,7 @@ impl fmt::Display for Error {
             }
             Self::TooLarge => "The request is longer than any that is good.",
             Self::TooSlow => "The request did not arrive in time: send it again.",
+            Self::NoKey => "The server has no key to sign with: try again in a moment.",
             Self::Store(error) if error.will_pass() => {
                 "The server cannot reach its database: try again in a moment."
             }
@@ -177,6 +184,7 @@ impl ResponseError for Error {
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::NoKey => StatusCode::SERVICE_UNAVAILABLE,
             Self::Store(error) if error.will_pass() => StatusCode::SERVICE_UNAVAILABLE,
             Self::Store(_) | Self::Keys(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -186,6 +194,7 @@ impl ResponseError for Error {
         match self {
             Self::Store(error) => tracing::error!(%error, "the database failed a request"),
             Self::Keys(error) => tracing::error!(%error, "a key operation failed"),
+            Self::NoKey => tracing::error!("no key to sign with"),
             _ => {}
         }
         let mut response = HttpResponse::build(self.status_code());

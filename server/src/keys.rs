@@ -6,6 +6,7 @@
 //! meets a key that it does not know. Every server reads the ring anew each
 //! second.
 
+mod replace;
 mod seal;
 mod sequence;
 mod signing_key;
@@ -27,6 +28,7 @@ use crate::store::signing_keys::{Heir, StoredKey};
 use crate::store::{self, Conn, Store, signing_keys};
 use crate::token::{Access, Claims, NoRandomness};
 
+pub use replace::{check_new_secret, replace_all};
 pub use seal::{Derived, SealingKeys};
 pub use sequence::{Phase, phases};
 pub use signing_key::Algorithm;
@@ -90,6 +92,16 @@ pub enum Error {
     /// A signature could not be made.
     #[error("an access token could not be signed")]
     Signature,
+    /// No key in force can be opened with this server's secrets.
+    #[error("there is no key to sign with: the keys in force were sealed under another secret")]
+    NoKey,
+    /// The secret that was said to be compromised is still in force.
+    #[error(
+        "the database is used with `secret` or with one of `old_secrets`: where that one is \
+         compromised, set a new `secret` (`openssl rand -base64 32`), name the compromised one \
+         nowhere, and run this again"
+    )]
+    SecretInUse,
     /// The work was cancelled.
     #[error("a key was not made: {0}")]
     Unfinished(#[from] actix_rt::task::JoinError),
@@ -233,7 +245,7 @@ impl KeyRing {
         let ring = self.ring();
         let begun = ring.keys.iter().rfind(|key| key.signs_from <= now);
         // A clock that was set back may find none that has begun.
-        begun.or(ring.keys.first()).ok_or(Error::Signature)?.key.sign(&payload)
+        begun.or(ring.keys.first()).ok_or(Error::NoKey)?.key.sign(&payload)
     }
 
     /// What an access token says that a published key signed and that has not
@@ -265,6 +277,12 @@ impl KeyRing {
         let lead = self.options.publish_lead;
         let max_age = (lead / 2).min(lead.saturating_sub(ring.read_at.elapsed()));
         KeySet { max_age, ..ring.set.clone() }
+    }
+
+    /// Whether this server has a key to sign with.
+    #[must_use]
+    pub fn can_sign(&self) -> bool {
+        !self.ring().keys.is_empty()
     }
 
     /// Whether this server can open every key that others sign with.

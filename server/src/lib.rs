@@ -3,12 +3,13 @@
 //!
 //! The modules in reading order. Each uses only those that come after it:
 //! `app → http → error → state → config → sweeper → sessions → keys, active →
-//! metrics, limits, proxies → store → token → clock`; `explain` and `key_commands` stand beside `app`, and
-//! `tls`, `secret` and `data_dir` serve it.
+//! metrics, limits, proxies → store → token → clock`; `explain`, `key_commands` and `secret_commands` stand
+//! beside `app`, and `tls`, `secret` and `data_dir` serve it.
 
 pub mod app;
 pub mod explain;
 pub mod key_commands;
+pub mod secret_commands;
 pub mod tls;
 
 pub mod http;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use matchbook_server::config::{self, Config};
-use matchbook_server::{app, clock, explain, key_commands};
+use matchbook_server::{app, clock, explain, key_commands, secret_commands};
 use rustix::fs::Mode;
 use rustix::process::umask;
 
@@ -35,6 +35,22 @@ enum Command {
     /// See and change the keys that sign access tokens.
     #[command(subcommand)]
     Keys(Keys),
+    /// Replace the server's secret.
+    #[command(subcommand)]
+    Secret(Secret),
+}
+
+#[derive(Clone, Subcommand)]
+enum Secret {
+    /// End everything that somebody who knows the old secret could use: revoke all
+    /// signing keys, end all sessions, and replace a generated secret. A configured
+    /// one has to be the new one already.
+    Rotate {
+        /// Say that others may know the old secret. A planned change needs no
+        /// command: see `old_secrets`.
+        #[arg(long, required = true)]
+        compromised: bool,
+    },
 }
 
 #[derive(Clone, Subcommand)]
@@ -82,6 +98,10 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         Command::CheckConfig => Ok(settings.print(&mut std::io::stdout().lock())?),
         Command::Health => Ok(app::health(&config).await?),
         Command::Explain => explain(&config),
+        Command::Secret(Secret::Rotate { .. }) => {
+            let said = secret_commands::rotate_compromised(&config)?;
+            Ok(write!(std::io::stdout(), "{said}")?)
+        }
         Command::Keys(command) => Ok(write!(std::io::stdout(), "{}", keys(&config, command)?)?),
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use crate::data_dir::{self, DataDir};
 use crate::token::{NoRandomness, Secret};
@@ -72,8 +72,28 @@ pub fn get_or_create(
     if let Some(secret) = configured {
         return Ok(secret.clone());
     }
-    let generated = data_dir.once(FILE, || Ok::<_, Error>(Secret::random()?.to_base64()))?;
+    let make = || Ok::<_, Error>(generate()?.expose_secret().to_owned());
+    let generated = data_dir.once(FILE, make)?;
     check_file(data_dir, &generated)
+}
+
+/// Generates a secret.
+///
+/// # Errors
+/// When the system has no random bytes.
+pub fn generate() -> Result<SecretString, NoRandomness> {
+    Ok(Secret::random()?.to_base64().into())
+}
+
+/// Puts `secret` in the place of the one that the first start generated; returns
+/// where that is.
+///
+/// # Errors
+/// When no start has generated one, or it cannot be replaced.
+pub fn replace(data_dir: &DataDir, secret: &SecretString) -> Result<PathBuf, Error> {
+    data_dir.read(FILE)?;
+    data_dir.replace(FILE, secret.expose_secret(), 0o600)?;
+    Ok(data_dir.path(FILE))
 }
 
 /// Returns the secret of a server that has run, for the commands beside it,

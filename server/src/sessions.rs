@@ -7,6 +7,8 @@
 //! the [`Retry`] rules say, and nobody but who shows it can compute that
 //! successor. Any other use of a rotated token means that it was copied.
 
+mod everybody;
+
 use std::cmp::Ordering;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,6 +16,8 @@ use std::time::Duration;
 
 use diesel::{Connection, QueryResult};
 use matchbook_shared::Reason;
+
+pub use everybody::log_everybody_out;
 
 use crate::clock::Timestamp;
 use crate::store::ends::{self, End};

@@ -31,10 +31,14 @@ pub(super) async fn ready(state: web::Data<State>) -> HttpResponse {
                 .to_owned(),
         );
     }
-    let (status, code) = match (&database, problems.is_empty()) {
-        (Err(_), _) => (ServerStatus::Unavailable, StatusCode::SERVICE_UNAVAILABLE),
-        (Ok(()), false) => (ServerStatus::Degraded, StatusCode::OK),
-        (Ok(()), true) => (ServerStatus::Ready, StatusCode::OK),
+    let can_sign = state.keys.can_sign();
+    if !can_sign {
+        problems.push("There is no key to sign with: nothing can be granted.".to_owned());
+    }
+    let (status, code) = match (database.is_ok() && can_sign, problems.is_empty()) {
+        (false, _) => (ServerStatus::Unavailable, StatusCode::SERVICE_UNAVAILABLE),
+        (true, false) => (ServerStatus::Degraded, StatusCode::OK),
+        (true, true) => (ServerStatus::Ready, StatusCode::OK),
     };
     let mut response = HttpResponse::build(code);
     if code == StatusCode::SERVICE_UNAVAILABLE {

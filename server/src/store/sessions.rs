@@ -207,6 +207,35 @@ pub fn end(
         .optional()
 }
 
+/// Ends the next `limit` sessions after `after` that have not ended; returns them
+/// in their order, each with its user and the end of its last access token.
+///
+/// # Errors
+/// When a statement fails.
+pub fn end_next(
+    conn: &mut Conn,
+    after: SessionId,
+    limit: i64,
+    reason: &str,
+    now: Timestamp,
+) -> QueryResult<Vec<(SessionId, UserId, Option<Timestamp>)>> {
+    let next = sessions::table
+        .filter(sessions::id.gt(after))
+        .filter(sessions::ended_at.is_null())
+        .order(sessions::id)
+        .limit(limit)
+        .select((sessions::id, sessions::user_id, sessions::access_until));
+    let ended: Vec<(SessionId, UserId, Option<Timestamp>)> = match conn {
+        Conn::Postgres(conn) => next.for_update().load(conn)?,
+        Conn::Sqlite(conn) => next.load(conn)?,
+    };
+    let ids = ended.iter().map(|(id, ..)| *id);
+    diesel::update(sessions::table.filter(sessions::id.eq_any(ids)))
+        .set((sessions::ended_at.eq(now), sessions::end_reason.eq(reason)))
+        .execute(conn)?;
+    Ok(ended)
+}
+
 /// Ends all sessions of a user that have not ended, but for the one to `keep`;
 /// answers which those were, and until when access tokens of theirs are out.
 ///

@@ -106,6 +106,25 @@ pub fn revoke(conn: &mut Conn, kid: &str, heir: &Heir<'_>, now: Timestamp) -> Qu
     }
 }
 
+/// Revokes all keys and adds `key`; returns how many were revoked, or `None` where
+/// another server added a key at the same time.
+///
+/// # Errors
+/// When a statement fails.
+pub fn replace_all(conn: &mut Conn, key: &StoredKey, now: Timestamp) -> QueryResult<Option<usize>> {
+    let replaced = conn.write(|conn| {
+        let unrevoked = signing_keys::table.filter(signing_keys::revoked_at.is_null());
+        let revoked =
+            diesel::update(unrevoked).set(signing_keys::revoked_at.eq(now)).execute(conn)?;
+        if insert(conn, key)? { Ok(revoked) } else { Err(QueryError::RollbackTransaction) }
+    });
+    match replaced {
+        Ok(revoked) => Ok(Some(revoked)),
+        Err(QueryError::RollbackTransaction) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Puts another encryption of the same key in the place of the one that was
 /// seen, unless another server has done so.
 ///

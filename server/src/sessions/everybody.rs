@@ -1,0 +1,44 @@
+//! The end of every session at once.
+
+use diesel::QueryResult;
+
+use super::{Device, EndReason, Policy, Subject, What, note_end, record};
+use crate::clock::Timestamp;
+use crate::store::{self, Conn};
+use crate::token::{EventId, SessionId};
+
+/// How many sessions end in one transaction.
+const BATCH: i64 = 500;
+
+/// Ends every live session, each with a revocation that all servers publish and an
+/// entry of the audit log. Returns how many.
+///
+/// # Errors
+/// When a statement fails. The sessions of earlier batches have ended then.
+pub fn log_everybody_out(
+    conn: &mut Conn,
+    first_event: EventId,
+    policy: &Policy,
+    now: Timestamp,
+) -> QueryResult<usize> {
+    let device = Device { user_agent: Some("matchbook-server".to_owned()), ip: None };
+    let mut after = SessionId::FIRST;
+    let mut count = 0;
+    loop {
+        let ended = conn.write(|conn| {
+            let reason = EndReason::LoggedOut.as_str();
+            let ended = store::sessions::end_next(conn, after, BATCH, reason, now)?;
+            for ((session, user, access_until), n) in ended.iter().copied().zip(count..) {
+                note_end(conn, session, access_until, policy, now)?;
+                let subject = Subject { session, user: Some(user), generation: None };
+                record(conn, What::LoggedOut, None, &subject, &device, first_event.nth(n), now)?;
+            }
+            Ok(ended)
+        })?;
+        count += ended.len() as u128;
+        match ended.last() {
+            Some((last, ..)) => after = *last,
+            None => return Ok(usize::try_from(count).unwrap_or(usize::MAX)),
+        }
+    }
+}
