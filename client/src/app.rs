@@ -213,6 +213,10 @@ async fn read<T: serde::de::DeserializeOwned>(
     if response.status().as_u16() != StatusCode::OK.as_u16() {
         return Err(Failure::of(&response));
     }
+    // The parser's own words may quote what it read.
+    let problem = || "this is not the server's answer".to_owned();
     let read = response.json().await;
-    read.map_err(|error| matchbook_client::Error::Unexpected(error.to_string()).into())
+    read.map_err(|_| {
+        matchbook_client::Error::Transient { problem: problem(), retry_after: None }.into()
+    })
 }

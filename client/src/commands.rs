@@ -93,6 +93,7 @@ impl From<Error> for Failure {
             Error::NotLoggedIn => Self::NotLoggedIn,
             Error::LoggedOut(_) => Self::LoggedOut,
             Error::Transient { problem, .. } => Self::Transient(problem),
+            Error::Superseded => Self::Transient(error.to_string()),
             Error::OtherSignIn => Self::OtherSignIn,
             Error::Invalid(_) | Error::ForeignOrigin(_) => Self::Usage(error),
             error => Self::Other(error.to_string()),
@@ -144,7 +145,8 @@ async fn info(session: &Session) -> Outcome {
         return show(response).await;
     }
     let user = response.json::<UserInfo>().await;
-    let user = user.map_err(|error| Error::Unexpected(error.to_string()))?;
+    // The parser's own words may quote what it read.
+    let user = user.map_err(|_| Failure::Transient("this is not the server's answer".into()))?;
     say(&format!("User Id: {}", user.user_id))
 }
 

@@ -4,7 +4,7 @@
 use std::borrow::Borrow;
 use std::fmt;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use actix_rt::task::spawn_blocking;
@@ -128,8 +128,10 @@ pub(crate) struct Granted {
     /// When the request was sent that they answer; unknown of what was read from
     /// a store.
     sent_at: Option<Instant>,
-    /// The attempt key of those that they came in place of.
+    /// The idempotency key of those that they came in place of.
     pub(crate) replaces: Option<String>,
+    /// The idempotency key of the refresh of these, made when it begins.
+    key: OnceLock<String>,
     /// `Authorization` as every request carries it (RFC 6750 §2.1); `None` where
     /// the access token has characters that no header takes.
     pub(crate) bearer: Option<HeaderValue>,
@@ -142,7 +144,17 @@ impl Granted {
             bearer.set_sensitive(true);
             bearer
         });
-        Self { tokens, sent_at, replaces, bearer }
+        Self { tokens, sent_at, replaces, key: OnceLock::new(), bearer }
+    }
+
+    /// The idempotency key for the refresh of these tokens: the same for each try.
+    pub(crate) fn idempotency_key(&self) -> String {
+        self.key.get_or_init(|| Uuid::new_v4().to_string()).clone()
+    }
+
+    /// Whether `stored` are those that these came in place of.
+    pub(crate) fn succeed(&self, stored: &Stored) -> bool {
+        self.replaces.is_some() && self.replaces == stored.attempt_key
     }
 
     /// What a sign-in grants to a request sent at `sent_at`.
@@ -151,7 +163,7 @@ impl Granted {
             access_token: tokens.token,
             refresh_token: tokens.refresh_token,
             expires_in: Some(tokens.expires_in),
-            attempt_key: Uuid::new_v4().to_string(),
+            attempt_key: None,
             refreshes: 0,
             sign_in: Uuid::new_v4().to_string(),
         };
@@ -170,11 +182,11 @@ impl Granted {
             access_token,
             refresh_token,
             expires_in,
-            attempt_key: Uuid::new_v4().to_string(),
+            attempt_key: None,
             refreshes: before.refreshes.saturating_add(1),
             sign_in: before.sign_in.clone(),
         };
-        let replaces = Some(before.attempt_key.clone());
+        let replaces = before.attempt_key.clone();
         Self::new(tokens, Some(sent_at), replaces)
     }
 
@@ -397,8 +409,7 @@ impl Credential {
         if held.tokens.access_token != refused.tokens.access_token {
             return Some(held);
         }
-        let older = refused.replaces.as_ref() == Some(&stored.attempt_key);
-        if older || stored.access_token == refused.tokens.access_token {
+        if refused.succeed(&stored) || stored.access_token == refused.tokens.access_token {
             return None;
         }
         let adopted: Held = Arc::new(stored.into());

@@ -15,6 +15,13 @@ pub enum Error {
     /// are erased.
     #[error("the session has ended: log in again")]
     LoggedOut(Option<Reason>),
+    /// A newer refresh token of this session was issued to somebody else a moment
+    /// ago, and the store does not have it: another process that keeps its tokens
+    /// elsewhere, or a copy. The tokens are kept; the server decides at the next try.
+    #[error(
+        "newer tokens of this session were issued to another process, or to a copy of the tokens"
+    )]
+    Superseded,
     /// The server could not be asked, or could not answer, this time. The
     /// tokens are kept: the same call may succeed later.
     #[error("{problem}")]

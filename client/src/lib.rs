@@ -40,6 +40,7 @@ mod event;
 mod protocol;
 mod refresh;
 mod request;
+mod scrub;
 mod server;
 mod session;
 mod store;

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use awc::http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use awc::http::{Method, StatusCode};
-use matchbook_shared::{Reason, Tokens};
+use matchbook_shared::{Reason, SERVER_MARK, SERVER_MARK_VALUE, Tokens};
 use openssl::base64::encode_block;
 use serde::Deserialize;
 
 use crate::credential::Granted;
+use crate::scrub::scrub;
 use crate::server::{compressed, refusal, retry_after};
 use crate::store::Stored;
 use crate::transport::{Http, IDEMPOTENCY_KEY, Outgoing, Response, is_json, is_repeatable};
@@ -77,11 +78,26 @@ pub(crate) struct Refusal {
 }
 
 impl Refusal {
-    /// What a person may be told.
-    pub(crate) fn said(&self) -> &str {
+    /// What a person may be told, without `secrets`.
+    pub(crate) fn said(&self, secrets: &[&str]) -> String {
         let said = self.message.as_deref().or(self.error_description.as_deref());
-        said.unwrap_or(&self.error)
+        scrub(said.unwrap_or(&self.error), secrets)
     }
+
+    /// Whether the server of these tokens says that the refresh token is not good. A
+    /// gateway's error has other words; a Matchbook server always has a message.
+    fn is_invalid_grant(&self, oauth: bool) -> bool {
+        self.error == INVALID_GRANT && (oauth || self.message.is_some())
+    }
+}
+
+/// What a server may quote when it finds fault with a request about these tokens.
+pub(crate) fn secrets<'a>(server: &'a Server, held: &'a Stored) -> Vec<&'a str> {
+    let client_secret = server.as_oauth().and_then(|oauth| oauth.client_secret.as_deref());
+    let mut secrets = vec![held.refresh_token.as_str(), held.access_token.as_str()];
+    secrets.extend(held.attempt_key.as_deref());
+    secrets.extend(client_secret);
+    secrets
 }
 
 /// Trades the refresh token of `held` for new tokens.
@@ -95,7 +111,8 @@ pub(crate) async fn refresh(
         None => {
             let mut headers = HeaderMap::new();
             // Keys are UUIDs.
-            if let Ok(key) = HeaderValue::from_str(&held.attempt_key) {
+            let key = held.attempt_key.as_deref().map(HeaderValue::from_str);
+            if let Some(Ok(key)) = key {
                 headers.insert(HeaderName::from_static(IDEMPOTENCY_KEY), key);
             }
             Form {
@@ -119,29 +136,21 @@ pub(crate) async fn refresh(
     let (mut response, oauth) = (response?, server.as_oauth().is_some());
     let status = response.status();
     let retry_after = retry_after(&response);
-    // What is not the JSON of a token server comes from something in between, and
-    // may pass.
-    let from_elsewhere = || Error::Transient {
-        problem: format!("{} to a refresh, from no token server", status.as_u16()),
-        retry_after,
-    };
-    match status {
-        StatusCode::OK => granted(response, held, oauth, sent_at).await,
-        StatusCode::UNAUTHORIZED | StatusCode::BAD_REQUEST => {
-            let Ok(refusal) = response.json::<Refusal>().await else {
-                return Err(from_elsewhere());
-            };
-            let ended = status == StatusCode::UNAUTHORIZED && !oauth;
-            if ended || refusal.error == INVALID_GRANT {
-                return Err(Error::LoggedOut(refusal.reason));
-            }
-            // Whatever it says, it has seen a token and may quote it.
-            let said = refusal.said().replace(&held.refresh_token, "…");
-            Err(Error::Unexpected(said))
+    let may_end = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::BAD_REQUEST);
+    if status == StatusCode::OK {
+        granted(response, held, oauth, sent_at).await
+    } else if may_end && is_json(&response) {
+        let is_ours = is_from_server(server, &response);
+        match response.json::<Refusal>().await {
+            Ok(refusal) if refusal.is_invalid_grant(oauth) => Err(match refusal.reason {
+                Some(Reason::Superseded) => Error::Superseded,
+                reason => Error::LoggedOut(reason),
+            }),
+            Ok(refusal) if is_ours => Err(Error::Unexpected(refusal.said(&secrets(server, held)))),
+            _ => Err(from_elsewhere(status, retry_after)),
         }
-        // A proxy's own words: it wants another login, or finds fault.
-        _ if status.is_client_error() && !is_json(&response) => Err(from_elsewhere()),
-        _ => Err(refusal(response).await),
+    } else {
+        Err(refusal(server, response, &secrets(server, held)).await)
     }
 }
 
@@ -206,15 +215,35 @@ pub(crate) async fn log_out(
     form.repeatable = true;
     let mut response = form.post(server, http, tell).await?;
     match response.status() {
-        status if status.is_success() => Ok(()),
-        // It was not good before either.
-        StatusCode::UNAUTHORIZED if server.as_oauth().is_none() => {
-            let from_the_server = response.json::<Refusal>().await.is_ok();
-            let problem = "401 to a logout, from no token server";
-            from_the_server.then_some(()).ok_or_else(|| Error::transient(problem))
+        // A portal's page is no revocation (RFC 7009 §2.2).
+        status if status.is_success() && is_from_server(server, &response) => Ok(()),
+        StatusCode::UNAUTHORIZED if is_json(&response) && server.as_oauth().is_none() => {
+            match response.json::<Refusal>().await {
+                // It was not good before either.
+                Ok(refusal) if refusal.is_invalid_grant(false) => Ok(()),
+                _ => Err(from_elsewhere(StatusCode::UNAUTHORIZED, None)),
+            }
         }
-        _ => Err(refusal(response).await),
+        _ => Err(refusal(server, response, &secrets(server, held)).await),
     }
+}
+
+/// Whether a response is the server's own: a Matchbook server marks each; one of RFC
+/// 6749 answers in JSON or not at all.
+pub(crate) fn is_from_server(server: &Server, response: &Response) -> bool {
+    if server.as_oauth().is_some() {
+        return is_json(response) || !response.headers().contains_key(CONTENT_TYPE);
+    }
+    let mark = response.headers().get(SERVER_MARK).and_then(|mark| mark.to_str().ok());
+    mark == Some(SERVER_MARK_VALUE)
+}
+
+/// A response of something in between, such as a gateway, a proxy or the portal of a
+/// network: it ends nothing, and may pass.
+pub(crate) fn from_elsewhere(status: StatusCode, retry_after: Option<Duration>) -> Error {
+    let status = status.as_u16();
+    let problem = format!("{status} from something between here and the token server");
+    Error::Transient { problem, retry_after }
 }
 
 /// A form for an endpoint of the server.

@@ -55,6 +55,7 @@ async fn under_lock(
         Found::TheRefused(held) => held,
         Found::Others(stored) => return Ok(Arc::new(stored.into())),
     };
+    let held = journaled(held, refused, credential, lock).await?;
     match ask(server, http, &held, credential.retries(), events).await {
         Ok(granted) => {
             // What could not be kept can be had again under the attempt key that
@@ -78,8 +79,30 @@ async fn under_lock(
             events.push(Event::LoggedOut(reason));
             Err(Error::LoggedOut(reason))
         }
+        Err(Error::Superseded) => match credential.read().await? {
+            Some(stored) if stored.refresh_token != held.refresh_token => {
+                Ok(Arc::new(stored.into()))
+            }
+            _ => Err(Error::Superseded),
+        },
         Err(error) => Err(error),
     }
+}
+
+/// Stores the idempotency key with the tokens that are about to be refreshed, unless
+/// a refresh before has: without it a response that a crash loses would be lost for
+/// good.
+async fn journaled(
+    mut held: Stored,
+    refused: &Held,
+    credential: &Credential,
+    lock: &mut Option<StoreLock>,
+) -> Result<Stored, Error> {
+    if held.attempt_key.is_none() {
+        held.attempt_key = Some(refused.idempotency_key());
+        credential.write(lock, Some(held.clone())).await?;
+    }
+    Ok(held)
 }
 
 /// What the store has where tokens were refused.
@@ -105,7 +128,7 @@ pub(crate) async fn in_store(
     if stored.access_token == ours.access_token && stored.refresh_token == ours.refresh_token {
         return Ok(Found::TheRefused(stored));
     }
-    if refused.replaces.as_ref() == Some(&stored.attempt_key) {
+    if refused.succeed(&stored) {
         // They could not be kept when they were granted.
         credential.write(lock, Some(ours.clone())).await?;
         return Ok(Found::TheRefused(ours.clone()));

@@ -16,7 +16,7 @@ use openssl::x509::store::{X509Store, X509StoreBuilder};
 use serde::de::DeserializeOwned;
 use url::{Origin, Url};
 
-use crate::protocol::Refusal;
+use crate::protocol::{Refusal, from_elsewhere, is_from_server};
 use crate::transport::{Http, Response, Target, redirected, warn_of_unused};
 use crate::{Error, OAuth};
 
@@ -256,23 +256,34 @@ impl fmt::Debug for Server {
     }
 }
 
-/// Reads the JSON of a good answer; any other is an error of its own.
-pub(crate) async fn read<T: DeserializeOwned>(mut response: Response) -> Result<T, Error> {
-    if response.status() != StatusCode::OK {
-        return Err(refusal(response).await);
+/// Reads the JSON of a good answer; any other is an error of its own, without
+/// `secrets`.
+pub(crate) async fn read<T: DeserializeOwned>(
+    server: &Server,
+    mut response: Response,
+    secrets: &[&str],
+) -> Result<T, Error> {
+    let status = response.status();
+    if status != StatusCode::OK {
+        return Err(refusal(server, response, secrets).await);
     }
     if let Some(error) = compressed(&response) {
         return Err(error);
     }
+    let is_ours = is_from_server(server, &response);
     // The parser's own words may quote a token.
-    response
-        .json()
-        .await
-        .map_err(|_| Error::Unexpected("not the JSON of a token server".to_owned()))
+    response.json().await.map_err(|_| {
+        if is_ours {
+            Error::Unexpected("not the JSON of a token server".to_owned())
+        } else {
+            from_elsewhere(status, None)
+        }
+    })
 }
 
-/// What an answer other than `200` means, for a request without a bearer.
-pub(crate) async fn refusal(mut response: Response) -> Error {
+/// What an answer other than a good one means. `secrets` are not shown, should it
+/// quote them.
+pub(crate) async fn refusal(server: &Server, mut response: Response, secrets: &[&str]) -> Error {
     if let Some(error) = redirected(&response).or_else(|| compressed(&response)) {
         return error;
     }
@@ -281,8 +292,11 @@ pub(crate) async fn refusal(mut response: Response) -> Error {
     let may_pass = status.is_server_error()
         || matches!(status.as_u16(), 408 | 425)
         || status == StatusCode::TOO_MANY_REQUESTS;
+    if !may_pass && !is_from_server(server, &response) {
+        return from_elsewhere(status, retry_after);
+    }
     let said = match response.json::<Refusal>().await {
-        Ok(refusal) => format!("{} ({})", status.as_u16(), refusal.said()),
+        Ok(refusal) => format!("{} ({})", status.as_u16(), refusal.said(secrets)),
         Err(_) => status.as_u16().to_string(),
     };
     if may_pass {

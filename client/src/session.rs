@@ -4,16 +4,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use awc::http::Method;
 use awc::http::header::HeaderMap;
-use awc::http::{Method, StatusCode};
 use bytes::Bytes;
 use matchbook_shared::{EndedSessions, Reason, Tokens};
 use tracing::Instrument;
 
 use crate::credential::{Granted, Held, Landing, Outcome, Step, Strategy};
 use crate::refresh::{Found, in_store, refresh};
-use crate::server::{Server, read, refusal};
-use crate::store::StoreLock;
+use crate::server::{Server, read};
+use crate::store::{StoreLock, Stored};
 use crate::transport::{Http, Outgoing, Response};
 use crate::{Credential, Error, Event, Request, background, protocol};
 
@@ -76,13 +76,37 @@ impl Session {
         self.needs_matchbook("guests")?;
         // The turn comes first: a guest signs in only once.
         let place = self.place().await?;
-        let user: String = read(self.get_alone("/register", true).await?).await?;
-        let query = serde_urlencoded::to_string([("userId", user)]);
+        let registered = self.get_alone("/register", true).await?;
+        let user: String = read(&self.server, registered, &[]).await?;
+        let query = serde_urlencoded::to_string([("userId", &user)]);
         let query = query.map_err(|error| Error::Unexpected(error.to_string()))?;
         let sent_at = Instant::now();
         let token = self.get_alone(&format!("/token?{query}"), false).await?;
-        let tokens: Tokens = read(token).await?;
-        self.take(place, Granted::at_sign_in(tokens, Some(sent_at))).await
+        let tokens: Tokens = read(&self.server, token, &[&user]).await?;
+        let before = self.before().await;
+        self.take(place, Granted::at_sign_in(tokens, Some(sent_at))).await?;
+        self.end_session_before(before).await;
+        Ok(())
+    }
+
+    /// The newest tokens of the sign-in before, where there was one.
+    async fn before(&self) -> Option<Stored> {
+        let held = self.credential.in_memory().map(|held| held.tokens.clone());
+        self.credential.read().await.ok().flatten().or(held)
+    }
+
+    /// Ends the session of a sign-in that another has replaced: nobody holds its tokens
+    /// any more. A failure ends nothing else, and the session lives until it is idle.
+    async fn end_session_before(&self, before: Option<Stored>) {
+        let Some(before) = before else { return };
+        let mut events = Vec::new();
+        let note = |event| events.push(event);
+        if let Err(error) = protocol::log_out(&self.server, &self.http, &before, note).await {
+            tracing::warn!("the session of the log-in before is not ended: {error}");
+        }
+        for event in &events {
+            self.credential.tell(event);
+        }
     }
 
     /// Takes tokens that were granted elsewhere, in place of whichever were held.
@@ -194,14 +218,14 @@ impl Session {
     /// [`Error::Invalid`] where it is not spoken to as a Matchbook server.
     pub async fn log_out_everywhere(&self) -> Result<usize, Error> {
         self.needs_matchbook("a list of sessions")?;
-        let sign_in = self.credential.held().await?.tokens.sign_in.clone();
+        let held = self.credential.held().await?;
         let response = self.delete("/sessions").send().await?;
-        if response.status() == StatusCode::UNAUTHORIZED {
-            return Err(refusal(response).await);
-        }
-        let EndedSessions { ended } = read(response).await?;
+        let newest = self.credential.in_memory().unwrap_or_else(|| held.clone());
+        let mut secrets = protocol::secrets(&self.server, &held.tokens);
+        secrets.extend(protocol::secrets(&self.server, &newest.tokens));
+        let EndedSessions { ended } = read(&self.server, response, &secrets).await?;
         // What the server has ended is forgotten here; a sign-in since then is not.
-        self.log_out_of(Some(&sign_in)).await?;
+        self.log_out_of(Some(&held.tokens.sign_in)).await?;
         Ok(ended)
     }
 

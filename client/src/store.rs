@@ -19,10 +19,12 @@ pub struct Stored {
     pub refresh_token: String,
     /// How long the access token lived when it was granted, in seconds.
     pub expires_in: Option<u64>,
-    /// The key of the attempt to refresh these tokens. It is kept together with
-    /// them, and so before any refresh is sent: an answer that a crash has lost
-    /// can be had again under the same key.
-    pub attempt_key: String,
+    /// The idempotency key of a refresh of these tokens that has begun. It is stored
+    /// before the refresh is sent, so that a response that a crash has lost can be had
+    /// again; tokens at rest have none, so that a copy of them is not good for longer
+    /// than the grace period once they are refreshed.
+    #[serde(default)]
+    pub attempt_key: Option<String>,
     /// How often the tokens were refreshed since the sign-in.
     pub refreshes: u64,
     /// Which sign-in they are of: what was begun under one is not sent again

@@ -10,6 +10,7 @@ use actix_web::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use actix_web::middleware::{DefaultHeaders, from_fn};
 use actix_web::{App, HttpServer, web};
 use matchbook_shared::settings::reachable;
+use matchbook_shared::{SERVER_MARK, SERVER_MARK_VALUE};
 
 use crate::active::ActiveTokens;
 use crate::config::{Config, Tls};
@@ -121,7 +122,8 @@ pub async fn start(config: &Config) -> Result<Listening, Error> {
             .wrap(
                 DefaultHeaders::new()
                     .add((CACHE_CONTROL, "no-store"))
-                    .add((X_CONTENT_TYPE_OPTIONS, "nosniff")),
+                    .add((X_CONTENT_TYPE_OPTIONS, "nosniff"))
+                    .add((SERVER_MARK, SERVER_MARK_VALUE)),
             )
             .wrap(from_fn(http::observe))
             .wrap(from_fn(http::close_unread))

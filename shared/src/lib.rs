@@ -18,6 +18,14 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+/// The header that every response of the server has, with the value
+/// [`SERVER_MARK_VALUE`]. A response without it is from something in between: a
+/// gateway, a proxy, or the page of a network that wants a log-in of its own.
+pub const SERVER_MARK: &str = "matchbook-server";
+
+/// The value of [`SERVER_MARK`].
+pub const SERVER_MARK_VALUE: &str = "1";
+
 /// The query of `GET /token`.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -208,7 +208,7 @@ mod tests {
             access_token: name.to_owned(),
             refresh_token: format!("{name}-r"),
             expires_in: Some(60),
-            attempt_key: "key".to_owned(),
+            attempt_key: Some("key".to_owned()),
             refreshes: 0,
             sign_in: "sign-in".to_owned(),
         }

@@ -5,7 +5,7 @@ use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use matchbook_client::{Credential, Error, FileStore, Session, StoreLock, Stored, TokenStore};
@@ -67,6 +67,25 @@ async fn the_key_is_in_the_store_before_the_server_is_asked() {
     assert!(written.contains(&key), "an attempt that the file does not know cannot be repeated");
     script.release();
     assert_eq!(soon(asking).await.unwrap(), Ok(200));
+}
+
+#[actix_rt::test]
+async fn tokens_at_rest_have_no_key_and_old_files_with_one_are_read() {
+    let (script, (_folder, file)) = (Script::start(), store());
+    let session = logged_in_with(&script, on_file(&file)).await;
+    let at_rest = || FileStore::new(&file).read().unwrap().unwrap();
+    assert_eq!(at_rest().attempt_key, None);
+    for _ in 0..2 {
+        session.refresh().await.unwrap();
+        assert_eq!(at_rest().attempt_key, None);
+    }
+    let old = "a-key-that-an-older-version-stored";
+    let tokens = Stored { attempt_key: Some(old.to_owned()), ..at_rest() };
+    FileStore::new(&file).write(Some(&tokens)).unwrap();
+    let next = Session::new(&script.server(), on_file(&file));
+    next.refresh().await.unwrap();
+    assert_eq!(keys(&script).last().unwrap().as_deref(), Some(old));
+    assert_eq!(at_rest().attempt_key, None);
 }
 
 #[actix_rt::test]
@@ -167,7 +186,8 @@ async fn a_lifetime_runs_from_when_the_request_was_sent_however_slow_the_answer(
 /// A file on a disk that is full at times.
 struct Full {
     file: FileStore,
-    full: Arc<AtomicBool>,
+    /// How often it can be written to before it is.
+    left: Arc<AtomicUsize>,
 }
 
 impl TokenStore for Full {
@@ -180,21 +200,23 @@ impl TokenStore for Full {
     }
 
     fn write(&self, tokens: Option<&Stored>) -> io::Result<()> {
-        if self.full.load(Ordering::SeqCst) {
-            return Err(io::ErrorKind::StorageFull.into());
+        let less = |left: usize| left.checked_sub(1);
+        match self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less) {
+            Ok(_) => self.file.write(tokens),
+            Err(_) => Err(io::ErrorKind::StorageFull.into()),
         }
-        self.file.write(tokens)
     }
 }
 
 #[actix_rt::test]
 async fn tokens_that_could_not_be_kept_are_kept_before_they_are_traded() {
     let (script, (_folder, file)) = (Script::start(), store());
-    let full = Arc::new(AtomicBool::new(false));
-    let disk = Full { file: FileStore::new(&file), full: full.clone() };
+    let left = Arc::new(AtomicUsize::new(usize::MAX));
+    let disk = Full { file: FileStore::new(&file), left: left.clone() };
     let session = logged_in_with(&script, Credential::builder().store(disk).build()).await;
 
-    full.store(true, Ordering::SeqCst);
+    // For the key of the refresh, and not for what it grants.
+    left.store(1, Ordering::SeqCst);
     session.refresh().await.unwrap();
     assert_eq!(get(&session, "/user").await, Ok(200), "they are good all the same");
     let kept = FileStore::new(&file).read().unwrap().unwrap();
@@ -202,7 +224,7 @@ async fn tokens_that_could_not_be_kept_are_kept_before_they_are_traded() {
     assert!(matches!(session.refresh().await, Err(Error::Store(_))), "not kept, not traded");
     assert_eq!(script.refreshes(), 1);
 
-    full.store(false, Ordering::SeqCst);
+    left.store(usize::MAX, Ordering::SeqCst);
     soon(async {
         while session.refresh().await.is_err() {
             actix_rt::time::sleep(Duration::from_millis(50)).await;

@@ -23,9 +23,91 @@ async fn refresh_answered(act: Act) -> (Error, bool) {
 }
 
 #[actix_rt::test]
-async fn the_servers_own_401_ends_the_session() {
-    let act = Act::json(401, r#"{"error":"any","message":"of the article"}"#);
-    assert_eq!(refresh_answered(act).await, (Error::LoggedOut(None), false));
+async fn a_401_with_other_words_than_the_servers_ends_nothing() {
+    for body in [
+        r#"{"error":"any","message":"of a gateway"}"#,
+        r#"{"status":401,"error":"Unauthorized"}"#,
+        r#"{"error":"invalid_token","message":"The JWT is expired"}"#,
+        r#"{"error":"invalid_token"}"#,
+        r#"{"error":"invalid_grant"}"#,
+        r#"{"message":"Unauthorized"}"#,
+        "{}",
+        "[]",
+        "null",
+    ] {
+        for status in [400, 401] {
+            let (error, kept) = refresh_answered(Act::json(status, body)).await;
+            assert!(matches!(error, Error::Transient { .. }) && kept, "{body}: {error:?}");
+        }
+    }
+}
+
+/// An answer that comes from something in between, at a call other than a refresh.
+#[actix_rt::test]
+async fn what_something_in_between_says_is_no_log_in_no_log_out_and_no_list() {
+    for (status, content_type, body) in [
+        (200, "text/html", "<html>log in to this network</html>"),
+        (200, "application/json", "{}"),
+        (204, "text/plain", ""),
+        (401, "application/json", r#"{"status":401,"error":"Unauthorized"}"#),
+        (401, "text/html", "<html>"),
+        (403, "application/json", r#"{"error":"Forbidden","message":"by policy"}"#),
+        (403, "text/html", "<html>"),
+        (404, "text/html", "<html>"),
+        (407, "text/html", "<html>"),
+        (502, "text/html", "<html>"),
+    ] {
+        let (script, (_folder, file)) = (Script::start(), store());
+        let act = Act::say(status, content_type, body);
+        for path in ["/register", "/token", "/logout", "/sessions"] {
+            script.always(path, act.clone());
+        }
+        let session = logged_in_with(&script, on_file(&file)).await;
+        let said = format!("{status} {body}");
+        assert!(is_transient(&soon(session.log_in_as_guest()).await), "log in: {said}");
+        assert!(is_transient(&soon(session.log_out()).await), "log out: {said}");
+        let everywhere = soon(session.log_out_everywhere()).await;
+        assert!(is_transient(&everywhere), "log out everywhere: {said}: {everywhere:?}");
+        assert!(session.credential().is_logged_in(), "{said}");
+        let other = Session::new(&script.server(), on_file(&file));
+        assert_eq!(get(&other, "/user").await, Ok(200), "the tokens are kept: {said}");
+        script.always("/logout", Act::Do);
+        assert_eq!(soon(session.log_out()).await, Ok(()), "{said}");
+    }
+}
+
+#[actix_rt::test]
+async fn superseded_tokens_are_kept_until_the_server_decides() {
+    let superseded = r#"{"error":"invalid_grant","message":"newer","reason":"superseded"}"#;
+    let (script, (_folder, file)) = (Script::start(), store());
+    let session = logged_in_with(&script, on_file(&file)).await;
+    script.expire();
+    script.on("/refresh", [Act::json(401, superseded).marked()]);
+    assert_eq!(get(&session, "/user").await, Err(Error::Superseded));
+    assert!(session.credential().is_logged_in());
+    let other = Session::new(&script.server(), on_file(&file));
+    assert_eq!(get(&other, "/user").await, Ok(200), "the tokens are still there");
+    // Where the store has newer ones by then, those are used.
+    assert_eq!(get_after_rest(&session, "/user").await, Ok(200));
+    script.expire();
+    script.on("/refresh", [Act::invalid_grant()]);
+    let ended = get(&session, "/user").await.unwrap_err();
+    assert_eq!(ended, Error::LoggedOut(Some(Reason::LoggedOut)));
+}
+
+#[actix_rt::test]
+async fn a_log_in_ends_the_session_of_the_log_in_before() {
+    let script = Script::start();
+    let session = logged_in(&script).await;
+    session.log_in_as_guest().await.unwrap();
+    let ended = script.asked("/logout");
+    assert_eq!(ended.len(), 1);
+    assert!(ended[0].field("refresh_token").unwrap().starts_with("mb_rt_1-0"));
+    assert_eq!(get(&session, "/user").await, Ok(200), "the new one goes on");
+    // A failure of that is none of the log-in's.
+    script.always("/logout", Act::say(502, "text/html", "<html>"));
+    session.log_in_as_guest().await.unwrap();
+    assert_eq!(get(&session, "/user").await, Ok(200));
 }
 
 #[actix_rt::test]
@@ -80,7 +162,7 @@ async fn what_may_pass_keeps_the_tokens_and_tells_how_long_to_wait() {
 #[actix_rt::test]
 async fn another_refusal_is_told_and_keeps_the_tokens() {
     let json = r#"{"error":"invalid_request","message":"what is this"}"#;
-    let (error, kept) = refresh_answered(Act::json(400, json)).await;
+    let (error, kept) = refresh_answered(Act::json(400, json).marked()).await;
     assert!(kept);
     assert!(matches!(&error, Error::Unexpected(said) if said.contains("what is this")), "{error}");
 }

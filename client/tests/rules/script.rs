@@ -16,6 +16,7 @@ use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
 use futures_util::StreamExt;
 use futures_util::stream;
 use matchbook_client::{Server, Tokens, Trust};
+use matchbook_shared::{SERVER_MARK, SERVER_MARK_VALUE};
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
 
@@ -68,6 +69,7 @@ impl Act {
 
     pub(crate) fn invalid_grant() -> Self {
         Self::json(400, r#"{"error":"invalid_grant","message":"over","reason":"logged_out"}"#)
+            .marked()
     }
 
     pub(crate) fn with_header(mut self, name: &'static str, value: &str) -> Self {
@@ -75,6 +77,11 @@ impl Act {
             answer.headers.push((name, value.to_owned()));
         }
         self
+    }
+
+    /// As the token server itself says it.
+    pub(crate) fn marked(self) -> Self {
+        self.with_header(SERVER_MARK, SERVER_MARK_VALUE)
     }
 
     pub(crate) fn held(self) -> Self {
@@ -276,6 +283,11 @@ impl Script {
         self.shared.lock().usual.insert(path.to_owned(), act);
     }
 
+    /// Does as usual about the next requests for a path.
+    pub(crate) fn forget(&self, path: &str) {
+        self.shared.lock().acts.remove(path);
+    }
+
     /// Lets one request go on that is held, now or later.
     pub(crate) fn release(&self) {
         self.shared.gate.add_permits(1);
@@ -472,6 +484,9 @@ async fn serve(shared: Data<Shared>, request: HttpRequest, body: Bytes) -> HttpR
         let _ = stream.shutdown(Shutdown::Both);
     }
     let mut response = HttpResponse::build(StatusCode::from_u16(answer.status).unwrap());
+    if !matches!(act, Act::Say(_)) {
+        response.insert_header((SERVER_MARK, SERVER_MARK_VALUE));
+    }
     for (name, value) in answer.headers {
         response.insert_header((name, value));
     }

@@ -81,9 +81,31 @@ async fn a_whole_life(script: &Script, credential: Credential) -> String {
     let echo =
         format!(r#"{{"error":"invalid_request","message":"what is {}"}}"#, tokens.refresh_token);
     session.log_in_with(tokens).await.unwrap();
-    script.on("/refresh", [Act::json(400, &echo)]);
+    script.on("/refresh", [Act::json(400, &echo).marked()]);
     let error = session.refresh().await.unwrap_err();
     shown.push(format!("{error} {error:?}"));
+    for status in [400, 403, 404, 409, 418, 429, 500, 503] {
+        let tokens = script.sign_in();
+        let form = serde_urlencoded::to_string([("refresh_token", &tokens.refresh_token)]).unwrap();
+        let quote = format!("{form} {} Bearer {}", tokens.refresh_token, tokens.token);
+        let echo = serde_json::json!({ "error": "odd", "message": format!("\x1b[2J{quote}") });
+        session.log_in_with(tokens).await.unwrap();
+        for path in ["/refresh", "/logout", "/sessions"] {
+            script.on(path, vec![Act::json(status, &echo.to_string()).marked(); 5]);
+        }
+        for error in [
+            session.refresh().await.unwrap_err(),
+            session.log_out().await.unwrap_err(),
+            session.log_out_everywhere().await.unwrap_err(),
+        ] {
+            let text = format!("{error} {error:?}");
+            assert!(!text.contains('\x1b') && text.len() < 1000, "{text}");
+            shown.push(text);
+        }
+        for path in ["/refresh", "/logout", "/sessions"] {
+            script.forget(path);
+        }
+    }
     session.log_in_with(script.sign_in()).await.unwrap();
     script.on("/refresh", [Act::invalid_grant()]);
     let error = session.refresh().await.unwrap_err();
