@@ -228,11 +228,16 @@ pub(crate) async fn log_out(
     }
 }
 
-/// Whether a response is the server's own: a Matchbook server marks each; one of RFC
-/// 6749 answers in JSON or not at all.
+/// Whether a response is the server's own: a Matchbook server marks each. One of RFC
+/// 6749 has its errors in JSON (§5.2); what it says to a revocation has no meaning
+/// (RFC 7009 §2.2), but it is no page.
 pub(crate) fn is_from_server(server: &Server, response: &Response) -> bool {
+    if server.as_oauth().is_some() && response.status().is_success() {
+        let kind = response.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+        return !kind.is_some_and(|kind| kind.to_ascii_lowercase().starts_with(b"text/html"));
+    }
     if server.as_oauth().is_some() {
-        return is_json(response) || !response.headers().contains_key(CONTENT_TYPE);
+        return is_json(response);
     }
     let mark = response.headers().get(SERVER_MARK).and_then(|mark| mark.to_str().ok());
     mark == Some(SERVER_MARK_VALUE)

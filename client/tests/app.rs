@@ -131,7 +131,7 @@ async fn with_the_server_away_the_client_says_so_keeps_its_tokens_and_goes_on_wh
     for path in ["/info", "/login"] {
         let answer = pair.http.get(path).await;
         assert_eq!((answer.status, answer.header("retry-after")), (503, "1"));
-        assert!(answer.text.contains("the token server does not answer"), "{}", answer.text);
+        assert!(answer.text.contains("cannot connect to the server"), "{}", answer.text);
     }
 
     let again = pair.world.server(&server_binary()).set("server.address", &address);
@@ -191,8 +191,8 @@ async fn a_server_under_a_foreign_certificate_is_not_talked_to() {
     let stranger = other.server(&server_binary()).start();
     let misled = client(&pair.world, stranger.url()).start();
     let answer = Http::new(misled.url(), None).get("/login").await;
-    assert_eq!(answer.status, 503);
-    assert!(answer.text.contains("certificate verify failed"), "{}", answer.text);
+    assert_eq!(answer.status, 502);
+    assert!(answer.text.contains("certificate"), "{}", answer.text);
     assert_eq!(stranger.logged("session opened"), 0);
 }
 
