@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -54,9 +55,25 @@ impl Launch {
         command
     }
 
-    /// Runs it with `arguments` until it ends.
+    /// Runs it with `arguments` until it ends, which it has to do soon.
     pub fn run(&self, arguments: &[&str]) -> Output {
-        self.command().args(arguments).output().unwrap()
+        let mut command = self.command();
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        let id = child.id();
+        let (ended, wait) = mpsc::channel::<()>();
+        let watchdog = thread::spawn(move || {
+            let late = wait.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout);
+            if late {
+                signal("KILL", &[id]);
+            }
+            late
+        });
+        let output = child.wait_with_output().unwrap();
+        drop(ended);
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(!watchdog.join().unwrap(), "it does not end:\n{log}");
+        output
     }
 
     /// Starts it and waits until it listens.

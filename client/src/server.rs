@@ -46,6 +46,12 @@ pub enum TrustError {
         /// The file.
         path: PathBuf,
     },
+    /// A certificate in the file cannot be parsed.
+    #[error("the CA file {} holds a certificate that cannot be parsed", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+    },
     /// OpenSSL refused.
     #[error("TLS cannot be set up: {0}")]
     OpenSsl(#[from] ErrorStack),
@@ -56,7 +62,8 @@ fn only(path: &Path) -> Result<X509Store, TrustError> {
     let pem = std::fs::read(path)
         .map_err(|source| TrustError::Unreadable { path: path.to_owned(), source })?;
     let mut store = X509StoreBuilder::new()?;
-    let certificates = X509::stack_from_pem(&pem)?;
+    let certificates =
+        X509::stack_from_pem(&pem).map_err(|_| TrustError::Malformed { path: path.to_owned() })?;
     if certificates.is_empty() {
         return Err(TrustError::Empty { path: path.to_owned() });
     }

@@ -210,6 +210,26 @@ async fn a_client_without_a_ca_to_trust_does_not_start_and_says_why() {
 }
 
 #[actix_rt::test]
+async fn a_ca_file_that_cannot_be_used_is_named_with_the_reason() {
+    let world = World::new();
+    let torn = "-----BEGIN CERTIFICATE-----\n!!!!\n-----END CERTIFICATE-----\n";
+    for (text, reason) in [
+        ("", "ca.pem holds no certificate in PEM"),
+        ("nothing of the kind", "ca.pem holds no certificate in PEM"),
+        (torn, "ca.pem holds a certificate that cannot be parsed"),
+    ] {
+        std::fs::write(world.folder().join("ca.pem"), text).unwrap();
+        let launch = client(&world, "https://localhost:5001").set("server.ca_file", "ca.pem");
+        for arguments in [&[][..], &["login"], &["info"]] {
+            let output = launch.run(arguments);
+            let error = String::from_utf8(output.stderr).unwrap();
+            assert!(!output.status.success() && error.contains("`server.ca_file`"), "{error}");
+            assert!(error.contains(reason) && !error.contains("error:"), "{error}");
+        }
+    }
+}
+
+#[actix_rt::test]
 async fn plain_http_and_the_system_s_authorities_need_no_ca_file() {
     let world = World::new();
     let server = world.server(&server_binary()).set("tls.mode", "off").start();

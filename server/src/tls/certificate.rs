@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use matchbook_shared::settings::is_open_to_others;
 use openssl::asn1::Asn1Time;
 use openssl::error::ErrorStack;
 use openssl::pkey::{PKey, Private};
@@ -43,6 +44,10 @@ impl Identity {
             }
         }
         warn_of_dates(certificate, &chain);
+        if std::fs::metadata(key).is_ok_and(|metadata| is_open_to_others(&metadata)) {
+            let file = key.display();
+            tracing::warn!(%file, "private key readable by other users, close it with chmod 600");
+        }
         Ok(Self { chain, key: private })
     }
 

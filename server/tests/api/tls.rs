@@ -98,6 +98,7 @@ async fn a_certificate_from_files_is_served_and_asked_after_by_its_name() {
         let process = launch.start();
         let http = Http::new(process.url(), Some(Path::new(&certificate)));
         assert_eq!(http.get("/health/live").await.status, 200);
+        assert_eq!(process.logged("other users"), 0, "{}", process.log());
         let address = process.url().rsplit('/').next().unwrap();
         let health = launch.set("server.address", address).run(&["health"]);
         assert!(health.status.success(), "{}", String::from_utf8_lossy(&health.stderr));
@@ -168,7 +169,9 @@ async fn a_certificate_that_is_not_valid_at_this_time_is_reported_at_the_start()
         std::fs::write(world.folder().join("server.key"), key).unwrap();
         let launch = world.server(binary()).set("tls.mode", "files");
         let launch = launch.set("tls.certificate", "server.pem").set("tls.key", "server.key");
-        launch.start().await_log(said);
+        let process = launch.start();
+        process.await_log(said);
+        process.await_log("private key readable by other users");
     }
 }
 
