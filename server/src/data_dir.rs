@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use matchbook_shared::settings::is_open_to_others;
@@ -18,6 +18,14 @@ pub enum Error {
         path: PathBuf,
         /// What was to be done with it.
         verb: &'static str,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A database file cannot be made.
+    #[error("the database file {path} cannot be made (`database.url`): {source}", path = path.display())]
+    Database {
+        /// The file.
+        path: PathBuf,
         /// What the system says.
         source: io::Error,
     },
@@ -53,8 +61,11 @@ impl DataDir {
     /// When it cannot be made, or every user can write to it.
     pub fn make(&self) -> Result<(), Error> {
         make_folder(&self.0, 0o700)?;
-        let mode = fs::metadata(&self.0).map_err(failed(&self.0, "read"))?.permissions().mode();
-        if mode & 0o002 != 0 { Err(Error::Writable(self.0.clone())) } else { Ok(()) }
+        let metadata = fs::metadata(&self.0).map_err(failed(&self.0, "read"))?;
+        // A folder of another owner is a volume, as container platforms mount them.
+        let own = metadata.uid() == rustix::process::geteuid().as_raw();
+        let open = metadata.mode() & 0o002 != 0;
+        if own && open { Err(Error::Writable(self.0.clone())) } else { Ok(()) }
     }
 
     /// Where `name` is, or would be.
@@ -177,9 +188,13 @@ fn make_folder(path: &Path, mode: u32) -> Result<(), Error> {
 /// users. Makes it where it is missing, so that it is never open to them.
 ///
 /// # Errors
-/// When its permissions cannot be changed.
+/// When it cannot be made, or its permissions cannot be changed.
 pub fn close_database(path: &Path) -> Result<(), Error> {
-    let _ = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    if let (Err(source), false) = (made, path.exists()) {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        return Err(Error::Database { path, source });
+    }
     for suffix in ["", "-wal", "-shm", "-journal"] {
         let mut name = path.as_os_str().to_owned();
         name.push(suffix);

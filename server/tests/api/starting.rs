@@ -118,12 +118,18 @@ async fn a_server_that_keeps_nothing_needs_no_data_folder() {
         nowhere.clone(),
         nowhere.clone().set("tls.mode", "off"),
         nowhere.set("secret", "a-secret-of-more-than-thirty-two-characters"),
-        launch.variable("DATABASE_URL", "sqlite://{data_dir}/matchbook.db"),
+        launch.clone().variable("DATABASE_URL", "sqlite://{data_dir}/matchbook.db"),
     ] {
         let error = refusal(&needs);
         assert!(error.contains("/proc/nowhere cannot be made"), "{error}");
         assert!(error.contains("`data_dir`"), "{error}");
     }
+    let nowhere = launch.variable("DATABASE_URL", "sqlite://nowhere/x.db");
+    let error = refusal(&nowhere);
+    let path = world.folder().join("nowhere/x.db");
+    let said =
+        format!("the database file {} cannot be made (`database.url`): No such", path.display());
+    assert!(error.contains(&said), "{error}");
     let folder = world.folder().join("in/the/way");
     std::fs::write(world.folder().join("in"), "a file").unwrap();
     let error = refusal(&world.server(binary()).set("data_dir", "in/the/way"));
