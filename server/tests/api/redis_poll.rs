@@ -79,11 +79,35 @@ async fn with_programs_a_server_whose_poll_is_slow_stops_trusting_redis() {
     // The server that logs out commits, and can publish nothing.
     relay.cut();
     pair.log_out(&tokens).await;
-    assert_eq!(pair.status(&tokens).await, (401, 401));
+    // Longer than the poll waits, too.
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_secs(5) {
+        assert_eq!(pair.status(&tokens).await, (401, 401));
+        actix_rt::time::sleep(Duration::from_millis(50)).await;
+    }
     drop(locked);
     relay.mend();
     pair.ready().await;
     assert_eq!(pair.status(&tokens).await, (401, 401));
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_a_server_whose_poll_fails_stops_trusting_redis() {
+    let redis = Redis::new();
+    let relay = Relay::to(&format!("127.0.0.1:{}", redis.port()));
+    let pair = Pair::start(&format!("redis://{}", relay.address()), &redis.url());
+    let tokens = pair.log_in().await;
+    // The database is well, and this server cannot read it.
+    pair.here.sql("ALTER TABLE servers RENAME TO lost");
+    relay.cut();
+    pair.log_out(&tokens).await;
+    assert_eq!(pair.status(&tokens).await, (401, 401));
+    assert_eq!(pair.process.logged("cannot poll for revocations"), 1, "{}", pair.process.log());
+    pair.here.sql("ALTER TABLE lost RENAME TO servers");
+    relay.mend();
+    pair.ready().await;
+    pair.process.await_log("polling for revocations again");
 }
 
 #[actix_rt::test]
