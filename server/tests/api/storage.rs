@@ -23,11 +23,12 @@ async fn columns_have_native_types() {
     )
     .load(&mut conn)
     .unwrap();
-    assert_eq!(columns.len(), 18);
+    assert_eq!(columns.len(), 22);
     for Column { name, kind } in columns {
         let expected = match name.as_str() {
             "id" | "user_id" | "access_jti" => "uuid",
-            "generation" => "bigint",
+            "generation" | "floor" | "next_floor" => "bigint",
+            "keyed" => "boolean",
             "secret_digest" | "previous_digest" | "salt" | "attempt_digest" => "bytea",
             "end_reason" | "user_agent" => "text",
             "ip" => "inet",
