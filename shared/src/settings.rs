@@ -6,46 +6,27 @@
 
 mod environment;
 mod file;
+mod load;
+mod log;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, IsTerminal, Write};
+use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use config::{Config, ConfigError, File, FileFormat, Map, Source, Value, ValueKind};
+use config::{Config, ConfigError, Value, ValueKind};
 pub use file::is_open_to_others;
+pub use load::Layers;
+pub use log::Log;
 use serde::de::DeserializeOwned;
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{fmt, registry};
 
 /// A sentence for the person who starts the program: which setting is wrong,
 /// where it was set, and what would be right. Never shows a secret's value.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Invalid(String);
-
-/// Where settings come from.
-pub struct Layers {
-    /// The TOML text that names every setting with its default.
-    pub defaults: &'static str,
-    /// The file that is read where none is named, if it is there.
-    pub file: &'static str,
-    /// The prefix of environment variables: `MATCHBOOK` makes
-    /// `MATCHBOOK__SERVER__ADDRESS` set `server.address`.
-    pub prefix: &'static str,
-    /// The prefixes of other programs that may share the environment.
-    pub others: &'static [&'static str],
-    /// Well-known variables beside them, each with the setting it stands for.
-    /// The prefixed variable wins over its alias.
-    pub aliases: &'static [(&'static str, &'static str)],
-    /// Settings that hold a secret: masked in output, and read from the file
-    /// that a variable `…_FILE` names.
-    pub secrets: &'static [&'static str],
-}
 
 /// The word for a setting that is not set. In the environment it empties what
 /// the file or a default fills, which an empty variable does not.
@@ -67,136 +48,9 @@ pub struct Settings {
     secrets: &'static [&'static str],
 }
 
-impl Layers {
-    /// Reads all layers. `file` must exist when it is given; otherwise the
-    /// usual one is read if it is there.
-    ///
-    /// # Errors
-    /// A file that cannot be read or parsed, an unknown setting, a variable
-    /// that is not UTF-8, or a secret given twice.
-    pub fn load(&self, file: Option<&Path>) -> Result<Settings, Invalid> {
-        let defaults = Config::builder()
-            .add_source(File::from_str(self.defaults, FileFormat::Toml))
-            .build()
-            .and_then(|config| config.collect())
-            .map_err(|error| Invalid(format!("The compiled-in defaults are broken: {error}.")))?;
-        let known: BTreeSet<String> = flatten(&defaults).into_keys().collect();
-
-        let usual = Path::new(self.file);
-        let file = file.or_else(|| usual.exists().then_some(usual));
-        let mut builder =
-            Config::builder().add_source(File::from_str(self.defaults, FileFormat::Toml));
-        let mut of_file = BTreeMap::new();
-        let mut lines = None;
-        let mut warnings = Vec::new();
-        if let Some(path) = file {
-            let name = path.display().to_string();
-            let read = file::read(path)?;
-            of_file = flatten(&read.values);
-            for key in of_file.keys() {
-                if !known.contains(key) {
-                    let line = read.lines.get(key).map(|line| format!(", line {line}"));
-                    let place = format!("{name}{}", line.unwrap_or_default());
-                    return Err(self.unknown(key, &place, key, &known));
-                }
-            }
-            let holds_secret = |key: &&&str| of_file.get(**key).is_some_and(holds_secret);
-            if let (true, Some(key)) = (read.open_to_others, self.secrets.iter().find(holds_secret))
-            {
-                warnings.push(format!(
-                    "`{key}` is in {name}, which other users can read: close it with `chmod 600 \
-                     {name}`"
-                ));
-            }
-            builder = builder.add_source(Values(read.values));
-            lines = Some((name, read.lines));
-        }
-        let environment = self.environment(&known)?;
-        for (variable, key) in environment.empty {
-            if of_file.contains_key(&key) {
-                let word = if key.ends_with("ca_file") { SYSTEM } else { NONE };
-                warnings.push(format!(
-                    "{variable} is empty, which changes nothing: the settings file sets `{key}`; \
-                     the word for \"not set\" is \"{word}\""
-                ));
-            }
-        }
-        warnings.extend(environment.warnings);
-        let config = builder
-            .add_source(Values(environment.values))
-            .build()
-            .map_err(|error| Invalid(sentence(&error.to_string())))?;
-        let all = config.collect().map_err(|error| Invalid(sentence(&error.to_string())))?;
-        let in_force = flatten(&all);
-        Ok(Settings { config, in_force, file: lines, warnings, secrets: self.secrets })
-    }
-
-    fn unknown(&self, key: &str, place: &str, name: &str, known: &BTreeSet<String>) -> Invalid {
-        let nearest = known
-            .iter()
-            .map(|candidate| (strsim::jaro_winkler(key, candidate), candidate))
-            .max_by(|a, b| a.0.total_cmp(&b.0));
-        let hint = match nearest {
-            Some((likeness, candidate)) if likeness > 0.8 => {
-                format!("did you mean `{candidate}`?")
-            }
-            _ => "`default.toml` in the sources lists all there are.".to_owned(),
-        };
-        let spelled = if name == key {
-            String::new()
-        } else {
-            format!(" ({}__… makes it `{key}`)", self.prefix)
-        };
-        Invalid(format!("`{name}` in {place} is not a setting{spelled}: {hint}"))
-    }
-}
-
 fn sentence(text: &str) -> String {
     let text = text.trim_end();
     if text.ends_with('.') { text.to_owned() } else { format!("{text}.") }
-}
-
-/// The leaves of a tree of settings under their dotted names.
-fn flatten(tree: &Map<String, Value>) -> BTreeMap<String, Value> {
-    fn walk(path: &str, tree: &Map<String, Value>, leaves: &mut BTreeMap<String, Value>) {
-        for (name, value) in tree {
-            let key = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-            match &value.kind {
-                ValueKind::Table(inner) => walk(&key, inner, leaves),
-                _ => {
-                    leaves.insert(key, value.clone());
-                }
-            }
-        }
-    }
-    let mut leaves = BTreeMap::new();
-    walk("", tree, &mut leaves);
-    leaves
-}
-
-/// Whether a value is a secret, or a URL with a password in it.
-fn holds_secret(value: &Value) -> bool {
-    match &value.kind {
-        ValueKind::String(text) if text.is_empty() || text == NONE => false,
-        ValueKind::String(text) if text.contains("://") => {
-            without_password(text).replace(":********@", "@") != *text
-        }
-        _ => true,
-    }
-}
-
-/// One layer, each value with its variable or file as origin.
-#[derive(Debug, Clone)]
-struct Values(Map<String, Value>);
-
-impl Source for Values {
-    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
-        Box::new(self.clone())
-    }
-
-    fn collect(&self) -> Result<Map<String, Value>, ConfigError> {
-        Ok(self.0.clone())
-    }
 }
 
 impl Settings {
@@ -339,34 +193,6 @@ impl Settings {
         Err(self.invalid(key, &problem))
     }
 
-    /// How to log: the settings `log.format` and `log.level`.
-    ///
-    /// # Errors
-    /// When one of them is not valid.
-    pub fn log(&self) -> Result<Log, Invalid> {
-        let json = self.choice("log.format", &[("text", false), ("json", true)])?;
-        let filter = self.get::<String>("log.level")?;
-        let known = |level: &str| level.parse::<LevelFilter>().is_ok() && !level.is_empty();
-        let module = |name: &str| {
-            let fit = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':' | '-');
-            !name.is_empty() && name.chars().all(fit)
-        };
-        let good = |part: &str| match part.rsplit_once('=') {
-            Some((name, level)) => module(name) && known(level),
-            None => known(part),
-        };
-        // actix reports each of its threads at the start, and every port scan as
-        // an error; whoever wants to see that says so.
-        let filters = format!("actix_server=warn,actix_http=off,{filter}").parse::<Targets>();
-        match filters {
-            Ok(filters) if filter.split(',').all(good) => Ok(Log { json, filters }),
-            _ => {
-                let levels = "must be \"error\", \"warn\", \"info\", \"debug\" or \"trace\"";
-                Err(self.invalid("log.level", levels))
-            }
-        }
-    }
-
     /// The refusal of a value, with its name and where it was set.
     #[must_use]
     pub fn invalid(&self, key: &str, problem: &str) -> Invalid {
@@ -407,25 +233,6 @@ impl Settings {
             writeln!(out, "{:<56} # {}", format!("{key} = {value}"), self.origin(key))?;
         }
         Ok(())
-    }
-}
-
-/// How to log.
-pub struct Log {
-    json: bool,
-    filters: Targets,
-}
-
-impl Log {
-    /// Logs to standard error from here on, in colour where that is a terminal.
-    pub fn start(&self) {
-        let lines = fmt::layer().with_writer(io::stderr);
-        let log = registry().with(self.filters.clone());
-        if self.json {
-            log.with(lines.json()).init();
-        } else {
-            log.with(lines.with_target(false).with_ansi(io::stderr().is_terminal())).init();
-        }
     }
 }
 
