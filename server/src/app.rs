@@ -14,6 +14,7 @@ use matchbook_shared::{SERVER_MARK, SERVER_MARK_VALUE};
 
 use crate::active::ActiveTokens;
 use crate::config::{Config, Tls};
+use crate::connections::Connections;
 use crate::data_dir::{self, DataDir};
 use crate::keys::{Derived, KeyRing};
 use crate::limits::Limits;
@@ -23,9 +24,14 @@ use crate::store::{self, Store};
 use crate::sweeper::Sweeper;
 use crate::{http, keys, secret, tls};
 
-/// How long the head of a request may take to arrive: longer than a machine
-/// stands still for, so that nobody honest is sent away after it.
+/// How long the head of a request may take to arrive once it has begun: longer than a
+/// machine stands still for, so that nobody honest is sent away after it. A connection
+/// on which no request comes at all is closed sooner, by [`Connections`].
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The most TLS handshakes under way in one worker. Those of silent clients end after
+/// three seconds, and must not keep others waiting.
+const MAX_HANDSHAKES: usize = 10_000;
 
 /// Why the server does not start. Each is a sentence for its operator.
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +106,10 @@ pub async fn start(config: &Config) -> Result<Listening, Error> {
     let active = Arc::new(ActiveTokens::new(config.redis.as_ref(), store.clone()).await);
     let lanes = store.clone().keep_lanes();
     let (sweeper, rotations) = Sweeper::new(store.clone(), config.policy, config.event_retention);
+    let measures = Arc::new(Metrics::new());
+    let connections =
+        Connections::new(config.limits.as_ref(), config.proxies.clone(), measures.clone());
+    raise_file_limit();
     let state = web::Data::new(State {
         store,
         keys: keys.clone(),
@@ -108,7 +118,7 @@ pub async fn start(config: &Config) -> Result<Listening, Error> {
         policy: config.policy,
         limits: Limits::new(config.limits),
         proxies: config.proxies.clone(),
-        metrics: Metrics::new(),
+        metrics: measures,
         rotations,
         issuer: config.keys.issuer.clone(),
         audience: config.keys.audience.clone(),
@@ -130,6 +140,13 @@ pub async fn start(config: &Config) -> Result<Listening, Error> {
             .configure(http::routes)
     })
     .workers(config.workers)
+    .tcp_nodelay(true)
+    .max_connections(config.max_connections.div_ceil(config.workers))
+    .max_connection_rate(MAX_HANDSHAKES)
+    .on_connect({
+        let connections = connections.clone();
+        move |io, data| connections.admit(io, data)
+    })
     .client_request_timeout(HEAD_PATIENCE)
     .shutdown_timeout(config.shutdown_timeout.as_secs());
     let server = match acceptor {
@@ -142,10 +159,19 @@ pub async fn start(config: &Config) -> Result<Listening, Error> {
         actix_rt::spawn(metrics);
     }
     actix_rt::spawn(lanes);
+    actix_rt::spawn(connections.run());
     actix_rt::spawn(sweeper.run());
     actix_rt::spawn(keys.keep());
     actix_rt::spawn(active.keep());
     Ok(Listening { server: server.run(), addresses })
+}
+
+/// Raises the limit of open files to what the system allows: each connection is one.
+fn raise_file_limit() {
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(files) => tracing::debug!(files, "limit of open files"),
+        Err(error) => tracing::warn!(%error, "limit of open files not raised"),
+    }
 }
 
 /// A server for measures alone, on an address of its own. It ends with the

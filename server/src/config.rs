@@ -40,6 +40,8 @@ pub struct Config {
     pub workers: usize,
     /// How long a stopping server waits for running requests.
     pub shutdown_timeout: Duration,
+    /// How many connections are open at once.
+    pub max_connections: usize,
     /// Whose word is taken on who asked them.
     pub proxies: TrustedProxies,
     /// How many requests are granted; `None`: as many as come.
@@ -114,6 +116,7 @@ fn check(settings: &Settings) -> Result<Config, Invalid> {
         address: settings.address("server.address")?,
         workers: settings.threads("server.workers")?,
         shutdown_timeout: settings.seconds("server.shutdown_timeout")?,
+        max_connections: max_connections(settings)?,
         proxies: proxies(settings)?,
         limits: limits(settings)?,
         metrics: match settings.get::<String>("metrics.address")?.as_str() {
@@ -156,6 +159,14 @@ fn proxies(settings: &Settings) -> Result<TrustedProxies, Invalid> {
     })
 }
 
+fn max_connections(settings: &Settings) -> Result<usize, Invalid> {
+    let key = "server.max_connections";
+    match settings.get(key)? {
+        0 => Err(settings.invalid(key, "must be at least 1")),
+        most => Ok(most),
+    }
+}
+
 fn limits(settings: &Settings) -> Result<Option<limits::Options>, Invalid> {
     if !settings.get::<bool>("limits.enabled")? {
         return Ok(None);
@@ -169,6 +180,10 @@ fn limits(settings: &Settings) -> Result<Option<limits::Options>, Invalid> {
         token: a_minute("limits.token")?,
         refresh: a_minute("limits.refresh")?,
         session: a_minute("limits.session")?,
+        logout: a_minute("limits.logout")?,
+        ready: a_minute("limits.ready")?,
+        register_total: a_minute("limits.register_total")?,
+        connections: a_minute("limits.connections")?,
     }))
 }
 

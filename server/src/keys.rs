@@ -22,6 +22,7 @@ use jsonwebtoken::Validation;
 use jsonwebtoken::jwk::JwkSet;
 use openssl::error::ErrorStack;
 use openssl::sha::sha256;
+use serde::Deserialize;
 
 use crate::clock::{self, Timestamp};
 use crate::store::signing_keys::{Heir, StoredKey};
@@ -407,6 +408,26 @@ enum Unverified {
     UnknownKey,
 }
 
+/// The header of an access token, with the members that ours have and no others:
+/// `crit` (RFC 7515 §4.1.11) names what has to be understood, `b64` (RFC 7797) changes
+/// what is signed, and `jku`, `jwk`, `x5u` and `x5c` bring keys along.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokenHeader {
+    typ: String,
+    kid: String,
+    /// Compared with the key's own by the verification.
+    #[serde(rename = "alg")]
+    _alg: String,
+}
+
+impl TokenHeader {
+    fn parse(token: &str) -> Option<Self> {
+        let header = URL_SAFE_NO_PAD.decode(token.split('.').next()?).ok()?;
+        serde_json::from_slice(&header).ok()
+    }
+}
+
 impl Ring {
     /// What the token says, whether or not it has expired.
     fn verify(&self, token: &str, options: &Options) -> Result<Access, Unverified> {
@@ -420,12 +441,11 @@ impl Ring {
         if let Some(access) = seen {
             return Ok(access);
         }
-        let header = jsonwebtoken::decode_header(token).map_err(|_| Unverified::NotOurs)?;
-        if header.typ.as_deref() != Some(ACCESS_TOKEN) {
+        let header = TokenHeader::parse(token).ok_or(Unverified::NotOurs)?;
+        if header.typ != ACCESS_TOKEN {
             return Err(Unverified::NotOurs);
         }
-        let kid = header.kid.ok_or(Unverified::NotOurs)?;
-        let key = self.keys.iter().find(|published| published.key.kid == kid);
+        let key = self.keys.iter().find(|published| published.key.kid == header.kid);
         let key = &key.ok_or(Unverified::UnknownKey)?.key;
         let mut validation = Validation::new(key.algorithm);
         validation.set_issuer(&[&options.issuer]);
@@ -631,6 +651,43 @@ mod tests {
             let stranger = self::ring(keys().swap_remove(0));
             let token = sign(key, &claims());
             assert!(matches!(stranger.verify(&token, &options()), Err(Unverified::UnknownKey)));
+        }
+    }
+
+    #[test]
+    fn a_header_with_any_other_member_than_ours_is_refused() {
+        for key in keys() {
+            let ring = ring(key);
+            let key = &ring.keys[0].key;
+            let (claims, alg) = (serde_json::to_string(&claims()).unwrap(), key.algorithm);
+            let (ours, kid) = (format!(r#""typ":"at+jwt","alg":"{alg:?}""#), &key.kid);
+            let signed = |header: &str| key.sign_under(header, &claims);
+            assert!(
+                ring.verify(&signed(&format!(r#"{{{ours},"kid":"{kid}"}}"#)), &options()).is_ok()
+            );
+            for more in [
+                r#""crit":["exp"]"#,
+                r#""crit":[]"#,
+                r#""crit":["b64"],"b64":false"#,
+                r#""b64":true"#,
+                r#""jku":"https://elsewhere""#,
+                r#""jwk":{}"#,
+                r#""x5u":"https://elsewhere""#,
+                r#""x5c":[]"#,
+                r#""cty":"JWT""#,
+                r#""zip":"DEF""#,
+                r#""typ":"at+jwt""#,
+                r#""alg":"none""#,
+                r#""kid":"other""#,
+                r#""":0"#,
+            ] {
+                let header = format!(r#"{{{ours},"kid":"{kid}",{more}}}"#);
+                assert!(is_refused(&ring, &signed(&header)), "{more}");
+            }
+            let without = [format!("{{{ours}}}"), format!(r#"{{"kid":"{kid}"}}"#), "[]".into()];
+            for header in without.iter().map(String::as_str).chain(["", "null", "\u{fffd}", "{"]) {
+                assert!(is_refused(&ring, &signed(header)), "{header}");
+            }
         }
     }
 

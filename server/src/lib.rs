@@ -30,6 +30,7 @@ pub mod limits;
 pub mod metrics;
 pub mod proxies;
 
+pub mod connections;
 pub mod data_dir;
 pub mod secret;
 pub mod store;

@@ -23,6 +23,14 @@ pub struct Options {
     pub refresh: NonZeroU32,
     /// `/refresh`, for one session.
     pub session: NonZeroU32,
+    /// `/logout`, to one address.
+    pub logout: NonZeroU32,
+    /// `/health/ready`, to one address.
+    pub ready: NonZeroU32,
+    /// `/register`, to all addresses together.
+    pub register_total: NonZeroU32,
+    /// Connections that are open at once, from one address.
+    pub connections: NonZeroU32,
 }
 
 /// What is limited.
@@ -36,6 +44,12 @@ pub enum Limit {
     Refresh(IpAddr),
     /// `/refresh` by session.
     Session(SessionId),
+    /// `/logout` by address.
+    Logout(IpAddr),
+    /// `/health/ready` by address.
+    Ready(IpAddr),
+    /// `/register` by all together.
+    RegisterTotal,
 }
 
 impl Limit {
@@ -47,6 +61,9 @@ impl Limit {
             Self::Token(_) => "token",
             Self::Refresh(_) => "refresh",
             Self::Session(_) => "session",
+            Self::Logout(_) => "logout",
+            Self::Ready(_) => "ready",
+            Self::RegisterTotal => "register_total",
         }
     }
 }
@@ -59,6 +76,9 @@ struct Counts {
     token: Keyed<u128>,
     refresh: Keyed<u128>,
     session: Keyed<u128>,
+    logout: Keyed<u128>,
+    ready: Keyed<u128>,
+    register_total: Keyed<u128>,
 }
 
 impl Limits {
@@ -70,6 +90,9 @@ impl Limits {
             token: Keyed::new(options.token),
             refresh: Keyed::new(options.refresh),
             session: Keyed::new(options.session),
+            logout: Keyed::new(options.logout),
+            ready: Keyed::new(options.ready),
+            register_total: Keyed::new(options.register_total),
         }))
     }
 
@@ -84,13 +107,16 @@ impl Limits {
             Limit::Token(ip) => counts.token.check(&network(ip)),
             Limit::Refresh(ip) => counts.refresh.check(&network(ip)),
             Limit::Session(session) => counts.session.check(&session.0.as_u128()),
+            Limit::Logout(ip) => counts.logout.check(&network(ip)),
+            Limit::Ready(ip) => counts.ready.check(&network(ip)),
+            Limit::RegisterTotal => counts.register_total.check(&0),
         }
     }
 }
 
 /// What one party holds of addresses: one of version 4, or the 64 bits of a
 /// subnet (RFC 6177) of version 6.
-fn network(ip: IpAddr) -> u128 {
+pub(crate) fn network(ip: IpAddr) -> u128 {
     match ip.to_canonical() {
         IpAddr::V4(v4) => v4.to_bits().into(),
         IpAddr::V6(v6) => v6.to_bits() >> 64 << 64,
@@ -140,7 +166,16 @@ mod tests {
 
     fn limits(each: u32) -> Limits {
         let each = NonZeroU32::new(each).unwrap();
-        Limits::new(Some(Options { register: each, token: each, refresh: each, session: each }))
+        Limits::new(Some(Options {
+            register: each,
+            token: each,
+            refresh: each,
+            session: each,
+            logout: each,
+            ready: each,
+            register_total: each,
+            connections: each,
+        }))
     }
 
     fn ip(text: &str) -> IpAddr {

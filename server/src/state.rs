@@ -29,7 +29,7 @@ pub struct State {
     /// Whose word is taken on who asked them.
     pub proxies: TrustedProxies,
     /// What is counted and measured.
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
     /// Tells the sweeper what was rotated.
     pub rotations: Rotations,
     /// `iss` in access tokens.

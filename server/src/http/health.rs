@@ -2,9 +2,12 @@
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::RETRY_AFTER;
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use matchbook_shared::{Health, Readiness, ServerStatus};
 
+use super::tokens::limit;
+use crate::error::Error;
+use crate::limits::Limit;
 use crate::state::State;
 
 /// `GET /health/live`: the process answers. Asks nothing of anybody.
@@ -15,7 +18,18 @@ pub(super) async fn live() -> HttpResponse {
 /// `GET /health/ready`: the server can do its work, or says why it cannot.
 /// Without its database it cannot (`503`); without Redis it is slower and correct,
 /// and with a key that it cannot open it refuses what other servers sign (`200`).
-pub(super) async fn ready(state: web::Data<State>) -> HttpResponse {
+///
+/// # Errors
+/// When its address asks too often.
+pub(super) async fn ready(
+    state: web::Data<State>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Error> {
+    limit(&state, &request, Limit::Ready)?;
+    Ok(readiness(&state).await)
+}
+
+async fn readiness(state: &State) -> HttpResponse {
     let up = |up| if up { Health::Up } else { Health::Down };
     let database = state.store.ping().await;
     let redis = state.active.ask_redis().await;

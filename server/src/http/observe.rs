@@ -14,6 +14,7 @@ use actix_web::{Error, HttpMessage, HttpRequest};
 use tracing::Instrument;
 use uuid::Uuid;
 
+use crate::connections::Connection;
 use crate::metrics::{Request, Word};
 use crate::state::State;
 
@@ -39,6 +40,9 @@ pub async fn observe(
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let start = Instant::now();
+    if let Some(connection) = request.request().conn_data::<Connection>() {
+        connection.has_request();
+    }
     let (method, route) = (known(request.method()), request.match_pattern().unwrap_or_default());
     let peer = request.peer_addr().map(|peer| peer.ip());
     if let Some(peer) = peer {

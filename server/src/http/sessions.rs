@@ -10,9 +10,10 @@ use uuid::Uuid;
 
 use super::bearer::Bearer;
 use super::timely::Timely;
-use super::tokens::device;
+use super::tokens::{device, limit};
 use crate::clock;
 use crate::error::Error;
+use crate::limits::Limit;
 use crate::sessions::{self, EndReason};
 use crate::state::State;
 use crate::store::ends::{self, End};
@@ -47,6 +48,7 @@ pub(super) async fn logout(
     form: Result<Timely<Form<RefreshForm>>, actix_web::Error>,
     request: HttpRequest,
 ) -> Result<HttpResponse, actix_web::Error> {
+    limit(&state, &request, Limit::Logout)?;
     let form = if request.headers().contains_key(CONTENT_TYPE) {
         form.map(|Timely(form)| form.into_inner().refresh_token.filter(|token| !token.is_empty()))
     } else {

@@ -44,6 +44,7 @@ pub(super) async fn register(
     request: HttpRequest,
 ) -> Result<Json<UserId>, Error> {
     limit(&state, &request, Limit::Register)?;
+    count(&state, Limit::RegisterTotal)?;
     let (id, now) = (UserId::random(), clock::now());
     state.store.write(move |conn| users::insert(conn, id, now)).await?;
     Ok(Json(id))
@@ -247,7 +248,7 @@ async fn answer(state: &State, grant: Grant, now: Timestamp) -> Result<Json<Toke
 }
 
 /// Counts a request by the address of its client.
-fn limit(
+pub(super) fn limit(
     state: &State,
     request: &HttpRequest,
     limit: impl FnOnce(std::net::IpAddr) -> Limit,

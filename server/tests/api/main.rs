@@ -7,6 +7,7 @@
 mod bad_input;
 mod bearer;
 mod configuration;
+mod connections;
 mod guests;
 mod health;
 mod key_rotation;

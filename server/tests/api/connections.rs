@@ -1,0 +1,90 @@
+//! Connections on which nobody asks for anything, and too many of them.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use matchbook_bench::{Process, World};
+
+use crate::support::{binary, eventually, http};
+
+/// How long a test waits for what must not take for ever.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn address(process: &Process) -> String {
+    process.url().rsplit('/').next().unwrap().to_owned()
+}
+
+fn silent(process: &Process) -> TcpStream {
+    let stream = TcpStream::connect(address(process)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// Whether the server has closed it.
+fn is_closed(stream: &mut TcpStream) -> bool {
+    stream.set_nonblocking(true).unwrap();
+    match stream.read(&mut [0]) {
+        Ok(0) => true,
+        Err(error) => error.kind() != ErrorKind::WouldBlock,
+        Ok(_) => false,
+    }
+}
+
+#[actix_rt::test]
+async fn more_silent_connections_than_a_process_has_files_by_default_shut_nobody_out() {
+    // The usual limit, which the server has to raise for itself.
+    let (_, hard) = rlimit::getrlimit(rlimit::Resource::NOFILE).unwrap();
+    rlimit::setrlimit(rlimit::Resource::NOFILE, 1024, hard).unwrap();
+    let world = World::new();
+    let process = world.server(binary()).start();
+    rlimit::setrlimit(rlimit::Resource::NOFILE, hard, hard).unwrap();
+    let silent: Vec<_> = (0..1200).map(|_| silent(&process)).collect();
+    let http = http(&world, &process);
+    let live = actix_rt::time::timeout(PATIENCE, http.get("/health/live")).await.unwrap();
+    assert_eq!(live.status, 200);
+    drop(silent);
+}
+
+#[actix_rt::test]
+async fn an_address_has_so_many_connections_and_silent_ones_are_closed() {
+    let world = World::new();
+    let launch = world.server(binary()).set("tls.mode", "off");
+    let launch = launch.set("limits.enabled", "true").set("limits.connections", "20");
+    let process = launch.start();
+    let mut streams: Vec<_> = (0..30).map(|_| silent(&process)).collect();
+    let closed = async |streams: &mut Vec<TcpStream>| {
+        streams.retain_mut(|stream| !is_closed(stream));
+        30 - streams.len()
+    };
+    eventually(10, async || closed(&mut streams).await).await;
+    eventually(30, async || closed(&mut streams).await).await;
+    assert_eq!(http(&world, &process).get("/health/live").await.status, 200);
+}
+
+#[actix_rt::test]
+async fn a_trusted_proxy_has_as_many_connections_as_it_likes() {
+    let world = World::new();
+    let launch = world.server(binary()).set("tls.mode", "off").set("limits.enabled", "true");
+    let launch = launch.set("limits.connections", "2");
+    let process = launch.set("server.trusted_proxies", "127.0.0.1").start();
+    let mut streams: Vec<_> = (0..10).map(|_| silent(&process)).collect();
+    assert_eq!(http(&world, &process).get("/health/live").await.status, 200);
+    assert!(!streams.iter_mut().any(is_closed));
+}
+
+#[actix_rt::test]
+async fn a_request_that_comes_while_the_server_stands_still_is_answered() {
+    let world = World::new();
+    let process = world.server(binary()).set("tls.mode", "off").start();
+    let mut client = silent(&process);
+    // Both connections are accepted before.
+    assert_eq!(http(&world, &process).get("/health/live").await.status, 200);
+    process.freeze();
+    client.write_all(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    actix_rt::time::sleep(Duration::from_secs(7)).await;
+    process.thaw();
+    let mut head = [0; 15];
+    client.read_exact(&mut head).unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200 OK");
+}
