@@ -91,10 +91,12 @@ impl Display for Explanation {
         for (i, entry) in self.entries.iter().enumerate() {
             let label = if i == 0 { "events" } else { "" };
             let reason = entry.reason.as_deref().map(|reason| format!(" ({reason})"));
+            let times =
+                if entry.count > 1 { format!(", {} times", entry.count) } else { String::new() };
             let shown = entry.generation.map(|generation| format!(", generation {generation}"));
             writeln!(
                 f,
-                "{label:<12} {}  {}{}{}, {}",
+                "{label:<12} {}  {}{}{}{times}, {}",
                 self.when(entry.at),
                 entry.what,
                 reason.unwrap_or_default(),

@@ -264,7 +264,7 @@ pub fn open(
     conn.transaction(|conn| {
         // The write comes first: of several at once, one gets past it.
         if !users::use_sign_in(conn, user, now)? {
-            return Ok(match users::exists(conn, user)? {
+            return Ok(match users::is_there(conn, user)? {
                 false => Opening::UnknownUser,
                 true if store::sessions::any_live(conn, user, now)? => Opening::AlreadyActive,
                 true => Opening::SignInUsed,
@@ -741,20 +741,22 @@ fn record(
     id: EventId,
     now: Timestamp,
 ) -> QueryResult<()> {
-    events::insert(
-        conn,
-        &Event {
-            id,
-            at: now,
-            what: what.as_str(),
-            reason: reason.map(Reason::as_str),
-            session: subject.session,
-            user: subject.user,
-            generation: subject.generation,
-            ip: device.ip,
-            user_agent: device.user_agent.as_deref(),
-        },
-    )
+    let event = Event {
+        id,
+        at: now,
+        what: what.as_str(),
+        reason: reason.map(Reason::as_str),
+        session: subject.session,
+        user: subject.user,
+        generation: subject.generation,
+        ip: device.ip,
+        user_agent: device.user_agent.as_deref(),
+    };
+    match what {
+        What::SignedIn | What::LoggedOut => events::insert(conn, &event),
+        // Anybody who has a token, a dead one too, can have these happen at will.
+        _ => events::count(conn, &event),
+    }
 }
 
 /// Writes what a rejection has to write.

@@ -18,8 +18,8 @@ use tokio::sync::mpsc;
 use crate::active::APART;
 use crate::clock::{self, Timestamp};
 use crate::sessions::{self, Policy};
-use crate::store::{self, Conn, Store, ends, events};
-use crate::token::SessionId;
+use crate::store::{self, Conn, Store, ends, events, users};
+use crate::token::{SessionId, UserId};
 
 /// The pause between two steps.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -30,6 +30,8 @@ const BETWEEN_ROUNDS: Duration = Duration::from_secs(10 * 60);
 const LONG_PAUSE: Duration = Duration::from_secs(10);
 /// How many rows a round looks at in one step.
 pub const STEP: i64 = 500;
+/// How long a guest may wait before it signs in.
+const UNUSED_GUEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// How many of the remembered salts one statement clears: few milliseconds of
 /// locks on rows that are in use.
 const BATCH: usize = 100;
@@ -64,6 +66,8 @@ pub struct Sweeper {
     rotated: VecDeque<(Timestamp, SessionId)>,
     /// How far the round has come.
     at: SessionId,
+    /// How far the round through the guests has come.
+    guests_at: UserId,
     /// When the round goes on.
     resume: Instant,
 }
@@ -80,6 +84,7 @@ impl Sweeper {
             noticed,
             rotated: VecDeque::new(),
             at: SessionId::FIRST,
+            guests_at: UserId::FIRST,
             resume: Instant::now(),
         };
         (sweeper, Rotations(note))
@@ -118,8 +123,18 @@ impl Sweeper {
         }
         let before = now.before(self.event_retention);
         let old = self.work(move |conn| events::delete_old(conn, before, STEP)).await?;
-        self.at = swept.last.unwrap_or(SessionId::FIRST);
-        if swept.last.is_none() && old == 0 {
+        let (guest, retention) = (self.guests_at, self.policy.retention);
+        let (unused, used) = (now.before(UNUSED_GUEST), now.before(retention));
+        let guests = self.work(move |conn| users::sweep(conn, guest, STEP, unused, used)).await?;
+        if guests.deleted > 0 {
+            tracing::debug!(deleted = guests.deleted, "guests swept");
+        }
+        // The shorter of the two rounds waits at its end for the longer one.
+        self.at = swept.last.unwrap_or(self.at);
+        self.guests_at = guests.last.unwrap_or(self.guests_at);
+        if swept.last.is_none() && guests.last.is_none() && old == 0 {
+            self.at = SessionId::FIRST;
+            self.guests_at = UserId::FIRST;
             self.resume = Instant::now() + BETWEEN_ROUNDS;
         }
         Ok(())

@@ -48,6 +48,9 @@ id! {
 }
 
 impl UserId {
+    /// Before all others.
+    pub const FIRST: Self = Self(Uuid::nil());
+
     /// A new id that nobody can guess.
     #[must_use]
     pub fn random() -> Self {

@@ -35,7 +35,7 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// committed late has been dated by then.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// The most of a `User-Agent` that is kept, in characters.
+/// The most of a `User-Agent` that is kept, in bytes.
 const LONGEST_USER_AGENT: usize = 256;
 
 /// `GET /register`: a new guest.
@@ -267,7 +267,13 @@ fn count(state: &State, limit: Limit) -> Result<(), Error> {
 /// Who asks.
 pub(super) fn device(request: &HttpRequest) -> Device {
     let user_agent = request.headers().get(USER_AGENT).map(|header| {
-        String::from_utf8_lossy(header.as_bytes()).chars().take(LONGEST_USER_AGENT).collect()
+        let mut text = String::from_utf8_lossy(header.as_bytes()).into_owned();
+        let mut end = text.len().min(LONGEST_USER_AGENT);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text
     });
     Device { user_agent, ip: client_address(request) }
 }

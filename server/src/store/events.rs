@@ -55,6 +55,36 @@ pub fn insert(conn: &mut Conn, event: &Event<'_>) -> QueryResult<()> {
     Ok(())
 }
 
+/// The reason of what a copied token leads to, whichever request detects it.
+const REUSE: &str = "reuse";
+
+/// Adds an entry, or counts it with one of the same minute that differs in the time
+/// alone: the same session, kind, reason and address.
+///
+/// # Errors
+/// When a statement fails.
+pub fn count(conn: &mut Conn, event: &Event<'_>) -> QueryResult<()> {
+    let minute = Timestamp::from_secs(event.at.as_secs().div_euclid(60) * 60);
+    let mut same = events::table
+        .filter(events::session_id.eq(event.session))
+        .filter(events::at.ge(minute))
+        .select(events::id)
+        .into_boxed();
+    if let Some(reason) = event.reason {
+        same = same.filter(events::reason.eq(reason));
+    }
+    if event.reason != Some(REUSE) {
+        same = same.filter(events::what.eq(event.what));
+    }
+    same = match event.ip {
+        Some(ip) => same.filter(events::ip.eq(Address(ip))),
+        None => same.filter(events::ip.is_null()),
+    };
+    let Some(id) = same.first::<EventId>(conn).optional()? else { return insert(conn, event) };
+    let counted = diesel::update(events::table.find(id)).set(events::count.eq(events::count + 1));
+    counted.execute(conn).map(drop)
+}
+
 /// An entry as it is read back.
 #[derive(Queryable)]
 pub struct Entry {
@@ -70,6 +100,8 @@ pub struct Entry {
     pub ip: Option<Address>,
     /// The `User-Agent`.
     pub user_agent: Option<String>,
+    /// How often, within the minute.
+    pub count: i64,
 }
 
 /// The last `limit` entries about a session, oldest first.
@@ -88,6 +120,7 @@ pub fn of_session(conn: &mut Conn, session: SessionId, limit: i64) -> QueryResul
             events::generation,
             events::ip,
             events::user_agent,
+            events::count,
         ))
         .load(conn)?;
     entries.reverse();

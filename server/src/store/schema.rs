@@ -55,6 +55,7 @@ diesel::table! {
         generation -> Nullable<BigInt>,
         ip -> Nullable<IpAddress>,
         user_agent -> Nullable<Text>,
+        count -> BigInt,
     }
 }
 
@@ -95,4 +96,5 @@ diesel::table! {
     }
 }
 
+diesel::allow_tables_to_appear_in_same_query!(sessions, users);
 diesel::allow_tables_to_appear_in_same_query!(sessions, ends);

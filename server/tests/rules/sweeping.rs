@@ -1,8 +1,9 @@
 //! What the sweeper takes away, and what it leaves.
 
 use diesel::Connection;
+use matchbook_server::store::users;
 use matchbook_server::sweeper::{STEP, Sweeper};
-use matchbook_server::token::SessionId;
+use matchbook_server::token::{SessionId, UserId};
 use matchbook_server::{clock, sessions};
 use matchbook_shared::Reason;
 
@@ -227,4 +228,39 @@ fn several_servers_sweep_side_by_side_and_each_salt_is_cleared_once() {
     // What all have passed over comes up on the next round.
     assert_eq!(cleared + subject.sweep().0, 60);
     assert_eq!(subject.number("SELECT count(salt) AS number FROM sessions"), 0);
+}
+
+#[test]
+fn guests_that_never_sign_in_or_have_no_session_left_are_deleted() {
+    let mut subject = Subject::new(DEFAULT);
+    let (day, week) = (DAY, 7 * DAY);
+    let guest = |subject: &mut Subject| {
+        let id = UserId::random();
+        users::insert(&mut subject.conn, id, subject.now).unwrap();
+        id
+    };
+    let unused = guest(&mut subject);
+    let (ended, _) = subject.open();
+    let gone = subject.standing(ended).unwrap().user;
+    subject.sql("DELETE FROM sessions");
+    let (live, _) = subject.open();
+    let kept = subject.standing(live).unwrap().user;
+    let sweep = |subject: &mut Subject| {
+        let (unused, used) = (subject.now.before(day), subject.now.before(week));
+        users::sweep(&mut subject.conn, UserId::FIRST, 100, unused, used).unwrap().deleted
+    };
+    let exists = |subject: &mut Subject, id| users::is_there(&mut subject.conn, id).unwrap();
+    subject.wait(day);
+    assert_eq!(sweep(&mut subject), 0);
+    subject.wait(SECOND);
+    let new = guest(&mut subject);
+    assert_eq!(sweep(&mut subject), 1);
+    assert!(!exists(&mut subject, unused) && exists(&mut subject, new));
+    assert!(exists(&mut subject, gone), "its session may still be asked about");
+    subject.wait(week);
+    users::use_sign_in(&mut subject.conn, new, subject.now).unwrap();
+    assert_eq!(sweep(&mut subject), 1);
+    assert!(!exists(&mut subject, gone) && exists(&mut subject, kept));
+    assert!(exists(&mut subject, new), "it is signing in");
+    assert!(subject.standing(live).is_some());
 }
