@@ -8,7 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection;
-use diesel::{Connection, PgConnection};
+use diesel::sql_types::Text;
+use diesel::{Connection, PgConnection, QueryableByName, RunQueryDsl};
 use tempfile::TempDir;
 
 use crate::free_port;
@@ -52,22 +53,63 @@ impl Postgres {
     /// it alone may read.
     pub fn with(settings: &[(&str, &str)], files: &[(&str, &str)]) -> Self {
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-        let folder = tempfile::tempdir().unwrap();
-        let mut postgres = Self {
-            by_root: fs::metadata(folder.path()).unwrap().uid() == 0,
-            folder,
-            programs: postgres_programs(),
-            port: free_port(),
-            settings: settings.iter().map(owned).collect(),
-            running: None,
-        };
-        postgres.hand_over(postgres.folder.path());
+        let mut postgres = Self::empty();
+        postgres.settings = settings.iter().map(owned).collect();
         postgres.initialise();
         for (name, text) in files {
             postgres.put(name, text);
         }
         postgres.start();
         postgres
+    }
+
+    /// Without data, and stopped.
+    fn empty() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let postgres = Self {
+            by_root: fs::metadata(folder.path()).unwrap().uid() == 0,
+            folder,
+            programs: postgres_programs(),
+            port: free_port(),
+            settings: Vec::new(),
+            running: None,
+        };
+        postgres.hand_over(postgres.folder.path());
+        postgres
+    }
+
+    /// A standby of `primary`, which follows it by streaming replication.
+    pub fn standby_of(primary: &Self) -> Self {
+        let mut standby = Self::empty();
+        let mut copying = standby.program("pg_basebackup");
+        copying.args(["--checkpoint=fast", "--wal-method=stream", "--write-recovery-conf"]);
+        copying.args(["--no-sync", "--dbname", &primary.url(), "--pgdata"]).arg(standby.data());
+        let output = copying.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "pg_basebackup: {said}");
+        standby.start();
+        standby
+    }
+
+    /// Waits until this standby has all that `primary` has committed so far.
+    pub fn catch_up(&self, primary: &Self) {
+        let committed = query(&primary.url(), "SELECT pg_current_wal_lsn()::text AS text");
+        let asking = format!("SELECT (pg_last_wal_replay_lsn() >= '{committed}')::text AS text");
+        let started = Instant::now();
+        while query(&self.url(), &asking) != "true" {
+            assert!(started.elapsed() < PATIENCE, "the standby does not follow: {}", self.log());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Makes this standby a primary, and waits until it is one.
+    pub fn promote(&self) {
+        assert_eq!(query(&self.url(), "SELECT pg_promote()::text AS text"), "true");
+    }
+
+    /// The address that it listens on.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
     }
 
     /// The process id of the parent of all its processes, while it runs.
@@ -144,7 +186,7 @@ impl Postgres {
 
     /// The URL of a database.
     pub fn url_of(&self, database: &str) -> String {
-        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+        format!("postgres://postgres@{}/{database}", self.address())
     }
 
     fn data(&self) -> PathBuf {
@@ -201,6 +243,17 @@ impl Drop for Postgres {
         self.thaw();
         self.stop(Stop::Immediate);
     }
+}
+
+/// What a query answers as `text`.
+fn query(url: &str, query: &str) -> String {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = Text)]
+        text: String,
+    }
+    let mut conn = PgConnection::establish(url).unwrap();
+    diesel::sql_query(query).get_result::<Row>(&mut conn).unwrap().text
 }
 
 /// The children of a process, which PostgreSQL has one of for each connection.

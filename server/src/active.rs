@@ -64,8 +64,6 @@ const FORGET_AFTER: Duration = Duration::from_secs(20);
 /// How long one look at other servers' polls may take, and the pause between two.
 const BRIEFLY: Duration = Duration::from_millis(500);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
-/// By how much servers' clocks may be apart.
-pub const APART: Duration = Duration::from_secs(60);
 
 /// Knows whether access tokens are active.
 pub struct ActiveTokens {

@@ -105,6 +105,7 @@ pub async fn start(config: &Config) -> Result<Listening, Error> {
     let keys = Arc::new(keys);
     let active = Arc::new(ActiveTokens::new(config.redis.as_ref(), store.clone()).await);
     let lanes = store.clone().keep_lanes();
+    let clock = store.clone().watch_clock();
     let (sweeper, rotations) = Sweeper::new(store.clone(), config.policy, config.event_retention);
     let measures = Arc::new(Metrics::new());
     let connections =
@@ -160,6 +161,7 @@ pub async fn start(config: &Config) -> Result<Listening, Error> {
     }
     actix_rt::spawn(lanes);
     actix_rt::spawn(connections.run());
+    actix_rt::spawn(clock);
     actix_rt::spawn(sweeper.run());
     actix_rt::spawn(keys.keep());
     actix_rt::spawn(active.keep());

@@ -14,6 +14,9 @@ impl Timestamp {
     /// Later than any time that is ever asked about.
     pub const MAX: Self = Self(i64::MAX);
 
+    /// The latest time that every database and every format can write.
+    pub const END_OF_9999: Self = Self::from_secs(253_402_300_799);
+
     /// The point that many microseconds after the Unix epoch.
     #[must_use]
     pub const fn from_micros(micros: i64) -> Self {
@@ -80,6 +83,14 @@ impl fmt::Display for Timestamp {
     }
 }
 
+/// The far ends of the scale are cut off.
+impl From<SystemTime> for Timestamp {
+    fn from(time: SystemTime) -> Self {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+    }
+}
+
 impl From<Timestamp> for SystemTime {
     fn from(timestamp: Timestamp) -> Self {
         let micros = u64::try_from(timestamp.0).unwrap_or(0);
@@ -87,10 +98,16 @@ impl From<Timestamp> for SystemTime {
     }
 }
 
+/// By how much a server's clock may differ from the database's. Beyond that the
+/// server changes nothing.
+pub const MAX_CLOCK_SKEW: Duration = Duration::from_secs(30);
+
+/// By how much the clocks of two servers may differ then.
+pub const CLOCKS_APART: Duration = Duration::from_secs(2 * MAX_CLOCK_SKEW.as_secs());
+
 /// The present. Handlers call this once and hand the value down.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "this is the one clock")]
 pub fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+    SystemTime::now().into()
 }

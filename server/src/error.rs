@@ -50,6 +50,8 @@ pub enum Error {
     Keys(keys::Error),
     /// This server has no key to sign with: its secret is not the database's.
     NoKey,
+    /// This server could not read its keys for too long.
+    StaleKeys,
 }
 
 impl From<store::Error> for Error {
@@ -62,6 +64,8 @@ impl From<keys::Error> for Error {
     fn from(error: keys::Error) -> Self {
         match error {
             keys::Error::NoKey => Self::NoKey,
+            keys::Error::Stale => Self::StaleKeys,
+            keys::Error::Store(error) => Self::Store(error),
             error => Self::Keys(error),
         }
     }
@@ -94,7 +98,7 @@ impl Error {
             Self::MethodNotAllowed(_) => "method_not_allowed",
             Self::TooLarge => "too_large",
             Self::TooSlow => "too_slow",
-            Self::NoKey => "temporarily_unavailable",
+            Self::NoKey | Self::StaleKeys => "temporarily_unavailable",
             Self::Store(error) if error.will_pass() => "temporarily_unavailable",
             Self::Store(_) | Self::Keys(_) => "server_error",
         }
@@ -160,7 +164,11 @@ impl fmt::Display for Error {
             }
             Self::TooLarge => "The request is longer than any that is good.",
             Self::TooSlow => "The request did not arrive in time: send it again.",
+            Self::StaleKeys => "The server cannot read its signing keys: try again in a moment.",
             Self::NoKey => "The server has no key to sign with: try again in a moment.",
+            Self::Store(store::Error::WrongClock) => {
+                "The clock of the server is wrong: try again in a moment."
+            }
             Self::Store(error) if error.will_pass() => {
                 "The server cannot reach its database: try again in a moment."
             }
@@ -184,7 +192,7 @@ impl ResponseError for Error {
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
-            Self::NoKey => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoKey | Self::StaleKeys => StatusCode::SERVICE_UNAVAILABLE,
             Self::Store(error) if error.will_pass() => StatusCode::SERVICE_UNAVAILABLE,
             Self::Store(_) | Self::Keys(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -195,6 +203,7 @@ impl ResponseError for Error {
             Self::Store(error) => tracing::error!(%error, "the database failed a request"),
             Self::Keys(error) => tracing::error!(%error, "a key operation failed"),
             Self::NoKey => tracing::error!("no key to sign with"),
+            Self::StaleKeys => tracing::error!("signing keys too old to be used"),
             _ => {}
         }
         let mut response = HttpResponse::build(self.status_code());

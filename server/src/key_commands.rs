@@ -82,5 +82,5 @@ pub fn revoke(config: &Config, kid: &str) -> Result<String, Error> {
 fn open(config: &Config) -> Result<(Conn, SealingKeys), Error> {
     let secret = secret::existing(config.secret.as_ref(), &DataDir::at(&config.data_dir))?;
     let derived = Derived::from_secrets(&secret, &config.old_secrets)?;
-    Ok((store::connect(&config.database.url)?, derived.sealing))
+    Ok((store::connect_to_change(&config.database.url)?, derived.sealing))
 }

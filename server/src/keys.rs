@@ -31,6 +31,7 @@ use crate::token::{Access, Claims, NoRandomness};
 
 pub use replace::{check_new_secret, replace_all};
 pub use seal::{Derived, SealingKeys};
+use sequence::UNDECIDED;
 pub use sequence::{Phase, phases};
 pub use signing_key::Algorithm;
 use signing_key::SigningKey;
@@ -43,6 +44,9 @@ const LONGEST_TOKEN: usize = 4096;
 pub const READ_EVERY: Duration = Duration::from_secs(1);
 /// A token under an unknown key makes a server read at once, but no oftener.
 const READ_AGAIN_AFTER: Duration = Duration::from_millis(250);
+/// How long keys are used after they were read: one that is revoked meanwhile is
+/// accepted and published no longer than that by a server without its database.
+const TRUSTED_FOR: Duration = Duration::from_secs(30);
 
 /// Why the key ring cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +80,9 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// The keys could not be read for too long, so that any of them may be revoked.
+    #[error("the signing keys could not be read for {TRUSTED_FOR:?}")]
+    Stale,
     /// There is no such key to revoke.
     #[error("there is no key {0:?} in force: `keys list` shows those that are")]
     NoSuchKey(String),
@@ -133,8 +140,9 @@ pub enum Fault {
     NotOurs,
     /// It was good once.
     Expired,
-    /// It names a key that may be new, and the database cannot be asked.
-    Unavailable(store::Error),
+    /// It names a key that may be new or revoked, and the database cannot be asked, or
+    /// this server's clock is wrong.
+    Unavailable(Error),
 }
 
 /// Signs and verifies with the keys that the database holds.
@@ -186,19 +194,20 @@ impl KeyRing {
         let (read, reading) = (RwLock::new(Arc::new(none)), tokio::sync::Mutex::default());
         let ring = Self { store, sealing, options, read, reading };
         let now = clock::now();
-        if ring.stored().await?.is_empty() {
-            ring.add(1, now, now).await?;
+        if ring.stored().await?.is_empty() && ring.store.check_clock().is_ok() {
+            ring.add(1, now).await?;
         }
+        let began = Instant::now();
         let stored = ring.stored().await?;
         let mut keys = ring.unseal(&stored, now).await?;
         if let Some(error) = keys.unreadable.pop() {
             return Err(error);
         }
         let newest = keys.keys.last().map(|newest| newest.key.clone());
-        ring.replace(keys);
+        ring.replace(keys, began);
         if newest.is_some_and(|newest| !newest.is_for(ring.options.algorithm)) {
             let number = stored.last().map_or(1, |key| key.number + 1);
-            ring.add(number, now, now.after(ring.options.publish_lead)).await?;
+            ring.add(number, now).await?;
         }
         Ok(ring)
     }
@@ -219,6 +228,17 @@ impl KeyRing {
 
     async fn tend(&self) -> Result<(), Error> {
         let (stored, now) = (self.read().await?, clock::now());
+        if self.store.check_clock().is_err() {
+            return Ok(());
+        }
+        if stored.is_empty() {
+            return self.add(1, now).await;
+        }
+        if let Some(key) =
+            stored.iter().find(|key| key.signs_from == UNDECIDED && key.revoked_at.is_none())
+        {
+            return self.schedule(key.kid.clone()).await;
+        }
         let lifetime = self.options.access_lifetime;
         let phases = phases(&stored, lifetime, now);
         for (key, _) in stored.iter().zip(&phases).filter(|(_, phase)| **phase == Phase::Gone) {
@@ -232,7 +252,7 @@ impl KeyRing {
         let due = newest.signs_from.after(rotate_after);
         let published = now.after(self.options.publish_lead);
         if due <= published {
-            self.add(newest.number + 1, now, published.max(due)).await?;
+            self.add(newest.number + 1, now).await?;
         }
         Ok(())
     }
@@ -255,10 +275,13 @@ impl KeyRing {
     /// # Errors
     /// What is wrong with it.
     pub async fn verify(&self, token: &str, now: Timestamp) -> Result<Access, Fault> {
-        let access = match self.ring().verify(token, &self.options) {
+        self.store.check_clock().map_err(|error| Fault::Unavailable(error.into()))?;
+        let ring = self.current().await.map_err(Fault::Unavailable)?;
+        let access = match ring.verify(token, &self.options) {
             // Another server may sign with a key that this one has not read yet.
             Err(Unverified::UnknownKey) => {
-                self.read_again().await.map_err(Fault::Unavailable)?;
+                let read = self.read_again().await;
+                read.map_err(|error| Fault::Unavailable(error.into()))?;
                 self.ring().verify(token, &self.options)
             }
             verified => verified,
@@ -272,12 +295,26 @@ impl KeyRing {
 
     /// The public halves, and for how long they may be cached: half the lead,
     /// and less where the database has not been read for some time.
-    #[must_use]
-    pub fn published(&self) -> KeySet {
-        let ring = self.ring();
+    ///
+    /// # Errors
+    /// When it has not been read for too long.
+    pub async fn published(&self) -> Result<KeySet, Error> {
+        let ring = self.current().await?;
         let lead = self.options.publish_lead;
         let max_age = (lead / 2).min(lead.saturating_sub(ring.read_at.elapsed()));
-        KeySet { max_age, ..ring.set.clone() }
+        Ok(KeySet { max_age, ..ring.set.clone() })
+    }
+
+    /// The keys, unless they are too old to be sure that none is revoked.
+    async fn current(&self) -> Result<Arc<Ring>, Error> {
+        let ring = self.ring();
+        if ring.read_at.elapsed() <= TRUSTED_FOR {
+            return Ok(ring);
+        }
+        // This process may have stood still.
+        self.read_again().await?;
+        let ring = self.ring();
+        if ring.read_at.elapsed() <= TRUSTED_FOR { Ok(ring) } else { Err(Error::Stale) }
     }
 
     /// Whether this server has a key to sign with.
@@ -313,9 +350,10 @@ impl KeyRing {
     }
 
     async fn read(&self) -> Result<Vec<StoredKey>, Error> {
+        let began = Instant::now();
         let stored = self.stored().await?;
         let unsealed = self.unseal(&stored, clock::now()).await?;
-        self.replace(unsealed);
+        self.replace(unsealed, began);
         Ok(stored)
     }
 
@@ -354,7 +392,7 @@ impl KeyRing {
         parse(stored, &pkcs8).map(Arc::new)
     }
 
-    fn replace(&self, unsealed: Unsealed) {
+    fn replace(&self, unsealed: Unsealed, read_at: Instant) {
         let before = self.ring();
         let mut unreadable = Vec::new();
         for error in unsealed.unreadable {
@@ -370,20 +408,32 @@ impl KeyRing {
         let body = serde_json::to_string(&JwkSet { keys }).unwrap_or_default();
         let digest = URL_SAFE_NO_PAD.encode(&sha256(body.as_bytes())[..16]);
         let set = KeySet { etag: format!("\"{digest}\""), body, max_age: Duration::ZERO };
-        let ring = Ring { keys: unsealed.keys, unreadable, set, read_at: Instant::now() };
+        let ring = Ring { keys: unsealed.keys, unreadable, set, read_at };
         *self.read.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(ring);
     }
 
-    /// Makes the key with that number, unless another server does.
-    async fn add(&self, number: i64, now: Timestamp, signs_from: Timestamp) -> Result<(), Error> {
+    /// Makes the key with that number, unless another server does. The first one signs
+    /// at once, any other when it has been published for long enough.
+    async fn add(&self, number: i64, now: Timestamp) -> Result<(), Error> {
+        let signs_from = if number == 1 { now } else { UNDECIDED };
         let algorithm = self.options.algorithm;
         let pkcs8 = spawn_blocking(move || algorithm.generate()).await??;
         let key = stored(&self.sealing, algorithm, &pkcs8, number, now, signs_from)?;
         let kid = key.kid.clone();
         if self.store.run_aside(move |conn| signing_keys::insert(conn, &key)).await? {
             tracing::info!(kid, algorithm = algorithm.name(), "signing key made");
+            if signs_from == UNDECIDED {
+                self.schedule(kid).await?;
+            }
         }
         Ok(())
+    }
+
+    /// Sets when a key signs, now that its row is committed.
+    async fn schedule(&self, kid: String) -> Result<(), Error> {
+        let at = clock::now().after(self.options.publish_lead);
+        let schedule = move |conn: &mut Conn| signing_keys::schedule(conn, &kid, UNDECIDED, at);
+        Ok(self.store.run_aside(schedule).await?)
     }
 }
 
@@ -505,9 +555,14 @@ pub fn rotate(
         let StoredKey { kid, signs_from, .. } = pending.clone();
         return Err(Error::Pending { kid, signs_from });
     }
-    let signs_from = now.after(options.publish_lead);
-    let next = next_key(&keys, sealing, options, now, signs_from)?;
-    if signing_keys::insert(conn, &next)? { Ok(next) } else { Err(Error::Changed) }
+    let mut next = next_key(&keys, sealing, options, now, UNDECIDED)?;
+    if !signing_keys::insert(conn, &next)? {
+        return Err(Error::Changed);
+    }
+    // A commit may take its time: only now can other servers publish the key.
+    next.signs_from = clock::now().after(options.publish_lead);
+    signing_keys::schedule(conn, &next.kid, UNDECIDED, next.signs_from)?;
+    Ok(next)
 }
 
 /// Revokes a key. Where it signed, the pending one does so at once, or else a

@@ -3,13 +3,14 @@
 //!
 //! The modules in reading order. Each uses only those that come after it:
 //! `app → http → error → state → config → sweeper → sessions → keys, active →
-//! metrics, limits, proxies → store → token → clock`; `explain`, `key_commands` and `secret_commands` stand
-//! beside `app`, and `tls`, `secret` and `data_dir` serve it.
+//! metrics, limits, proxies → store → token → clock`; `explain`, `key_commands`, `secret_commands` and
+//! `session_commands` stand beside `app`, and `tls`, `secret` and `data_dir` serve it.
 
 pub mod app;
 pub mod explain;
 pub mod key_commands;
 pub mod secret_commands;
+pub mod session_commands;
 pub mod tls;
 
 pub mod http;

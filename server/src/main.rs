@@ -4,12 +4,18 @@ use std::error::Error;
 use std::io::{BufRead, IsTerminal, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
-use clap::{Parser, Subcommand};
+use clap::{ArgGroup, Parser, Subcommand};
+use humantime::parse_rfc3339;
+use matchbook_server::clock::Timestamp;
 use matchbook_server::config::{self, Config};
-use matchbook_server::{app, clock, explain, key_commands, secret_commands};
+use matchbook_server::store::sessions::Selection;
+use matchbook_server::token::UserId;
+use matchbook_server::{app, clock, explain, key_commands, secret_commands, session_commands};
 use rustix::fs::Mode;
 use rustix::process::umask;
+use uuid::Uuid;
 
 /// A self-hosted token server: log in, stay logged in, log out everywhere.
 #[derive(Parser)]
@@ -38,6 +44,33 @@ enum Command {
     /// Replace the server's secret.
     #[command(subcommand)]
     Secret(Secret),
+    /// End sessions, as after a restored backup.
+    #[command(subcommand)]
+    Sessions(Sessions),
+}
+
+#[derive(Clone, Subcommand)]
+enum Sessions {
+    /// End sessions at every server, in the audit log as logged out.
+    #[command(group = ArgGroup::new("which").required(true).args(["before", "user", "all"]))]
+    End {
+        /// Those that were opened before this time, like 2026-11-27T08:00:00Z.
+        #[arg(long, value_name = "TIME", value_parser = parse_rfc3339)]
+        before: Option<SystemTime>,
+        /// Those of the user with this id.
+        #[arg(long, value_name = "ID")]
+        user: Option<Uuid>,
+        /// All.
+        #[arg(long)]
+        all: bool,
+    },
+}
+
+impl Sessions {
+    fn selection(&self) -> Selection {
+        let Self::End { before, user, .. } = *self;
+        Selection { user: user.map(UserId), opened_before: before.map(Timestamp::from) }
+    }
 }
 
 #[derive(Clone, Subcommand)]
@@ -100,6 +133,10 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         Command::Explain => explain(&config),
         Command::Secret(Secret::Rotate { .. }) => {
             let said = secret_commands::rotate_compromised(&config)?;
+            Ok(write!(std::io::stdout(), "{said}")?)
+        }
+        Command::Sessions(sessions) => {
+            let said = session_commands::end(&config, &sessions.selection())?;
             Ok(write!(std::io::stdout(), "{said}")?)
         }
         Command::Keys(command) => Ok(write!(std::io::stdout(), "{}", keys(&config, command)?)?),

@@ -1,5 +1,6 @@
 //! What the server counts and measures, for Prometheus (`OpenMetrics` 1.0).
 
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
@@ -10,7 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::store::Pool;
+use crate::store::Store;
 
 /// Upper bounds in seconds: from a cached answer to a client's patience.
 const LATENCIES: [f64; 14] =
@@ -75,6 +76,7 @@ pub struct Metrics {
     limited: Family<Limit, Counter>,
     signing: Histogram,
     pool: Family<State, Gauge>,
+    clock_offset: Gauge<f64, AtomicU64>,
     redis_up: Gauge,
     redis_evicting: Gauge,
 }
@@ -95,6 +97,7 @@ impl Metrics {
             limited: Family::default(),
             signing: Histogram::new(SIGNATURES),
             pool: Family::default(),
+            clock_offset: Gauge::default(),
             redis_up: Gauge::default(),
             redis_evicting: Gauge::default(),
             registry: Registry::default(),
@@ -125,6 +128,12 @@ impl Metrics {
             "database_connections",
             "Database connections, busy and idle, and requests waiting for one",
             metrics.pool.clone(),
+        );
+        registry.register_with_unit(
+            "database_clock_offset",
+            "What has to be added to this server's clock to get the database's",
+            Unit::Seconds,
+            metrics.clock_offset.clone(),
         );
         registry.register(
             "redis_up",
@@ -177,11 +186,13 @@ impl Metrics {
 
     /// All of it as text, with what can be read off at this moment.
     #[must_use]
-    pub fn text(&self, pool: Pool, redis_up: bool, redis_evicting: bool) -> String {
+    pub fn text(&self, store: &Store, redis_up: bool, redis_evicting: bool) -> String {
+        let pool = store.pool();
         for (state, count) in [("busy", pool.busy), ("idle", pool.idle), ("waiting", pool.waiting)]
         {
             self.pool.get_or_create(&State { state: Word(state) }).set(count.into());
         }
+        self.clock_offset.set(store.clock_offset());
         self.redis_up.set(redis_up.into());
         self.redis_evicting.set(redis_evicting.into());
         let mut text = String::new();

@@ -10,7 +10,8 @@ use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::keys::{self, Derived};
 use crate::secret;
-use crate::sessions::log_everybody_out;
+use crate::sessions::end_selected;
+use crate::store::sessions::Selection;
 use crate::store::{self, Conn, OpenError};
 use crate::token::{EventId, NoRandomness};
 
@@ -48,7 +49,7 @@ pub enum Error {
 /// # Errors
 /// When the configured secret is the one in use, or a part cannot be replaced.
 pub fn rotate_compromised(config: &Config) -> Result<String, Error> {
-    let mut conn = store::connect(&config.database.url)?;
+    let mut conn = store::connect_to_change(&config.database.url)?;
     let secret = match &config.secret {
         Some(configured) => configured.clone(),
         None => secret::generate()?,
@@ -77,5 +78,5 @@ pub fn rotate_compromised(config: &Config) -> Result<String, Error> {
 
 fn end_all(config: &Config, conn: &mut Conn) -> Result<usize, Error> {
     let now = clock::now();
-    Ok(log_everybody_out(conn, EventId::new(now)?, &config.policy, now)?)
+    Ok(end_selected(conn, &Selection::default(), EventId::new(now)?, &config.policy, now)?)
 }

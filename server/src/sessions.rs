@@ -7,7 +7,7 @@
 //! the [`Retry`] rules say, and nobody but who shows it can compute that
 //! successor. Any other use of a rotated token means that it was copied.
 
-mod everybody;
+mod many;
 
 use std::cmp::Ordering;
 use std::net::IpAddr;
@@ -17,7 +17,7 @@ use std::time::Duration;
 use diesel::{Connection, QueryResult};
 use matchbook_shared::Reason;
 
-pub use everybody::log_everybody_out;
+pub use many::end_selected;
 
 use crate::clock::Timestamp;
 use crate::store::ends::{self, End};

@@ -14,6 +14,7 @@ mod schema;
 pub mod servers;
 pub mod sessions;
 pub mod signing_keys;
+mod skew;
 mod types;
 pub mod users;
 
@@ -33,6 +34,8 @@ pub use connection::Conn;
 use connection::{Connector, Pooled};
 use lanes::Lanes;
 use own::Own;
+pub use skew::ClockState;
+use skew::Skew;
 pub use types::Address;
 
 /// Which database, and how many connections to it.
@@ -102,12 +105,19 @@ pub enum Error {
     /// The connection was lost, or the database cannot do it at this moment.
     #[error("the database is away: {0}")]
     Away(#[source] QueryError),
+    /// The statement failed on a sound connection, and may succeed later: the disk is
+    /// full, another transaction is in the way, the database turned read-only.
+    #[error("the database cannot carry a statement out at this moment: {0}")]
+    Unable(#[source] QueryError),
     /// The statement failed: a bug, or a database that somebody changed.
     #[error("a statement failed: {0}")]
     Query(#[source] QueryError),
     /// The work panicked or was cancelled.
     #[error("the work on the database did not finish: {0}")]
     Unfinished(#[source] JoinError),
+    /// This server's clock is far from the database's.
+    #[error("this server's clock is wrong")]
+    WrongClock,
     /// Its caller had given up before the work could begin.
     #[error("the request was given up before the database could carry it out")]
     TooLate,
@@ -129,6 +139,8 @@ impl Error {
             | Self::Overloaded(_)
             | Self::Silent(_)
             | Self::Away(_)
+            | Self::Unable(_)
+            | Self::WrongClock
             | Self::TooLate
             | Self::Interrupted => true,
             Self::Shared(error) => error.will_pass(),
@@ -156,6 +168,9 @@ pub enum OpenError {
         /// What the migration says.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// What is written now would be dated wrong.
+    #[error("nothing was changed: {0}")]
+    WrongClock(String),
     /// The pool of connections cannot be made.
     #[error("no connection pool: {0}")]
     Pool(#[from] r2d2::Error),
@@ -174,6 +189,22 @@ pub fn connect(url: &Url) -> Result<Conn, OpenError> {
         return Err(failed(ConnectionError::BadConnection("there is no such file".to_owned())));
     }
     Connector::new(url, Duration::ZERO).establish().map_err(failed)
+}
+
+/// Does the same for a command that writes times.
+///
+/// # Errors
+/// When the database is not there, refuses us, or its clock is another one.
+pub fn connect_to_change(url: &Url) -> Result<Conn, OpenError> {
+    let mut conn = connect(url)?;
+    let failed = |source| OpenError::Connect {
+        url: url.to_string(),
+        source: ConnectionError::CouldntSetupConfiguration(source),
+    };
+    match skew::wrong_clock(&mut conn).map_err(failed)? {
+        Some(problem) => Err(OpenError::WrongClock(problem)),
+        None => Ok(conn),
+    }
 }
 
 /// How the pool of connections stands.
@@ -196,6 +227,13 @@ fn lanes() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
 }
 
+/// Compares the clocks for the first time.
+fn measured(skew: &Skew, conn: &mut Conn) {
+    if let Err(error) = skew.measure(conn) {
+        tracing::warn!(%error, "the database's clock cannot be read");
+    }
+}
+
 /// A pool of connections to a database that is up to date. Clones share it.
 #[derive(Clone)]
 pub struct Store {
@@ -211,6 +249,7 @@ pub struct Store {
     /// One for each request that may wait for its turn.
     places: Arc<Semaphore>,
     lanes: Arc<Lanes>,
+    skew: Arc<Skew>,
     queue: u32,
     wait: Duration,
     timeout: Duration,
@@ -248,9 +287,11 @@ impl Store {
         let connector = Connector::new(&options.url, options.timeout);
         let url = options.url.to_string();
         let mut first = connector
-            .establish()
+            .establish_writable()
             .map_err(|source| OpenError::Connect { url: url.clone(), source })?;
         migrate::run(&mut first).map_err(|source| OpenError::Migrate { url, source })?;
+        let skew = Arc::new(Skew::default());
+        measured(&skew, &mut first);
         drop(first);
         let pool = r2d2::Pool::builder()
             .max_size(options.pool_size + 1)
@@ -273,6 +314,7 @@ impl Store {
                 // There is one writer at a time.
                 Url::Sqlite(_) => 1,
             })),
+            skew,
             queue: options.queue,
             wait: options.wait,
             timeout: options.timeout,
@@ -309,6 +351,7 @@ impl Store {
         T: Send + 'static,
         F: FnOnce(&mut Conn) -> QueryResult<T> + Send + 'static,
     {
+        self.check_clock()?;
         let started = Instant::now();
         let permits = if let Some(permits) = self.try_to_write() {
             permits
@@ -409,8 +452,10 @@ impl Store {
             if is_connection_fault(&error) || !pooled.is_alive() {
                 pooled.condemn();
                 Error::Away(error)
-            } else if timed_out || will_pass(&error) {
+            } else if timed_out {
                 Error::Away(error)
+            } else if will_pass(&error) {
+                Error::Unable(error)
             } else {
                 Error::Query(error)
             }
@@ -457,12 +502,15 @@ impl Store {
         }
     }
 
-    /// Whether the database answers.
+    /// Checks that the database can be written to.
     ///
     /// # Errors
-    /// When it does not.
-    pub async fn ping(&self) -> Result<(), Error> {
-        self.run(|conn| diesel::connection::SimpleConnection::batch_execute(conn, "SELECT 1")).await
+    /// When it does not respond, is a standby or is read-only.
+    pub async fn check_writable(&self) -> Result<(), Error> {
+        match self.url {
+            Url::Postgres(_) => self.run(connection::check_writable).await,
+            Url::Sqlite(_) => self.write(connection::check_writable).await,
+        }
     }
 }
 
@@ -477,20 +525,44 @@ impl std::fmt::Display for Url {
     }
 }
 
-/// Faults of the moment on a sound connection: another writer has SQLite's
-/// lock, or the PostgreSQL at the other end has become a standby.
+/// Whether a statement that failed on a sound connection may succeed later.
+///
+/// Diesel has no SQLSTATE for most errors. PostgreSQL gives the position of what it
+/// cannot parse or has no table or column for. What fails while a statement runs has
+/// none: a deadlock, a full disk, a canceled or refused statement.
 fn will_pass(error: &QueryError) -> bool {
-    connection::is_locked(error)
-        || matches!(error, QueryError::DatabaseError(DatabaseErrorKind::ReadOnlyTransaction, _))
+    match error {
+        QueryError::DatabaseError(kind, info) => match kind {
+            DatabaseErrorKind::SerializationFailure => true,
+            DatabaseErrorKind::Unknown => {
+                info.statement_position().is_none() && !is_sqlite_mistake(info.message())
+            }
+            _ => false,
+        },
+        QueryError::RollbackErrorOnCommit { commit_error, .. } => will_pass(commit_error),
+        _ => false,
+    }
 }
 
-/// Faults that say so of themselves; others are found by asking the connection.
+/// SQLite's words (`sqlite3_errmsg`) for statements that do not fit the tables.
+fn is_sqlite_mistake(message: &str) -> bool {
+    let begins = ["no such ", "near ", "table ", "no query solution"];
+    begins.iter().any(|begin| message.starts_with(begin)) || message.contains("syntax error")
+}
+
+/// Faults that say so of themselves; others are found by asking the connection. One
+/// that leads to a standby is of no more use than one that is broken. After a commit
+/// that cannot be rolled back, diesel's state of the transaction is wrong.
 fn is_connection_fault(error: &QueryError) -> bool {
     matches!(
         error,
         QueryError::DatabaseError(
-            DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::UnableToSendCommand,
+            DatabaseErrorKind::ClosedConnection
+                | DatabaseErrorKind::UnableToSendCommand
+                | DatabaseErrorKind::ReadOnlyTransaction,
             _
         ) | QueryError::BrokenTransactionManager
+            | QueryError::RollbackErrorOnCommit { .. }
+            | QueryError::AlreadyInTransaction
     )
 }

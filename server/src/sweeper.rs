@@ -15,8 +15,7 @@ use std::time::{Duration, Instant};
 use diesel::QueryResult;
 use tokio::sync::mpsc;
 
-use crate::active::APART;
-use crate::clock::{self, Timestamp};
+use crate::clock::{self, CLOCKS_APART, Timestamp};
 use crate::sessions::{self, Policy};
 use crate::store::{self, Conn, Store, ends, events, users};
 use crate::token::{SessionId, UserId};
@@ -110,7 +109,7 @@ impl Sweeper {
     /// When the database does not answer.
     pub async fn step(&mut self) -> Result<(), store::Error> {
         self.clear_salts().await?;
-        let over = clock::now().before(APART);
+        let over = clock::now().before(CLOCKS_APART);
         self.work(move |conn| ends::delete_old(conn, over)).await?;
         if Instant::now() < self.resume {
             return Ok(());

@@ -23,6 +23,8 @@ pub enum Fault {
     StallCommits,
     /// The first server alone cannot reach PostgreSQL.
     CutPostgres,
+    /// The first server alone is led to a standby that follows no more, and back.
+    StandbyInPool,
     /// Redis is killed and comes back empty.
     KillRedis,
     /// Redis forgets everything.
@@ -42,7 +44,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::KillServer,
         Self::FreezeServer,
         Self::RestartPostgres,
@@ -51,6 +53,7 @@ impl Fault {
         Self::FreezePostgres,
         Self::StallCommits,
         Self::CutPostgres,
+        Self::StandbyInPool,
         Self::KillRedis,
         Self::FlushRedis,
         Self::StopRedis,
@@ -71,6 +74,7 @@ impl Fault {
             Self::FreezePostgres => "freeze-postgres",
             Self::StallCommits => "stall-commits",
             Self::CutPostgres => "cut-postgres",
+            Self::StandbyInPool => "standby-in-pool",
             Self::KillRedis => "kill-redis",
             Self::FlushRedis => "flush-redis",
             Self::StopRedis => "stop-redis",

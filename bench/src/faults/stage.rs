@@ -5,6 +5,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use diesel::connection::SimpleConnection;
 use diesel::sql_types::{BigInt, Text};
 use diesel::{Connection, PgConnection, QueryableByName, RunQueryDsl};
 use tempfile::TempDir;
@@ -122,6 +123,9 @@ impl Stage {
                 self.postgres.configure("synchronous_standby_names", "");
             }
             Fault::CutPostgres => cut(&self.postgres_relay, lengths.stop),
+            Fault::StandbyInPool => {
+                stand_in(&self.postgres, &self.postgres_relay, lengths.stop);
+            }
             Fault::CutRedis => cut(&self.redis_relay, lengths.stop),
             Fault::SplitRedis => split(&self.redis, &self.redis_relay, lengths.stop),
             Fault::KillRedis => {
@@ -177,19 +181,31 @@ fn cut(relay: &Relay, time: Duration) {
     relay.mend();
 }
 
+/// A standby that takes over the address of its primary for a while: it has everything
+/// so far, and follows no more.
+fn stand_in(primary: &Postgres, relay: &Relay, time: Duration) {
+    let standby = Postgres::standby_of(primary);
+    standby.catch_up(primary);
+    let mut conn = PgConnection::establish(&standby.url()).unwrap();
+    conn.batch_execute("SELECT pg_wal_replay_pause()").unwrap();
+    lead(relay, &standby.address());
+    thread::sleep(time);
+    lead(relay, &primary.address());
+}
+
 /// A replica has everything so far, and then lives its own life.
 fn split(redis: &Redis, relay: &Relay, time: Duration) {
     let replica = Redis::new();
     replica.replicate(redis);
     replica.promote();
-    lead(relay, &replica);
+    lead(relay, &format!("127.0.0.1:{}", replica.port()));
     thread::sleep(time);
-    lead(relay, redis);
+    lead(relay, &format!("127.0.0.1:{}", redis.port()));
 }
 
-/// Leads a server to a Redis: what is connected to the one before is closed.
-fn lead(relay: &Relay, redis: &Redis) {
-    relay.lead_to(&format!("127.0.0.1:{}", redis.port()));
+/// Leads a server to another address: what is connected to the one before is closed.
+fn lead(relay: &Relay, address: &str) {
+    relay.lead_to(address);
     relay.cut();
     relay.mend();
 }

@@ -18,8 +18,8 @@ use tokio::sync::Notify;
 use super::connection::{Connection, Options, is_out_of_memory};
 use super::identity::{self, Facts, Unusable};
 use super::problems::Problems;
-use super::{APART, LEASE, access_key, ended_key};
-use crate::clock::{self, Timestamp};
+use super::{LEASE, access_key, ended_key};
+use crate::clock::{self, CLOCKS_APART, Timestamp};
 use crate::store::ends::End;
 use crate::token::{Access, SessionId};
 
@@ -275,7 +275,7 @@ impl Link {
 
     /// Forgets the revocations of sessions whose access tokens have all expired.
     pub(super) fn forget_expired(&self) {
-        let time = clock::now().before(APART);
+        let time = clock::now().before(CLOCKS_APART);
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         current.ended.retain(|_, access_until| *access_until > time);
     }
@@ -381,7 +381,7 @@ impl Link {
     }
 
     async fn write(&self, connection: &Connection, ended: &[End]) -> RedisResult<()> {
-        let now = clock::now().before(APART);
+        let now = clock::now().before(CLOCKS_APART);
         for batch in ended.chunks(AT_ONCE) {
             let write = |end: &End| {
                 let lifetime = end.access_until.since(now);

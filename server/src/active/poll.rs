@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout};
 
-use crate::clock;
+use crate::clock::{self, CLOCKS_APART};
 use crate::store::Store;
 use crate::store::ends::{self, Cursor, End};
 use crate::store::own::{self, Own};
@@ -18,7 +18,7 @@ use crate::store::servers::{self, Server};
 use super::identity::Unusable;
 use super::link::Link;
 use super::peers::Peers;
-use super::{APART, ActiveTokens, BETWEEN_POLLS, LEASE, POLL_EVERY};
+use super::{ActiveTokens, BETWEEN_POLLS, LEASE, POLL_EVERY};
 
 /// How long a poll waits for the database. One that takes longer than the lease
 /// renews nothing.
@@ -67,7 +67,7 @@ impl Poller {
         self.row.polls += 1;
         identity.clone_into(&mut self.row.redis);
         let row = self.row.clone();
-        let time = clock::now().before(APART);
+        let time = clock::now().before(CLOCKS_APART);
         let read = self.own.run(PATIENCE, move |conn| {
             // In this order, each committed: see the top of this file.
             servers::set(conn, &row)?;

@@ -33,7 +33,7 @@ impl FromRequest for Bearer {
                 Fault::NotOurs => {
                     Error::InvalidToken("The access token is not valid: log in or refresh.")
                 }
-                Fault::Unavailable(error) => Error::Store(error),
+                Fault::Unavailable(error) => error.into(),
             })?;
             let checked = state.active.check(&access, now).await?;
             state.metrics.checked(match checked.source {

@@ -9,6 +9,7 @@ use super::tokens::limit;
 use crate::error::Error;
 use crate::limits::Limit;
 use crate::state::State;
+use crate::store::ClockState;
 
 /// `GET /health/live`: the process answers. Asks nothing of anybody.
 pub(super) async fn live() -> HttpResponse {
@@ -31,13 +32,15 @@ pub(super) async fn ready(
 
 async fn readiness(state: &State) -> HttpResponse {
     let up = |up| if up { Health::Up } else { Health::Down };
-    let database = state.store.ping().await;
+    let database = state.store.check_writable().await;
     let redis = state.active.ask_redis().await;
     let mut problems = redis.problems;
     if let Err(error) = &database {
         tracing::warn!(%error, "not ready");
-        problems.push("The database does not answer: nothing can be granted.".to_owned());
+        problems.push("The database takes no writes: nothing can be granted.".to_owned());
     }
+    let (clock, problem) = state.store.clock();
+    problems.extend(problem.map(|problem| sentence(&problem)));
     if !state.keys.is_whole() {
         problems.push(
             "A signing key in the database was sealed under another secret: what other servers \
@@ -49,7 +52,8 @@ async fn readiness(state: &State) -> HttpResponse {
     if !can_sign {
         problems.push("There is no key to sign with: nothing can be granted.".to_owned());
     }
-    let (status, code) = match (database.is_ok() && can_sign, problems.is_empty()) {
+    let works = database.is_ok() && can_sign && clock != ClockState::Wrong;
+    let (status, code) = match (works, problems.is_empty()) {
         (false, _) => (ServerStatus::Unavailable, StatusCode::SERVICE_UNAVAILABLE),
         (true, false) => (ServerStatus::Degraded, StatusCode::OK),
         (true, true) => (ServerStatus::Ready, StatusCode::OK),
@@ -66,10 +70,18 @@ async fn readiness(state: &State) -> HttpResponse {
     })
 }
 
+/// The same, as the others begin and end.
+fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    letters
+        .next()
+        .map_or_else(String::new, |first| format!("{}{}.", first.to_uppercase(), letters.as_str()))
+}
+
 /// `GET /metrics`, for Prometheus.
 pub(super) async fn metrics(state: web::Data<State>) -> HttpResponse {
     let redis = state.active.redis();
     HttpResponse::Ok()
         .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
-        .body(state.metrics.text(state.store.pool(), redis.up == Some(true), redis.evicting))
+        .body(state.metrics.text(&state.store, redis.up == Some(true), redis.evicting))
 }

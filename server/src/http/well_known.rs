@@ -3,21 +3,25 @@
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, Header, IfNoneMatch};
 use actix_web::{HttpRequest, HttpResponse, web};
 
+use crate::error::Error;
 use crate::keys::KeySet;
 use crate::state::State;
 
 /// `GET /.well-known/jwks.json`: the public signing keys (RFC 7517 §5).
-pub(super) async fn jwks(state: web::Data<State>, request: HttpRequest) -> HttpResponse {
-    let KeySet { body, etag, max_age } = state.keys.published();
+pub(super) async fn jwks(
+    state: web::Data<State>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Error> {
+    let KeySet { body, etag, max_age } = state.keys.published().await?;
     let mut response =
         if has(&request, &etag) { HttpResponse::NotModified() } else { HttpResponse::Ok() };
     response
         .insert_header((CACHE_CONTROL, format!("public, max-age={}", max_age.as_secs())))
         .insert_header((ETAG, etag.clone()));
     if has(&request, &etag) {
-        return response.finish();
+        return Ok(response.finish());
     }
-    response.insert_header((CONTENT_TYPE, "application/jwk-set+json")).body(body)
+    Ok(response.insert_header((CONTENT_TYPE, "application/jwk-set+json")).body(body))
 }
 
 /// Whether the client has what the tag stands for (RFC 9110 §13.1.2).

@@ -6,14 +6,16 @@
 
 use std::time::Duration;
 
-use crate::clock::Timestamp;
+use crate::clock::{CLOCKS_APART, Timestamp};
 use crate::store::signing_keys::StoredKey;
 
 /// How long a key stays published after its last signature, at least: tokens may
 /// be out that were made to live longer than tokens do by now.
 const AT_LEAST: Duration = Duration::from_secs(24 * 3600);
-/// By how much servers' clocks may differ before a token outlives its key.
-const CLOCKS_APART: Duration = Duration::from_secs(60);
+
+/// When a key signs whose insert is not known to be committed: never. Its time is
+/// set once other servers can read it, so that a late commit shortens no lead.
+pub(super) const UNDECIDED: Timestamp = Timestamp::END_OF_9999;
 
 /// What a key is at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

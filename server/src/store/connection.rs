@@ -4,9 +4,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};
-use diesel::result::Error as QueryError;
+use diesel::dsl::sql;
+use diesel::result::{DatabaseErrorKind, Error as QueryError};
+use diesel::sql_types::Bool;
 use diesel::{
-    Connection, ConnectionError, ConnectionResult, PgConnection, QueryResult, SqliteConnection,
+    Connection, ConnectionError, ConnectionResult, PgConnection, QueryResult, RunQueryDsl,
+    SqliteConnection,
 };
 use secrecy::{ExposeSecret, SecretString};
 
@@ -59,6 +62,16 @@ impl Connector {
         Self { url, timeout }
     }
 
+    /// Connects to a database that takes writes, whatever the URL asks libpq for.
+    pub(super) fn establish_writable(&self) -> ConnectionResult<Conn> {
+        let mut conn = self.establish()?;
+        if let Conn::Postgres(_) = conn {
+            check_writable(&mut conn)
+                .map_err(|error| ConnectionError::BadConnection(error.to_string()))?;
+        }
+        Ok(conn)
+    }
+
     pub(super) fn establish(&self) -> ConnectionResult<Conn> {
         match &self.url {
             Url::Postgres(url) => open_server(url.expose_secret()).map(Conn::Postgres),
@@ -67,11 +80,13 @@ impl Connector {
     }
 }
 
-/// libpq waits for ever by default, also for a peer that has vanished without a
+/// libpq takes a standby by default, waits for ever, also for a peer that has vanished without a
 /// word, and shows up nameless in `pg_stat_activity`.
 fn with_defaults(url: &SecretString) -> SecretString {
     let mut url = url.expose_secret().to_owned();
     for (name, value) in [
+        // A standby lags: it would accept a session that was ended elsewhere.
+        ("target_session_attrs", "read-write"),
         ("connect_timeout", "5"),
         ("tcp_user_timeout", "5000"),
         ("keepalives_idle", "5"),
@@ -135,6 +150,35 @@ pub(super) fn is_locked(error: &QueryError) -> bool {
     matches!(error, QueryError::DatabaseError(_, info) if info.message() == "database is locked")
 }
 
+/// Whether a database answers that takes writes. Nothing can turn a SQLite file
+/// into a copy of another; there a statement that needs no lock will do.
+pub(super) fn is_usable(conn: &mut Conn) -> bool {
+    match conn {
+        Conn::Postgres(_) => check_writable(conn).is_ok(),
+        Conn::Sqlite(conn) => conn.batch_execute("SELECT 1").is_ok(),
+    }
+}
+
+/// Checks that the database takes writes. On SQLite this takes the lock for it, and
+/// writes nothing.
+///
+/// # Errors
+/// When it does not.
+pub(super) fn check_writable(conn: &mut Conn) -> QueryResult<()> {
+    match conn {
+        Conn::Sqlite(_) => conn.write(|_| Ok(())),
+        Conn::Postgres(conn) => {
+            let read_only = sql::<Bool>("current_setting('transaction_read_only')::boolean");
+            if diesel::select(read_only).get_result(conn)? {
+                let problem = Box::new("the database is a standby or read-only".to_owned());
+                let kind = DatabaseErrorKind::ReadOnlyTransaction;
+                return Err(QueryError::DatabaseError(kind, problem));
+            }
+            Ok(())
+        }
+    }
+}
+
 /// A connection in the pool.
 pub(super) struct Pooled {
     pub(super) conn: Conn,
@@ -147,9 +191,9 @@ pub(super) struct Pooled {
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
 
 impl Pooled {
-    /// Whether the database still answers on it.
+    /// Whether the database still answers on it, and takes writes.
     pub(super) fn is_alive(&mut self) -> bool {
-        self.conn.batch_execute("SELECT 1").is_ok()
+        is_usable(&mut self.conn)
     }
 
     /// Keeps it from being used again.
@@ -163,7 +207,7 @@ impl r2d2::ManageConnection for Connector {
     type Error = ConnectionError;
 
     fn connect(&self) -> Result<Pooled, ConnectionError> {
-        let mut conn = self.establish()?;
+        let mut conn = self.establish_writable()?;
         if let Conn::Postgres(conn) = &mut conn {
             // A request gives up after the same time, and what it asked for is not to be
             // carried out after that. Waits for locks count.

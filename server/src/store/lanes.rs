@@ -184,7 +184,7 @@ impl Turn {
         let batch = if batch.is_empty() { self.next() } else { batch };
         // On a sound connection nothing of it was done, and it may have been the
         // fault of one: each is to see for itself.
-        if let Error::Query(error) = error {
+        if let Error::Query(error) | Error::Unable(error) = error {
             tracing::warn!(%error, rotations = batch.len(), "a batch failed");
             for waiting in batch {
                 waiting.tell(Ok(None));
@@ -221,6 +221,7 @@ impl Store {
     /// # Errors
     /// As [`Store::run`].
     pub async fn advance(&self, next: Arc<Advance>) -> Result<Option<Advanced>, Error> {
+        self.check_clock()?;
         let number = self.lanes.of(next.session);
         let lane = &self.lanes.0[number];
         let (tell, mut told) = oneshot::channel();
@@ -246,10 +247,11 @@ impl Store {
         }
     }
 
-    /// When nobody waits any more for a rotation that is asked for `now`.
+    /// When nobody waits any more for a rotation that is asked for `now`, by the
+    /// database's clock.
     #[must_use]
     pub fn deadline(&self, now: Timestamp) -> Timestamp {
-        now.after(self.wait + self.patience())
+        self.by_database_clock(now.after(self.wait + self.patience()))
     }
 
     /// For how long a batch may be under way, a connection to be found included.

@@ -10,7 +10,7 @@ use diesel::result::Error as QueryError;
 use diesel::{ConnectionError, QueryResult};
 use tokio::sync::Semaphore;
 
-use super::connection::Connector;
+use super::connection::{Connector, is_usable};
 use super::{Conn, Url, is_connection_fault};
 
 /// One connection, made when it is first used and again after a fault. No other
@@ -114,7 +114,7 @@ impl Own {
         work: &impl Fn(&mut Conn) -> QueryResult<T>,
     ) -> Result<T, Error> {
         let done = work(&mut conn).map_err(|error| {
-            if is_connection_fault(&error) || conn.batch_execute("SELECT 1").is_err() {
+            if is_connection_fault(&error) || !is_usable(&mut conn) {
                 Error::Lost(error)
             } else {
                 Error::Query(error)
@@ -127,7 +127,7 @@ impl Own {
     }
 
     fn connect(&self) -> Result<Conn, Error> {
-        let mut conn = self.connector.establish()?;
+        let mut conn = self.connector.establish_writable()?;
         self.connections.fetch_add(1, Ordering::Relaxed);
         if let Conn::Sqlite(conn) = &mut conn {
             // What a power cut undoes here was in force only until then.

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use diesel::dsl::case_when;
 use diesel::prelude::*;
 use diesel::sql_types::Nullable;
+use uuid::Uuid;
 
 use super::Conn;
 use super::schema::sessions;
@@ -190,7 +191,8 @@ pub fn renew_access(
 }
 
 /// Ends a session and answers whose it is and until when access tokens of its
-/// are out, where that is known; `None` where it had ended already.
+/// are out, where that is known; `None` where it had ended already. For use in a
+/// transaction: without one, SQLite's error of the commit is lost.
 ///
 /// # Errors
 /// When the statement fails.
@@ -207,23 +209,39 @@ pub fn end(
         .optional()
 }
 
-/// Ends the next `limit` sessions after `after` that have not ended; returns them
-/// in their order, each with its user and the end of its last access token.
+/// How many sessions an operator ends in one transaction.
+const ENDED_AT_ONCE: i64 = 500;
+
+/// Which sessions an operator ends.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Selection {
+    /// Those of this user; of all users where there is none.
+    pub user: Option<UserId>,
+    /// Those that were opened before this time.
+    pub opened_before: Option<Timestamp>,
+}
+
+/// Ends the next sessions of `selection` after `after` that have not ended; returns
+/// them in their order, each with its user and the end of its last access token.
 ///
 /// # Errors
 /// When a statement fails.
 pub fn end_next(
     conn: &mut Conn,
+    selection: &Selection,
     after: SessionId,
-    limit: i64,
     reason: &str,
     now: Timestamp,
 ) -> QueryResult<Vec<(SessionId, UserId, Option<Timestamp>)>> {
+    let Selection { user, opened_before } = *selection;
     let next = sessions::table
         .filter(sessions::id.gt(after))
         .filter(sessions::ended_at.is_null())
+        .filter(sessions::created_at.lt(opened_before.unwrap_or(Timestamp::END_OF_9999)))
+        .filter(sessions::user_id.ge(user.unwrap_or(UserId(Uuid::nil()))))
+        .filter(sessions::user_id.le(user.unwrap_or(UserId(Uuid::max()))))
         .order(sessions::id)
-        .limit(limit)
+        .limit(ENDED_AT_ONCE)
         .select((sessions::id, sessions::user_id, sessions::access_until));
     let ended: Vec<(SessionId, UserId, Option<Timestamp>)> = match conn {
         Conn::Postgres(conn) => next.for_update().load(conn)?,

@@ -68,6 +68,23 @@ pub fn insert(conn: &mut Conn, key: &StoredKey) -> QueryResult<bool> {
     }
 }
 
+/// Sets when a key begins to sign, where that is still as it was `seen`.
+///
+/// # Errors
+/// When the statement fails.
+pub fn schedule(
+    conn: &mut Conn,
+    kid: &str,
+    seen: Timestamp,
+    signs_from: Timestamp,
+) -> QueryResult<()> {
+    let same = signing_keys::table
+        .find(kid)
+        .filter(signing_keys::signs_from.eq(seen))
+        .filter(signing_keys::revoked_at.is_null());
+    diesel::update(same).set(signing_keys::signs_from.eq(signs_from)).execute(conn).map(drop)
+}
+
 /// Which key signs when the one that signed is revoked.
 pub enum Heir<'a> {
     /// The one that does so already, or will in its time.

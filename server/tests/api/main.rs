@@ -6,11 +6,15 @@
 
 mod bad_input;
 mod bearer;
+mod clocks;
 mod configuration;
 mod connections;
+mod disk;
+mod end_sessions;
 mod guests;
 mod health;
 mod key_rotation;
+mod key_time;
 mod keys;
 mod late;
 mod limits;
@@ -27,6 +31,7 @@ mod refresh;
 mod secrets;
 mod security_log;
 mod sessions;
+mod standby;
 mod starting;
 mod stopping;
 mod storage;

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
 
 mod batches;
+mod commits;
 mod failover;
 mod histories;
 mod honest;

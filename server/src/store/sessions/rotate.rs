@@ -48,7 +48,8 @@ pub struct Advance {
     pub now: Timestamp,
     /// Rotations before this time are out of their grace period.
     pub grace_from: Timestamp,
-    /// From when on nobody waits for the rotation: it is not carried out later.
+    /// From when on nobody waits for the rotation, by the database's clock: it is not
+    /// carried out later.
     pub deadline: Timestamp,
     /// When the session ends unless it is refreshed again before.
     pub idle_expires_at: Timestamp,
@@ -87,9 +88,11 @@ pub fn advance_all(conn: &mut Conn, all: &[&Advance]) -> QueryResult<Vec<Option<
                 rows.into_iter().map(|(session, user, end)| (session, (user, end))).collect();
             Ok(all.iter().map(|next| rows.get(&next.session).copied()).collect())
         }
-        (conn @ Conn::Sqlite(_), all) => {
-            conn.write(|conn| all.iter().map(|next| advance(conn, next)).collect())
-        }
+        (conn @ Conn::Sqlite(_), all) => conn.write(|conn| {
+            let swap =
+                |next: &&Advance| swap(conn, next.generation, next.presented.as_bytes(), next);
+            all.iter().map(swap).collect()
+        }),
     }
 }
 
@@ -103,6 +106,21 @@ pub fn adopt(conn: &mut Conn, seen: &Standing, next: &Advance) -> QueryResult<Op
 }
 
 fn advance_from(
+    conn: &mut Conn,
+    generation: i64,
+    secret_digest: &[u8],
+    next: &Advance,
+) -> QueryResult<Option<Advanced>> {
+    match conn {
+        Conn::Postgres(_) => swap(conn, generation, secret_digest, next),
+        // Without a transaction SQLite commits when the statement is reset, after its row
+        // is read, and diesel drops the error of the reset.
+        Conn::Sqlite(_) => conn.write(|conn| swap(conn, generation, secret_digest, next)),
+    }
+}
+
+/// Runs the statement. On SQLite it has to be in a transaction.
+fn swap(
     conn: &mut Conn,
     generation: i64,
     secret_digest: &[u8],

@@ -1,22 +1,21 @@
-//! The end of every session at once.
+//! The end of many sessions at once, by an operator.
 
 use diesel::QueryResult;
 
 use super::{Device, EndReason, Policy, Subject, What, note_end, record};
 use crate::clock::Timestamp;
+use crate::store::sessions::Selection;
 use crate::store::{self, Conn};
 use crate::token::{EventId, SessionId};
 
-/// How many sessions end in one transaction.
-const BATCH: i64 = 500;
-
-/// Ends every live session, each with a revocation that all servers publish and an
+/// Ends the selected sessions in batches, each with a revocation that all servers publish and an
 /// entry of the audit log. Returns how many.
 ///
 /// # Errors
 /// When a statement fails. The sessions of earlier batches have ended then.
-pub fn log_everybody_out(
+pub fn end_selected(
     conn: &mut Conn,
+    selection: &Selection,
     first_event: EventId,
     policy: &Policy,
     now: Timestamp,
@@ -27,7 +26,7 @@ pub fn log_everybody_out(
     loop {
         let ended = conn.write(|conn| {
             let reason = EndReason::LoggedOut.as_str();
-            let ended = store::sessions::end_next(conn, after, BATCH, reason, now)?;
+            let ended = store::sessions::end_next(conn, selection, after, reason, now)?;
             for ((session, user, access_until), n) in ended.iter().copied().zip(count..) {
                 note_end(conn, session, access_until, policy, now)?;
                 let subject = Subject { session, user: Some(user), generation: None };

@@ -1,0 +1,119 @@
+//! How long keys are used and published: after a late commit, and without the
+//! database.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use actix_rt::time::sleep;
+use diesel::sql_types::BigInt;
+use diesel::{QueryableByName, RunQueryDsl, sql_query};
+use matchbook_bench::{Postgres, World};
+
+use crate::support::{Server, Tokens, binary, eventually};
+
+const JWKS: &str = "/.well-known/jwks.json";
+/// How long a key is published before it signs.
+const LEAD: Duration = Duration::from_secs(4);
+
+fn waiting_commits(postgres: &Postgres) -> i64 {
+    #[derive(QueryableByName)]
+    struct Number {
+        #[diesel(sql_type = BigInt)]
+        number: i64,
+    }
+    let url = postgres.url_of("matchbook").parse().unwrap();
+    let mut conn = matchbook_server::store::connect(&url).unwrap();
+    let query = "SELECT count(*) AS number FROM pg_stat_activity \
+                 WHERE wait_event = 'SyncRep' AND query LIKE '%signing_keys%'";
+    sql_query(query).get_result::<Number>(&mut conn).unwrap().number
+}
+
+async fn published(server: &Server) -> usize {
+    let keys = server.http.get(JWKS).await.json();
+    keys["keys"].as_array().unwrap().len()
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_a_key_that_is_committed_late_is_published_for_the_whole_lead() {
+    let postgres = Postgres::new();
+    let url = postgres.create("matchbook");
+    let with = |launch: matchbook_bench::Launch| {
+        launch.variable("DATABASE_URL", &url).set("keys.publish_lead", "4s")
+    };
+    let server = Server::within(World::new(), with);
+    let mut tokens = server.log_in().await;
+    let kid = |tokens: &Tokens| jsonwebtoken::decode_header(&tokens.access).unwrap().kid.unwrap();
+    let old = kid(&tokens);
+
+    // Commits wait for a standby that is not there.
+    postgres.configure("synchronous_standby_names", "nobody");
+    let launch = with(server.world.server(binary()));
+    let mut command = launch.command();
+    command.args(["keys", "rotate"]).stdout(Stdio::null());
+    let mut rotating = command.spawn().unwrap();
+    eventually(1, async || waiting_commits(&postgres)).await;
+    sleep(LEAD + Duration::from_secs(1)).await;
+    assert_eq!(published(&server).await, 1);
+    postgres.configure("synchronous_standby_names", "");
+    eventually(2, async || published(&server).await).await;
+    let seen = Instant::now();
+    assert!(rotating.wait().unwrap().success());
+    loop {
+        tokens = Tokens::of(&server.refresh(&tokens.refresh).await);
+        if kid(&tokens) != old {
+            break;
+        }
+        assert!(seen.elapsed() < 3 * LEAD, "the new key never signs");
+        sleep(Duration::from_millis(50)).await;
+    }
+    // It was visible for some time before it was seen here.
+    let waited = seen.elapsed() + Duration::from_millis(500);
+    assert!(waited >= LEAD, "it signed after {waited:?}");
+}
+
+#[actix_rt::test]
+async fn a_key_whose_time_was_never_set_gets_one_from_any_server() {
+    let server = Server::with(|launch| launch.set("keys.publish_lead", "4s"));
+    let output = server.world.server(binary()).run(&["keys", "rotate"]);
+    assert!(output.status.success());
+    // As if the command had died in between: the end of the year 9999.
+    server.sql(if server.world.database_url().starts_with("sqlite") {
+        "UPDATE signing_keys SET signs_from = 253402300799000000 WHERE number = 2"
+    } else {
+        "UPDATE signing_keys SET signs_from = '9999-12-31T23:59:59Z' WHERE number = 2"
+    });
+    let mut tokens = server.log_in().await;
+    let kid = |tokens: &Tokens| jsonwebtoken::decode_header(&tokens.access).unwrap().kid.unwrap();
+    let old = kid(&tokens);
+    let started = Instant::now();
+    while kid(&tokens) == old {
+        assert!(started.elapsed() < Duration::from_secs(30), "the key never signs");
+        sleep(Duration::from_millis(100)).await;
+        tokens = Tokens::of(&server.refresh(&tokens.refresh).await);
+    }
+    assert_eq!(published(&server).await, 2);
+}
+
+#[actix_rt::test]
+#[ignore = "needs PostgreSQL: make test"]
+async fn without_its_database_a_server_publishes_and_accepts_keys_for_half_a_minute() {
+    let world = World::new();
+    let (relay, url) = world.database_relay();
+    let server = Server::within(world, |launch| {
+        launch.variable("DATABASE_URL", &url).set("database.wait", "500ms")
+    });
+    let tokens = server.log_in().await;
+    relay.cut();
+    let cut = Instant::now();
+    assert_eq!(server.http.get(JWKS).await.status, 200);
+    eventually(503, async || server.http.get(JWKS).await.status).await;
+    let after = cut.elapsed();
+    assert!((28..40).contains(&after.as_secs()), "after {after:?}");
+    let answer = server.http.get(JWKS).await;
+    assert_eq!(answer.field("error"), "temporarily_unavailable");
+    assert_eq!(server.user(&tokens.access).await, 503);
+    relay.mend();
+    eventually(200, async || server.http.get(JWKS).await.status).await;
+    assert_eq!(server.user(&tokens.access).await, 200);
+}

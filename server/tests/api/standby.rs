@@ -1,0 +1,134 @@
+//! PostgreSQL with a standby: the server uses the one that takes writes, or none.
+
+use diesel::connection::SimpleConnection;
+use diesel::{Connection, PgConnection};
+use matchbook_bench::{Answer, Launch, Postgres, Relay, Stop, World};
+
+use crate::support::{Server, Tokens, binary, eventually, http};
+
+/// Settings with which nothing waits for long.
+fn on(launch: Launch, url: &str) -> Launch {
+    launch.variable("DATABASE_URL", url).set("database.wait", "500ms").set("database.timeout", "1s")
+}
+
+async fn until_ready(server: &Server) {
+    eventually(200, async || server.http.get("/health/ready").await.status).await;
+}
+
+fn is_unavailable(answer: &Answer) {
+    assert_eq!(answer.status, 503, "{}", answer.text);
+}
+
+/// A primary and a standby that has what it has.
+fn pair() -> (Postgres, Postgres, String) {
+    let primary = Postgres::new();
+    let url = primary.create("matchbook");
+    let standby = Postgres::standby_of(&primary);
+    standby.catch_up(&primary);
+    (primary, standby, url)
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_a_standby_is_not_taken_for_the_database_at_the_start() {
+    let (_primary, standby, _) = pair();
+    let url = standby.url_of("matchbook");
+    for url in [url.clone(), format!("{url}?target_session_attrs=any")] {
+        let world = World::new();
+        let output = on(world.server(binary()), &url).run(&[]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && said.contains("read-only"), "{url}: {said}");
+    }
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_of_several_hosts_the_primary_is_used_and_after_a_promotion_the_new_one() {
+    let (mut primary, standby, _) = pair();
+    let hosts = format!("{},{}", standby.address(), primary.address());
+    let url = format!("postgres://postgres@{hosts}/matchbook");
+    let server = Server::within(World::new(), |launch| on(launch, &url));
+    let tokens = server.log_in().await;
+    let mut tokens = Tokens::of(&server.refresh(&tokens.refresh).await);
+    standby.catch_up(&primary);
+
+    primary.stop(Stop::Immediate);
+    is_unavailable(&server.refresh(&tokens.refresh).await);
+    is_unavailable(&server.http.get("/health/ready").await);
+    standby.promote();
+    until_ready(&server).await;
+    for _ in 0..3 {
+        tokens = Tokens::of(&server.refresh(&tokens.refresh).await);
+        assert_eq!(server.user(&tokens.access).await, 200);
+    }
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_a_standby_behind_the_same_address_accepts_no_session_that_has_ended() {
+    let (primary, standby, url) = pair();
+    let relay = Relay::to(&primary.address());
+    let world = World::new();
+    for parameters in ["", "?target_session_attrs=any"] {
+        let through = format!("postgres://postgres@{}/matchbook{parameters}", relay.address());
+        // Without Redis, which would know what has ended.
+        let launch = |url: &str| {
+            let launch = Launch::new(binary(), world.folder(), "MATCHBOOK");
+            let settings = [
+                ("server.address", "127.0.0.1:0"),
+                ("metrics.address", "off"),
+                ("tls.mode", "off"),
+            ];
+            on(settings.iter().fold(launch, |launch, (key, value)| launch.set(key, value)), url)
+        };
+        let (process, other) = (launch(&through).start(), launch(&url).start());
+        let there = http(&world, &other);
+        let here = Server { http: http(&world, &process), process, world: World::new() };
+        let tokens = here.log_in().await;
+        standby.catch_up(&primary);
+        replay(&standby, "pause");
+        lead(&relay, &standby);
+        let form = format!("refresh_token={}", tokens.refresh);
+        assert_eq!(there.post("/logout", &form).await.status, 204);
+        for _ in 0..20 {
+            assert_eq!(here.user(&tokens.access).await, 503);
+            is_unavailable(&here.refresh(&tokens.refresh).await);
+            is_unavailable(&here.http.get("/health/ready").await);
+        }
+        replay(&standby, "resume");
+        lead(&relay, &primary);
+        until_ready(&here).await;
+        assert_eq!(here.user(&tokens.access).await, 401);
+    }
+}
+
+/// Has the standby follow no more (`pause`), or again (`resume`).
+fn replay(standby: &Postgres, what: &str) {
+    let mut conn = PgConnection::establish(&standby.url()).unwrap();
+    conn.batch_execute(&format!("SELECT pg_wal_replay_{what}()")).unwrap();
+}
+
+fn lead(relay: &Relay, postgres: &Postgres) {
+    relay.lead_to(&postgres.address());
+    relay.cut();
+    relay.mend();
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_connections_that_turn_read_only_are_dropped() {
+    let postgres = Postgres::new();
+    let url = postgres.create("matchbook");
+    let server = Server::within(World::new(), |launch| on(launch, &url));
+    let tokens = server.log_in().await;
+    until_ready(&server).await;
+
+    postgres.configure("default_transaction_read_only", "on");
+    eventually(503, async || server.http.get("/health/ready").await.status).await;
+    is_unavailable(&server.refresh(&tokens.refresh).await);
+    is_unavailable(&server.http.get("/register").await);
+    postgres.configure("default_transaction_read_only", "off");
+    until_ready(&server).await;
+    let tokens = Tokens::of(&server.refresh(&tokens.refresh).await);
+    assert_eq!(server.user(&tokens.access).await, 200);
+}
