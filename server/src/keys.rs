@@ -44,8 +44,7 @@ const LONGEST_TOKEN: usize = 4096;
 pub const READ_EVERY: Duration = Duration::from_secs(1);
 /// A token under an unknown key makes a server read at once, but no oftener.
 const READ_AGAIN_AFTER: Duration = Duration::from_millis(250);
-/// How long keys are used after they were read: one that is revoked meanwhile is
-/// accepted and published no longer than that by a server without its database.
+/// How long keys are used after they were read, at least; see [`Options::trusted_for`].
 const TRUSTED_FOR: Duration = Duration::from_secs(30);
 
 /// Why the key ring cannot be had.
@@ -81,7 +80,7 @@ pub enum Error {
         problem: String,
     },
     /// The keys could not be read for too long, so that any of them may be revoked.
-    #[error("the signing keys could not be read for {TRUSTED_FOR:?}")]
+    #[error("the signing keys could not be read for too long")]
     Stale,
     /// There is no such key to revoke.
     #[error("there is no key {0:?} in force: `keys list` shows those that are")]
@@ -131,6 +130,15 @@ pub struct Options {
     pub audience: String,
     /// How long access tokens live.
     pub access_lifetime: Duration,
+}
+
+impl Options {
+    /// How long keys are used after they were read. A server without its database
+    /// accepts and publishes a revoked key no longer than that, which is about as long
+    /// as those trust it who cache the key set.
+    fn trusted_for(&self) -> Duration {
+        TRUSTED_FOR.max(self.publish_lead / 2)
+    }
 }
 
 /// Why an access token is not accepted.
@@ -308,13 +316,14 @@ impl KeyRing {
     /// The keys, unless they are too old to be sure that none is revoked.
     async fn current(&self) -> Result<Arc<Ring>, Error> {
         let ring = self.ring();
-        if ring.read_at.elapsed() <= TRUSTED_FOR {
+        let trusted_for = self.options.trusted_for();
+        if ring.read_at.elapsed() <= trusted_for {
             return Ok(ring);
         }
         // This process may have stood still.
         self.read_again().await?;
         let ring = self.ring();
-        if ring.read_at.elapsed() <= TRUSTED_FOR { Ok(ring) } else { Err(Error::Stale) }
+        if ring.read_at.elapsed() <= trusted_for { Ok(ring) } else { Err(Error::Stale) }
     }
 
     /// Whether this server has a key to sign with.

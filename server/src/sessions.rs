@@ -476,10 +476,8 @@ fn reissue(
         return refuse(conn, shown, refusal, Some(standing), *event, policy, now).map(Some);
     };
     let mut grant = grant_again(session, refresh, standing, policy);
-    let mut access = standing.access;
     if grant.access_expires_at <= now {
-        access = advance.access;
-        let until = advance.access_until;
+        let (access, until) = (advance.access, advance.access_until);
         if !store::sessions::renew_access(conn, session, standing, access, until, now)? {
             return Ok(None);
         }
@@ -488,7 +486,7 @@ fn reissue(
     }
     if standing.rotated_at == Some(now) {
         // Committed late, it may not be dated right yet: others wait for it, too.
-        store::sessions::redate(conn, &[(session, access)], now)?;
+        store::sessions::redate(conn, &[(session, &standing.secret_digest)], now)?;
     }
     let window = policy.retry.map_or(Duration::ZERO, |retry| retry.window);
     let is_late = standing.rotated_at.is_some_and(|rotated_at| rotated_at.after(window) < now);

@@ -101,7 +101,10 @@ async fn without_its_database_a_server_publishes_and_accepts_keys_for_half_a_min
     let world = World::new();
     let (relay, url) = world.database_relay();
     let server = Server::within(world, |launch| {
-        launch.variable("DATABASE_URL", &url).set("database.wait", "500ms")
+        launch
+            .variable("DATABASE_URL", &url)
+            .set("database.wait", "500ms")
+            .set("keys.publish_lead", "1m")
     });
     let tokens = server.log_in().await;
     relay.cut();

@@ -236,3 +236,20 @@ fn latest(patience: Duration, stored: &Stored, processes: &[Process]) -> Option<
     });
     under_way.chain(lost).min()
 }
+
+#[test]
+fn a_late_rotation_is_dated_although_its_access_token_was_renewed_meanwhile() {
+    let mut subject = Subject::new(DEFAULT);
+    let (session, pair) = subject.open();
+    let attempt = subject.attempt(&pair.refresh, None, device());
+    // Rotated at its own time; the retry finds the access token expired.
+    let rotated = subject.carry_out(&attempt);
+    assert!(matches!(rotated, Answer::Rotated(_)));
+    subject.wait(RETRY.window);
+    subject.policy.access_lifetime = RETRY.window;
+    assert!(matches!(subject.show(&pair.refresh, None), Answer::Repeated(_)));
+    subject.redate(&attempt);
+    assert_eq!(subject.standing(session).unwrap().rotated_at, Some(subject.now));
+    subject.wait(RETRY.window);
+    assert!(matches!(subject.show(&pair.refresh, None), Answer::Repeated(_)));
+}

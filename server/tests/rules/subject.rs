@@ -238,7 +238,7 @@ impl Subject {
 
     /// A rotation that was committed only now is dated.
     pub(crate) fn redate(&mut self, attempt: &Attempt) {
-        let rotation = (attempt.advance.session, attempt.advance.access);
+        let rotation = (attempt.advance.session, attempt.advance.successor.as_bytes());
         redate(&mut self.conn, &[rotation], self.now).unwrap();
     }
 

@@ -145,7 +145,7 @@ pub fn redate_late<'a>(conn: &mut Conn, rotated: impl Iterator<Item = &'a Advanc
     let now = clock::now();
     let late: Vec<_> = rotated
         .filter(|next| now.since(next.now) > LATE_AFTER)
-        .map(|next| (next.session, next.access))
+        .map(|next| (next.session, next.successor.as_bytes()))
         .collect();
     if late.is_empty() {
         return;
@@ -156,22 +156,23 @@ pub fn redate_late<'a>(conn: &mut Conn, rotated: impl Iterator<Item = &'a Advanc
     }
 }
 
-/// Sets the date of rotations to `now`. A session that was rotated again since is
+/// Sets the date of rotations, each by its session and the digest of its successor,
+/// to `now`. The access token may have been renewed since. A session that was rotated again since is
 /// left as it is.
 ///
 /// # Errors
 /// When the statement fails.
 pub fn redate(
     conn: &mut Conn,
-    rotations: &[(SessionId, AccessId)],
+    rotations: &[(SessionId, &[u8])],
     now: Timestamp,
 ) -> QueryResult<usize> {
     use crate::store::schema::sessions;
     let ids = rotations.iter().map(|(id, _)| *id);
-    let tokens = rotations.iter().map(|(_, access)| *access);
+    let secrets = rotations.iter().map(|(_, secret)| *secret);
     let those = sessions::table
         .filter(sessions::id.eq_any(ids))
-        .filter(sessions::access_jti.eq_any(tokens))
+        .filter(sessions::secret_digest.eq_any(secrets))
         .filter(sessions::rotated_at.lt(now));
     diesel::update(those).set(sessions::rotated_at.eq(now)).execute(conn)
 }
