@@ -136,6 +136,11 @@ impl Process {
         self.running.signal("STOP");
     }
 
+    /// Sends it SIGHUP.
+    pub fn hang_up(&self) {
+        self.running.signal("HUP");
+    }
+
     /// Lets it go on after [`Self::freeze`].
     pub fn thaw(&self) {
         self.running.signal("CONT");

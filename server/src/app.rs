@@ -5,12 +5,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix_rt::signal::unix::{SignalKind, signal};
 use actix_web::dev::Server;
 use actix_web::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use actix_web::middleware::{DefaultHeaders, from_fn};
 use actix_web::{App, HttpServer, web};
 use matchbook_shared::settings::reachable;
 use matchbook_shared::{SERVER_MARK, SERVER_MARK_VALUE};
+
+use tokio::sync::Notify;
 
 use crate::active::ActiveTokens;
 use crate::config::{Config, Tls};
@@ -24,10 +27,16 @@ use crate::store::{self, Store};
 use crate::sweeper::Sweeper;
 use crate::{http, keys, secret, tls};
 
-/// How long the head of a request may take to arrive once it has begun: longer than a
-/// machine stands still for, so that nobody honest is sent away after it. A connection
-/// on which no request comes at all is closed sooner, by [`Connections`].
+/// How long the head of a further request on a connection may take to arrive: longer than
+/// a machine stands still for, so that nobody honest is sent away after it. For the first
+/// one [`Connections`] counts five seconds in which this process runs.
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The usual limit of open files.
+const DEFAULT_FILES: u64 = 1024;
+
+/// Files that are no clients' connections: to the database and Redis, and the log.
+const OTHER_FILES: u64 = 200;
 
 /// The most TLS handshakes under way in one worker. Those of silent clients end after
 /// three seconds, and must not keep others waiting.
@@ -110,7 +119,7 @@ pub async fn start(config: &Config) -> Result<Listening, Error> {
     let measures = Arc::new(Metrics::new());
     let connections =
         Connections::new(config.limits.as_ref(), config.proxies.clone(), measures.clone());
-    raise_file_limit();
+    let max_connections = config.max_connections.min(connections_for(raise_file_limit()));
     let state = web::Data::new(State {
         store,
         keys: keys.clone(),
@@ -142,7 +151,7 @@ pub async fn start(config: &Config) -> Result<Listening, Error> {
     })
     .workers(config.workers)
     .tcp_nodelay(true)
-    .max_connections(config.max_connections.div_ceil(config.workers))
+    .max_connections(max_connections.div_ceil(config.workers))
     .max_connection_rate(MAX_HANDSHAKES)
     .on_connect({
         let connections = connections.clone();
@@ -150,8 +159,9 @@ pub async fn start(config: &Config) -> Result<Listening, Error> {
     })
     .client_request_timeout(HEAD_PATIENCE)
     .shutdown_timeout(config.shutdown_timeout.as_secs());
+    let renewal = acceptor.as_ref().and_then(|acceptor| acceptor.renewal.clone());
     let server = match acceptor {
-        Some(acceptor) => server.bind_openssl(config.address, acceptor),
+        Some(acceptor) => server.bind_openssl(config.address, acceptor.builder),
         None => server.bind(config.address),
     }
     .map_err(|source| Error::Listen { address: config.address, source })?;
@@ -162,18 +172,39 @@ pub async fn start(config: &Config) -> Result<Listening, Error> {
     actix_rt::spawn(lanes);
     actix_rt::spawn(connections.run());
     actix_rt::spawn(clock);
+    let hangups = Arc::new(Notify::new());
+    actix_rt::spawn(notify_of_hangups(hangups.clone()));
+    if let Some(renewal) = renewal {
+        actix_rt::spawn(renewal.run(hangups));
+    }
     actix_rt::spawn(sweeper.run());
     actix_rt::spawn(keys.keep());
     actix_rt::spawn(active.keep());
     Ok(Listening { server: server.run(), addresses })
 }
 
-/// Raises the limit of open files to what the system allows: each connection is one.
-fn raise_file_limit() {
-    match rlimit::increase_nofile_limit(u64::MAX) {
-        Ok(files) => tracing::debug!(files, "limit of open files"),
-        Err(error) => tracing::warn!(%error, "limit of open files not raised"),
+/// Notifies of each SIGHUP, which otherwise would end the process.
+async fn notify_of_hangups(hangups: Arc<Notify>) {
+    let Ok(mut signals) = signal(SignalKind::hangup()) else { return };
+    while signals.recv().await.is_some() {
+        tracing::info!("hangup: certificate files are read again if they have changed");
+        hangups.notify_one();
     }
+}
+
+/// Raises the limit of open files to what the system allows: each connection is one.
+fn raise_file_limit() -> u64 {
+    rlimit::increase_nofile_limit(u64::MAX).unwrap_or_else(|error| {
+        tracing::warn!(%error, "limit of open files not raised");
+        rlimit::Resource::NOFILE.get_soft().unwrap_or(DEFAULT_FILES)
+    })
+}
+
+/// How many connections so many files are enough for: two for one without a request,
+/// and some for the rest of the server.
+fn connections_for(files: u64) -> usize {
+    let connections = usize::try_from(files.saturating_sub(OTHER_FILES) / 2).unwrap_or(usize::MAX);
+    connections.max(1)
 }
 
 /// A server for measures alone, on an address of its own. It ends with the

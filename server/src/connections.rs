@@ -16,6 +16,7 @@ use std::time::Duration;
 use actix_tls::accept::openssl::TlsStream;
 use actix_web::dev::Extensions;
 use actix_web::rt::net;
+use socket2::SockRef;
 
 use crate::limits::{self, network};
 use crate::metrics::Metrics;
@@ -24,7 +25,8 @@ use crate::proxies::TrustedProxies;
 /// How often connections without a request are looked at.
 const TICK: Duration = Duration::from_millis(500);
 
-/// After how many ticks without a request a connection is closed: five seconds.
+/// After how many ticks without a request a connection is closed: five seconds. A request
+/// whose head has begun has come when the head is complete.
 const MAX_SILENT_TICKS: u32 = 10;
 
 /// The connections of one server.
@@ -73,8 +75,13 @@ impl Connections {
     pub fn admit(self: &Arc<Self>, io: &dyn Any, data: &mut Extensions) {
         let Some(stream) = tcp_stream(io) else { return };
         let Ok(peer) = stream.peer_addr() else { return };
-        // A second handle, which closes the connection whatever actix is at.
-        let Ok(handle) = stream.as_fd().try_clone_to_owned().map(TcpStream::from) else { return };
+        // A second handle, which closes the connection whatever actix is at. Where there
+        // are no more files, nothing could ever close this one.
+        let Ok(handle) = stream.as_fd().try_clone_to_owned().map(TcpStream::from) else {
+            tracing::warn!("connection refused: no more files can be opened");
+            let _ = SockRef::from(stream).shutdown(Shutdown::Both);
+            return;
+        };
         let ip = peer.ip().to_canonical();
         let address = network(ip);
         let mut open = self.open();

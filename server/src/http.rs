@@ -30,7 +30,10 @@ pub fn routes(service: &mut web::ServiceConfig) {
         // In the order of how often they are asked for: the first that fits is taken.
         .service(resource("/user", "GET", web::get().to(user::user)))
         .service(resource("/refresh", "POST", web::post().to(tokens::refresh)))
-        .service(resource("/.well-known/jwks.json", "GET, HEAD", read().to(well_known::jwks)))
+        .service(
+            resource("/.well-known/jwks.json", "GET, HEAD, OPTIONS", read().to(well_known::jwks))
+                .route(web::route().guard(guard::Options()).to(well_known::preflight)),
+        )
         .service(resource("/register", "GET", web::get().to(tokens::register)))
         .service(resource("/token", "GET", web::get().to(tokens::token)))
         .service(resource("/logout", "POST", web::post().to(sessions::logout)))

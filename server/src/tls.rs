@@ -2,9 +2,11 @@
 //! it makes itself, so that nothing ever has reason to skip verification.
 
 mod certificate;
+mod reload;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
 
 use openssl::asn1::Asn1Time;
 use openssl::bn::{BigNum, MsbOption};
@@ -22,7 +24,9 @@ use openssl::x509::store::{X509Store, X509StoreBuilder};
 use openssl::x509::verify::X509VerifyFlags;
 use openssl::x509::{X509, X509Builder, X509NameBuilder, X509Ref};
 
-use certificate::{Identity, read_chain, read_key, reason, warn_of_dates};
+use certificate::{read_chain, read_key, reason, warn_of_dates};
+
+pub use reload::Renewal;
 
 use crate::config::Tls;
 use crate::data_dir::{self, DataDir};
@@ -57,6 +61,14 @@ pub enum Error {
     DataDir(#[from] data_dir::Error),
 }
 
+/// What accepts connections over TLS.
+pub struct Acceptor {
+    /// With the certificate that is shown.
+    pub builder: SslAcceptorBuilder,
+    /// Reads the certificate again, where it is from files.
+    pub renewal: Option<Arc<Renewal>>,
+}
+
 /// What accepts connections; `None` where TLS is off.
 ///
 /// # Errors
@@ -65,17 +77,14 @@ pub fn acceptor(
     tls: &Tls,
     data_dir: &DataDir,
     address: SocketAddr,
-) -> Result<Option<SslAcceptorBuilder>, Error> {
+) -> Result<Option<Acceptor>, Error> {
     let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server())?;
     match tls {
         Tls::Off => return Ok(None),
         Tls::Files { certificate, key } => {
-            // What is left for OpenSSL to refuse is a key that is too short.
-            Identity::read(certificate, key)?.install(&mut acceptor).map_err(|error| {
-                let path = certificate.display().to_string();
-                let problem = format!("is not good enough for TLS: {}", reason(&error));
-                Error::File { setting: "tls.certificate", path, problem }
-            })?;
+            let renewal = Renewal::open(certificate.clone(), key.clone())?;
+            renewal.install(&mut acceptor);
+            return Ok(Some(Acceptor { builder: acceptor, renewal: Some(renewal) }));
         }
         Tls::SelfSigned { names } => {
             let authority = Authority::open(data_dir)?;
@@ -89,7 +98,11 @@ pub fn acceptor(
             acceptor.set_private_key(&key)?;
         }
     }
-    Ok(Some(acceptor))
+    Ok(Some(Acceptor { builder: acceptor, renewal: None }))
+}
+
+fn path_error(setting: &'static str, path: &Path, problem: String) -> Error {
+    Error::File { setting, path: path.display().to_string(), problem }
 }
 
 /// What connects to a server of these settings on this machine, and the name

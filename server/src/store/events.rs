@@ -1,5 +1,5 @@
 //! Rows of `events`: the security log. They are added and, when they are old,
-//! deleted; nothing changes one.
+//! deleted; what repeats within a minute is counted in its row.
 
 use std::net::IpAddr;
 

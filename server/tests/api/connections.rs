@@ -1,7 +1,9 @@
 //! Connections on which nobody asks for anything, and too many of them.
 
+use std::fs::Permissions;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use matchbook_bench::{Process, World};
@@ -44,6 +46,27 @@ async fn more_silent_connections_than_a_process_has_files_by_default_shut_nobody
     let live = actix_rt::time::timeout(PATIENCE, http.get("/health/live")).await.unwrap();
     assert_eq!(live.status, 200);
     drop(silent);
+}
+
+#[actix_rt::test]
+async fn where_the_system_allows_no_more_files_silent_connections_end_and_others_are_answered() {
+    let world = World::new();
+    // Both limits, so that the server cannot raise them.
+    let script = world.folder().join("server.sh");
+    let text = format!("#!/bin/sh\nulimit -n 1024\nexec {} \"$@\"\n", binary().display());
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, Permissions::from_mode(0o700)).unwrap();
+    let process = world.server(&script).set("tls.mode", "off").start();
+    let mut silent: Vec<_> = (0..1200).map(|_| silent(&process)).collect();
+    let http = http(&world, &process);
+    let live = actix_rt::time::timeout(PATIENCE, http.get("/health/live")).await.unwrap();
+    assert_eq!(live.status, 200);
+    // Those beyond wait to be accepted, for their turn.
+    let closed = |silent: &mut Vec<TcpStream>| {
+        silent.retain_mut(|one| !is_closed(one));
+        silent.len() < 800
+    };
+    eventually(true, async || closed(&mut silent)).await;
 }
 
 #[actix_rt::test]

@@ -7,6 +7,8 @@ use openssl::rsa::Rsa;
 use openssl::sha::sha256;
 use openssl::sign::Verifier;
 
+use matchbook_bench::Answer;
+
 use crate::support::{Server, binary, decode, encode};
 
 #[actix_rt::test]
@@ -118,4 +120,26 @@ fn sealed_in_postgres(server: &Server, n: &[u8]) {
     assert_eq!(rows.len(), 1);
     let sealed = &rows[0].sealed_private_key;
     assert!(sealed.len() > 1000 && !sealed.windows(32).any(|window| window == &n[..32]));
+}
+
+#[actix_rt::test]
+async fn a_page_of_any_origin_may_read_the_key_set_and_nothing_else() {
+    let server = Server::start();
+    let options = async |path: &str| {
+        let request = server.http.request("OPTIONS", path);
+        let request = request.insert_header(("origin", "https://app.example"));
+        Answer::of(request.insert_header(("access-control-request-method", "GET")).send()).await
+    };
+    let path = "/.well-known/jwks.json";
+    let preflight = options(path).await;
+    assert_eq!((preflight.status, preflight.header("access-control-allow-origin")), (204, "*"));
+    assert_eq!(preflight.header("access-control-allow-methods"), "GET, HEAD");
+    let read = server.http.get(path).await;
+    assert_eq!((read.status, read.header("access-control-allow-origin")), (200, "*"));
+    assert!(!read.headers.contains_key("access-control-allow-credentials"));
+    for closed in ["/user", "/refresh", "/token", "/register", "/logout", "/sessions"] {
+        let answer = options(closed).await;
+        assert_eq!(answer.status, 405, "{closed}");
+        assert!(!answer.headers.contains_key("access-control-allow-origin"), "{closed}");
+    }
 }

@@ -107,6 +107,40 @@ async fn a_certificate_from_files_is_served_and_asked_after_by_its_name() {
 }
 
 #[actix_rt::test]
+async fn a_certificate_that_is_renewed_on_disk_is_served_and_a_bad_one_is_not() {
+    let world = World::new();
+    let (certificate, key) = make_certificate(world.folder(), "server", "IP:127.0.0.1");
+    let old = world.folder().join("old.pem");
+    std::fs::copy(&certificate, &old).unwrap();
+    let launch = world.server(binary()).set("tls.mode", "files");
+    let launch = launch.set("tls.certificate", &certificate).set("tls.key", &key);
+    let process = launch.start();
+    let trusting = |file: &Path| {
+        let http = Http::new(process.url(), Some(file));
+        async move { http.request("GET", "/health/live").send().await.is_ok() }
+    };
+    assert!(trusting(&old).await);
+    // The key is still that of the certificate before.
+    std::fs::write(&key, "no key").unwrap();
+    process.hang_up();
+    process.await_log("certificate not renewed, the one before stays in use");
+    assert!(trusting(&old).await);
+    let (renewed, _) = make_certificate(world.folder(), "server", "IP:127.0.0.1");
+    process.hang_up();
+    process.await_log("certificate renewed");
+    assert!(trusting(Path::new(&renewed)).await);
+    assert!(!trusting(&old).await, "the one before is not shown any more");
+}
+
+#[actix_rt::test]
+async fn a_hangup_does_not_end_the_server() {
+    let server = Server::start();
+    server.process.hang_up();
+    server.process.await_log("hangup");
+    assert_eq!(server.http.get("/health/live").await.status, 200);
+}
+
+#[actix_rt::test]
 async fn a_certificate_or_key_that_cannot_be_used_stops_the_start_with_a_sentence() {
     let world = World::new();
     let (certificate, key) = make_certificate(world.folder(), "one", "DNS:one.example");
