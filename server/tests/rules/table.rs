@@ -14,95 +14,130 @@ struct Case {
     wait: Duration,
     /// The attempt key of the first time, and of the second.
     keys: (Option<&'static str>, Option<&'static str>),
-    /// How often the successor is rotated in between.
+    /// How often the successor is rotated in between, and how long after the last time.
     further: usize,
+    every: Duration,
 }
 
 const CASES: &[Case] = &[
-    Case { says: "two tabs refresh at once", wait: Duration::ZERO, keys: (None, None), further: 0 },
+    Case {
+        says: "two tabs refresh at once",
+        wait: Duration::ZERO,
+        keys: (None, None),
+        further: 0,
+        every: Duration::ZERO,
+    },
     Case {
         says: "two tabs refresh at once, each with an attempt key of its own",
         wait: Duration::ZERO,
         keys: (Some("one"), Some("two")),
         further: 0,
+        every: Duration::ZERO,
     },
     Case {
         says: "a delayed request arrives after the next refresh",
         wait: SECOND,
         keys: (None, None),
         further: 1,
+        every: Duration::ZERO,
     },
     Case {
         says: "… with the attempt key",
         wait: SECOND,
         keys: (Some("one"), Some("one")),
         further: 1,
+        every: Duration::ZERO,
     },
     Case {
         says: "the answer is lost, retried after 5 s",
         wait: Duration::from_secs(5),
         keys: (None, None),
         further: 0,
+        every: Duration::ZERO,
     },
     Case {
         says: "… with the attempt key",
         wait: Duration::from_secs(5),
         keys: (Some("one"), Some("one")),
         further: 0,
+        every: Duration::ZERO,
     },
     Case {
         says: "the answer is lost, retried after 60 s",
         wait: Duration::from_secs(60),
         keys: (None, None),
         further: 0,
+        every: Duration::ZERO,
     },
     Case {
         says: "… with the attempt key",
         wait: Duration::from_secs(60),
         keys: (Some("one"), Some("one")),
         further: 0,
+        every: Duration::ZERO,
     },
     Case {
         says: "the answer is lost, retried after 1 h",
         wait: HOUR,
         keys: (None, None),
         further: 0,
+        every: Duration::ZERO,
     },
     Case {
         says: "… with the attempt key",
         wait: HOUR,
         keys: (Some("one"), Some("one")),
         further: 0,
+        every: Duration::ZERO,
     },
     Case {
         says: "a thief replays 5 s after the owner",
         wait: Duration::from_secs(5),
         keys: (None, None),
         further: 0,
+        every: Duration::ZERO,
     },
     Case {
         says: "… who had sent an attempt key",
         wait: Duration::from_secs(5),
         keys: (Some("one"), None),
         further: 0,
+        every: Duration::ZERO,
     },
     Case {
         says: "a thief replays 60 s after the owner",
         wait: Duration::from_secs(60),
         keys: (None, None),
         further: 0,
+        every: Duration::ZERO,
     },
     Case {
         says: "… who had sent an attempt key",
         wait: Duration::from_secs(60),
         keys: (Some("one"), None),
         further: 0,
+        every: Duration::ZERO,
     },
     Case {
         says: "a thief replays an older token after 60 s",
         wait: Duration::from_secs(60),
         keys: (None, None),
         further: 1,
+        every: Duration::ZERO,
+    },
+    Case {
+        says: "a thief copies the live token and rotates every 20 s, the owner comes back after 40 s",
+        wait: Duration::ZERO,
+        keys: (None, None),
+        further: 2,
+        every: Duration::from_secs(20),
+    },
+    Case {
+        says: "… the owner comes back after 2 minutes",
+        wait: Duration::ZERO,
+        keys: (None, None),
+        further: 6,
+        every: Duration::from_secs(20),
     },
 ];
 
@@ -115,6 +150,7 @@ fn outcome(subject: &mut Subject, policy: Policy, case: &Case) -> &'static str {
     };
     let mut newest = second.clone();
     for _ in 0..case.further {
+        subject.wait(case.every);
         let Answer::Rotated(pair) = subject.show(&newest.refresh, case.keys.0) else {
             panic!("the newest one rotates")
         };
