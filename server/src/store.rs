@@ -7,6 +7,7 @@
 mod connection;
 pub mod ends;
 pub mod events;
+mod fit;
 mod lanes;
 mod migrate;
 pub mod own;
@@ -16,10 +17,9 @@ pub mod sessions;
 pub mod signing_keys;
 mod skew;
 mod types;
+mod url;
 pub mod users;
 
-use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -27,7 +27,6 @@ use std::time::{Duration, Instant};
 use actix_rt::task::JoinError;
 use diesel::result::{DatabaseErrorKind, Error as QueryError};
 use diesel::{ConnectionError, QueryResult};
-use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use connection::Conn;
@@ -37,6 +36,7 @@ use own::Own;
 pub use skew::ClockState;
 use skew::Skew;
 pub use types::Address;
+pub use url::Url;
 
 /// Which database, and how many connections to it.
 #[derive(Clone)]
@@ -51,40 +51,6 @@ pub struct Options {
     pub queue: u32,
     /// How long the database may take over a request's work.
     pub timeout: Duration,
-}
-
-/// Where the database is.
-#[derive(Clone)]
-pub enum Url {
-    /// A connection URL for libpq, with whatever parameters it takes.
-    Postgres(SecretString),
-    /// A file, made on first use.
-    Sqlite(PathBuf),
-}
-
-impl FromStr for Url {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let postgres =
-            text.strip_prefix("postgres://").or_else(|| text.strip_prefix("postgresql://"));
-        if let Some(rest) = postgres {
-            // libpq would take a part of such a password for a host or port, and say it aloud.
-            let credentials = rest.rsplit_once('@').map(|(credentials, _)| credentials);
-            if credentials.is_some_and(|text| text.contains(['/', '?', '#', '@'])) {
-                return Err("must have special characters in its password percent-encoded, like \
-                            `%2F` for a slash");
-            }
-            return Ok(Self::Postgres(text.into()));
-        }
-        match text.strip_prefix("sqlite://") {
-            // Each connection would have a database of its own.
-            Some(":memory:") => Err("must name a file"),
-            Some(path) if path.contains('?') => Err("takes no parameters after `sqlite://FILE`"),
-            Some(path) if !path.is_empty() => Ok(Self::Sqlite(path.into())),
-            _ => Err("must be `postgres://user:password@host/database` or `sqlite://FILE`"),
-        }
-    }
 }
 
 /// Why the database did not answer a request.
@@ -167,6 +133,14 @@ pub enum OpenError {
         url: String,
         /// What the migration says.
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// It is not one that can be used.
+    #[error("the database {url} cannot be used: {problem}")]
+    Unfit {
+        /// Which one, without its password.
+        url: String,
+        /// What is wrong, and what to do.
+        problem: String,
     },
     /// What is written now would be dated wrong.
     #[error("nothing was changed: {0}")]
@@ -286,9 +260,13 @@ impl Store {
     pub fn open(options: &Options) -> Result<Self, OpenError> {
         let connector = Connector::new(&options.url, options.timeout);
         let url = options.url.to_string();
-        let mut first = connector
-            .establish_writable()
-            .map_err(|source| OpenError::Connect { url: url.clone(), source })?;
+        let failed = |source| OpenError::Connect { url: url.clone(), source };
+        let mut first = connector.establish_writable().map_err(failed)?;
+        let problem = fit::problem(&mut first)
+            .map_err(|error| failed(ConnectionError::CouldntSetupConfiguration(error)))?;
+        if let Some(problem) = problem {
+            return Err(OpenError::Unfit { url, problem });
+        }
         migrate::run(&mut first).map_err(|source| OpenError::Migrate { url, source })?;
         let skew = Arc::new(Skew::default());
         measured(&skew, &mut first);
@@ -510,17 +488,6 @@ impl Store {
         match self.url {
             Url::Postgres(_) => self.run(connection::check_writable).await,
             Url::Sqlite(_) => self.write(connection::check_writable).await,
-        }
-    }
-}
-
-impl std::fmt::Display for Url {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Postgres(url) => {
-                f.write_str(&matchbook_shared::settings::without_password(url.expose_secret()))
-            }
-            Self::Sqlite(path) => write!(f, "sqlite://{}", path.display()),
         }
     }
 }

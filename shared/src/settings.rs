@@ -260,30 +260,55 @@ fn toml(value: &Value) -> String {
     }
 }
 
+/// What stands in the place of a password.
+const HIDDEN: &str = "********";
+
 /// A connection URL fit for a log: the password, in the authority or as a
 /// parameter, replaced by asterisks.
 #[must_use]
 pub fn without_password(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        // `host=… password=…`, or a mistake.
+        return if url.contains(['=', '@']) { HIDDEN.to_owned() } else { url.to_owned() };
+    };
     // What follows the last `@` is no password, whatever is in front of it.
-    let authority = url.rfind('@').unwrap_or(0);
-    let (url, query) = match url[authority..].find('?') {
-        Some(at) => (&url[..authority + at], Some(&url[authority + at + 1..])),
-        None => (url, None),
-    };
-    let mut shown = match url.split_once("://") {
-        Some((scheme, rest)) => match rest.rsplit_once('@') {
-            Some((user, host)) => {
-                let user = user.split(':').next().unwrap_or_default();
-                format!("{scheme}://{user}:********@{host}")
-            }
-            None => url.to_owned(),
-        },
-        None => url.to_owned(),
-    };
-    for (i, parameter) in query.into_iter().flat_map(|query| query.split('&')).enumerate() {
-        let name = parameter.split('=').next().unwrap_or_default();
+    let (credentials, rest) =
+        rest.rsplit_once('@').map_or((None, rest), |(before, after)| (Some(before), after));
+    let mut shown = format!("{scheme}://");
+    if let Some(credentials) = credentials {
+        let user = credentials.split(':').next().unwrap_or_default();
+        // An `@` in a parameter: what is before it may be the password's beginning.
+        if !user.contains(['/', '?', '#']) {
+            shown.push_str(user);
+            shown.push(':');
+        }
+        shown.push_str(HIDDEN);
+        shown.push('@');
+    }
+    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let end = place.find('/').unwrap_or(place.len());
+    let (authority, path) = place.split_at(end);
+    match authority.split_once(':') {
+        // `user:password` with its host forgotten.
+        Some((user, port)) if credentials.is_none() && port.contains(char::is_alphabetic) => {
+            let is_address = authority.starts_with('[') || authority.contains(',');
+            shown.push_str(if is_address { authority } else { user });
+            shown.push_str(if is_address { "" } else { ":********" });
+        }
+        _ => shown.push_str(authority),
+    }
+    shown.push_str(path);
+    for (i, parameter) in query.split('&').enumerate().filter(|_| rest.contains('?')) {
         shown.push(if i == 0 { '?' } else { '&' });
-        shown.push_str(if name.contains("password") { "password=********" } else { parameter });
+        match parameter.split_once('=') {
+            Some((name, _)) if name.contains("password") || name.contains('%') => {
+                shown.push_str("password=********");
+            }
+            Some(_) => shown.push_str(parameter),
+            None if parameter.is_empty() => {}
+            // The rest of a password with an `&`.
+            None => shown.push_str(HIDDEN),
+        }
     }
     shown
 }
@@ -398,6 +423,21 @@ mod tests {
         assert!(shown.contains("postgres://me:********@db/x?sslmode=require"), "{shown}");
         assert_eq!(without_password("postgres://me:hu?sh@db/x"), "postgres://me:********@db/x");
         assert_eq!(without_password("postgres://db/x?a=b"), "postgres://db/x?a=b");
+        for odd in [
+            "postgres://db/x?password=hu@sh",
+            "postgres://me@db/x?password=hu&sh",
+            "postgres://me@db/x?p%61ssword=hush",
+            "postgres://me@db/x?sslpassword=hush",
+            "postgres://me:hush/x",
+            "postgres://me:a:hush@b@db/x",
+            "host=db password=hush",
+        ] {
+            let shown = without_password(odd);
+            assert!(!shown.contains("hu") && !shown.contains("sh"), "{odd}: {shown}");
+        }
+        for plain in ["redis://localhost:6379/0", "https://[::1]:5001", "https://x/?", "none"] {
+            assert_eq!(without_password(plain), plain);
+        }
         assert!(!settings.invalid("secret", "is too short").to_string().contains("hush"));
     }
 }

@@ -11,6 +11,7 @@ mod configuration;
 mod connections;
 mod disk;
 mod end_sessions;
+mod faults_of_database;
 mod guests;
 mod health;
 mod key_rotation;

@@ -1,0 +1,133 @@
+//! What the database refuses for a while is no failure of the server, and a database
+//! that cannot be used stops the start. Its password is in no output.
+
+use diesel::connection::SimpleConnection;
+use diesel::{Connection, PgConnection};
+use matchbook_bench::{Postgres, World};
+
+use crate::support::{Server, Tokens, binary};
+
+#[actix_rt::test]
+#[ignore = "needs PostgreSQL: make test"]
+async fn what_may_succeed_later_is_unavailable_and_never_a_server_error() {
+    let server = Server::start();
+    let tokens = server.log_in().await;
+    let guest = server.guest().await;
+    let mut conn = PgConnection::establish(&server.world.database_url()).unwrap();
+    let mut fail = |code: &str| {
+        let sql = format!(
+            "CREATE OR REPLACE FUNCTION break() RETURNS trigger LANGUAGE plpgsql AS \
+             'BEGIN RAISE EXCEPTION USING ERRCODE = ''{code}'', MESSAGE = ''broken''; END'"
+        );
+        conn.batch_execute(&sql).unwrap();
+        for table in ["users", "sessions"] {
+            let sql = format!(
+                "DROP TRIGGER IF EXISTS break ON {table}; CREATE TRIGGER break BEFORE INSERT OR \
+                 UPDATE ON {table} FOR EACH STATEMENT EXECUTE FUNCTION break()"
+            );
+            conn.batch_execute(&sql).unwrap();
+        }
+    };
+    // A full disk, no memory, a deadlock, a serialization failure, a lock that is not to
+    // be had, a canceled statement, a standby, no privilege.
+    for code in ["53100", "53200", "40P01", "40001", "55P03", "57014", "25006", "42501"] {
+        fail(code);
+        let form = format!("refresh_token={}", tokens.refresh);
+        for answer in [
+            server.refresh(&tokens.refresh).await,
+            server.http.get("/register").await,
+            server.http.get(&format!("/token?userId={guest}")).await,
+            server.http.post("/logout", &form).await,
+        ] {
+            assert_eq!(answer.status, 503, "{code}: {}", answer.text);
+            assert_eq!(answer.field("error"), "temporarily_unavailable");
+        }
+    }
+    server.sql("DROP FUNCTION break CASCADE");
+    Tokens::of(&server.refresh(&tokens.refresh).await);
+}
+
+#[actix_rt::test]
+#[ignore = "needs PostgreSQL: make test"]
+async fn a_lock_that_is_waited_for_too_long_is_unavailable() {
+    let server = Server::with(|launch| launch.set("database.timeout", "1s"));
+    let tokens = server.log_in().await;
+    let mut conn = PgConnection::establish(&server.world.database_url()).unwrap();
+    conn.batch_execute("BEGIN; SELECT 1 FROM sessions FOR UPDATE").unwrap();
+    let answer = server.refresh(&tokens.refresh).await;
+    assert_eq!(answer.status, 503, "{}", answer.text);
+    conn.batch_execute("ROLLBACK").unwrap();
+    Tokens::of(&server.refresh(&tokens.refresh).await);
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_a_database_that_is_not_utf8_stops_the_start() {
+    let postgres = Postgres::new();
+    let mut conn = PgConnection::establish(&postgres.url()).unwrap();
+    for encoding in ["LATIN1", "SQL_ASCII"] {
+        let sql = format!(
+            "CREATE DATABASE {encoding} ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE \
+             template0"
+        );
+        conn.batch_execute(&sql).unwrap();
+        let url = postgres.url_of(&encoding.to_lowercase());
+        let launch = World::new().server(binary()).variable("DATABASE_URL", &url);
+        let output = launch.run(&[]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success(), "{encoding}");
+        assert!(said.contains(&format!("its encoding is {encoding}")), "{said}");
+    }
+}
+
+#[actix_rt::test]
+async fn no_command_prints_the_password_of_the_database() {
+    let world = World::new();
+    // Nothing listens there. Each password has `hush` or its halves in it.
+    let urls = [
+        "postgres://me:hush@127.0.0.1:9/x",
+        "postgres://me:hush%25@127.0.0.1:9/x",
+        "postgres://me:hush%@127.0.0.1:9/x",
+        "postgres://me:%hush@127.0.0.1:9/x",
+        "postgres://me:hush%00@127.0.0.1:9/x",
+        "postgres://me:hu sh@127.0.0.1:9/x",
+        "postgres://me:hu/sh@127.0.0.1:9/x",
+        "postgres://me:hu?sh@127.0.0.1:9/x",
+        "postgres://me:hu#sh@127.0.0.1:9/x",
+        "postgres://me:hu@sh@127.0.0.1:9/x",
+        "postgres://me:hush/x",
+        "postgres://127.0.0.1:9/x?password=hush",
+        "postgres://127.0.0.1:9/x?user=me&password=hu sh",
+        "postgres://127.0.0.1:9/x?password=hush%",
+        "postgres://127.0.0.1:9/x?password=hu=sh",
+        "postgres://127.0.0.1:9/x?password=hu&sh",
+        "postgres://127.0.0.1:9/x?password=hu@sh",
+        "postgres://127.0.0.1:9/x?p%61ssword=hush",
+        "postgres://127.0.0.1:9/x?sslpassword=hush",
+        "host=127.0.0.1 password=hush",
+        "mysql://me:hush@127.0.0.1/x",
+    ];
+    let commands: [&[&str]; 9] = [
+        &[],
+        &["check-config"],
+        &["health"],
+        &["explain"],
+        &["keys", "list"],
+        &["keys", "rotate"],
+        &["keys", "revoke", "x"],
+        &["sessions", "end", "--all"],
+        &["secret", "rotate", "--compromised"],
+    ];
+    for url in urls {
+        for command in commands {
+            let launch = world.server(binary()).variable("DATABASE_URL", url);
+            let output = launch.set("secret", "kJ8s0fQn3vT6yB1xW4zC7dE9gH2jL5mP").run(command);
+            let said = [output.stdout, output.stderr].concat();
+            let said = String::from_utf8(said).unwrap();
+            assert!(!said.is_empty(), "{url} {command:?}");
+            for part in ["hush", "hu sh", "hu/", "hu?", "hu#", "hu@", "hu=", "hu&", "=sh", "&sh"] {
+                assert!(!said.contains(part), "{url} {command:?}: {said}");
+            }
+        }
+    }
+}
