@@ -277,13 +277,13 @@ pub fn without_password(url: &str) -> String {
     let mut shown = format!("{scheme}://");
     if let Some(credentials) = credentials {
         let user = credentials.split(':').next().unwrap_or_default();
-        // An `@` in a parameter: what is before it may be the password's beginning.
-        if !user.contains(['/', '?', '#']) {
-            shown.push_str(user);
-            shown.push(':');
+        if user.contains(['/', '?', '#']) {
+            // An `@` in a parameter, which may be the password.
+            return shown + HIDDEN;
         }
-        shown.push_str(HIDDEN);
-        shown.push('@');
+        for part in [user, ":", HIDDEN, "@"] {
+            shown.push_str(part);
+        }
     }
     let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
     let end = place.find('/').unwrap_or(place.len());

@@ -18,11 +18,12 @@ pub(super) fn problem(conn: &mut Conn) -> QueryResult<Option<String>> {
     let Conn::Postgres(conn) = conn else { return Ok(None) };
     let version = sql::<Integer>("current_setting('server_version_num')::int4");
     let encoding = sql::<Text>("current_setting('server_encoding')");
-    let (version, encoding) = diesel::select((version, encoding)).get_result(conn)?;
-    Ok(judge(version, encoding))
+    let (version, encoding): (i32, String) =
+        diesel::select((version, encoding)).get_result(conn)?;
+    Ok(judge(version, &encoding))
 }
 
-fn judge(version: i32, encoding: String) -> Option<String> {
+fn judge(version: i32, encoding: &str) -> Option<String> {
     if version < OLDEST {
         let version = version / 10_000;
         return Some(format!("it is PostgreSQL {version}, and must be 15 or later: upgrade it"));
@@ -41,11 +42,10 @@ mod tests {
 
     #[test]
     fn old_versions_and_other_encodings_are_refused() {
-        let said = |version, encoding: &str| judge(version, encoding.to_owned());
-        assert_eq!(said(150_000, "UTF8"), None);
-        assert_eq!(said(180_001, "UTF8"), None);
-        assert!(said(140_013, "UTF8").is_some_and(|said| said.contains("PostgreSQL 14")));
-        assert!(said(150_000, "LATIN1").is_some_and(|said| said.contains("LATIN1")));
-        assert!(said(150_000, "SQL_ASCII").is_some_and(|said| said.contains("UTF8")));
+        assert_eq!(judge(150_000, "UTF8"), None);
+        assert_eq!(judge(180_001, "UTF8"), None);
+        assert!(judge(140_013, "UTF8").is_some_and(|said| said.contains("PostgreSQL 14")));
+        assert!(judge(150_000, "LATIN1").is_some_and(|said| said.contains("LATIN1")));
+        assert!(judge(150_000, "SQL_ASCII").is_some_and(|said| said.contains("UTF8")));
     }
 }

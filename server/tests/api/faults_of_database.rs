@@ -63,7 +63,7 @@ async fn a_lock_that_is_waited_for_too_long_is_unavailable() {
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
 async fn with_programs_a_database_that_is_not_utf8_stops_the_start() {
-    let postgres = Postgres::new();
+    let (world, postgres) = (World::new(), Postgres::new());
     let mut conn = PgConnection::establish(&postgres.url()).unwrap();
     for encoding in ["LATIN1", "SQL_ASCII"] {
         let sql = format!(
@@ -72,7 +72,7 @@ async fn with_programs_a_database_that_is_not_utf8_stops_the_start() {
         );
         conn.batch_execute(&sql).unwrap();
         let url = postgres.url_of(&encoding.to_lowercase());
-        let launch = World::new().server(binary()).variable("DATABASE_URL", &url);
+        let launch = world.server(binary()).variable("DATABASE_URL", &url);
         let output = launch.run(&[]);
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(!output.status.success(), "{encoding}");
