@@ -8,8 +8,8 @@ use crate::store::sessions::Selection;
 use crate::store::{self, Conn};
 use crate::token::{EventId, SessionId};
 
-/// Ends the selected sessions in batches, each with a revocation that all servers publish and an
-/// entry of the audit log. Returns how many.
+/// Ends the selected sessions in batches, each session with a revocation that all
+/// servers publish and an entry of the audit log. Returns how many.
 ///
 /// # Errors
 /// When a statement fails. The sessions of earlier batches have ended then.
