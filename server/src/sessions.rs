@@ -775,7 +775,8 @@ fn refuse(
     });
     let subject = Subject { session, user, generation: Some(generation) };
     let reason = Some(refusal.reason());
-    conn.transaction(|conn| {
+    // The log is read before it is written.
+    conn.write(|conn| {
         let what = match refusal {
             Refusal::Reuse if end(conn, session, EndReason::Reuse, policy, now)?.is_some() => {
                 What::ReuseDetected

@@ -179,7 +179,7 @@ async fn an_unknown_path_and_a_wrong_method_are_answered_in_json() {
         ("POST", "/user", "GET"),
         ("DELETE", "/register", "GET"),
         ("HEAD", "/token", "GET"),
-        ("POST", "/.well-known/jwks.json", "GET, HEAD"),
+        ("POST", "/.well-known/jwks.json", "GET, HEAD, OPTIONS"),
     ] {
         let answer = Answer::of(server.http.request(method, path).send()).await;
         match method {
