@@ -141,8 +141,12 @@ function failed(error, retry) {
 
 /* Who is logged in, and the burning token */
 
+const FORGOTTEN = "The app was restarted, or you were away for a day: log in again.";
+
 const session = {
   known: false,
+  // Whether the app did not know the cookie of this page: no session has ended.
+  forgotten: false,
   loggedIn: false,
   user: null,
   state: null,
@@ -165,7 +169,8 @@ const session = {
     if (another) discover();
     if (!state.loggedIn) sessions.clear("Log in to see where you are logged in.");
     // Whoever asked for it is told by the answer, which may come before this.
-    if (over && actions === 0 && now - acted > 1000) say("note", "The session has ended.");
+    if (over && actions === 0 && now - acted > 1000) say("note", this.forgotten ? FORGOTTEN : "The session has ended.");
+    this.forgotten = false;
   },
 
   remaining() {
@@ -494,7 +499,8 @@ function away() {
 async function renew() {
   // Of two tabs that ask at once each would get a cookie, and one be in vain.
   const alone = (work) => (navigator.locks ? navigator.locks.request("matchbook-cookie", work) : work());
-  await alone(() => fetch("/")).catch(() => {});
+  const fetched = await alone(async () => (await fetch("/")).text()).catch(() => "");
+  if (fetched.includes("<body data-forgotten>")) session.forgotten = true;
   listen();
 }
 
@@ -571,4 +577,5 @@ at("retry").addEventListener("click", () => {
 calm.addEventListener("change", tick);
 
 session.show();
+if ("forgotten" in document.body.dataset) say("note", FORGOTTEN);
 listen();

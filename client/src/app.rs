@@ -6,6 +6,7 @@ mod cookie;
 mod events;
 mod failure;
 mod identities;
+mod logins;
 mod origin;
 mod page;
 
@@ -29,6 +30,7 @@ use crate::config::Config;
 use cookie::Cookie;
 use failure::Failure;
 use identities::{Caller, Identities, Identity};
+use logins::Logins;
 use origin::Hosts;
 pub(crate) use origin::hosts;
 
@@ -75,8 +77,11 @@ pub(crate) fn start(config: &Config) -> Result<(HttpServing, Vec<SocketAddr>), S
         web::Data::new(Identities::new(cookie, config.sessions, config.demo, Instant::now()));
     let known = identities.clone();
     let hosts = web::Data::new(Hosts::new(config.address.ip(), &config.hosts));
+    let logins = web::Data::new(Logins::new(config.logins));
+    let login_by_get = config.demo || config.address.ip().is_loopback();
     let app = HttpServer::new(move || {
         App::new()
+            .app_data(logins.clone())
             .app_data(known.clone())
             .app_data(hosts.clone())
             // This thread's connections; whose tokens go over them, each request says.
@@ -92,17 +97,41 @@ pub(crate) fn start(config: &Config) -> Result<(HttpServing, Vec<SocketAddr>), S
             )
             .configure(page::routes)
             .configure(api::routes)
-            .route("/login", web::get().to(login))
+            .route("/login", web::post().to(login))
+            .route("/login", web::get().guard(guard::fn_guard(move |_| login_by_get)).to(login))
+            .route("/login", web::get().to(async || Err::<String, _>(Failure::LoginByGet)))
             .route("/info", web::get().to(info))
             .route(LIVE, get_or_head().to(async || "live"))
     })
     .workers(config.workers)
+    // A small response is sent at once, not after the acknowledgement of the last one.
+    .tcp_nodelay(true)
     .shutdown_timeout(SHUTDOWN_SECONDS)
     .bind(config.address)
     .map_err(|error| StartError::Listen(config.address, error))?;
     let addresses = app.addrs();
+    outlive_hangup();
     end_event_streams_at_shutdown(identities);
     Ok((app.run(), addresses))
+}
+
+/// Keeps the app running when SIGHUP comes, whose default is to end the process: it
+/// is what operators send to have files read again.
+fn outlive_hangup() {
+    #[cfg(unix)]
+    {
+        use actix_web::rt::signal::unix::{SignalKind, signal};
+        match signal(SignalKind::hangup()) {
+            Ok(mut hangup) => {
+                actix_web::rt::spawn(async move {
+                    while hangup.recv().await.is_some() {
+                        tracing::info!("SIGHUP ignored: settings are read at the start alone");
+                    }
+                });
+            }
+            Err(error) => tracing::warn!(%error, "SIGHUP will end the app"),
+        }
+    }
 }
 
 /// A stream of events never ends by itself, and a stop waits for every answer.
@@ -154,14 +183,17 @@ fn renewed_cookie(
     Ok(id.map(|id| (SET_COOKIE, identities.cookie().set(&id))))
 }
 
-/// `GET /login`: a new guest, logged in.
+/// `GET /login` and `POST /login`: a new guest, logged in.
 async fn login(
     request: HttpRequest,
+    logins: web::Data<Logins>,
     identities: web::Data<Identities>,
     session: web::Data<Session>,
 ) -> Result<HttpResponse, Failure> {
     let mut answer = HttpResponse::Ok();
-    match caller(&request, &identities)? {
+    let caller = caller(&request, &identities)?;
+    logins.admit(request.peer_addr())?;
+    match caller {
         Caller::Known(identity) => {
             session.with(identity.credential().clone()).log_in_as_guest().await?;
             if let Some(cookie) = renewed_cookie(&request, &identities, &identity)? {
@@ -172,7 +204,7 @@ async fn login(
             let demo = identities.demo().ok_or(Failure::NoCookie)?;
             session.with(demo).log_in_as_guest().await?;
         }
-        Caller::Stranger => return Err(Failure::NoCookie),
+        Caller::Stranger => return Err(Failure::Forgotten),
     }
     Ok(answer.insert_header(ContentType::plaintext()).body("Logged in"))
 }
@@ -186,7 +218,7 @@ async fn info(
     let credential = match caller(&request, &identities)? {
         Caller::Known(identity) => identity.credential().clone(),
         Caller::Nobody => identities.demo().ok_or(Failure::NoCookie)?,
-        Caller::Stranger => return Err(matchbook_client::Error::NotLoggedIn.into()),
+        Caller::Stranger => return Err(Failure::Forgotten),
     };
     Ok(format!("User Id: {}", user(&session.with(credential)).await?.user_id))
 }

@@ -2,13 +2,13 @@
 //! a file.
 
 use std::io::{self, ErrorKind, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use futures_util::StreamExt;
 use matchbook_client::{Credential, Error, FileStore, Response, Server, ServerError, Session};
-use matchbook_shared::UserInfo;
+use matchbook_shared::{Reason, UserInfo};
 
 use crate::config::Config;
 
@@ -41,10 +41,10 @@ pub(crate) struct Store {
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes of login, info, get and logout:
   0  done; for `get`, the server answered 2xx
-  1  another failure
+  1  another failure: the message says what to change
   2  the command is not written as it should be
   3  nobody is logged in, or the session has ended: log in
-  4  this may pass: try again later
+  4  this may pass: try again later, nobody is logged out
   5  the server answered another status: its body is on standard output, the
      status on standard error";
 
@@ -54,10 +54,17 @@ type Outcome = Result<(), Failure>;
 /// Why a command fails.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    #[error("not logged in: run `matchbook-client login` first")]
-    NotLoggedIn,
-    #[error("the session has ended: run `matchbook-client login` to log in again")]
-    LoggedOut,
+    #[error("not logged in (no tokens in {}): run `matchbook-client login` first", .0.display())]
+    NotLoggedIn(PathBuf),
+    #[error("{}: run `matchbook-client login` to log in again", why_logged_out(*.0))]
+    LoggedOut(Option<Reason>),
+    #[error(
+        "newer tokens of this session were issued to another process, or to a copy of the tokens; \
+         you stay logged in: use one token file for all processes, and try again"
+    )]
+    Superseded,
+    #[error("{0} (another file: `--store FILE`, or the setting `store.path`)")]
+    Store(Error),
     #[error("{0}; try again later")]
     Transient(String),
     #[error("somebody has logged in anew meanwhile: run this again")]
@@ -74,26 +81,60 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// Names the file in which there are no tokens.
+    fn at(self, path: &Path) -> Self {
+        match self {
+            Self::NotLoggedIn(_) => Self::NotLoggedIn(path.to_owned()),
+            other => other,
+        }
+    }
+
     /// What the shell is told.
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Closed => 0,
-            Self::Other(_) => 1,
+            Self::Other(_) | Self::Store(_) => 1,
             Self::Usage(_) => 2,
-            Self::NotLoggedIn | Self::LoggedOut => 3,
-            Self::Transient(_) | Self::OtherSignIn => 4,
+            Self::NotLoggedIn(_) | Self::LoggedOut(_) => 3,
+            Self::Transient(_) | Self::Superseded | Self::OtherSignIn => 4,
             Self::Status(_) => 5,
         })
+    }
+}
+
+/// Says in one sentence why a session has ended, and what to look after.
+pub(crate) fn why_logged_out(reason: Option<Reason>) -> &'static str {
+    match reason {
+        Some(Reason::Reuse) => {
+            "the session has ended because an old refresh token of it was used: somebody may have \
+             a copy of the tokens, so look at where they are stored"
+        }
+        Some(Reason::LoggedOut) => {
+            "the session has ended because it was logged out, here or from another device"
+        }
+        Some(Reason::ExpiredIdle) => {
+            "the session has ended because it was not used for longer than the server allows"
+        }
+        Some(Reason::ExpiredAbsolute) => {
+            "the session has ended because it reached the longest lifetime that the server allows"
+        }
+        Some(Reason::Unknown) => {
+            "the server does not know this session: it was removed after its end, or the server's \
+             database was replaced"
+        }
+        _ => "the session has ended",
     }
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error {
-            Error::NotLoggedIn => Self::NotLoggedIn,
-            Error::LoggedOut(_) => Self::LoggedOut,
+            // `run` knows the file.
+            Error::NotLoggedIn => Self::NotLoggedIn(PathBuf::new()),
+            Error::LoggedOut(reason) => Self::LoggedOut(reason),
             Error::Transient { problem, .. } => Self::Transient(problem),
-            Error::Superseded => Self::Transient(error.to_string()),
+            Error::Superseded => Self::Superseded,
+            Error::Store(_) => Self::Store(error),
             Error::OtherSignIn => Self::OtherSignIn,
             Error::Invalid(_) | Error::ForeignOrigin(_) => Self::Usage(error),
             error => Self::Other(error.to_string()),
@@ -122,21 +163,20 @@ pub(crate) async fn run(command: &Command, config: &Config) -> Outcome {
     | Command::Info(store)
     | Command::Get { store, .. }
     | Command::Logout(store)) = command;
-    let store = FileStore::new(store.path.as_ref().unwrap_or(&config.store));
+    let path = store.path.as_ref().unwrap_or(&config.store);
+    let store = FileStore::new(path);
     let credential = Credential::builder().store(store).build();
     let session = Session::new(&server, credential);
-    match command {
-        Command::Login(_) => {
-            session.log_in_as_guest().await?;
-            say("Logged in")
+    let outcome = match command {
+        Command::Login(_) => session.log_in_as_guest().await,
+        Command::Info(_) => return info(&session).await.map_err(|failure| failure.at(path)),
+        Command::Get { url, .. } => {
+            return get(&session, url).await.map_err(|failure| failure.at(path));
         }
-        Command::Info(_) => info(&session).await,
-        Command::Get { url, .. } => get(&session, url).await,
-        Command::Logout(_) => {
-            session.log_out().await?;
-            say("Logged out")
-        }
-    }
+        Command::Logout(_) => session.log_out().await,
+    };
+    outcome.map_err(|error| Failure::from(error).at(path))?;
+    say(if matches!(command, Command::Login(_)) { "Logged in" } else { "Logged out" })
 }
 
 async fn info(session: &Session) -> Outcome {

@@ -1,6 +1,8 @@
 //! The client app's settings: defaults < file < environment.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -33,6 +35,8 @@ pub(crate) struct Config {
     pub(crate) hosts: Vec<String>,
     pub(crate) workers: usize,
     pub(crate) demo: bool,
+    /// Log-ins a minute from one address. `None`: any number.
+    pub(crate) logins: Option<NonZeroU32>,
     pub(crate) sessions: usize,
     pub(crate) cookie_secure: bool,
     pub(crate) server_url: String,
@@ -63,22 +67,55 @@ pub(crate) fn load(file: Option<&Path>, purpose: Purpose) -> Result<(Config, Set
     if sessions == 0 {
         return Err(settings.invalid("client.sessions", "must be at least 1"));
     }
-    let store = settings.path("store.path")?;
+    let address = settings.address("client.address")?;
     let server_url = settings.base_url("server.url")?;
     let config = Config {
-        address: settings.address("client.address")?,
+        address,
         hosts: hosts(&settings)?,
         workers: settings.threads("client.workers")?,
-        demo: settings.get("client.demo")?,
+        demo: match settings.get::<String>("client.demo")?.as_str() {
+            "auto" => address.ip().is_loopback(),
+            "true" => true,
+            "false" => false,
+            _ => return Err(settings.invalid("client.demo", "must be true, false or \"auto\"")),
+        },
+        logins: NonZeroU32::new(settings.get("client.logins")?),
         sessions: sessions as usize,
         cookie_secure: settings.get("client.cookie_secure")?,
         trust: trust(&settings, &server_url)?,
         server_url,
         timeout: settings.duration("server.timeout")?,
-        store: store.ok_or_else(|| settings.invalid("store.path", "must name a file"))?,
+        store: store(&settings)?,
         log: settings.log()?,
     };
     Ok((config, settings))
+}
+
+/// Where tokens were kept before there was a default for each platform.
+const OLD_STORE: &str = "data/client/tokens.json";
+
+/// The file of the tokens: the one that is set, one that an earlier version left in
+/// this folder, or the one in the platform's folder for state.
+fn store(settings: &Settings) -> Result<PathBuf, Invalid> {
+    let path = settings.path("store.path")?;
+    let path = path.ok_or_else(|| settings.invalid("store.path", "must name a file"))?;
+    if path != Path::new("auto") {
+        return Ok(path);
+    }
+    let old = Path::new(OLD_STORE);
+    let state = if old.exists() { None } else { state_folder(|name| std::env::var_os(name)) };
+    Ok(state.map_or_else(|| old.to_owned(), |folder| folder.join("matchbook/tokens.json")))
+}
+
+/// The folder for the state of programs. A relative one is invalid (XDG Base
+/// Directory Specification).
+fn state_folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let folder = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = || folder("HOME").filter(|home| home != Path::new("/"));
+    if cfg!(target_os = "macos") {
+        return home().map(|home| home.join("Library/Application Support"));
+    }
+    folder("XDG_STATE_HOME").or_else(|| home().map(|home| home.join(".local/state")))
 }
 
 /// Whom to trust. Plain HTTP shows no certificate, so it needs no CA.

@@ -177,7 +177,10 @@ async fn a_session_that_the_server_ended_is_over_and_a_login_starts_another() {
     pair.outlive(2).await;
     let ended = pair.http.get("/info").await;
     assert_eq!(ended.status, 401);
-    assert_eq!(ended.text, "The session has ended: open /login to log in again.");
+    assert_eq!(
+        ended.text,
+        "The session has ended because it was not used for longer than the server allows: open /login to log in again."
+    );
     let after = pair.http.get("/info").await;
     assert_eq!(after.text, "Not logged in: open /login first.", "the tokens are erased");
     assert_eq!(pair.http.get("/login").await.status, 200);
@@ -476,7 +479,10 @@ async fn a_cookie_that_the_app_did_not_make_is_not_taken_over() {
     assert_eq!(browser.get("/info").await.status, 401);
     let login = browser.get("/login").await;
     assert_eq!((login.status, login.header("set-cookie")), (401, ""));
-    assert_eq!(login.text, "Open / in a browser first: it gets a cookie there.");
+    assert_eq!(
+        login.text,
+        "The app was restarted, or you were away for a day: open / and log in again."
+    );
     let page = Answer::of(browser.bare("GET", "/").send()).await;
     let given = page.header("set-cookie");
     assert!(page.status == 200 && given.contains('=') && !given.contains(&planted), "{given}");
@@ -726,7 +732,10 @@ async fn a_script_logs_in_stays_logged_in_and_logs_out() {
 
     let (code, out, error) = run(&["info"]);
     assert_eq!((code, out.as_str()), (3, ""));
-    assert_eq!(error, "matchbook-client: not logged in: run `matchbook-client login` first\n");
+    assert_eq!(
+        error,
+        "matchbook-client: not logged in (no tokens in data/client/tokens.json): run `matchbook-client login` first\n"
+    );
     assert_eq!(run(&["login"]), said("Logged in"));
     assert_only_the_owner_can_read(&world.folder().join("data/client/tokens.json"));
     let (code, info, error) = run(&["info"]);

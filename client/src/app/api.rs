@@ -18,8 +18,9 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::events::{self, Exchange};
-use super::failure::Failure;
+use super::failure::{Failure, ended};
 use super::identities::{Caller, Identities, Identity};
+use super::logins::Logins;
 use super::{origin, read, user};
 
 /// How many requests are a burst.
@@ -104,8 +105,10 @@ async fn login(
     request: actix_web::HttpRequest,
     identities: Data<Identities>,
     thread: Data<Session>,
+    logins: Data<Logins>,
     who: Who,
 ) -> Result<HttpResponse, Problem> {
+    logins.admit(request.peer_addr())?;
     session(&thread, &who).log_in_as_guest().await?;
     let mut answer = HttpResponse::NoContent();
     if let Some(cookie) = super::renewed_cookie(&request, &identities, &who)? {
@@ -226,6 +229,8 @@ impl Problem {
             Self::Failure(Failure::Client(Error::NotLoggedIn)) => "not_logged_in",
             Self::Failure(Failure::Client(Error::LoggedOut(_))) => "logged_out",
             Self::Failure(Failure::Client(Error::OtherSignIn)) => "other_sign_in",
+            Self::Failure(Failure::Client(Error::Superseded)) => "superseded",
+            Self::Failure(Failure::TooManyLogins(_)) => "slow_down",
             Self::Bursting => "busy",
             Self::Forbidden => "forbidden",
             Self::NoCookie => "no_cookie",
@@ -242,8 +247,8 @@ impl fmt::Display for Problem {
             Self::Failure(Failure::Client(Error::NotLoggedIn)) => {
                 f.write_str("Nobody is logged in.")
             }
-            Self::Failure(Failure::Client(Error::LoggedOut(_))) => {
-                f.write_str("The session has ended: log in again.")
+            Self::Failure(Failure::Client(Error::LoggedOut(reason))) => {
+                write!(f, "{}: log in again.", ended(*reason))
             }
             Self::Failure(Failure::Client(Error::OtherSignIn)) => {
                 f.write_str("Somebody logged in anew meanwhile: do this again as who that is.")
@@ -251,7 +256,7 @@ impl fmt::Display for Problem {
             Self::Failure(failure) => failure.fmt(f),
             Self::Bursting => f.write_str("A burst is under way: wait for its end."),
             Self::Forbidden => f.write_str("Only the page of this app may ask for this."),
-            Self::NoCookie => f.write_str("This browser is not known (any more): load the page."),
+            Self::NoCookie => f.write_str("The app was restarted, or you were away for a day: load the page and log in again."),
             Self::NotFound => f.write_str("There is no such thing here."),
             Self::TooManyPages => f.write_str("Too many pages are open: close one."),
         }

@@ -4,10 +4,13 @@ use std::fmt;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{ContentType, RETRY_AFTER};
+use actix_web::http::header::{ALLOW, ContentType, RETRY_AFTER};
 use actix_web::{HttpResponse, ResponseError};
 use matchbook_client::{Error, Response};
+use matchbook_shared::Reason;
 use openssl::error::ErrorStack;
+
+use crate::commands::why_logged_out;
 
 /// What the person is told who asked.
 #[derive(Debug)]
@@ -22,6 +25,12 @@ pub(crate) enum Failure {
     AnotherHost,
     /// There is no cookie of the app's, and without one nobody is anybody.
     NoCookie,
+    /// The cookie is one that the app does not know: it was restarted since.
+    Forgotten,
+    /// Logging in by GET is for this machine alone.
+    LoginByGet,
+    /// Too many log-ins from one address: how long to wait.
+    TooManyLogins(Duration),
     /// As many browsers are known as may be, and all are in use.
     Full,
     /// The machine has no randomness.
@@ -38,17 +47,27 @@ impl Failure {
 
     /// How long to wait in seconds, for what may work later.
     pub(crate) fn retry_after(&self) -> Option<u64> {
-        if self.status_code() != StatusCode::SERVICE_UNAVAILABLE {
+        if !matches!(
+            self.status_code(),
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS
+        ) {
             return None;
         }
         let wait = match self {
             Self::Client(Error::Transient { retry_after, .. }) => retry_after.unwrap_or_default(),
             Self::Refused(_, Some(seconds)) => Duration::from_secs(*seconds),
             Self::Full => Duration::from_secs(60),
+            Self::TooManyLogins(wait) => *wait,
             _ => Duration::ZERO,
         };
         Some(wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1))
     }
+}
+
+/// Why a session has ended, as the beginning of a sentence.
+pub(crate) fn ended(reason: Option<Reason>) -> String {
+    let why = why_logged_out(reason);
+    format!("{}{}", why[..1].to_uppercase(), &why[1..])
 }
 
 impl From<Error> for Failure {
@@ -67,8 +86,8 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Client(Error::NotLoggedIn) => f.write_str("Not logged in: open /login first."),
-            Self::Client(Error::LoggedOut(_)) => {
-                f.write_str("The session has ended: open /login to log in again.")
+            Self::Client(Error::LoggedOut(reason)) => {
+                write!(f, "{}: open /login to log in again.", ended(*reason))
             }
             Self::Client(Error::Transient { problem, .. }) => {
                 write!(f, "Try again in a moment: {problem}.")
@@ -83,6 +102,16 @@ impl fmt::Display for Failure {
                  that it does.",
             ),
             Self::Full => f.write_str("Too many browsers use this app: try again later."),
+            Self::Forgotten => f.write_str(
+                "The app was restarted, or you were away for a day: open / and log in again.",
+            ),
+            Self::LoginByGet => f.write_str(
+                "Log in on the page, or by POST: GET logs in only where the app listens on a \
+                 loopback address, or with `client.demo = true`.",
+            ),
+            Self::TooManyLogins(_) => {
+                f.write_str("Too many log-ins from this address: try again later.")
+            }
             Self::NoCookie => f.write_str("Open / in a browser first: it gets a cookie there."),
             Self::NoRandomness => f.write_str("This machine has no randomness: try again."),
         }
@@ -92,11 +121,13 @@ impl fmt::Display for Failure {
 impl ResponseError for Failure {
     fn status_code(&self) -> StatusCode {
         match self {
-            Self::Client(Error::NotLoggedIn | Error::LoggedOut(_)) | Self::NoCookie => {
-                StatusCode::UNAUTHORIZED
-            }
+            Self::Client(Error::NotLoggedIn | Error::LoggedOut(_))
+            | Self::NoCookie
+            | Self::Forgotten => StatusCode::UNAUTHORIZED,
+            Self::LoginByGet => StatusCode::METHOD_NOT_ALLOWED,
+            Self::TooManyLogins(_) => StatusCode::TOO_MANY_REQUESTS,
             // The server has too much to do, or lacks a part.
-            Self::Client(Error::Transient { .. })
+            Self::Client(Error::Transient { .. } | Error::Superseded)
             | Self::Refused(429 | 503 | 504, _)
             | Self::Full => StatusCode::SERVICE_UNAVAILABLE,
             Self::Client(_) | Self::Refused(..) => StatusCode::BAD_GATEWAY,
@@ -110,6 +141,9 @@ impl ResponseError for Failure {
         let mut response = HttpResponse::build(self.status_code());
         if let Some(seconds) = self.retry_after() {
             response.insert_header((RETRY_AFTER, seconds));
+        }
+        if matches!(self, Self::LoginByGet) {
+            response.insert_header((ALLOW, "POST"));
         }
         response.insert_header(ContentType::plaintext()).body(self.to_string())
     }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use actix_web::http::header::{HOST, HeaderMap, HeaderName, ORIGIN, REFERER};
+use actix_web::http::header::{HOST, HeaderMap, HeaderName, ORIGIN, REFERER, X_FORWARDED_HOST};
 
 /// Fetch Metadata: browsers set it, and no script can.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -19,14 +19,42 @@ pub(crate) fn is_of_another_site(headers: &HeaderMap) -> bool {
             .get_all(SEC_FETCH_SITE)
             .any(|site| !matches!(site.as_bytes(), b"same-origin" | b"none"));
     }
-    let host = headers.get(HOST).map(|host| host.as_bytes().to_ascii_lowercase());
-    headers.get_all(ORIGIN).chain(headers.get_all(REFERER)).any(|from| {
-        let from = from.as_bytes().to_ascii_lowercase();
-        let rest = from.strip_prefix(b"http://").or_else(|| from.strip_prefix(b"https://"));
-        let authority =
-            rest.and_then(|r| r.split(|byte| matches!(byte, b'/' | b'?' | b'#')).next());
-        authority.is_none() || authority != host.as_deref()
-    })
+    headers
+        .get_all(ORIGIN)
+        .chain(headers.get_all(REFERER))
+        .any(|from| !from.to_str().is_ok_and(|from| is_own(from, headers)))
+}
+
+/// Whether a URL is of the origin that the request went to. A proxy may leave the
+/// default port out of `Host` or add it, and may pass the browser's `Host` in
+/// `X-Forwarded-Host` alone. A page of another site cannot set that header without a
+/// preflight, which the app does not grant.
+fn is_own(url: &str, headers: &HeaderMap) -> bool {
+    let url = url.to_ascii_lowercase();
+    let (rest, default_port) = match url.split_once("://") {
+        Some(("http", rest)) => (rest, "80"),
+        Some(("https", rest)) => (rest, "443"),
+        _ => return false,
+    };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let normal = |authority: &str| -> Option<(String, String)> {
+        let authority = authority.trim().to_ascii_lowercase();
+        let name = without_port(&authority)?;
+        let port = authority[name.len()..].trim_start_matches(':');
+        let name = without_final_dot(name);
+        let port = if port.is_empty() { default_port } else { port };
+        (!name.is_empty()).then(|| (name.to_owned(), port.to_owned()))
+    };
+    let from = normal(authority);
+    from.is_some()
+        && headers.get_all(HOST).chain(headers.get_all(X_FORWARDED_HOST)).any(|host| {
+            host.to_str().is_ok_and(|hosts| hosts.split(',').any(|host| normal(host) == from))
+        })
+}
+
+/// A name with a final dot is the same name, written in full.
+fn without_final_dot(name: &str) -> &str {
+    name.strip_suffix('.').unwrap_or(name)
 }
 
 /// The names that the app answers under.
@@ -53,6 +81,7 @@ impl Hosts {
         headers.contains_key(HOST)
             && headers.get_all(HOST).all(|host| {
                 let name = host.to_str().ok().and_then(without_port);
+                let name = name.map(without_final_dot);
                 name.is_some_and(|name| names.iter().any(|n| n.eq_ignore_ascii_case(name)))
             })
     }
@@ -70,7 +99,11 @@ pub(crate) fn hosts(list: &str) -> Result<Vec<String>, String> {
             return Ok(written(address.into()));
         }
         let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-        if entry.chars().all(is_name) { Ok(entry.to_ascii_lowercase()) } else { Err(entry.into()) }
+        if entry.chars().all(is_name) {
+            Ok(without_final_dot(entry).to_ascii_lowercase())
+        } else {
+            Err(entry.into())
+        }
     };
     entries.map(name).collect()
 }
@@ -87,16 +120,17 @@ fn without_port(host: &str) -> Option<&str> {
     port[1..].bytes().all(|byte| byte.is_ascii_digit()).then_some(name)
 }
 
-/// Whether the app's own page asks, for what changes something.
+/// Whether the app's own page asks, for what changes something. Fetch Metadata
+/// decides where it is there: browsers send it over HTTPS and to localhost, whatever
+/// `Host` a proxy puts in place of theirs.
 pub(crate) fn is_of_the_page(headers: &HeaderMap) -> bool {
-    let host = headers.get(HOST).map(|host| host.as_bytes().to_ascii_lowercase());
-    let mut origins = headers.get_all(ORIGIN).map(|origin| origin.as_bytes().to_ascii_lowercase());
-    headers.get(FROM_PAGE).is_some_and(|value| value.as_bytes() == b"page")
-        && headers.get_all(SEC_FETCH_SITE).all(|site| site.as_bytes() == b"same-origin")
-        && origins.all(|origin| {
-            let rest = origin.strip_prefix(b"http://").or_else(|| origin.strip_prefix(b"https://"));
-            rest.is_some() && rest == host.as_deref()
-        })
+    if headers.get(FROM_PAGE).is_none_or(|value| value.as_bytes() != b"page") {
+        return false;
+    }
+    if headers.contains_key(SEC_FETCH_SITE) {
+        return headers.get_all(SEC_FETCH_SITE).all(|site| site.as_bytes() == b"same-origin");
+    }
+    headers.get_all(ORIGIN).all(|origin| origin.to_str().is_ok_and(|from| is_own(from, headers)))
 }
 
 #[cfg(test)]
@@ -134,6 +168,29 @@ mod tests {
         }
         assert!(!is_of_the_page(&headers(&page[1..])), "without its header");
         assert!(!is_of_the_page(&headers(&[("x-matchbook", "page"), ("origin", "http://")])));
+    }
+
+    #[test]
+    fn the_page_behind_a_tls_proxy_is_known_under_every_form_of_its_host() {
+        let origin = ("origin", "https://app.example");
+        let page =
+            |more: &[_]| is_of_the_page(&headers(&[&[("x-matchbook", "page")], more].concat()));
+        for host in
+            ["app.example", "app.example:443", "APP.example", "app.example.", "App.Example.:443"]
+        {
+            assert!(page(&[origin, ("host", host)]), "{host}");
+            assert!(!is_of_another_site(&headers(&[origin, ("host", host)])), "{host}");
+        }
+        let forwarded = [("host", "127.0.0.1:5002"), ("x-forwarded-host", "app.example")];
+        assert!(page(&[&forwarded[..], &[origin]].concat()));
+        let metadata = ("sec-fetch-site", "same-origin");
+        assert!(page(&[("host", "127.0.0.1:5002"), origin, metadata]));
+        for host in ["app.example:80", "app.example:5002", "evil.example", "app.example..", ""] {
+            assert!(!page(&[origin, ("host", host)]), "{host}");
+        }
+        assert!(!page(&[("host", "app.example:443"), ("origin", "http://app.example")]));
+        let other = ("sec-fetch-site", "same-site");
+        assert!(!page(&[("host", "app.example"), origin, other]), "which says more");
     }
 
     #[test]
@@ -177,6 +234,7 @@ mod tests {
             assert!(!admits("0.0.0.0", "localhost", host), "{host}");
         }
         assert!(admits("127.0.0.1", "a, App.example", "app.example:80"));
+        assert!(admits("127.0.0.1", "app.example.", "APP.example.:443"));
         assert!(admits("0.0.0.0", "FE80::1,b", "[fe80::1]:5002"));
         assert!(!admits("0.0.0.0", "app.example", "localhost"));
         assert!(!Hosts::new(IpAddr::from([127, 0, 0, 1]), &[]).admit(&HeaderMap::new()));

@@ -53,5 +53,10 @@ async fn index(
         return Ok(answer.insert_header((REFRESH, "0; url=/")).body(AGAIN));
     }
     let (id, _) = identities.create(Instant::now())?;
-    Ok(answer.insert_header((SET_COOKIE, identities.cookie().set(&id))).body(INDEX))
+    answer.insert_header((SET_COOKIE, identities.cookie().set(&id)));
+    Ok(match caller {
+        // The page says why nobody is logged in.
+        Caller::Stranger => answer.body(INDEX.replacen("<body>", "<body data-forgotten>", 1)),
+        _ => answer.body(INDEX),
+    })
 }

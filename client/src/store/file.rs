@@ -62,7 +62,12 @@ impl FileStore {
     fn try_lock(&self, patience: Duration) -> io::Result<File> {
         create_folder(self.folder())?;
         self.refuse_what_is_no_file()?;
-        let file = private().create(true).truncate(false).open(self.beside(".lock"))?;
+        let lock = self.beside(".lock");
+        let file = private().create(true).truncate(false).open(&lock);
+        let file = file.map_err(|error| no_file(&lock).unwrap_or(error))?;
+        if !file.metadata()?.is_file() {
+            return Err(no_file(&lock).unwrap_or_else(|| io::ErrorKind::InvalidInput.into()));
+        }
         let asked = Instant::now();
         loop {
             match file.try_lock() {
@@ -80,9 +85,7 @@ impl FileStore {
     /// one, and a link would be replaced itself.
     fn refuse_what_is_no_file(&self) -> io::Result<()> {
         match fs::symlink_metadata(&self.path) {
-            Ok(found) if !found.is_file() => {
-                Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))
-            }
+            Ok(found) if !found.is_file() => Err(refused(found.file_type(), "it")),
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
@@ -90,13 +93,14 @@ impl FileStore {
 
     fn try_read(&self) -> io::Result<Option<Stored>> {
         self.refuse_what_is_no_file()?;
-        let text = match File::open(&self.path) {
+        let mut options = OpenOptions::new();
+        let text = match no_links(options.read(true)).open(&self.path) {
             Ok(file) => {
                 refuse_what_others_can_read(&file)?;
                 io::read_to_string(file)?
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
+            Err(error) => return Err(no_file(&self.path).unwrap_or(error)),
         };
         // The parser's own words may quote what is in the file.
         let damaged =
@@ -157,10 +161,40 @@ fn remove(path: &Path) -> io::Result<()> {
 /// Opens for writing what is for the owner alone when it is created.
 fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
-    options.write(true);
+    no_links(options.write(true));
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options
+}
+
+/// Follows no link, which may be put there between the check and the opening, and
+/// does not wait for the other end of a pipe.
+fn no_links(options: &mut OpenOptions) -> &mut OpenOptions {
+    #[cfg(unix)]
+    {
+        use rustix::fs::OFlags;
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+        std::os::unix::fs::OpenOptionsExt::custom_flags(options, flags);
+    }
+    options
+}
+
+/// Why `path` cannot be opened, where it is there and not a regular file.
+fn no_file(path: &Path) -> Option<io::Error> {
+    let found = fs::symlink_metadata(path).ok().filter(|found| !found.is_file())?;
+    Some(refused(found.file_type(), &path.display().to_string()))
+}
+
+/// Names what is in the place of a regular file, and what to do about it.
+fn refused(found: fs::FileType, name: &str) -> io::Error {
+    let problem = if found.is_symlink() {
+        format!("{name} is a symbolic link: delete the link, or name the file that it points to")
+    } else if found.is_dir() {
+        format!("{name} is a folder: name a file in it, or another file")
+    } else {
+        format!("{name} is not a regular file: delete it, or name another file")
+    };
+    io::Error::new(io::ErrorKind::InvalidInput, problem)
 }
 
 fn create_folder(folder: &Path) -> io::Result<()> {
