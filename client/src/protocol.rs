@@ -141,13 +141,14 @@ pub(crate) async fn refresh(
         granted(response, held, oauth, sent_at).await
     } else if may_end && is_json(&response) {
         let is_ours = is_from_server(server, &response);
+        let compressed = compressed(&response);
         match response.json::<Refusal>().await {
             Ok(refusal) if refusal.is_invalid_grant(oauth) => Err(match refusal.reason {
                 Some(Reason::Superseded) => Error::Superseded,
                 reason => Error::LoggedOut(reason),
             }),
             Ok(refusal) if is_ours => Err(Error::Unexpected(refusal.said(&secrets(server, held)))),
-            _ => Err(from_elsewhere(status, retry_after)),
+            _ => Err(compressed.unwrap_or_else(|| from_elsewhere(status, retry_after))),
         }
     } else {
         Err(refusal(server, response, &secrets(server, held)).await)
@@ -218,10 +219,11 @@ pub(crate) async fn log_out(
         // A portal's page is no revocation (RFC 7009 §2.2).
         status if status.is_success() && is_from_server(server, &response) => Ok(()),
         StatusCode::UNAUTHORIZED if is_json(&response) && server.as_oauth().is_none() => {
+            let (status, compressed) = (response.status(), compressed(&response));
             match response.json::<Refusal>().await {
                 // It was not good before either.
                 Ok(refusal) if refusal.is_invalid_grant(false) => Ok(()),
-                _ => Err(from_elsewhere(StatusCode::UNAUTHORIZED, None)),
+                _ => Err(compressed.unwrap_or_else(|| from_elsewhere(status, None))),
             }
         }
         _ => Err(refusal(server, response, &secrets(server, held)).await),

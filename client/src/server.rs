@@ -291,16 +291,17 @@ pub(crate) async fn read<T: DeserializeOwned>(
 /// What an answer other than a good one means. `secrets` are not shown, should it
 /// quote them.
 pub(crate) async fn refusal(server: &Server, mut response: Response, secrets: &[&str]) -> Error {
-    if let Some(error) = redirected(&response).or_else(|| compressed(&response)) {
+    if let Some(error) = redirected(&response) {
         return error;
     }
+    let compressed = compressed(&response);
     let status = response.status();
     let retry_after = retry_after(&response);
     let may_pass = status.is_server_error()
         || matches!(status.as_u16(), 408 | 425)
         || status == StatusCode::TOO_MANY_REQUESTS;
     if !may_pass && !is_from_server(server, &response) {
-        return from_elsewhere(status, retry_after);
+        return compressed.unwrap_or_else(|| from_elsewhere(status, retry_after));
     }
     let said = match response.json::<Refusal>().await {
         Ok(refusal) => format!("{} ({})", status.as_u16(), refusal.said(secrets)),
@@ -310,15 +311,15 @@ pub(crate) async fn refusal(server: &Server, mut response: Response, secrets: &[
         let problem = format!("the token server answers {said}");
         Error::Transient { problem, retry_after }
     } else {
-        Error::Unexpected(said)
+        compressed.unwrap_or(Error::Unexpected(said))
     }
 }
 
-/// The error that a compressed response is: every request says that none is
-/// wanted, so a proxy in between has done it.
+/// The error that JSON is when it is compressed. Every request refuses that, so a
+/// proxy in between has done it.
 pub(crate) fn compressed(response: &Response) -> Option<Error> {
     let encoding = response.headers().get(CONTENT_ENCODING)?.to_str().unwrap_or("unknown");
-    (!encoding.eq_ignore_ascii_case("identity")).then(|| {
+    (is_json(response) && !encoding.eq_ignore_ascii_case("identity")).then(|| {
         Error::Misconfigured(format!(
             "the response is compressed ({encoding}), although the request refuses that: turn \
              compression off in the proxy before the server"

@@ -8,8 +8,12 @@ use std::time::Duration;
 
 use matchbook_client::{Credential, Error, Event, FileStore, Session};
 
+#[path = "rules/connections.rs"]
+mod connections;
 #[path = "rules/durable.rs"]
 mod durable;
+#[path = "rules/misconfigured.rs"]
+mod misconfigured;
 #[path = "rules/oauth.rs"]
 mod oauth;
 #[path = "rules/refusals.rs"]
@@ -24,6 +28,8 @@ mod secrets;
 mod sharing;
 #[path = "rules/strategies.rs"]
 mod strategies;
+#[path = "rules/wire.rs"]
+mod wire;
 
 use script::{PATIENCE, Script};
 

@@ -160,6 +160,11 @@ async fn connect_to(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(tcp)
 }
 
+/// The host as certificates name it: without the dot of an absolute name.
+fn certified_name(host: &str) -> &str {
+    host.strip_suffix('.').unwrap_or(host)
+}
+
 async fn handshake(
     tls: &SslConnector,
     host: &str,
@@ -167,8 +172,7 @@ async fn handshake(
     tcp: TcpStream,
 ) -> Result<AsyncSslStream<TcpStream>, DialError> {
     let unusable = |error| DialError::Passing(format!("TLS with {host}: {error}"));
-    // Certificates name no host with the dot of an absolute name.
-    let name = host.strip_suffix('.').unwrap_or(host);
+    let name = certified_name(host);
     let ssl = tls.configure().and_then(|tls| tls.into_ssl(name)).map_err(unusable)?;
     let mut stream = AsyncSslStream::new(ssl, tcp).map_err(unusable)?;
     match Pin::new(&mut stream).connect().await {
@@ -247,4 +251,99 @@ pub(super) async fn speaks_tls(uri: &Uri, tls: &SslConnector) -> bool {
         Some(connected.is_ok() || has_certificate || unverified)
     };
     timeout(PROBE_TIMEOUT, probe).await.ok().flatten().unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream as StdStream};
+    use std::time::Instant;
+
+    use socket2::{Domain, Socket, Type};
+
+    use super::*;
+
+    /// An address that completes no connection, because its queue is full, while
+    /// the rest is kept.
+    fn swallowing() -> (SocketAddr, impl Sized) {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        socket.listen(0).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        let mut queued = Vec::new();
+        while let Ok(stream) = StdStream::connect_timeout(&address, ATTEMPT_DELAY) {
+            queued.push(stream);
+            assert!(queued.len() < 100, "the queue is never full");
+        }
+        (address, (socket, queued))
+    }
+
+    fn listening() -> (SocketAddr, TcpListener) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        (listener.local_addr().unwrap(), listener)
+    }
+
+    fn refusing() -> SocketAddr {
+        listening().0
+    }
+
+    #[actix_rt::test]
+    async fn an_address_that_swallows_the_attempt_does_not_hold_up_the_next_one() {
+        let ((silent, _kept), (good, _listener)) = (swallowing(), listening());
+        for addresses in [vec![silent, good], vec![silent, refusing(), silent, good]] {
+            let began = Instant::now();
+            let connected = connect(addresses).await.unwrap();
+            assert_eq!(connected.peer_addr().unwrap(), good);
+            assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        }
+    }
+
+    #[actix_rt::test]
+    async fn an_address_that_refuses_is_passed_over_at_once() {
+        let (good, _listener) = listening();
+        let began = Instant::now();
+        let connected = connect(vec![refusing(), refusing(), good]).await.unwrap();
+        assert_eq!(connected.peer_addr().unwrap(), good);
+        assert!(began.elapsed() < ATTEMPT_DELAY, "{:?}", began.elapsed());
+        let error = connect(vec![refusing(), refusing()]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        assert!(connect(vec![]).await.is_err());
+    }
+
+    #[actix_rt::test]
+    async fn a_connection_does_not_delay_what_is_written_and_is_probed_when_idle() {
+        let (address, _listener) = listening();
+        let connected = connect(vec![address]).await.unwrap();
+        assert!(connected.nodelay().unwrap());
+        assert!(SockRef::from(&connected).keepalive().unwrap());
+    }
+
+    #[test]
+    fn the_host_is_looked_up_and_verified_as_it_is_named_there() {
+        for (url, host, name) in [
+            ("http://[::1]:5001/", "::1", "::1"),
+            ("http://auth.example.com.", "auth.example.com.", "auth.example.com"),
+            ("http://127.0.0.1:1", "127.0.0.1", "127.0.0.1"),
+        ] {
+            let uri = Uri::from_static(url);
+            assert_eq!((bare_host(&uri), certified_name(host)), (host, name));
+        }
+    }
+
+    #[test]
+    fn addresses_of_both_families_take_turns() {
+        for (addresses, ordered) in [
+            (
+                "[::1]:1 [::1]:2 [::1]:3 1.1.1.1:1 1.1.1.1:2",
+                "[::1]:1 1.1.1.1:1 [::1]:2 1.1.1.1:2 [::1]:3",
+            ),
+            ("1.1.1.1:1 1.1.1.1:2 [::1]:1", "1.1.1.1:1 [::1]:1 1.1.1.1:2"),
+            ("[::1]:1 [::1]:2", "[::1]:1 [::1]:2"),
+            ("", ""),
+        ] {
+            let addresses = addresses.split_whitespace().map(|text| text.parse().unwrap());
+            let in_turn: Vec<_> =
+                in_turn(addresses.collect()).iter().map(ToString::to_string).collect();
+            assert_eq!(in_turn.join(" "), ordered);
+        }
+    }
 }

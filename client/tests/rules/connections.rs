@@ -1,0 +1,262 @@
+//! Kept connections that have died, and responses with others before them.
+
+use std::time::{Duration, Instant};
+
+use awc::http::Method;
+use matchbook_client::{Error, Response, Session, Trust};
+
+use super::wire::{Do, Wire, certificate, session};
+use super::{is_transient, soon};
+
+const TIMEOUT: Duration = Duration::from_secs(8);
+
+async fn text(mut response: Response) -> String {
+    String::from_utf8(response.body().await.unwrap().to_vec()).unwrap()
+}
+
+/// What a request comes to, its body read.
+async fn ask(session: &Session, method: &Method, key: Option<&str>) -> Result<String, Error> {
+    let mut request = session.request(method.clone(), "/thing");
+    if let Some(key) = key {
+        request = request.header("idempotency-key", key);
+    }
+    Ok(text(soon(request.send()).await?).await)
+}
+
+/// A server whose first connection serves one request, and then does this.
+fn dies_by(how: fn() -> Do) -> Wire {
+    Wire::start(move |connection, request, _| match (connection, request) {
+        (0, 1) => how(),
+        _ => Do::answer("good"),
+    })
+}
+
+fn methods() -> [(Method, Option<&'static str>, bool); 8] {
+    [
+        (Method::GET, None, true),
+        (Method::PUT, None, true),
+        (Method::DELETE, None, true),
+        (Method::OPTIONS, None, true),
+        (Method::POST, Some("a key"), true),
+        (Method::PATCH, Some("a key"), true),
+        (Method::POST, None, false),
+        (Method::PATCH, None, false),
+    ]
+}
+
+#[actix_rt::test]
+async fn a_request_that_a_kept_connection_closes_on_is_sent_again_where_that_is_safe() {
+    for (method, key, is_safe) in methods() {
+        let wire = dies_by(|| Do::Close(""));
+        let session = wire.session(TIMEOUT).await;
+        assert_eq!(ask(&session, &Method::GET, None).await.unwrap(), "good");
+        let outcome = ask(&session, &method, key).await;
+        if is_safe {
+            assert_eq!(outcome.as_deref(), Ok("good"), "{method}");
+        } else {
+            assert!(is_transient(&outcome), "{method}: {outcome:?}");
+        }
+        assert_eq!(wire.requests().len(), if is_safe { 3 } else { 2 }, "{method}");
+        assert_eq!(ask(&session, &Method::POST, None).await.unwrap(), "good", "{method}");
+    }
+}
+
+#[actix_rt::test]
+async fn a_kept_connection_that_has_died_in_silence_is_noticed_long_before_the_timeout() {
+    for (method, key) in [(Method::GET, None), (Method::POST, Some("a key"))] {
+        let wire = dies_by(|| Do::Silence);
+        let session = wire.session(TIMEOUT).await;
+        assert_eq!(ask(&session, &Method::GET, None).await.unwrap(), "good");
+        // Idle for so long, a connection is in doubt.
+        actix_rt::time::sleep(Duration::from_millis(1100)).await;
+        let asked = Instant::now();
+        assert_eq!(ask(&session, &method, key).await.unwrap(), "good");
+        assert!(asked.elapsed() < TIMEOUT / 2, "{:?}", asked.elapsed());
+        assert_eq!(wire.requests().len(), 3);
+    }
+}
+
+#[actix_rt::test]
+async fn a_request_that_may_have_been_carried_out_is_not_sent_again_after_silence() {
+    let wire = dies_by(|| Do::Silence);
+    let session = wire.session(Duration::from_secs(2)).await;
+    assert_eq!(ask(&session, &Method::GET, None).await.unwrap(), "good");
+    actix_rt::time::sleep(Duration::from_millis(1100)).await;
+    assert!(is_transient(&ask(&session, &Method::POST, None).await));
+    assert_eq!(wire.requests().len(), 2);
+}
+
+#[actix_rt::test]
+async fn a_slow_response_is_waited_for_on_a_connection_that_was_just_used() {
+    let wire = Wire::start(|_, request, _| {
+        if request == 1 {
+            std::thread::sleep(Duration::from_secs(3));
+        }
+        Do::answer("good")
+    });
+    let session = wire.session(TIMEOUT).await;
+    for _ in 0..2 {
+        assert_eq!(ask(&session, &Method::GET, None).await.unwrap(), "good");
+    }
+    assert_eq!(wire.requests().len(), 2, "it was sent twice");
+}
+
+#[actix_rt::test]
+async fn a_timeout_that_the_server_declares_on_a_kept_connection_is_no_response() {
+    let wire = dies_by(|| Do::answer_with(408, "connection: close\r\n", "late"));
+    let session = wire.session(TIMEOUT).await;
+    for _ in 0..2 {
+        assert_eq!(ask(&session, &Method::GET, None).await.unwrap(), "good");
+    }
+    assert_eq!(wire.requests().len(), 3);
+}
+
+#[actix_rt::test]
+async fn what_got_a_byte_or_was_on_a_new_connection_is_not_sent_again() {
+    let wire = dies_by(|| Do::Close("HTTP/1.1 2"));
+    let session = wire.session(TIMEOUT).await;
+    assert_eq!(ask(&session, &Method::GET, None).await.unwrap(), "good");
+    assert!(is_transient(&ask(&session, &Method::GET, None).await));
+    assert_eq!(wire.requests().len(), 2);
+
+    let wire = Wire::start(|_, _, _| Do::Close(""));
+    let session = wire.session(TIMEOUT).await;
+    assert!(is_transient(&ask(&session, &Method::GET, None).await));
+    assert_eq!(wire.requests().len(), 1);
+}
+
+#[actix_rt::test]
+async fn kept_connections_beside_a_dead_one_are_not_tried() {
+    // Two connections, both dead after their first request.
+    let wire = Wire::start(|connection, request, text| {
+        if connection < 2 && request == 0 && text.contains("/together") {
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        if connection < 2 && request == 1 { Do::Close("") } else { Do::answer("good") }
+    });
+    let session = wire.session(TIMEOUT).await;
+    let together = || async { session.get("/together").send().await.unwrap() };
+    let (one, other) = futures_util::future::join(together(), together()).await;
+    assert_eq!((text(one).await, text(other).await), ("good".into(), "good".into()));
+    assert_eq!(ask(&session, &Method::GET, None).await.unwrap(), "good");
+    assert_eq!(ask(&session, &Method::POST, None).await.unwrap(), "good");
+    assert_eq!(wire.requests().len(), 5);
+}
+
+#[actix_rt::test]
+async fn a_refresh_on_a_dead_connection_is_sent_again_at_once_under_its_key() {
+    let tokens = r#"{"token":"a2","refreshToken":"r2","expiresIn":60}"#;
+    let wire = Wire::start(move |connection, request, text| match (connection, request) {
+        (0, 0) => Do::answer_with(401, "", ""),
+        (0, _) => Do::Close(""),
+        _ if text.starts_with("POST /refresh") => {
+            Do::answer_with(200, "content-type: application/json\r\n", tokens)
+        }
+        _ => Do::answer("good"),
+    });
+    let session = wire.session(TIMEOUT).await;
+    assert_eq!(ask(&session, &Method::GET, None).await.unwrap(), "good");
+    let requests = wire.requests();
+    let refreshes: Vec<_> = requests.iter().filter(|text| text.contains("/refresh")).collect();
+    let key = |refresh: &str| {
+        let mut lines = refresh.lines();
+        lines.find(|line| line.starts_with("idempotency-key")).map(str::to_owned)
+    };
+    assert_eq!(refreshes.len(), 2);
+    assert!(key(refreshes[0]).is_some() && key(refreshes[0]) == key(refreshes[1]));
+}
+
+#[actix_rt::test]
+async fn a_dead_connection_is_replaced_over_tls_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ca, acceptor) = certificate(folder.path(), &["localhost"], (-1, 1));
+    let wire = Wire::serve("127.0.0.1:0", Some(acceptor), |connection, request, _| {
+        if (connection, request) == (0, 1) { Do::Close("") } else { Do::answer("good") }
+    });
+    let url = format!("https://localhost:{}", wire.address.port());
+    let session = session(&url, &Trust::File(ca), TIMEOUT).await;
+    for _ in 0..2 {
+        assert_eq!(ask(&session, &Method::GET, None).await.unwrap(), "good");
+    }
+    assert_eq!(wire.requests().len(), 3);
+}
+
+const INTERIMS: [&str; 4] = [
+    "HTTP/1.1 100 Continue\r\n\r\n",
+    "HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\n\r\n",
+    "HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: <b>\r\n\r\n",
+    "HTTP/1.0 199 Anything\n\n",
+];
+
+/// The response `good` with others before it.
+fn after(interim: &str) -> Vec<u8> {
+    format!("{interim}HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ngood").into()
+}
+
+#[actix_rt::test]
+async fn interim_responses_are_skipped_however_they_arrive() {
+    for interim in INTERIMS {
+        let whole = after(interim);
+        let wire = Wire::start(move |_, request, _| match request {
+            0 => Do::Write(vec![whole.clone()]),
+            // Byte by byte.
+            1 => Do::Write(whole.iter().map(|byte| vec![*byte]).collect()),
+            _ => Do::Write(vec![after("")]),
+        });
+        let session = wire.session(TIMEOUT).await;
+        for method in [Method::GET, Method::POST, Method::GET] {
+            assert_eq!(ask(&session, &method, None).await.as_deref(), Ok("good"), "{interim}");
+        }
+        assert_eq!(wire.requests().len(), 3, "the connection is kept and in step");
+    }
+}
+
+#[actix_rt::test]
+async fn interim_responses_are_skipped_over_tls_and_at_a_refresh() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ca, acceptor) = certificate(folder.path(), &["localhost"], (-1, 1));
+    let wire = Wire::serve("127.0.0.1:0", Some(acceptor), |_, request, text| {
+        let response = match request {
+            0 => "HTTP/1.1 401 -\r\ncontent-length: 0\r\n\r\n".into(),
+            _ if text.starts_with("POST /refresh") => {
+                let tokens = r#"{"token":"a2","refreshToken":"r2","expiresIn":60}"#;
+                let length = tokens.len();
+                let head = "HTTP/1.1 200 -\r\ncontent-type: application/json";
+                format!("{head}\r\ncontent-length: {length}\r\n\r\n{tokens}").into()
+            }
+            _ => after(""),
+        };
+        let interims = INTERIMS.map(|interim| interim.as_bytes().to_vec());
+        Do::Write(interims.into_iter().chain([response]).collect())
+    });
+    let url = format!("https://localhost:{}", wire.address.port());
+    let session = session(&url, &Trust::File(ca), TIMEOUT).await;
+    assert_eq!(ask(&session, &Method::GET, None).await.unwrap(), "good");
+    assert_eq!(session.credential().status().unwrap().refreshes, 1);
+}
+
+#[actix_rt::test]
+async fn an_interim_response_alone_is_no_response() {
+    for (name, ends) in [
+        ("then nothing", Do::Write as fn(_) -> _),
+        ("without end", |_| Do::Write(vec![b"HTTP/1.1 103 -\r\nlink: ".repeat(2000)])),
+        ("for ever", |_| Do::Write(vec![INTERIMS[0].repeat(100).into()])),
+        ("then the end", |_| Do::Close(INTERIMS[0])),
+    ] {
+        let wire = Wire::start(move |_, _, _| ends(vec![INTERIMS[0].into()]));
+        let session = wire.session(Duration::from_millis(500)).await;
+        let outcome = ask(&session, &Method::GET, None).await;
+        assert!(is_transient(&outcome), "{name}: {outcome:?}");
+        assert!(soon(session.refresh()).await.is_err(), "{name}");
+        assert!(session.credential().is_logged_in(), "{name}");
+    }
+}
+
+#[actix_rt::test]
+async fn a_request_that_expects_an_interim_response_is_refused() {
+    let wire = Wire::start(|_, _, _| Do::answer("good"));
+    let session = wire.session(TIMEOUT).await;
+    let request = session.post("/thing").header("Expect", "100-continue").body("body");
+    assert!(matches!(request.send().await, Err(Error::Invalid(_))));
+    assert!(wire.requests().is_empty());
+}

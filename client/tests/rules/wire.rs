@@ -1,0 +1,201 @@
+//! A server of bare sockets, with or without TLS, that does to its connections
+//! what a test wants.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use matchbook_client::{Credential, Server, Session, Tokens, Trust};
+use openssl::asn1::Asn1Time;
+use openssl::bn::BigNum;
+use openssl::ec::{EcGroup, EcKey};
+use openssl::hash::MessageDigest;
+use openssl::nid::Nid;
+use openssl::pkey::{PKey, Private};
+use openssl::ssl::{SslAcceptor, SslMethod};
+use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
+use openssl::x509::{X509, X509NameBuilder};
+
+/// What to do about one request on a connection. Both numbers count from 0: the
+/// connection, and the request on it.
+pub(crate) enum Do {
+    /// Write these pieces, one after another.
+    Write(Vec<Vec<u8>>),
+    /// Write this, and close the connection.
+    Close(&'static str),
+    /// Write nothing more, and leave it open.
+    Silence,
+}
+
+impl Do {
+    /// A response with a body.
+    pub(crate) fn answer(body: &str) -> Self {
+        Self::answer_with(200, "", body)
+    }
+
+    /// A response with these lines in its head as well.
+    pub(crate) fn answer_with(status: u16, lines: &str, body: &str) -> Self {
+        let length = body.len();
+        let head = format!("HTTP/1.1 {status} -\r\ncontent-length: {length}\r\n{lines}\r\n");
+        Self::Write(vec![(head + body).into()])
+    }
+}
+
+type Script = dyn Fn(usize, usize, &str) -> Do + Send + Sync;
+
+/// The server, and the requests that it got.
+pub(crate) struct Wire {
+    pub(crate) address: SocketAddr,
+    requests: Arc<Mutex<Vec<String>>>,
+}
+
+impl Wire {
+    /// A plain server on 127.0.0.1.
+    pub(crate) fn start(script: impl Fn(usize, usize, &str) -> Do + Send + Sync + 'static) -> Self {
+        Self::serve("127.0.0.1:0", None, script)
+    }
+
+    /// A server on `address`, with TLS where there is an acceptor.
+    pub(crate) fn serve(
+        address: &str,
+        tls: Option<SslAcceptor>,
+        script: impl Fn(usize, usize, &str) -> Do + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
+        let address = listener.local_addr().unwrap();
+        let requests = Arc::<Mutex<Vec<String>>>::default();
+        let (noted, script) = (requests.clone(), Arc::new(script));
+        thread::spawn(move || {
+            for (connection, tcp) in listener.incoming().map_while(Result::ok).enumerate() {
+                let (noted, script, tls) = (noted.clone(), script.clone(), tls.clone());
+                thread::spawn(move || match tls {
+                    None => converse(tcp, connection, &noted, &*script),
+                    Some(tls) => {
+                        if let Ok(stream) = tls.accept(tcp) {
+                            converse(stream, connection, &noted, &*script);
+                        }
+                    }
+                });
+            }
+        });
+        Self { address, requests }
+    }
+
+    /// The requests so far, each with its body.
+    pub(crate) fn requests(&self) -> Vec<String> {
+        self.requests.lock().unwrap().clone()
+    }
+
+    /// A session with tokens at the plain server.
+    pub(crate) async fn session(&self, timeout: Duration) -> Session {
+        session(&format!("http://{}", self.address), &Trust::System, timeout).await
+    }
+}
+
+/// A session with tokens at any URL.
+pub(crate) async fn session(url: &str, trust: &Trust, timeout: Duration) -> Session {
+    let server = Server::new(url, trust, timeout).unwrap();
+    let session = Session::new(&server, Credential::default());
+    let tokens = Tokens { token: "access".into(), refresh_token: "refresh".into(), expires_in: 60 };
+    session.log_in_with(tokens).await.unwrap();
+    session
+}
+
+fn converse(
+    mut stream: impl Read + Write,
+    connection: usize,
+    noted: &Mutex<Vec<String>>,
+    script: &Script,
+) {
+    let mut request = 0;
+    while let Some(text) = read_request(&mut stream) {
+        noted.lock().unwrap().push(text.clone());
+        match script(connection, request, &text) {
+            Do::Write(pieces) => {
+                for piece in pieces {
+                    if stream.write_all(&piece).and_then(|()| stream.flush()).is_err() {
+                        return;
+                    }
+                }
+            }
+            Do::Close(last) => {
+                let _ = stream.write_all(last.as_bytes()).and_then(|()| stream.flush());
+                return;
+            }
+            Do::Silence => {
+                // Until the client gives up.
+                while let Ok(1..) = stream.read(&mut [0; 1024]) {}
+                return;
+            }
+        }
+        request += 1;
+    }
+}
+
+/// A request with its body, whose length its head tells.
+fn read_request(stream: &mut impl Read) -> Option<String> {
+    let mut text = Vec::new();
+    let mut byte = [0];
+    while !text.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte).ok()?;
+        text.push(byte[0]);
+    }
+    let head = String::from_utf8_lossy(&text).to_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+    let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+    stream.read_exact(&mut body).ok()?;
+    text.extend(body);
+    Some(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// A certificate for these names and addresses that is its own CA, as PEM in a
+/// file, and an acceptor that shows it. It is valid from and to so many days from
+/// now.
+pub(crate) fn certificate(
+    folder: &Path,
+    names: &[&str],
+    days: (i64, i64),
+) -> (PathBuf, SslAcceptor) {
+    let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+    let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
+    let certificate = build_certificate(&key, names, days);
+    let path = folder.join("ca.pem");
+    std::fs::write(&path, certificate.to_pem().unwrap()).unwrap();
+    let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server()).unwrap();
+    acceptor.set_private_key(&key).unwrap();
+    acceptor.set_certificate(&certificate).unwrap();
+    (path, acceptor.build())
+}
+
+fn build_certificate(key: &PKey<Private>, names: &[&str], days: (i64, i64)) -> X509 {
+    let at = |days: i64| {
+        let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+        Asn1Time::from_unix(i64::try_from(now).unwrap() + days * 24 * 3600).unwrap()
+    };
+    let mut name = X509NameBuilder::new().unwrap();
+    name.append_entry_by_text("CN", "test").unwrap();
+    let name = name.build();
+    let mut builder = X509::builder().unwrap();
+    builder.set_version(2).unwrap();
+    builder.set_serial_number(&BigNum::from_u32(1).unwrap().to_asn1_integer().unwrap()).unwrap();
+    builder.set_subject_name(&name).unwrap();
+    builder.set_issuer_name(&name).unwrap();
+    builder.set_pubkey(key).unwrap();
+    builder.set_not_before(&at(days.0)).unwrap();
+    builder.set_not_after(&at(days.1)).unwrap();
+    builder.append_extension(BasicConstraints::new().ca().build().unwrap()).unwrap();
+    let mut subject = SubjectAlternativeName::new();
+    for name in names {
+        match name.parse::<std::net::IpAddr>() {
+            Ok(_) => subject.ip(name),
+            Err(_) => subject.dns(name),
+        };
+    }
+    let subject = subject.build(&builder.x509v3_context(None, None)).unwrap();
+    builder.append_extension(subject).unwrap();
+    builder.sign(key, MessageDigest::sha256()).unwrap();
+    builder.build()
+}
