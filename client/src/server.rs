@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use url::{Origin, Url};
 
 use crate::protocol::{Refusal, from_elsewhere, is_from_server};
-use crate::transport::{Http, Response, Target, redirected, warn_of_unused};
+use crate::transport::{Http, Response, Target, is_json, redirected, warn_of_unused};
 use crate::{Error, OAuth};
 
 /// Whose certificates to accept. Verification is never off.
