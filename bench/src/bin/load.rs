@@ -46,6 +46,9 @@ struct Arguments {
     /// Each request takes the next token of the file, and with it another session.
     #[arg(long)]
     cold: bool,
+    /// Each request opens a connection of its own.
+    #[arg(long)]
+    reconnect: bool,
     /// With oauth: the client, as `ID:SECRET`.
     #[arg(long)]
     oauth_client: Option<String>,
@@ -202,6 +205,7 @@ struct Client {
     tokens: Rc<Tokens>,
     /// The line of its token.
     line: usize,
+    target: Target,
     wire: Wire,
     /// What the head of every request ends with.
     host: String,
@@ -236,6 +240,7 @@ impl Client {
             arguments: arguments.clone(),
             tokens: tokens.clone(),
             line,
+            target,
             wire,
             host,
             request: Vec::with_capacity(2048),
@@ -279,6 +284,10 @@ impl Client {
             self.renew().await;
         }
         let began = Instant::now();
+        if self.arguments.reconnect {
+            let wire = Wire::open(&self.target).await;
+            self.wire = wire.unwrap_or_else(|error| wrong("a connection", &error));
+        }
         match self.arguments.work {
             Work::Refresh | Work::Keyed => drop(self.refresh("/refresh").await),
             Work::Oauth => self.refresh_oauth().await,

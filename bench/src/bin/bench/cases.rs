@@ -50,6 +50,8 @@ pub(crate) struct Case {
     pub(crate) connections: usize,
     /// Whether each request is for another session.
     pub(crate) cold: bool,
+    /// Whether each request opens a connection.
+    pub(crate) reconnect: bool,
     pub(crate) rivals: &'static [Rival],
 }
 
@@ -103,6 +105,9 @@ impl fmt::Display for Case {
             }
             Base::Postgres(_) => {}
         }
+        if self.reconnect {
+            write!(f, ", each on a new connection")?;
+        }
         if self.cold { write!(f, ", each another") } else { Ok(()) }
     }
 }
@@ -125,7 +130,15 @@ const EMPTY: &[Rival] = &[Rival::Part("/empty")];
 /// All cases that the arguments ask for; those of one setup follow each other.
 pub(crate) fn cases(arguments: &Arguments) -> Vec<Case> {
     let case = |name, setup, work, rivals| {
-        move |connections| Case { name, setup, work, connections, cold: false, rivals }
+        move |connections| Case {
+            name,
+            setup,
+            work,
+            connections,
+            cold: false,
+            reconnect: false,
+            rivals,
+        }
     };
     let at = |connections| [if arguments.quick { QUICK } else { connections }].into_iter();
     let all = arguments.connections();
@@ -178,6 +191,10 @@ pub(crate) fn cases(arguments: &Arguments) -> Vec<Case> {
         cases.extend(at(16).map(case("tls", tls, work, &[])));
         let connections = if arguments.quick { vec![QUICK] } else { vec![1, 16, 64] };
         cases.extend(connections.into_iter().map(case("sqlite", sqlite, work, &[])));
+    }
+    for setup in [with("ES256"), tls] {
+        let connect = at(1).map(case("connect", setup, KEYS, &[]));
+        cases.extend(connect.map(|connect| Case { reconnect: true, ..connect }));
     }
     cases.retain(|case| arguments.wants(case.name));
     let mut setups = Vec::new();

@@ -11,6 +11,7 @@ mod report;
 mod stage;
 
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -123,7 +124,10 @@ fn main() -> ExitCode {
     let report = measure(&arguments);
     println!("{report}");
     write(&report, Path::new(RESULTS));
-    let failed = arguments.strict && report.falls_short();
+    if report.partial {
+        eprintln!("bench: stopped before the end: what is there is what was measured until then");
+    }
+    let failed = report.partial || (arguments.strict && report.falls_short());
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
@@ -136,22 +140,23 @@ fn measure(arguments: &Arguments) -> Report {
     }
     let load = binary(arguments.load.as_ref(), "load");
     let mut stage = Stage::new(arguments);
-    let runs = measure::all(arguments, &load, &mut stage);
-    let wants = |name| arguments.wants(name).then(|| eprintln!("bench: {name}"));
-    let statements = wants("statement").map(|()| extras::statements(arguments, &mut stage));
-    let startups = wants("startup").map(|()| extras::startups(arguments, &mut stage));
-    let memory = wants("memory").map(|()| extras::memory_of(arguments, &load, &mut stage));
-    let client_ratio = wants("client").and_then(|()| extras::client_ratio(arguments));
-    let mut report = Report {
-        machine: stage.machine(),
-        rows: report::rows(&runs),
-        statements: statements.unwrap_or_default(),
-        startups: startups.unwrap_or_default(),
-        memory,
-        client_ratio,
-        gates: Vec::new(),
-        runs,
-    };
+    let machine = stage.machine();
+    let mut report = Report { machine, ..Report::default() };
+    // A case that fails, and somebody who wants this to end, unwind to here.
+    let measured = catch_unwind(AssertUnwindSafe(|| {
+        measure::all(arguments, &load, &mut stage, &mut report.runs);
+        let wants = |name| arguments.wants(name).then(|| eprintln!("bench: {name}"));
+        if wants("statement").is_some() {
+            report.statements = extras::statements(arguments, &mut stage);
+        }
+        if wants("startup").is_some() {
+            report.startups = extras::startups(arguments, &mut stage);
+        }
+        report.memory = wants("memory").map(|()| extras::memory_of(arguments, &load, &mut stage));
+        report.client_ratio = wants("client").and_then(|()| extras::client_ratio(arguments));
+    }));
+    report.partial = measured.is_err();
+    report.rows = report::rows(&report.runs);
     report.judge();
     report
 }

@@ -101,10 +101,9 @@ impl Drop for Load {
     }
 }
 
-/// Runs all cases.
-pub(crate) fn all(arguments: &Arguments, load: &Path, stage: &mut Stage) -> Vec<Run> {
+/// Runs all cases. What was measured is in `runs`, also where this unwinds.
+pub(crate) fn all(arguments: &Arguments, load: &Path, stage: &mut Stage, runs: &mut Vec<Run>) {
     let cases = cases(arguments);
-    let mut runs = Vec::new();
     for of_setup in cases.chunk_by(|one, next| one.setup == next.setup) {
         let peer = of_setup.iter().any(Case::is_beside_peer);
         let mut stand = stage.stand(of_setup[0].setup, peer);
@@ -129,7 +128,6 @@ pub(crate) fn all(arguments: &Arguments, load: &Path, stage: &mut Stage) -> Vec<
             }
         }
     }
-    runs
 }
 
 /// A run to be.
@@ -212,6 +210,9 @@ impl Turn<'_> {
         }
         if case.cold {
             command.arg("--cold");
+        }
+        if case.reconnect {
+            command.arg("--reconnect");
         }
         command
     }

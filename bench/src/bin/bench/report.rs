@@ -8,8 +8,10 @@ use crate::extras::{Memory, Startup, Statement};
 use crate::measure::{MATCHBOOK, Run};
 
 /// All that was measured.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 pub(crate) struct Report {
+    /// Whether it was stopped before the end.
+    pub(crate) partial: bool,
     pub(crate) machine: Machine,
     pub(crate) rows: Vec<Row>,
     pub(crate) statements: Vec<Statement>,
@@ -22,7 +24,7 @@ pub(crate) struct Report {
 }
 
 /// What it was measured on.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 pub(crate) struct Machine {
     pub(crate) cores: usize,
     pub(crate) memory_mib: u64,
@@ -279,6 +281,9 @@ impl Gate {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Machine { cores, memory_mib, kernel, postgres, redis } = &self.machine;
+        if self.partial {
+            writeln!(f, "PARTIAL: stopped before the end")?;
+        }
         writeln!(
             f,
             "{cores} cores, {memory_mib} MiB, Linux {kernel}, PostgreSQL {postgres}, Redis {redis}"
