@@ -155,7 +155,7 @@ fn measure(arguments: &Arguments) -> Report {
         report.memory = wants("memory").map(|()| extras::memory_of(arguments, &load, &mut stage));
         report.client_ratio = wants("client").and_then(|()| extras::client_ratio(arguments));
     }));
-    report.partial = measured.is_err();
+    report.partial = measured.is_err() || STOP.load(Ordering::Relaxed);
     report.rows = report::rows(&report.runs);
     report.judge();
     report
