@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use awc::http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use awc::http::{Method, StatusCode};
 use matchbook_shared::{Reason, SERVER_MARK, SERVER_MARK_VALUE, Tokens};
-use openssl::base64::encode_block;
+use openssl::base64::{decode_block, encode_block};
 use serde::Deserialize;
 
 use crate::credential::Granted;
@@ -230,6 +230,28 @@ pub(crate) async fn log_out(
     }
 }
 
+/// Whether two pairs of tokens are certainly of two sessions of a Matchbook server. The
+/// access tokens of another server are not for its clients to read (RFC 9068 §6).
+pub(crate) fn differ_in_session(server: &Server, one: &Stored, other: &Stored) -> bool {
+    let one = session_id(&one.access_token);
+    let other = session_id(&other.access_token);
+    server.as_oauth().is_none() && one.is_some() && other.is_some() && one != other
+}
+
+/// Reads the claim `sid` of an access token, without verifying anything: it decides only
+/// whether tokens that were replaced are given back.
+fn session_id(access_token: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Claims {
+        sid: String,
+    }
+    let payload = access_token.split('.').nth(1)?;
+    let mut payload = payload.replace('-', "+").replace('_', "/");
+    payload.extend(std::iter::repeat_n('=', payload.len().wrapping_neg() % 4));
+    let claims = decode_block(&payload).ok()?;
+    serde_json::from_slice(&claims).ok().map(|Claims { sid }| sid)
+}
+
 /// Whether a response is the server's own: a Matchbook server marks each. One of RFC
 /// 6749 has its errors in JSON (§5.2); what it says to a revocation has no meaning
 /// (RFC 7009 §2.2), but it is no page.
@@ -326,6 +348,21 @@ mod tests {
     fn what_basic_authentication_carries_is_form_encoded() {
         assert_eq!(encoded("a b:c%"), "a+b%3Ac%25");
         assert_eq!(encoded("plain-1"), "plain-1");
+    }
+
+    #[test]
+    fn a_session_is_read_from_an_access_token_of_any_length() {
+        let token = |claims: &str| {
+            let payload = encode_block(claims.as_bytes()).replace('+', "-").replace('/', "_");
+            format!("e30.{}.c2ln", payload.trim_end_matches('='))
+        };
+        for name in ["", "a", "ab", "abc", "ü?>~"] {
+            let claims = format!(r#"{{"sub":"x","sid":"{name}"}}"#);
+            assert_eq!(session_id(&token(&claims)).as_deref(), Some(name));
+        }
+        for bad in ["", "opaque", "a.b.c", "..", "e30.e30.e30", &token(r#"{"sid":1}"#)] {
+            assert_eq!(session_id(bad), None, "{bad}");
+        }
     }
 
     #[test]

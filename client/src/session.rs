@@ -113,11 +113,22 @@ impl Session {
     /// How old they are is not known, so a [`Strategy`] other than reactive
     /// begins with the first refresh.
     ///
+    /// Ends the session of the tokens that were held, if it is another one: both
+    /// access tokens name their session (`sid`). At an OAuth server, or where a name
+    /// is missing, nothing is compared and that session lives until it expires; call
+    /// [`Self::log_out`] first to end it.
+    ///
     /// # Errors
     /// When they cannot be stored.
     pub async fn log_in_with(&self, tokens: Tokens) -> Result<(), Error> {
         let place = self.place().await?;
-        self.take(place, Granted::at_sign_in(tokens, None)).await
+        let granted = Granted::at_sign_in(tokens, None);
+        let before = self.before().await;
+        let before =
+            before.filter(|held| protocol::differ_in_session(&self.server, held, &granted.tokens));
+        self.take(place, granted).await?;
+        self.end_session_before(before).await;
+        Ok(())
     }
 
     fn needs_matchbook(&self, what: &str) -> Result<(), Error> {

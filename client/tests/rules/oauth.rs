@@ -1,6 +1,6 @@
 //! RFC 6749 in place of Matchbook's own endpoints.
 
-use matchbook_client::{Credential, Error, OAuth, Session};
+use matchbook_client::{Credential, Error, OAuth, Session, Tokens};
 
 use super::script::{Act, Script};
 use super::{get, is_transient, on_file, soon, store};
@@ -19,6 +19,18 @@ async fn logged_in(script: &Script, oauth: OAuth) -> Session {
     let session = Session::new(&script.server().oauth(oauth).unwrap(), Credential::default());
     session.log_in_with(script.sign_in()).await.unwrap();
     session
+}
+
+#[actix_rt::test]
+async fn tokens_from_elsewhere_end_no_session_of_an_oauth_server() {
+    let script = Script::start();
+    let session = logged_in(&script, oauth()).await;
+    // As an access token may look there; what it says is not for its client to read.
+    for claims in ["eyJzaWQiOiJhIn0", "eyJzaWQiOiJiIn0"] {
+        let token = format!("e30.{claims}.c2ln");
+        session.log_in_with(Tokens { token, ..script.sign_in() }).await.unwrap();
+    }
+    assert!(script.asked("/oauth/revoke").is_empty());
 }
 
 #[actix_rt::test]

@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use matchbook_client::{Credential, Error, Session};
+use matchbook_client::{Credential, Error, Session, Tokens};
 use matchbook_shared::Reason;
+use openssl::base64::encode_block;
 
-use super::script::{Act, PATIENCE, Script};
+use super::script::{Act, PATIENCE, SECRET, Script};
 use super::{get, get_after_rest, is_transient, logged_in, logged_in_with, on_file, soon, store};
 
 /// What `GET /user` comes to when each refresh is answered so, and whether the
@@ -108,6 +109,37 @@ async fn a_log_in_ends_the_session_of_the_log_in_before() {
     script.always("/logout", Act::say(502, "text/html", "<html>"));
     session.log_in_as_guest().await.unwrap();
     assert_eq!(get(&session, "/user").await, Ok(200));
+}
+
+/// An access token that names its session.
+fn of_session(id: &str) -> String {
+    let claims = encode_block(format!(r#"{{"sid":"{id}"}}"#).as_bytes());
+    format!("e30.{}.c2ln", claims.trim_end_matches('='))
+}
+
+#[actix_rt::test]
+async fn tokens_from_elsewhere_end_the_session_before_where_both_name_theirs() {
+    let (script, (_folder, file)) = (Script::start(), store());
+    let session = Session::new(&script.server(), on_file(&file));
+    let log_in = async |token: String| {
+        let tokens = Tokens { token, ..script.sign_in() };
+        session.log_in_with(tokens).await.unwrap();
+    };
+    let ended = || -> Vec<_> {
+        let ended = script.asked("/logout").into_iter();
+        ended.map(|asked| asked.field("refresh_token").unwrap()).collect()
+    };
+    // The second tokens are of the same session, the fourth names none.
+    for token in
+        [of_session("a"), of_session("a"), of_session("b"), "opaque".into(), of_session("c")]
+    {
+        log_in(token).await;
+    }
+    assert_eq!(ended(), [format!("mb_rt_2-0-{SECRET}")]);
+    // A failure of that does not fail the log-in.
+    script.always("/logout", Act::say(502, "text/html", "<html>"));
+    log_in(of_session("d")).await;
+    assert_eq!(ended()[1..], [format!("mb_rt_5-0-{SECRET}")]);
 }
 
 #[actix_rt::test]
