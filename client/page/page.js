@@ -158,7 +158,9 @@ const session = {
     const another =
       state.loggedIn &&
       (!this.loggedIn || state.age + 1 < (before.age ?? 0) + (now - this.seen) / 1000);
-    const over = this.known && this.loggedIn && !state.loggedIn;
+    const wasLoggedIn = this.known && this.loggedIn;
+    const over = wasLoggedIn && !state.loggedIn;
+    const replaced = wasLoggedIn && another && state.ended !== undefined;
     this.known = true;
     this.loggedIn = state.loggedIn;
     this.state = state;
@@ -169,7 +171,9 @@ const session = {
     if (another) discover();
     if (!state.loggedIn) sessions.clear("Log in to see where you are logged in.");
     // Whoever asked for it is told by the answer, which may come before this.
-    if (over && actions === 0 && now - acted > 1000) say("note", this.forgotten ? FORGOTTEN : "The session has ended.");
+    if ((over || replaced) && actions === 0 && now - acted > 1000) {
+      say("note", this.forgotten ? FORGOTTEN : (state.ended?.message ?? "The session has ended: log in again."));
+    }
     this.forgotten = false;
   },
 

@@ -11,6 +11,7 @@ use matchbook_client::{Credential, Error, FileStore, Response, Server, ServerErr
 use matchbook_shared::{Reason, UserInfo};
 
 use crate::config::Config;
+use crate::ended::{End, SUPERSEDED};
 
 /// What a script can do.
 #[derive(Clone, Subcommand)]
@@ -56,18 +57,15 @@ type Outcome = Result<(), Failure>;
 pub(crate) enum Failure {
     #[error("not logged in (no tokens in {}): run `matchbook-client login` first", .0.display())]
     NotLoggedIn(PathBuf),
-    #[error("{}: run `matchbook-client login` to log in again", why_logged_out(*.0))]
+    #[error("{}: run `matchbook-client login` to log in again", End::Ended(*.0).sentence())]
     LoggedOut(Option<Reason>),
-    #[error(
-        "newer tokens of this session were issued to another process, or to a copy of the tokens; \
-         you stay logged in: use one token file for all processes, and try again"
-    )]
+    #[error("{SUPERSEDED}: use one token file for all processes, and try again")]
     Superseded,
     #[error("{0} (another file: `--store FILE`, or the setting `store.path`)")]
     Store(Error),
     #[error("{0}; try again later")]
     Transient(String),
-    #[error("somebody has logged in anew meanwhile: run this again")]
+    #[error("another process has logged in meanwhile: run this command again")]
     OtherSignIn,
     #[error("the server answers {0}")]
     Status(u16),
@@ -99,30 +97,6 @@ impl Failure {
             Self::Transient(_) | Self::Superseded | Self::OtherSignIn => 4,
             Self::Status(_) => 5,
         })
-    }
-}
-
-/// Says in one sentence why a session has ended, and what to look after.
-pub(crate) fn why_logged_out(reason: Option<Reason>) -> &'static str {
-    match reason {
-        Some(Reason::Reuse) => {
-            "the session has ended because an old refresh token of it was used: somebody may have \
-             a copy of the tokens, so look at where they are stored"
-        }
-        Some(Reason::LoggedOut) => {
-            "the session has ended because it was logged out, here or from another device"
-        }
-        Some(Reason::ExpiredIdle) => {
-            "the session has ended because it was not used for longer than the server allows"
-        }
-        Some(Reason::ExpiredAbsolute) => {
-            "the session has ended because it reached the longest lifetime that the server allows"
-        }
-        Some(Reason::Unknown) => {
-            "the server does not know this session: it was removed after its end, or the server's \
-             database was replaced"
-        }
-        _ => "the session has ended",
     }
 }
 

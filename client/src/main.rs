@@ -3,6 +3,7 @@
 mod app;
 mod commands;
 mod config;
+mod ended;
 
 use std::error::Error;
 use std::io::{ErrorKind, Write};

@@ -388,3 +388,28 @@ async fn in_a_browser_an_app_that_is_away_is_told_of_and_used_when_it_is_back() 
     })
     .await;
 }
+
+#[actix_rt::test]
+#[ignore = "needs Chromium and its driver"]
+async fn in_a_browser_an_end_that_no_button_asked_for_is_told_with_its_reason() {
+    let pair = Pair::start(|server| {
+        server.set("tokens.access_lifetime", "1s").set("sessions.idle_lifetime", "3s")
+    });
+    Page::visit(pair.client.url(), WIDE, async |page: Page| {
+        page.log_in().await;
+        // As another tab of this browser does it.
+        let call = |path: &str| {
+            format!("fetch('{path}', {{ method: 'POST', headers: {{ 'X-Matchbook': 'page' }} }})")
+        };
+        actix_rt::time::sleep(Duration::from_millis(1500)).await;
+        page.browser.execute(&call("/api/login"), Vec::new()).await.unwrap();
+        page.until_it_says("message", "Another log-in with the same cookie has replaced").await;
+        actix_rt::time::sleep(Duration::from_millis(3500)).await;
+        page.browser.execute(&call("/api/info"), Vec::new()).await.unwrap();
+        let why = "The session has ended because it was not used for longer than the server \
+                   allows: log in again.";
+        page.until_it_says("message", why).await;
+        page.until_it_says("who", "Logged out").await;
+    })
+    .await;
+}

@@ -13,15 +13,16 @@ use actix_web::web::{self, Data, Json, Path, ReqData, ServiceConfig};
 use actix_web::{HttpMessage, HttpResponse, ResponseError};
 use futures_util::future::join_all;
 use matchbook_client::{Error, Session};
-use matchbook_shared::{EndedSessions, ErrorBody, SessionInfo};
+use matchbook_shared::{EndedSessions, ErrorBody, Reason, SessionInfo};
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::events::{self, Exchange};
-use super::failure::{Failure, ended};
+use super::failure::Failure;
 use super::identities::{Caller, Identities, Identity};
 use super::logins::Logins;
 use super::{origin, read, user};
+use crate::ended::End;
 
 /// How many requests are a burst.
 const BURST: usize = 50;
@@ -223,6 +224,14 @@ impl From<Error> for Problem {
 }
 
 impl Problem {
+    /// Why the session has ended, where it has.
+    fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Failure(Failure::Client(Error::LoggedOut(reason))) => *reason,
+            _ => None,
+        }
+    }
+
     /// The name under which the page knows it.
     fn code(&self) -> &'static str {
         match self {
@@ -248,10 +257,7 @@ impl fmt::Display for Problem {
                 f.write_str("Nobody is logged in.")
             }
             Self::Failure(Failure::Client(Error::LoggedOut(reason))) => {
-                write!(f, "{}: log in again.", ended(*reason))
-            }
-            Self::Failure(Failure::Client(Error::OtherSignIn)) => {
-                f.write_str("Somebody logged in anew meanwhile: do this again as who that is.")
+                f.write_str(&events::ended(End::Ended(*reason)))
             }
             Self::Failure(failure) => failure.fmt(f),
             Self::Bursting => f.write_str("A burst is under way: wait for its end."),
@@ -286,7 +292,7 @@ impl ResponseError for Problem {
             response.insert_header((RETRY_AFTER, seconds));
         }
         let (error, message) = (self.code().to_owned(), self.to_string());
-        response.json(ErrorBody { error, message, reason: None })
+        response.json(ErrorBody { error, message, reason: self.reason() })
     }
 }
 

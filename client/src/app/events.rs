@@ -12,6 +12,8 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use crate::ended::End;
+
 /// How many notices may wait for a page: a burst and more. One that is further
 /// behind is cut off, and connects again.
 const BACKLOG: usize = 512;
@@ -36,6 +38,9 @@ pub(crate) struct Feed {
 
 struct Listeners {
     closed: bool,
+    logged_in: bool,
+    /// How the last session ended, until the next log-in.
+    end: Option<End>,
     channels: Vec<mpsc::Sender<Notice>>,
 }
 
@@ -52,7 +57,9 @@ enum Notice {
     Exchange(Bytes),
     /// The tokens are others now. What is told of them is looked up when it is
     /// sent: whoever reports this may be in the middle of changing them.
-    State,
+    ///
+    /// With how the session before ended, where one did.
+    State(Option<End>),
 }
 
 /// One request and its answer.
@@ -91,11 +98,30 @@ struct State {
     generation: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     age: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended: Option<Ended>,
+}
+
+/// How the session before ended.
+#[derive(Serialize)]
+struct Ended {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    message: String,
+}
+
+/// The sentence for the page on how a session ended.
+pub(crate) fn ended(end: End) -> String {
+    match end {
+        End::Ended(_) => format!("{}: log in again.", end.capitalized()),
+        End::Replaced => format!("{}: this page shows the new one.", end.capitalized()),
+    }
 }
 
 impl Feed {
     pub(crate) fn new(started: Instant) -> Self {
-        let listeners = Listeners { closed: false, channels: Vec::new() };
+        let listeners =
+            Listeners { closed: false, logged_in: false, end: None, channels: Vec::new() };
         let burst = tokio::sync::Mutex::new(());
         Self { started, listeners: Mutex::new(listeners), places: Arc::new(()), burst }
     }
@@ -112,11 +138,21 @@ impl Feed {
                 began: *began,
                 took: *took,
             }),
-            Event::LoggedIn | Event::Refreshed { .. } | Event::LoggedOut(_) => {
-                self.tell(|| Some(Notice::State));
-            }
+            Event::LoggedIn => self.change(true, None),
+            Event::LoggedOut(reason) => self.change(false, Some(End::Ended(*reason))),
+            Event::Refreshed { .. } => self.tell(|| Some(Notice::State(None))),
             _ => {}
         }
+    }
+
+    /// Notes a log-in, or an end, and tells of it.
+    fn change(&self, logged_in: bool, end: Option<End>) {
+        let mut listeners = self.listeners();
+        let replaced = (logged_in && listeners.logged_in).then_some(End::Replaced);
+        listeners.logged_in = logged_in;
+        listeners.end = end.or(replaced);
+        let notice = Notice::State(listeners.end);
+        listeners.channels.retain(|channel| channel.try_send(notice.clone()).is_ok());
     }
 
     /// Tells of a request and its answer.
@@ -154,7 +190,9 @@ impl Feed {
         if Arc::strong_count(&self.places) > MOST_LISTENERS {
             return None;
         }
-        if !listeners.closed && channel.try_send(Notice::State).is_ok() {
+        // A page that connects again may have missed how its session ended.
+        let notice = Notice::State(listeners.end);
+        if !listeners.closed && channel.try_send(notice).is_ok() {
             listeners.channels.push(channel);
         }
         Some(Listener { notices, _place: self.places.clone() })
@@ -191,7 +229,7 @@ pub(crate) fn stream(
         let sent = match timeout(PULSE, listener.notices.recv()).await {
             Ok(notice) => match notice? {
                 Notice::Exchange(text) => text,
-                Notice::State => written("state", &State::of(&credential))?,
+                Notice::State(end) => written("state", &State::of(&credential, end))?,
             },
             Err(_) => Bytes::from_static(b":\n\n"),
         };
@@ -200,15 +238,18 @@ pub(crate) fn stream(
 }
 
 impl State {
-    fn of(credential: &Credential) -> Self {
+    fn of(credential: &Credential, end: Option<End>) -> Self {
         let status = credential.status();
         let seconds = |duration: Duration| duration.as_secs_f64();
+        // The tokens may have changed since: the notice of that follows.
+        let end = end.filter(|end| status.is_some() == matches!(end, End::Replaced));
         Self {
             logged_in: status.is_some(),
             lifetime: status.as_ref().and_then(|status| status.lifetime).map(seconds),
             remaining: status.as_ref().and_then(|status| status.remaining).map(seconds),
             generation: status.as_ref().map(|status| status.refreshes),
             age: status.as_ref().map(|status| seconds(status.age)),
+            ended: end.map(|end| Ended { reason: end.code(), message: ended(end) }),
         }
     }
 }

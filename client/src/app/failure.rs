@@ -7,10 +7,9 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, ContentType, RETRY_AFTER};
 use actix_web::{HttpResponse, ResponseError};
 use matchbook_client::{Error, Response};
-use matchbook_shared::Reason;
 use openssl::error::ErrorStack;
 
-use crate::commands::why_logged_out;
+use crate::ended::{End, SUPERSEDED};
 
 /// What the person is told who asked.
 #[derive(Debug)]
@@ -64,12 +63,6 @@ impl Failure {
     }
 }
 
-/// Why a session has ended, as the beginning of a sentence.
-pub(crate) fn ended(reason: Option<Reason>) -> String {
-    let why = why_logged_out(reason);
-    format!("{}{}", why[..1].to_uppercase(), &why[1..])
-}
-
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self::Client(error)
@@ -87,11 +80,18 @@ impl fmt::Display for Failure {
         match self {
             Self::Client(Error::NotLoggedIn) => f.write_str("Not logged in: open /login first."),
             Self::Client(Error::LoggedOut(reason)) => {
-                write!(f, "{}: open /login to log in again.", ended(*reason))
+                write!(f, "{}: open /login to log in again.", End::Ended(*reason).capitalized())
             }
             Self::Client(Error::Transient { problem, .. }) => {
                 write!(f, "Try again in a moment: {problem}.")
             }
+            Self::Client(Error::OtherSignIn) => {
+                f.write_str("Another log-in has replaced the session meanwhile: try again.")
+            }
+            Self::Client(Error::Superseded) => write!(
+                f,
+                "This did not work: {SUPERSEDED}. Try again; when that fails, log in again."
+            ),
             Self::Client(error) => write!(f, "This did not work: {error}."),
             Self::Refused(status, _) => {
                 write!(f, "This did not work: the server answers {status}.")
