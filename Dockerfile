@@ -6,24 +6,29 @@ ARG DEBIAN_IMAGE=debian:bookworm-slim
 
 FROM ${RUST_IMAGE} AS build
 WORKDIR /src
-# The dependencies alone first, against empty sources: this layer is built anew
+# The dependencies alone first, against empty sources: this layer is rebuilt
 # only when a manifest changes.
 COPY Cargo.toml Cargo.lock ./
 COPY server/Cargo.toml server/
 COPY client/Cargo.toml client/
+COPY client/app/Cargo.toml client/app/
 COPY shared/Cargo.toml shared/
-COPY bench/Cargo.toml bench/
-RUN for package in server client shared bench; do \
+COPY shared/settings/Cargo.toml shared/settings/
+COPY dev/testkit/Cargo.toml dev/testkit/
+COPY dev/chaos/Cargo.toml dev/chaos/
+COPY dev/bench/Cargo.toml dev/bench/
+RUN for package in server client client/app shared shared/settings dev/testkit dev/chaos dev/bench; do \
       mkdir -p $package/src && echo 'fn main() {}' | tee $package/src/main.rs >$package/src/lib.rs; \
     done \
- && cargo build --release --locked -p matchbook-server -p matchbook-client
+ && cargo build --release --locked -p matchbook-server -p matchbook-client-app
 COPY server server
 COPY client client
 COPY shared shared
 COPY migrations migrations
-# Cargo goes by the time of a file, and the copies are older than the empty ones.
-RUN touch */src/lib.rs */src/main.rs \
- && cargo build --release --locked -p matchbook-server -p matchbook-client
+# Cargo compares modification times, and the copied files are older than the stubs.
+RUN rm -f client/src/main.rs client/app/src/lib.rs shared/src/main.rs shared/settings/src/main.rs \
+ && find server client shared -name '*.rs' -exec touch {} + \
+ && cargo build --release --locked -p matchbook-server -p matchbook-client-app
 
 FROM ${DEBIAN_IMAGE} AS runtime
 RUN apt-get update \

@@ -10,7 +10,7 @@ use actix_web::dev::Server;
 use actix_web::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use actix_web::middleware::{DefaultHeaders, from_fn};
 use actix_web::{App, HttpServer, web};
-use matchbook_shared::settings::reachable;
+use matchbook_settings::reachable;
 use matchbook_shared::{SERVER_MARK, SERVER_MARK_VALUE};
 
 use tokio::sync::Notify;

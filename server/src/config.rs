@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use matchbook_shared::settings::{Invalid, Layers, Log, Settings, cores};
+use matchbook_settings::{Invalid, Layers, Log, Settings, cores};
 use openssl::x509::X509;
 use secrecy::SecretString;
 

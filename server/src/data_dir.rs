@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use matchbook_shared::settings::is_open_to_others;
+use matchbook_settings::is_open_to_others;
 use uuid::Uuid;
 
 /// Why a file there cannot be used. Each is a sentence for an operator.

@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use matchbook_bench::faults::{self, Fault, Plan, Report, Rule, Sabotage};
+use matchbook_chaos::{Fault, Plan, Report, Rule, Sabotage};
 
 fn short() -> Plan {
     Plan::short(PathBuf::from(env!("CARGO_BIN_EXE_matchbook-server")))
@@ -17,7 +17,7 @@ fn short() -> Plan {
 fn run_alone(plan: &Plan) -> Report {
     static RUNNING: Mutex<()> = Mutex::new(());
     let _running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
-    faults::run(plan)
+    matchbook_chaos::run(plan)
 }
 
 /// With clients enough for something to be seen, and few faults.

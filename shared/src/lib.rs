@@ -6,8 +6,6 @@
 
 #[cfg(feature = "base-url")]
 mod base_url;
-#[cfg(feature = "settings")]
-pub mod settings;
 
 #[cfg(feature = "base-url")]
 pub use base_url::{UrlError, base_url, web_url};

@@ -2,8 +2,6 @@
 
 use std::cell::Cell;
 use std::io::Write;
-use std::path::Path;
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -165,26 +163,4 @@ async fn the_debug_of_no_type_shows_a_token_or_a_secret() {
     for shown in shown {
         assert!(!shown.contains(SECRET) && !shown.contains("mb_rt_"), "{shown}");
     }
-}
-
-#[test]
-fn the_whole_process_at_trace_shows_no_token() {
-    let (script, (folder, file)) = (Script::start(), store());
-    actix_rt::System::new().block_on(super::logged_in_with(&script, on_file(&file)));
-    script.expire();
-    let settings = folder.path().join("matchbook-client.toml");
-    std::fs::write(settings, "[server]\nca_file = ''").unwrap();
-    let output = Command::new(Path::new(env!("CARGO_BIN_EXE_matchbook-client")))
-        .current_dir(folder.path())
-        .env("MATCHBOOK_CLIENT__SERVER__URL", script.origin())
-        .env("MATCHBOOK_CLIENT__STORE__PATH", &file)
-        .env("MATCHBOOK_CLIENT__LOG__LEVEL", "trace")
-        .args(["get", "/user"])
-        .output()
-        .unwrap();
-    let log = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
-    assert_eq!(output.status.code(), Some(0), "{log}");
-    assert!(log.contains("/refresh"), "it says what it does:\n{log}");
-    assert_eq!(script.refreshes(), 1);
-    assert!(!log.contains(SECRET), "{log}");
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use matchbook_shared::settings::without_password;
+use matchbook_settings::without_password;
 use secrecy::{ExposeSecret, SecretString};
 
 /// Where the database is.

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use matchbook_shared::settings::is_open_to_others;
+use matchbook_settings::is_open_to_others;
 use openssl::asn1::Asn1Time;
 use openssl::error::ErrorStack;
 use openssl::pkey::{PKey, Private};

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use matchbook_bench::Answer;
+use matchbook_testkit::Answer;
 
 use crate::support::Server;
 
@@ -208,7 +208,7 @@ async fn a_long_user_agent_in_any_bytes_does_not_keep_a_guest_out() {
 #[actix_rt::test]
 #[ignore = "needs PostgreSQL: make test"]
 async fn what_is_no_token_of_this_server_is_refused_without_asking_the_database() {
-    let world = matchbook_bench::World::new();
+    let world = matchbook_testkit::World::new();
     let (relay, url) = world.database_relay();
     let server = Server::within(world, |launch| {
         launch.variable("DATABASE_URL", &url).set("database.wait", "300ms")

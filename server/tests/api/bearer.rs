@@ -1,6 +1,6 @@
 //! The protected resource and its bearers (RFC 6750).
 
-use matchbook_bench::Answer;
+use matchbook_testkit::Answer;
 use openssl::hash::MessageDigest;
 use openssl::pkey::PKey;
 use openssl::rsa::Rsa;

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use matchbook_bench::{Answer, Launch};
+use matchbook_testkit::{Answer, Launch};
 
 use crate::support::{Server, Tokens, binary, eventually, http};
 

@@ -3,7 +3,7 @@
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 
-use matchbook_bench::World;
+use matchbook_testkit::World;
 
 use crate::support::binary;
 

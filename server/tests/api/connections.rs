@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use matchbook_bench::{Process, World};
+use matchbook_testkit::{Process, World};
 
 use crate::support::{binary, eventually, http};
 

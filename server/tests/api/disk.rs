@@ -6,8 +6,8 @@ use std::process::Command;
 
 use diesel::connection::SimpleConnection;
 use futures_util::future::join_all;
-use matchbook_bench::{Answer, Launch, World};
 use matchbook_server::store;
+use matchbook_testkit::{Answer, Launch, World};
 
 use crate::support::{Server, Tokens, eventually};
 

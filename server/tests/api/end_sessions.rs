@@ -1,6 +1,6 @@
 //! `matchbook-server sessions end`: after a restored backup, or for one user.
 
-use matchbook_bench::Answer;
+use matchbook_testkit::Answer;
 
 use crate::support::{Server, Tokens, binary, http};
 

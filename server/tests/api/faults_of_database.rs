@@ -3,7 +3,7 @@
 
 use diesel::connection::SimpleConnection;
 use diesel::{Connection, PgConnection};
-use matchbook_bench::{Postgres, World};
+use matchbook_testkit::{Postgres, World};
 
 use crate::support::{Server, Tokens, binary};
 

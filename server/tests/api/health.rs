@@ -1,7 +1,7 @@
 //! Health: what is up, what is not, and what that means.
 
 use crate::support::{Server, binary, eventually, http};
-use matchbook_bench::World;
+use matchbook_testkit::World;
 
 #[actix_rt::test]
 async fn a_server_is_live_and_ready_and_names_its_parts() {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{DecodingKey, Validation};
-use matchbook_bench::{Answer, Http};
+use matchbook_testkit::{Answer, Http};
 
 use crate::support::{Server, Tokens, binary, encode, eventually, http};
 
@@ -65,7 +65,7 @@ fn decoding_keys(answer: &Answer) -> HashMap<String, DecodingKey> {
 
 #[actix_rt::test]
 async fn whoever_caches_the_key_set_never_meets_an_unknown_key_across_three_rotations() {
-    let settings = |launch: matchbook_bench::Launch| {
+    let settings = |launch: matchbook_testkit::Launch| {
         launch
             .set("keys.publish_lead", "4s")
             .set("keys.rotate_after", "5s")
@@ -276,7 +276,7 @@ async fn a_token_under_a_key_that_a_server_has_not_read_yet_makes_it_look() {
 #[actix_rt::test]
 #[ignore = "needs PostgreSQL: make test"]
 async fn a_server_that_cannot_read_the_keys_lets_nobody_cache_them_for_long() {
-    let world = matchbook_bench::World::new();
+    let world = matchbook_testkit::World::new();
     let (relay, url) = world.database_relay();
     let server = Server::within(world, |launch| {
         launch

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use actix_rt::time::sleep;
 use diesel::sql_types::BigInt;
 use diesel::{QueryableByName, RunQueryDsl, sql_query};
-use matchbook_bench::{Postgres, World};
+use matchbook_testkit::{Postgres, World};
 
 use crate::support::{Server, Tokens, binary, eventually};
 
@@ -38,7 +38,7 @@ async fn published(server: &Server) -> usize {
 async fn with_programs_a_key_that_is_committed_late_is_published_for_the_whole_lead() {
     let postgres = Postgres::new();
     let url = postgres.create("matchbook");
-    let with = |launch: matchbook_bench::Launch| {
+    let with = |launch: matchbook_testkit::Launch| {
         launch.variable("DATABASE_URL", &url).set("keys.publish_lead", "8s")
     };
     let server = Server::within(World::new(), with);

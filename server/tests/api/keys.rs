@@ -7,7 +7,7 @@ use openssl::rsa::Rsa;
 use openssl::sha::sha256;
 use openssl::sign::Verifier;
 
-use matchbook_bench::Answer;
+use matchbook_testkit::Answer;
 
 use crate::support::{Server, binary, decode, encode};
 

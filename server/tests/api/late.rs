@@ -7,8 +7,8 @@ use actix_rt::time::sleep;
 use diesel::sql_types::BigInt;
 use diesel::{QueryableByName, RunQueryDsl, sql_query};
 use futures_util::future::join_all;
-use matchbook_bench::{Postgres, World};
 use matchbook_server::store;
+use matchbook_testkit::{Postgres, World};
 
 use crate::support::{Server, Tokens, eventually};
 

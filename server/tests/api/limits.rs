@@ -1,6 +1,6 @@
 //! Limits against abuse, and who is counted.
 
-use matchbook_bench::Answer;
+use matchbook_testkit::Answer;
 
 use crate::support::{Server, Tokens};
 

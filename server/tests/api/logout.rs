@@ -1,6 +1,6 @@
 //! `POST /logout`.
 
-use matchbook_bench::Answer;
+use matchbook_testkit::Answer;
 
 use crate::support::{Server, Tokens, eventually};
 

@@ -1,6 +1,6 @@
 //! What whoever watches over the server gets to see: measures and request ids.
 
-use matchbook_bench::{Answer, Http, Launch};
+use matchbook_testkit::{Answer, Http, Launch};
 
 use crate::support::{Server, Tokens};
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use matchbook_bench::{Answer, Launch, Postgres, Process, Redis, World};
+use matchbook_testkit::{Answer, Launch, Postgres, Process, Redis, World};
 
 use crate::support::{Server, Tokens, binary, eventually, http};
 
@@ -219,9 +219,9 @@ async fn with_programs_a_hit_is_one_command_and_a_refresh_is_one() {
 }
 
 /// Two servers on one database; the first reaches Redis through a relay.
-fn pair(redis: &Redis) -> (Server, matchbook_bench::Relay, Process) {
+fn pair(redis: &Redis) -> (Server, matchbook_testkit::Relay, Process) {
     let world = World::new();
-    let relay = matchbook_bench::Relay::to(&format!("127.0.0.1:{}", redis.port()));
+    let relay = matchbook_testkit::Relay::to(&format!("127.0.0.1:{}", redis.port()));
     let there = world.server(binary()).variable("REDIS_URL", &redis.url()).start();
     let url = format!("redis://{}", relay.address());
     let here = start(world, |launch| launch.variable("REDIS_URL", &url));
@@ -282,7 +282,7 @@ async fn with_programs_a_redis_that_slept_through_a_logout_is_told_before_it_is_
 async fn with_programs_a_thread_asks_no_other_redis_than_the_one_that_is_told_of_ends() {
     let (told, other) = (Redis::new(), Redis::new());
     let world = World::new();
-    let relay = matchbook_bench::Relay::to(&format!("127.0.0.1:{}", told.port()));
+    let relay = matchbook_testkit::Relay::to(&format!("127.0.0.1:{}", told.port()));
     let url = format!("redis://{}", relay.address());
     let server = start(world, |launch| launch.variable("REDIS_URL", &url));
     // From now on the same address leads to another one, which was never told.

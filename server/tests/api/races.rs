@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use matchbook_bench::{Answer, Http, Process};
+use matchbook_testkit::{Answer, Http, Process};
 
 use crate::support::{Server, Tokens, binary, eventually, http};
 

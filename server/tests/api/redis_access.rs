@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use matchbook_bench::{Redis, World};
+use matchbook_testkit::{Redis, World};
 
 use crate::parts::{cluster, is_cached, readme_rights, start};
 use crate::redis_loss::{connect, order, problems};

@@ -1,6 +1,6 @@
 //! Redis loses revocations: it is flushed, evicts, fails over, or was replaced.
 
-use matchbook_bench::{Http, Process, Redis, World};
+use matchbook_testkit::{Http, Process, Redis, World};
 use redis::{Commands, Connection};
 
 use crate::parts::start;
@@ -228,7 +228,7 @@ async fn with_programs_a_redis_with_another_history_is_told_everything() {
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
 async fn with_programs_an_evicting_policy_is_reported_at_each_change() {
     let redis = Redis::with(|_| ["--maxmemory-policy", "volatile-ttl"].map(str::to_owned).to_vec());
-    let metrics = format!("127.0.0.1:{}", matchbook_bench::free_port());
+    let metrics = format!("127.0.0.1:{}", matchbook_testkit::free_port());
     let server = start(World::new(), |launch| {
         launch.variable("REDIS_URL", &redis.url()).set("metrics.address", &metrics)
     });

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use diesel::Connection;
 use diesel::connection::SimpleConnection;
-use matchbook_bench::{Redis, Relay, World};
+use matchbook_testkit::{Redis, Relay, World};
 
 use crate::parts::start;
 use crate::redis_loss::Pair;

@@ -133,7 +133,7 @@ async fn an_attempt_key_that_could_be_guessed_is_refused_and_nothing_is_rotated(
         .append_header(("Idempotency-Key", KEY))
         .append_header(("Idempotency-Key", OTHER))
         .send_form(&[("refresh_token", &first.refresh)]);
-    assert_eq!(matchbook_bench::Answer::of(twice).await.status, 400);
+    assert_eq!(matchbook_testkit::Answer::of(twice).await.status, 400);
     assert_eq!(server.number("SELECT generation AS number FROM sessions"), 0);
     Tokens::of(&server.refresh(&first.refresh).await);
 }

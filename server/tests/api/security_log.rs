@@ -6,8 +6,8 @@ use std::process::Stdio;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Nullable, Text};
 
-use matchbook_bench::Answer;
 use matchbook_server::store::Conn;
+use matchbook_testkit::Answer;
 
 use crate::support::{Server, Tokens};
 

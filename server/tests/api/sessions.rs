@@ -1,6 +1,6 @@
 //! `GET /sessions`, `DELETE /sessions/{id}`, `DELETE /sessions`.
 
-use matchbook_bench::Answer;
+use matchbook_testkit::Answer;
 use serde_json::Value;
 
 use crate::support::{Server, Tokens, eventually};

@@ -2,7 +2,7 @@
 
 use diesel::connection::SimpleConnection;
 use diesel::{Connection, PgConnection};
-use matchbook_bench::{Answer, Launch, Postgres, Relay, Stop, World};
+use matchbook_testkit::{Answer, Launch, Postgres, Relay, Stop, World};
 
 use crate::support::{Server, Tokens, binary, eventually, http};
 

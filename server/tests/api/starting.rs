@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 
-use matchbook_bench::{Launch, Process, World};
+use matchbook_testkit::{Launch, Process, World};
 
 use crate::support::{Server, binary, http};
 

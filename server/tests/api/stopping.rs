@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use matchbook_bench::{Answer, World};
+use matchbook_testkit::{Answer, World};
 
 use crate::support::{Server, Tokens, binary, eventually, http};
 

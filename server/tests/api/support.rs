@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
-use matchbook_bench::{Answer, Http, Launch, Process, World};
 use matchbook_server::store::{self, Conn};
+use matchbook_testkit::{Answer, Http, Launch, Process, World};
 
 /// The binary under test.
 pub(crate) fn binary() -> &'static Path {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use matchbook_bench::{Http, World};
+use matchbook_testkit::{Http, World};
 use openssl::asn1::Asn1Time;
 use openssl::ec::{EcGroup, EcKey};
 use openssl::hash::MessageDigest;

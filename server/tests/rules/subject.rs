@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
-use matchbook_bench::{Relay, World};
 use matchbook_server::clock::Timestamp;
 use matchbook_server::keys::Derived;
 use matchbook_server::sessions::{
@@ -17,6 +16,7 @@ use matchbook_server::token::{
     AttemptKey, Dice, EventId, Peppers, RefreshToken, Secret, SessionId, UserId,
 };
 use matchbook_shared::Reason;
+use matchbook_testkit::{Relay, World};
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, TestRunner};
 use secrecy::SecretString;
