@@ -142,7 +142,10 @@ impl Redis {
     }
 }
 
-/// A connection that does not wait for ever.
+/// Connects to a Redis, with a timeout for each response.
+///
+/// # Errors
+/// When the server cannot be reached.
 pub fn connect(url: &str) -> RedisResult<Connection> {
     let conn = Client::open(url)?.get_connection_with_timeout(PATIENCE)?;
     conn.set_read_timeout(Some(PATIENCE))?;
