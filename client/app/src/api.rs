@@ -257,7 +257,7 @@ impl fmt::Display for Problem {
                 f.write_str("Nobody is logged in.")
             }
             Self::Failure(Failure::Client(Error::LoggedOut(reason))) => {
-                f.write_str(&events::ended(End::Ended(*reason)))
+                f.write_str(&feed::ended(End::Ended(*reason)))
             }
             Self::Failure(failure) => failure.fmt(f),
             Self::Bursting => f.write_str("A burst is under way: wait for its end."),

@@ -12,8 +12,8 @@ use std::thread;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use matchbook_testkit::{Answer, Http, Launch, Process, World};
 use matchbook_client::{Credential, Server, Session, Tokens, Trust};
+use matchbook_testkit::{Answer, Http, Launch, Process, World};
 use serde_json::Value;
 
 /// Longer than an access token lives here.
