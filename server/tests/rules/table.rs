@@ -1,4 +1,4 @@
-//! The table in the README, as the rules really behave.
+//! Compares the table in `docs/rotation.md` with the behaviour of the rules.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -28,7 +28,7 @@ const CASES: &[Case] = &[
         every: Duration::ZERO,
     },
     Case {
-        says: "two tabs refresh at once, each with an attempt key of its own",
+        says: "two tabs refresh at once, each with its own idempotency key",
         wait: Duration::ZERO,
         keys: (Some("one"), Some("two")),
         further: 0,
@@ -42,49 +42,49 @@ const CASES: &[Case] = &[
         every: Duration::ZERO,
     },
     Case {
-        says: "… with the attempt key",
+        says: "… with the same idempotency key",
         wait: SECOND,
         keys: (Some("one"), Some("one")),
         further: 1,
         every: Duration::ZERO,
     },
     Case {
-        says: "the answer is lost, retried after 5 s",
+        says: "the response is lost, retried after 5 s",
         wait: Duration::from_secs(5),
         keys: (None, None),
         further: 0,
         every: Duration::ZERO,
     },
     Case {
-        says: "… with the attempt key",
+        says: "… with the same idempotency key",
         wait: Duration::from_secs(5),
         keys: (Some("one"), Some("one")),
         further: 0,
         every: Duration::ZERO,
     },
     Case {
-        says: "the answer is lost, retried after 60 s",
+        says: "the response is lost, retried after 60 s",
         wait: Duration::from_secs(60),
         keys: (None, None),
         further: 0,
         every: Duration::ZERO,
     },
     Case {
-        says: "… with the attempt key",
+        says: "… with the same idempotency key",
         wait: Duration::from_secs(60),
         keys: (Some("one"), Some("one")),
         further: 0,
         every: Duration::ZERO,
     },
     Case {
-        says: "the answer is lost, retried after 1 h",
+        says: "the response is lost, retried after 1 h",
         wait: HOUR,
         keys: (None, None),
         further: 0,
         every: Duration::ZERO,
     },
     Case {
-        says: "… with the attempt key",
+        says: "… with the same idempotency key",
         wait: HOUR,
         keys: (Some("one"), Some("one")),
         further: 0,
@@ -98,7 +98,7 @@ const CASES: &[Case] = &[
         every: Duration::ZERO,
     },
     Case {
-        says: "… who had sent an attempt key",
+        says: "… and the owner had sent an idempotency key",
         wait: Duration::from_secs(5),
         keys: (Some("one"), None),
         further: 0,
@@ -112,7 +112,7 @@ const CASES: &[Case] = &[
         every: Duration::ZERO,
     },
     Case {
-        says: "… who had sent an attempt key",
+        says: "… and the owner had sent an idempotency key",
         wait: Duration::from_secs(60),
         keys: (Some("one"), None),
         further: 0,
@@ -126,14 +126,14 @@ const CASES: &[Case] = &[
         every: Duration::ZERO,
     },
     Case {
-        says: "a thief copies the live token and rotates every 20 s, the owner comes back after 40 s",
+        says: "a thief copies the current token and rotates every 20 s; the owner returns after 40 s",
         wait: Duration::ZERO,
         keys: (None, None),
         further: 2,
         every: Duration::from_secs(20),
     },
     Case {
-        says: "… the owner comes back after 2 minutes",
+        says: "… the owner returns after 2 minutes",
         wait: Duration::ZERO,
         keys: (None, None),
         further: 6,
@@ -162,19 +162,19 @@ fn outcome(subject: &mut Subject, policy: Policy, case: &Case) -> &'static str {
     match answer {
         Answer::Repeated(pair) if alive && pair == second => "the same pair",
         Answer::Repeated(pair) if alive && pair.refresh == second.refresh => {
-            "the same refresh token, a fresh access token"
+            "the same refresh token, a new access token"
         }
-        Answer::Refused(Reason::Superseded) if alive => "refused, the session goes on",
+        Answer::Refused(Reason::Superseded) if alive => "rejected, the session continues",
         Answer::Refused(Reason::Reuse) if !alive => "**the session ends**",
         answer => panic!("{}: {answer:?}, alive: {alive}", case.says),
     }
 }
 
 #[test]
-fn the_table_in_the_readme_is_what_is_measured() {
+fn the_table_in_the_rotation_document_matches_the_measured_behaviour() {
     let mut subject = Subject::new(DEFAULT);
     let mut table =
-        "| a rotated refresh token is shown again | default | `keyed = \"exclusive\"` | \
+        "| a rotated refresh token is presented again | default | `same_key_only = true` | \
                      `mode = \"strict\"` |\n|---|---|---|---|\n"
             .to_owned();
     for case in CASES {
@@ -182,7 +182,7 @@ fn the_table_in_the_readme_is_what_is_measured() {
             [DEFAULT, EXCLUSIVE, STRICT].map(|policy| outcome(&mut subject, policy, case));
         writeln!(table, "| {} | {default} | {exclusive} | {strict} |", case.says).unwrap();
     }
-    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
-    let readme = std::fs::read_to_string(readme).unwrap();
-    assert!(readme.contains(&table), "the README should have this table:\n{table}");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/rotation.md");
+    let document = std::fs::read_to_string(path).unwrap();
+    assert!(document.contains(&table), "docs/rotation.md must contain this table:\n{table}");
 }
