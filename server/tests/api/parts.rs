@@ -48,10 +48,10 @@ fn openssl(arguments: &[&str]) {
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
 }
 
-/// The rights that the README gives a Redis user.
-pub(crate) fn readme_rights() -> &'static str {
-    let readme = include_str!("../../../README.md");
-    readme.lines().find(|line| line.starts_with("~access:*")).unwrap()
+/// Returns the rights that the documentation gives a Redis user.
+pub(crate) fn documented_rights() -> &'static str {
+    let document = include_str!("../../../docs/deployment.md");
+    document.lines().find(|line| line.starts_with("~access:*")).unwrap()
 }
 
 /// A server on parts of its own.
@@ -102,7 +102,7 @@ async fn with_programs_redis_is_taken_over_tls_as_a_user_with_few_rights() {
     let other = Certificates::make(world.folder(), "other");
     let redis = Redis::with(|port| {
         let port = port.to_string();
-        let rights = format!("user app on >hush {}", readme_rights());
+        let rights = format!("user app on >hush {}", documented_rights());
         let file = world.folder().join("users.acl");
         std::fs::write(&file, format!("user default off\n{rights}\n")).unwrap();
         [

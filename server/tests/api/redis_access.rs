@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use matchbook_testkit::{Redis, World};
 
-use crate::parts::{cluster, is_cached, readme_rights, start};
+use crate::parts::{cluster, documented_rights, is_cached, start};
 use crate::redis_loss::{connect, order, problems};
 use crate::support::{Server, eventually};
 
@@ -25,16 +25,16 @@ fn server_on(url: &str) -> Server {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_the_rights_in_the_readme_are_enough() {
+async fn with_programs_the_documented_rights_are_enough() {
     let redis = Redis::new();
-    allow(&redis, readme_rights());
+    allow(&redis, documented_rights());
     let url = format!("redis://app:hush@127.0.0.1:{}/1", redis.port());
     is_cached(&server_on(&url)).await;
     assert_eq!(refused(&redis), Vec::<String>::new());
 
     let nodes = cluster(3, 0);
     for node in &nodes {
-        allow(node, &format!("{} +cluster +ping +client", readme_rights()));
+        allow(node, &format!("{} +cluster +ping +client", documented_rights()));
     }
     let url = format!("redis-cluster://app:hush@127.0.0.1:{}", nodes[0].port());
     let server = server_on(&url);
@@ -53,11 +53,11 @@ async fn with_programs_the_rights_in_the_readme_are_enough() {
 async fn with_programs_a_missing_right_is_logged_once_and_reported_until_it_is_given() {
     let redis = Redis::new();
     let url = format!("redis://app:hush@127.0.0.1:{}/1", redis.port());
-    let missing = readme_rights().split(' ').map(|right| (right, String::new()));
+    let missing = documented_rights().split(' ').map(|right| (right, String::new()));
     // Keys that may be read and not written.
     let read_only = ["~access:*", "~ended:*"].map(|keys| (keys, format!("%R{keys}")));
     for (right, instead) in missing.chain(read_only) {
-        allow(&redis, &readme_rights().replace(right, &instead));
+        allow(&redis, &documented_rights().replace(right, &instead));
         let server = server_on(&url);
         let log = || server.process.log();
         assert!(problems(&server.http).await.contains("NOPERM"), "{right}: {}", log());
@@ -68,7 +68,7 @@ async fn with_programs_a_missing_right_is_logged_once_and_reported_until_it_is_g
         assert_eq!(server.process.logged("redis unavailable"), 1, "{right}: {}", log());
         assert_eq!(server.process.logged("NOPERM"), 1, "{right}: {}", log());
         assert_eq!(server.process.logged("redis connection"), 0, "{right}: {}", log());
-        allow(&redis, readme_rights());
+        allow(&redis, documented_rights());
         eventually("null".to_owned(), async || problems(&server.http).await).await;
         assert_eq!(server.process.logged("redis connection established"), 1, "{}", log());
     }
@@ -79,7 +79,7 @@ async fn with_programs_a_missing_right_is_logged_once_and_reported_until_it_is_g
 async fn with_programs_a_refused_password_is_logged_once_in_the_words_of_redis() {
     let redis = Redis::with(|_| ["--requirepass", "right"].map(str::to_owned).to_vec());
     let [node, ..] = &cluster(3, 0)[..] else { panic!("no node") };
-    allow(node, readme_rights());
+    allow(node, documented_rights());
     for (scheme, login, port, words) in [
         ("redis", "", redis.port(), "NOAUTH Authentication required"),
         ("redis", ":wrong@", redis.port(), "WRONGPASS invalid username-password pair"),
@@ -102,7 +102,7 @@ async fn with_programs_a_refused_password_is_logged_once_in_the_words_of_redis()
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
 async fn with_programs_rights_that_are_taken_away_break_the_connection_once() {
     let redis = Redis::new();
-    allow(&redis, readme_rights());
+    allow(&redis, documented_rights());
     let server = server_on(&format!("redis://app:hush@127.0.0.1:{}", redis.port()));
     is_cached(&server).await;
     // A refresh writes to Redis, and is refused there.
