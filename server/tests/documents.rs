@@ -1,0 +1,221 @@
+//! Compares the documents with their sources: `docs/configuration.md` is generated from
+//! the files of defaults, links lead somewhere, and the README stays short.
+//!
+//! `UPDATE_DOCUMENTS=1 cargo test -p matchbook-server --test documents` writes
+//! `docs/configuration.md` again.
+#![expect(clippy::unwrap_used, reason = "the helpers of a test panic")]
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+const SERVER_DEFAULTS: &str = "server/default.toml";
+const CLIENT_DEFAULTS: &str = "client/app/default.toml";
+const CONFIGURATION: &str = "docs/configuration.md";
+
+/// The longest README, in lines.
+const MAX_README_LINES: usize = 130;
+
+const INTRODUCTION: &str = "\
+# Configuration
+
+<!-- Generated from server/default.toml and the client's default.toml. Edit those, then run
+UPDATE_DOCUMENTS=1 cargo test -p matchbook-server --test documents -->
+
+Each value comes from the first of these sources that sets it:
+
+1. the environment: `tokens.access_lifetime` is `MATCHBOOK__TOKENS__ACCESS_LIFETIME`;
+2. the settings file: `matchbook.toml` in the working directory, or the file of `--config`;
+3. the default.
+
+The server checks all settings at the start.
+
+- An unknown name, a wrong type or an impossible value stops the start with one sentence. It names the setting, its
+  source and the reason.
+- A variable that only resembles a setting (`MATCHBOOK_SECRET`, `REDIS_URI`) is reported as a warning.
+- An empty variable changes nothing. `none` unsets a setting, and `system` selects the CAs of the system.
+- A setting that is not used is not checked.
+- A secret file that other users can read stops the start.
+- Durations carry their unit: `90s`, `15m`, `30d`.
+
+`matchbook-server check-config` prints the settings in force, with secrets masked, and the source of each.
+";
+
+const CLIENT_INTRODUCTION: &str = "
+## The client app
+
+`matchbook-client` reads `matchbook-client.toml` (or the file of `--config`) and the environment in the same way:
+`client.address` is `MATCHBOOK_CLIENT__CLIENT__ADDRESS`. `matchbook-client check-config` prints its settings.
+";
+
+/// Settings that share one comment.
+struct Group {
+    section: String,
+    /// Names and defaults.
+    settings: Vec<(String, String)>,
+    comment: String,
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn read(path: &str) -> String {
+    let path = root().join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Parses a file of defaults. A comment belongs to the settings that follow it without
+/// another comment; one that a blank line follows is about the file.
+fn parse(defaults: &str) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    let mut section = String::new();
+    let mut comment = String::new();
+    let mut continues = false;
+    for line in defaults.lines() {
+        if let Some(text) = line.strip_prefix('#') {
+            // A list of values: each on a line of its own.
+            if text.starts_with(" \"") && text.contains("\":") && !comment.is_empty() {
+                comment.push_str("<br>");
+            }
+            comment.push_str(text.trim_start());
+            comment.push(' ');
+            continues = false;
+        } else if let Some(name) = line.strip_prefix('[') {
+            name.trim_end_matches(']').clone_into(&mut section);
+            comment.clear();
+            continues = false;
+        } else if let Some((name, value)) = line.split_once(" = ") {
+            let full =
+                if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") };
+            let setting = (full, value.trim_matches('"').to_owned());
+            match groups.last_mut() {
+                Some(group) if continues => group.settings.push(setting),
+                _ => groups.push(Group {
+                    section: section.clone(),
+                    settings: vec![setting],
+                    comment: std::mem::take(&mut comment).trim().to_owned(),
+                }),
+            }
+            continues = true;
+        } else {
+            comment.clear();
+            continues = false;
+        }
+    }
+    groups
+}
+
+/// Writes a table for each section.
+fn tables(groups: &[Group], document: &mut String) {
+    let mut section = None;
+    for group in groups {
+        if section != Some(&group.section) {
+            section = Some(&group.section);
+            let title = if group.section.is_empty() {
+                "General".to_owned()
+            } else {
+                format!("`{}`", group.section)
+            };
+            write!(document, "\n### {title}\n\n| setting | default | |\n|---|---|---|\n").unwrap();
+        }
+        let column = |part: fn(&(String, String)) -> &String| {
+            let parts = group.settings.iter().map(|setting| format!("`{}`", part(setting)));
+            parts.collect::<Vec<_>>().join("<br>")
+        };
+        let (names, defaults) = (column(|setting| &setting.0), column(|setting| &setting.1));
+        let comment = group.comment.replace('|', "\\|");
+        writeln!(document, "| {names} | {defaults} | {comment} |").unwrap();
+    }
+}
+
+fn configuration() -> String {
+    let mut document = format!("{INTRODUCTION}\n## The server\n");
+    tables(&parse(&read(SERVER_DEFAULTS)), &mut document);
+    document.push_str(CLIENT_INTRODUCTION);
+    tables(&parse(&read(CLIENT_DEFAULTS)), &mut document);
+    document
+}
+
+#[test]
+fn the_configuration_document_is_generated_from_the_defaults() {
+    let generated = configuration();
+    if std::env::var_os("UPDATE_DOCUMENTS").is_some() {
+        std::fs::write(root().join(CONFIGURATION), &generated).unwrap();
+    }
+    let differs = read(CONFIGURATION)
+        .lines()
+        .zip(generated.lines())
+        .find(|(document, generated)| document != generated)
+        .map(|(document, generated)| format!("- {document}\n+ {generated}"));
+    assert!(
+        read(CONFIGURATION) == generated,
+        "{CONFIGURATION} is out of date: run `UPDATE_DOCUMENTS=1 cargo test -p matchbook-server \
+         --test documents`\n{}",
+        differs.unwrap_or_default()
+    );
+}
+
+#[test]
+fn every_setting_has_a_comment() {
+    for file in [SERVER_DEFAULTS, CLIENT_DEFAULTS] {
+        let groups = parse(&read(file));
+        assert!(groups.len() > 10, "{file}: {} groups", groups.len());
+        for group in groups {
+            assert!(!group.comment.is_empty(), "{file}: {:?} has no comment", group.settings);
+        }
+    }
+}
+
+/// The documents that people read.
+fn documents() -> Vec<PathBuf> {
+    let markdown = |folder: PathBuf| {
+        let entries = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+        entries.filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+    };
+    let mut documents: Vec<_> = markdown(root()).chain(markdown(root().join("docs"))).collect();
+    documents.sort();
+    documents
+}
+
+/// The anchor that GitHub gives a heading.
+fn anchor(heading: &str) -> String {
+    let kept = heading.to_lowercase();
+    let kept = kept.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+#[test]
+fn every_relative_link_leads_to_a_file_and_a_heading() {
+    let mut links = 0;
+    for document in documents() {
+        let text = std::fs::read_to_string(&document).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.contains("://") {
+                continue;
+            }
+            links += 1;
+            let (path, fragment) = link.split_once('#').unwrap_or((link, ""));
+            let target = match path {
+                "" => document.clone(),
+                path => document.parent().unwrap().join(path),
+            };
+            assert!(target.exists(), "{}: {link} leads nowhere", document.display());
+            if !fragment.is_empty() {
+                let text = std::fs::read_to_string(&target).unwrap();
+                let mut headings = text.lines().filter(|line| line.starts_with('#'));
+                assert!(
+                    headings.any(|line| anchor(line.trim_start_matches('#').trim()) == fragment),
+                    "{}: {link} names no heading",
+                    document.display()
+                );
+            }
+        }
+    }
+    assert!(links > 20, "{links} links were found");
+}
+
+#[test]
+fn the_readme_is_short() {
+    let lines = read("README.md").lines().count();
+    assert!(lines <= MAX_README_LINES, "README.md has {lines} lines: move some into docs/");
+}
