@@ -1,11 +1,14 @@
 //! The benchmark, run as short as it can be. How fast anything was is of no
 //! matter here; what it took of PostgreSQL and Redis is.
 
+use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
+use tempfile::TempDir;
 
 #[test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
@@ -57,26 +60,104 @@ fn with_programs_the_benchmark_measures_what_it_has_the_parts_for() {
     }
 }
 
+/// A benchmark in a folder of its own.
+struct Benchmark {
+    folder: TempDir,
+}
+
+impl Benchmark {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn command(&self, only: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bench"));
+        command.args(["--quick", "--sessions", "1000", "--only", only]).current_dir(&self.folder);
+        command
+    }
+
+    /// A script in place of a program beside the benchmark: it fails under this
+    /// condition of `sh`, and is that program otherwise.
+    fn failing(&self, program: &str, condition: &str) -> PathBuf {
+        let real = Path::new(env!("CARGO_BIN_EXE_bench")).with_file_name(program);
+        let script = self.folder.path().join(program);
+        let text = format!(
+            "#!/bin/sh\nif {condition}; then exit 1; fi\nexec '{}' \"$@\"\n",
+            real.display()
+        );
+        fs::write(&script, text).unwrap();
+        fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
+        script
+    }
+
+    /// Checks that it ended early, and returns what it printed and what it wrote.
+    fn assert_partial(&self, output: &Output) -> (String, Value) {
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{log}");
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(printed.starts_with("PARTIAL"), "{printed}{log}");
+        let report = fs::read(self.folder.path().join("target/bench/results.json")).unwrap();
+        let report: Value = serde_json::from_slice(&report).unwrap();
+        assert_eq!(report["partial"], true);
+        (printed, report)
+    }
+}
+
 #[test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
 fn with_programs_a_benchmark_that_is_stopped_writes_what_it_has() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bench"));
-    command.args(["--quick", "--only", "jwks,connect,tls"]).current_dir(&folder);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-    // The second case has begun, so the first is there.
-    assert!(log.any(|line| line.contains("case 2 of ")), "it does not begin");
-    let id = child.id().to_string();
-    assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
-    let said: Vec<_> = log.collect();
-    let output = child.wait_with_output().unwrap();
-    assert!(!output.status.success());
-    assert!(said.iter().any(|line| line.contains("stopped before the end")), "{said:?}");
-    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(printed.starts_with("PARTIAL") && printed.contains("jwks.json"), "{printed}");
-    let report = std::fs::read(folder.path().join("target/bench/results.json")).unwrap();
-    let report: Value = serde_json::from_slice(&report).unwrap();
-    assert_eq!(report["partial"], true);
-    assert!(!report["rows"].as_array().unwrap().is_empty());
+    for signal in ["-INT", "-TERM"] {
+        let benchmark = Benchmark::new();
+        let mut command = benchmark.command("jwks,connect,tls");
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        // The second case has begun, so the first is there.
+        assert!(log.any(|line| line.contains("case 2 of ")), "it does not begin");
+        let id = child.id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+        let said: Vec<_> = log.collect();
+        let (printed, report) = benchmark.assert_partial(&child.wait_with_output().unwrap());
+        assert!(said.iter().any(|line| line.contains("stopped before the end")), "{said:?}");
+        assert!(printed.contains("jwks.json"), "{printed}");
+        assert!(!report["rows"].as_array().unwrap().is_empty());
+    }
+}
+
+#[test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+fn with_programs_a_case_that_fails_leaves_what_was_measured_before() {
+    let benchmark = Benchmark::new();
+    let load = benchmark.failing("load", r#"echo "$*" | grep -q -- --reconnect"#);
+    let mut command = benchmark.command("jwks,connect,tls");
+    let (printed, report) =
+        benchmark.assert_partial(&command.arg("--load").arg(load).output().unwrap());
+    assert!(printed.contains("jwks.json"), "{printed}");
+    let rows = report["rows"].as_array().unwrap();
+    assert!(rows.iter().any(|row| row["name"] == "jwks"), "{report}");
+    assert!(rows.iter().all(|row| row["name"] == "jwks"), "{report}");
+}
+
+#[test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+fn with_programs_a_failure_within_the_statement_or_the_start_leaves_what_that_has_measured() {
+    let benchmark = Benchmark::new();
+    let floor = benchmark.failing("floor", r#"echo "$*" | grep -q -- "--batch 16""#);
+    let mut command = benchmark.command("statement,startup");
+    let (printed, report) =
+        benchmark.assert_partial(&command.arg("--floor").arg(floor).output().unwrap());
+    let statements = report["statements"].as_array().unwrap();
+    let batches: Vec<_> = statements.iter().map(|one| one["batch"].as_u64().unwrap()).collect();
+    assert_eq!(batches, [1, 1, 8], "{printed}");
+    assert_eq!(report["startups"].as_array().unwrap().len(), 0);
+
+    // A server whose files are in `start_0` is one whose start is measured.
+    let condition = r#"[ "${PWD##*/}" = start_0 ] && [ -n "$REDIS_URL" ]"#;
+    let server = benchmark.failing("matchbook-server", condition);
+    let mut command = benchmark.command("startup");
+    let (_, report) =
+        benchmark.assert_partial(&command.arg("--server").arg(server).output().unwrap());
+    let startups = report["startups"].as_array().unwrap();
+    let what: Vec<_> = startups.iter().map(|one| one["what"].as_str().unwrap()).collect();
+    assert_eq!(what, ["on nothing (SQLite)", "on SQLite"]);
+    assert!(startups.iter().all(|one| one["millis"]["median"].as_f64() > Some(0.0)));
 }

@@ -13,7 +13,7 @@ use crate::counters::memory;
 use crate::measure::Load;
 use crate::report::Spread;
 use crate::stage::{Stage, get};
-use crate::{Arguments, binary};
+use crate::{Arguments, binary, stop_if_asked};
 
 /// How often each kind of start is measured.
 const STARTS: usize = 7;
@@ -39,13 +39,15 @@ struct Driven {
     p99_us: f64,
 }
 
-/// Drives the statement for single sessions and for many.
-pub(crate) fn statements(arguments: &Arguments, stage: &mut Stage) -> Vec<Statement> {
-    let Some(floor) = stage.floor.clone() else { return Vec::new() };
+/// Drives the statement for single sessions and for many. What was measured is in
+/// `measured`, also where this unwinds.
+pub(crate) fn statements(arguments: &Arguments, stage: &mut Stage, measured: &mut Vec<Statement>) {
+    let Some(floor) = stage.floor.clone() else { return };
     let sessions = arguments.sessions()[0];
     let database = stage.database("ES256", sessions);
     let sessions = usize::try_from(sessions).unwrap();
     let drive = |(threads, batch): (usize, usize)| {
+        stop_if_asked();
         let mut command = Command::new(&floor);
         command.args(["statement", "--database", &database.url]);
         command.args(["--connections", &threads.to_string()]);
@@ -54,6 +56,7 @@ pub(crate) fn statements(arguments: &Arguments, stage: &mut Stage) -> Vec<Statem
             command.args(["--batch", &batch.to_string()]);
         }
         let output = command.stderr(Stdio::inherit()).output().unwrap();
+        stop_if_asked();
         let driven: Driven = serde_json::from_slice(&output.stdout).expect("floor has failed");
         Statement {
             threads,
@@ -65,7 +68,8 @@ pub(crate) fn statements(arguments: &Arguments, stage: &mut Stage) -> Vec<Statem
     };
     // It rotates every other one of those that are filled in.
     let fits = |at_once: &(usize, usize)| 2 * at_once.0 * at_once.1 <= sessions;
-    [(1, 1), (16, 1), (1, 8), (1, 16), (1, 64)].into_iter().filter(fits).map(drive).collect()
+    measured
+        .extend([(1, 1), (16, 1), (1, 8), (1, 16), (1, 64)].into_iter().filter(fits).map(drive));
 }
 
 /// How long a start took until the server was ready, in milliseconds.
@@ -73,6 +77,9 @@ pub(crate) fn statements(arguments: &Arguments, stage: &mut Stage) -> Vec<Statem
 pub(crate) struct Startup {
     pub(crate) what: &'static str,
     pub(crate) millis: Spread,
+    /// Each start.
+    #[serde(skip)]
+    starts: Vec<f64>,
 }
 
 /// What the server holds of memory, in KiB.
@@ -86,29 +93,34 @@ pub(crate) struct Memory {
     pub(crate) rotations: u64,
 }
 
-/// Starts on nothing, on what the first start has left, and on PostgreSQL.
-pub(crate) fn startups(arguments: &Arguments, stage: &mut Stage) -> Vec<Startup> {
+/// Starts on nothing, on what the first start has left, and on PostgreSQL. What was
+/// measured is in `measured`, also where this unwinds.
+pub(crate) fn startups(arguments: &Arguments, stage: &mut Stage, measured: &mut Vec<Startup>) {
     let database = stage.database("ES256", arguments.sessions()[0]);
     let starts = if arguments.quick { 1 } else { STARTS };
-    let (mut fresh, mut again, mut postgres) = (Vec::new(), Vec::new(), Vec::new());
+    let mut note = |what, millis| {
+        if let Some(startup) = measured.iter_mut().find(|startup| startup.what == what) {
+            startup.starts.push(millis);
+            startup.millis = Spread::of(startup.starts.iter().copied());
+        } else {
+            let starts = vec![millis];
+            measured.push(Startup { what, millis: Spread::of([millis]), starts });
+        }
+    };
     for i in 0..starts {
         let launch = stage.launch(&format!("start_{i}"));
-        fresh.push(ready(&launch));
-        again.push(ready(&launch));
+        note("on nothing (SQLite)", ready(&launch));
+        note("on SQLite", ready(&launch));
         let launch =
             launch.set("tokens.algorithm", "ES256").variable("DATABASE_URL", &database.url);
-        postgres.push(ready(&launch.variable("REDIS_URL", &stage.redis.url())));
+        let launch = launch.variable("REDIS_URL", &stage.redis.url());
+        note("on PostgreSQL and Redis", ready(&launch));
     }
-    let startup = |what, millis: Vec<f64>| Startup { what, millis: Spread::of(millis) };
-    vec![
-        startup("on nothing (SQLite)", fresh),
-        startup("on SQLite", again),
-        startup("on PostgreSQL and Redis", postgres),
-    ]
 }
 
 /// How long it takes until `/health/ready` answers 200, in milliseconds.
 fn ready(launch: &Launch) -> f64 {
+    stop_if_asked();
     let began = Instant::now();
     let process = launch.start();
     while get(process.url(), "/health/ready").0 != 200 {

@@ -125,7 +125,7 @@ fn main() -> ExitCode {
     println!("{report}");
     write(&report, Path::new(RESULTS));
     if report.partial {
-        eprintln!("bench: stopped before the end: what is there is what was measured until then");
+        eprintln!("bench: stopped before the end: the results have what was measured until then");
     }
     let failed = report.partial || (arguments.strict && report.falls_short());
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
@@ -147,10 +147,10 @@ fn measure(arguments: &Arguments) -> Report {
         measure::all(arguments, &load, &mut stage, &mut report.runs);
         let wants = |name| arguments.wants(name).then(|| eprintln!("bench: {name}"));
         if wants("statement").is_some() {
-            report.statements = extras::statements(arguments, &mut stage);
+            extras::statements(arguments, &mut stage, &mut report.statements);
         }
         if wants("startup").is_some() {
-            report.startups = extras::startups(arguments, &mut stage);
+            extras::startups(arguments, &mut stage, &mut report.startups);
         }
         report.memory = wants("memory").map(|()| extras::memory_of(arguments, &load, &mut stage));
         report.client_ratio = wants("client").and_then(|()| extras::client_ratio(arguments));

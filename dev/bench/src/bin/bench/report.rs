@@ -320,7 +320,7 @@ impl fmt::Display for Report {
                 p99_us / 1000.0
             )?;
         }
-        for Startup { what, millis } in &self.startups {
+        for Startup { what, millis, .. } in &self.startups {
             let Spread { median, lowest, highest } = millis;
             writeln!(f, "ready {what}: {median:.0} ms ({lowest:.0} to {highest:.0})")?;
         }
