@@ -775,7 +775,7 @@ fn refuse(
     });
     let subject = Subject { session, user, generation: Some(generation) };
     let reason = Some(refusal.reason());
-    // The log is read before it is written.
+    // An end and its entry are committed together.
     conn.write(|conn| {
         let what = match refusal {
             Refusal::Reuse if end(conn, session, EndReason::Reuse, policy, now)?.is_some() => {

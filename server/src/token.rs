@@ -208,7 +208,7 @@ impl AttemptKey {
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    fn of(parts: &[&[u8]]) -> Self {
+    pub(crate) fn of(parts: &[&[u8]]) -> Self {
         let mut context = Context::new(&SHA256);
         for part in parts {
             context.update(part);

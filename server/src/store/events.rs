@@ -9,7 +9,7 @@ use super::Conn;
 use super::schema::events;
 use super::types::Address;
 use crate::clock::Timestamp;
-use crate::token::{EventId, SessionId, UserId};
+use crate::token::{Digest, EventId, SessionId, UserId};
 
 /// Something that whoever looks into an incident wants to know of. Never holds
 /// a token.
@@ -34,55 +34,72 @@ pub struct Event<'a> {
     pub user_agent: Option<&'a str>,
 }
 
+/// The values of an entry, with those that are counted in the same row under this key.
+macro_rules! row {
+    ($event:expr, $fold_key:expr) => {
+        (
+            events::id.eq($event.id),
+            events::at.eq($event.at),
+            events::what.eq($event.what),
+            events::reason.eq($event.reason),
+            events::session_id.eq($event.session),
+            events::user_id.eq($event.user),
+            events::generation.eq($event.generation),
+            events::ip.eq($event.ip.map(Address)),
+            events::user_agent.eq($event.user_agent),
+            events::fold_key.eq($fold_key),
+        )
+    };
+}
+
+/// [`count`] on one of the databases: diesel has no `ON CONFLICT` for both together.
+macro_rules! upsert {
+    ($conn:expr, $event:expr) => {
+        diesel::insert_into(events::table)
+            .values(row!($event, Some(fold_key($event).as_bytes())))
+            .on_conflict(events::fold_key)
+            .do_update()
+            .set(events::count.eq(events::count + 1))
+            .execute($conn)
+            .map(drop)
+    };
+}
+
 /// Adds an entry.
 ///
 /// # Errors
 /// When the statement fails.
 pub fn insert(conn: &mut Conn, event: &Event<'_>) -> QueryResult<()> {
-    diesel::insert_into(events::table)
-        .values((
-            events::id.eq(event.id),
-            events::at.eq(event.at),
-            events::what.eq(event.what),
-            events::reason.eq(event.reason),
-            events::session_id.eq(event.session),
-            events::user_id.eq(event.user),
-            events::generation.eq(event.generation),
-            events::ip.eq(event.ip.map(Address)),
-            events::user_agent.eq(event.user_agent),
-        ))
-        .execute(conn)?;
-    Ok(())
+    let row = row!(event, None::<&[u8]>);
+    diesel::insert_into(events::table).values(row).execute(conn).map(drop)
 }
 
 /// The reason of what a copied token leads to, whichever request detects it.
 const REUSE: &str = "reuse";
 
 /// Adds an entry, or counts it with one of the same minute that differs in the time
-/// alone: the same session, kind, reason and address.
+/// alone: the same session, kind, reason and address. One statement, so that servers
+/// that write at once count in one row.
 ///
 /// # Errors
-/// When a statement fails.
+/// When the statement fails.
 pub fn count(conn: &mut Conn, event: &Event<'_>) -> QueryResult<()> {
-    let minute = Timestamp::from_secs(event.at.as_secs().div_euclid(60) * 60);
-    let mut same = events::table
-        .filter(events::session_id.eq(event.session))
-        .filter(events::at.ge(minute))
-        .select(events::id)
-        .into_boxed();
-    if let Some(reason) = event.reason {
-        same = same.filter(events::reason.eq(reason));
+    match conn {
+        Conn::Postgres(conn) => upsert!(conn, event),
+        Conn::Sqlite(conn) => upsert!(conn, event),
     }
-    if event.reason != Some(REUSE) {
-        same = same.filter(events::what.eq(event.what));
-    }
-    same = match event.ip {
-        Some(ip) => same.filter(events::ip.eq(Address(ip))),
-        None => same.filter(events::ip.is_null()),
-    };
-    let Some(id) = same.first::<EventId>(conn).optional()? else { return insert(conn, event) };
-    let counted = diesel::update(events::table.find(id)).set(events::count.eq(events::count + 1));
-    counted.execute(conn).map(drop)
+}
+
+/// Digests what entries that are counted together have in common.
+fn fold_key(event: &Event<'_>) -> Digest {
+    let minute = event.at.as_secs().div_euclid(60).to_be_bytes();
+    let reason = event.reason.unwrap_or_default();
+    // A copied token is one entry, whichever request detects it.
+    let kind = if reason == REUSE { "" } else { event.what };
+    let ip = event.ip.map(|ip| ip.to_string()).unwrap_or_default();
+    // Kinds, reasons and addresses have no zero byte.
+    let text = format!("{kind}\0{reason}\0{ip}");
+    Digest::of(&[event.session.0.as_bytes(), &minute, text.as_bytes()])
 }
 
 /// An entry as it is read back.

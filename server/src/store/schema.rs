@@ -42,7 +42,7 @@ diesel::table! {
 }
 
 diesel::table! {
-    use diesel::sql_types::{BigInt, Nullable, Text};
+    use diesel::sql_types::{BigInt, Binary, Nullable, Text};
     use crate::store::types::sql::{Id, IpAddress, PointInTime};
 
     events (id) {
@@ -56,6 +56,7 @@ diesel::table! {
         ip -> Nullable<IpAddress>,
         user_agent -> Nullable<Text>,
         count -> BigInt,
+        fold_key -> Nullable<Binary>,
     }
 }
 

@@ -8,6 +8,7 @@
 mod batches;
 mod commits;
 mod failover;
+mod folding;
 mod histories;
 mod honest;
 mod model;

@@ -1,0 +1,2 @@
+DROP INDEX events_fold_key;
+ALTER TABLE events DROP COLUMN fold_key;

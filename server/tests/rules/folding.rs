@@ -1,0 +1,90 @@
+//! Entries of the security log that are counted in one row.
+
+use std::net::IpAddr;
+use std::sync::Barrier;
+use std::thread;
+
+use matchbook_server::clock::Timestamp;
+use matchbook_server::store::events::{Event, count, insert};
+use matchbook_server::token::{EventId, SessionId};
+
+use crate::subject::{DEFAULT, MINUTE, SECOND, START, Subject};
+
+const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+fn refusal(session: SessionId, at: Timestamp) -> Event<'static> {
+    Event {
+        id: EventId::new(at).unwrap(),
+        at,
+        what: "refresh_refused",
+        reason: Some("superseded"),
+        session,
+        user: None,
+        generation: Some(1),
+        ip: Some(ADDRESS),
+        user_agent: None,
+    }
+}
+
+/// The number of rows, and the sum of what they count.
+fn rows(subject: &mut Subject) -> (i64, i64) {
+    let rows = subject.number("SELECT count(*) AS number FROM events");
+    (rows, subject.number("SELECT CAST(sum(count) AS bigint) AS number FROM events"))
+}
+
+#[test]
+fn servers_that_write_at_once_count_in_one_row() {
+    const SERVERS: usize = 4;
+    const TIMES: usize = 50;
+    let mut subject = Subject::new(DEFAULT);
+    let barrier = Barrier::new(SERVERS);
+    for round in 1..=5 {
+        let session = SessionId::new(START).unwrap();
+        let connections: Vec<_> = (0..SERVERS).map(|_| subject.connection()).collect();
+        thread::scope(|scope| {
+            for mut conn in connections {
+                let barrier = &barrier;
+                scope.spawn(move || {
+                    barrier.wait();
+                    for _ in 0..TIMES {
+                        count(&mut conn, &refusal(session, START)).unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(rows(&mut subject), (round, round * 200));
+    }
+}
+
+#[test]
+fn entries_that_differ_in_more_than_the_time_or_the_minute_have_a_row_each() {
+    let mut subject = Subject::new(DEFAULT);
+    let session = SessionId::new(START).unwrap();
+    let first = refusal(session, START);
+    let same = refusal(session, START.after(59 * SECOND));
+    let entries = [
+        Event { at: START.after(MINUTE), ..refusal(session, START) },
+        Event { what: "superseded_elsewhere", ..refusal(session, START) },
+        Event { reason: Some("unknown"), ..refusal(session, START) },
+        Event { reason: None, ..refusal(session, START) },
+        Event { ip: Some([192, 0, 2, 2].into()), ..refusal(session, START) },
+        Event { ip: None, ..refusal(session, START) },
+        refusal(SessionId::new(START).unwrap(), START),
+    ];
+    for event in [&first, &same].into_iter().chain(&entries) {
+        count(&mut subject.conn, event).unwrap();
+    }
+    assert_eq!(rows(&mut subject), (8, 9));
+    // A copied token is one entry, whichever request detects it.
+    for what in ["reuse_detected", "refresh_refused", "refresh_refused"] {
+        let event = Event { what, reason: Some("reuse"), ..refusal(session, START) };
+        count(&mut subject.conn, &event).unwrap();
+    }
+    assert_eq!(rows(&mut subject), (9, 12));
+    let detected = "SELECT count AS number FROM events WHERE what = 'reuse_detected'";
+    assert_eq!(subject.number(detected), 3);
+    for _ in 0..2 {
+        insert(&mut subject.conn, &refusal(session, START)).unwrap();
+    }
+    assert_eq!(rows(&mut subject), (11, 14), "what is never counted has a row each time");
+}
