@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use matchbook_client::{Credential, OAuth, Server, Session, Tokens, Trust};
+use matchbook_client::{Credential, OAuth, Server, Session, TokenResponse, Trust};
 
 #[actix_rt::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -18,7 +18,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let server = Server::new(&url, &Trust::System, Duration::from_secs(10))?.oauth(oauth)?;
     let session = Session::new(&server, Credential::default());
-    session.log_in_with(Tokens { token: String::new(), refresh_token, expires_in: 0 }).await?;
+    session
+        .log_in_with(TokenResponse { token: String::new(), refresh_token, expires_in: 0 })
+        .await?;
     session.refresh().await?;
     println!("{}", session.get("/me").send().await?.status());
     Ok(())

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use actix_rt::task::spawn_blocking;
 use actix_rt::time::timeout;
 use awc::http::header::HeaderValue;
-use matchbook_shared::Tokens;
+use matchbook_shared::TokenResponse;
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -158,7 +158,7 @@ impl Granted {
     }
 
     /// What a sign-in grants to a request sent at `sent_at`.
-    pub(crate) fn at_sign_in(tokens: Tokens, sent_at: Option<Instant>) -> Self {
+    pub(crate) fn at_sign_in(tokens: TokenResponse, sent_at: Option<Instant>) -> Self {
         let tokens = Stored {
             access_token: tokens.token,
             refresh_token: tokens.refresh_token,
@@ -635,8 +635,11 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     fn granted(name: &str) -> Held {
-        let tokens =
-            Tokens { token: name.to_owned(), refresh_token: format!("{name}-r"), expires_in: 60 };
+        let tokens = TokenResponse {
+            token: name.to_owned(),
+            refresh_token: format!("{name}-r"),
+            expires_in: 60,
+        };
         Arc::new(Granted::at_sign_in(tokens, Some(Instant::now())))
     }
 

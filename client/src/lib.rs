@@ -49,7 +49,7 @@ mod transport;
 pub use credential::{Builder, Credential, Status, Strategy};
 pub use error::Error;
 pub use event::Event;
-pub use matchbook_shared::{Reason, Tokens, UrlError};
+pub use matchbook_shared::{Reason, TokenResponse, UrlError};
 pub use protocol::OAuth;
 pub use request::Request;
 pub use server::{Server, ServerError, Trust, TrustError};

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use awc::http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use awc::http::{Method, StatusCode};
-use matchbook_shared::{Reason, SERVER_MARK, SERVER_MARK_VALUE, Tokens};
+use matchbook_shared::{Reason, SERVER_MARK, SERVER_MARK_VALUE, TokenResponse};
 use openssl::base64::{decode_block, encode_block};
 use serde::Deserialize;
 
@@ -171,7 +171,7 @@ async fn granted(
     let tokens = if oauth {
         response.json::<OAuthTokens>().await.map_err(lost)?
     } else {
-        let tokens = response.json::<Tokens>().await.map_err(lost)?;
+        let tokens = response.json::<TokenResponse>().await.map_err(lost)?;
         OAuthTokens {
             access_token: tokens.token,
             refresh_token: Some(tokens.refresh_token),

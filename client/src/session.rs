@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use awc::http::Method;
 use awc::http::header::HeaderMap;
 use bytes::Bytes;
-use matchbook_shared::{EndedSessions, Reason, Tokens};
+use matchbook_shared::{Reason, RevokedSessions, TokenResponse};
 use tracing::Instrument;
 
 use crate::credential::{Granted, Held, Landing, Outcome, Step, Strategy};
@@ -82,7 +82,7 @@ impl Session {
         let query = query.map_err(|error| Error::Unexpected(error.to_string()))?;
         let sent_at = Instant::now();
         let token = self.get_alone(&format!("/token?{query}"), false).await?;
-        let tokens: Tokens = read(&self.server, token, &[&user]).await?;
+        let tokens: TokenResponse = read(&self.server, token, &[&user]).await?;
         let before = self.before().await;
         self.take(place, Granted::at_sign_in(tokens, Some(sent_at))).await?;
         self.end_session_before(before).await;
@@ -120,7 +120,7 @@ impl Session {
     ///
     /// # Errors
     /// When they cannot be stored.
-    pub async fn log_in_with(&self, tokens: Tokens) -> Result<(), Error> {
+    pub async fn log_in_with(&self, tokens: TokenResponse) -> Result<(), Error> {
         let place = self.place().await?;
         let granted = Granted::at_sign_in(tokens, None);
         let before = self.before().await;
@@ -234,7 +234,7 @@ impl Session {
         let newest = self.credential.in_memory().unwrap_or_else(|| held.clone());
         let mut secrets = protocol::secrets(&self.server, &held.tokens);
         secrets.extend(protocol::secrets(&self.server, &newest.tokens));
-        let EndedSessions { ended } = read(&self.server, response, &secrets).await?;
+        let RevokedSessions { ended } = read(&self.server, response, &secrets).await?;
         // What the server has ended is forgotten here; a sign-in since then is not.
         self.log_out_of(Some(&held.tokens.sign_in)).await?;
         Ok(ended)

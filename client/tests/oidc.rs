@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use matchbook_client::{Credential, Error, OAuth, Server, Session, Tokens, Trust};
+use matchbook_client::{Credential, Error, OAuth, Server, Session, TokenResponse, Trust};
 use serde_json::Value;
 
 /// The provider as a process. It is killed when this is dropped.
@@ -69,9 +69,9 @@ impl Provider {
         session
     }
 
-    fn tokens(&self, index: usize) -> Tokens {
+    fn tokens(&self, index: usize) -> TokenResponse {
         let refresh_token = self.said["refreshTokens"][index].as_str().unwrap().to_owned();
-        Tokens { token: "none-yet".into(), refresh_token, expires_in: 0 }
+        TokenResponse { token: "none-yet".into(), refresh_token, expires_in: 0 }
     }
 }
 

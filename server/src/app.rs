@@ -10,27 +10,27 @@ use actix_web::dev::Server;
 use actix_web::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use actix_web::middleware::{DefaultHeaders, from_fn};
 use actix_web::{App, HttpServer, web};
-use matchbook_settings::reachable;
+use matchbook_settings::loopback_if_unspecified;
 use matchbook_shared::{SERVER_MARK, SERVER_MARK_VALUE};
 
 use tokio::sync::Notify;
 
-use crate::active::ActiveTokens;
 use crate::config::{Config, Tls};
 use crate::connections::Connections;
 use crate::data_dir::{self, DataDir};
-use crate::keys::{Derived, KeyRing};
+use crate::http::state::State;
+use crate::keys::{DerivedKeys, KeyRing};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::state::State;
 use crate::store::{self, Store};
 use crate::sweeper::Sweeper;
-use crate::{http, keys, secret, tls};
+use crate::token_status::TokenStatus;
+use crate::{http, keys, secrets, tls};
 
 /// How long the head of a further request on a connection may take to arrive: longer than
 /// a machine stands still for, so that nobody honest is sent away after it. For the first
 /// one [`Connections`] counts five seconds in which this process runs.
-const HEAD_PATIENCE: Duration = Duration::from_secs(10);
+const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The usual limit of open files.
 const DEFAULT_FILES: u64 = 1024;
@@ -53,7 +53,7 @@ pub enum Error {
     Store(#[from] store::OpenError),
     /// The secret.
     #[error(transparent)]
-    Secret(#[from] secret::Error),
+    Secret(#[from] secrets::Error),
     /// The keys.
     #[error(transparent)]
     Keys(#[from] keys::Error),
@@ -83,7 +83,7 @@ pub enum Error {
 
 /// A server that listens. It answers once `server` is awaited, and ends in
 /// good order on SIGINT or SIGTERM.
-pub struct Listening {
+pub struct Application {
     /// The server.
     pub server: Server,
     /// Where it listens: with a port, also where the settings say 0.
@@ -95,7 +95,7 @@ pub struct Listening {
 ///
 /// # Errors
 /// The first part that is not to be had.
-pub async fn start(config: &Config) -> Result<Listening, Error> {
+pub async fn start(config: &Config) -> Result<Application, Error> {
     let data_dir = DataDir::at(&config.data_dir);
     if let store::Url::Sqlite(path) = &config.database.url {
         if path.starts_with(&config.data_dir) {
@@ -104,18 +104,18 @@ pub async fn start(config: &Config) -> Result<Listening, Error> {
         data_dir::close_database(path)?;
     }
     let acceptor = tls::acceptor(&config.tls, &data_dir, config.address)?;
-    let secret = secret::get_or_create(config.secret.as_ref(), &data_dir)?;
-    let derived = Derived::from_secrets(&secret, &config.old_secrets);
+    let secret = secrets::get_or_create(config.secret.as_ref(), &data_dir)?;
+    let derived = DerivedKeys::from_secrets(&secret, &config.old_secrets);
     let derived = derived.map_err(keys::Error::from)?;
 
     let database = config.database.clone();
     let store = actix_rt::task::spawn_blocking(move || Store::open(&database)).await??;
     let keys = KeyRing::open(store.clone(), derived.sealing, config.keys.clone()).await?;
     let keys = Arc::new(keys);
-    let active = Arc::new(ActiveTokens::new(config.redis.as_ref(), store.clone()).await);
-    let lanes = store.clone().keep_lanes();
+    let active = Arc::new(TokenStatus::new(config.redis.as_ref(), store.clone()).await);
+    let lanes = store.clone().run_batches();
     let clock = store.clone().watch_clock();
-    let (sweeper, rotations) = Sweeper::new(store.clone(), config.policy, config.event_retention);
+    let (sweeper, salt_expiry) = Sweeper::new(store.clone(), config.policy, config.event_retention);
     let measures = Arc::new(Metrics::new());
     let connections =
         Connections::new(config.limits.as_ref(), config.proxies.clone(), measures.clone());
@@ -123,13 +123,13 @@ pub async fn start(config: &Config) -> Result<Listening, Error> {
     let state = web::Data::new(State {
         store,
         keys: keys.clone(),
-        peppers: Arc::new(derived.peppers),
+        token_keys: Arc::new(derived.token_keys),
         active: active.clone(),
         policy: config.policy,
         limits: Limits::new(config.limits),
         proxies: config.proxies.clone(),
         metrics: measures,
-        rotations,
+        salt_expiry,
         issuer: config.keys.issuer.clone(),
         audience: config.keys.audience.clone(),
     });
@@ -145,8 +145,8 @@ pub async fn start(config: &Config) -> Result<Listening, Error> {
                     .add((X_CONTENT_TYPE_OPTIONS, "nosniff"))
                     .add((SERVER_MARK, SERVER_MARK_VALUE)),
             )
-            .wrap(from_fn(http::observe))
-            .wrap(from_fn(http::close_unread))
+            .wrap(from_fn(http::request_log))
+            .wrap(from_fn(http::close_unread_bodies))
             .configure(http::routes)
     })
     .workers(config.workers)
@@ -157,7 +157,7 @@ pub async fn start(config: &Config) -> Result<Listening, Error> {
         let connections = connections.clone();
         move |io, data| connections.admit(io, data)
     })
-    .client_request_timeout(HEAD_PATIENCE)
+    .client_request_timeout(REQUEST_HEAD_TIMEOUT)
     .shutdown_timeout(config.shutdown_timeout.as_secs());
     let renewal = acceptor.as_ref().and_then(|acceptor| acceptor.renewal.clone());
     let server = match acceptor {
@@ -180,7 +180,7 @@ pub async fn start(config: &Config) -> Result<Listening, Error> {
     actix_rt::spawn(sweeper.run());
     actix_rt::spawn(keys.keep());
     actix_rt::spawn(active.keep());
-    Ok(Listening { server: server.run(), addresses })
+    Ok(Application { server: server.run(), addresses })
 }
 
 /// Notifies of each SIGHUP, which otherwise would end the process.
@@ -213,7 +213,7 @@ fn serve_metrics(address: SocketAddr, state: web::Data<State>) -> Result<Server,
     let app = move || {
         App::new()
             .app_data(state.clone())
-            .wrap(from_fn(http::close_unread))
+            .wrap(from_fn(http::close_unread_bodies))
             .configure(http::metrics_routes)
     };
     let server = HttpServer::new(app).workers(1).disable_signals().bind(address);
@@ -233,13 +233,13 @@ pub fn base_url(tls: &Tls, address: SocketAddr) -> String {
 
 /// Why a server is not healthy.
 #[derive(Debug, thiserror::Error)]
-pub enum Unhealthy {
+pub enum HealthError {
     /// The certificate to trust cannot be read.
     #[error(transparent)]
     Tls(#[from] tls::Error),
     /// It does not answer.
     #[error("{url} does not answer: {problem}")]
-    Silent {
+    NoResponse {
         /// Where it was asked.
         url: String,
         /// What went wrong.
@@ -259,8 +259,8 @@ pub enum Unhealthy {
 ///
 /// # Errors
 /// When it is not.
-pub async fn health(config: &Config) -> Result<(), Unhealthy> {
-    let address = reachable(config.address);
+pub async fn health(config: &Config) -> Result<(), HealthError> {
+    let address = loopback_if_unspecified(config.address);
     let (scheme, name, connector) = match tls::connector(&config.tls, &config.data_dir)? {
         None => ("http", "localhost".to_owned(), awc::Connector::new()),
         Some((tls, name)) => ("https", name, awc::Connector::new().openssl(tls.build())),
@@ -269,7 +269,7 @@ pub async fn health(config: &Config) -> Result<(), Unhealthy> {
     let http = awc::Client::builder().connector(connector).finish();
     match http.get(&url).address(address).send().await {
         Ok(response) if response.status().is_success() => Ok(()),
-        Ok(response) => Err(Unhealthy::NotReady { url, status: response.status().as_u16() }),
-        Err(error) => Err(Unhealthy::Silent { url, problem: error.to_string() }),
+        Ok(response) => Err(HealthError::NotReady { url, status: response.status().as_u16() }),
+        Err(error) => Err(HealthError::NoResponse { url, problem: error.to_string() }),
     }
 }

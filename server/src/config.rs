@@ -5,16 +5,16 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use matchbook_settings::{Invalid, Layers, Log, Settings, cores};
+use matchbook_settings::{ConfigSources, Log, Settings, SettingsError, available_cpus};
 use openssl::x509::X509;
 use secrecy::SecretString;
 
 use crate::keys::Algorithm;
 use crate::proxies::TrustedProxies;
-use crate::sessions::{Policy, Retry};
-use crate::{active, keys, limits, secret, store};
+use crate::sessions::{Policy, Reuse};
+use crate::{keys, limits, secrets, store, token_status};
 
-const LAYERS: Layers = Layers {
+const LAYERS: ConfigSources = ConfigSources {
     defaults: include_str!("../default.toml"),
     file: "matchbook.toml",
     prefix: "MATCHBOOK",
@@ -51,7 +51,7 @@ pub struct Config {
     /// The database.
     pub database: store::Options,
     /// Redis, where there is one.
-    pub redis: Option<active::Options>,
+    pub redis: Option<token_status::Options>,
     /// How connections are protected.
     pub tls: Tls,
     /// Which keys sign access tokens, and what is in those.
@@ -86,19 +86,19 @@ pub enum Tls {
 ///
 /// # Errors
 /// The first thing that is wrong, as a sentence.
-pub fn load(file: Option<&Path>) -> Result<(Config, Settings), Invalid> {
+pub fn load(file: Option<&Path>) -> Result<(Config, Settings), SettingsError> {
     let settings = LAYERS.load(file)?;
     Ok((check(&settings)?, settings))
 }
 
-fn check(settings: &Settings) -> Result<Config, Invalid> {
+fn check(settings: &Settings) -> Result<Config, SettingsError> {
     let data_dir = settings
         .path("data_dir")?
         .ok_or_else(|| settings.invalid("data_dir", "must name a folder"))?;
     Ok(Config {
         secret: match settings.optional("secret")? {
             Some(text) => {
-                secret::check(&text).map_err(|problem| settings.invalid("secret", &problem))?;
+                secrets::check(&text).map_err(|problem| settings.invalid("secret", &problem))?;
                 Some(text.into())
             }
             None => None,
@@ -108,7 +108,7 @@ fn check(settings: &Settings) -> Result<Config, Invalid> {
             .split_whitespace()
             .map(|text| {
                 // A weak one may be named here: so it is replaced.
-                let form = secret::check_form(text);
+                let form = secrets::check_form(text);
                 form.map_err(|problem| settings.invalid("old_secrets", &problem))?;
                 Ok(text.into())
             })
@@ -134,23 +134,23 @@ fn check(settings: &Settings) -> Result<Config, Invalid> {
     })
 }
 
-fn database(settings: &Settings, data_dir: &Path) -> Result<store::Options, Invalid> {
+fn database(settings: &Settings, data_dir: &Path) -> Result<store::Options, SettingsError> {
     let key = "database.url";
     let url = settings.get::<String>(key)?.replace("{data_dir}", &data_dir.to_string_lossy());
     let pool_size = match settings.get::<u16>("database.pool_size")? {
-        0 => u32::try_from(cores() * 2).unwrap_or(u32::MAX).max(4),
+        0 => u32::try_from(available_cpus() * 2).unwrap_or(u32::MAX).max(4),
         size => size.into(),
     };
     Ok(store::Options {
         url: url.parse().map_err(|problem| settings.invalid(key, problem))?,
         pool_size,
-        wait: settings.duration("database.wait")?,
-        queue: settings.get("database.queue")?,
-        timeout: settings.duration("database.timeout")?,
+        wait: settings.duration("database.acquire_timeout")?,
+        queue: settings.get("database.max_queue")?,
+        timeout: settings.duration("database.query_timeout")?,
     })
 }
 
-fn proxies(settings: &Settings) -> Result<TrustedProxies, Invalid> {
+fn proxies(settings: &Settings) -> Result<TrustedProxies, SettingsError> {
     let key = "server.trusted_proxies";
     TrustedProxies::parse(&settings.list(key)?).map_err(|entry| {
         let problem =
@@ -159,7 +159,7 @@ fn proxies(settings: &Settings) -> Result<TrustedProxies, Invalid> {
     })
 }
 
-fn max_connections(settings: &Settings) -> Result<usize, Invalid> {
+fn max_connections(settings: &Settings) -> Result<usize, SettingsError> {
     let key = "server.max_connections";
     match settings.get(key)? {
         0 => Err(settings.invalid(key, "must be at least 1")),
@@ -167,7 +167,7 @@ fn max_connections(settings: &Settings) -> Result<usize, Invalid> {
     }
 }
 
-fn limits(settings: &Settings) -> Result<Option<limits::Options>, Invalid> {
+fn limits(settings: &Settings) -> Result<Option<limits::Options>, SettingsError> {
     if !settings.get::<bool>("limits.enabled")? {
         return Ok(None);
     }
@@ -187,7 +187,7 @@ fn limits(settings: &Settings) -> Result<Option<limits::Options>, Invalid> {
     }))
 }
 
-fn redis(settings: &Settings) -> Result<Option<active::Options>, Invalid> {
+fn redis(settings: &Settings) -> Result<Option<token_status::Options>, SettingsError> {
     let Some(url) = settings.optional("redis.url")? else { return Ok(None) };
     let timeout = settings.duration("redis.timeout")?;
     let ca = if url.starts_with("rediss") { settings.ca_file("redis.ca_file")? } else { None };
@@ -202,12 +202,12 @@ fn redis(settings: &Settings) -> Result<Option<active::Options>, Invalid> {
             }
         }
     });
-    active::Options::new(&url, ca.transpose()?, timeout)
+    token_status::Options::new(&url, ca.transpose()?, timeout)
         .map(Some)
         .map_err(|problem| settings.invalid("redis.url", &problem.to_string()))
 }
 
-fn tls(settings: &Settings) -> Result<Tls, Invalid> {
+fn tls(settings: &Settings) -> Result<Tls, SettingsError> {
     let file = |key| {
         settings
             .path(key)?
@@ -245,7 +245,7 @@ fn is_host(name: &str) -> bool {
     name.parse::<IpAddr>().is_ok() || (name.len() <= 253 && host.split('.').all(is_label))
 }
 
-fn keys(settings: &Settings) -> Result<keys::Options, Invalid> {
+fn keys(settings: &Settings) -> Result<keys::Options, SettingsError> {
     let algorithms =
         [("RS256", None), ("ES256", Some(Algorithm::Es256)), ("EdDSA", Some(Algorithm::EdDsa))];
     let options = keys::Options {
@@ -253,7 +253,7 @@ fn keys(settings: &Settings) -> Result<keys::Options, Invalid> {
             Some(algorithm) => algorithm,
             None => Algorithm::Rs256 { bits: rsa_bits(settings)? },
         },
-        publish_lead: settings.seconds("keys.publish_lead")?,
+        publish_ahead: settings.seconds("keys.publish_ahead")?,
         rotate_after: match settings.get::<String>("keys.rotate_after")?.as_str() {
             "never" => None,
             _ => Some(settings.duration("keys.rotate_after")?),
@@ -265,32 +265,32 @@ fn keys(settings: &Settings) -> Result<keys::Options, Invalid> {
         access_lifetime: settings.seconds("tokens.access_lifetime")?,
     };
     // Servers read the keys once a second, and a verifier asks any of them.
-    if options.publish_lead < SHORTEST_LEAD {
+    if options.publish_ahead < SHORTEST_LEAD {
         let problem = "must be at least 4s: servers notice a key within a second or two";
-        return Err(settings.invalid("keys.publish_lead", problem));
+        return Err(settings.invalid("keys.publish_ahead", problem));
     }
-    if options.rotate_after.is_some_and(|after| after <= options.publish_lead) {
-        let problem = "must be longer than `keys.publish_lead`: a key signs after the one before";
+    if options.rotate_after.is_some_and(|after| after <= options.publish_ahead) {
+        let problem = "must be longer than `keys.publish_ahead`: a key signs after the one before";
         return Err(settings.invalid("keys.rotate_after", problem));
     }
     Ok(options)
 }
 
-fn rsa_bits(settings: &Settings) -> Result<u32, Invalid> {
+fn rsa_bits(settings: &Settings) -> Result<u32, SettingsError> {
     let key = "tokens.rsa_bits";
     let bits = settings.get(key)?;
     let known = [2048, 3072, 4096].contains(&bits);
     known.then_some(bits).ok_or_else(|| settings.invalid(key, "must be 2048, 3072 or 4096"))
 }
 
-fn policy(settings: &Settings) -> Result<Policy, Invalid> {
+fn policy(settings: &Settings) -> Result<Policy, SettingsError> {
     let policy = Policy {
         access_lifetime: settings.seconds("tokens.access_lifetime")?,
         idle_lifetime: settings.duration("sessions.idle_lifetime")?,
         absolute_lifetime: settings.duration("sessions.absolute_lifetime")?,
         retention: settings.duration("sessions.retention")?,
-        retry: retry(settings)?,
-        adopt: settings.choice("rotation.after_failover", &[("refuse", false), ("adopt", true)])?,
+        reuse: reuse(settings)?,
+        accept_ahead_of_database: settings.get("rotation.accept_ahead_of_database")?,
     };
     if policy.access_lifetime > policy.idle_lifetime {
         return Err(settings.invalid(
@@ -309,22 +309,22 @@ fn policy(settings: &Settings) -> Result<Policy, Invalid> {
 }
 
 /// When a rotated token gets the same answer again.
-fn retry(settings: &Settings) -> Result<Option<Retry>, Invalid> {
+fn reuse(settings: &Settings) -> Result<Option<Reuse>, SettingsError> {
     if settings.choice("rotation.mode", &[("idempotent", false), ("strict", true)])? {
         return Ok(None);
     }
-    let retry = Retry {
-        window: settings.duration("rotation.retry_window")?,
-        recovery: settings.duration("rotation.recovery")?,
-        exclusive: settings.choice("rotation.keyed", &[("shared", false), ("exclusive", true)])?,
+    let reuse = Reuse {
+        grace_period: settings.duration("rotation.grace_period")?,
+        recovery_window: settings.duration("rotation.recovery_window")?,
+        same_key_only: settings.get("rotation.same_key_only")?,
     };
-    if retry.window > retry.recovery {
+    if reuse.grace_period > reuse.recovery_window {
         return Err(settings.invalid(
-            "rotation.retry_window",
-            "must not be longer than `rotation.recovery`: an attempt key gives more than none does",
+            "rotation.grace_period",
+            "must not be longer than `rotation.recovery_window`: a request with a key is never worse off",
         ));
     }
-    Ok(Some(retry))
+    Ok(Some(reuse))
 }
 
 #[cfg(test)]
@@ -332,7 +332,7 @@ mod tests {
     use super::*;
 
     /// What comes of a settings file with this text.
-    fn loaded(text: &str) -> Result<Config, Invalid> {
+    fn loaded(text: &str) -> Result<Config, SettingsError> {
         let path = std::env::temp_dir().join(format!("config-{}.toml", uuid::Uuid::new_v4()));
         std::fs::write(&path, text).unwrap();
         let loaded = load(Some(&path));
@@ -366,7 +366,7 @@ mod tests {
             ("[tokens]\nissuer = 'https://auth.example.com?x'", "tokens.issuer"),
             ("[tokens]\nalgorithm = 'HS256'", "tokens.algorithm"),
             ("[tokens]\nrsa_bits = 1024", "tokens.rsa_bits"),
-            ("[keys]\npublish_lead = '3s'", "keys.publish_lead"),
+            ("[keys]\npublish_ahead = '3s'", "keys.publish_ahead"),
             ("[keys]\nrotate_after = '10m'", "keys.rotate_after"),
             ("[keys]\nrotate_after = 'ever'", "keys.rotate_after"),
             ("[tokens]\naccess_lifetime = 900", "tokens.access_lifetime"),
@@ -397,16 +397,16 @@ mod tests {
             ("secret = 'long enough, but with spaces between'", "secret"),
             ("old_secrets = 'short'", "old_secrets"),
             ("[rotation]\nmode = 'lenient'", "rotation.mode"),
-            ("[rotation]\nkeyed = 'true'", "rotation.keyed"),
-            ("[rotation]\nafter_failover = 'yes'", "rotation.after_failover"),
-            ("[rotation]\nretry_window = '0s'", "rotation.retry_window"),
-            ("[rotation]\nretry_window = '2d'", "rotation.retry_window"),
-            ("[rotation]\nrecovery = '24'", "rotation.recovery"),
-            ("[rotation]\nrecovery = '1000y'", "rotation.recovery"),
+            ("[rotation]\nsame_key_only = 'x'", "rotation.same_key_only"),
+            ("[rotation]\naccept_ahead_of_database = 'yes'", "rotation.accept_ahead_of_database"),
+            ("[rotation]\ngrace_period = '0s'", "rotation.grace_period"),
+            ("[rotation]\ngrace_period = '2d'", "rotation.grace_period"),
+            ("[rotation]\nrecovery_window = '24'", "rotation.recovery_window"),
+            ("[rotation]\nrecovery_window = '1000y'", "rotation.recovery_window"),
             ("[sessions]\nretention = '1000y'", "sessions.retention"),
             ("[events]\nretention = 'ever'", "events.retention"),
             ("[events]\nretention = '300000000y'", "events.retention"),
-            ("[database]\nwait = '1ns'", "database.wait"),
+            ("[database]\nacquire_timeout = '1ns'", "database.acquire_timeout"),
             ("[database]\nurl = 'sqlite://:memory:'", "database.url"),
             ("[database]\nurl = 'sqlite://x.db?mode=ro'", "database.url"),
             ("secrets = 'typo'", "secrets"),
@@ -424,14 +424,14 @@ mod tests {
             "[redis]\nurl = 'redis://x'\nca_file = '/nowhere'",
             "[redis]\nurl = 'redis-cluster://x:1'\nca_file = '/nowhere'",
             "[redis]\nurl = 'rediss://x'\nca_file = 'system'",
-            "[rotation]\nmode = 'strict'\nretry_window = '0s'\nrecovery = '1'\nkeyed = 'x'",
-            "[rotation]\nmode = 'strict'\nretry_window = '2d'",
+            "[rotation]\nmode = 'strict'\ngrace_period = '0s'\nrecovery_window = '1'\nsame_key_only = 'x'",
+            "[rotation]\nmode = 'strict'\ngrace_period = '2d'",
             "[tokens]\nalgorithm = 'ES256'\nrsa_bits = 1024",
             "[tokens]\nalgorithm = 'EdDSA'\nrsa_bits = 0",
             "[limits]\nenabled = false\nregister = 0\ntoken = 0\nrefresh = 0\nsession = 0",
             "[tls]\nmode = 'off'\ncertificate = '/nowhere'\nkey = '/nowhere'",
             "[tls]\nmode = 'off'\nnames = 'not a name'",
-            "[keys]\nrotate_after = 'never'\npublish_lead = '1y'",
+            "[keys]\nrotate_after = 'never'\npublish_ahead = '1y'",
         ] {
             assert_eq!(loaded(text).err(), None, "{text}");
         }

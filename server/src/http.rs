@@ -1,12 +1,12 @@
 //! Routes and handlers, a file for each group of endpoints.
 
-mod bearer;
+pub mod error;
+mod extract;
 mod health;
-mod observe;
+mod middleware;
 mod sessions;
-mod timely;
+pub mod state;
 mod tokens;
-mod unread;
 mod user;
 mod well_known;
 
@@ -15,9 +15,8 @@ use std::future::ready;
 use actix_web::error::{QueryPayloadError, UrlencodedError};
 use actix_web::{HttpRequest, Resource, Route, guard, web};
 
-use crate::error::Error;
-pub use observe::observe;
-pub use unread::close_unread;
+use error::Error;
+pub use middleware::{close_unread_bodies, request_log};
 
 /// The most bytes of a form. The longest good one is a tenth of this.
 const LONGEST_FORM: usize = 8 * 1024;
@@ -69,7 +68,7 @@ fn read() -> Route {
 #[expect(clippy::needless_pass_by_value, reason = "the signature is actix's")]
 fn bad_form(error: UrlencodedError, _: &HttpRequest) -> actix_web::Error {
     match error {
-        UrlencodedError::Overflow { .. } => Error::TooLarge,
+        UrlencodedError::Overflow { .. } => Error::PayloadTooLarge,
         UrlencodedError::ContentType => {
             Error::InvalidRequest("Send a form: `Content-Type: application/x-www-form-urlencoded`.")
         }

@@ -1,14 +1,14 @@
 //! The key ring: which keys sign and verify access tokens, published, rotated
 //! and revoked for all servers on a database.
 //!
-//! A new key is published for [`Options::publish_lead`] before it signs, and
+//! A new key is published for [`Options::publish_ahead`] before it signs, and
 //! the key set may be cached for half as long, so that whoever caches it never
 //! meets a key that it does not know. Every server reads the ring anew each
 //! second.
 
+mod encryption;
+mod lifecycle;
 mod replace;
-mod seal;
-mod sequence;
 mod signing_key;
 
 use std::sync::{Arc, PoisonError, RwLock};
@@ -25,14 +25,14 @@ use openssl::sha::sha256;
 use serde::Deserialize;
 
 use crate::clock::{self, Timestamp};
-use crate::store::signing_keys::{Heir, StoredKey};
+use crate::store::signing_keys::{Replacement, StoredKey};
 use crate::store::{self, Conn, Store, signing_keys};
-use crate::token::{Access, Claims, NoRandomness};
+use crate::token::{Claims, RngError, VerifiedToken};
 
+pub use encryption::{DerivedKeys, KeyEncryptionKeys};
+use lifecycle::UNDECIDED;
+pub use lifecycle::{Phase, phases};
 pub use replace::{check_new_secret, replace_all};
-pub use seal::{Derived, SealingKeys};
-use sequence::UNDECIDED;
-pub use sequence::{Phase, phases};
 pub use signing_key::Algorithm;
 use signing_key::SigningKey;
 
@@ -41,9 +41,9 @@ const ACCESS_TOKEN: &str = "at+jwt";
 /// No access token of ours comes near this many bytes.
 const LONGEST_TOKEN: usize = 4096;
 /// How often a server reads the ring.
-pub const READ_EVERY: Duration = Duration::from_secs(1);
+pub const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 /// A token under an unknown key makes a server read at once, but no oftener.
-const READ_AGAIN_AFTER: Duration = Duration::from_millis(250);
+const MIN_REFRESH_INTERVAL: Duration = Duration::from_millis(250);
 /// How long keys are used after they were read, at least; see [`Options::trusted_for`].
 const TRUSTED_FOR: Duration = Duration::from_secs(30);
 
@@ -55,7 +55,7 @@ pub enum Error {
     Crypto(#[from] ErrorStack),
     /// The system gave none.
     #[error(transparent)]
-    Randomness(#[from] NoRandomness),
+    Randomness(#[from] RngError),
     /// The database did not answer.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -120,7 +120,7 @@ pub struct Options {
     /// What new keys are made for.
     pub algorithm: Algorithm,
     /// How long a key is published before it signs.
-    pub publish_lead: Duration,
+    pub publish_ahead: Duration,
     /// How long a key signs before the next one does; `None`: until somebody
     /// rotates it.
     pub rotate_after: Option<Duration>,
@@ -137,15 +137,15 @@ impl Options {
     /// accepts and publishes a revoked key no longer than that, which is about as long
     /// as those trust it who cache the key set.
     fn trusted_for(&self) -> Duration {
-        TRUSTED_FOR.max(self.publish_lead / 2)
+        TRUSTED_FOR.max(self.publish_ahead / 2)
     }
 }
 
 /// Why an access token is not accepted.
 #[derive(Debug)]
-pub enum Fault {
+pub enum VerifyError {
     /// It is none of ours: malformed, for others, or not signed by our key.
-    NotOurs,
+    Invalid,
     /// It was good once.
     Expired,
     /// It names a key that may be new or revoked, and the database cannot be asked, or
@@ -156,7 +156,7 @@ pub enum Fault {
 /// Signs and verifies with the keys that the database holds.
 pub struct KeyRing {
     store: Store,
-    sealing: SealingKeys,
+    sealing: KeyEncryptionKeys,
     options: Options,
     read: RwLock<Arc<Ring>>,
     reading: tokio::sync::Mutex<()>,
@@ -196,7 +196,11 @@ impl KeyRing {
     ///
     /// # Errors
     /// When the database does not answer, or no secret fits it.
-    pub async fn open(store: Store, sealing: SealingKeys, options: Options) -> Result<Self, Error> {
+    pub async fn open(
+        store: Store,
+        sealing: KeyEncryptionKeys,
+        options: Options,
+    ) -> Result<Self, Error> {
         let set = KeySet { body: String::new(), etag: String::new(), max_age: Duration::ZERO };
         let none = Ring { keys: vec![], unreadable: vec![], set, read_at: Instant::now() };
         let (read, reading) = (RwLock::new(Arc::new(none)), tokio::sync::Mutex::default());
@@ -225,7 +229,7 @@ impl KeyRing {
     pub async fn keep(self: Arc<Self>) {
         let mut failing = false;
         loop {
-            tokio::time::sleep(READ_EVERY).await;
+            tokio::time::sleep(REFRESH_INTERVAL).await;
             let done = self.tend().await;
             if let (Err(error), false) = (&done, failing) {
                 tracing::warn!(%error, "the key ring cannot be read, and will be again");
@@ -258,7 +262,7 @@ impl KeyRing {
             return Ok(());
         };
         let due = newest.signs_from.after(rotate_after);
-        let published = now.after(self.options.publish_lead);
+        let published = now.after(self.options.publish_ahead);
         if due <= published {
             self.add(newest.number + 1, now).await?;
         }
@@ -282,21 +286,21 @@ impl KeyRing {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub async fn verify(&self, token: &str, now: Timestamp) -> Result<Access, Fault> {
-        self.store.check_clock().map_err(|error| Fault::Unavailable(error.into()))?;
-        let ring = self.current().await.map_err(Fault::Unavailable)?;
+    pub async fn verify(&self, token: &str, now: Timestamp) -> Result<VerifiedToken, VerifyError> {
+        self.store.check_clock().map_err(|error| VerifyError::Unavailable(error.into()))?;
+        let ring = self.current().await.map_err(VerifyError::Unavailable)?;
         let access = match ring.verify(token, &self.options) {
             // Another server may sign with a key that this one has not read yet.
-            Err(Unverified::UnknownKey) => {
+            Err(SignatureError::UnknownKey) => {
                 let read = self.read_again().await;
-                read.map_err(|error| Fault::Unavailable(error.into()))?;
+                read.map_err(|error| VerifyError::Unavailable(error.into()))?;
                 self.ring().verify(token, &self.options)
             }
             verified => verified,
         };
-        let access = access.map_err(|_| Fault::NotOurs)?;
+        let access = access.map_err(|_| VerifyError::Invalid)?;
         if access.expires_at <= now {
-            return Err(Fault::Expired);
+            return Err(VerifyError::Expired);
         }
         Ok(access)
     }
@@ -308,7 +312,7 @@ impl KeyRing {
     /// When it has not been read for too long.
     pub async fn published(&self) -> Result<KeySet, Error> {
         let ring = self.current().await?;
-        let lead = self.options.publish_lead;
+        let lead = self.options.publish_ahead;
         let max_age = (lead / 2).min(lead.saturating_sub(ring.read_at.elapsed()));
         Ok(KeySet { max_age, ..ring.set.clone() })
     }
@@ -349,7 +353,7 @@ impl KeyRing {
     /// Reads the ring, unless that was done a moment ago.
     async fn read_again(&self) -> Result<(), store::Error> {
         let _one_at_a_time = self.reading.lock().await;
-        if self.ring().read_at.elapsed() < READ_AGAIN_AFTER {
+        if self.ring().read_at.elapsed() < MIN_REFRESH_INTERVAL {
             return Ok(());
         }
         match self.read().await {
@@ -440,7 +444,7 @@ impl KeyRing {
 
     /// Sets when a key signs, now that its row is committed.
     async fn schedule(&self, kid: String) -> Result<(), Error> {
-        let at = clock::now().after(self.options.publish_lead);
+        let at = clock::now().after(self.options.publish_ahead);
         let schedule = move |conn: &mut Conn| signing_keys::schedule(conn, &kid, UNDECIDED, at);
         Ok(self.store.run_aside(schedule).await?)
     }
@@ -462,8 +466,8 @@ struct Unsealed {
     unreadable: Vec<Error>,
 }
 
-enum Unverified {
-    NotOurs,
+enum SignatureError {
+    Invalid,
     UnknownKey,
 }
 
@@ -489,9 +493,9 @@ impl TokenHeader {
 
 impl Ring {
     /// What the token says, whether or not it has expired.
-    fn verify(&self, token: &str, options: &Options) -> Result<Access, Unverified> {
+    fn verify(&self, token: &str, options: &Options) -> Result<VerifiedToken, SignatureError> {
         if token.len() > LONGEST_TOKEN {
-            return Err(Unverified::NotOurs);
+            return Err(SignatureError::Invalid);
         }
         let mut digest = [0; 32];
         digest.copy_from_slice(digest::digest(&SHA256, token.as_bytes()).as_ref());
@@ -500,12 +504,12 @@ impl Ring {
         if let Some(access) = seen {
             return Ok(access);
         }
-        let header = TokenHeader::parse(token).ok_or(Unverified::NotOurs)?;
+        let header = TokenHeader::parse(token).ok_or(SignatureError::Invalid)?;
         if header.typ != ACCESS_TOKEN {
-            return Err(Unverified::NotOurs);
+            return Err(SignatureError::Invalid);
         }
         let key = self.keys.iter().find(|published| published.key.kid == header.kid);
-        let key = &key.ok_or(Unverified::UnknownKey)?.key;
+        let key = &key.ok_or(SignatureError::UnknownKey)?.key;
         let mut validation = Validation::new(key.algorithm);
         validation.set_issuer(&[&options.issuer]);
         validation.set_audience(&[&options.audience]);
@@ -513,7 +517,7 @@ impl Ring {
         // Checked against the caller's `now`, and to the second.
         validation.validate_exp = false;
         let read = jsonwebtoken::decode::<Claims<'_>>(token, &key.public, &validation);
-        let access = read.map_err(|_| Unverified::NotOurs)?.claims.access();
+        let access = read.map_err(|_| SignatureError::Invalid)?.claims.verified();
         key.verified.insert(digest, access);
         Ok(access)
     }
@@ -526,7 +530,7 @@ fn parse(stored: &StoredKey, pkcs8: &[u8]) -> Result<SigningKey, Error> {
 
 /// A new key as it is stored.
 fn stored(
-    sealing: &SealingKeys,
+    sealing: &KeyEncryptionKeys,
     algorithm: Algorithm,
     pkcs8: &[u8],
     number: i64,
@@ -553,7 +557,7 @@ fn stored(
 /// When one is pending already, or the secret does not fit the database.
 pub fn rotate(
     conn: &mut Conn,
-    sealing: &SealingKeys,
+    sealing: &KeyEncryptionKeys,
     options: &Options,
     now: Timestamp,
 ) -> Result<StoredKey, Error> {
@@ -569,7 +573,7 @@ pub fn rotate(
         return Err(Error::Changed);
     }
     // A commit may take its time: only now can other servers publish the key.
-    next.signs_from = clock::now().after(options.publish_lead);
+    next.signs_from = clock::now().after(options.publish_ahead);
     signing_keys::schedule(conn, &next.kid, UNDECIDED, next.signs_from)?;
     Ok(next)
 }
@@ -581,7 +585,7 @@ pub fn rotate(
 /// When there is no such key in force, or the secret does not fit the database.
 pub fn revoke(
     conn: &mut Conn,
-    sealing: &SealingKeys,
+    sealing: &KeyEncryptionKeys,
     options: &Options,
     kid: &str,
     now: Timestamp,
@@ -597,32 +601,32 @@ pub fn revoke(
     let pending = keys.iter().find(|key| phase_of(&key.kid) == Some(Phase::Pending));
     let spare;
     let heir = match pending {
-        _ if phase != Phase::Active => Heir::AsItIs,
-        Some(pending) => Heir::Waiting(&pending.kid),
+        _ if phase != Phase::Active => Replacement::None,
+        Some(pending) => Replacement::Promote(&pending.kid),
         None => {
             spare = next_key(&keys, sealing, options, now, now)?;
-            Heir::New(&spare)
+            Replacement::Create(&spare)
         }
     };
     if !signing_keys::revoke(conn, kid, &heir, now)? {
         return Err(Error::Changed);
     }
     Ok(match heir {
-        Heir::AsItIs => None,
-        Heir::Waiting(kid) => Some(kid.to_owned()),
-        Heir::New(key) => Some(key.kid.clone()),
+        Replacement::None => None,
+        Replacement::Promote(kid) => Some(kid.to_owned()),
+        Replacement::Create(key) => Some(key.kid.clone()),
     })
 }
 
 /// Whether the secret opens the newest key, so that it will do for the next.
-fn check_secret(keys: &[StoredKey], sealing: &SealingKeys) -> Result<(), Error> {
+fn check_secret(keys: &[StoredKey], sealing: &KeyEncryptionKeys) -> Result<(), Error> {
     keys.last().map_or(Ok(()), |newest| sealing.open(newest).map(drop))
 }
 
 /// The key that comes after `keys`.
 fn next_key(
     keys: &[StoredKey],
-    sealing: &SealingKeys,
+    sealing: &KeyEncryptionKeys,
     options: &Options,
     now: Timestamp,
     signs_from: Timestamp,
@@ -635,14 +639,14 @@ fn next_key(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::token::{Dice, SessionId, UserId};
+    use crate::token::{RotationRandomness, SessionId, UserId};
 
     const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 
     fn options() -> Options {
         Options {
             algorithm: Algorithm::EdDsa,
-            publish_lead: Duration::from_secs(600),
+            publish_ahead: Duration::from_secs(600),
             rotate_after: None,
             issuer: "https://issuer".into(),
             audience: "https://audience".into(),
@@ -672,7 +676,7 @@ mod tests {
             client_id: "matchbook".into(),
             iat: NOW.as_secs(),
             exp: NOW.as_secs() + 60,
-            jti: Dice::throw(NOW).unwrap().access,
+            jti: RotationRandomness::generate(NOW).unwrap().access,
             sid: SessionId::new(NOW).unwrap(),
         }
     }
@@ -682,7 +686,7 @@ mod tests {
     }
 
     fn is_refused(ring: &Ring, token: &str) -> bool {
-        matches!(ring.verify(token, &options()), Err(Unverified::NotOurs))
+        matches!(ring.verify(token, &options()), Err(SignatureError::Invalid))
     }
 
     #[test]
@@ -692,7 +696,7 @@ mod tests {
             let token = sign(&ring.keys[0].key, &claims);
             // The second time it is remembered.
             for _ in 0..2 {
-                assert!(ring.verify(&token, &options()).is_ok_and(|it| it == claims.access()));
+                assert!(ring.verify(&token, &options()).is_ok_and(|it| it == claims.verified()));
             }
             assert!(is_refused(&ring, &format!("{token}A")));
             assert!(is_refused(&ring, token.strip_suffix(|_| true).unwrap()));
@@ -714,7 +718,7 @@ mod tests {
             }
             let stranger = self::ring(keys().swap_remove(0));
             let token = sign(key, &claims());
-            assert!(matches!(stranger.verify(&token, &options()), Err(Unverified::UnknownKey)));
+            assert!(matches!(stranger.verify(&token, &options()), Err(SignatureError::UnknownKey)));
         }
     }
 

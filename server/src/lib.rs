@@ -1,31 +1,23 @@
-//! Matchbook's server: short-lived access tokens, long-lived rotated refresh
-//! tokens.
+//! Matchbook's server: short-lived access tokens and rotated refresh tokens.
 //!
-//! The modules in reading order. Each uses only those that come after it:
-//! `app → http → error → state → config → sweeper → sessions → keys, active →
-//! metrics, limits, proxies → store → token → clock`; `explain`, `key_commands`, `secret_commands` and
-//! `session_commands` stand beside `app`, and `tls`, `secret` and `data_dir` serve it.
+//! The modules in reading order. Each uses only modules that come after it.
+
+pub mod cli;
 
 pub mod app;
-pub mod explain;
-pub mod key_commands;
-pub mod secret_commands;
-pub mod session_commands;
-pub mod tls;
 
 pub mod http;
 
-pub mod error;
-pub mod state;
-
 pub mod config;
+
+pub mod tls;
 
 pub mod sweeper;
 
 pub mod sessions;
 
-pub mod active;
 pub mod keys;
+pub mod token_status;
 
 pub mod limits;
 pub mod metrics;
@@ -33,7 +25,7 @@ pub mod proxies;
 
 pub mod connections;
 pub mod data_dir;
-pub mod secret;
+pub mod secrets;
 pub mod store;
 
 pub mod token;

@@ -8,11 +8,12 @@ use std::time::SystemTime;
 
 use clap::{ArgGroup, Parser, Subcommand};
 use humantime::parse_rfc3339;
+use matchbook_server::cli::{self, explain};
 use matchbook_server::clock::Timestamp;
 use matchbook_server::config::{self, Config};
 use matchbook_server::store::sessions::Selection;
 use matchbook_server::token::UserId;
-use matchbook_server::{app, clock, explain, key_commands, secret_commands, session_commands};
+use matchbook_server::{app, clock};
 use rustix::fs::Mode;
 use rustix::process::umask;
 use uuid::Uuid;
@@ -90,7 +91,7 @@ enum Secret {
 enum Keys {
     /// Print the keys: kid, algorithm, what each is at this moment.
     List,
-    /// Publish the next key, which signs after `keys.publish_lead`.
+    /// Publish the next key, which signs after `keys.publish_ahead`.
     Rotate,
     /// Refuse what a key has signed, at once. Sessions go on.
     Revoke {
@@ -132,22 +133,22 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         Command::Health => Ok(app::health(&config).await?),
         Command::Explain => explain(&config),
         Command::Secret(Secret::Rotate { .. }) => {
-            let said = secret_commands::rotate_compromised(&config)?;
+            let said = cli::secret::rotate_compromised(&config)?;
             Ok(write!(std::io::stdout(), "{said}")?)
         }
         Command::Sessions(sessions) => {
-            let said = session_commands::end(&config, &sessions.selection())?;
+            let said = cli::sessions::end(&config, &sessions.selection())?;
             Ok(write!(std::io::stdout(), "{said}")?)
         }
         Command::Keys(command) => Ok(write!(std::io::stdout(), "{}", keys(&config, command)?)?),
     }
 }
 
-fn keys(config: &Config, command: &Keys) -> Result<String, key_commands::Error> {
+fn keys(config: &Config, command: &Keys) -> Result<String, cli::keys::Error> {
     match command {
-        Keys::List => key_commands::list(config),
-        Keys::Rotate => key_commands::rotate(config),
-        Keys::Revoke { kid } => key_commands::revoke(config, kid),
+        Keys::List => cli::keys::list(config),
+        Keys::Rotate => cli::keys::rotate(config),
+        Keys::Revoke { kid } => cli::keys::revoke(config, kid),
     }
 }
 

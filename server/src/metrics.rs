@@ -21,9 +21,9 @@ const SIGNATURES: [f64; 9] = [0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0
 
 /// A label's value: a word of ours, never of a client's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Word(pub &'static str);
+pub struct Label(pub &'static str);
 
-impl EncodeLabelValue for Word {
+impl EncodeLabelValue for Label {
     fn encode(&self, encoder: &mut LabelValueEncoder) -> Result<(), std::fmt::Error> {
         self.0.encode(encoder)
     }
@@ -33,7 +33,7 @@ impl EncodeLabelValue for Word {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Request {
     /// Its method; `other` for those that no route has.
-    pub method: Word,
+    pub method: Label,
     /// The route's pattern; empty where there is none.
     pub route: String,
     /// The status of the answer.
@@ -42,27 +42,27 @@ pub struct Request {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
-    outcome: Word,
+    outcome: Label,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Reason {
-    reason: Word,
+    reason: Label,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Answer {
-    answer: Word,
+    answer: Label,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Limit {
-    limit: Word,
+    limit: Label,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct State {
-    state: Word,
+    state: Label,
 }
 
 /// All counters and measures of a server.
@@ -155,7 +155,7 @@ impl Metrics {
 
     /// A refresh came to this end.
     pub fn refreshed(&self, outcome: &'static str) {
-        self.refreshes.get_or_create(&Outcome { outcome: Word(outcome) }).inc();
+        self.refreshes.get_or_create(&Outcome { outcome: Label(outcome) }).inc();
     }
 
     /// A session was opened.
@@ -166,17 +166,17 @@ impl Metrics {
     /// Sessions were ended.
     pub fn ended(&self, reason: &'static str, sessions: usize) {
         let sessions = u64::try_from(sessions).unwrap_or(u64::MAX);
-        self.ended.get_or_create(&Reason { reason: Word(reason) }).inc_by(sessions);
+        self.ended.get_or_create(&Reason { reason: Label(reason) }).inc_by(sessions);
     }
 
     /// It was asked whether an access token is active.
     pub fn checked(&self, answer: &'static str) {
-        self.checks.get_or_create(&Answer { answer: Word(answer) }).inc();
+        self.checks.get_or_create(&Answer { answer: Label(answer) }).inc();
     }
 
     /// A request was refused by a rate limit.
     pub fn limited(&self, limit: &'static str) {
-        self.limited.get_or_create(&Limit { limit: Word(limit) }).inc();
+        self.limited.get_or_create(&Limit { limit: Label(limit) }).inc();
     }
 
     /// An access token was signed.
@@ -190,7 +190,7 @@ impl Metrics {
         let pool = store.pool();
         for (state, count) in [("busy", pool.busy), ("idle", pool.idle), ("waiting", pool.waiting)]
         {
-            self.pool.get_or_create(&State { state: Word(state) }).set(count.into());
+            self.pool.get_or_create(&State { state: Label(state) }).set(count.into());
         }
         self.clock_offset.set(store.clock_offset());
         self.redis_up.set(redis_up.into());

@@ -1,10 +1,10 @@
-//! The rules of sessions: open, rotate, end, sweep.
+//! The rules of sessions: open, update, end, sweep.
 //!
 //! No HTTP, no async, no clock in here: time and randomness are arguments. A
 //! refusal is a value, since what it has to write must be committed.
 //!
-//! A rotated token shown again gets the same successor again, for as long as
-//! the [`Retry`] rules say, and nobody but who shows it can compute that
+//! A rotated token presented again gets the same successor again, for as long as
+//! the [`Reuse`] rules say, and nobody but who shows it can compute that
 //! successor. Any other use of a rotated token means that it was copied.
 
 mod many;
@@ -20,12 +20,15 @@ use matchbook_shared::Reason;
 pub use many::end_selected;
 
 use crate::clock::Timestamp;
-use crate::store::ends::{self, End};
 use crate::store::events::{self, Event};
-use crate::store::sessions::{Advance, Advanced, Chore, Dust, NewSession, Standing, Swept};
+use crate::store::revocations::{self, Revocation};
+use crate::store::sessions::{
+    NewSession, Rotated, RotationUpdate, SessionRow, SweepAction, SweepCandidate, SweepReport,
+};
 use crate::store::{self, Conn, users};
 use crate::token::{
-    AccessId, AttemptKey, Dice, EventId, Peppers, RefreshToken, Salt, Secret, SessionId, UserId,
+    AccessTokenId, EventId, IdempotencyKey, RefreshToken, RotationRandomness, Salt, Secret,
+    SessionId, TokenKeys, UserId,
 };
 
 /// How long things live, and what a rotated token is still good for.
@@ -40,43 +43,43 @@ pub struct Policy {
     /// The row of a session that is over.
     pub retention: Duration,
     /// When the same answer can be had again; `None`: never.
-    pub retry: Option<Retry>,
+    pub reuse: Option<Reuse>,
     /// Whether a genuine token that is ahead of the database is taken as the
     /// live one: the database has lost its last commits.
-    pub adopt: bool,
+    pub accept_ahead_of_database: bool,
 }
 
 /// When a rotated token gets the same answer again.
 #[derive(Debug, Clone, Copy)]
-pub struct Retry {
+pub struct Reuse {
     /// How long whoever shows it gets it, from its first use on.
-    pub window: Duration,
+    pub grace_period: Duration,
     /// How long the attempt key that rotated it gets it.
-    pub recovery: Duration,
+    pub recovery_window: Duration,
     /// Whether a token that was rotated with an idempotency key is reissued to
     /// that key alone, and a session that was ever rotated with a key is never
     /// rotated without one again.
-    pub exclusive: bool,
+    pub same_key_only: bool,
 }
 
 impl Policy {
     /// How long a successor may be asked for again.
     fn salt_lifetime(&self, keyed: bool) -> Duration {
-        match self.retry {
+        match self.reuse {
             None => Duration::ZERO,
-            Some(retry) if keyed => retry.recovery.max(retry.window),
-            Some(retry) => retry.window,
+            Some(reuse) if keyed => reuse.recovery_window.max(reuse.grace_period),
+            Some(reuse) => reuse.grace_period,
         }
     }
 
     /// Whether a session that was ever rotated with a key needs one again.
-    fn exclusive(&self) -> bool {
-        self.retry.is_some_and(|retry| retry.exclusive)
+    fn same_key_only(&self) -> bool {
+        self.reuse.is_some_and(|reuse| reuse.same_key_only)
     }
 }
 
 /// Who asks.
-pub struct Device {
+pub struct ClientInfo {
     /// The `User-Agent` header.
     pub user_agent: Option<String>,
     /// The client's address.
@@ -85,7 +88,7 @@ pub struct Device {
 
 /// What a client may have: a refresh token and the particulars of an access
 /// token, not signed yet.
-pub struct Grant {
+pub struct TokenGrant {
     /// Whose session it is.
     pub user: UserId,
     /// The session.
@@ -93,7 +96,7 @@ pub struct Grant {
     /// The live refresh token, as it travels.
     pub refresh_token: String,
     /// The id of the access token.
-    pub access: AccessId,
+    pub access: AccessTokenId,
     /// When the access token was issued: a whole second, as JWTs count.
     pub issued_at: Timestamp,
     /// When the access token ends, no later than its session.
@@ -101,37 +104,37 @@ pub struct Grant {
 }
 
 /// What became of a sign-in.
-pub enum Opening {
+pub enum LoginOutcome {
     /// A session was opened.
-    Granted(Grant),
+    Granted(TokenGrant),
     /// Nobody has that id.
-    UnknownUser,
+    UserNotFound,
     /// The guest's session still lives: it has to be refreshed instead.
     AlreadyActive,
     /// The guest's one sign-in was used, and its session is over.
-    SignInUsed,
+    GuestIdUsed,
 }
 
-/// A genuine refresh token, and how it is shown.
-pub struct Presentation {
+/// A genuine refresh token, and how it is presented.
+pub struct PresentedToken {
     /// The token.
     pub token: RefreshToken,
     /// The client's key for this attempt.
-    pub attempt: Option<AttemptKey>,
+    pub attempt: Option<IdempotencyKey>,
     /// Who shows it.
-    pub device: Device,
+    pub device: ClientInfo,
 }
 
 /// What became of a refresh.
-pub enum Rotation {
+pub enum RefreshOutcome {
     /// The session has a new live token.
-    Rotated(Grant),
+    Rotated(TokenGrant),
     /// The same answer as before: the live token is the one of that answer.
-    Repeated(Grant),
+    Reissued(TokenGrant),
     /// The token is not good.
-    Refused {
+    Rejected {
         /// Why.
-        refusal: Refusal,
+        refusal: InvalidGrant,
         /// Whose session it is, where there is one.
         user: Option<UserId>,
         /// Whether the last rotation came from another address or device.
@@ -146,7 +149,7 @@ pub enum Rotation {
 
 /// Why a genuine refresh token is not good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum InvalidGrant {
     /// There is no such session, or it was never at that generation.
     Unknown,
     /// It was not refreshed for too long.
@@ -161,7 +164,7 @@ pub enum Refusal {
     Reuse,
 }
 
-impl Refusal {
+impl InvalidGrant {
     /// As a client is told.
     #[must_use]
     pub fn reason(self) -> Reason {
@@ -209,7 +212,7 @@ impl EndReason {
 
 /// What the security log calls what happened.
 #[derive(Debug, Clone, Copy)]
-enum What {
+enum EventKind {
     SignedIn,
     RefreshRefused,
     ReuseDetected,
@@ -222,7 +225,7 @@ enum What {
     Recovered,
 }
 
-impl What {
+impl EventKind {
     fn as_str(self) -> &'static str {
         match self {
             Self::SignedIn => "signed_in",
@@ -237,7 +240,7 @@ impl What {
 }
 
 /// A sign-in to be.
-pub struct SignIn {
+pub struct Login {
     /// The guest.
     pub user: UserId,
     /// The id of the session.
@@ -245,7 +248,7 @@ pub struct SignIn {
     /// The first secret.
     pub secret: Secret,
     /// Who signs in.
-    pub device: Device,
+    pub device: ClientInfo,
 }
 
 /// Opens the one session of a guest.
@@ -254,20 +257,20 @@ pub struct SignIn {
 /// When a statement fails.
 pub fn open(
     conn: &mut Conn,
-    sign_in: SignIn,
-    dice: &Dice,
-    peppers: &Peppers,
+    sign_in: Login,
+    randomness: &RotationRandomness,
+    token_keys: &TokenKeys,
     policy: &Policy,
     now: Timestamp,
-) -> QueryResult<Opening> {
-    let SignIn { user, session, secret, device } = sign_in;
+) -> QueryResult<LoginOutcome> {
+    let Login { user, session, secret, device } = sign_in;
     conn.transaction(|conn| {
         // The write comes first: of several at once, one gets past it.
-        if !users::use_sign_in(conn, user, now)? {
+        if !users::use_login(conn, user, now)? {
             return Ok(match users::is_there(conn, user)? {
-                false => Opening::UnknownUser,
-                true if store::sessions::any_live(conn, user, now)? => Opening::AlreadyActive,
-                true => Opening::SignInUsed,
+                false => LoginOutcome::UserNotFound,
+                true if store::sessions::has_live(conn, user, now)? => LoginOutcome::AlreadyActive,
+                true => LoginOutcome::GuestIdUsed,
             });
         }
         let expires_at = now.after(policy.absolute_lifetime);
@@ -278,7 +281,7 @@ pub fn open(
                 id: session,
                 user,
                 secret: secret.digest(),
-                access: dice.access,
+                access: randomness.access,
                 access_until: now.after(policy.access_lifetime),
                 now,
                 idle_expires_at,
@@ -288,9 +291,17 @@ pub fn open(
             },
         )?;
         let subject = Subject { session, user: Some(user), generation: None };
-        record(conn, What::SignedIn, None, &subject, &device, dice.event, now)?;
-        let refresh = RefreshToken { session, generation: 0, secret }.encode(&peppers.current);
-        Ok(Opening::Granted(grant(user, session, refresh, dice.access, now, expires_at, policy)))
+        record(conn, EventKind::SignedIn, None, &subject, &device, randomness.event, now)?;
+        let refresh = RefreshToken { session, generation: 0, secret }.encode(&token_keys.current);
+        Ok(LoginOutcome::Granted(grant(
+            user,
+            session,
+            refresh,
+            randomness.access,
+            now,
+            expires_at,
+            policy,
+        )))
     })
 }
 
@@ -299,89 +310,89 @@ pub fn open(
 ///
 /// # Errors
 /// When a statement fails.
-pub fn undo_open(conn: &mut Conn, session: SessionId, user: UserId) -> QueryResult<()> {
+pub fn undo_log_in(conn: &mut Conn, session: SessionId, user: UserId) -> QueryResult<()> {
     conn.transaction(|conn| {
         if store::sessions::delete_unused(conn, session)? {
-            users::give_back_sign_in(conn, user)?;
+            users::release_login(conn, user)?;
         }
         Ok(())
     })
 }
 
-/// A refresh token that is shown, and what it is to be traded for.
-pub struct Attempt {
-    shown: Presentation,
+/// A refresh token that is presented, and what it is to be traded for.
+pub struct Refresh {
+    presented: PresentedToken,
     successor: RefreshToken,
     event: EventId,
     /// What the database is asked for first, beside what others ask for.
-    pub advance: Arc<Advance>,
+    pub update: Arc<RotationUpdate>,
 }
 
-impl Attempt {
-    /// Derives the successor of the token that is shown.
+impl Refresh {
+    /// Derives the successor of the token that is presented.
     #[must_use]
     pub fn new(
-        shown: Presentation,
-        dice: Dice,
-        peppers: &Peppers,
+        presented: PresentedToken,
+        randomness: RotationRandomness,
+        token_keys: &TokenKeys,
         policy: &Policy,
         now: Timestamp,
     ) -> Self {
-        let presented = &shown.token;
-        let Dice { salt, access, event } = dice;
+        let token = &presented.token;
+        let RotationRandomness { salt, access, event } = randomness;
         let successor = RefreshToken {
-            session: presented.session,
-            generation: presented.generation.saturating_add(1),
-            secret: presented.secret.successor(&salt, &peppers.current),
+            session: token.session,
+            generation: token.generation.saturating_add(1),
+            secret: token.secret.successor(&salt, &token_keys.current),
         };
-        let key = policy.retry.and(shown.attempt.as_ref());
-        let advance = Arc::new(Advance {
-            session: presented.session,
-            generation: presented.generation,
-            presented: presented.secret.digest(),
+        let key = policy.reuse.and(presented.attempt.as_ref());
+        let update = Arc::new(RotationUpdate {
+            session: token.session,
+            generation: token.generation,
+            presented: token.secret.digest(),
             successor: successor.secret.digest(),
-            salt: policy.retry.map(|_| salt),
-            attempt: key.map(|key| presented.secret.attempt(key)),
-            key_required: policy.exclusive() && key.is_none(),
+            salt: policy.reuse.map(|_| salt),
+            attempt: key.map(|key| token.secret.attempt(key)),
+            key_required: policy.same_key_only() && key.is_none(),
             access,
             access_until: now.after(policy.access_lifetime),
             now,
-            grace_from: now.before(policy.retry.map_or(Duration::ZERO, |retry| retry.window)),
+            grace_from: now.before(policy.reuse.map_or(Duration::ZERO, |reuse| reuse.grace_period)),
             deadline: Timestamp::MAX,
             idle_expires_at: now.after(policy.idle_lifetime),
-            user_agent: shown.device.user_agent.clone(),
-            ip: shown.device.ip,
+            user_agent: presented.device.user_agent.clone(),
+            ip: presented.device.ip,
         });
-        Self { shown, successor, event, advance }
+        Self { presented, successor, event, update }
     }
 
     /// Has the session not be rotated after `deadline`, when nobody waits for the
     /// outcome any more.
     #[must_use]
     pub fn until(mut self, deadline: Timestamp) -> Self {
-        if let Some(advance) = Arc::get_mut(&mut self.advance) {
-            advance.deadline = deadline;
+        if let Some(update) = Arc::get_mut(&mut self.update) {
+            update.deadline = deadline;
         }
         self
     }
 
-    /// What is shown, and by whom.
+    /// What is presented, and by whom.
     #[must_use]
-    pub fn shown(&self) -> &Presentation {
-        &self.shown
+    pub fn presented(&self) -> &PresentedToken {
+        &self.presented
     }
 
     /// What its client may have, now that the session is advanced.
     #[must_use]
     pub fn rotated(
         &self,
-        (user, expires_at): Advanced,
-        peppers: &Peppers,
+        (user, expires_at): Rotated,
+        token_keys: &TokenKeys,
         policy: &Policy,
-    ) -> Rotation {
-        let Advance { session, access, now, .. } = *self.advance;
-        let refresh = self.successor.encode(&peppers.current);
-        Rotation::Rotated(grant(user, session, refresh, access, now, expires_at, policy))
+    ) -> RefreshOutcome {
+        let RotationUpdate { session, access, now, .. } = *self.update;
+        let refresh = self.successor.encode(&token_keys.current);
+        RefreshOutcome::Rotated(grant(user, session, refresh, access, now, expires_at, policy))
     }
 }
 
@@ -408,76 +419,93 @@ pub enum Look {
 /// When a statement fails.
 pub fn settle(
     conn: &mut Conn,
-    attempt: &Attempt,
-    peppers: &Peppers,
+    attempt: &Refresh,
+    token_keys: &TokenKeys,
     policy: &Policy,
     look: Look,
-) -> QueryResult<Rotation> {
-    let Attempt { shown, advance, event, .. } = attempt;
+) -> QueryResult<RefreshOutcome> {
+    let Refresh { presented, update, event, .. } = attempt;
     let mut seen_live = false;
     for _ in 0..MAX_ATTEMPTS {
-        let Some(mut standing) = store::sessions::find(conn, shown.token.session)? else {
-            return refuse(conn, shown, Refusal::Unknown, None, *event, policy, advance.now);
+        let Some(mut standing) = store::sessions::find(conn, presented.token.session)? else {
+            return refuse(
+                conn,
+                presented,
+                InvalidGrant::Unknown,
+                None,
+                *event,
+                policy,
+                update.now,
+            );
         };
         if seen_live {
-            standing.rotated_after(advance.now, shown.token.generation);
+            standing.rotated_after(update.now, presented.token.generation);
         }
-        let verdict = judge(&shown.token, shown.attempt.as_ref(), &standing, policy, advance.now);
+        let verdict =
+            judge(&presented.token, presented.attempt.as_ref(), &standing, policy, update.now);
         let row = match verdict {
             // It was seen as the live one before, and is unchanged: what else the
             // statement asks for is the deadline.
-            Verdict::Live if seen_live => return Ok(Rotation::TooLate),
-            Verdict::Live => {
+            Assessment::Live if seen_live => return Ok(RefreshOutcome::TooLate),
+            Assessment::Live => {
                 seen_live = true;
-                store::sessions::advance(conn, advance)?
+                store::sessions::rotate(conn, update)?
             }
-            Verdict::Ahead => store::sessions::adopt(conn, &standing, advance)?,
-            Verdict::Repeat => match reissue(conn, attempt, &standing, peppers, policy)? {
+            Assessment::Ahead => store::sessions::rotate_from(conn, &standing, update)?,
+            Assessment::Repeat => match reissue(conn, attempt, &standing, token_keys, policy)? {
                 Some(rotation) => return Ok(rotation),
                 None => continue,
             },
-            Verdict::Refused(Refusal::Reuse)
-                if look == Look::First && is_by_date(shown, &standing, policy) =>
+            Assessment::Refused(InvalidGrant::Reuse)
+                if look == Look::First && is_by_date(presented, &standing, policy) =>
             {
-                return Ok(Rotation::LooksLikeReuse);
+                return Ok(RefreshOutcome::LooksLikeReuse);
             }
-            Verdict::Refused(refusal) => {
-                return refuse(conn, shown, refusal, Some(&standing), *event, policy, advance.now);
+            Assessment::Refused(refusal) => {
+                return refuse(
+                    conn,
+                    presented,
+                    refusal,
+                    Some(&standing),
+                    *event,
+                    policy,
+                    update.now,
+                );
             }
         };
         if let Some(row) = row {
-            return Ok(attempt.rotated(row, peppers, policy));
+            return Ok(attempt.rotated(row, token_keys, policy));
         }
     }
-    Ok(Rotation::TooLate)
+    Ok(RefreshOutcome::TooLate)
 }
 
 /// Whether nothing but the date of the last rotation makes it reuse.
-fn is_by_date(shown: &Presentation, standing: &Standing, policy: &Policy) -> bool {
+fn is_by_date(presented: &PresentedToken, standing: &SessionRow, policy: &Policy) -> bool {
     let Some(rotated_at) = standing.rotated_at else { return false };
-    let then = judge(&shown.token, shown.attempt.as_ref(), standing, policy, rotated_at);
-    then == Verdict::Repeat
+    let then = judge(&presented.token, presented.attempt.as_ref(), standing, policy, rotated_at);
+    then == Assessment::Repeat
 }
 
 /// Reissues the live pair to the token before it, with a new access token where
 /// that one has expired; `None` where the session has changed meanwhile.
 fn reissue(
     conn: &mut Conn,
-    attempt: &Attempt,
-    standing: &Standing,
-    peppers: &Peppers,
+    attempt: &Refresh,
+    standing: &SessionRow,
+    token_keys: &TokenKeys,
     policy: &Policy,
-) -> QueryResult<Option<Rotation>> {
-    let Attempt { shown, advance, event, .. } = attempt;
-    let (session, now) = (advance.session, advance.now);
-    let Some(refresh) = say_again(&shown.token, standing, peppers) else {
+) -> QueryResult<Option<RefreshOutcome>> {
+    let Refresh { presented, update, event, .. } = attempt;
+    let (session, now) = (update.session, update.now);
+    let Some(refresh) = say_again(&presented.token, standing, token_keys) else {
         // The secret that it was derived under is not known any more.
-        let refusal = Refusal::Superseded;
-        return refuse(conn, shown, refusal, Some(standing), *event, policy, now).map(Some);
+        let refusal = InvalidGrant::Superseded;
+        return refuse(conn, presented, refusal, Some(standing), *event, policy, now).map(Some);
     };
     let mut grant = grant_again(session, refresh, standing, policy);
     if grant.access_expires_at <= now {
-        let (access, until) = (advance.access, advance.access_until);
+        let (access, until) = (update.access, update.access_until);
         if !store::sessions::renew_access(conn, session, standing, access, until, now)? {
             return Ok(None);
         }
@@ -488,21 +516,21 @@ fn reissue(
         // Committed late, it may not be dated right yet: others wait for it, too.
         store::sessions::redate(conn, &[(session, &standing.secret_digest)], now)?;
     }
-    let window = policy.retry.map_or(Duration::ZERO, |retry| retry.window);
+    let window = policy.reuse.map_or(Duration::ZERO, |reuse| reuse.grace_period);
     let is_late = standing.rotated_at.is_some_and(|rotated_at| rotated_at.after(window) < now);
-    let from_elsewhere = standing.ip.map(|ip| ip.0) != shown.device.ip;
+    let from_elsewhere = standing.ip.map(|ip| ip.0) != presented.device.ip;
     if is_late || from_elsewhere {
-        let what = if is_late { What::Recovered } else { What::ReissuedElsewhere };
-        let generation = Some(shown.token.generation);
+        let what = if is_late { EventKind::Recovered } else { EventKind::ReissuedElsewhere };
+        let generation = Some(presented.token.generation);
         let subject = Subject { session, user: Some(standing.user), generation };
-        record(conn, what, None, &subject, &shown.device, *event, now)?;
+        record(conn, what, None, &subject, &presented.device, *event, now)?;
     }
-    Ok(Some(Rotation::Repeated(grant)))
+    Ok(Some(RefreshOutcome::Reissued(grant)))
 }
 
 /// What a genuine refresh token is worth against its session as it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Assessment {
     /// It is the live one.
     Live,
     /// It is ahead of the database, and is taken as the live one.
@@ -510,7 +538,7 @@ pub enum Verdict {
     /// It was rotated, and gets the same successor again.
     Repeat,
     /// It is not good.
-    Refused(Refusal),
+    Refused(InvalidGrant),
 }
 
 /// Judges a token by its session. The end of a session and its expiry come
@@ -518,59 +546,59 @@ pub enum Verdict {
 #[must_use]
 pub fn judge(
     presented: &RefreshToken,
-    attempt: Option<&AttemptKey>,
-    standing: &Standing,
+    attempt: Option<&IdempotencyKey>,
+    standing: &SessionRow,
     policy: &Policy,
     now: Timestamp,
-) -> Verdict {
+) -> Assessment {
     // What had expired before it was ended is over for that reason.
     let at = standing.ended_at.unwrap_or(now);
     if standing.expires_at <= at {
-        return Verdict::Refused(Refusal::ExpiredAbsolute);
+        return Assessment::Refused(InvalidGrant::ExpiredAbsolute);
     }
     if standing.idle_expires_at <= at {
-        return Verdict::Refused(Refusal::ExpiredIdle);
+        return Assessment::Refused(InvalidGrant::ExpiredIdle);
     }
     if let Some(reason) = &standing.end_reason {
-        return Verdict::Refused(Refusal::Ended(EndReason::parse(reason)));
+        return Assessment::Refused(InvalidGrant::Ended(EndReason::parse(reason)));
     }
     match presented.generation.cmp(&standing.generation) {
         Ordering::Less => judge_rotated(presented, attempt, standing, policy, now),
         Ordering::Equal if presented.secret.digest().is(&standing.secret_digest) => {
-            with_its_key(Verdict::Live, attempt, standing, policy)
+            with_its_key(Assessment::Live, attempt, standing, policy)
         }
         // Of one generation there are two: the database was set back between
-        // the two, and the one before was shown to it again.
-        Ordering::Equal => Verdict::Refused(Refusal::Reuse),
-        Ordering::Greater if policy.adopt => {
-            with_its_key(Verdict::Ahead, attempt, standing, policy)
+        // the two, and the one before was presented to it again.
+        Ordering::Equal => Assessment::Refused(InvalidGrant::Reuse),
+        Ordering::Greater if policy.accept_ahead_of_database => {
+            with_its_key(Assessment::Ahead, attempt, standing, policy)
         }
-        Ordering::Greater => Verdict::Refused(Refusal::Unknown),
+        Ordering::Greater => Assessment::Refused(InvalidGrant::Unknown),
     }
 }
 
 /// `verdict`, unless the client of this session always sends keys, and this request
 /// has none: it is not from that client.
 fn with_its_key(
-    verdict: Verdict,
-    attempt: Option<&AttemptKey>,
-    standing: &Standing,
+    verdict: Assessment,
+    attempt: Option<&IdempotencyKey>,
+    standing: &SessionRow,
     policy: &Policy,
-) -> Verdict {
-    let needs_key = policy.exclusive() && standing.keyed;
-    if needs_key && attempt.is_none() { Verdict::Refused(Refusal::Reuse) } else { verdict }
+) -> Assessment {
+    let needs_key = policy.same_key_only() && standing.keyed;
+    if needs_key && attempt.is_none() { Assessment::Refused(InvalidGrant::Reuse) } else { verdict }
 }
 
 /// Judges a token that is not the live one any more.
 fn judge_rotated(
     presented: &RefreshToken,
-    attempt: Option<&AttemptKey>,
-    standing: &Standing,
+    attempt: Option<&IdempotencyKey>,
+    standing: &SessionRow,
     policy: &Policy,
     now: Timestamp,
-) -> Verdict {
-    let (Some(retry), Some(rotated_at)) = (policy.retry, standing.rotated_at) else {
-        return Verdict::Refused(Refusal::Reuse);
+) -> Assessment {
+    let (Some(reuse), Some(rotated_at)) = (policy.reuse, standing.rotated_at) else {
+        return Assessment::Refused(InvalidGrant::Reuse);
     };
     let is = |digest: crate::token::Digest, stored: &Option<Vec<u8>>| {
         stored.as_ref().is_some_and(|stored| digest.is(stored))
@@ -579,32 +607,36 @@ fn judge_rotated(
         && is(presented.secret.digest(), &standing.previous_digest);
     let same_attempt = rotated_last
         && attempt.is_some_and(|key| is(presented.secret.attempt(key), &standing.attempt_digest));
-    if retry.exclusive && standing.keyed && !same_attempt {
-        return Verdict::Refused(Refusal::Reuse);
+    if reuse.same_key_only && standing.keyed && !same_attempt {
+        return Assessment::Refused(InvalidGrant::Reuse);
     }
-    let in_window = now <= rotated_at.after(retry.window);
-    let recoverable = same_attempt && now <= rotated_at.after(retry.recovery);
+    let in_window = now <= rotated_at.after(reuse.grace_period);
+    let recoverable = same_attempt && now <= rotated_at.after(reuse.recovery_window);
     let excused = rotated_last || presented.generation >= standing.floor;
     match (rotated_last, in_window || recoverable) {
-        (true, true) if standing.salt.is_some() => Verdict::Repeat,
+        (true, true) if standing.salt.is_some() => Assessment::Repeat,
         // A rotation a moment ago, a thief's too, excuses no token that was already
         // old before: only one that was itself current in the last windows.
-        (_, true) if excused => Verdict::Refused(Refusal::Superseded),
-        _ => Verdict::Refused(Refusal::Reuse),
+        (_, true) if excused => Assessment::Refused(InvalidGrant::Superseded),
+        _ => Assessment::Refused(InvalidGrant::Reuse),
     }
 }
 
-/// The live token, from the one before it, which was just shown, and the salt.
+/// The live token, from the one before it, which was just presented, and the salt.
 /// Its tag is under the same pepper as it was, so that it is the same text.
-fn say_again(presented: &RefreshToken, standing: &Standing, peppers: &Peppers) -> Option<String> {
+fn say_again(
+    presented: &RefreshToken,
+    standing: &SessionRow,
+    token_keys: &TokenKeys,
+) -> Option<String> {
     let salt = Salt::from_bytes(standing.salt.as_deref()?)?;
-    peppers.all().find_map(|pepper| {
-        let secret = presented.secret.successor(&salt, pepper);
+    token_keys.all().find_map(|token_key| {
+        let secret = presented.secret.successor(&salt, token_key);
         if !secret.digest().is(&standing.secret_digest) {
             return None;
         }
         let (session, generation) = (presented.session, standing.generation);
-        Some(RefreshToken { session, generation, secret }.encode(pepper))
+        Some(RefreshToken { session, generation, secret }.encode(token_key))
     })
 }
 
@@ -616,7 +648,7 @@ fn say_again(presented: &RefreshToken, standing: &Standing, peppers: &Peppers) -
 pub fn log_out(
     conn: &mut Conn,
     session: SessionId,
-    device: &Device,
+    device: &ClientInfo,
     event: EventId,
     policy: &Policy,
     now: Timestamp,
@@ -625,7 +657,7 @@ pub fn log_out(
         let user = end(conn, session, EndReason::LoggedOut, policy, now)?;
         if user.is_some() {
             let subject = Subject { session, user, generation: None };
-            record(conn, What::LoggedOut, None, &subject, device, event, now)?;
+            record(conn, EventKind::LoggedOut, None, &subject, device, event, now)?;
         }
         Ok(user.is_some())
     })
@@ -641,7 +673,7 @@ pub fn log_out_everywhere(
     conn: &mut Conn,
     user: UserId,
     keep: Option<SessionId>,
-    device: &Device,
+    device: &ClientInfo,
     event: EventId,
     policy: &Policy,
     now: Timestamp,
@@ -651,9 +683,9 @@ pub fn log_out_everywhere(
         for ((session, access_until), n) in ended.iter().copied().zip(0..) {
             note_end(conn, session, access_until, policy, now)?;
             let subject = Subject { session, user: Some(user), generation: None };
-            record(conn, What::LoggedOut, None, &subject, device, event.nth(n), now)?;
+            record(conn, EventKind::LoggedOut, None, &subject, device, event.nth(n), now)?;
         }
-        Ok((ended.len(), ends::of_user(conn, user)?))
+        Ok((ended.len(), revocations::of_user(conn, user)?))
     })
 }
 
@@ -681,7 +713,7 @@ fn note_end(
 ) -> QueryResult<()> {
     // What an older version granted lives as long as what is granted now.
     let access_until = access_until.unwrap_or(now.after(policy.access_lifetime));
-    ends::insert(conn, &End { session_id: session, access_until })
+    revocations::insert(conn, &Revocation { session_id: session, access_until })
 }
 
 /// Takes away, of the `limit` sessions that follow on `after`, salts that are not
@@ -695,18 +727,22 @@ pub fn sweep(
     limit: i64,
     policy: &Policy,
     now: Timestamp,
-) -> QueryResult<Swept> {
+) -> QueryResult<SweepReport> {
     store::sessions::sweep(conn, after, limit, |dust| chore(dust, policy, now))
 }
 
-fn chore(dust: &Dust, policy: &Policy, now: Timestamp) -> Chore {
+fn chore(dust: &SweepCandidate, policy: &Policy, now: Timestamp) -> SweepAction {
     let expires_at = dust.idle_expires_at.min(dust.expires_at);
     let over_at = dust.ended_at.map_or(expires_at, |ended_at| ended_at.min(expires_at));
     if over_at.after(policy.retention) <= now {
-        return Chore::Delete;
+        return SweepAction::Delete;
     }
     let salt_ends = dust.rotated_at.unwrap_or(now).after(policy.salt_lifetime(dust.keyed));
-    if dust.salted && (over_at <= now || salt_ends < now) { Chore::Clear } else { Chore::Leave }
+    if dust.salted && (over_at <= now || salt_ends < now) {
+        SweepAction::Clear
+    } else {
+        SweepAction::Leave
+    }
 }
 
 /// Clears the salts of those of `sessions` whose window is over. Attempt keys
@@ -732,10 +768,10 @@ struct Subject {
 
 fn record(
     conn: &mut Conn,
-    what: What,
+    what: EventKind,
     reason: Option<Reason>,
     subject: &Subject,
-    device: &Device,
+    device: &ClientInfo,
     id: EventId,
     now: Timestamp,
 ) -> QueryResult<()> {
@@ -751,7 +787,7 @@ fn record(
         user_agent: device.user_agent.as_deref(),
     };
     match what {
-        What::SignedIn | What::LoggedOut => events::insert(conn, &event),
+        EventKind::SignedIn | EventKind::LoggedOut => events::insert(conn, &event),
         // Anybody who has a token, a dead one too, can have these happen at will.
         _ => events::count(conn, &event),
     }
@@ -760,47 +796,47 @@ fn record(
 /// Writes what a rejection has to write.
 fn refuse(
     conn: &mut Conn,
-    shown: &Presentation,
-    refusal: Refusal,
-    standing: Option<&Standing>,
+    presented: &PresentedToken,
+    refusal: InvalidGrant,
+    standing: Option<&SessionRow>,
     event: EventId,
     policy: &Policy,
     now: Timestamp,
-) -> QueryResult<Rotation> {
-    let RefreshToken { session, generation, .. } = shown.token;
+) -> QueryResult<RefreshOutcome> {
+    let RefreshToken { session, generation, .. } = presented.token;
     let user = standing.map(|standing| standing.user);
     let elsewhere = standing.is_some_and(|standing| {
-        standing.ip.map(|ip| ip.0) != shown.device.ip
-            || standing.user_agent != shown.device.user_agent
+        standing.ip.map(|ip| ip.0) != presented.device.ip
+            || standing.user_agent != presented.device.user_agent
     });
     let subject = Subject { session, user, generation: Some(generation) };
     let reason = Some(refusal.reason());
     // An end and its entry are committed together.
     conn.write(|conn| {
         let what = match refusal {
-            Refusal::Reuse if end(conn, session, EndReason::Reuse, policy, now)?.is_some() => {
-                What::ReuseDetected
+            InvalidGrant::Reuse if end(conn, session, EndReason::Reuse, policy, now)?.is_some() => {
+                EventKind::ReuseDetected
             }
-            Refusal::Superseded if elsewhere => What::SupersededElsewhere,
-            _ => What::RefreshRefused,
+            InvalidGrant::Superseded if elsewhere => EventKind::SupersededElsewhere,
+            _ => EventKind::RefreshRefused,
         };
-        record(conn, what, reason, &subject, &shown.device, event, now)
+        record(conn, what, reason, &subject, &presented.device, event, now)
     })?;
-    Ok(Rotation::Refused { refusal, user, elsewhere })
+    Ok(RefreshOutcome::Rejected { refusal, user, elsewhere })
 }
 
 fn grant(
     user: UserId,
     session: SessionId,
     refresh_token: String,
-    access: AccessId,
+    access: AccessTokenId,
     issued: Timestamp,
     session_ends: Timestamp,
     policy: &Policy,
-) -> Grant {
+) -> TokenGrant {
     let issued_at = Timestamp::from_secs(issued.as_secs());
     let access_expires_at = issued_at.after(policy.access_lifetime).min(session_ends);
-    Grant { user, session, refresh_token, access, issued_at, access_expires_at }
+    TokenGrant { user, session, refresh_token, access, issued_at, access_expires_at }
 }
 
 /// What was granted with the live token. It never outlives `access_until`, by which
@@ -808,9 +844,9 @@ fn grant(
 fn grant_again(
     session: SessionId,
     refresh_token: String,
-    standing: &Standing,
+    standing: &SessionRow,
     policy: &Policy,
-) -> Grant {
+) -> TokenGrant {
     let issued = standing.access_issued_at;
     let until = standing.access_until.unwrap_or(issued.after(policy.access_lifetime));
     let ends = standing.expires_at.min(until);

@@ -5,12 +5,12 @@
 //! one of them can do well is a `match` in here.
 
 mod connection;
-pub mod ends;
 pub mod events;
 mod fit;
-mod lanes;
 mod migrate;
 pub mod own;
+pub mod revocations;
+mod rotation_batcher;
 mod schema;
 pub mod servers;
 pub mod sessions;
@@ -30,9 +30,9 @@ use diesel::{ConnectionError, QueryResult};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use connection::Conn;
-use connection::{Connector, Pooled};
-use lanes::Lanes;
+use connection::{Connector, PooledConn};
 use own::Own;
+use rotation_batcher::RotationBatcher;
 pub use skew::ClockState;
 use skew::Skew;
 pub use types::Address;
@@ -58,19 +58,19 @@ pub struct Options {
 pub enum Error {
     /// There is none to be had.
     #[error("no database connection within {0:?}: {1}")]
-    NoConnection(Duration, #[source] r2d2::Error),
+    Connect(Duration, #[source] r2d2::Error),
     /// All are at work.
     #[error("no database connection came free within {0:?}")]
-    Busy(Duration),
+    AcquireTimeout(Duration),
     /// All are at work, and too many wait.
     #[error("{0} requests wait for a database connection")]
-    Overloaded(u32),
+    QueueFull(u32),
     /// It was given up waiting for the answer.
     #[error("the database did not answer within {0:?}")]
-    Silent(Duration),
+    QueryTimeout(Duration),
     /// The connection was lost, or the database cannot do it at this moment.
     #[error("the database is away: {0}")]
-    Away(#[source] QueryError),
+    Unavailable(#[source] QueryError),
     /// The statement failed on a sound connection, and may succeed later: the disk is
     /// full, another transaction is in the way, the database turned read-only.
     #[error("the database cannot carry a statement out at this moment: {0}")]
@@ -80,7 +80,7 @@ pub enum Error {
     Query(#[source] QueryError),
     /// The work panicked or was cancelled.
     #[error("the work on the database did not finish: {0}")]
-    Unfinished(#[source] JoinError),
+    TaskPanicked(#[source] JoinError),
     /// This server's clock is far from the database's.
     #[error("this server's clock is wrong")]
     WrongClock,
@@ -89,28 +89,28 @@ pub enum Error {
     TooLate,
     /// Nobody is left who knows what came of the work.
     #[error("the work on the database was dropped before its outcome was known")]
-    Interrupted,
+    Canceled,
     /// What befell the batch that it was in.
     #[error(transparent)]
-    Shared(Arc<Error>),
+    Batch(Arc<Error>),
 }
 
 impl Error {
     /// Whether the same request may succeed in a moment.
     #[must_use]
-    pub fn will_pass(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         match self {
-            Self::NoConnection(..)
-            | Self::Busy(_)
-            | Self::Overloaded(_)
-            | Self::Silent(_)
-            | Self::Away(_)
+            Self::Connect(..)
+            | Self::AcquireTimeout(_)
+            | Self::QueueFull(_)
+            | Self::QueryTimeout(_)
+            | Self::Unavailable(_)
             | Self::Unable(_)
             | Self::WrongClock
             | Self::TooLate
-            | Self::Interrupted => true,
-            Self::Shared(error) => error.will_pass(),
-            Self::Query(_) | Self::Unfinished(_) => false,
+            | Self::Canceled => true,
+            Self::Batch(error) => error.is_transient(),
+            Self::Query(_) | Self::TaskPanicked(_) => false,
         }
     }
 }
@@ -198,7 +198,8 @@ const LEAST_WAIT: Duration = Duration::from_millis(10);
 /// In how many lanes sessions are rotated on PostgreSQL: one for two cores. More
 /// make each batch smaller and each rotation dearer.
 fn lanes() -> usize {
-    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
+    std::thread::available_parallelism()
+        .map_or(1, |available_cpus| available_cpus.get().div_ceil(2))
 }
 
 /// Compares the clocks for the first time.
@@ -222,7 +223,7 @@ pub struct Store {
     aside: Arc<Semaphore>,
     /// One for each request that may wait for its turn.
     places: Arc<Semaphore>,
-    lanes: Arc<Lanes>,
+    lanes: Arc<RotationBatcher>,
     skew: Arc<Skew>,
     queue: u32,
     wait: Duration,
@@ -287,7 +288,7 @@ impl Store {
                 Url::Sqlite(_) => Some(Arc::new(Semaphore::new(1))),
             },
             places: Arc::new(Semaphore::new(options.queue as usize)),
-            lanes: Arc::new(Lanes::new(match options.url {
+            lanes: Arc::new(RotationBatcher::new(match options.url {
                 Url::Postgres(_) => lanes(),
                 // There is one writer at a time.
                 Url::Sqlite(_) => 1,
@@ -408,8 +409,8 @@ impl Store {
             store.on_connection(store.wait.saturating_sub(started.elapsed()), work)
         });
         match tokio::time::timeout(self.wait + self.timeout, work).await {
-            Ok(done) => done.map_err(Error::Unfinished)?,
-            Err(_) => Err(Error::Silent(self.timeout)),
+            Ok(done) => done.map_err(Error::TaskPanicked)?,
+            Err(_) => Err(Error::QueryTimeout(self.timeout)),
         }
     }
 
@@ -420,19 +421,19 @@ impl Store {
         work: impl FnOnce(&mut Conn) -> QueryResult<T>,
     ) -> Result<T, Error> {
         let pooled = self.pool.get_timeout(wait.max(LEAST_WAIT));
-        let mut pooled = pooled.map_err(|error| Error::NoConnection(self.wait, error))?;
-        let Pooled { conn, .. } = &mut *pooled;
+        let mut pooled = pooled.map_err(|error| Error::Connect(self.wait, error))?;
+        let PooledConn { conn, .. } = &mut *pooled;
         let began = Instant::now();
         work(conn).map_err(|error| {
             // Canceled by `statement_timeout`, whatever words the database has for it.
             let timed_out = began.elapsed() >= self.timeout;
             // Asked only after a failure, so that the usual path costs nothing.
             if is_connection_fault(&error) || !pooled.is_alive() {
-                pooled.condemn();
-                Error::Away(error)
+                pooled.mark_broken();
+                Error::Unavailable(error)
             } else if timed_out {
-                Error::Away(error)
-            } else if will_pass(&error) {
+                Error::Unavailable(error)
+            } else if is_transient(&error) {
                 Error::Unable(error)
             } else {
                 Error::Query(error)
@@ -458,13 +459,13 @@ impl Store {
 
     /// A place for a request that waits, if not too many do.
     fn place(&self) -> Result<OwnedSemaphorePermit, Error> {
-        self.places.clone().try_acquire_owned().map_err(|_| Error::Overloaded(self.queue))
+        self.places.clone().try_acquire_owned().map_err(|_| Error::QueueFull(self.queue))
     }
 
     async fn within_wait(&self, permits: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Error> {
         match tokio::time::timeout(self.wait, permits.clone().acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
-            _ => Err(Error::Busy(self.wait)),
+            _ => Err(Error::AcquireTimeout(self.wait)),
         }
     }
 
@@ -497,7 +498,7 @@ impl Store {
 /// Diesel has no SQLSTATE for most errors. PostgreSQL gives the position of what it
 /// cannot parse or has no table or column for. What fails while a statement runs has
 /// none: a deadlock, a full disk, a canceled or refused statement.
-fn will_pass(error: &QueryError) -> bool {
+fn is_transient(error: &QueryError) -> bool {
     match error {
         QueryError::DatabaseError(kind, info) => match kind {
             DatabaseErrorKind::SerializationFailure => true,
@@ -506,7 +507,7 @@ fn will_pass(error: &QueryError) -> bool {
             }
             _ => false,
         },
-        QueryError::RollbackErrorOnCommit { commit_error, .. } => will_pass(commit_error),
+        QueryError::RollbackErrorOnCommit { commit_error, .. } => is_transient(commit_error),
         _ => false,
     }
 }

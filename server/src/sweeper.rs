@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::clock::{self, CLOCKS_APART, Timestamp};
 use crate::sessions::{self, Policy};
-use crate::store::{self, Conn, Store, ends, events, users};
+use crate::store::{self, Conn, Store, events, revocations, users};
 use crate::token::{SessionId, UserId};
 
 /// The pause between two steps.
@@ -28,7 +28,7 @@ const BETWEEN_ROUNDS: Duration = Duration::from_secs(10 * 60);
 /// The pause where the database does not answer.
 const LONG_PAUSE: Duration = Duration::from_secs(10);
 /// How many rows a round looks at in one step.
-pub const STEP: i64 = 500;
+pub const ROWS_PER_TICK: i64 = 500;
 /// How long a guest may wait before it signs in.
 const UNUSED_GUEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// How many of the remembered salts one statement clears: few milliseconds of
@@ -44,12 +44,12 @@ const REMEMBERED: usize = 1 << 18;
 
 /// Tells the sweeper what may be rotated now. Clones tell the same sweeper.
 #[derive(Clone)]
-pub struct Rotations(mpsc::Sender<(Timestamp, SessionId)>);
+pub struct SaltExpiry(mpsc::Sender<(Timestamp, SessionId)>);
 
-impl Rotations {
+impl SaltExpiry {
     /// Notes that a session is about to be rotated without an attempt key. Never
     /// waits.
-    pub fn note(&self, session: SessionId, now: Timestamp) {
+    pub fn track(&self, session: SessionId, now: Timestamp) {
         // Where the sweeper is behind, its round has to do.
         let _ = self.0.try_send((now, session));
     }
@@ -74,7 +74,7 @@ pub struct Sweeper {
 impl Sweeper {
     /// A sweeper, and how to tell it of rotations.
     #[must_use]
-    pub fn new(store: Store, policy: Policy, event_retention: Duration) -> (Self, Rotations) {
+    pub fn new(store: Store, policy: Policy, event_retention: Duration) -> (Self, SaltExpiry) {
         let (note, noticed) = mpsc::channel(NOTICED);
         let sweeper = Self {
             store,
@@ -86,14 +86,14 @@ impl Sweeper {
             guests_at: UserId::FIRST,
             resume: Instant::now(),
         };
-        (sweeper, Rotations(note))
+        (sweeper, SaltExpiry(note))
     }
 
     /// Sweeps until it is dropped, which it may be at any time.
     pub async fn run(mut self) {
         let mut failing = false;
         loop {
-            let done = self.step().await;
+            let done = self.tick().await;
             if let (Err(error), false) = (&done, failing) {
                 tracing::warn!(%error, "the sweeper cannot work, and will try again");
             }
@@ -107,24 +107,25 @@ impl Sweeper {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn step(&mut self) -> Result<(), store::Error> {
+    pub async fn tick(&mut self) -> Result<(), store::Error> {
         self.clear_salts().await?;
         let over = clock::now().before(CLOCKS_APART);
-        self.work(move |conn| ends::delete_old(conn, over)).await?;
+        self.work(move |conn| revocations::delete_old(conn, over)).await?;
         if Instant::now() < self.resume {
             return Ok(());
         }
         let (policy, at, now) = (self.policy, self.at, clock::now());
-        let sweep = move |conn: &mut Conn| sessions::sweep(conn, at, STEP, &policy, now);
+        let sweep = move |conn: &mut Conn| sessions::sweep(conn, at, ROWS_PER_TICK, &policy, now);
         let swept = self.work(sweep).await?;
         if swept.cleared + swept.deleted > 0 {
             tracing::debug!(cleared = swept.cleared, deleted = swept.deleted, "swept");
         }
         let before = now.before(self.event_retention);
-        let old = self.work(move |conn| events::delete_old(conn, before, STEP)).await?;
+        let old = self.work(move |conn| events::delete_old(conn, before, ROWS_PER_TICK)).await?;
         let (guest, retention) = (self.guests_at, self.policy.retention);
         let (unused, used) = (now.before(UNUSED_GUEST), now.before(retention));
-        let guests = self.work(move |conn| users::sweep(conn, guest, STEP, unused, used)).await?;
+        let guests =
+            self.work(move |conn| users::sweep(conn, guest, ROWS_PER_TICK, unused, used)).await?;
         if guests.deleted > 0 {
             tracing::debug!(deleted = guests.deleted, "guests swept");
         }
@@ -142,14 +143,14 @@ impl Sweeper {
     /// Clears the salts of the remembered rotations whose window is over.
     async fn clear_salts(&mut self) -> Result<(), store::Error> {
         // Strict rotations leave no salt.
-        let Some(retry) = self.policy.retry else { return Ok(()) };
+        let Some(reuse) = self.policy.reuse else { return Ok(()) };
         while let Ok(rotation) = self.noticed.try_recv() {
             if self.rotated.len() < REMEMBERED {
                 self.rotated.push_back(rotation);
             }
         }
         let (policy, now) = (self.policy, clock::now());
-        let over = now.before(retry.window);
+        let over = now.before(reuse.grace_period);
         loop {
             let ripe = self.rotated.iter().take_while(|(rotated_at, _)| *rotated_at < over);
             let ids: Vec<SessionId> = ripe.take(BATCH).map(|(_, session)| *session).collect();

@@ -39,7 +39,7 @@ id! {
 }
 id! {
     /// An access token (`jti`, RFC 7519 §4.1.7).
-    AccessId
+    AccessTokenId
 }
 
 id! {
@@ -67,7 +67,7 @@ impl SessionId {
     ///
     /// # Errors
     /// When the system has no randomness.
-    pub fn new(now: Timestamp) -> Result<Self, NoRandomness> {
+    pub fn new(now: Timestamp) -> Result<Self, RngError> {
         Ok(Self(sorted_by_time(now, &random()?)))
     }
 }
@@ -77,7 +77,7 @@ impl EventId {
     ///
     /// # Errors
     /// When the system has no randomness.
-    pub fn new(now: Timestamp) -> Result<Self, NoRandomness> {
+    pub fn new(now: Timestamp) -> Result<Self, RngError> {
         Ok(Self(sorted_by_time(now, &random()?)))
     }
 
@@ -102,11 +102,11 @@ fn sorted_by_time(now: Timestamp, random: &[u8; 10]) -> Uuid {
 /// The system has no randomness to give.
 #[derive(Debug, thiserror::Error)]
 #[error("the system has no randomness")]
-pub struct NoRandomness;
+pub struct RngError;
 
-fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
+fn random<const N: usize>() -> Result<[u8; N], RngError> {
     let mut bytes = [0; N];
-    rand::fill(&mut bytes).map_err(|_| NoRandomness)?;
+    rand::fill(&mut bytes).map_err(|_| RngError)?;
     Ok(bytes)
 }
 
@@ -119,7 +119,7 @@ impl Secret {
     ///
     /// # Errors
     /// When the system has no randomness.
-    pub fn random() -> Result<Self, NoRandomness> {
+    pub fn random() -> Result<Self, RngError> {
         random().map(Self)
     }
 
@@ -132,8 +132,8 @@ impl Secret {
     /// The secret of the next generation. Who has not this secret, the salt and
     /// the pepper together learns nothing about it.
     #[must_use]
-    pub fn successor(&self, salt: &Salt, pepper: &Pepper) -> Self {
-        let mut mac = hmac::Context::with_key(&pepper.0);
+    pub fn successor(&self, salt: &Salt, token_key: &TokenKey) -> Self {
+        let mut mac = hmac::Context::with_key(&token_key.0);
         mac.update(b"successor");
         mac.update(&self.0);
         mac.update(&salt.0);
@@ -157,7 +157,7 @@ impl Secret {
     /// What the database keeps of an attempt to rotate this secret: tells
     /// nothing of the key without the secret, however short the key is.
     #[must_use]
-    pub fn attempt(&self, key: &AttemptKey) -> Digest {
+    pub fn attempt(&self, key: &IdempotencyKey) -> Digest {
         Digest::of(&[b"attempt", &self.0, key.0.as_bytes()])
     }
 }
@@ -183,20 +183,20 @@ impl Salt {
 /// A client's own key for one attempt to refresh (`Idempotency-Key`). With it
 /// the answer that was lost can be had again.
 #[derive(Clone, PartialEq, Eq)]
-pub struct AttemptKey(String);
+pub struct IdempotencyKey(String);
 
-impl AttemptKey {
+impl IdempotencyKey {
     /// The fewest characters: less could be guessed.
-    pub const SHORTEST: usize = 16;
+    pub const MIN_LEN: usize = 16;
     /// The most characters.
-    pub const LONGEST: usize = 128;
+    pub const MAX_LEN: usize = 128;
 
-    /// Takes [`Self::SHORTEST`] to [`Self::LONGEST`] visible ASCII characters,
+    /// Takes [`Self::MIN_LEN`] to [`Self::MAX_LEN`] visible ASCII characters,
     /// in double quotes (a string of RFC 9651 §3.3.3) or without.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let key = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
-        let length = Self::SHORTEST..=Self::LONGEST;
+        let length = Self::MIN_LEN..=Self::MAX_LEN;
         let good = length.contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
         good.then(|| Self(key.to_owned()))
     }
@@ -234,9 +234,9 @@ impl Digest {
 /// The key under which refresh tokens are tagged and successors derived; it
 /// never leaves the server.
 #[derive(Clone)]
-pub struct Pepper(hmac::Key);
+pub struct TokenKey(hmac::Key);
 
-impl Pepper {
+impl TokenKey {
     /// Takes derived key material.
     #[must_use]
     pub fn new(key: &[u8; 32]) -> Self {
@@ -251,16 +251,16 @@ impl Pepper {
 }
 
 /// The pepper in force, and those before it whose tokens are still good.
-pub struct Peppers {
+pub struct TokenKeys {
     /// Of the server's secret.
-    pub current: Pepper,
+    pub current: TokenKey,
     /// Of the old secrets.
-    pub old: Vec<Pepper>,
+    pub old: Vec<TokenKey>,
 }
 
-impl Peppers {
+impl TokenKeys {
     /// All of them, the one in force first.
-    pub fn all(&self) -> impl Iterator<Item = &Pepper> {
+    pub fn all(&self) -> impl Iterator<Item = &TokenKey> {
         std::iter::once(&self.current).chain(&self.old)
     }
 }
@@ -268,7 +268,7 @@ impl Peppers {
 /// A refresh token: opaque to clients, `mb_rt_` and base64url of
 /// version 1 ‖ session 16 ‖ generation 8 ‖ secret 32 ‖ tag 16 bytes.
 ///
-/// The tag is HMAC-SHA256 under the [`Pepper`] over all before it, cut to 16
+/// The tag is HMAC-SHA256 under the [`TokenKey`] over all before it, cut to 16
 /// bytes: junk is refused without asking the database, and any generation that
 /// was ever issued is recognised without a row for it.
 #[derive(Clone, PartialEq, Eq)]
@@ -289,13 +289,13 @@ const TAG: usize = 16;
 impl RefreshToken {
     /// The text that travels.
     #[must_use]
-    pub fn encode(&self, pepper: &Pepper) -> String {
+    pub fn encode(&self, token_key: &TokenKey) -> String {
         let mut bytes = [0; TAGGED + TAG];
         bytes[0] = VERSION;
         bytes[1..17].copy_from_slice(self.session.0.as_bytes());
         bytes[17..25].copy_from_slice(&self.generation.to_be_bytes());
         bytes[25..TAGGED].copy_from_slice(&self.secret.0);
-        let tag = pepper.tag(&bytes[..TAGGED]);
+        let tag = token_key.tag(&bytes[..TAGGED]);
         bytes[TAGGED..].copy_from_slice(&tag);
         let mut text = PREFIX.to_owned();
         URL_SAFE_NO_PAD.encode_string(bytes, &mut text);
@@ -304,7 +304,7 @@ impl RefreshToken {
 
     /// Reads a token that this server issued; `None` for anything else.
     #[must_use]
-    pub fn parse(text: &str, peppers: &Peppers) -> Option<Self> {
+    pub fn parse(text: &str, token_keys: &TokenKeys) -> Option<Self> {
         // One byte more than a token has, since the decoder estimates upwards.
         let mut bytes = [0; TAGGED + TAG + 2];
         let encoded = text.strip_prefix(PREFIX)?;
@@ -313,10 +313,10 @@ impl RefreshToken {
         if length != TAGGED + TAG || tagged[0] != VERSION {
             return None;
         }
-        let genuine = |pepper: &Pepper| {
-            constant_time::verify_slices_are_equal(&pepper.tag(tagged), tag).is_ok()
+        let genuine = |token_key: &TokenKey| {
+            constant_time::verify_slices_are_equal(&token_key.tag(tagged), tag).is_ok()
         };
-        if !peppers.all().any(genuine) {
+        if !token_keys.all().any(genuine) {
             return None;
         }
         let mut session = [0; 16];
@@ -334,28 +334,28 @@ impl RefreshToken {
 }
 
 /// The randomness that one refresh may use up.
-pub struct Dice {
+pub struct RotationRandomness {
     /// Of the successor.
     pub salt: Salt,
     /// Of the access token.
-    pub access: AccessId,
+    pub access: AccessTokenId,
     /// Of the entry in the security log, if there is something to enter.
     pub event: EventId,
 }
 
-impl Dice {
+impl RotationRandomness {
     /// Throws them.
     ///
     /// # Errors
     /// When the system has no randomness.
-    pub fn throw(now: Timestamp) -> Result<Self, NoRandomness> {
+    pub fn generate(now: Timestamp) -> Result<Self, RngError> {
         // In one go: asking costs more than what is asked for.
         let random: [u8; 58] = random()?;
         let (mut salt, mut access, mut event) = ([0; 32], [0; 16], [0; 10]);
         salt.copy_from_slice(&random[..32]);
         access.copy_from_slice(&random[32..48]);
         event.copy_from_slice(&random[48..]);
-        let access = AccessId(uuid::Builder::from_random_bytes(access).into_uuid());
+        let access = AccessTokenId(uuid::Builder::from_random_bytes(access).into_uuid());
         Ok(Self { salt: Salt(salt), access, event: EventId(sorted_by_time(now, &event)) })
     }
 }
@@ -376,20 +376,20 @@ pub struct Claims<'a> {
     /// When it ends, in seconds since the Unix epoch.
     pub exp: i64,
     /// The token's own id.
-    pub jti: AccessId,
+    pub jti: AccessTokenId,
     /// The session that it was granted to.
     pub sid: SessionId,
 }
 
 /// What is asked of an access token over and over again once it is verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Access {
+pub struct VerifiedToken {
     /// The user.
     pub user: UserId,
     /// The session that it was granted to.
     pub session: SessionId,
     /// The token's own id.
-    pub id: AccessId,
+    pub id: AccessTokenId,
     /// When it ends: a whole second.
     pub expires_at: Timestamp,
 }
@@ -397,9 +397,9 @@ pub struct Access {
 impl Claims<'_> {
     /// Those that matter to who checks it.
     #[must_use]
-    pub fn access(&self) -> Access {
+    pub fn verified(&self) -> VerifiedToken {
         let expires_at = Timestamp::from_secs(self.exp);
-        Access { user: self.sub, session: self.sid, id: self.jti, expires_at }
+        VerifiedToken { user: self.sub, session: self.sid, id: self.jti, expires_at }
     }
 }
 
@@ -407,9 +407,9 @@ impl Claims<'_> {
 mod tests {
     use super::*;
 
-    fn peppers(current: u8, old: &[u8]) -> Peppers {
-        let pepper = |byte: &u8| Pepper::new(&[*byte; 32]);
-        Peppers { current: pepper(&current), old: old.iter().map(pepper).collect() }
+    fn token_keys(current: u8, old: &[u8]) -> TokenKeys {
+        let token_key = |byte: &u8| TokenKey::new(&[*byte; 32]);
+        TokenKeys { current: token_key(&current), old: old.iter().map(token_key).collect() }
     }
 
     fn token() -> RefreshToken {
@@ -422,22 +422,22 @@ mod tests {
 
     #[test]
     fn a_token_survives_the_journey() {
-        let (token, peppers) = (token(), peppers(7, &[]));
-        let text = token.encode(&peppers.current);
+        let (token, token_keys) = (token(), token_keys(7, &[]));
+        let text = token.encode(&token_keys.current);
         assert_eq!(text.len(), 6 + 98);
-        assert!(RefreshToken::parse(&text, &peppers) == Some(token));
+        assert!(RefreshToken::parse(&text, &token_keys) == Some(token));
     }
 
     #[test]
     fn a_token_with_any_one_character_changed_is_not_a_token() {
-        let peppers = peppers(7, &[6]);
-        let text = token().encode(&peppers.current);
+        let token_keys = token_keys(7, &[6]);
+        let text = token().encode(&token_keys.current);
         for i in 0..text.len() {
             for other in ["A", "B", "_", "", "=", "é", "."] {
                 let mut changed = text.clone();
                 changed.replace_range(i..=i, other);
                 if changed != text {
-                    assert!(RefreshToken::parse(&changed, &peppers).is_none());
+                    assert!(RefreshToken::parse(&changed, &token_keys).is_none());
                 }
             }
         }
@@ -446,39 +446,39 @@ mod tests {
     #[test]
     fn a_token_is_genuine_under_the_secret_in_force_and_the_old_ones_alone() {
         let token = token();
-        let text = token.encode(&peppers(7, &[]).current);
-        assert!(RefreshToken::parse(&text, &peppers(8, &[])).is_none());
-        assert!(RefreshToken::parse(&text, &peppers(8, &[9, 7])) == Some(token));
+        let text = token.encode(&token_keys(7, &[]).current);
+        assert!(RefreshToken::parse(&text, &token_keys(8, &[])).is_none());
+        assert!(RefreshToken::parse(&text, &token_keys(8, &[9, 7])) == Some(token));
     }
 
     #[test]
     fn junk_of_every_length_is_not_a_token() {
         for length in 0..300 {
             let junk = PREFIX.to_owned() + &"A".repeat(length);
-            assert!(RefreshToken::parse(&junk, &peppers(7, &[])).is_none());
+            assert!(RefreshToken::parse(&junk, &token_keys(7, &[])).is_none());
         }
     }
 
     #[test]
     fn a_successor_takes_the_secret_the_salt_and_the_pepper() {
-        let (secret, salt, pepper) = (Secret([1; 32]), Salt([2; 32]), Pepper::new(&[3; 32]));
-        let successor = secret.successor(&salt, &pepper);
-        assert!(successor == secret.successor(&salt, &pepper));
-        assert!(successor != Secret([9; 32]).successor(&salt, &pepper));
-        assert!(successor != secret.successor(&Salt([9; 32]), &pepper));
-        assert!(successor != secret.successor(&salt, &Pepper::new(&[9; 32])));
+        let (secret, salt, token_key) = (Secret([1; 32]), Salt([2; 32]), TokenKey::new(&[3; 32]));
+        let successor = secret.successor(&salt, &token_key);
+        assert!(successor == secret.successor(&salt, &token_key));
+        assert!(successor != Secret([9; 32]).successor(&salt, &token_key));
+        assert!(successor != secret.successor(&Salt([9; 32]), &token_key));
+        assert!(successor != secret.successor(&salt, &TokenKey::new(&[9; 32])));
     }
 
     #[test]
     fn an_attempt_key_is_long_enough_and_visible_quoted_or_not() {
         let key = "0123456789abcdef";
-        assert!(AttemptKey::parse(key) == AttemptKey::parse(&format!("\"{key}\"")));
-        assert!(AttemptKey::parse(key).is_some());
+        assert!(IdempotencyKey::parse(key) == IdempotencyKey::parse(&format!("\"{key}\"")));
+        assert!(IdempotencyKey::parse(key).is_some());
         for bad in ["", "\"\"", "\"", "0123456789abcde", "0123456789abcde ", "0123456789abcdé"] {
-            assert!(AttemptKey::parse(bad).is_none(), "{bad:?}");
+            assert!(IdempotencyKey::parse(bad).is_none(), "{bad:?}");
         }
-        assert!(AttemptKey::parse(&"k".repeat(128)).is_some());
-        assert!(AttemptKey::parse(&"k".repeat(129)).is_none());
+        assert!(IdempotencyKey::parse(&"k".repeat(128)).is_some());
+        assert!(IdempotencyKey::parse(&"k".repeat(129)).is_none());
     }
 
     #[test]

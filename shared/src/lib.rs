@@ -27,14 +27,14 @@ pub const SERVER_MARK_VALUE: &str = "1";
 /// The query of `GET /token`.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct TokenQuery {
+pub struct GuestLoginQuery {
     /// The guest id that `GET /register` answered: a ticket for one sign-in.
     pub user_id: Option<String>,
 }
 
 /// The form of `POST /refresh`.
 #[derive(Serialize, Deserialize)]
-pub struct RefreshForm {
+pub struct RefreshRequest {
     /// The refresh token, sent back unread.
     pub refresh_token: Option<String>,
 }
@@ -42,7 +42,7 @@ pub struct RefreshForm {
 /// What `GET /token` and `POST /refresh` grant.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Tokens {
+pub struct TokenResponse {
     /// The access token: a JWT to send as `Authorization: Bearer …`.
     pub token: String,
     /// The refresh token: opaque, replaced by a new one at each refresh.
@@ -92,14 +92,14 @@ pub struct SessionInfo {
 /// meant.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct EndSessions {
+pub struct RevokeSessionsQuery {
     /// `current`: the session that asks goes on.
     pub keep: Option<String>,
 }
 
 /// What `DELETE /sessions` answers.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct EndedSessions {
+pub struct RevokedSessions {
     /// How many sessions ended with this.
     pub ended: usize,
 }
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn tokens_travel_under_the_names_of_the_article() {
-        let tokens = Tokens { token: "t".into(), refresh_token: "r".into(), expires_in: 60 };
+        let tokens = TokenResponse { token: "t".into(), refresh_token: "r".into(), expires_in: 60 };
         assert_eq!(
             serde_json::to_string(&tokens).unwrap(),
             r#"{"token":"t","refreshToken":"r","expiresIn":60}"#

@@ -13,7 +13,7 @@ use actix_web::web::{self, Data, Json, Path, ReqData, ServiceConfig};
 use actix_web::{HttpMessage, HttpResponse, ResponseError};
 use futures_util::future::join_all;
 use matchbook_client::{Error, Session};
-use matchbook_shared::{EndedSessions, ErrorBody, Reason, SessionInfo};
+use matchbook_shared::{ErrorBody, Reason, RevokedSessions, SessionInfo};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -131,9 +131,9 @@ async fn logout(thread: Data<Session>, who: Who) -> Result<HttpResponse, Problem
 async fn logout_everywhere(
     thread: Data<Session>,
     who: Who,
-) -> Result<Json<EndedSessions>, Problem> {
+) -> Result<Json<RevokedSessions>, Problem> {
     let ended = session(&thread, &who).log_out_everywhere().await?;
-    Ok(Json(EndedSessions { ended }))
+    Ok(Json(RevokedSessions { ended }))
 }
 
 #[derive(Serialize)]

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use matchbook_client::Trust;
-use matchbook_settings::{Invalid, Layers, Log, Settings};
+use matchbook_settings::{ConfigSources, Log, Settings, SettingsError};
 
 const DEFAULTS: &str = include_str!("../default.toml");
 
@@ -50,8 +50,11 @@ pub(crate) struct Config {
 ///
 /// # Errors
 /// The first thing that is wrong, as a sentence.
-pub(crate) fn load(file: Option<&Path>, purpose: Purpose) -> Result<(Config, Settings), Invalid> {
-    let layers = Layers {
+pub(crate) fn load(
+    file: Option<&Path>,
+    purpose: Purpose,
+) -> Result<(Config, Settings), SettingsError> {
+    let layers = ConfigSources {
         defaults: match purpose {
             Purpose::App => DEFAULTS,
             Purpose::Command => &DEFAULTS_OF_COMMANDS,
@@ -96,7 +99,7 @@ const OLD_STORE: &str = "data/client/tokens.json";
 
 /// The file of the tokens: the one that is set, one that an earlier version left in
 /// this folder, or the one in the platform's folder for state.
-fn store(settings: &Settings) -> Result<PathBuf, Invalid> {
+fn store(settings: &Settings) -> Result<PathBuf, SettingsError> {
     let path = settings.path("store.path")?;
     let path = path.ok_or_else(|| settings.invalid("store.path", "must name a file"))?;
     if path != Path::new("auto") {
@@ -119,14 +122,14 @@ fn state_folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> 
 }
 
 /// Whom to trust. Plain HTTP shows no certificate, so it needs no CA.
-fn trust(settings: &Settings, server_url: &str) -> Result<Trust, Invalid> {
+fn trust(settings: &Settings, server_url: &str) -> Result<Trust, SettingsError> {
     if server_url.starts_with("http://") {
         return Ok(Trust::System);
     }
     Ok(settings.ca_file("server.ca_file")?.map_or(Trust::System, Trust::File))
 }
 
-fn hosts(settings: &Settings) -> Result<Vec<String>, Invalid> {
+fn hosts(settings: &Settings) -> Result<Vec<String>, SettingsError> {
     let key = "client.hosts";
     crate::csrf::hosts(&settings.list(key)?).map_err(|entry| {
         let problem =

@@ -21,7 +21,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use config::{Config, Purpose};
-use matchbook_settings::reachable;
+use matchbook_settings::loopback_if_unspecified;
 
 /// Logs in at a Matchbook server and stays logged in.
 #[derive(Parser)]
@@ -109,7 +109,7 @@ async fn serve(config: &Config, warnings: &[String]) -> Result<(), Box<dyn Error
 }
 
 async fn health(config: &Config) -> Result<(), Box<dyn Error>> {
-    let url = format!("http://{}/health/live", reachable(config.address));
+    let url = format!("http://{}/health/live", loopback_if_unspecified(config.address));
     let answer = awc::Client::new().get(&url).send().await;
     let answer = answer.map_err(|error| format!("{url} does not answer: {error}"))?;
     if answer.status().is_success() {

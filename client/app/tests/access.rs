@@ -6,25 +6,25 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use matchbook_testkit::{Answer, Http, Launch, Process, World};
+use matchbook_testkit::{Http, Process, ProcessBuilder, TestEnv, TestResponse};
 
-fn server(world: &World) -> Launch {
+fn server(world: &TestEnv) -> ProcessBuilder {
     let binary = Path::new(env!("CARGO_BIN_EXE_matchbook-client"));
     let binary = binary.with_file_name("matchbook-server");
     assert!(binary.exists(), "build the server first: cargo build -p matchbook-server");
     world.server(&binary).set("tls.mode", "off")
 }
 
-fn client(world: &World, server: &str) -> Launch {
+fn client(world: &TestEnv, server: &str) -> ProcessBuilder {
     let binary = Path::new(env!("CARGO_BIN_EXE_matchbook-client"));
-    Launch::new(binary, world.folder(), "MATCHBOOK_CLIENT")
+    ProcessBuilder::new(binary, world.folder(), "MATCHBOOK_CLIENT")
         .set("client.address", "127.0.0.1:0")
         .set("client.workers", "2")
         .set("server.url", server)
 }
 
-async fn post(http: &Http, path: &str) -> Answer {
-    Answer::of(http.request("POST", path).send()).await
+async fn post(http: &Http, path: &str) -> TestResponse {
+    TestResponse::of(http.request("POST", path).send()).await
 }
 
 fn http_to(app: &Process) -> Http {
@@ -37,7 +37,7 @@ fn said(output: &Output) -> (Option<i32>, String) {
 
 #[actix_rt::test]
 async fn log_ins_of_one_address_are_limited_and_other_requests_are_not() {
-    let world = World::new();
+    let world = TestEnv::new();
     let server = server(&world).start();
     let app = client(&world, server.url()).set("client.logins", "2").start();
     let http = http_to(&app);
@@ -46,7 +46,7 @@ async fn log_ins_of_one_address_are_limited_and_other_requests_are_not() {
     let page = http.get("/").await;
     let cookie = page.header("set-cookie").split(';').next().unwrap().to_owned();
     let by_page = http.request("POST", "/api/login").insert_header(("x-matchbook", "page"));
-    let by_page = Answer::of(by_page.insert_header(("cookie", cookie)).send()).await;
+    let by_page = TestResponse::of(by_page.insert_header(("cookie", cookie)).send()).await;
     for refused in [http.get("/login").await, post(&http, "/login").await, by_page] {
         assert_eq!(refused.status, 429, "{}", refused.text);
         assert!(refused.header("retry-after").parse::<u64>().unwrap() > 0);
@@ -58,7 +58,7 @@ async fn log_ins_of_one_address_are_limited_and_other_requests_are_not() {
 
 #[actix_rt::test]
 async fn off_loopback_nobody_shares_a_guest_and_get_does_not_log_in() {
-    let world = World::new();
+    let world = TestEnv::new();
     let server = server(&world).start();
     let launch = client(&world, server.url()).set("client.address", "0.0.0.0:0");
     let app = launch.start();
@@ -71,7 +71,7 @@ async fn off_loopback_nobody_shares_a_guest_and_get_does_not_log_in() {
     let cookie = page.header("set-cookie").split(';').next().unwrap().to_owned();
     let login = |header: (&'static str, &'static str)| {
         let request = http.request("POST", "/login").insert_header(("cookie", cookie.clone()));
-        Answer::of(request.insert_header(header).send())
+        TestResponse::of(request.insert_header(header).send())
     };
     assert_eq!(login(("sec-fetch-site", "cross-site")).await.status, 403);
     assert_eq!(login(("origin", "http://evil.example")).await.status, 403);
@@ -86,13 +86,13 @@ async fn off_loopback_nobody_shares_a_guest_and_get_does_not_log_in() {
 
 #[actix_rt::test]
 async fn a_cookie_of_an_app_that_was_restarted_is_not_reported_as_an_ended_session() {
-    let world = World::new();
+    let world = TestEnv::new();
     let server = server(&world).start();
     let app = client(&world, server.url()).start();
     let http = http_to(&app);
     let asks = |method: &'static str, path: &'static str| {
         let request = http.request(method, path).insert_header(("x-matchbook", "page"));
-        Answer::of(request.insert_header(("cookie", "matchbook_client=before")).send())
+        TestResponse::of(request.insert_header(("cookie", "matchbook_client=before")).send())
     };
     for (method, path) in [("GET", "/info"), ("POST", "/login"), ("POST", "/api/info")] {
         let answer = asks(method, path).await;
@@ -106,7 +106,7 @@ async fn a_cookie_of_an_app_that_was_restarted_is_not_reported_as_an_ended_sessi
 
 #[actix_rt::test]
 async fn sighup_does_not_end_the_app() {
-    let world = World::new();
+    let world = TestEnv::new();
     let server = server(&world).start();
     let app = client(&world, server.url()).start();
     let hangup = Command::new("kill").args(["-HUP", &app.id().to_string()]).status();
@@ -117,7 +117,7 @@ async fn sighup_does_not_end_the_app() {
 
 #[actix_rt::test]
 async fn tokens_are_in_the_state_folder_or_where_an_earlier_version_left_them() {
-    let world = World::new();
+    let world = TestEnv::new();
     let server = server(&world).start();
     let state = world.folder().join("state");
     let home = world.folder().join("home");
@@ -144,7 +144,7 @@ async fn tokens_are_in_the_state_folder_or_where_an_earlier_version_left_them() 
 
 #[actix_rt::test]
 async fn what_is_in_the_place_of_the_token_file_or_its_lock_is_named_with_a_way_out() {
-    let world = World::new();
+    let world = TestEnv::new();
     let folder = world.folder();
     let server = server(&world).start();
     let launch = client(&world, server.url());
@@ -167,7 +167,7 @@ async fn what_is_in_the_place_of_the_token_file_or_its_lock_is_named_with_a_way_
 
 #[actix_rt::test]
 async fn a_command_says_why_a_session_has_ended_and_what_does_not_pass_is_not_to_be_tried_again() {
-    let world = World::new();
+    let world = TestEnv::new();
     let server = server(&world)
         .set("tokens.access_lifetime", "1s")
         .set("sessions.idle_lifetime", "2s")

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use awc::ClientRequest;
 use futures_util::StreamExt;
-use matchbook_testkit::{Answer, Http, Launch, Process, Relay, World};
+use matchbook_testkit::{Http, Process, ProcessBuilder, TcpProxy, TestEnv, TestResponse};
 use serde_json::{Value, json};
 
 /// The server's binary lies beside the client's.
@@ -23,8 +23,8 @@ fn server_binary() -> PathBuf {
 }
 
 /// A client app that talks to `server`, with its files in the folder of `world`.
-fn client(world: &World, server: &str) -> Launch {
-    Launch::new(
+fn client(world: &TestEnv, server: &str) -> ProcessBuilder {
+    ProcessBuilder::new(
         Path::new(env!("CARGO_BIN_EXE_matchbook-client")),
         world.folder(),
         "MATCHBOOK_CLIENT",
@@ -38,12 +38,12 @@ struct Pair {
     server: Process,
     client: Process,
     http: Http,
-    world: World,
+    world: TestEnv,
 }
 
 impl Pair {
-    fn start(settings: impl FnOnce(Launch) -> Launch) -> Self {
-        let world = World::new();
+    fn start(settings: impl FnOnce(ProcessBuilder) -> ProcessBuilder) -> Self {
+        let world = TestEnv::new();
         let server = settings(world.server(&server_binary())).start();
         let client = client(&world, server.url()).start();
         let http = Http::new(client.url(), None);
@@ -142,14 +142,14 @@ async fn with_the_server_away_the_client_says_so_keeps_its_tokens_and_goes_on_wh
 
 #[actix_rt::test]
 async fn an_answer_to_a_refresh_that_was_lost_is_had_again_after_the_retry_window() {
-    let world = World::new();
+    let world = TestEnv::new();
     let server = world
         .server(&server_binary())
         .set("tokens.access_lifetime", "3s")
-        .set("rotation.retry_window", "1s")
+        .set("rotation.grace_period", "1s")
         .set("tls.mode", "off")
         .start();
-    let relay = Relay::to(server.url().rsplit('/').next().unwrap());
+    let relay = TcpProxy::to(server.url().rsplit('/').next().unwrap());
     let url = format!("http://{}", relay.address());
     let file = world.folder().join("matchbook-client.toml");
     std::fs::write(file, "[server]\nca_file = ''\ntimeout = '3s'").unwrap();
@@ -190,7 +190,7 @@ async fn a_session_that_the_server_ended_is_over_and_a_login_starts_another() {
 
 #[actix_rt::test]
 async fn a_server_under_a_foreign_certificate_is_not_talked_to() {
-    let (pair, other) = (Pair::start(|server| server), World::new());
+    let (pair, other) = (Pair::start(|server| server), TestEnv::new());
     let stranger = other.server(&server_binary()).start();
     let misled = client(&pair.world, stranger.url()).start();
     let answer = Http::new(misled.url(), None).get("/login").await;
@@ -201,7 +201,7 @@ async fn a_server_under_a_foreign_certificate_is_not_talked_to() {
 
 #[actix_rt::test]
 async fn a_client_without_a_ca_to_trust_does_not_start_and_says_why() {
-    let world = World::new();
+    let world = TestEnv::new();
     let output = client(&world, "https://localhost:5001").run(&[]);
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success());
@@ -214,7 +214,7 @@ async fn a_client_without_a_ca_to_trust_does_not_start_and_says_why() {
 
 #[actix_rt::test]
 async fn a_ca_file_that_cannot_be_used_is_named_with_the_reason() {
-    let world = World::new();
+    let world = TestEnv::new();
     let torn = "-----BEGIN CERTIFICATE-----\n!!!!\n-----END CERTIFICATE-----\n";
     for (text, reason) in [
         ("", "ca.pem holds no certificate in PEM"),
@@ -234,7 +234,7 @@ async fn a_ca_file_that_cannot_be_used_is_named_with_the_reason() {
 
 #[actix_rt::test]
 async fn plain_http_and_the_system_s_authorities_need_no_ca_file() {
-    let world = World::new();
+    let world = TestEnv::new();
     let server = world.server(&server_binary()).set("tls.mode", "off").start();
     let app = client(&world, server.url()).start();
     assert_eq!(Http::new(app.url(), None).get("/login").await.status, 200);
@@ -248,7 +248,7 @@ async fn plain_http_and_the_system_s_authorities_need_no_ca_file() {
 
 #[actix_rt::test]
 async fn a_variable_that_only_looks_like_a_setting_is_reported() {
-    let world = World::new();
+    let world = TestEnv::new();
     let launch = client(&world, "http://localhost:1")
         .variable("MATCHBOOK_CLIENT_SERVER_TIMEOUT", "1s")
         .variable("MATCHBOOK__TOKENS__ISSUER", "https://localhost");
@@ -277,7 +277,7 @@ async fn no_token_reaches_the_console_or_the_caller() {
     let pair = Pair::start(|server| server);
     let mut talkative = client(&pair.world, pair.server.url()).set("log.level", "trace").start();
     let http = Http::new(talkative.url(), None);
-    let answers: [Answer; 2] = [http.get("/login").await, http.get("/info").await];
+    let answers: [TestResponse; 2] = [http.get("/login").await, http.get("/info").await];
     assert!(talkative.stop().success());
     let console = talkative.log();
     assert!(console.contains("GET /token 200"), "{console}");
@@ -306,7 +306,7 @@ impl Browser {
     }
 
     /// Keeps the cookie of an answer, if there is one.
-    fn keep(&self, answer: Answer) -> Answer {
+    fn keep(&self, answer: TestResponse) -> TestResponse {
         let set = answer.header("set-cookie");
         if !set.is_empty() {
             self.cookie.replace(set.split(';').next().unwrap().to_owned());
@@ -319,18 +319,18 @@ impl Browser {
         self.http.request(method, path).insert_header(("cookie", self.cookie()))
     }
 
-    async fn get(&self, path: &str) -> Answer {
-        self.keep(Answer::of(self.bare("GET", path).send()).await)
+    async fn get(&self, path: &str) -> TestResponse {
+        self.keep(TestResponse::of(self.bare("GET", path).send()).await)
     }
 
-    async fn call(&self, method: &str, path: &str) -> Answer {
+    async fn call(&self, method: &str, path: &str) -> TestResponse {
         let origin = self.http.request("GET", "").get_uri().to_string();
         let request = self
             .bare(method, path)
             .insert_header(("x-matchbook", "page"))
             .insert_header(("sec-fetch-site", "same-origin"))
             .insert_header(("origin", origin.trim_end_matches('/')));
-        self.keep(Answer::of(request.send()).await)
+        self.keep(TestResponse::of(request.send()).await)
     }
 
     async fn log_in(&self) {
@@ -403,7 +403,7 @@ impl Events {
     }
 }
 
-fn assert_refused(answer: &Answer, status: u16, code: &str) {
+fn assert_refused(answer: &TestResponse, status: u16, code: &str) {
     assert_eq!((answer.status, answer.field("error").as_str()), (status, code), "{}", answer.text);
     assert!(answer.field("message").ends_with('.'), "{}", answer.text);
     assert_eq!(answer.header("content-type"), "application/json");
@@ -434,7 +434,7 @@ async fn two_browsers_are_two_users_and_whoever_has_no_cookie_is_a_third() {
 
 #[actix_rt::test]
 async fn without_the_demo_only_browsers_are_somebody() {
-    let world = World::new();
+    let world = TestEnv::new();
     let server = world.server(&server_binary()).start();
     let app = client(&world, server.url()).set("client.demo", "false").start();
     let http = Http::new(app.url(), None);
@@ -463,7 +463,8 @@ async fn the_cookie_is_for_this_site_and_for_no_script() {
         let (given, id) = cookie.split_once('=').unwrap();
         assert_eq!(given, name);
         assert!(id.len() == 64 && id.chars().all(|c| c.is_ascii_hexdigit()), "{id}");
-        let again = Answer::of(http.request("GET", "/").insert_header(("cookie", cookie)).send());
+        let again =
+            TestResponse::of(http.request("GET", "/").insert_header(("cookie", cookie)).send());
         assert_eq!(again.await.header("set-cookie"), "", "it has one");
     }
 }
@@ -483,12 +484,12 @@ async fn a_cookie_that_the_app_did_not_make_is_not_taken_over() {
         login.text,
         "The app was restarted, or you were away for a day: open / and log in again."
     );
-    let page = Answer::of(browser.bare("GET", "/").send()).await;
+    let page = TestResponse::of(browser.bare("GET", "/").send()).await;
     let given = page.header("set-cookie");
     assert!(page.status == 200 && given.contains('=') && !given.contains(&planted), "{given}");
     assert_refused(&browser.call("POST", "/api/info").await, 401, "no_cookie");
     assert_refused(
-        &Answer::of(pair.http.request("GET", "/api/sessions").send()).await,
+        &TestResponse::of(pair.http.request("GET", "/api/sessions").send()).await,
         401,
         "no_cookie",
     );
@@ -526,13 +527,13 @@ async fn what_another_site_has_a_browser_ask_for_is_refused_and_changes_nothing(
             for header in lure {
                 request = request.insert_header(*header);
             }
-            assert_refused(&Answer::of(request.send()).await, 403, "forbidden");
+            assert_refused(&TestResponse::of(request.send()).await, 403, "forbidden");
         }
     }
     for path in ["/login", "/info"] {
         for site in ["cross-site", "same-site"] {
             let request = browser.bare("GET", path).insert_header(("sec-fetch-site", site));
-            assert_eq!(Answer::of(request.send()).await.status, 403);
+            assert_eq!(TestResponse::of(request.send()).await.status, 403);
         }
     }
     assert_eq!(browser.user().await, user);
@@ -546,7 +547,7 @@ async fn what_another_site_has_a_browser_ask_for_is_refused_and_changes_nothing(
 async fn who_follows_a_link_from_another_site_keeps_the_cookie_that_was_not_sent() {
     let pair = Pair::start(|server| server);
     let request = pair.http.request("GET", "/").insert_header(("sec-fetch-site", "cross-site"));
-    let answer = Answer::of(request.send()).await;
+    let answer = TestResponse::of(request.send()).await;
     assert_eq!((answer.status, answer.header("set-cookie")), (200, ""));
     assert_eq!(answer.header("refresh"), "0; url=/", "which the browser asks for with its cookie");
 }
@@ -725,7 +726,7 @@ fn said(text: &str) -> (i32, String, String) {
 
 #[actix_rt::test]
 async fn a_script_logs_in_stays_logged_in_and_logs_out() {
-    let world = World::new();
+    let world = TestEnv::new();
     let server = world.server(&server_binary()).set("tokens.access_lifetime", "2s").start();
     let command = client(&world, server.url());
     let run = |arguments: &[&str]| ended(&command.run(arguments));
@@ -848,7 +849,7 @@ async fn a_name_that_was_made_to_resolve_to_here_is_not_answered() {
     let app = client(&pair.world, pair.server.url()).set("client.hosts", "App.example").start();
     let asked = async |app: &Process, path: &str, host: &'static str| {
         let http = Http::new(app.url(), None);
-        Answer::of(http.request("GET", path).insert_header(("host", host)).send()).await
+        TestResponse::of(http.request("GET", path).insert_header(("host", host)).send()).await
     };
     for path in ["/", "/login", "/info", "/page.js", "/api/events", "/nothing"] {
         let answer = asked(&pair.client, path, "evil.example:5002").await;
@@ -872,13 +873,13 @@ async fn a_browser_without_fetch_metadata_is_refused_by_the_page_it_comes_from()
     for header in [("origin", "http://evil.example"), ("referer", "http://evil.example/page")] {
         for (path, status) in [("/login", 403), ("/info", 403), ("/", 200)] {
             let request = pair.http.request("GET", path).insert_header(header);
-            let answer = Answer::of(request.send()).await;
+            let answer = TestResponse::of(request.send()).await;
             assert_eq!((answer.status, answer.header("set-cookie")), (status, ""), "{path}");
         }
     }
     let own = format!("{}/", pair.client.url());
     let request = pair.http.request("GET", "/login").insert_header(("referer", own));
-    assert_eq!(Answer::of(request.send()).await.status, 200);
+    assert_eq!(TestResponse::of(request.send()).await.status, 200);
 }
 
 #[actix_rt::test]
@@ -902,7 +903,7 @@ async fn who_is_logged_in_does_not_have_to_go_for_somebody_new() {
 
 #[actix_rt::test]
 async fn a_stop_does_not_wait_long_for_an_answer_that_does_not_come() {
-    let world = World::new();
+    let world = TestEnv::new();
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", silent.local_addr().unwrap());
     let file = world.folder().join("matchbook-client.toml");
@@ -922,10 +923,10 @@ async fn a_stop_does_not_wait_long_for_an_answer_that_does_not_come() {
 async fn head_is_answered_as_get_is_without_the_body() {
     let pair = Pair::start(|server| server);
     for path in ["/", "/page.js", "/style.css", "/favicon.svg", "/health/live"] {
-        let head = Answer::of(pair.http.request("HEAD", path).send()).await;
+        let head = TestResponse::of(pair.http.request("HEAD", path).send()).await;
         let get = pair.http.get(path).await;
         assert_eq!((head.status, head.text.as_str()), (200, ""), "{path}");
         assert_eq!(head.header("content-type"), get.header("content-type"), "{path}");
     }
-    assert_eq!(Answer::of(pair.http.request("HEAD", "/login").send()).await.status, 404);
+    assert_eq!(TestResponse::of(pair.http.request("HEAD", "/login").send()).await.status, 404);
 }

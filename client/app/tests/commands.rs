@@ -4,11 +4,11 @@ use std::fs::OpenOptions;
 use std::path::Path;
 use std::process::{Output, Stdio};
 
-use matchbook_testkit::{Launch, World};
+use matchbook_testkit::{ProcessBuilder, TestEnv};
 
-fn command(world: &World, server: &str) -> Launch {
+fn command(world: &TestEnv, server: &str) -> ProcessBuilder {
     let binary = Path::new(env!("CARGO_BIN_EXE_matchbook-client"));
-    Launch::new(binary, world.folder(), "MATCHBOOK_CLIENT").set("server.url", server)
+    ProcessBuilder::new(binary, world.folder(), "MATCHBOOK_CLIENT").set("server.url", server)
 }
 
 fn assert_says_405(output: &Output) {
@@ -19,7 +19,7 @@ fn assert_says_405(output: &Output) {
 
 #[actix_rt::test]
 async fn a_script_learns_of_a_refusal_also_where_its_body_cannot_be_printed() {
-    let world = World::new();
+    let world = TestEnv::new();
     let server =
         Path::new(env!("CARGO_BIN_EXE_matchbook-client")).with_file_name("matchbook-server");
     assert!(server.exists(), "build the server first: cargo build -p matchbook-server");
@@ -41,7 +41,7 @@ async fn a_script_learns_of_a_refusal_also_where_its_body_cannot_be_printed() {
 
 /// The standard error of `info` with this server and these variables.
 fn complaint(url: &str, variables: &[(&str, &str)]) -> (Option<i32>, String) {
-    let world = World::new();
+    let world = TestEnv::new();
     let mut command = command(&world, url).set("server.ca_file", "system");
     for (name, value) in variables {
         command = command.variable(name, value);

@@ -12,8 +12,8 @@ use std::thread;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use matchbook_client::{Credential, Server, Session, Tokens, Trust};
-use matchbook_testkit::{Answer, Http, Launch, Process, World};
+use matchbook_client::{Credential, Server, Session, TokenResponse, Trust};
+use matchbook_testkit::{Http, Process, ProcessBuilder, TestEnv, TestResponse};
 use serde_json::Value;
 
 /// Longer than an access token lives here.
@@ -139,7 +139,7 @@ async fn another_log_in_of_the_same_browser_is_named_on_its_open_page() {
 
 #[actix_rt::test]
 async fn tokens_from_elsewhere_end_the_session_before_unless_they_are_of_the_same_one() {
-    let world = World::new();
+    let world = TestEnv::new();
     let server = server(&world, &[]).start();
     let http = Http::new(server.url(), None);
     let tokens = async || {
@@ -147,7 +147,7 @@ async fn tokens_from_elsewhere_end_the_session_before_unless_they_are_of_the_sam
         http.get(&format!("/token?userId={user}")).await.text
     };
     let refreshed = async |tokens: &str| {
-        let tokens: Tokens = serde_json::from_str(tokens).unwrap();
+        let tokens: TokenResponse = serde_json::from_str(tokens).unwrap();
         http.post("/refresh", &format!("refresh_token={}", tokens.refresh_token)).await
     };
     let (first, second) = (tokens().await, tokens().await);
@@ -205,7 +205,7 @@ fn refresh_token_of(file: &Path) -> String {
 
 /// A server behind a tap, and a client app that uses it.
 struct Scene {
-    worlds: Vec<World>,
+    worlds: Vec<TestEnv>,
     server: Process,
     tap: Tap,
     settings: &'static [(&'static str, &'static str)],
@@ -213,7 +213,7 @@ struct Scene {
 
 impl Scene {
     fn new(case: &Case) -> Self {
-        let world = World::new();
+        let world = TestEnv::new();
         let server = server(&world, case.settings).start();
         let tap = Tap::to(server.url());
         Self { worlds: vec![world], server, tap, settings: case.settings }
@@ -228,9 +228,9 @@ impl Scene {
         (scene, file)
     }
 
-    fn client(&self) -> Launch {
+    fn client(&self) -> ProcessBuilder {
         let binary = Path::new(env!("CARGO_BIN_EXE_matchbook-client"));
-        Launch::new(binary, self.worlds[0].folder(), "MATCHBOOK_CLIENT")
+        ProcessBuilder::new(binary, self.worlds[0].folder(), "MATCHBOOK_CLIENT")
             .set("client.address", "127.0.0.1:0")
             .set("client.workers", "1")
             .set("server.url", &format!("http://{}", self.tap.address))
@@ -274,7 +274,7 @@ impl Scene {
             Fate::Unused(millis) => actix_rt::time::sleep(Duration::from_millis(millis)).await,
             Fate::Forgotten => {
                 assert!(self.server.stop().success());
-                self.worlds.push(World::new());
+                self.worlds.push(TestEnv::new());
                 let world = self.worlds.last().unwrap();
                 self.server = server(world, self.settings).start();
                 self.tap.lead_to(self.server.url());
@@ -284,7 +284,7 @@ impl Scene {
     }
 }
 
-fn server(world: &World, settings: &[(&str, &str)]) -> Launch {
+fn server(world: &TestEnv, settings: &[(&str, &str)]) -> ProcessBuilder {
     let binary = Path::new(env!("CARGO_BIN_EXE_matchbook-client"));
     let binary = binary.with_file_name("matchbook-server");
     assert!(binary.exists(), "build the server first: cargo build -p matchbook-server");
@@ -304,9 +304,9 @@ struct Browser {
 }
 
 impl Browser {
-    async fn call(&self, path: &str) -> Answer {
+    async fn call(&self, path: &str) -> TestResponse {
         let request = self.http.request("POST", path).insert_header(("x-matchbook", "page"));
-        Answer::of(request.insert_header(("cookie", self.cookie.clone())).send()).await
+        TestResponse::of(request.insert_header(("cookie", self.cookie.clone())).send()).await
     }
 
     /// Logs in, which brings another cookie.

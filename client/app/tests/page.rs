@@ -12,7 +12,7 @@ use fantoccini::key::Key;
 use fantoccini::wd::Capabilities;
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
-use matchbook_testkit::{Answer, Http, Launch, Process, World};
+use matchbook_testkit::{Http, Process, ProcessBuilder, TestEnv, TestResponse};
 use serde_json::{Value, json};
 
 /// How long to wait for what should happen soon, on a busy machine too.
@@ -33,21 +33,21 @@ fn server_binary() -> PathBuf {
 struct Pair {
     server: Process,
     client: Process,
-    world: World,
+    world: TestEnv,
 }
 
 impl Pair {
-    fn start(settings: impl FnOnce(Launch) -> Launch) -> Self {
-        let world = World::new();
+    fn start(settings: impl FnOnce(ProcessBuilder) -> ProcessBuilder) -> Self {
+        let world = TestEnv::new();
         let server = settings(world.server(&server_binary())).start();
         let client = app(&world, server.url()).start();
         Self { server, client, world }
     }
 }
 
-fn app(world: &World, server: &str) -> Launch {
+fn app(world: &TestEnv, server: &str) -> ProcessBuilder {
     let binary = Path::new(env!("CARGO_BIN_EXE_matchbook-client"));
-    Launch::new(binary, world.folder(), "MATCHBOOK_CLIENT")
+    ProcessBuilder::new(binary, world.folder(), "MATCHBOOK_CLIENT")
         .set("client.address", "127.0.0.1:0")
         .set("client.workers", "2")
         .set("server.url", server)
@@ -198,7 +198,7 @@ impl Page {
     async fn console(&self) -> Vec<String> {
         let session = self.browser.session_id().await.unwrap().unwrap();
         let command = self.driver.request("POST", &format!("/session/{session}/se/log"));
-        let answer = Answer::of(command.send_json(&json!({ "type": "browser" }))).await;
+        let answer = TestResponse::of(command.send_json(&json!({ "type": "browser" }))).await;
         let entries = answer.json()["value"].as_array().expect("a list of entries").clone();
         entries.iter().map(|entry| format!("{}: {}", entry["level"], entry["message"])).collect()
     }

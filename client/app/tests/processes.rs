@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use actix_rt::System;
 use matchbook_client::{Credential, FileStore, Server, Session, Trust};
-use matchbook_testkit::{Launch, World};
+use matchbook_testkit::{ProcessBuilder, TestEnv};
 use uuid::Uuid;
 
 #[expect(dead_code, reason = "the rules need more of it")]
@@ -39,7 +39,7 @@ fn any(below: Duration) -> Duration {
 
 /// The commands of the client on one file of tokens.
 struct Commands {
-    launch: Launch,
+    launch: ProcessBuilder,
 }
 
 impl Commands {
@@ -47,7 +47,7 @@ impl Commands {
         let settings = format!("[server]\nca_file = '{ca}'");
         std::fs::write(folder.join("matchbook-client.toml"), settings).unwrap();
         let binary = Path::new(env!("CARGO_BIN_EXE_matchbook-client"));
-        let launch = Launch::new(binary, folder, "MATCHBOOK_CLIENT")
+        let launch = ProcessBuilder::new(binary, folder, "MATCHBOOK_CLIENT")
             .set("server.url", url)
             .set("store.path", file.to_str().unwrap());
         Self { launch }
@@ -136,8 +136,8 @@ fn server_binary() -> PathBuf {
 
 /// Kills processes that use the real server, and looks whether it took one of
 /// them for a thief.
-fn kill_against_the_server(settings: impl FnOnce(Launch) -> Launch) {
-    let world = World::new();
+fn kill_against_the_server(settings: impl FnOnce(ProcessBuilder) -> ProcessBuilder) {
+    let world = TestEnv::new();
     // Whole seconds are counted from the one that has begun: of one, a new token may
     // have nothing left.
     let launch = world.server(&server_binary()).set("tokens.access_lifetime", "2s");
@@ -180,7 +180,7 @@ fn processes_that_are_killed_at_any_moment_lose_no_session() {
 #[test]
 fn processes_that_are_killed_lose_no_session_where_only_the_key_may_repeat_a_refresh() {
     kill_against_the_server(|server| {
-        server.set("rotation.keyed", "exclusive").set("rotation.retry_window", "1s")
+        server.set("rotation.same_key_only", "true").set("rotation.grace_period", "1s")
     });
 }
 

@@ -1,6 +1,6 @@
 //! RFC 6749 in place of Matchbook's own endpoints.
 
-use matchbook_client::{Credential, Error, OAuth, Session, Tokens};
+use matchbook_client::{Credential, Error, OAuth, Session, TokenResponse};
 
 use super::script::{Act, Script};
 use super::{get, is_transient, on_file, soon, store};
@@ -28,7 +28,7 @@ async fn tokens_from_elsewhere_end_no_session_of_an_oauth_server() {
     // As an access token may look there; what it says is not for its client to read.
     for claims in ["eyJzaWQiOiJhIn0", "eyJzaWQiOiJiIn0"] {
         let token = format!("e30.{claims}.c2ln");
-        session.log_in_with(Tokens { token, ..script.sign_in() }).await.unwrap();
+        session.log_in_with(TokenResponse { token, ..script.sign_in() }).await.unwrap();
     }
     assert!(script.asked("/oauth/revoke").is_empty());
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use matchbook_client::{Credential, Error, Session, Tokens};
+use matchbook_client::{Credential, Error, Session, TokenResponse};
 use matchbook_shared::Reason;
 use openssl::base64::encode_block;
 
@@ -122,7 +122,7 @@ async fn tokens_from_elsewhere_end_the_session_before_where_both_name_theirs() {
     let (script, (_folder, file)) = (Script::start(), store());
     let session = Session::new(&script.server(), on_file(&file));
     let log_in = async |token: String| {
-        let tokens = Tokens { token, ..script.sign_in() };
+        let tokens = TokenResponse { token, ..script.sign_in() };
         session.log_in_with(tokens).await.unwrap();
     };
     let ended = || -> Vec<_> {

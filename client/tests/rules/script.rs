@@ -15,7 +15,7 @@ use actix_web::web::{self, Bytes, Data, PayloadConfig};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
 use futures_util::StreamExt;
 use futures_util::stream;
-use matchbook_client::{Server, Tokens, Trust};
+use matchbook_client::{Server, TokenResponse, Trust};
 use matchbook_shared::{SERVER_MARK, SERVER_MARK_VALUE};
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
@@ -247,10 +247,10 @@ impl Script {
     }
 
     /// The tokens of a new session.
-    pub(crate) fn sign_in(&self) -> Tokens {
+    pub(crate) fn sign_in(&self) -> TokenResponse {
         let mut state = self.shared.lock();
         let granted = state.sign_in();
-        Tokens {
+        TokenResponse {
             token: granted.access,
             refresh_token: granted.refresh.unwrap(),
             expires_in: state.lifetime,

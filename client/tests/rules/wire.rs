@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use matchbook_client::{Credential, Server, Session, Tokens, Trust};
+use matchbook_client::{Credential, Server, Session, TokenResponse, Trust};
 use openssl::asn1::Asn1Time;
 use openssl::bn::BigNum;
 use openssl::ec::{EcGroup, EcKey};
@@ -99,7 +99,8 @@ impl Wire {
 pub(crate) async fn session(url: &str, trust: &Trust, timeout: Duration) -> Session {
     let server = Server::new(url, trust, timeout).unwrap();
     let session = Session::new(&server, Credential::default());
-    let tokens = Tokens { token: "access".into(), refresh_token: "refresh".into(), expires_in: 60 };
+    let tokens =
+        TokenResponse { token: "access".into(), refresh_token: "refresh".into(), expires_in: 60 };
     session.log_in_with(tokens).await.unwrap();
     session
 }

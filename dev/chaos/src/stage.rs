@@ -13,8 +13,8 @@ use uuid::Uuid;
 
 use crate::fault::{Fault, Lengths};
 use crate::history::Scene;
-use matchbook_testkit::through_relay;
-use matchbook_testkit::{Launch, Postgres, Process, Redis, Relay, Stop, free_port};
+use matchbook_testkit::through_proxy;
+use matchbook_testkit::{Postgres, Process, ProcessBuilder, Redis, Stop, TcpProxy, free_port};
 
 /// Every setting of the servers, but where they and their parts are. Both share
 /// a folder, and with it the secret that the first of them makes.
@@ -36,15 +36,15 @@ pub(super) struct Stage {
     postgres: Postgres,
     database_url: String,
     /// What the first server reaches them through.
-    redis_relay: Relay,
-    postgres_relay: Relay,
+    redis_relay: TcpProxy,
+    postgres_relay: TcpProxy,
     _folder: TempDir,
 }
 
 /// A server at an address that it keeps.
 struct Server {
     address: String,
-    launch: Launch,
+    launch: ProcessBuilder,
     process: Process,
     /// What it logged before it was last killed.
     log: String,
@@ -58,10 +58,10 @@ impl Stage {
         let binary = binary.expect("the server's binary is there: build it, or see --server");
         let (postgres, redis) = (Postgres::new(), Redis::new());
         let database_url = postgres.create("matchbook");
-        let (postgres_relay, relayed_database) = through_relay(&database_url);
-        let (redis_relay, relayed_redis) = through_relay(&redis.url());
+        let (postgres_relay, relayed_database) = through_proxy(&database_url);
+        let (redis_relay, relayed_redis) = through_proxy(&redis.url());
         let launch = |database: &str, redis: &str| {
-            let launch = Launch::new(&binary, folder.path(), "MATCHBOOK")
+            let launch = ProcessBuilder::new(&binary, folder.path(), "MATCHBOOK")
                 .variable("DATABASE_URL", database)
                 .variable("REDIS_URL", redis);
             SETTINGS.iter().fold(launch, |launch, (key, value)| launch.set(key, value))
@@ -175,7 +175,7 @@ impl Stage {
     }
 }
 
-fn cut(relay: &Relay, time: Duration) {
+fn cut(relay: &TcpProxy, time: Duration) {
     relay.cut();
     thread::sleep(time);
     relay.mend();
@@ -183,7 +183,7 @@ fn cut(relay: &Relay, time: Duration) {
 
 /// A standby that takes over the address of its primary for a while: it has everything
 /// so far, and follows no more.
-fn stand_in(primary: &Postgres, relay: &Relay, time: Duration) {
+fn stand_in(primary: &Postgres, relay: &TcpProxy, time: Duration) {
     let standby = Postgres::standby_of(primary);
     standby.catch_up(primary);
     let mut conn = PgConnection::establish(&standby.url()).unwrap();
@@ -194,7 +194,7 @@ fn stand_in(primary: &Postgres, relay: &Relay, time: Duration) {
 }
 
 /// A replica has everything so far, and then lives its own life.
-fn split(redis: &Redis, relay: &Relay, time: Duration) {
+fn split(redis: &Redis, relay: &TcpProxy, time: Duration) {
     let replica = Redis::new();
     replica.replicate(redis);
     replica.promote();
@@ -204,14 +204,14 @@ fn split(redis: &Redis, relay: &Relay, time: Duration) {
 }
 
 /// Leads a server to another address: what is connected to the one before is closed.
-fn lead(relay: &Relay, address: &str) {
+fn lead(relay: &TcpProxy, address: &str) {
     relay.lead_to(address);
     relay.cut();
     relay.mend();
 }
 
 impl Server {
-    fn start(launch: &Launch) -> Self {
+    fn start(launch: &ProcessBuilder) -> Self {
         let address = format!("127.0.0.1:{}", free_port());
         let launch = launch.clone().set("server.address", &address);
         Self { address, process: launch.start(), launch, log: String::new() }

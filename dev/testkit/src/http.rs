@@ -40,28 +40,28 @@ impl Http {
     }
 
     /// `GET path`.
-    pub async fn get(&self, path: &str) -> Answer {
-        Answer::of(self.request("GET", path).send()).await
+    pub async fn get(&self, path: &str) -> TestResponse {
+        TestResponse::of(self.request("GET", path).send()).await
     }
 
     /// `GET path` with an access token.
-    pub async fn get_as(&self, path: &str, token: &str) -> Answer {
-        Answer::of(self.request("GET", path).bearer_auth(token).send()).await
+    pub async fn get_as(&self, path: &str, token: &str) -> TestResponse {
+        TestResponse::of(self.request("GET", path).bearer_auth(token).send()).await
     }
 
     /// `POST path` with a form, as it stands.
-    pub async fn post(&self, path: &str, form: &str) -> Answer {
+    pub async fn post(&self, path: &str, form: &str) -> TestResponse {
         let request = self
             .request("POST", path)
             .content_type("application/x-www-form-urlencoded")
             .send_body(form.to_owned());
-        Answer::of(request).await
+        TestResponse::of(request).await
     }
 }
 
 /// An answer, read whole.
 #[derive(Debug, Clone)]
-pub struct Answer {
+pub struct TestResponse {
     /// The status code.
     pub status: u16,
     /// The headers.
@@ -70,7 +70,7 @@ pub struct Answer {
     pub text: String,
 }
 
-impl Answer {
+impl TestResponse {
     /// Awaits the answer to a request.
     pub async fn of(request: SendClientRequest) -> Self {
         let mut response = request.await.expect("the server answers");

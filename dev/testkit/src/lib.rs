@@ -8,17 +8,17 @@
 //! programs, for tests that stop, freeze or reconfigure them.
 
 mod http;
-mod installed;
 mod postgres;
 mod process;
+mod programs;
 mod redis;
-mod relay;
-mod world;
+mod tcp_proxy;
+mod test_env;
 
 pub use self::redis::{Redis, connect};
-pub use http::{Answer, Http};
-pub use installed::free_port;
+pub use http::{Http, TestResponse};
 pub use postgres::{Postgres, Stop};
-pub use process::{Launch, Process};
-pub use relay::Relay;
-pub use world::{World, through_relay};
+pub use process::{Process, ProcessBuilder};
+pub use programs::free_port;
+pub use tcp_proxy::TcpProxy;
+pub use test_env::{TestEnv, through_proxy};

@@ -13,8 +13,8 @@ use diesel::{Connection, PgConnection, QueryableByName, RunQueryDsl};
 use tempfile::TempDir;
 
 use crate::free_port;
-use crate::installed::postgres_programs;
 use crate::process::{Running, signal};
+use crate::programs::postgres_programs;
 
 /// How long a start may take, with a recovery from a crash.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -14,14 +14,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A process to be: a binary and its settings.
 #[derive(Clone)]
-pub struct Launch {
+pub struct ProcessBuilder {
     binary: PathBuf,
     folder: PathBuf,
     prefix: &'static str,
     environment: BTreeMap<String, String>,
 }
 
-impl Launch {
+impl ProcessBuilder {
     /// `binary`, run in `folder`, its settings under `prefix`. Nothing of the
     /// caller's environment reaches it but `PATH`.
     pub fn new(binary: &Path, folder: &Path, prefix: &'static str) -> Self {

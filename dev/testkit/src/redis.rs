@@ -7,8 +7,8 @@ use redis::{Client, Connection, InfoDict, RedisResult};
 use tempfile::TempDir;
 
 use crate::free_port;
-use crate::installed::program;
 use crate::process::Running;
+use crate::programs::program;
 
 /// How long an order to it may take.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -6,9 +6,9 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use matchbook_shared::{Health, Readiness, ServerStatus};
 
 use super::tokens::limit;
-use crate::error::Error;
+use crate::http::error::Error;
+use crate::http::state::State;
 use crate::limits::Limit;
-use crate::state::State;
 use crate::store::ClockState;
 
 /// `GET /health/live`: the process answers. Asks nothing of anybody.

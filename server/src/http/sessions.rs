@@ -4,22 +4,22 @@ use actix_web::http::header::CONTENT_TYPE;
 use actix_web::web::{Data, Form, Json, Path, Query};
 use actix_web::{HttpRequest, HttpResponse};
 use diesel::QueryResult;
-use matchbook_shared::{EndSessions, EndedSessions, RefreshForm, SessionInfo};
+use matchbook_shared::{RefreshRequest, RevokeSessionsQuery, RevokedSessions, SessionInfo};
 use tracing::Instrument;
 use uuid::Uuid;
 
-use super::bearer::Bearer;
-use super::timely::Timely;
+use super::extract::bearer::Bearer;
+use super::extract::body_timeout::WithTimeout;
 use super::tokens::{device, limit};
 use crate::clock;
-use crate::error::Error;
+use crate::http::error::Error;
+use crate::http::state::State;
 use crate::limits::Limit;
 use crate::sessions::{self, EndReason};
-use crate::state::State;
-use crate::store::ends::{self, End};
-use crate::store::sessions::Listed;
+use crate::store::revocations::{self, Revocation};
+use crate::store::sessions::SessionSummary;
 use crate::store::{self, Conn};
-use crate::token::{Access, EventId, RefreshToken, SessionId};
+use crate::token::{EventId, RefreshToken, SessionId, VerifiedToken};
 
 /// `GET /sessions`: those of mine that are live, the last used first.
 pub(super) async fn list(
@@ -27,8 +27,8 @@ pub(super) async fn list(
     Bearer(access): Bearer,
 ) -> Result<Json<Vec<SessionInfo>>, Error> {
     let (user, now) = (access.user, clock::now());
-    let listed = state.store.run(move |conn| store::sessions::live_of(conn, user, now)).await?;
-    let info = |listed: Listed| SessionInfo {
+    let listed = state.store.run(move |conn| store::sessions::list_live(conn, user, now)).await?;
+    let info = |listed: SessionSummary| SessionInfo {
         id: listed.id.0,
         current: listed.id == access.session,
         created_at: listed.created_at.to_date_time(),
@@ -45,19 +45,21 @@ pub(super) async fn list(
 pub(super) async fn logout(
     state: Data<State>,
     bearer: Result<Bearer, Error>,
-    form: Result<Timely<Form<RefreshForm>>, actix_web::Error>,
+    form: Result<WithTimeout<Form<RefreshRequest>>, actix_web::Error>,
     request: HttpRequest,
 ) -> Result<HttpResponse, actix_web::Error> {
     limit(&state, &request, Limit::Logout)?;
     let form = if request.headers().contains_key(CONTENT_TYPE) {
-        form.map(|Timely(form)| form.into_inner().refresh_token.filter(|token| !token.is_empty()))
+        form.map(|WithTimeout(form)| {
+            form.into_inner().refresh_token.filter(|token| !token.is_empty())
+        })
     } else {
         Ok(None)
     };
     // An app may send its access token with every request, good or not.
     let session = match (bearer, form) {
         (bearer, Ok(Some(text))) => {
-            let token = RefreshToken::parse(&text, &state.peppers);
+            let token = RefreshToken::parse(&text, &state.token_keys);
             let session = token.ok_or(Error::InvalidGrant(None))?.session;
             if bearer.is_ok_and(|Bearer(access)| access.session != session) {
                 return Err(Error::InvalidRequest(
@@ -68,13 +70,13 @@ pub(super) async fn logout(
             session
         }
         (Ok(Bearer(access)), _) => access.session,
-        (Err(Error::NoToken), Ok(None)) => {
+        (Err(Error::MissingToken), Ok(None)) => {
             return Err(Error::InvalidRequest(
                 "Send an access token as bearer, or the form field `refresh_token`.",
             )
             .into());
         }
-        (Err(Error::NoToken), Err(error)) => return Err(error),
+        (Err(Error::MissingToken), Err(error)) => return Err(error),
         (Err(error), _) => return Err(error.into()),
     };
     end_one_session(state, session, &request).await?;
@@ -88,11 +90,11 @@ pub(super) async fn end_one(
     id: Path<String>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Error> {
-    let session = Uuid::try_parse(&id).map(SessionId).map_err(|_| Error::UnknownSession)?;
+    let session = Uuid::try_parse(&id).map(SessionId).map_err(|_| Error::SessionNotFound)?;
     // Somebody else's is none to be told of.
     let owner = state.store.run(move |conn| store::sessions::owner(conn, session)).await?;
     if owner != Some(access.user) {
-        return Err(Error::UnknownSession);
+        return Err(Error::SessionNotFound);
     }
     end_one_session(state, session, &request).await?;
     Ok(HttpResponse::NoContent().finish())
@@ -102,10 +104,10 @@ pub(super) async fn end_one(
 pub(super) async fn end_all(
     state: Data<State>,
     Bearer(access): Bearer,
-    query: Query<EndSessions>,
+    query: Query<RevokeSessionsQuery>,
     request: HttpRequest,
-) -> Result<Json<EndedSessions>, Error> {
-    let Access { user, session: sid, .. } = access;
+) -> Result<Json<RevokedSessions>, Error> {
+    let VerifiedToken { user, session: sid, .. } = access;
     let keep = match query.into_inner().keep.as_deref() {
         None => None,
         Some("current") => Some(sid),
@@ -117,7 +119,7 @@ pub(super) async fn end_all(
         sessions::log_out_everywhere(conn, user, keep, &device, event, &policy, now)
     })
     .await?;
-    Ok(Json(EndedSessions { ended }))
+    Ok(Json(RevokedSessions { ended }))
 }
 
 async fn end_one_session(
@@ -144,11 +146,11 @@ async fn end(
     let end = async move {
         let in_database = |conn: &mut Conn| {
             let (ended, sessions) = in_database(conn)?;
-            Ok((ended, ends::of(conn, &sessions)?))
+            Ok((ended, revocations::of(conn, &sessions)?))
         };
         let (ended, ends) = state.store.write(in_database).await?;
         state.metrics.ended(EndReason::LoggedOut.as_str(), ended);
-        for End { session_id: session, .. } in ends.iter().filter(|_| ended > 0) {
+        for Revocation { session_id: session, .. } in ends.iter().filter(|_| ended > 0) {
             tracing::info!(%session, "logged out");
         }
         if !ends.is_empty() {
@@ -158,5 +160,5 @@ async fn end(
     };
     // On a task of its own: the caller may hang up, but an end that the
     // database has must reach Redis.
-    Ok(actix_rt::spawn(end.in_current_span()).await.map_err(store::Error::Unfinished)??)
+    Ok(actix_rt::spawn(end.in_current_span()).await.map_err(store::Error::TaskPanicked)??)
 }

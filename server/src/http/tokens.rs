@@ -7,22 +7,25 @@ use actix_web::HttpRequest;
 use actix_web::http::header::USER_AGENT;
 use actix_web::web::{Data, Form, Json, Query};
 use futures_util::future::join;
-use matchbook_shared::{RefreshForm, TokenQuery, Tokens};
+use matchbook_shared::{GuestLoginQuery, RefreshRequest, TokenResponse};
 use tracing::Instrument;
 use uuid::Uuid;
 
-use super::observe::client_address;
-use super::timely::Timely;
+use super::extract::body_timeout::WithTimeout;
+use super::middleware::request_log::client_address;
 use crate::clock::{self, Timestamp};
-use crate::error::Error;
+use crate::http::error::Error;
+use crate::http::state::State;
 use crate::limits::Limit;
 use crate::sessions::{
-    self, Attempt, Device, EndReason, Grant, Look, Opening, Presentation, Refusal, Rotation, SignIn,
+    self, ClientInfo, EndReason, InvalidGrant, Login, LoginOutcome, Look, PresentedToken, Refresh,
+    RefreshOutcome, TokenGrant,
 };
-use crate::state::State;
 use crate::store::sessions::redate_late;
-use crate::store::{self, Conn, ends, users};
-use crate::token::{AttemptKey, Claims, Dice, RefreshToken, Secret, SessionId, UserId};
+use crate::store::{self, Conn, revocations, users};
+use crate::token::{
+    Claims, IdempotencyKey, RefreshToken, RotationRandomness, Secret, SessionId, UserId,
+};
 
 /// The client that these endpoints stand for (`client_id`, RFC 9068 §2.2).
 const CLIENT: &str = "matchbook";
@@ -53,9 +56,9 @@ pub(super) async fn register(
 /// `GET /token?userId=`: opens the one session of a guest.
 pub(super) async fn token(
     state: Data<State>,
-    query: Query<TokenQuery>,
+    query: Query<GuestLoginQuery>,
     request: HttpRequest,
-) -> Result<Json<Tokens>, Error> {
+) -> Result<Json<TokenResponse>, Error> {
     limit(&state, &request, Limit::Token)?;
     let id = query.into_inner().user_id.filter(|id| !id.is_empty());
     let id = id.ok_or(Error::InvalidRequest("Send the id from /register: `?userId=…`."))?;
@@ -64,29 +67,29 @@ pub(super) async fn token(
     })?;
     let now = clock::now();
     let (session, secret, device) = (SessionId::new(now)?, Secret::random()?, device(&request));
-    let (ip, dice) = (device.ip, Dice::throw(now)?);
-    let sign_in = SignIn { user, session, secret, device };
-    let (policy, peppers) = (state.policy, state.peppers.clone());
+    let (ip, randomness) = (device.ip, RotationRandomness::generate(now)?);
+    let sign_in = Login { user, session, secret, device };
+    let (policy, token_keys) = (state.policy, state.token_keys.clone());
     let opening = state
         .store
         .write_or_undo(
-            move |conn| sessions::open(conn, sign_in, &dice, &peppers, &policy, now),
+            move |conn| sessions::open(conn, sign_in, &randomness, &token_keys, &policy, now),
             move |conn, opening| match opening {
-                Opening::Granted(_) => sessions::undo_open(conn, session, user),
+                LoginOutcome::Granted(_) => sessions::undo_log_in(conn, session, user),
                 _ => Ok(()),
             },
         )
         .await?;
     let ip = ip.map(tracing::field::display);
     let refused = match opening {
-        Opening::Granted(grant) => {
+        LoginOutcome::Granted(grant) => {
             tracing::info!(%session, %user, ip, "session opened");
             state.metrics.opened();
             return answer(&state, grant, now).await;
         }
-        Opening::UnknownUser => Error::UnknownUser,
-        Opening::AlreadyActive => Error::AlreadyActive,
-        Opening::SignInUsed => Error::SignInUsed,
+        LoginOutcome::UserNotFound => Error::UserNotFound,
+        LoginOutcome::AlreadyActive => Error::AlreadyActive,
+        LoginOutcome::GuestIdUsed => Error::GuestIdUsed,
     };
     tracing::info!(ip, reason = ?refused, "sign-in refused");
     Err(refused)
@@ -95,15 +98,15 @@ pub(super) async fn token(
 /// `POST /refresh`: trades a refresh token for its successor.
 pub(super) async fn refresh(
     state: Data<State>,
-    Timely(form): Timely<Form<RefreshForm>>,
+    WithTimeout(form): WithTimeout<Form<RefreshRequest>>,
     request: HttpRequest,
-) -> Result<Json<Tokens>, Error> {
+) -> Result<Json<TokenResponse>, Error> {
     limit(&state, &request, Limit::Refresh)?;
     let text = form.into_inner().refresh_token.filter(|token| !token.is_empty());
     let text = text.ok_or(Error::InvalidRequest("Send the form field `refresh_token`."))?;
     let (attempt, device) = (attempt_key(&request)?, device(&request));
     let ip = device.ip.map(tracing::field::display);
-    let Some(token) = RefreshToken::parse(&text, &state.peppers) else {
+    let Some(token) = RefreshToken::parse(&text, &state.token_keys) else {
         tracing::info!(ip, "refresh refused: not a token of this server");
         state.metrics.refreshed("not_ours");
         return Err(Error::InvalidGrant(None));
@@ -111,31 +114,37 @@ pub(super) async fn refresh(
     let RefreshToken { session, generation, .. } = token;
     count(&state, Limit::Session(session))?;
     let (now, keyed) = (clock::now(), attempt.is_some());
-    let shown = Presentation { token, attempt, device };
-    let attempt = Attempt::new(shown, Dice::throw(now)?, &state.peppers, &state.policy, now)
-        .until(state.store.deadline(now));
+    let presented = PresentedToken { token, attempt, device };
+    let attempt = Refresh::new(
+        presented,
+        RotationRandomness::generate(now)?,
+        &state.token_keys,
+        &state.policy,
+        now,
+    )
+    .until(state.store.deadline(now));
     if !keyed {
         // Before it is rotated: the caller may hang up, and the salt is to go all the same.
-        state.rotations.note(session, now);
+        state.salt_expiry.track(session, now);
     }
     let attempt = Arc::new(attempt);
-    let rotation = match state.store.advance(attempt.advance.clone()).await? {
-        Some(row) => attempt.rotated(row, &state.peppers, &state.policy),
+    let rotation = match state.store.rotate(attempt.update.clone()).await? {
+        Some(row) => attempt.rotated(row, &state.token_keys, &state.policy),
         None => match settle(&state, &attempt, Look::First).await? {
-            Rotation::LooksLikeReuse => {
+            RefreshOutcome::LooksLikeReuse => {
                 tokio::time::sleep(LOOK_AGAIN_AFTER).await;
                 settle(&state, &attempt, Look::Last).await?
             }
             rotation => rotation,
         },
     };
-    let user_agent = attempt.shown().device.user_agent.as_deref();
+    let user_agent = attempt.presented().device.user_agent.as_deref();
     match rotation {
-        Rotation::Rotated(grant) => {
+        RefreshOutcome::Rotated(grant) => {
             state.metrics.refreshed("rotated");
             answer(&state, grant, now).await
         }
-        Rotation::Repeated(grant) => {
+        RefreshOutcome::Reissued(grant) => {
             let user = grant.user;
             state.metrics.refreshed("repeated");
             tracing::info!(
@@ -143,19 +152,19 @@ pub(super) async fn refresh(
             );
             answer(&state, grant, now).await
         }
-        Rotation::TooLate | Rotation::LooksLikeReuse => {
+        RefreshOutcome::TooLate | RefreshOutcome::LooksLikeReuse => {
             state.metrics.refreshed("too_late");
             Err(Error::Store(store::Error::TooLate))
         }
-        Rotation::Refused { refusal, user, elsewhere } => {
+        RefreshOutcome::Rejected { refusal, user, elsewhere } => {
             let (reason, user) = (refusal.reason().as_str(), user.map(tracing::field::display));
             state.metrics.refreshed(reason);
-            if refusal == Refusal::Reuse {
+            if refusal == InvalidGrant::Reuse {
                 tracing::warn!(
                     %session, user, generation, ip, user_agent,
                     "refresh token reused: session ended"
                 );
-            } else if refusal == Refusal::Superseded && elsewhere {
+            } else if refusal == InvalidGrant::Superseded && elsewhere {
                 tracing::warn!(
                     %session, user, generation, ip, user_agent,
                     "superseded refresh token presented from another address or device"
@@ -174,41 +183,41 @@ pub(super) async fn refresh(
 /// ended it.
 async fn settle(
     state: &Data<State>,
-    attempt: &Arc<Attempt>,
+    attempt: &Arc<Refresh>,
     look: Look,
-) -> Result<Rotation, store::Error> {
+) -> Result<RefreshOutcome, store::Error> {
     let (state, attempt) = (state.clone(), attempt.clone());
     let settling = async move {
-        let session = attempt.advance.session;
-        let (policy, peppers) = (state.policy, state.peppers.clone());
+        let session = attempt.update.session;
+        let (policy, token_keys) = (state.policy, state.token_keys.clone());
         let settle = move |conn: &mut Conn| {
-            let rotation = sessions::settle(conn, &attempt, &peppers, &policy, look)?;
-            if let Rotation::Rotated(_) = rotation {
-                redate_late(conn, std::iter::once(&*attempt.advance));
+            let rotation = sessions::settle(conn, &attempt, &token_keys, &policy, look)?;
+            if let RefreshOutcome::Rotated(_) = rotation {
+                redate_late(conn, std::iter::once(&*attempt.update));
             }
             Ok(rotation)
         };
         let rotation = state.store.write(settle).await?;
-        if let Rotation::Refused { refusal: Refusal::Reuse, .. } = rotation {
+        if let RefreshOutcome::Rejected { refusal: InvalidGrant::Reuse, .. } = rotation {
             state.metrics.ended(EndReason::Reuse.as_str(), 1);
-            let ends = state.store.run(move |conn| ends::of(conn, &[session])).await?;
+            let ends = state.store.run(move |conn| revocations::of(conn, &[session])).await?;
             state.active.ended(&ends).await;
         }
         Ok(rotation)
     };
     // On a task of its own: the caller may hang up, but an end that the database
     // has must reach Redis.
-    actix_rt::spawn(settling.in_current_span()).await.map_err(store::Error::Unfinished)?
+    actix_rt::spawn(settling.in_current_span()).await.map_err(store::Error::TaskPanicked)?
 }
 
 /// The key of this attempt (`Idempotency-Key`), where the client sends one.
-fn attempt_key(request: &HttpRequest) -> Result<Option<AttemptKey>, Error> {
+fn attempt_key(request: &HttpRequest) -> Result<Option<IdempotencyKey>, Error> {
     let mut headers = request.headers().get_all(IDEMPOTENCY_KEY);
     let Some(header) = headers.next() else { return Ok(None) };
     if headers.next().is_some() {
         return Err(Error::InvalidRequest("Send one `Idempotency-Key`."));
     }
-    let key = header.to_str().ok().and_then(AttemptKey::parse);
+    let key = header.to_str().ok().and_then(IdempotencyKey::parse);
     key.map(Some).ok_or(Error::InvalidRequest(
         "`Idempotency-Key` must be 16 to 128 visible ASCII characters, new and random for each \
          refresh token.",
@@ -216,7 +225,11 @@ fn attempt_key(request: &HttpRequest) -> Result<Option<AttemptKey>, Error> {
 }
 
 /// Signs the access token and says both tokens.
-async fn answer(state: &State, grant: Grant, now: Timestamp) -> Result<Json<Tokens>, Error> {
+async fn answer(
+    state: &State,
+    grant: TokenGrant,
+    now: Timestamp,
+) -> Result<Json<TokenResponse>, Error> {
     let claims = Claims {
         iss: state.issuer.as_str().into(),
         aud: state.audience.as_str().into(),
@@ -227,7 +240,7 @@ async fn answer(state: &State, grant: Grant, now: Timestamp) -> Result<Json<Toke
         jti: grant.access,
         sid: grant.session,
     };
-    let access = claims.access();
+    let access = claims.verified();
     // What is left of it, where this is the same answer again.
     let left = access.expires_at.since(now);
     let sign = async {
@@ -240,7 +253,7 @@ async fn answer(state: &State, grant: Grant, now: Timestamp) -> Result<Json<Toke
     };
     // Redis notes it while the key signs.
     let ((), token) = join(state.active.granted(&access, now), sign).await;
-    Ok(Json(Tokens {
+    Ok(Json(TokenResponse {
         token: token?,
         refresh_token: grant.refresh_token,
         expires_in: left.as_secs() + u64::from(left.subsec_nanos() > 0),
@@ -260,12 +273,12 @@ fn count(state: &State, limit: Limit) -> Result<(), Error> {
     state.limits.check(limit).map_err(|wait| {
         state.metrics.limited(limit.as_str());
         tracing::debug!(?limit, "too many requests");
-        Error::TooMany(wait)
+        Error::RateLimited(wait)
     })
 }
 
 /// Who asks.
-pub(super) fn device(request: &HttpRequest) -> Device {
+pub(super) fn device(request: &HttpRequest) -> ClientInfo {
     let user_agent = request.headers().get(USER_AGENT).map(|header| {
         let mut text = String::from_utf8_lossy(header.as_bytes()).into_owned();
         let mut end = text.len().min(LONGEST_USER_AGENT);
@@ -275,5 +288,5 @@ pub(super) fn device(request: &HttpRequest) -> Device {
         text.truncate(end);
         text
     });
-    Device { user_agent, ip: client_address(request) }
+    ClientInfo { user_agent, ip: client_address(request) }
 }

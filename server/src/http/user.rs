@@ -3,7 +3,7 @@
 use actix_web::web::Json;
 use matchbook_shared::UserInfo;
 
-use super::bearer::Bearer;
+use super::extract::bearer::Bearer;
 use crate::clock;
 
 /// `GET /user`: whose access token this is, and until when.

@@ -6,9 +6,9 @@ use actix_web::http::header::{
 };
 use actix_web::{HttpRequest, HttpResponse, web};
 
-use crate::error::Error;
+use crate::http::error::Error;
+use crate::http::state::State;
 use crate::keys::KeySet;
-use crate::state::State;
 
 /// `GET /.well-known/jwks.json`: the public signing keys (RFC 7517 §5).
 pub(super) async fn jwks(

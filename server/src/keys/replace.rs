@@ -1,7 +1,7 @@
 //! Replaces every signing key, after others have come to know the secret that
 //! the keys were sealed under.
 
-use super::{Error, Options, SealingKeys, next_key};
+use super::{Error, KeyEncryptionKeys, Options, next_key};
 use crate::clock::Timestamp;
 use crate::store::Conn;
 use crate::store::signing_keys::{self, StoredKey};
@@ -10,7 +10,7 @@ use crate::store::signing_keys::{self, StoredKey};
 ///
 /// # Errors
 /// When a key in force can be opened, or the query fails.
-pub fn check_new_secret(conn: &mut Conn, sealing: &SealingKeys) -> Result<(), Error> {
+pub fn check_new_secret(conn: &mut Conn, sealing: &KeyEncryptionKeys) -> Result<(), Error> {
     for key in signing_keys::all(conn)?.iter().filter(|key| key.revoked_at.is_none()) {
         match sealing.open(key) {
             Ok(_) => return Err(Error::SecretInUse),
@@ -28,7 +28,7 @@ pub fn check_new_secret(conn: &mut Conn, sealing: &SealingKeys) -> Result<(), Er
 /// When the keys change meanwhile, or a statement fails.
 pub fn replace_all(
     conn: &mut Conn,
-    sealing: &SealingKeys,
+    sealing: &KeyEncryptionKeys,
     options: &Options,
     now: Timestamp,
 ) -> Result<(StoredKey, usize), Error> {

@@ -17,7 +17,7 @@ use openssl::rsa::Rsa;
 use quick_cache::sync::Cache;
 
 use super::{ACCESS_TOKEN, Error};
-use crate::token::Access;
+use crate::token::VerifiedToken;
 
 /// How many verified tokens are remembered for each key: some 10 MB.
 const MOST_VERIFIED: usize = 1 << 16;
@@ -85,7 +85,7 @@ pub(super) struct SigningKey {
     pub(super) kid: String,
     /// What was verified with it, by the digest of the token: whether it has
     /// expired, and whether it is active, is asked each time.
-    pub(super) verified: Cache<[u8; 32], Access>,
+    pub(super) verified: Cache<[u8; 32], VerifiedToken>,
 }
 
 impl SigningKey {

@@ -2,7 +2,7 @@
 
 use diesel::QueryResult;
 
-use super::{Device, EndReason, Policy, Subject, What, note_end, record};
+use super::{ClientInfo, EndReason, EventKind, Policy, Subject, note_end, record};
 use crate::clock::Timestamp;
 use crate::store::sessions::Selection;
 use crate::store::{self, Conn};
@@ -20,7 +20,7 @@ pub fn end_selected(
     policy: &Policy,
     now: Timestamp,
 ) -> QueryResult<usize> {
-    let device = Device { user_agent: Some("matchbook-server".to_owned()), ip: None };
+    let device = ClientInfo { user_agent: Some("matchbook-server".to_owned()), ip: None };
     let mut after = SessionId::FIRST;
     let mut count = 0;
     loop {
@@ -30,7 +30,15 @@ pub fn end_selected(
             for ((session, user, access_until), n) in ended.iter().copied().zip(count..) {
                 note_end(conn, session, access_until, policy, now)?;
                 let subject = Subject { session, user: Some(user), generation: None };
-                record(conn, What::LoggedOut, None, &subject, &device, first_event.nth(n), now)?;
+                record(
+                    conn,
+                    EventKind::LoggedOut,
+                    None,
+                    &subject,
+                    &device,
+                    first_event.nth(n),
+                    now,
+                )?;
             }
             Ok(ended)
         })?;

@@ -180,33 +180,33 @@ pub(super) fn check_writable(conn: &mut Conn) -> QueryResult<()> {
 }
 
 /// A connection in the pool.
-pub(super) struct Pooled {
+pub(super) struct PooledConn {
     pub(super) conn: Conn,
     last_used: Instant,
-    condemned: bool,
+    broken: bool,
 }
 
 /// A connection idle for longer is asked whether it still lives before it is
 /// used; a busy one is not, since the question costs as much as the work.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
 
-impl Pooled {
+impl PooledConn {
     /// Whether the database still answers on it, and takes writes.
     pub(super) fn is_alive(&mut self) -> bool {
         is_usable(&mut self.conn)
     }
 
     /// Keeps it from being used again.
-    pub(super) fn condemn(&mut self) {
-        self.condemned = true;
+    pub(super) fn mark_broken(&mut self) {
+        self.broken = true;
     }
 }
 
 impl r2d2::ManageConnection for Connector {
-    type Connection = Pooled;
+    type Connection = PooledConn;
     type Error = ConnectionError;
 
-    fn connect(&self) -> Result<Pooled, ConnectionError> {
+    fn connect(&self) -> Result<PooledConn, ConnectionError> {
         let mut conn = self.establish_writable()?;
         if let Conn::Postgres(conn) = &mut conn {
             // A request gives up after the same time, and what it asked for is not to be
@@ -215,10 +215,10 @@ impl r2d2::ManageConnection for Connector {
             conn.batch_execute(&format!("SET statement_timeout = {timeout}"))
                 .map_err(ConnectionError::CouldntSetupConfiguration)?;
         }
-        Ok(Pooled { conn, last_used: Instant::now(), condemned: false })
+        Ok(PooledConn { conn, last_used: Instant::now(), broken: false })
     }
 
-    fn is_valid(&self, pooled: &mut Pooled) -> Result<(), ConnectionError> {
+    fn is_valid(&self, pooled: &mut PooledConn) -> Result<(), ConnectionError> {
         if pooled.last_used.elapsed() > TRUSTED_FOR && !pooled.is_alive() {
             return Err(ConnectionError::BadConnection("the connection was lost".into()));
         }
@@ -226,9 +226,9 @@ impl r2d2::ManageConnection for Connector {
         Ok(())
     }
 
-    fn has_broken(&self, pooled: &mut Pooled) -> bool {
+    fn has_broken(&self, pooled: &mut PooledConn) -> bool {
         // A panic may have left a transaction open.
-        pooled.condemned || std::thread::panicking()
+        pooled.broken || std::thread::panicking()
     }
 }
 

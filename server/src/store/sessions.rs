@@ -14,9 +14,9 @@ use super::schema::sessions;
 use super::types::Address;
 use super::types::sql::PointInTime;
 use crate::clock::Timestamp;
-use crate::token::{AccessId, Digest, SessionId, UserId};
+use crate::token::{AccessTokenId, Digest, SessionId, UserId};
 
-pub use rotate::{Advance, Advanced, adopt, advance, advance_all, redate, redate_late};
+pub use rotate::{Rotated, RotationUpdate, redate, redate_late, rotate, rotate_batch, rotate_from};
 
 /// `until`, or what is there already where that is later: settings may change
 /// while tokens are out.
@@ -36,7 +36,7 @@ pub struct NewSession<'a> {
     /// Digest of the first refresh token's secret.
     pub secret: Digest,
     /// The access token granted with it.
-    pub access: AccessId,
+    pub access: AccessTokenId,
     /// When that expires, at the latest.
     pub access_until: Timestamp,
     /// When it is opened.
@@ -78,7 +78,7 @@ pub fn insert(conn: &mut Conn, new: &NewSession<'_>) -> QueryResult<()> {
 /// A session as it stands: what a refusal, or the same answer again, is judged
 /// by.
 #[derive(Queryable)]
-pub struct Standing {
+pub struct SessionRow {
     /// Whose it is.
     pub user: UserId,
     /// How often it has been rotated.
@@ -98,7 +98,7 @@ pub struct Standing {
     /// When it was rotated last.
     pub rotated_at: Option<Timestamp>,
     /// The access token granted last.
-    pub access: AccessId,
+    pub access: AccessTokenId,
     /// When that was issued.
     pub access_issued_at: Timestamp,
     /// By when every access token of the session has expired; unknown where an
@@ -120,7 +120,7 @@ pub struct Standing {
     pub ip: Option<Address>,
 }
 
-impl Standing {
+impl SessionRow {
     /// Takes the rotation of `generation` for one that happened after `time`: until
     /// then its token was seen as the live one. A rotation that was committed late
     /// is dated earlier than anybody could know of it.
@@ -134,7 +134,7 @@ impl Standing {
 ///
 /// # Errors
 /// When the query fails.
-pub fn find(conn: &mut Conn, id: SessionId) -> QueryResult<Option<Standing>> {
+pub fn find(conn: &mut Conn, id: SessionId) -> QueryResult<Option<SessionRow>> {
     sessions::table
         .find(id)
         .select((
@@ -170,8 +170,8 @@ pub fn find(conn: &mut Conn, id: SessionId) -> QueryResult<Option<Standing>> {
 pub fn renew_access(
     conn: &mut Conn,
     id: SessionId,
-    seen: &Standing,
-    access: AccessId,
+    seen: &SessionRow,
+    access: AccessTokenId,
     access_until: Timestamp,
     now: Timestamp,
 ) -> QueryResult<bool> {
@@ -303,7 +303,7 @@ pub fn owner(conn: &mut Conn, id: SessionId) -> QueryResult<Option<UserId>> {
 
 /// A session as its user sees it.
 #[derive(Queryable)]
-pub struct Listed {
+pub struct SessionSummary {
     /// Its id.
     pub id: SessionId,
     /// When it was opened.
@@ -321,20 +321,24 @@ pub struct Listed {
 }
 
 /// The most sessions that are listed.
-const LISTED: i64 = 1000;
+const MAX_LISTED: i64 = 1000;
 
 /// The live sessions of a user, those used last first.
 ///
 /// # Errors
 /// When the query fails.
-pub fn live_of(conn: &mut Conn, user: UserId, now: Timestamp) -> QueryResult<Vec<Listed>> {
-    let mut live: Vec<Listed> = sessions::table
+pub fn list_live(
+    conn: &mut Conn,
+    user: UserId,
+    now: Timestamp,
+) -> QueryResult<Vec<SessionSummary>> {
+    let mut live: Vec<SessionSummary> = sessions::table
         .filter(sessions::user_id.eq(user))
         .filter(sessions::ended_at.is_null())
         .filter(sessions::idle_expires_at.gt(now))
         .filter(sessions::expires_at.gt(now))
         .order(sessions::id.desc())
-        .limit(LISTED)
+        .limit(MAX_LISTED)
         .select((
             sessions::id,
             sessions::created_at,
@@ -369,7 +373,7 @@ pub fn is_live(conn: &mut Conn, id: SessionId, now: Timestamp) -> QueryResult<bo
 ///
 /// # Errors
 /// When the query fails.
-pub fn any_live(conn: &mut Conn, user: UserId, now: Timestamp) -> QueryResult<bool> {
+pub fn has_live(conn: &mut Conn, user: UserId, now: Timestamp) -> QueryResult<bool> {
     let found = sessions::table
         .filter(sessions::user_id.eq(user))
         .filter(sessions::ended_at.is_null())
@@ -383,7 +387,7 @@ pub fn any_live(conn: &mut Conn, user: UserId, now: Timestamp) -> QueryResult<bo
 
 /// A session as the sweeper sees it.
 #[derive(Queryable)]
-pub struct Dust {
+pub struct SweepCandidate {
     /// Its id.
     pub id: SessionId,
     /// Whether it has a salt.
@@ -402,7 +406,7 @@ pub struct Dust {
 
 /// What the sweeper does with a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Chore {
+pub enum SweepAction {
     /// Nothing.
     Leave,
     /// Take its salt.
@@ -413,7 +417,7 @@ pub enum Chore {
 
 /// What a sweep has done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Swept {
+pub struct SweepReport {
     /// The last session it looked at; `None` where there was none.
     pub last: Option<SessionId>,
     /// How many salts are gone.
@@ -434,8 +438,8 @@ pub fn sweep(
     conn: &mut Conn,
     after: SessionId,
     limit: i64,
-    judge: impl Fn(&Dust) -> Chore,
-) -> QueryResult<Swept> {
+    judge: impl Fn(&SweepCandidate) -> SweepAction,
+) -> QueryResult<SweepReport> {
     let dust = sessions::table.select((
         sessions::id,
         sessions::salt.is_not_null(),
@@ -445,10 +449,10 @@ pub fn sweep(
         sessions::expires_at,
         sessions::ended_at,
     ));
-    let seen: Vec<Dust> =
+    let seen: Vec<SweepCandidate> =
         dust.filter(sessions::id.gt(after)).order(sessions::id).limit(limit).load(conn)?;
-    let mut swept = Swept { last: seen.last().map(|dust| dust.id), ..Swept::default() };
-    let work = seen.iter().filter(|dust| judge(dust) != Chore::Leave);
+    let mut swept = SweepReport { last: seen.last().map(|dust| dust.id), ..SweepReport::default() };
+    let work = seen.iter().filter(|dust| judge(dust) != SweepAction::Leave);
     let work: Vec<SessionId> = work.map(|dust| dust.id).collect();
     if work.is_empty() {
         return Ok(swept);
@@ -456,7 +460,7 @@ pub fn sweep(
     let work = dust.filter(sessions::id.eq_any(work));
     conn.write(|conn| {
         // As they are now that nobody else can change them.
-        let held: Vec<Dust> = match conn {
+        let held: Vec<SweepCandidate> = match conn {
             Conn::Postgres(conn) => work.for_update().skip_locked().load(conn)?,
             Conn::Sqlite(conn) => work.load(conn)?,
         };
@@ -464,8 +468,8 @@ pub fn sweep(
             let those = held.iter().filter(|dust| judge(dust) == chore);
             those.map(|dust| dust.id).collect::<Vec<_>>()
         };
-        swept.cleared = clear(conn, all(Chore::Clear))?;
-        swept.deleted = delete(conn, all(Chore::Delete))?;
+        swept.cleared = clear(conn, all(SweepAction::Clear))?;
+        swept.deleted = delete(conn, all(SweepAction::Delete))?;
         Ok(swept)
     })
 }

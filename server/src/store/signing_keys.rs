@@ -86,33 +86,38 @@ pub fn schedule(
 }
 
 /// Which key signs when the one that signed is revoked.
-pub enum Heir<'a> {
+pub enum Replacement<'a> {
     /// The one that does so already, or will in its time.
-    AsItIs,
+    None,
     /// The one of this name, which was published and waits.
-    Waiting(&'a str),
+    Promote(&'a str),
     /// A new one.
-    New(&'a StoredKey),
+    Create(&'a StoredKey),
 }
 
 /// Revokes a key; `false` where the keys are not as they were seen any more.
 ///
 /// # Errors
 /// When a statement fails.
-pub fn revoke(conn: &mut Conn, kid: &str, heir: &Heir<'_>, now: Timestamp) -> QueryResult<bool> {
+pub fn revoke(
+    conn: &mut Conn,
+    kid: &str,
+    heir: &Replacement<'_>,
+    now: Timestamp,
+) -> QueryResult<bool> {
     let unrevoked = || signing_keys::table.filter(signing_keys::revoked_at.is_null());
     let revoked = conn.write(|conn| {
         let key = unrevoked().filter(signing_keys::kid.eq(kid));
         let mut as_seen =
             diesel::update(key).set(signing_keys::revoked_at.eq(now)).execute(conn)? == 1;
         match heir {
-            Heir::AsItIs => {}
-            Heir::Waiting(kid) => {
+            Replacement::None => {}
+            Replacement::Promote(kid) => {
                 let heir = unrevoked().filter(signing_keys::kid.eq(kid));
                 let changed = diesel::update(heir).set(signing_keys::signs_from.eq(now));
                 as_seen &= changed.execute(conn)? == 1;
             }
-            Heir::New(key) => as_seen &= insert(conn, key)?,
+            Replacement::Create(key) => as_seen &= insert(conn, key)?,
         }
         if as_seen { Ok(()) } else { Err(QueryError::RollbackTransaction) }
     });

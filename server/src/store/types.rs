@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::connection::{MultiBackend, MultiRawValue};
 use crate::clock::Timestamp;
-use crate::token::{AccessId, EventId, SessionId, UserId};
+use crate::token::{AccessTokenId, EventId, SessionId, UserId};
 
 /// The SQL side, for `table!`, which takes names like `Time` and `Inet` for its
 /// own. The numbers are the fixed type ids of PostgreSQL.
@@ -55,7 +55,7 @@ macro_rules! on_both {
     };
 }
 
-on_both!(sql::Id: UserId, SessionId, AccessId, EventId);
+on_both!(sql::Id: UserId, SessionId, AccessTokenId, EventId);
 on_both!(sql::PointInTime: Timestamp);
 on_both!(sql::IpAddress: Address);
 
@@ -102,7 +102,7 @@ macro_rules! id {
 
 id!(UserId, UserIdProxy);
 id!(SessionId, SessionIdProxy);
-id!(AccessId, AccessIdProxy);
+id!(AccessTokenId, AccessIdProxy);
 id!(EventId, EventIdProxy);
 
 #[derive(AsExpression, FromSqlRow)]

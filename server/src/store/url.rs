@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use matchbook_settings::without_password;
+use matchbook_settings::redact_password;
 use secrecy::{ExposeSecret, SecretString};
 
 /// Where the database is.
@@ -85,7 +85,7 @@ fn has_port_or_none(host: &str) -> bool {
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Postgres(url) => f.write_str(&without_password(url.expose_secret())),
+            Self::Postgres(url) => f.write_str(&redact_password(url.expose_secret())),
             Self::Sqlite(path) => write!(f, "sqlite://{}", path.display()),
         }
     }

@@ -23,7 +23,7 @@ pub fn insert(conn: &mut Conn, id: UserId, now: Timestamp) -> QueryResult<()> {
 ///
 /// # Errors
 /// When the statement fails.
-pub fn use_sign_in(conn: &mut Conn, id: UserId, now: Timestamp) -> QueryResult<bool> {
+pub fn use_login(conn: &mut Conn, id: UserId, now: Timestamp) -> QueryResult<bool> {
     let changed = diesel::update(users::table.find(id).filter(users::signed_in_at.is_null()))
         .set(users::signed_in_at.eq(now))
         .execute(conn)?;
@@ -34,7 +34,7 @@ pub fn use_sign_in(conn: &mut Conn, id: UserId, now: Timestamp) -> QueryResult<b
 ///
 /// # Errors
 /// When the statement fails.
-pub fn give_back_sign_in(conn: &mut Conn, id: UserId) -> QueryResult<()> {
+pub fn release_login(conn: &mut Conn, id: UserId) -> QueryResult<()> {
     diesel::update(users::table.find(id))
         .set(users::signed_in_at.eq(None::<Timestamp>))
         .execute(conn)?;
@@ -43,7 +43,7 @@ pub fn give_back_sign_in(conn: &mut Conn, id: UserId) -> QueryResult<()> {
 
 /// What a sweep of users has done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Swept {
+pub struct SweepReport {
     /// The last user it looked at; `None` where there was none.
     pub last: Option<UserId>,
     /// How many are gone.
@@ -62,14 +62,14 @@ pub fn sweep(
     limit: i64,
     unused: Timestamp,
     used: Timestamp,
-) -> QueryResult<Swept> {
+) -> QueryResult<SweepReport> {
     let seen: Vec<UserId> = users::table
         .filter(users::id.gt(after))
         .order(users::id)
         .limit(limit)
         .select(users::id)
         .load(conn)?;
-    let Some(last) = seen.last().copied() else { return Ok(Swept::default()) };
+    let Some(last) = seen.last().copied() else { return Ok(SweepReport::default()) };
     let sessions_left = exists(sessions::table.filter(sessions::user_id.eq(users::id)));
     let never_used = users::signed_in_at.is_null().and(users::created_at.lt(unused));
     let is_over = users::signed_in_at.is_not_null().and(users::signed_in_at.lt(used));
@@ -78,7 +78,7 @@ pub fn sweep(
         .filter(users::id.eq_any(seen))
         .filter(never_used.or(is_over.and(not(sessions_left)).assume_not_null()));
     let deleted = diesel::delete(gone).execute(conn)?;
-    Ok(Swept { last: Some(last), deleted })
+    Ok(SweepReport { last: Some(last), deleted })
 }
 
 /// Whether there is such a user.

@@ -4,12 +4,12 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use matchbook_testkit::Answer;
+use matchbook_testkit::TestResponse;
 
 use crate::support::Server;
 
 /// A refusal as it must be, and its code.
-fn refused(answer: &Answer, status: u16, error: &str) {
+fn refused(answer: &TestResponse, status: u16, error: &str) {
     assert_eq!(answer.status, status, "{}", answer.text);
     assert_eq!(answer.header("content-type"), "application/json");
     assert_eq!(answer.header("cache-control"), "no-store");
@@ -34,7 +34,7 @@ async fn a_refresh_needs_one_field_in_one_form() {
             .request("POST", "/refresh")
             .content_type(content_type)
             .send_body(form.clone());
-        refused(&Answer::of(request).await, 400, "invalid_request");
+        refused(&TestResponse::of(request).await, 400, "invalid_request");
     }
     // What was refused for its form has not touched the session.
     assert_eq!(server.http.post("/refresh", &format!("{form}&unknown=1")).await.status, 200);
@@ -181,7 +181,7 @@ async fn an_unknown_path_and_a_wrong_method_are_answered_in_json() {
         ("HEAD", "/token", "GET"),
         ("POST", "/.well-known/jwks.json", "GET, HEAD, OPTIONS"),
     ] {
-        let answer = Answer::of(server.http.request(method, path).send()).await;
+        let answer = TestResponse::of(server.http.request(method, path).send()).await;
         match method {
             "HEAD" => assert_eq!(answer.status, 405),
             _ => refused(&answer, 405, "method_not_allowed"),
@@ -202,16 +202,16 @@ async fn a_long_user_agent_in_any_bytes_does_not_keep_a_guest_out() {
         .request("GET", &format!("/token?userId={id}"))
         .insert_header((awc::http::header::USER_AGENT, agent))
         .send();
-    assert_eq!(Answer::of(request).await.status, 200);
+    assert_eq!(TestResponse::of(request).await.status, 200);
 }
 
 #[actix_rt::test]
 #[ignore = "needs PostgreSQL: make test"]
 async fn what_is_no_token_of_this_server_is_refused_without_asking_the_database() {
-    let world = matchbook_testkit::World::new();
+    let world = matchbook_testkit::TestEnv::new();
     let (relay, url) = world.database_relay();
     let server = Server::within(world, |launch| {
-        launch.variable("DATABASE_URL", &url).set("database.wait", "300ms")
+        launch.variable("DATABASE_URL", &url).set("database.acquire_timeout", "300ms")
     });
     let genuine = server.log_in().await.refresh;
     let mut forged = genuine.clone();

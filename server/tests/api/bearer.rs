@@ -1,6 +1,6 @@
 //! The protected resource and its bearers (RFC 6750).
 
-use matchbook_testkit::Answer;
+use matchbook_testkit::TestResponse;
 use openssl::hash::MessageDigest;
 use openssl::pkey::PKey;
 use openssl::rsa::Rsa;
@@ -8,9 +8,9 @@ use openssl::sign::Signer;
 
 use crate::support::{Server, decode, encode};
 
-async fn with_authorization(server: &Server, value: &str) -> Answer {
+async fn with_authorization(server: &Server, value: &str) -> TestResponse {
     let request = server.http.request("GET", "/user").insert_header(("authorization", value));
-    Answer::of(request.send()).await
+    TestResponse::of(request.send()).await
 }
 
 #[actix_rt::test]
@@ -47,7 +47,7 @@ async fn a_token_is_sent_once_and_not_in_the_url() {
         .request("GET", "/user")
         .append_header(("authorization", format!("Bearer {token}")))
         .append_header(("authorization", format!("Bearer {token}")));
-    let twice = Answer::of(request.send()).await;
+    let twice = TestResponse::of(request.send()).await;
     for answer in [in_url, disguised, both, twice] {
         assert_eq!(answer.status, 400, "{}", answer.text);
         assert!(answer.header("www-authenticate").contains(r#"error="invalid_request""#));

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use matchbook_testkit::{Answer, Launch};
+use matchbook_testkit::{ProcessBuilder, TestResponse};
 
 use crate::support::{Server, Tokens, binary, eventually, http};
 
@@ -34,7 +34,7 @@ impl Clock {
         std::fs::rename(&aside, &self.0).unwrap();
     }
 
-    fn on(&self, launch: Launch) -> Launch {
+    fn on(&self, launch: ProcessBuilder) -> ProcessBuilder {
         launch
             .variable("LD_PRELOAD", library())
             .variable("FAKETIME_TIMESTAMP_FILE", self.0.to_str().unwrap())
@@ -44,7 +44,7 @@ impl Clock {
     }
 }
 
-fn is_unavailable(answer: &Answer) {
+fn is_unavailable(answer: &TestResponse) {
     assert_eq!(answer.status, 503, "{}", answer.text);
     assert_eq!(answer.field("error"), "temporarily_unavailable");
 }
@@ -97,7 +97,8 @@ async fn with_faketime_a_server_whose_clock_is_a_little_off_says_so_and_works() 
         let clock = Clock::new(good.world.folder(), offset);
         let launch = clock.on(good.world.server(binary()));
         // Shorter than the clock is off: a deadline by it would be over, or never.
-        let launch = launch.set("database.wait", "1s").set("database.timeout", "1s");
+        let launch =
+            launch.set("database.acquire_timeout", "1s").set("database.query_timeout", "1s");
         let process = launch.start();
         let slightly = http(&good.world, &process);
         eventually("degraded".to_owned(), async || {

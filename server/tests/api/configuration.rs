@@ -3,13 +3,13 @@
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 
-use matchbook_testkit::World;
+use matchbook_testkit::TestEnv;
 
 use crate::support::binary;
 
 #[test]
 fn a_wrong_setting_stops_the_start_with_one_sentence() {
-    let world = World::new();
+    let world = TestEnv::new();
     for (key, value, said) in [
         ("server.adress", "127.0.0.1:1", "did you mean `server.address`?"),
         ("server.address", "here", "must be an IP address and a port"),
@@ -31,7 +31,7 @@ fn a_wrong_setting_stops_the_start_with_one_sentence() {
 
 #[test]
 fn a_file_that_is_named_must_be_there_and_be_toml() {
-    let world = World::new();
+    let world = TestEnv::new();
     let output = world.server(binary()).run(&["--config", "nowhere.toml"]);
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success() && error.contains("nowhere.toml cannot be read"), "{error}");
@@ -46,7 +46,7 @@ fn a_file_that_is_named_must_be_there_and_be_toml() {
 
 #[test]
 fn check_config_prints_what_is_in_force_and_where_it_comes_from() {
-    let world = World::new();
+    let world = TestEnv::new();
     let file = "[tokens]\naccess_lifetime = '5m'\n[server]\nworkers = 7\n";
     std::fs::write(world.folder().join("matchbook.toml"), file).unwrap();
     write_secret(&world, "hidden", "a-secret-of-more-than-32-characters-hush\n");
@@ -75,7 +75,7 @@ fn check_config_prints_what_is_in_force_and_where_it_comes_from() {
 }
 
 /// Writes a file for its owner alone.
-fn write_secret(world: &World, name: &str, text: &str) {
+fn write_secret(world: &TestEnv, name: &str, text: &str) {
     let path = world.folder().join(name);
     std::fs::write(&path, text).unwrap();
     std::fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
@@ -83,7 +83,7 @@ fn write_secret(world: &World, name: &str, text: &str) {
 
 #[test]
 fn a_secret_file_that_others_can_read_stops_the_start() {
-    let world = World::new();
+    let world = TestEnv::new();
     write_secret(&world, "hidden", "a-secret-of-more-than-32-characters-hush");
     let path = world.folder().join("hidden");
     for name in ["MATCHBOOK__SECRET_FILE", "MATCHBOOK__OLD_SECRETS_FILE"] {
@@ -102,7 +102,7 @@ fn a_secret_file_that_others_can_read_stops_the_start() {
 
 #[test]
 fn an_empty_variable_changes_nothing_and_the_word_for_not_set_empties_what_the_file_sets() {
-    let world = World::new();
+    let world = TestEnv::new();
     let file = "[server]\ntrusted_proxies = '10.0.0.0/8'\n[redis]\nurl = 'rediss://db.example'\n\
                 ca_file = 'nowhere.pem'\n";
     std::fs::write(world.folder().join("matchbook.toml"), file).unwrap();
@@ -142,7 +142,7 @@ fn printed(output: &std::process::Output) -> (String, String) {
 
 #[test]
 fn a_variable_that_only_looks_like_a_setting_is_reported() {
-    let world = World::new();
+    let world = TestEnv::new();
     let launch = world
         .server(binary())
         .variable("MATCHBOOK_TOKENS_ACCESS_LIFETIME", "5s")
@@ -166,7 +166,7 @@ fn a_variable_that_only_looks_like_a_setting_is_reported() {
 
 #[test]
 fn a_variable_that_would_set_nothing_stops_the_start() {
-    let world = World::new();
+    let world = TestEnv::new();
     write_secret(&world, "empty", "\n");
     for (name, value, said) in [
         ("MATCHBOOK__log__format", "json", "write it in capitals"),
@@ -181,7 +181,7 @@ fn a_variable_that_would_set_nothing_stops_the_start() {
 
 #[test]
 fn a_generated_secret_that_was_cut_short_stops_the_start() {
-    let world = World::new();
+    let world = TestEnv::new();
     std::fs::create_dir(world.folder().join("data")).unwrap();
     std::fs::write(world.folder().join("data/secret"), "").unwrap();
     let output = world.server(binary()).run(&[]);
@@ -191,7 +191,7 @@ fn a_generated_secret_that_was_cut_short_stops_the_start() {
 
 #[test]
 fn a_secret_given_twice_stops_the_start() {
-    let world = World::new();
+    let world = TestEnv::new();
     let output = world
         .server(binary())
         .set("secret", "a-secret-of-more-than-thirty-two-characters")

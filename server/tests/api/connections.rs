@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use matchbook_testkit::{Process, World};
+use matchbook_testkit::{Process, TestEnv};
 
 use crate::support::{binary, eventually, http};
 
@@ -38,7 +38,7 @@ async fn more_silent_connections_than_a_process_has_files_by_default_shut_nobody
     // The usual limit, which the server has to raise for itself.
     let (_, hard) = rlimit::getrlimit(rlimit::Resource::NOFILE).unwrap();
     rlimit::setrlimit(rlimit::Resource::NOFILE, 1024, hard).unwrap();
-    let world = World::new();
+    let world = TestEnv::new();
     let process = world.server(binary()).start();
     rlimit::setrlimit(rlimit::Resource::NOFILE, hard, hard).unwrap();
     let silent: Vec<_> = (0..1200).map(|_| silent(&process)).collect();
@@ -50,7 +50,7 @@ async fn more_silent_connections_than_a_process_has_files_by_default_shut_nobody
 
 #[actix_rt::test]
 async fn where_the_system_allows_no_more_files_silent_connections_end_and_others_are_answered() {
-    let world = World::new();
+    let world = TestEnv::new();
     // Both limits, so that the server cannot raise them.
     let script = world.folder().join("server.sh");
     let text = format!("#!/bin/sh\nulimit -n 1024\nexec {} \"$@\"\n", binary().display());
@@ -71,7 +71,7 @@ async fn where_the_system_allows_no_more_files_silent_connections_end_and_others
 
 #[actix_rt::test]
 async fn an_address_has_so_many_connections_and_silent_ones_are_closed() {
-    let world = World::new();
+    let world = TestEnv::new();
     let launch = world.server(binary()).set("tls.mode", "off");
     let launch = launch.set("limits.enabled", "true").set("limits.connections", "20");
     let process = launch.start();
@@ -87,7 +87,7 @@ async fn an_address_has_so_many_connections_and_silent_ones_are_closed() {
 
 #[actix_rt::test]
 async fn a_trusted_proxy_has_as_many_connections_as_it_likes() {
-    let world = World::new();
+    let world = TestEnv::new();
     let launch = world.server(binary()).set("tls.mode", "off").set("limits.enabled", "true");
     let launch = launch.set("limits.connections", "2");
     let process = launch.set("server.trusted_proxies", "127.0.0.1").start();
@@ -98,7 +98,7 @@ async fn a_trusted_proxy_has_as_many_connections_as_it_likes() {
 
 #[actix_rt::test]
 async fn a_request_that_comes_while_the_server_stands_still_is_answered() {
-    let world = World::new();
+    let world = TestEnv::new();
     let process = world.server(binary()).set("tls.mode", "off").start();
     let mut client = silent(&process);
     // Both connections are accepted before.

@@ -7,7 +7,7 @@ use std::process::Command;
 use diesel::connection::SimpleConnection;
 use futures_util::future::join_all;
 use matchbook_server::store;
-use matchbook_testkit::{Answer, Launch, World};
+use matchbook_testkit::{ProcessBuilder, TestEnv, TestResponse};
 
 use crate::support::{Server, Tokens, eventually};
 
@@ -69,7 +69,7 @@ impl Disk {
         self.0.join(name).to_str().unwrap().to_owned()
     }
 
-    fn under(&self, launch: Launch) -> Launch {
+    fn under(&self, launch: ProcessBuilder) -> ProcessBuilder {
         launch
             .variable("LD_PRELOAD", &self.path("disk.so"))
             .variable("TEST_DISK_FULL", &self.path("full"))
@@ -92,7 +92,7 @@ impl Disk {
 /// How many sessions are refreshed at once.
 const BURST: usize = 40;
 
-fn is_unavailable(answer: &Answer) {
+fn is_unavailable(answer: &TestResponse) {
     assert_eq!(answer.status, 503, "{}", answer.text);
     assert_eq!(answer.field("error"), "temporarily_unavailable");
 }
@@ -106,11 +106,13 @@ async fn goes_on(server: &Server, tokens: &Tokens) {
 }
 
 async fn nothing_is_acknowledged_that_is_not_kept(fault: Fault) {
-    let world = World::new();
+    let world = TestEnv::new();
     let disk = Disk::make(world.folder());
     let url = format!("sqlite://{}", world.folder().join("disk.db").display());
     let server = Server::within(world, |launch| {
-        disk.under(launch).variable("DATABASE_URL", &url).set("rotation.after_failover", "adopt")
+        disk.under(launch)
+            .variable("DATABASE_URL", &url)
+            .set("rotation.accept_ahead_of_database", "true")
     });
     let guest = server.guest().await;
     // Its token is ahead of the database.
@@ -142,8 +144,8 @@ async fn nothing_is_acknowledged_that_is_not_kept(fault: Fault) {
     let delete =
         |path: String| server.http.request("DELETE", &path).bearer_auth(&leaving.access).send();
     let id = leaving.claims()["sid"].as_str().unwrap().to_owned();
-    is_unavailable(&Answer::of(delete(format!("/sessions/{id}"))).await);
-    is_unavailable(&Answer::of(delete("/sessions".to_owned())).await);
+    is_unavailable(&TestResponse::of(delete(format!("/sessions/{id}"))).await);
+    is_unavailable(&TestResponse::of(delete("/sessions".to_owned())).await);
     assert_eq!(server.user(&single.access).await, 200, "it can still read");
 
     disk.set(fault, false);

@@ -1,6 +1,6 @@
 //! `matchbook-server sessions end`: after a restored backup, or for one user.
 
-use matchbook_testkit::Answer;
+use matchbook_testkit::TestResponse;
 
 use crate::support::{Server, Tokens, binary, http};
 
@@ -12,7 +12,7 @@ fn end(server: &Server, arguments: &[&str]) -> Result<String, String> {
     if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
 }
 
-fn has_ended(answer: &Answer) {
+fn has_ended(answer: &TestResponse) {
     assert_eq!(answer.status, 401, "{}", answer.text);
     assert_eq!(answer.field("reason"), "logged_out");
 }

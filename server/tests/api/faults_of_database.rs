@@ -3,7 +3,7 @@
 
 use diesel::connection::SimpleConnection;
 use diesel::{Connection, PgConnection};
-use matchbook_testkit::{Postgres, World};
+use matchbook_testkit::{Postgres, TestEnv};
 
 use crate::support::{Server, Tokens, binary};
 
@@ -50,7 +50,7 @@ async fn what_may_succeed_later_is_unavailable_and_never_a_server_error() {
 #[actix_rt::test]
 #[ignore = "needs PostgreSQL: make test"]
 async fn a_lock_that_is_waited_for_too_long_is_unavailable() {
-    let server = Server::with(|launch| launch.set("database.timeout", "1s"));
+    let server = Server::with(|launch| launch.set("database.query_timeout", "1s"));
     let tokens = server.log_in().await;
     let mut conn = PgConnection::establish(&server.world.database_url()).unwrap();
     conn.batch_execute("BEGIN; SELECT 1 FROM sessions FOR UPDATE").unwrap();
@@ -63,7 +63,7 @@ async fn a_lock_that_is_waited_for_too_long_is_unavailable() {
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
 async fn with_programs_a_database_that_is_not_utf8_stops_the_start() {
-    let (world, postgres) = (World::new(), Postgres::new());
+    let (world, postgres) = (TestEnv::new(), Postgres::new());
     let mut conn = PgConnection::establish(&postgres.url()).unwrap();
     for encoding in ["LATIN1", "SQL_ASCII"] {
         let sql = format!(
@@ -82,7 +82,7 @@ async fn with_programs_a_database_that_is_not_utf8_stops_the_start() {
 
 #[actix_rt::test]
 async fn no_command_prints_the_password_of_the_database() {
-    let world = World::new();
+    let world = TestEnv::new();
     // Nothing listens there. Each password has `hush` or its halves in it.
     let urls = [
         "postgres://me:hush@127.0.0.1:9/x",

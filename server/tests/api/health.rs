@@ -1,7 +1,7 @@
 //! Health: what is up, what is not, and what that means.
 
 use crate::support::{Server, binary, eventually, http};
-use matchbook_testkit::World;
+use matchbook_testkit::TestEnv;
 
 #[actix_rt::test]
 async fn a_server_is_live_and_ready_and_names_its_parts() {
@@ -32,10 +32,12 @@ async fn the_health_command_says_whether_the_server_answers() {
 #[actix_rt::test]
 #[ignore = "needs PostgreSQL: make test"]
 async fn without_its_database_a_server_is_not_ready_and_comes_back_with_it() {
-    let world = World::new();
+    let world = TestEnv::new();
     let (relay, url) = world.database_relay();
-    let launch =
-        world.server(binary()).variable("DATABASE_URL", &url).set("database.wait", "500ms");
+    let launch = world
+        .server(binary())
+        .variable("DATABASE_URL", &url)
+        .set("database.acquire_timeout", "500ms");
     let process = launch.start();
     let server = Server { http: http(&world, &process), process, world };
     let tokens = server.log_in().await;
@@ -58,7 +60,7 @@ async fn without_its_database_a_server_is_not_ready_and_comes_back_with_it() {
 #[actix_rt::test]
 #[ignore = "needs PostgreSQL and Redis: make test"]
 async fn without_redis_a_server_is_degraded_and_correct() {
-    let world = World::new();
+    let world = TestEnv::new();
     let (relay, url) = world.redis_relay();
     let process = world.server(binary()).variable("REDIS_URL", &url).start();
     let server = Server { http: http(&world, &process), process, world };
@@ -85,7 +87,7 @@ async fn without_redis_a_server_is_degraded_and_correct() {
 #[actix_rt::test]
 #[ignore = "needs PostgreSQL and Redis: make test"]
 async fn a_server_starts_without_its_redis() {
-    let world = World::new();
+    let world = TestEnv::new();
     let (relay, url) = world.redis_relay();
     relay.cut();
     let process = world.server(binary()).variable("REDIS_URL", &url).start();

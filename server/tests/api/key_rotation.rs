@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{DecodingKey, Validation};
-use matchbook_testkit::{Answer, Http};
+use matchbook_testkit::{Http, TestResponse};
 
 use crate::support::{Server, Tokens, binary, encode, eventually, http};
 
@@ -50,12 +50,12 @@ impl Verifier {
     }
 }
 
-fn max_age(answer: &Answer) -> Duration {
+fn max_age(answer: &TestResponse) -> Duration {
     let seconds = answer.header("cache-control").strip_prefix("public, max-age=").unwrap();
     Duration::from_secs(seconds.parse().unwrap())
 }
 
-fn decoding_keys(answer: &Answer) -> HashMap<String, DecodingKey> {
+fn decoding_keys(answer: &TestResponse) -> HashMap<String, DecodingKey> {
     let set: JwkSet = serde_json::from_str(&answer.text).unwrap();
     let key = |jwk: &jsonwebtoken::jwk::Jwk| {
         (jwk.common.key_id.clone().unwrap(), DecodingKey::from_jwk(jwk).unwrap())
@@ -65,9 +65,9 @@ fn decoding_keys(answer: &Answer) -> HashMap<String, DecodingKey> {
 
 #[actix_rt::test]
 async fn whoever_caches_the_key_set_never_meets_an_unknown_key_across_three_rotations() {
-    let settings = |launch: matchbook_testkit::Launch| {
+    let settings = |launch: matchbook_testkit::ProcessBuilder| {
         launch
-            .set("keys.publish_lead", "4s")
+            .set("keys.publish_ahead", "4s")
             .set("keys.rotate_after", "5s")
             .set("tokens.algorithm", "ES256")
             .set("tokens.access_lifetime", "2s")
@@ -105,7 +105,7 @@ async fn the_key_set_is_sent_anew_only_when_it_has_changed() {
     assert_eq!(max_age(&first), Duration::from_secs(300), "half the lead");
     let ask = async |tag: &str| {
         let request = server.http.request("GET", "/.well-known/jwks.json");
-        Answer::of(request.insert_header(("if-none-match", tag)).send()).await
+        TestResponse::of(request.insert_header(("if-none-match", tag)).send()).await
     };
     let same = ask(&format!("\"other\", {etag}")).await;
     assert_eq!((same.status, same.text.as_str()), (304, ""));
@@ -192,7 +192,7 @@ async fn a_new_algorithm_takes_over_as_at_a_rotation() {
     let second = Server::within(world, |launch| {
         launch
             .set("tokens.rsa_bits", "3072")
-            .set("keys.publish_lead", "4s")
+            .set("keys.publish_ahead", "4s")
             .set("keys.rotate_after", "1d")
     });
     assert_eq!(second.user(&tokens.access).await, 200);
@@ -276,13 +276,13 @@ async fn a_token_under_a_key_that_a_server_has_not_read_yet_makes_it_look() {
 #[actix_rt::test]
 #[ignore = "needs PostgreSQL: make test"]
 async fn a_server_that_cannot_read_the_keys_lets_nobody_cache_them_for_long() {
-    let world = matchbook_testkit::World::new();
+    let world = matchbook_testkit::TestEnv::new();
     let (relay, url) = world.database_relay();
     let server = Server::within(world, |launch| {
         launch
             .variable("DATABASE_URL", &url)
-            .set("keys.publish_lead", "4s")
-            .set("database.wait", "1s")
+            .set("keys.publish_ahead", "4s")
+            .set("database.acquire_timeout", "1s")
     });
     let jwks = async || max_age(&server.http.get("/.well-known/jwks.json").await).as_secs();
     assert_eq!(jwks().await, 2);

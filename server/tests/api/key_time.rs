@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use actix_rt::time::sleep;
 use diesel::sql_types::BigInt;
 use diesel::{QueryableByName, RunQueryDsl, sql_query};
-use matchbook_testkit::{Postgres, World};
+use matchbook_testkit::{Postgres, TestEnv};
 
 use crate::support::{Server, Tokens, binary, eventually};
 
@@ -38,10 +38,10 @@ async fn published(server: &Server) -> usize {
 async fn with_programs_a_key_that_is_committed_late_is_published_for_the_whole_lead() {
     let postgres = Postgres::new();
     let url = postgres.create("matchbook");
-    let with = |launch: matchbook_testkit::Launch| {
-        launch.variable("DATABASE_URL", &url).set("keys.publish_lead", "8s")
+    let with = |launch: matchbook_testkit::ProcessBuilder| {
+        launch.variable("DATABASE_URL", &url).set("keys.publish_ahead", "8s")
     };
-    let server = Server::within(World::new(), with);
+    let server = Server::within(TestEnv::new(), with);
     let mut tokens = server.log_in().await;
     let kid = |tokens: &Tokens| jsonwebtoken::decode_header(&tokens.access).unwrap().kid.unwrap();
     let old = kid(&tokens);
@@ -74,7 +74,7 @@ async fn with_programs_a_key_that_is_committed_late_is_published_for_the_whole_l
 
 #[actix_rt::test]
 async fn a_key_whose_time_was_never_set_gets_one_from_any_server() {
-    let server = Server::with(|launch| launch.set("keys.publish_lead", "4s"));
+    let server = Server::with(|launch| launch.set("keys.publish_ahead", "4s"));
     let output = server.world.server(binary()).run(&["keys", "rotate"]);
     assert!(output.status.success());
     // As if the command had died in between: the end of the year 9999.
@@ -98,13 +98,13 @@ async fn a_key_whose_time_was_never_set_gets_one_from_any_server() {
 #[actix_rt::test]
 #[ignore = "needs PostgreSQL: make test"]
 async fn without_its_database_a_server_publishes_and_accepts_keys_for_half_a_minute() {
-    let world = World::new();
+    let world = TestEnv::new();
     let (relay, url) = world.database_relay();
     let server = Server::within(world, |launch| {
         launch
             .variable("DATABASE_URL", &url)
-            .set("database.wait", "500ms")
-            .set("keys.publish_lead", "1m")
+            .set("database.acquire_timeout", "500ms")
+            .set("keys.publish_ahead", "1m")
     });
     let tokens = server.log_in().await;
     relay.cut();

@@ -7,7 +7,7 @@ use openssl::rsa::Rsa;
 use openssl::sha::sha256;
 use openssl::sign::Verifier;
 
-use matchbook_testkit::Answer;
+use matchbook_testkit::TestResponse;
 
 use crate::support::{Server, binary, decode, encode};
 
@@ -128,7 +128,8 @@ async fn a_page_of_any_origin_may_read_the_key_set_and_nothing_else() {
     let options = async |path: &str| {
         let request = server.http.request("OPTIONS", path);
         let request = request.insert_header(("origin", "https://app.example"));
-        Answer::of(request.insert_header(("access-control-request-method", "GET")).send()).await
+        TestResponse::of(request.insert_header(("access-control-request-method", "GET")).send())
+            .await
     };
     let path = "/.well-known/jwks.json";
     let preflight = options(path).await;

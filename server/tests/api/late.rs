@@ -8,7 +8,7 @@ use diesel::sql_types::BigInt;
 use diesel::{QueryableByName, RunQueryDsl, sql_query};
 use futures_util::future::join_all;
 use matchbook_server::store;
-use matchbook_testkit::{Postgres, World};
+use matchbook_testkit::{Postgres, TestEnv};
 
 use crate::support::{Server, Tokens, eventually};
 
@@ -18,12 +18,12 @@ const STANDSTILL: Duration = Duration::from_millis(6500);
 
 fn start(postgres: &Postgres) -> Server {
     let url = postgres.create("matchbook");
-    Server::within(World::new(), |launch| {
+    Server::within(TestEnv::new(), |launch| {
         launch
             .variable("DATABASE_URL", &url)
-            .set("rotation.retry_window", GRACE)
-            .set("database.wait", "200ms")
-            .set("database.timeout", "500ms")
+            .set("rotation.grace_period", GRACE)
+            .set("database.acquire_timeout", "200ms")
+            .set("database.query_timeout", "500ms")
     })
 }
 

@@ -1,6 +1,6 @@
 //! Limits against abuse, and who is counted.
 
-use matchbook_testkit::Answer;
+use matchbook_testkit::TestResponse;
 
 use crate::support::{Server, Tokens};
 
@@ -52,7 +52,7 @@ async fn behind_a_proxy_that_is_trusted_its_clients_are_counted_and_written_down
     let as_client = async |path: &str, forwarded: &str| {
         let request =
             server.http.request("GET", path).insert_header(("x-forwarded-for", forwarded));
-        Answer::of(request.send()).await
+        TestResponse::of(request.send()).await
     };
     let guest = as_client("/register", "192.0.2.1").await;
     assert_eq!(guest.status, 200);
@@ -71,6 +71,6 @@ async fn what_a_stranger_says_of_his_address_is_not_believed() {
     for (forwarded, expected) in [("192.0.2.1", 200), ("192.0.2.2", 429)] {
         let request = server.http.request("GET", "/register");
         let request = request.insert_header(("x-forwarded-for", forwarded));
-        assert_eq!(Answer::of(request.send()).await.status, expected);
+        assert_eq!(TestResponse::of(request.send()).await.status, expected);
     }
 }

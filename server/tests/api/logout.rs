@@ -1,6 +1,6 @@
 //! `POST /logout`.
 
-use matchbook_testkit::Answer;
+use matchbook_testkit::TestResponse;
 
 use crate::support::{Server, Tokens, eventually};
 
@@ -10,7 +10,7 @@ async fn whoever_has_an_access_token_or_a_refresh_token_logs_out() {
     let (bearer, form, other) =
         (server.log_in().await, server.log_in().await, server.log_in().await);
     let request = server.http.request("POST", "/logout").bearer_auth(&bearer.access);
-    let answer = Answer::of(request.send()).await;
+    let answer = TestResponse::of(request.send()).await;
     assert_eq!((answer.status, answer.text.as_str()), (204, ""));
     let answer = server.http.post("/logout", &format!("refresh_token={}", form.refresh)).await;
     assert_eq!(answer.status, 204);
@@ -58,7 +58,7 @@ async fn an_access_token_beside_the_refresh_token_does_no_harm() {
     let log_out = async |bearer: &str, form: &str| {
         let request = server.http.request("POST", "/logout").bearer_auth(bearer);
         let request = request.content_type("application/x-www-form-urlencoded");
-        Answer::of(request.send_body(form.to_owned())).await
+        TestResponse::of(request.send_body(form.to_owned())).await
     };
     let tokens = server.log_in().await;
     let form = format!("refresh_token={}", tokens.refresh);
@@ -89,9 +89,9 @@ async fn a_logout_without_a_good_token_says_what_to_send() {
     let junk = server.http.post("/logout", "refresh_token=mb_rt_junk").await;
     assert_eq!((junk.status, junk.field("error").as_str()), (401, "invalid_grant"));
     let request = server.http.request("POST", "/logout").bearer_auth("junk");
-    assert_eq!(Answer::of(request.send()).await.status, 401);
+    assert_eq!(TestResponse::of(request.send()).await.status, 401);
     let neither = server.http.request("POST", "/logout").send();
-    let neither = Answer::of(neither).await;
+    let neither = TestResponse::of(neither).await;
     assert_eq!(neither.status, 400);
     assert!(neither.field("message").contains("as bearer, or the form field"), "{}", neither.text);
     assert_eq!(server.user(&tokens.access).await, 200);

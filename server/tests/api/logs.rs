@@ -11,7 +11,7 @@ async fn the_log_of_a_whole_run_at_its_most_talkative_holds_no_secret() {
             .set("log.level", "trace")
             .set("secret", secret)
             .set("old_secrets", old_secret)
-            .set("rotation.keyed", "exclusive")
+            .set("rotation.same_key_only", "true")
     });
     let key = "an-attempt-key-of-some-length";
     let unused = server.guest().await;

@@ -1,6 +1,6 @@
 //! What whoever watches over the server gets to see: measures and request ids.
 
-use matchbook_testkit::{Answer, Http, Launch};
+use matchbook_testkit::{Http, ProcessBuilder, TestResponse};
 
 use crate::support::{Server, Tokens};
 
@@ -14,7 +14,7 @@ async fn metrics(server: &Server) -> String {
     answer.text
 }
 
-fn with_metrics(launch: Launch) -> Launch {
+fn with_metrics(launch: ProcessBuilder) -> ProcessBuilder {
     launch.set("metrics.address", "127.0.0.1:0")
 }
 
@@ -31,7 +31,7 @@ async fn everything_that_happens_is_counted() {
     assert_eq!(server.refresh(&second.refresh).await.status, 401);
     assert_eq!(server.user(&second.access).await, 401);
     let made_up = server.http.request("BREW", "/user").send();
-    assert_eq!(Answer::of(made_up).await.status, 405);
+    assert_eq!(TestResponse::of(made_up).await.status, 405);
     assert_eq!(server.http.get("/nothing/here").await.status, 404);
 
     let text = metrics(&server).await;
@@ -69,7 +69,7 @@ async fn a_request_has_an_id_in_its_answer_and_in_the_log() {
     assert_eq!(own.len(), 36);
     let ask = async |id: &str| {
         let request = server.http.request("GET", "/register").insert_header(("x-request-id", id));
-        Answer::of(request.send()).await.header("x-request-id").to_owned()
+        TestResponse::of(request.send()).await.header("x-request-id").to_owned()
     };
     assert_eq!(ask("of-the-proxy.1:2").await, "of-the-proxy.1:2");
     for unfit in ["", "a b", "{evil}", &"x".repeat(65)] {
@@ -87,5 +87,5 @@ async fn a_request_has_an_id_in_its_answer_and_in_the_log() {
 async fn the_id_of_a_stranger_is_not_taken_over() {
     let server = Server::start();
     let request = server.http.request("GET", "/register").insert_header(("x-request-id", "mine"));
-    assert_ne!(Answer::of(request.send()).await.header("x-request-id"), "mine");
+    assert_ne!(TestResponse::of(request.send()).await.header("x-request-id"), "mine");
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use matchbook_testkit::{Answer, Launch, Postgres, Process, Redis, World};
+use matchbook_testkit::{Postgres, Process, ProcessBuilder, Redis, TestEnv, TestResponse};
 
 use crate::support::{Server, Tokens, binary, eventually, http};
 
@@ -55,14 +55,17 @@ pub(crate) fn documented_rights() -> &'static str {
 }
 
 /// A server on parts of its own.
-pub(crate) fn start(world: World, settings: impl FnOnce(Launch) -> Launch) -> Server {
+pub(crate) fn start(
+    world: TestEnv,
+    settings: impl FnOnce(ProcessBuilder) -> ProcessBuilder,
+) -> Server {
     Server::within(world, settings)
 }
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
 async fn with_programs_postgres_is_taken_over_tls_only_where_its_certificate_is_good() {
-    let world = World::new();
+    let world = TestEnv::new();
     let good = Certificates::make(world.folder(), "good");
     let other = Certificates::make(world.folder(), "other");
     let read = |path: &str| std::fs::read_to_string(path).unwrap();
@@ -97,7 +100,7 @@ async fn with_programs_postgres_is_taken_over_tls_only_where_its_certificate_is_
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
 async fn with_programs_redis_is_taken_over_tls_as_a_user_with_few_rights() {
-    let world = World::new();
+    let world = TestEnv::new();
     let good = Certificates::make(world.folder(), "good");
     let other = Certificates::make(world.folder(), "other");
     let redis = Redis::with(|port| {
@@ -120,7 +123,7 @@ async fn with_programs_redis_is_taken_over_tls_as_a_user_with_few_rights() {
         .collect()
     });
     let url = |password: &str| format!("rediss://app:{password}@localhost:{}", redis.port());
-    let with = |launch: Launch, url: &str, ca: &str| {
+    let with = |launch: ProcessBuilder, url: &str, ca: &str| {
         launch.variable("REDIS_URL", url).set("redis.ca_file", ca).set("log.level", "debug")
     };
     for (url, ca) in [(url("hush"), &other.ca), (url("wrong"), &good.ca)] {
@@ -139,7 +142,7 @@ async fn with_programs_redis_is_taken_as_a_cluster() {
     let nodes = cluster(3, 0);
     let hosts: Vec<_> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
     let url = format!("redis-cluster://{}", hosts[..2].join(","));
-    let server = start(World::new(), |launch| launch.variable("REDIS_URL", &url));
+    let server = start(TestEnv::new(), |launch| launch.variable("REDIS_URL", &url));
     // Enough sessions for each node to have some.
     for _ in 0..12 {
         is_cached(&server).await;
@@ -198,7 +201,7 @@ fn calls(conn: &mut redis::Connection, command: &str) -> i64 {
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
 async fn with_programs_a_hit_is_one_command_and_a_refresh_is_one() {
     let redis = Redis::new();
-    let server = start(World::new(), |launch| launch.variable("REDIS_URL", &redis.url()));
+    let server = start(TestEnv::new(), |launch| launch.variable("REDIS_URL", &redis.url()));
     let mut tokens = server.log_in().await;
     let mut conn = redis::Client::open(redis.url()).unwrap().get_connection().unwrap();
     redis::cmd("CONFIG").arg("RESETSTAT").exec(&mut conn).unwrap();
@@ -219,9 +222,9 @@ async fn with_programs_a_hit_is_one_command_and_a_refresh_is_one() {
 }
 
 /// Two servers on one database; the first reaches Redis through a relay.
-fn pair(redis: &Redis) -> (Server, matchbook_testkit::Relay, Process) {
-    let world = World::new();
-    let relay = matchbook_testkit::Relay::to(&format!("127.0.0.1:{}", redis.port()));
+fn pair(redis: &Redis) -> (Server, matchbook_testkit::TcpProxy, Process) {
+    let world = TestEnv::new();
+    let relay = matchbook_testkit::TcpProxy::to(&format!("127.0.0.1:{}", redis.port()));
     let there = world.server(binary()).variable("REDIS_URL", &redis.url()).start();
     let url = format!("redis://{}", relay.address());
     let here = start(world, |launch| launch.variable("REDIS_URL", &url));
@@ -281,8 +284,8 @@ async fn with_programs_a_redis_that_slept_through_a_logout_is_told_before_it_is_
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
 async fn with_programs_a_thread_asks_no_other_redis_than_the_one_that_is_told_of_ends() {
     let (told, other) = (Redis::new(), Redis::new());
-    let world = World::new();
-    let relay = matchbook_testkit::Relay::to(&format!("127.0.0.1:{}", told.port()));
+    let world = TestEnv::new();
+    let relay = matchbook_testkit::TcpProxy::to(&format!("127.0.0.1:{}", told.port()));
     let url = format!("redis://{}", relay.address());
     let server = start(world, |launch| launch.variable("REDIS_URL", &url));
     // From now on the same address leads to another one, which was never told.
@@ -318,7 +321,7 @@ async fn with_programs_a_server_that_stood_still_during_a_logout_does_not_trust_
     let tokens = here.log_in().await;
     let ask = || {
         let request = there.request("GET", "/user").bearer_auth(&tokens.access).send();
-        actix_rt::spawn(async move { Answer::of(request).await.status })
+        actix_rt::spawn(async move { TestResponse::of(request).await.status })
     };
     // Connections that are open already, so that requests wait right at the door.
     for asked in (0..8).map(|_| ask()).collect::<Vec<_>>() {
@@ -342,7 +345,7 @@ async fn with_programs_a_server_that_stood_still_during_a_logout_does_not_trust_
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
 async fn with_programs_a_redis_that_has_forgotten_an_end_is_told_again_when_it_is_back() {
     let redis = Redis::new();
-    let server = start(World::new(), |launch| launch.variable("REDIS_URL", &redis.url()));
+    let server = start(TestEnv::new(), |launch| launch.variable("REDIS_URL", &redis.url()));
     let tokens = server.log_in().await;
     let form = format!("refresh_token={}", tokens.refresh);
     assert_eq!(server.http.post("/logout", &form).await.status, 204);
@@ -362,7 +365,7 @@ async fn with_programs_a_redis_that_has_forgotten_an_end_is_told_again_when_it_i
 async fn with_programs_an_end_outlives_every_token_whatever_lifetime_the_server_knows() {
     let redis = Redis::new();
     let url = redis.url();
-    let here = start(World::new(), |launch| launch.variable("REDIS_URL", &url));
+    let here = start(TestEnv::new(), |launch| launch.variable("REDIS_URL", &url));
     let short = || {
         let launch = here.world.server(binary()).variable("REDIS_URL", &url);
         launch.set("tokens.access_lifetime", "1s").start()

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use matchbook_testkit::{Answer, Http, Process};
+use matchbook_testkit::{Http, Process, TestResponse};
 
 use crate::support::{Server, Tokens, binary, eventually, http};
 
@@ -36,7 +36,7 @@ impl Pair {
         &self,
         token: &str,
         times: usize,
-    ) -> Vec<actix_rt::task::JoinHandle<Answer>> {
+    ) -> Vec<actix_rt::task::JoinHandle<TestResponse>> {
         let form = format!("refresh_token={token}");
         (0..times)
             .map(|i| {
@@ -133,7 +133,7 @@ async fn once_a_logout_is_acknowledged_nothing_of_that_session_works() {
 async fn refreshes_and_two_sweepers_do_not_get_into_each_others_way() {
     // Windows are over at once, so the sweepers always find something.
     let settings = [
-        ("rotation.retry_window", "1ms"),
+        ("rotation.grace_period", "1ms"),
         ("tokens.access_lifetime", "1s"),
         ("log.level", "debug"),
     ];

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use matchbook_testkit::{Redis, World};
+use matchbook_testkit::{Redis, TestEnv};
 
 use crate::parts::{cluster, documented_rights, is_cached, start};
 use crate::redis_loss::{connect, order, problems};
@@ -20,7 +20,7 @@ fn refused(redis: &Redis) -> Vec<String> {
 }
 
 fn server_on(url: &str) -> Server {
-    start(World::new(), |launch| launch.variable("REDIS_URL", url))
+    start(TestEnv::new(), |launch| launch.variable("REDIS_URL", url))
 }
 
 #[actix_rt::test]

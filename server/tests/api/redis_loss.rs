@@ -1,6 +1,6 @@
 //! Redis loses revocations: it is flushed, evicts, fails over, or was replaced.
 
-use matchbook_testkit::{Http, Process, Redis, World};
+use matchbook_testkit::{Http, Process, Redis, TestEnv};
 use redis::{Commands, Connection};
 
 use crate::parts::start;
@@ -36,7 +36,7 @@ pub(crate) struct Pair {
 
 impl Pair {
     pub(crate) fn start(here: &str, there: &str) -> Self {
-        let world = World::new();
+        let world = TestEnv::new();
         let process =
             world.server(binary()).variable("REDIS_URL", there).set("log.level", "debug").start();
         let here =
@@ -229,7 +229,7 @@ async fn with_programs_a_redis_with_another_history_is_told_everything() {
 async fn with_programs_an_evicting_policy_is_reported_at_each_change() {
     let redis = Redis::with(|_| ["--maxmemory-policy", "volatile-ttl"].map(str::to_owned).to_vec());
     let metrics = format!("127.0.0.1:{}", matchbook_testkit::free_port());
-    let server = start(World::new(), |launch| {
+    let server = start(TestEnv::new(), |launch| {
         launch.variable("REDIS_URL", &redis.url()).set("metrics.address", &metrics)
     });
     let measures = Http::new(&format!("http://{metrics}"), None);

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use diesel::Connection;
 use diesel::connection::SimpleConnection;
-use matchbook_testkit::{Redis, Relay, World};
+use matchbook_testkit::{Redis, TcpProxy, TestEnv};
 
 use crate::parts::start;
 use crate::redis_loss::Pair;
@@ -72,7 +72,7 @@ async fn with_programs_a_new_connection_reads_every_revocation() {
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
 async fn with_programs_a_server_whose_poll_is_slow_stops_trusting_redis() {
     let redis = Redis::new();
-    let relay = Relay::to(&format!("127.0.0.1:{}", redis.port()));
+    let relay = TcpProxy::to(&format!("127.0.0.1:{}", redis.port()));
     let pair = Pair::start(&format!("redis://{}", relay.address()), &redis.url());
     let tokens = pair.log_in().await;
     let locked = Transaction::begin(&pair.here, &lock("servers"));
@@ -95,7 +95,7 @@ async fn with_programs_a_server_whose_poll_is_slow_stops_trusting_redis() {
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
 async fn with_programs_a_server_whose_poll_fails_stops_trusting_redis() {
     let redis = Redis::new();
-    let relay = Relay::to(&format!("127.0.0.1:{}", redis.port()));
+    let relay = TcpProxy::to(&format!("127.0.0.1:{}", redis.port()));
     let pair = Pair::start(&format!("redis://{}", relay.address()), &redis.url());
     let tokens = pair.log_in().await;
     // The database is well, and this server cannot read it.
@@ -130,11 +130,11 @@ async fn with_programs_other_work_on_the_database_does_not_delay_the_poll() {
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
 async fn with_programs_a_cached_token_is_good_for_as_long_as_the_database_is_away() {
     let redis = Redis::new();
-    let world = World::new();
+    let world = TestEnv::new();
     let (relay, url) = world.database_relay();
     let server = start(world, |launch| {
         let launch = launch.variable("DATABASE_URL", &url).variable("REDIS_URL", &redis.url());
-        launch.set("database.wait", "300ms")
+        launch.set("database.acquire_timeout", "300ms")
     });
     let tokens = server.log_in().await;
     relay.cut();
@@ -149,7 +149,7 @@ async fn with_programs_a_cached_token_is_good_for_as_long_as_the_database_is_awa
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
 async fn with_programs_a_logout_on_sqlite_holds_at_a_server_with_another_redis() {
     let (one, other) = (Redis::new(), Redis::new());
-    let world = World::new();
+    let world = TestEnv::new();
     let url = format!("sqlite://{}", world.folder().join("shared.db").display());
     let on = |redis: &Redis| {
         let launch = world.server(binary()).variable("REDIS_URL", &redis.url());

@@ -31,7 +31,7 @@ async fn with_programs_a_logout_holds_at_once_at_a_server_with_another_redis() {
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
 async fn with_programs_a_logout_at_a_server_without_redis_holds_at_once_at_one_with() {
     let redis = Redis::new();
-    let world = matchbook_testkit::World::new();
+    let world = matchbook_testkit::TestEnv::new();
     let process = world.server(binary()).variable("REDIS_URL", &redis.url()).start();
     let here = start(world, |launch| launch.variable("REDIS_URL", ""));
     let there = http(&here.world, &process);
@@ -48,13 +48,13 @@ async fn with_programs_a_logout_at_a_server_without_redis_holds_at_once_at_one_w
 async fn with_programs_a_server_with_another_redis_trusts_it_no_longer_than_the_database_responds()
 {
     let (one, other) = (Redis::new(), Redis::new());
-    let world = matchbook_testkit::World::new();
+    let world = matchbook_testkit::TestEnv::new();
     let (relay, url) = world.database_relay();
     let process = world
         .server(binary())
         .variable("REDIS_URL", &other.url())
         .variable("DATABASE_URL", &url)
-        .set("database.wait", "300ms")
+        .set("database.acquire_timeout", "300ms")
         .start();
     let here = start(world, |launch| launch.variable("REDIS_URL", &one.url()));
     let there = http(&here.world, &process);
@@ -139,7 +139,7 @@ fn tombstone(host: &str, tokens: &crate::support::Tokens) -> String {
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
 async fn with_programs_a_node_of_a_cluster_is_not_taken_for_a_single_redis() {
     let nodes = cluster(3, 0);
-    let server = start(matchbook_testkit::World::new(), |launch| {
+    let server = start(matchbook_testkit::TestEnv::new(), |launch| {
         launch.variable("REDIS_URL", &nodes[0].url())
     });
     assert!(problems(&server.http).await.contains("redis-cluster://"));

@@ -41,7 +41,7 @@ async fn a_rotated_token_shown_again_within_the_window_gets_the_same_pair() {
 
 #[actix_rt::test]
 async fn the_window_counts_from_the_first_use_and_what_comes_after_it_ends_the_session() {
-    let server = Server::with(|launch| launch.set("rotation.retry_window", "2s"));
+    let server = Server::with(|launch| launch.set("rotation.grace_period", "2s"));
     let first = server.log_in().await;
     let begun = Instant::now();
     let second = Tokens::of(&server.refresh(&first.refresh).await);
@@ -64,7 +64,7 @@ async fn the_window_counts_from_the_first_use_and_what_comes_after_it_ends_the_s
 
 #[actix_rt::test]
 async fn a_lost_answer_can_be_had_again_with_its_attempt_key_when_the_window_is_over() {
-    let server = Server::with(|launch| launch.set("rotation.retry_window", "1s"));
+    let server = Server::with(|launch| launch.set("rotation.grace_period", "1s"));
     let (kept, lost) = (server.log_in().await, server.log_in().await);
     let second = Tokens::of(&server.refresh_with(&kept.refresh, KEY).await);
     Tokens::of(&server.refresh_with(&lost.refresh, KEY).await);
@@ -104,7 +104,7 @@ async fn a_token_two_generations_old_gets_nothing_and_its_session_goes_on() {
 
 #[actix_rt::test]
 async fn an_exclusive_token_is_for_its_attempt_alone() {
-    let server = Server::with(|launch| launch.set("rotation.keyed", "exclusive"));
+    let server = Server::with(|launch| launch.set("rotation.same_key_only", "true"));
     let (keyed, plain) = (server.log_in().await, server.log_in().await);
     let second = Tokens::of(&server.refresh_with(&keyed.refresh, KEY).await);
     let again = Tokens::of(&server.refresh_with(&keyed.refresh, KEY).await);
@@ -133,7 +133,7 @@ async fn an_attempt_key_that_could_be_guessed_is_refused_and_nothing_is_rotated(
         .append_header(("Idempotency-Key", KEY))
         .append_header(("Idempotency-Key", OTHER))
         .send_form(&[("refresh_token", &first.refresh)]);
-    assert_eq!(matchbook_testkit::Answer::of(twice).await.status, 400);
+    assert_eq!(matchbook_testkit::TestResponse::of(twice).await.status, 400);
     assert_eq!(server.number("SELECT generation AS number FROM sessions"), 0);
     Tokens::of(&server.refresh(&first.refresh).await);
 }

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use matchbook_testkit::Launch;
+use matchbook_testkit::ProcessBuilder;
 
 use crate::support::{Server, Tokens, binary, eventually, http};
 
@@ -16,8 +16,9 @@ async fn a_listed_old_secret_is_still_good_and_is_replaced_by_the_next_rotation(
     let retried = Tokens::of(&server.refresh(&unused.refresh).await);
     assert!(server.process.stop().success());
 
-    let both =
-        |launch: matchbook_testkit::Launch| launch.set("secret", NEW).set("old_secrets", OLD);
+    let both = |launch: matchbook_testkit::ProcessBuilder| {
+        launch.set("secret", NEW).set("old_secrets", OLD)
+    };
     let mut server = Server::within(server.world, both);
     server.process.await_log("signing key sealed under the new secret");
     assert_eq!(server.user(&first.access).await, 200);
@@ -38,10 +39,12 @@ async fn a_listed_old_secret_is_still_good_and_is_replaced_by_the_next_rotation(
 
 #[actix_rt::test]
 async fn a_new_secret_can_be_listed_before_it_is_in_force() {
-    let new_first =
-        |launch: matchbook_testkit::Launch| launch.set("secret", NEW).set("old_secrets", OLD);
-    let old_first =
-        |launch: matchbook_testkit::Launch| launch.set("secret", OLD).set("old_secrets", NEW);
+    let new_first = |launch: matchbook_testkit::ProcessBuilder| {
+        launch.set("secret", NEW).set("old_secrets", OLD)
+    };
+    let old_first = |launch: matchbook_testkit::ProcessBuilder| {
+        launch.set("secret", OLD).set("old_secrets", NEW)
+    };
     // One of two servers has changed, the other is about to.
     let here = Server::with(old_first);
     let process = new_first(here.world.server(crate::support::binary())).start();
@@ -55,7 +58,7 @@ async fn a_new_secret_can_be_listed_before_it_is_in_force() {
 }
 
 /// What `secret rotate --compromised` writes with these settings.
-fn rotate_compromised(launch: &Launch) -> Result<String, String> {
+fn rotate_compromised(launch: &ProcessBuilder) -> Result<String, String> {
     let output = launch.run(&["secret", "rotate", "--compromised"]);
     let text = |bytes| String::from_utf8(bytes).unwrap();
     if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
@@ -160,7 +163,7 @@ async fn a_secret_is_rotated_only_as_a_compromised_one() {
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.code() == Some(2) && error.contains("--compromised"), "{error}");
     // Where no server has run there is nothing to replace.
-    let world = matchbook_testkit::World::new();
+    let world = matchbook_testkit::TestEnv::new();
     let error = rotate_compromised(&world.server(binary())).unwrap_err();
     assert!(error.starts_with("matchbook-server: ") && !error.contains("panicked"), "{error}");
     assert!(!world.folder().join("data").exists());

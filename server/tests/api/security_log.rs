@@ -7,7 +7,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Nullable, Text};
 
 use matchbook_server::store::Conn;
-use matchbook_testkit::Answer;
+use matchbook_testkit::TestResponse;
 
 use crate::support::{Server, Tokens};
 
@@ -44,7 +44,7 @@ fn events(server: &Server) -> Vec<Event> {
 
 #[actix_rt::test]
 async fn each_sign_in_refusal_reuse_and_logout_is_an_entry_with_who_and_from_where() {
-    let server = Server::with(|launch| launch.set("rotation.retry_window", "5s"));
+    let server = Server::with(|launch| launch.set("rotation.grace_period", "5s"));
     let first = server.log_in().await;
     let second = Tokens::of(&server.refresh(&first.refresh).await);
     let third = Tokens::of(&server.refresh(&second.refresh).await);
@@ -104,7 +104,7 @@ async fn explain_says_what_a_token_is_and_what_would_become_of_it() {
     let third = Tokens::of(&server.refresh_with(&second.refresh, "a-key-of-some-length").await);
     let claims = third.claims();
     let strict = [("rotation.mode", "strict")];
-    let exclusive = [("rotation.keyed", "exclusive")];
+    let exclusive = [("rotation.same_key_only", "true")];
     for (token, settings, parts) in [
         (&third, &[][..], &["generation   2, the newest", "it is good"][..]),
         (&second, &[], &["generation   1; the newest is 2", "the same answer again until"]),
@@ -187,7 +187,7 @@ async fn no_more_than_256_bytes_of_a_user_agent_are_kept() {
         let id = server.guest().await;
         let path = format!("/token?userId={id}");
         let request = server.http.request("GET", &path).insert_header(("user-agent", agent));
-        Tokens::of(&Answer::of(request.send()).await);
+        Tokens::of(&TestResponse::of(request.send()).await);
     }
     let length = match server.database() {
         Conn::Postgres(_) => "octet_length(user_agent)",

@@ -1,12 +1,12 @@
 //! `GET /sessions`, `DELETE /sessions/{id}`, `DELETE /sessions`.
 
-use matchbook_testkit::Answer;
+use matchbook_testkit::TestResponse;
 use serde_json::Value;
 
 use crate::support::{Server, Tokens, eventually};
 
-async fn delete(server: &Server, path: &str, token: &str) -> Answer {
-    Answer::of(server.http.request("DELETE", path).bearer_auth(token).send()).await
+async fn delete(server: &Server, path: &str, token: &str) -> TestResponse {
+    TestResponse::of(server.http.request("DELETE", path).bearer_auth(token).send()).await
 }
 
 async fn list(server: &Server, token: &str) -> Vec<Value> {
@@ -127,7 +127,7 @@ async fn ending_everywhere_at_once_from_several_devices_ends_each_session_once()
         .iter()
         .map(|tokens| {
             let request = server.http.request("DELETE", "/sessions").bearer_auth(&tokens.access);
-            actix_rt::spawn(async move { Answer::of(request.send()).await })
+            actix_rt::spawn(async move { TestResponse::of(request.send()).await })
         })
         .collect();
     let mut ended = 0;
@@ -155,7 +155,7 @@ async fn two_who_end_everything_at_the_same_moment_wait_for_each_other() {
         .iter()
         .map(|tokens| {
             let request = server.http.request("DELETE", "/sessions").bearer_auth(&tokens.access);
-            actix_rt::spawn(async move { Answer::of(request.send()).await })
+            actix_rt::spawn(async move { TestResponse::of(request.send()).await })
         })
         .collect();
     let waiting = "SELECT count(*) AS number FROM pg_stat_activity \

@@ -2,20 +2,23 @@
 
 use diesel::connection::SimpleConnection;
 use diesel::{Connection, PgConnection};
-use matchbook_testkit::{Answer, Launch, Postgres, Relay, Stop, World};
+use matchbook_testkit::{Postgres, ProcessBuilder, Stop, TcpProxy, TestEnv, TestResponse};
 
 use crate::support::{Server, Tokens, binary, eventually, http};
 
 /// Settings with which nothing waits for long.
-fn on(launch: Launch, url: &str) -> Launch {
-    launch.variable("DATABASE_URL", url).set("database.wait", "500ms").set("database.timeout", "1s")
+fn on(launch: ProcessBuilder, url: &str) -> ProcessBuilder {
+    launch
+        .variable("DATABASE_URL", url)
+        .set("database.acquire_timeout", "500ms")
+        .set("database.query_timeout", "1s")
 }
 
 async fn until_ready(server: &Server) {
     eventually(200, async || server.http.get("/health/ready").await.status).await;
 }
 
-fn is_unavailable(answer: &Answer) {
+fn is_unavailable(answer: &TestResponse) {
     assert_eq!(answer.status, 503, "{}", answer.text);
 }
 
@@ -34,7 +37,7 @@ async fn with_programs_a_standby_is_not_taken_for_the_database_at_the_start() {
     let (_primary, standby, _) = pair();
     let url = standby.url_of("matchbook");
     for url in [url.clone(), format!("{url}?target_session_attrs=any")] {
-        let world = World::new();
+        let world = TestEnv::new();
         let output = on(world.server(binary()), &url).run(&[]);
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(!output.status.success() && said.contains("cannot be opened"), "{url}: {said}");
@@ -48,7 +51,7 @@ async fn with_programs_of_several_hosts_the_primary_is_used_and_after_a_promotio
     let (mut primary, standby, _) = pair();
     let hosts = format!("{},{}", standby.address(), primary.address());
     let url = format!("postgres://postgres@{hosts}/matchbook");
-    let server = Server::within(World::new(), |launch| on(launch, &url));
+    let server = Server::within(TestEnv::new(), |launch| on(launch, &url));
     let tokens = server.log_in().await;
     let mut tokens = Tokens::of(&server.refresh(&tokens.refresh).await);
     standby.catch_up(&primary);
@@ -68,13 +71,13 @@ async fn with_programs_of_several_hosts_the_primary_is_used_and_after_a_promotio
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
 async fn with_programs_a_standby_behind_the_same_address_accepts_no_session_that_has_ended() {
     let (primary, standby, url) = pair();
-    let relay = Relay::to(&primary.address());
-    let world = World::new();
+    let relay = TcpProxy::to(&primary.address());
+    let world = TestEnv::new();
     for parameters in ["", "?target_session_attrs=any"] {
         let through = format!("postgres://postgres@{}/matchbook{parameters}", relay.address());
         // Without Redis, which would know what has ended.
         let launch = |url: &str| {
-            let launch = Launch::new(binary(), world.folder(), "MATCHBOOK");
+            let launch = ProcessBuilder::new(binary(), world.folder(), "MATCHBOOK");
             let settings = [
                 ("server.address", "127.0.0.1:0"),
                 ("metrics.address", "off"),
@@ -84,7 +87,7 @@ async fn with_programs_a_standby_behind_the_same_address_accepts_no_session_that
         };
         let (process, other) = (launch(&through).start(), launch(&url).start());
         let there = http(&world, &other);
-        let here = Server { http: http(&world, &process), process, world: World::new() };
+        let here = Server { http: http(&world, &process), process, world: TestEnv::new() };
         let tokens = here.log_in().await;
         standby.catch_up(&primary);
         replay(&standby, "pause");
@@ -109,7 +112,7 @@ fn replay(standby: &Postgres, what: &str) {
     conn.batch_execute(&format!("SELECT pg_wal_replay_{what}()")).unwrap();
 }
 
-fn lead(relay: &Relay, postgres: &Postgres) {
+fn lead(relay: &TcpProxy, postgres: &Postgres) {
     relay.lead_to(&postgres.address());
     relay.cut();
     relay.mend();
@@ -120,7 +123,7 @@ fn lead(relay: &Relay, postgres: &Postgres) {
 async fn with_programs_connections_that_turn_read_only_are_dropped() {
     let postgres = Postgres::new();
     let url = postgres.create("matchbook");
-    let server = Server::within(World::new(), |launch| on(launch, &url));
+    let server = Server::within(TestEnv::new(), |launch| on(launch, &url));
     let tokens = server.log_in().await;
     until_ready(&server).await;
 

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 
-use matchbook_testkit::{Launch, Process, World};
+use matchbook_testkit::{Process, ProcessBuilder, TestEnv};
 
 use crate::support::{Server, binary, http};
 
 #[actix_rt::test]
 async fn several_servers_start_at_once_on_an_empty_database_and_agree() {
-    let world = World::new();
+    let world = TestEnv::new();
     let launch = world.server(binary());
     let mut processes: Vec<Process> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| launch.start())).collect();
@@ -71,7 +71,7 @@ async fn an_address_that_is_taken_stops_the_start() {
 
 #[actix_rt::test]
 async fn a_database_that_is_not_there_stops_the_start_without_its_password() {
-    let world = World::new();
+    let world = TestEnv::new();
     let url = "postgres://me:hush@127.0.0.1:1/matchbook";
     let output = world.server(binary()).variable("DATABASE_URL", url).run(&[]);
     let error = String::from_utf8(output.stderr).unwrap();
@@ -89,7 +89,7 @@ async fn asked_to_stop_a_server_ends_in_good_order() {
 }
 
 /// What a server writes to standard error that does not start.
-fn refusal(launch: &Launch) -> String {
+fn refusal(launch: &ProcessBuilder) -> String {
     let output = launch.run(&[]);
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success(), "it started");
@@ -97,13 +97,13 @@ fn refusal(launch: &Launch) -> String {
     error
 }
 
-fn set_mode(world: &World, name: &str, mode: u32) {
+fn set_mode(world: &TestEnv, name: &str, mode: u32) {
     std::fs::set_permissions(world.folder().join(name), Permissions::from_mode(mode)).unwrap();
 }
 
 #[actix_rt::test]
 async fn a_server_that_keeps_nothing_needs_no_data_folder() {
-    let world = World::new();
+    let world = TestEnv::new();
     let nowhere = world.server(binary()).set("data_dir", "/proc/nowhere");
     let launch = nowhere
         .clone()
@@ -151,7 +151,7 @@ async fn a_read_only_data_folder_that_holds_everything_is_enough() {
 
 #[actix_rt::test]
 async fn the_sqlite_file_and_those_beside_it_are_closed_to_other_users() {
-    let world = World::new();
+    let world = TestEnv::new();
     let launch =
         world.server(binary()).variable("DATABASE_URL", "sqlite://{data_dir}/matchbook.db");
     let files = ["matchbook.db", "matchbook.db-wal", "matchbook.db-shm"];
@@ -206,7 +206,7 @@ async fn a_private_file_that_others_can_read_stops_the_start() {
 
 #[actix_rt::test]
 async fn a_secret_that_can_be_guessed_stops_the_start() {
-    let world = World::new();
+    let world = TestEnv::new();
     let weak = "abcdefghabcdefghabcdefghabcdefghabcdefgh";
     let error = refusal(&world.server(binary()).set("secret", weak));
     assert!(error.contains("`secret` (MATCHBOOK__SECRET): can be guessed: it repeats"), "{error}");
@@ -215,7 +215,7 @@ async fn a_secret_that_can_be_guessed_stops_the_start() {
     let launch = world.server(binary()).set("old_secrets", weak);
     launch.set("secret", "a-secret-of-more-than-thirty-two-characters").start();
 
-    let world = World::new();
+    let world = TestEnv::new();
     std::fs::create_dir(world.folder().join("data")).unwrap();
     std::fs::write(world.folder().join("data/secret"), weak).unwrap();
     set_mode(&world, "data/secret", 0o600);

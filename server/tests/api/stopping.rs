@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use matchbook_testkit::{Answer, World};
+use matchbook_testkit::{TestEnv, TestResponse};
 
 use crate::support::{Server, Tokens, binary, eventually, http};
 
@@ -40,7 +40,7 @@ async fn whoever_is_being_answered_while_the_server_stops_gets_the_answer_or_can
 #[actix_rt::test]
 async fn a_request_that_does_not_end_holds_a_stopping_server_up_for_a_bounded_time() {
     use std::io::Write;
-    let world = World::new();
+    let world = TestEnv::new();
     let launch = world.server(binary()).set("tls.mode", "off").set("server.shutdown_timeout", "1s");
     let mut process = launch.start();
     let address = process.url().strip_prefix("http://").unwrap().to_owned();
@@ -58,7 +58,11 @@ async fn a_request_that_does_not_end_holds_a_stopping_server_up_for_a_bounded_ti
 #[ignore = "needs PostgreSQL: make test"]
 async fn when_too_many_wait_for_the_database_the_rest_is_sent_away_at_once() {
     use diesel::connection::SimpleConnection;
-    let settings = [("database.pool_size", "1"), ("database.queue", "2"), ("database.wait", "20s")];
+    let settings = [
+        ("database.pool_size", "1"),
+        ("database.max_queue", "2"),
+        ("database.acquire_timeout", "20s"),
+    ];
     let server = Server::with(|launch| {
         settings.iter().fold(launch, |launch, (key, value)| launch.set(key, value))
     });
@@ -70,7 +74,7 @@ async fn when_too_many_wait_for_the_database_the_rest_is_sent_away_at_once() {
         .map(|_| {
             let request = server.http.request("POST", "/refresh");
             let form = [("refresh_token", tokens.refresh.clone())];
-            actix_rt::spawn(async move { Answer::of(request.send_form(&form)).await })
+            actix_rt::spawn(async move { TestResponse::of(request.send_form(&form)).await })
         })
         .collect();
     // One works, two wait; all others have their answer, long before the 20 s.
@@ -94,7 +98,7 @@ async fn when_too_many_wait_for_the_database_the_rest_is_sent_away_at_once() {
 async fn whoever_the_database_does_not_answer_in_time_is_told_to_come_back() {
     use diesel::connection::SimpleConnection;
     let server = Server::with(|launch| {
-        launch.set("database.timeout", "300ms").set("database.wait", "300ms")
+        launch.set("database.query_timeout", "300ms").set("database.acquire_timeout", "300ms")
     });
     let tokens = server.log_in().await;
     let mut conn = server.database();

@@ -83,7 +83,7 @@ async fn a_session_is_one_row_that_leaves_room_for_its_next_version_and_holds_no
 
 #[actix_rt::test]
 async fn the_sqlite_file_is_where_the_settings_say_and_can_be_moved() {
-    let world = matchbook_testkit::World::new();
+    let world = matchbook_testkit::TestEnv::new();
     let file = world.folder().join("elsewhere.db");
     let url = format!("sqlite://{}", file.display());
     let mut server = Server::within(world, |launch| launch.variable("DATABASE_URL", &url));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
 use matchbook_server::store::{self, Conn};
-use matchbook_testkit::{Answer, Http, Launch, Process, World};
+use matchbook_testkit::{Http, Process, ProcessBuilder, TestEnv, TestResponse};
 
 /// The binary under test.
 pub(crate) fn binary() -> &'static Path {
@@ -17,7 +17,7 @@ pub(crate) fn binary() -> &'static Path {
 pub(crate) struct Server {
     pub(crate) http: Http,
     pub(crate) process: Process,
-    pub(crate) world: World,
+    pub(crate) world: TestEnv,
 }
 
 impl Server {
@@ -27,12 +27,15 @@ impl Server {
     }
 
     /// With settings of the test's own.
-    pub(crate) fn with(settings: impl FnOnce(Launch) -> Launch) -> Self {
-        Self::within(World::new(), settings)
+    pub(crate) fn with(settings: impl FnOnce(ProcessBuilder) -> ProcessBuilder) -> Self {
+        Self::within(TestEnv::new(), settings)
     }
 
     /// With the database and the folder of `world`.
-    pub(crate) fn within(world: World, settings: impl FnOnce(Launch) -> Launch) -> Self {
+    pub(crate) fn within(
+        world: TestEnv,
+        settings: impl FnOnce(ProcessBuilder) -> ProcessBuilder,
+    ) -> Self {
         let process = settings(world.server(binary())).start();
         Self { http: http(&world, &process), process, world }
     }
@@ -51,15 +54,15 @@ impl Server {
     }
 
     /// Shows a refresh token.
-    pub(crate) async fn refresh(&self, refresh_token: &str) -> Answer {
+    pub(crate) async fn refresh(&self, refresh_token: &str) -> TestResponse {
         self.http.post("/refresh", &format!("refresh_token={refresh_token}")).await
     }
 
     /// Shows a refresh token with an attempt key.
-    pub(crate) async fn refresh_with(&self, refresh_token: &str, key: &str) -> Answer {
+    pub(crate) async fn refresh_with(&self, refresh_token: &str, key: &str) -> TestResponse {
         let request = self.http.request("POST", "/refresh").insert_header(("Idempotency-Key", key));
         let form = [("refresh_token", refresh_token)];
-        Answer::of(request.send_form(&form)).await
+        TestResponse::of(request.send_form(&form)).await
     }
 
     /// Where each refresh token is good once.
@@ -94,7 +97,7 @@ impl Server {
 }
 
 /// Talks to a process under the CA in the folder of `world`.
-pub(crate) fn http(world: &World, process: &Process) -> Http {
+pub(crate) fn http(world: &TestEnv, process: &Process) -> Http {
     let url = process.url().replace("127.0.0.1", "localhost");
     let ca = world.folder().join("data/tls/ca.pem");
     Http::new(&url, url.starts_with("https").then_some(&ca))
@@ -110,7 +113,7 @@ pub(crate) struct Tokens {
 
 impl Tokens {
     /// Those of an answer that grants them, with everything that must be so.
-    pub(crate) fn of(answer: &Answer) -> Self {
+    pub(crate) fn of(answer: &TestResponse) -> Self {
         assert_eq!(answer.status, 200, "{}", answer.text);
         assert_eq!(answer.header("cache-control"), "no-store");
         assert_eq!(answer.header("content-type"), "application/json");

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use matchbook_testkit::{Http, World};
+use matchbook_testkit::{Http, TestEnv};
 use openssl::asn1::Asn1Time;
 use openssl::ec::{EcGroup, EcKey};
 use openssl::hash::MessageDigest;
@@ -88,7 +88,7 @@ fn make_certificate(folder: &Path, name: &str, names: &str) -> (String, String) 
 #[actix_rt::test]
 async fn a_certificate_from_files_is_served_and_asked_after_by_its_name() {
     for names in ["DNS:auth.example,IP:127.0.0.1", "IP:127.0.0.1"] {
-        let world = World::new();
+        let world = TestEnv::new();
         let (certificate, key) = make_certificate(world.folder(), "server", names);
         let launch = world
             .server(binary())
@@ -108,7 +108,7 @@ async fn a_certificate_from_files_is_served_and_asked_after_by_its_name() {
 
 #[actix_rt::test]
 async fn a_certificate_that_is_renewed_on_disk_is_served_and_a_bad_one_is_not() {
-    let world = World::new();
+    let world = TestEnv::new();
     let (certificate, key) = make_certificate(world.folder(), "server", "IP:127.0.0.1");
     let old = world.folder().join("old.pem");
     std::fs::copy(&certificate, &old).unwrap();
@@ -142,7 +142,7 @@ async fn a_hangup_does_not_end_the_server() {
 
 #[actix_rt::test]
 async fn a_certificate_or_key_that_cannot_be_used_stops_the_start_with_a_sentence() {
-    let world = World::new();
+    let world = TestEnv::new();
     let (certificate, key) = make_certificate(world.folder(), "one", "DNS:one.example");
     let (other, other_key) = make_certificate(world.folder(), "two", "DNS:two.example");
     let write = |name: &str, text: &str| {
@@ -197,7 +197,7 @@ async fn a_certificate_that_is_not_valid_at_this_time_is_reported_at_the_start()
         (now - 7200, now - 3600, "certificate expired, clients refuse it"),
         (now + 3600, now + 7200, "certificate not valid yet, clients refuse it"),
     ] {
-        let world = World::new();
+        let world = TestEnv::new();
         let (certificate, key) = certificate_of(from, until);
         std::fs::write(world.folder().join("server.pem"), certificate).unwrap();
         std::fs::write(world.folder().join("server.key"), key).unwrap();

@@ -27,10 +27,13 @@ async fn a_granted_token_is_cached_for_the_rest_of_its_life() {
 #[actix_rt::test]
 #[ignore = "needs PostgreSQL and Redis: make test"]
 async fn a_cached_token_is_good_without_the_database_and_an_evicted_one_is_cached_again() {
-    let world = matchbook_testkit::World::new();
+    let world = matchbook_testkit::TestEnv::new();
     let (relay, url) = world.database_relay();
-    let process =
-        world.server(binary()).variable("DATABASE_URL", &url).set("database.wait", "300ms").start();
+    let process = world
+        .server(binary())
+        .variable("DATABASE_URL", &url)
+        .set("database.acquire_timeout", "300ms")
+        .start();
     let server = Server { http: http(&world, &process), process, world };
     let tokens = server.log_in().await;
     let (mut redis, access, _) = redis(&server, &tokens);

@@ -10,19 +10,19 @@ use actix_rt::task::JoinHandle;
 use diesel::QueryResult;
 use diesel::connection::SimpleConnection;
 use futures_util::future::join_all;
-use matchbook_server::sessions::{Attempt, Device, Rotation};
-use matchbook_server::store::sessions::Advanced;
+use matchbook_server::sessions::{ClientInfo, Refresh, RefreshOutcome};
+use matchbook_server::store::sessions::Rotated;
 use matchbook_server::store::{Conn, Error, Store};
 
 use crate::subject::{DEFAULT, MINUTE, Subject, device};
 
 /// All at once: whoever is not the first of a lane waits for it.
-async fn advance_all(store: &Store, attempts: &[Attempt]) -> Vec<Result<Option<Advanced>, Error>> {
-    join_all(attempts.iter().map(|attempt| store.advance(attempt.advance.clone()))).await
+async fn rotate_batch(store: &Store, attempts: &[Refresh]) -> Vec<Result<Option<Rotated>, Error>> {
+    join_all(attempts.iter().map(|attempt| store.rotate(attempt.update.clone()))).await
 }
 
 /// So many sessions, and an attempt to refresh each.
-fn attempts(subject: &mut Subject, count: usize) -> Vec<Attempt> {
+fn attempts(subject: &mut Subject, count: usize) -> Vec<Refresh> {
     let pairs: Vec<_> = (0..count).map(|_| subject.open().1).collect();
     pairs.iter().map(|pair| subject.attempt(&pair.refresh, None, device())).collect()
 }
@@ -36,12 +36,12 @@ async fn those_who_come_while_another_commits_share_the_next_commit() {
     let mut subject = Subject::new(DEFAULT);
     let store = subject.store_with(|options| options.pool_size = 4);
     let attempts = attempts(&mut subject, 40);
-    for (attempt, outcome) in attempts.iter().zip(advance_all(&store, &attempts).await) {
-        let standing = subject.standing(attempt.advance.session).unwrap();
+    for (attempt, outcome) in attempts.iter().zip(rotate_batch(&store, &attempts).await) {
+        let standing = subject.standing(attempt.update.session).unwrap();
         assert_eq!(outcome.unwrap(), Some((standing.user, standing.expires_at)));
         assert_eq!(standing.generation, 1);
-        assert!(attempt.advance.successor.is(&standing.secret_digest));
-        assert_eq!(standing.access, attempt.advance.access);
+        assert!(attempt.update.successor.is(&standing.secret_digest));
+        assert_eq!(standing.access, attempt.update.access);
         assert_eq!(standing.user_agent.as_deref(), Some("test"));
     }
     if let Conn::Postgres(_) = subject.conn {
@@ -57,14 +57,14 @@ async fn a_token_that_many_show_at_once_is_rotated_for_one_of_them() {
     let store = subject.store_with(|options| options.pool_size = 4);
     let (session, pair) = subject.open();
     let attempt = |_| subject.attempt(&pair.refresh, None, device());
-    let attempts: Vec<Attempt> = (0..20).map(attempt).collect();
-    let outcomes = advance_all(&store, &attempts).await;
+    let attempts: Vec<Refresh> = (0..20).map(attempt).collect();
+    let outcomes = rotate_batch(&store, &attempts).await;
     let mut winners = attempts.iter().zip(outcomes).filter(|(_, o)| o.as_ref().unwrap().is_some());
     let (winner, _) = winners.next().expect("somebody is first");
     assert!(winners.next().is_none());
     let standing = subject.standing(session).unwrap();
     assert_eq!(standing.generation, 1);
-    assert!(winner.advance.successor.is(&standing.secret_digest));
+    assert!(winner.update.successor.is(&standing.secret_digest));
 }
 
 #[actix_rt::test]
@@ -82,15 +82,15 @@ async fn one_that_cannot_be_written_harms_no_other_of_its_batch() {
     }
     let mut attempts = attempts(&mut subject, 12);
     let pair = subject.open().1;
-    let device = Device { user_agent: Some(bad.to_owned()), ..device() };
+    let device = ClientInfo { user_agent: Some(bad.to_owned()), ..device() };
     attempts.insert(7, subject.attempt(&pair.refresh, None, device));
-    let outcomes = advance_all(&store, &attempts).await;
+    let outcomes = rotate_batch(&store, &attempts).await;
     assert!(outcomes.iter().any(|outcome| matches!(outcome, Ok(None))), "its batch fails");
     for (n, (attempt, outcome)) in attempts.iter().zip(outcomes).enumerate() {
         if outcome.unwrap().is_none() {
             // Each sees for itself.
             let settled = subject.settle(attempt);
-            assert_eq!(settled.is_ok_and(|it| matches!(it, Rotation::Rotated(_))), n != 7);
+            assert_eq!(settled.is_ok_and(|it| matches!(it, RefreshOutcome::Rotated(_))), n != 7);
         }
     }
     assert_eq!(rotated(&mut subject), 12);
@@ -102,19 +102,19 @@ async fn a_session_that_somebody_else_is_at_holds_up_no_other() {
     let mut subject = Subject::new(DEFAULT);
     let store = subject.store_with(|options| options.pool_size = 4);
     let attempts = attempts(&mut subject, 20);
-    let held = &attempts[4].advance.session;
+    let held = &attempts[4].update.session;
     let mut other = subject.connection();
     let lock = format!("BEGIN; SELECT * FROM sessions WHERE id = '{held}' FOR UPDATE");
     other.batch_execute(&lock).unwrap();
     // In a batch, and alone.
     for attempts in [&attempts[..], &attempts[4..5]] {
-        for (attempt, outcome) in attempts.iter().zip(advance_all(&store, attempts).await) {
-            assert_eq!(outcome.unwrap().is_none(), attempt.advance.session == *held);
+        for (attempt, outcome) in attempts.iter().zip(rotate_batch(&store, attempts).await) {
+            assert_eq!(outcome.unwrap().is_none(), attempt.update.session == *held);
         }
     }
     other.batch_execute("ROLLBACK").unwrap();
     assert_eq!(rotated(&mut subject), 19);
-    assert!(matches!(subject.settle(&attempts[4]).unwrap(), Rotation::Rotated(_)));
+    assert!(matches!(subject.settle(&attempts[4]).unwrap(), RefreshOutcome::Rotated(_)));
 }
 
 #[actix_rt::test]
@@ -144,7 +144,7 @@ async fn who_waits_too_long_is_told_so_and_not_rotated_after_all() {
     for outcome in first.await.unwrap().into_iter().chain(others.await.unwrap()) {
         match outcome {
             Ok(Some(_)) => done += 1,
-            Err(error @ Error::Busy(_)) if error.will_pass() => told += 1,
+            Err(error @ Error::AcquireTimeout(_)) if error.is_transient() => told += 1,
             other => panic!("{other:?}"),
         }
     }
@@ -155,10 +155,10 @@ async fn who_waits_too_long_is_told_so_and_not_rotated_after_all() {
 /// Has all of them queue, and goes on with them aside.
 async fn queued(
     store: &Store,
-    attempts: Vec<Attempt>,
-) -> JoinHandle<Vec<Result<Option<Advanced>, Error>>> {
+    attempts: Vec<Refresh>,
+) -> JoinHandle<Vec<Result<Option<Rotated>, Error>>> {
     let store = store.clone();
-    let mut all = Box::pin(async move { advance_all(&store, &attempts).await });
+    let mut all = Box::pin(async move { rotate_batch(&store, &attempts).await });
     assert!(is_pending(&mut all).await);
     actix_rt::spawn(all)
 }
@@ -194,10 +194,10 @@ async fn beyond_the_queue_others_are_told_to_come_back() {
     });
     let attempts = attempts(&mut subject, 30);
     let (mut done, mut told) = (0, 0);
-    for outcome in advance_all(&store, &attempts).await {
+    for outcome in rotate_batch(&store, &attempts).await {
         match outcome {
             Ok(Some(_)) => done += 1,
-            Err(error @ Error::Overloaded(2)) if error.will_pass() => told += 1,
+            Err(error @ Error::QueueFull(2)) if error.is_transient() => told += 1,
             other => panic!("{other:?}"),
         }
     }
@@ -218,8 +218,8 @@ async fn whose_turn_it_is_waits_for_a_connection_also_where_the_queue_is_full() 
     assert!(is_pending(&mut holding).await);
     let mut queued = Box::pin(store.run(|_| Ok(())));
     assert!(is_pending(&mut queued).await);
-    assert!(matches!(store.run(|_| Ok(())).await, Err(Error::Overloaded(1))));
-    let mut advancing = Box::pin(store.advance(attempt.advance.clone()));
+    assert!(matches!(store.run(|_| Ok(())).await, Err(Error::QueueFull(1))));
+    let mut advancing = Box::pin(store.rotate(attempt.update.clone()));
     assert!(is_pending(&mut advancing).await);
     let_go.send(()).unwrap();
     holding.await.unwrap();
@@ -243,14 +243,14 @@ async fn what_a_thread_leaves_behind_when_it_stops_others_do() {
     let their_store = store.clone();
     let stopping = std::thread::spawn(move || {
         actix_rt::System::new().block_on(async move {
-            let mut advancing = Box::pin(their_store.advance(theirs.advance.clone()));
+            let mut advancing = Box::pin(their_store.rotate(theirs.update.clone()));
             assert!(is_pending(&mut advancing).await);
             to_us.send(()).unwrap();
             from_us.recv().unwrap();
         });
     });
     from_them.recv().unwrap();
-    let mut advancing = Box::pin(store.advance(ours.advance.clone()));
+    let mut advancing = Box::pin(store.rotate(ours.update.clone()));
     assert!(is_pending(&mut advancing).await);
     to_them.send(()).unwrap();
     stopping.join().unwrap();
@@ -274,13 +274,13 @@ async fn a_batch_that_gets_no_answer_holds_its_lane_no_longer_than_the_timeout()
     // Of one session, so that both are in one lane.
     let pair = subject.open().1;
     relay.lose_answers_to("an answer to lose");
-    let lost = Device { user_agent: Some("an answer to lose".to_owned()), ..device() };
+    let lost = ClientInfo { user_agent: Some("an answer to lose".to_owned()), ..device() };
     let attempt = subject.attempt(&pair.refresh, None, lost);
-    let stuck = store.advance(attempt.advance.clone()).await.unwrap_err();
-    assert!(matches!(stuck, Error::Silent(_)) && stuck.will_pass(), "{stuck:?}");
+    let stuck = store.rotate(attempt.update.clone()).await.unwrap_err();
+    assert!(matches!(stuck, Error::QueryTimeout(_)) && stuck.is_transient(), "{stuck:?}");
     // The second one goes to the database too, and does not wait for the first.
     let attempt = subject.attempt(&pair.refresh, None, device());
-    assert_eq!(store.advance(attempt.advance.clone()).await.unwrap(), None);
+    assert_eq!(store.rotate(attempt.update.clone()).await.unwrap(), None);
     assert_eq!(rotated(&mut subject), 1, "what went to the database is done");
 }
 
@@ -298,8 +298,8 @@ async fn a_rotation_that_waits_for_a_lock_is_canceled_and_not_carried_out_later(
     other.batch_execute("BEGIN; LOCK TABLE sessions IN EXCLUSIVE MODE").unwrap();
     for _ in 0..2 {
         let attempt = subject.attempt(&pair.refresh, None, device());
-        let canceled = store.advance(attempt.advance.clone()).await.unwrap_err();
-        assert!(canceled.will_pass(), "{canceled:?}");
+        let canceled = store.rotate(attempt.update.clone()).await.unwrap_err();
+        assert!(canceled.is_transient(), "{canceled:?}");
     }
     let waiting = "SELECT count(*) AS number FROM pg_locks WHERE NOT granted \
                    AND relation = 'sessions'::regclass";

@@ -2,7 +2,7 @@
 
 use matchbook_server::sessions;
 use matchbook_server::store::Conn;
-use matchbook_server::store::sessions::{adopt, advance, advance_all};
+use matchbook_server::store::sessions::{rotate, rotate_batch, rotate_from};
 use matchbook_server::token::EventId;
 
 use crate::subject::{DEFAULT, Subject, device};
@@ -44,11 +44,11 @@ fn a_write_whose_commit_fails_is_an_error_and_changes_nothing() {
     let standing = subject.standing(session).unwrap();
     fail_commits(&mut subject);
 
-    let (one, two) = (&*attempt.advance, &*second.advance);
-    assert!(advance(&mut subject.conn, one).is_err());
-    assert!(adopt(&mut subject.conn, &standing, one).is_err());
-    assert!(advance_all(&mut subject.conn, &[one]).is_err());
-    assert!(advance_all(&mut subject.conn, &[one, two]).is_err());
+    let (one, two) = (&*attempt.update, &*second.update);
+    assert!(rotate(&mut subject.conn, one).is_err());
+    assert!(rotate_from(&mut subject.conn, &standing, one).is_err());
+    assert!(rotate_batch(&mut subject.conn, &[one]).is_err());
+    assert!(rotate_batch(&mut subject.conn, &[one, two]).is_err());
     assert!(subject.settle(&attempt).is_err());
     let event = EventId::new(subject.now).unwrap();
     let (policy, now) = (subject.policy, subject.now);
@@ -66,5 +66,5 @@ fn a_write_whose_commit_fails_is_an_error_and_changes_nothing() {
         Conn::Sqlite(_) => "DROP TRIGGER break",
         Conn::Postgres(_) => "DROP TRIGGER break ON sessions",
     });
-    assert!(advance(&mut subject.conn, one).unwrap().is_some());
+    assert!(rotate(&mut subject.conn, one).unwrap().is_some());
 }

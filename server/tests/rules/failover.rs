@@ -56,7 +56,8 @@ fn a_token_ahead_of_the_database_is_unknown_and_its_session_goes_on() {
 
 #[test]
 fn a_token_ahead_of_the_database_is_adopted_where_the_settings_say_so() {
-    let (mut subject, [first, second, third]) = set_back(Policy { adopt: true, ..DEFAULT });
+    let (mut subject, [first, second, third]) =
+        set_back(Policy { accept_ahead_of_database: true, ..DEFAULT });
     let Answer::Rotated(fourth) = subject.show(&third.refresh, None) else {
         panic!("it is taken as the live one")
     };
@@ -73,7 +74,8 @@ fn a_token_ahead_of_the_database_is_adopted_where_the_settings_say_so() {
 
 #[test]
 fn what_has_ended_is_not_adopted() {
-    let (mut subject, [_, _, third]) = set_back(Policy { adopt: true, ..DEFAULT });
+    let (mut subject, [_, _, third]) =
+        set_back(Policy { accept_ahead_of_database: true, ..DEFAULT });
     let session = subject.parse(&third.refresh).session;
     assert!(subject.log_out(session));
     assert_eq!(subject.show(&third.refresh, None), Answer::Refused(Reason::LoggedOut));
@@ -81,7 +83,8 @@ fn what_has_ended_is_not_adopted() {
 
 #[test]
 fn of_two_tokens_of_one_generation_the_wrong_one_ends_the_session() {
-    let (mut subject, [first, second, _]) = set_back(Policy { adopt: true, ..DEFAULT });
+    let (mut subject, [first, second, _]) =
+        set_back(Policy { accept_ahead_of_database: true, ..DEFAULT });
     // Rotated again from where the database was set back to.
     assert!(matches!(subject.show(&first.refresh, None), Answer::Rotated(_)));
     assert_eq!(subject.show(&second.refresh, None), Answer::Refused(Reason::Reuse));

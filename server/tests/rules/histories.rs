@@ -229,7 +229,7 @@ fn the_edges_of_the_window_and_of_recovery_are_within() {
 #[test]
 fn of_two_that_renew_an_expired_access_token_one_gets_its_way() {
     use matchbook_server::store::sessions::renew_access;
-    use matchbook_server::token::Dice;
+    use matchbook_server::token::RotationRandomness;
     let mut subject = Subject::new(DEFAULT);
     let (session, first) = subject.open();
     subject.show(&first.refresh, Some("k"));
@@ -238,7 +238,7 @@ fn of_two_that_renew_an_expired_access_token_one_gets_its_way() {
     let seen = subject.standing(session).unwrap();
     let (now, until) = (subject.now, subject.now.after(HOUR));
     let mut renew = || {
-        let access = Dice::throw(now).unwrap().access;
+        let access = RotationRandomness::generate(now).unwrap().access;
         renew_access(&mut subject.conn, session, &seen, access, until, now)
     };
     assert_eq!((renew(), renew()), (Ok(true), Ok(false)));

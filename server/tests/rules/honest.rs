@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use matchbook_server::clock::Timestamp;
-use matchbook_server::sessions::{Policy, Rotation};
+use matchbook_server::sessions::{Policy, RefreshOutcome};
 use matchbook_shared::Reason;
 use proptest::prelude::*;
 
@@ -43,9 +43,9 @@ enum Action {
 fn action() -> impl Strategy<Value = Action> {
     let wait = prop_oneof![
         4 => (0..10_000u64).prop_map(Duration::from_millis),
-        2 => Just(RETRY.window),
+        2 => Just(RETRY.grace_period),
         2 => (0..24 * 60u64).prop_map(|minutes| Duration::from_secs(minutes * 60)),
-        1 => Just(RETRY.recovery),
+        1 => Just(RETRY.recovery_window),
     ];
     prop_oneof![
         6 => (0..PROCESSES).prop_map(Action::Read),
@@ -76,13 +76,13 @@ impl Setup {
     /// How long after its first use a token may be shown again. Where others may
     /// rotate further meanwhile, a key does not help beyond the grace period.
     fn patience(self) -> Duration {
-        if self.keyed && self.gated { RETRY.recovery } else { RETRY.window }
+        if self.keyed && self.gated { RETRY.recovery_window } else { RETRY.grace_period }
     }
 
     /// By when a token that is read now has to arrive: others may refresh
     /// further meanwhile, except behind a gate.
     fn until(self, used_at: Option<Duration>, now: Duration) -> Duration {
-        let travel = if self.gated { self.patience() } else { RETRY.window };
+        let travel = if self.gated { self.patience() } else { RETRY.grace_period };
         let again = used_at.map_or(Duration::MAX, |used_at| used_at + self.patience());
         (now + travel).min(again)
     }
@@ -91,14 +91,14 @@ impl Setup {
 fn setup() -> impl Strategy<Value = Setup> {
     let setup = |policy, keyed, gated| Just(Setup { policy, keyed, gated });
     let policy = Policy { idle_lifetime: 80 * DAY, ..DEFAULT };
-    let exclusive = Policy { idle_lifetime: 80 * DAY, ..EXCLUSIVE };
+    let same_key_only = Policy { idle_lifetime: 80 * DAY, ..EXCLUSIVE };
     prop_oneof![
         setup(policy, false, false),
         setup(policy, true, false),
         setup(policy, true, true),
         // An exclusive token is for one attempt at a time.
-        setup(exclusive, true, true),
-        setup(exclusive, false, false),
+        setup(same_key_only, true, true),
+        setup(same_key_only, false, false),
     ]
 }
 
@@ -173,9 +173,9 @@ fn play(subject: &mut Subject, setup: Setup, actions: &[Action]) {
                     subject.wait(rest);
                     if let Answer::Rotated(_) = subject.carry_out(&attempt) {
                         // What comes between the commit and its dating decides nothing.
-                        let retry = subject.attempt(&token, key.as_deref(), device());
-                        let retried = subject.settle(&retry).unwrap();
-                        assert!(!matches!(retried, Rotation::Refused { .. }));
+                        let reuse = subject.attempt(&token, key.as_deref(), device());
+                        let retried = subject.settle(&reuse).unwrap();
+                        assert!(!matches!(retried, RefreshOutcome::Rejected { .. }));
                         subject.redate(&attempt);
                     }
                     if token == stored.token && stored.used_at.is_none() {
@@ -245,11 +245,11 @@ fn a_late_rotation_is_dated_although_its_access_token_was_renewed_meanwhile() {
     // Rotated at its own time; the retry finds the access token expired.
     let rotated = subject.carry_out(&attempt);
     assert!(matches!(rotated, Answer::Rotated(_)));
-    subject.wait(RETRY.window);
-    subject.policy.access_lifetime = RETRY.window;
+    subject.wait(RETRY.grace_period);
+    subject.policy.access_lifetime = RETRY.grace_period;
     assert!(matches!(subject.show(&pair.refresh, None), Answer::Repeated(_)));
     subject.redate(&attempt);
     assert_eq!(subject.standing(session).unwrap().rotated_at, Some(subject.now));
-    subject.wait(RETRY.window);
+    subject.wait(RETRY.grace_period);
     assert!(matches!(subject.show(&pair.refresh, None), Answer::Repeated(_)));
 }

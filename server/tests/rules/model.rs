@@ -80,8 +80,8 @@ impl Model {
         if let Some(reason) = self.is_over(now) {
             return Expected::Refused(reason);
         }
-        let exclusive = self.policy.retry.is_some_and(|retry| retry.exclusive);
-        if generation == self.live && !(exclusive && self.keyed && key.is_none()) {
+        let same_key_only = self.policy.reuse.is_some_and(|reuse| reuse.same_key_only);
+        if generation == self.live && !(same_key_only && self.keyed && key.is_none()) {
             self.rotate(key, now);
             return Expected::Rotated;
         }
@@ -99,7 +99,8 @@ impl Model {
     }
 
     fn rotate(&mut self, key: Option<u8>, now: Timestamp) {
-        let window = self.policy.retry.map_or(std::time::Duration::ZERO, |retry| retry.window);
+        let window =
+            self.policy.reuse.map_or(std::time::Duration::ZERO, |reuse| reuse.grace_period);
         let within = |time: Option<Timestamp>| time.is_some_and(|time| time.after(window) >= now);
         let (_, next, since) = self.floors;
         let rotated_at = self.last.as_ref().map(|last| last.at);
@@ -110,8 +111,8 @@ impl Model {
             (false, false) => (self.live, self.live, Some(now)),
         };
         self.live += 1;
-        self.keyed |= key.is_some() && self.policy.retry.is_some();
-        self.last = Some(Last { at: now, key, repeatable: self.policy.retry.is_some() });
+        self.keyed |= key.is_some() && self.policy.reuse.is_some();
+        self.last = Some(Last { at: now, key, repeatable: self.policy.reuse.is_some() });
         self.issue_access(now);
         self.idle_end = self.idle_end.max(now.after(self.policy.idle_lifetime));
     }
@@ -129,12 +130,12 @@ impl Model {
     fn show_old(&self, generation: usize, key: Option<u8>, now: Timestamp) -> Expected {
         let last = self.last.as_ref().expect("there is no old one without a rotation");
         let reuse = Expected::Refused(Reason::Reuse);
-        let Some(retry) = self.policy.retry else { return reuse };
+        let Some(window) = self.policy.reuse else { return reuse };
         let age = now.since(last.at);
         let is_parent = generation + 1 == self.live;
         let is_attempt = is_parent && key.is_some() && key == last.key;
-        let patience = if is_attempt { retry.recovery } else { retry.window };
-        if age > patience || (retry.exclusive && self.keyed && !is_attempt) {
+        let patience = if is_attempt { window.recovery_window } else { window.grace_period };
+        if age > patience || (window.same_key_only && self.keyed && !is_attempt) {
             return reuse;
         }
         if !is_parent && generation < self.floors.0 {
@@ -169,10 +170,10 @@ impl Model {
 
     /// The sweeper, told of a rotation.
     pub(crate) fn clear_salt(&mut self, now: Timestamp) {
-        let Some(retry) = self.policy.retry else { return };
+        let Some(reuse) = self.policy.reuse else { return };
         if let Some(last) = &mut self.last
             && last.key.is_none()
-            && now.since(last.at) > retry.window
+            && now.since(last.at) > reuse.grace_period
         {
             last.repeatable = false;
         }
@@ -187,8 +188,8 @@ impl Model {
         if over_at.after(self.policy.retention) <= now {
             self.deleted = true;
         }
-        let (Some(retry), Some(last)) = (self.policy.retry, &mut self.last) else { return };
-        let patience = if last.key.is_some() { retry.recovery } else { retry.window };
+        let (Some(reuse), Some(last)) = (self.policy.reuse, &mut self.last) else { return };
+        let patience = if last.key.is_some() { reuse.recovery_window } else { reuse.grace_period };
         if last.repeatable && (over_at <= now || now.since(last.at) > patience) {
             *last = Last { at: last.at, key: None, repeatable: false };
         }

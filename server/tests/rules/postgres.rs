@@ -4,8 +4,8 @@
 use std::time::Instant;
 
 use diesel::connection::SimpleConnection;
-use matchbook_server::sessions::{self, Rotation};
-use matchbook_server::store::sessions::advance;
+use matchbook_server::sessions::{self, RefreshOutcome};
+use matchbook_server::store::sessions::rotate;
 use matchbook_server::token::SessionId;
 
 use crate::subject::{DEFAULT, MINUTE, Subject, device, number};
@@ -61,11 +61,11 @@ fn a_request_that_found_the_token_live_gets_the_pair_of_a_rotation_committed_mea
     let mut other = subject.connection();
     let stalled = subject.attempt(&pair.refresh, None, device());
     other.batch_execute("BEGIN").unwrap();
-    assert!(advance(&mut other, &stalled.advance).unwrap().is_some());
+    assert!(rotate(&mut other, &stalled.update).unwrap().is_some());
     subject.wait(10 * MINUTE);
-    let retry = subject.attempt(&pair.refresh, None, device());
+    let reuse = subject.attempt(&pair.refresh, None, device());
     let settled = std::thread::scope(|scope| {
-        let settling = scope.spawn(|| subject.settle(&retry).unwrap());
+        let settling = scope.spawn(|| subject.settle(&reuse).unwrap());
         let waiting = "SELECT count(*) AS number FROM pg_stat_activity WHERE \
                        datname = current_database() AND wait_event_type = 'Lock'";
         let asked = Instant::now();
@@ -75,5 +75,8 @@ fn a_request_that_found_the_token_live_gets_the_pair_of_a_rotation_committed_mea
         other.batch_execute("COMMIT").unwrap();
         settling.join().unwrap()
     });
-    assert!(matches!(settled, Rotation::Repeated(_)), "it was rotated after this request began");
+    assert!(
+        matches!(settled, RefreshOutcome::Reissued(_)),
+        "it was rotated after this request began"
+    );
 }

@@ -6,17 +6,18 @@ use std::time::Duration;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 use matchbook_server::clock::Timestamp;
-use matchbook_server::keys::Derived;
+use matchbook_server::keys::DerivedKeys;
 use matchbook_server::sessions::{
-    self, Attempt, Device, Grant, Look, Opening, Policy, Presentation, Retry, Rotation, SignIn,
+    self, ClientInfo, Login, LoginOutcome, Look, Policy, PresentedToken, Refresh, RefreshOutcome,
+    Reuse, TokenGrant,
 };
-use matchbook_server::store::sessions::{Standing, advance_all, find, redate};
+use matchbook_server::store::sessions::{SessionRow, find, redate, rotate_batch};
 use matchbook_server::store::{self, Conn, Options, Store, Url, users};
 use matchbook_server::token::{
-    AttemptKey, Dice, EventId, Peppers, RefreshToken, Secret, SessionId, UserId,
+    EventId, IdempotencyKey, RefreshToken, RotationRandomness, Secret, SessionId, TokenKeys, UserId,
 };
 use matchbook_shared::Reason;
-use matchbook_testkit::{Relay, World};
+use matchbook_testkit::{TcpProxy, TestEnv};
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, TestRunner};
 use secrecy::SecretString;
@@ -35,20 +36,20 @@ pub(crate) const DEFAULT: Policy = Policy {
     idle_lifetime: Duration::from_secs(30 * 24 * 60 * 60),
     absolute_lifetime: Duration::from_secs(90 * 24 * 60 * 60),
     retention: Duration::from_secs(7 * 24 * 60 * 60),
-    retry: Some(RETRY),
-    adopt: false,
+    reuse: Some(RETRY),
+    accept_ahead_of_database: false,
 };
-pub(crate) const RETRY: Retry = Retry {
-    window: Duration::from_secs(30),
-    recovery: Duration::from_secs(24 * 60 * 60),
-    exclusive: false,
+pub(crate) const RETRY: Reuse = Reuse {
+    grace_period: Duration::from_secs(30),
+    recovery_window: Duration::from_secs(24 * 60 * 60),
+    same_key_only: false,
 };
 
 /// `rotation.mode = "strict"`.
-pub(crate) const STRICT: Policy = Policy { retry: None, ..DEFAULT };
-/// `rotation.keyed = "exclusive"`.
+pub(crate) const STRICT: Policy = Policy { reuse: None, ..DEFAULT };
+/// `rotation.same_key_only = "same_key_only"`.
 pub(crate) const EXCLUSIVE: Policy =
-    Policy { retry: Some(Retry { exclusive: true, ..RETRY }), ..DEFAULT };
+    Policy { reuse: Some(Reuse { same_key_only: true, ..RETRY }), ..DEFAULT };
 
 /// Plays random histories, and tells the smallest one that fails.
 /// `PROPTEST_CASES` asks for more of them.
@@ -86,8 +87,8 @@ pub(crate) struct Pair {
     pub(crate) expires_at: i64,
 }
 
-impl From<Grant> for Pair {
-    fn from(grant: Grant) -> Self {
+impl From<TokenGrant> for Pair {
+    fn from(grant: TokenGrant) -> Self {
         Self {
             refresh: grant.refresh_token,
             jti: grant.access.to_string(),
@@ -101,10 +102,10 @@ pub(crate) struct Subject {
     pub(crate) conn: Conn,
     pub(crate) now: Timestamp,
     pub(crate) policy: Policy,
-    peppers: Peppers,
+    token_keys: TokenKeys,
     secrets: Vec<SecretString>,
     url: Url,
-    world: World,
+    world: TestEnv,
 }
 
 /// One connection, that is waited for.
@@ -115,7 +116,7 @@ fn options(url: Url) -> Options {
 impl Subject {
     /// An empty database.
     pub(crate) fn new(policy: Policy) -> Self {
-        let world = World::new();
+        let world = TestEnv::new();
         let url: Url = world.database_url().parse().unwrap();
         drop(Store::open(&options(url.clone())).unwrap());
         let secrets = vec![SecretString::from("the first of the secrets of this test")];
@@ -123,7 +124,7 @@ impl Subject {
             conn: store::connect(&url).unwrap(),
             now: START,
             policy,
-            peppers: peppers(&secrets),
+            token_keys: token_keys(&secrets),
             secrets,
             url,
             world,
@@ -149,12 +150,12 @@ impl Subject {
         let mut options = options(self.url.clone());
         change(&mut options);
         let store = Store::open(&options).unwrap();
-        actix_rt::spawn(store.clone().keep_lanes());
+        actix_rt::spawn(store.clone().run_batches());
         store
     }
 
     /// A relay to the database, and its URL through it.
-    pub(crate) fn relay(&self) -> (Relay, String) {
+    pub(crate) fn relay(&self) -> (TcpProxy, String) {
         self.world.database_relay()
     }
 
@@ -167,7 +168,7 @@ impl Subject {
     pub(crate) fn change_secret(&mut self) {
         let secret = format!("secret number {} of this long test", self.secrets.len());
         self.secrets.insert(0, secret.into());
-        self.peppers = peppers(&self.secrets);
+        self.token_keys = token_keys(&self.secrets);
     }
 
     /// Time goes by.
@@ -180,11 +181,11 @@ impl Subject {
         let (user, session) = (UserId::random(), SessionId::new(self.now).unwrap());
         users::insert(&mut self.conn, user, self.now).unwrap();
         let device = device();
-        let sign_in = SignIn { user, session, secret: Secret::random().unwrap(), device };
-        let dice = Dice::throw(self.now).unwrap();
-        let Subject { conn, peppers, policy, now, .. } = self;
-        match sessions::open(conn, sign_in, &dice, peppers, policy, *now).unwrap() {
-            Opening::Granted(grant) => (session, grant.into()),
+        let sign_in = Login { user, session, secret: Secret::random().unwrap(), device };
+        let randomness = RotationRandomness::generate(self.now).unwrap();
+        let Subject { conn, token_keys, policy, now, .. } = self;
+        match sessions::open(conn, sign_in, &randomness, token_keys, policy, *now).unwrap() {
+            LoginOutcome::Granted(grant) => (session, grant.into()),
             _ => panic!("a new guest signs in"),
         }
     }
@@ -195,23 +196,28 @@ impl Subject {
     }
 
     /// Somebody shows it from another device.
-    pub(crate) fn show_from(&mut self, refresh: &str, key: Option<&str>, from: Device) -> Answer {
+    pub(crate) fn show_from(
+        &mut self,
+        refresh: &str,
+        key: Option<&str>,
+        from: ClientInfo,
+    ) -> Answer {
         let attempt = self.attempt(refresh, key, from);
         self.carry_out(&attempt)
     }
 
     /// What was about to be done is done, whatever the time is by now.
-    pub(crate) fn carry_out(&mut self, attempt: &Attempt) -> Answer {
-        let Subject { conn, peppers, policy, now, .. } = self;
+    pub(crate) fn carry_out(&mut self, attempt: &Refresh) -> Answer {
+        let Subject { conn, token_keys, policy, now, .. } = self;
         // In the middle of a batch, as a busy server has it.
-        let strangers = [stranger(peppers, policy, *now), stranger(peppers, policy, *now)];
-        let batch = [&*strangers[0].advance, &*attempt.advance, &*strangers[1].advance];
-        let rotation = match advance_all(conn, &batch).unwrap()[..] {
-            [None, Some(row), None] => attempt.rotated(row, peppers, policy),
+        let strangers = [stranger(token_keys, policy, *now), stranger(token_keys, policy, *now)];
+        let batch = [&*strangers[0].update, &*attempt.update, &*strangers[1].update];
+        let rotation = match rotate_batch(conn, &batch).unwrap()[..] {
+            [None, Some(row), None] => attempt.rotated(row, token_keys, policy),
             [None, None, None] => {
-                match sessions::settle(conn, attempt, peppers, policy, Look::First).unwrap() {
-                    Rotation::LooksLikeReuse => {
-                        sessions::settle(conn, attempt, peppers, policy, Look::Last).unwrap()
+                match sessions::settle(conn, attempt, token_keys, policy, Look::First).unwrap() {
+                    RefreshOutcome::LooksLikeReuse => {
+                        sessions::settle(conn, attempt, token_keys, policy, Look::Last).unwrap()
                     }
                     rotation => rotation,
                 }
@@ -219,37 +225,38 @@ impl Subject {
             _ => panic!("nobody has such a session"),
         };
         match rotation {
-            Rotation::Rotated(grant) => Answer::Rotated(grant.into()),
-            Rotation::Repeated(grant) => Answer::Repeated(grant.into()),
-            Rotation::Refused { refusal, .. } => Answer::Refused(refusal.reason()),
-            Rotation::TooLate => Answer::TooLate,
-            Rotation::LooksLikeReuse => panic!("the last look decides"),
+            RefreshOutcome::Rotated(grant) => Answer::Rotated(grant.into()),
+            RefreshOutcome::Reissued(grant) => Answer::Repeated(grant.into()),
+            RefreshOutcome::Rejected { refusal, .. } => Answer::Refused(refusal.reason()),
+            RefreshOutcome::TooLate => Answer::TooLate,
+            RefreshOutcome::LooksLikeReuse => panic!("the last look decides"),
         }
     }
 
     /// What a server is about to do for whoever shows a token.
-    pub(crate) fn attempt(&self, refresh: &str, key: Option<&str>, device: Device) -> Attempt {
+    pub(crate) fn attempt(&self, refresh: &str, key: Option<&str>, device: ClientInfo) -> Refresh {
         let token = self.parse(refresh);
-        let attempt = key.map(|key| AttemptKey::parse(&format!("attempt-key-{key:0>8}")).unwrap());
-        let shown = Presentation { token, attempt, device };
-        let dice = Dice::throw(self.now).unwrap();
-        Attempt::new(shown, dice, &self.peppers, &self.policy, self.now)
+        let attempt =
+            key.map(|key| IdempotencyKey::parse(&format!("attempt-key-{key:0>8}")).unwrap());
+        let shown = PresentedToken { token, attempt, device };
+        let randomness = RotationRandomness::generate(self.now).unwrap();
+        Refresh::new(shown, randomness, &self.token_keys, &self.policy, self.now)
     }
 
     /// A rotation that was committed only now is dated.
-    pub(crate) fn redate(&mut self, attempt: &Attempt) {
-        let rotation = (attempt.advance.session, attempt.advance.successor.as_bytes());
+    pub(crate) fn redate(&mut self, attempt: &Refresh) {
+        let rotation = (attempt.update.session, attempt.update.successor.as_bytes());
         redate(&mut self.conn, &[rotation], self.now).unwrap();
     }
 
     /// What comes of an attempt that did not advance its session.
-    pub(crate) fn settle(&mut self, attempt: &Attempt) -> QueryResult<Rotation> {
-        sessions::settle(&mut self.conn, attempt, &self.peppers, &self.policy, Look::First)
+    pub(crate) fn settle(&mut self, attempt: &Refresh) -> QueryResult<RefreshOutcome> {
+        sessions::settle(&mut self.conn, attempt, &self.token_keys, &self.policy, Look::First)
     }
 
     /// Reads a token that must be genuine.
     pub(crate) fn parse(&self, refresh: &str) -> RefreshToken {
-        RefreshToken::parse(refresh, &self.peppers).expect("a genuine token")
+        RefreshToken::parse(refresh, &self.token_keys).expect("a genuine token")
     }
 
     /// The user logs out.
@@ -290,7 +297,7 @@ impl Subject {
     }
 
     /// A row.
-    pub(crate) fn standing(&mut self, session: SessionId) -> Option<Standing> {
+    pub(crate) fn standing(&mut self, session: SessionId) -> Option<SessionRow> {
         find(&mut self.conn, session).unwrap()
     }
 
@@ -329,18 +336,18 @@ pub(crate) fn number(conn: &mut Conn, query: &str) -> i64 {
     diesel::sql_query(query).get_result::<Row>(conn).unwrap().number
 }
 
-fn peppers(secrets: &[SecretString]) -> Peppers {
-    Derived::from_secrets(&secrets[0], &secrets[1..]).unwrap().peppers
+fn token_keys(secrets: &[SecretString]) -> TokenKeys {
+    DerivedKeys::from_secrets(&secrets[0], &secrets[1..]).unwrap().token_keys
 }
 
 /// Shows a genuine token of a session that is not there.
-fn stranger(peppers: &Peppers, policy: &Policy, now: Timestamp) -> Attempt {
+fn stranger(token_keys: &TokenKeys, policy: &Policy, now: Timestamp) -> Refresh {
     let (session, secret) = (SessionId::new(now).unwrap(), Secret::random().unwrap());
     let token = RefreshToken { session, generation: 0, secret };
-    let shown = Presentation { token, attempt: None, device: device() };
-    Attempt::new(shown, Dice::throw(now).unwrap(), peppers, policy, now)
+    let shown = PresentedToken { token, attempt: None, device: device() };
+    Refresh::new(shown, RotationRandomness::generate(now).unwrap(), token_keys, policy, now)
 }
 
-pub(crate) fn device() -> Device {
-    Device { user_agent: Some("test".to_owned()), ip: Some([192, 0, 2, 1].into()) }
+pub(crate) fn device() -> ClientInfo {
+    ClientInfo { user_agent: Some("test".to_owned()), ip: Some([192, 0, 2, 1].into()) }
 }

@@ -2,7 +2,7 @@
 
 use diesel::Connection;
 use matchbook_server::store::users;
-use matchbook_server::sweeper::{STEP, Sweeper};
+use matchbook_server::sweeper::{ROWS_PER_TICK, Sweeper};
 use matchbook_server::token::{SessionId, UserId};
 use matchbook_server::{clock, sessions};
 use matchbook_shared::Reason;
@@ -141,7 +141,7 @@ fn a_round_comes_across_every_session_in_small_steps() {
 async fn a_server_clears_the_salts_of_its_own_rotations_before_its_round_comes_by() {
     let mut subject = Subject::new(DEFAULT);
     subject.now = clock::now().before(2 * MINUTE);
-    for _ in 0..STEP {
+    for _ in 0..ROWS_PER_TICK {
         subject.open();
     }
     subject.wait(SECOND);
@@ -152,13 +152,13 @@ async fn a_server_clears_the_salts_of_its_own_rotations_before_its_round_comes_b
         rotated.push(session);
     }
     let salts = "SELECT count(salt) AS number FROM sessions";
-    let (mut sweeper, rotations) = Sweeper::new(subject.store(), DEFAULT, DAY);
+    let (mut sweeper, salt_expiry) = Sweeper::new(subject.store(), DEFAULT, DAY);
     // This one is told of the first, not of the second.
-    rotations.note(rotated[0], subject.now);
-    sweeper.step().await.unwrap();
+    salt_expiry.track(rotated[0], subject.now);
+    sweeper.tick().await.unwrap();
     assert!(subject.standing(rotated[0]).unwrap().salt.is_none());
     assert_eq!(subject.number(salts), 2);
-    sweeper.step().await.unwrap();
+    sweeper.tick().await.unwrap();
     assert_eq!(subject.number(salts), 1, "come across; the attempt key keeps its own");
 }
 
@@ -258,7 +258,7 @@ fn guests_that_never_sign_in_or_have_no_session_left_are_deleted() {
     assert!(!exists(&mut subject, unused) && exists(&mut subject, new));
     assert!(exists(&mut subject, gone), "its session may still be asked about");
     subject.wait(week);
-    users::use_sign_in(&mut subject.conn, new, subject.now).unwrap();
+    users::use_login(&mut subject.conn, new, subject.now).unwrap();
     assert_eq!(sweep(&mut subject), 1);
     assert!(!exists(&mut subject, gone) && exists(&mut subject, kept));
     assert!(exists(&mut subject, new), "it is signing in");

@@ -178,9 +178,9 @@ fn the_table_in_the_rotation_document_matches_the_measured_behaviour() {
                      `mode = \"strict\"` |\n|---|---|---|---|\n"
             .to_owned();
     for case in CASES {
-        let [default, exclusive, strict] =
+        let [default, same_key_only, strict] =
             [DEFAULT, EXCLUSIVE, STRICT].map(|policy| outcome(&mut subject, policy, case));
-        writeln!(table, "| {} | {default} | {exclusive} | {strict} |", case.says).unwrap();
+        writeln!(table, "| {} | {default} | {same_key_only} | {strict} |", case.says).unwrap();
     }
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/rotation.md");
     let document = std::fs::read_to_string(path).unwrap();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use matchbook_server::sessions::{Device, Policy};
+use matchbook_server::sessions::{ClientInfo, Policy};
 use matchbook_shared::Reason;
 use proptest::prelude::*;
 
@@ -27,7 +27,7 @@ enum Action {
 fn action() -> impl Strategy<Value = Action> {
     let wait = prop_oneof![
         4 => (0..20_000u64).prop_map(Duration::from_millis),
-        2 => Just(RETRY.window),
+        2 => Just(RETRY.grace_period),
         1 => (31..7200u64).prop_map(Duration::from_secs),
     ];
     prop_oneof![
@@ -87,17 +87,17 @@ fn play(subject: &mut Subject, policy: Policy, actions: &[Action]) {
         let again = generation + 2 == chain.len() && key.is_some() && key == attempt;
         let was_current = rotations.get(generation).map(|at| subject.now.since(*at));
         let must_end = if second {
-            policy.retry.is_none_or(|retry| {
-                let late = age > if again { retry.recovery } else { retry.window };
+            policy.reuse.is_none_or(|reuse| {
+                let late = age > if again { reuse.recovery_window } else { reuse.grace_period };
                 // Nothing excuses a token that was not current for four windows.
-                let is_old = !again && was_current > Some(4 * retry.window);
-                late || is_old || (retry.exclusive && ever_keyed && !again)
+                let is_old = !again && was_current > Some(4 * reuse.grace_period);
+                late || is_old || (reuse.same_key_only && ever_keyed && !again)
             })
         } else {
-            ever_keyed && key.is_none() && policy.retry.is_some_and(|retry| retry.exclusive)
+            ever_keyed && key.is_none() && policy.reuse.is_some_and(|reuse| reuse.same_key_only)
         };
         // Whatever was current a window ago is excused.
-        let may_end = must_end || was_current > Some(RETRY.window);
+        let may_end = must_end || was_current > Some(RETRY.grace_period);
         let granted = match subject.show(&shown, key) {
             Answer::Rotated(pair) => {
                 assert!(!second && !over, "an old token was rotated");
@@ -139,7 +139,7 @@ fn play(subject: &mut Subject, policy: Policy, actions: &[Action]) {
     assert!(!over);
     // One of them may still be unseen; a single step out of time ends it.
     if chain.len() > 1 {
-        subject.wait(RETRY.window + SECOND);
+        subject.wait(RETRY.grace_period + SECOND);
         let old = chain[chain.len() - 2].clone();
         assert_eq!(subject.show(&old, None), Answer::Refused(Reason::Reuse));
         let newest = chain[chain.len() - 1].clone();
@@ -169,7 +169,7 @@ fn a_thief_who_keeps_rotating_is_detected_when_the_owner_comes_back() {
                 rotate(&mut subject);
                 // Later than four windows, whatever the rhythm.
                 let mut waited = Duration::ZERO;
-                while waited <= 4 * RETRY.window {
+                while waited <= 4 * RETRY.grace_period {
                     subject.wait(every * SECOND);
                     waited += every * SECOND;
                     rotate(&mut subject);
@@ -194,9 +194,9 @@ fn a_tab_that_was_current_a_window_ago_is_superseded_however_often_others_rotate
         chain.last_mut().unwrap().1 = subject.now;
         chain.push((pair.refresh, subject.now));
         // Bursts and pauses.
-        subject.wait(if round % 7 == 0 { RETRY.window } else { SECOND });
+        subject.wait(if round % 7 == 0 { RETRY.grace_period } else { SECOND });
         for (token, rotated_at) in chain.iter().rev().skip(2).take(40) {
-            if subject.now.since(*rotated_at) > RETRY.window {
+            if subject.now.since(*rotated_at) > RETRY.grace_period {
                 break;
             }
             assert_eq!(subject.show(token, None), Answer::Refused(Reason::Superseded));
@@ -217,7 +217,7 @@ fn an_exclusive_session_that_was_rotated_with_a_key_is_never_rotated_without_one
 
 #[test]
 fn what_comes_from_elsewhere_within_the_grace_period_is_logged() {
-    let elsewhere = || Device { ip: Some([198, 51, 100, 7].into()), ..device() };
+    let elsewhere = || ClientInfo { ip: Some([198, 51, 100, 7].into()), ..device() };
     let mut subject = Subject::new(DEFAULT);
     let (_, first) = subject.open();
     let Answer::Rotated(second) = subject.show(&first.refresh, Some("k")) else { panic!() };
@@ -227,7 +227,7 @@ fn what_comes_from_elsewhere_within_the_grace_period_is_logged() {
     assert_eq!(subject.show(&first.refresh, None), Answer::Refused(Reason::Superseded));
     let superseded = subject.show_from(&first.refresh, None, elsewhere());
     assert_eq!(superseded, Answer::Refused(Reason::Superseded));
-    subject.wait(RETRY.window + SECOND);
+    subject.wait(RETRY.grace_period + SECOND);
     let late = subject.show(&second.refresh, Some("l"));
     assert!(matches!(late, Answer::Repeated(_)));
     let mut events: Vec<String> = subject.events().into_iter().map(|(what, _)| what).collect();

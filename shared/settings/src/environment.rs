@@ -6,7 +6,7 @@ use std::env::VarError;
 use config::{Map, Value, ValueKind};
 
 use super::file::read_secret;
-use super::{Invalid, Layers};
+use super::{ConfigSources, SettingsError};
 
 /// The first word of every variable that is meant for one of our programs.
 const FAMILY: &str = "MATCHBOOK";
@@ -26,10 +26,10 @@ pub(super) struct Found {
     pub(super) warnings: Vec<String>,
 }
 
-impl Layers {
+impl ConfigSources {
     /// Reads the variables that are settings. An empty one counts as not set,
     /// as compose files pass it.
-    pub(super) fn environment(&self, known: &BTreeSet<String>) -> Result<Found, Invalid> {
+    pub(super) fn environment(&self, known: &BTreeSet<String>) -> Result<Found, SettingsError> {
         let mut found = Found::default();
         for (variable, key) in self.aliases {
             self.take(variable, key, &mut found)?;
@@ -54,7 +54,7 @@ impl Layers {
         rest: &str,
         known: &BTreeSet<String>,
         found: &mut Found,
-    ) -> Result<(), Invalid> {
+    ) -> Result<(), SettingsError> {
         let key = rest.replace("__", ".").to_lowercase();
         let (key, variable) = match (key.strip_suffix("_file"), name.len().checked_sub(5)) {
             (Some(secret), Some(end)) if self.secrets.contains(&secret) => {
@@ -66,7 +66,7 @@ impl Layers {
             return Err(self.unknown(&key, "the environment", name, known));
         }
         if rest.chars().any(|c| c.is_ascii_lowercase()) {
-            return Err(Invalid(format!(
+            return Err(SettingsError(format!(
                 "{name} in the environment sets nothing: write it in capitals."
             )));
         }
@@ -75,14 +75,14 @@ impl Layers {
 
     /// Puts the value of `variable`, or of the file that `variable_FILE` names,
     /// under `key`.
-    fn take(&self, variable: &str, key: &str, found: &mut Found) -> Result<(), Invalid> {
+    fn take(&self, variable: &str, key: &str, found: &mut Found) -> Result<(), SettingsError> {
         let direct = read(variable)?;
         let file_variable = format!("{variable}_FILE");
         let file = if self.secrets.contains(&key) { read(&file_variable)? } else { None };
         let given = |value: &Option<String>| value.as_ref().is_some_and(|text| !text.is_empty());
         let (value, origin) = match (direct, file) {
             (Some(direct), Some(file)) if !direct.is_empty() && !file.is_empty() => {
-                return Err(Invalid(format!(
+                return Err(SettingsError(format!(
                     "`{key}` is set twice: by {variable} and by {file_variable}; keep one of them."
                 )));
             }
@@ -90,11 +90,15 @@ impl Layers {
             (_, file) if given(&file) => {
                 let path = file.unwrap_or_default();
                 let text = read_secret(&path).map_err(|error| {
-                    Invalid(format!("{file_variable} names {path}, which cannot be read: {error}."))
+                    SettingsError(format!(
+                        "{file_variable} names {path}, which cannot be read: {error}."
+                    ))
                 })?;
                 let text = text.trim_end_matches(['\r', '\n']).to_owned();
                 if text.is_empty() {
-                    return Err(Invalid(format!("{file_variable} names {path}, which is empty.")));
+                    return Err(SettingsError(format!(
+                        "{file_variable} names {path}, which is empty."
+                    )));
                 }
                 (text, file_variable)
             }
@@ -165,11 +169,13 @@ impl Layers {
     }
 }
 
-fn read(variable: &str) -> Result<Option<String>, Invalid> {
+fn read(variable: &str) -> Result<Option<String>, SettingsError> {
     match std::env::var(variable) {
         Ok(value) => Ok(Some(value)),
         Err(VarError::NotPresent) => Ok(None),
-        Err(VarError::NotUnicode(_)) => Err(Invalid(format!("{variable} is not valid UTF-8."))),
+        Err(VarError::NotUnicode(_)) => {
+            Err(SettingsError(format!("{variable} is not valid UTF-8.")))
+        }
     }
 }
 
@@ -177,7 +183,7 @@ fn read(variable: &str) -> Result<Option<String>, Invalid> {
 mod tests {
     use super::*;
 
-    const SERVER: Layers = Layers {
+    const SERVER: ConfigSources = ConfigSources {
         defaults: "",
         file: "",
         prefix: "MATCHBOOK",
@@ -185,7 +191,7 @@ mod tests {
         aliases: &[("DATABASE_URL", "database.url"), ("REDIS_URL", "redis.url")],
         secrets: &["secret", "database.url", "redis.url"],
     };
-    const CLIENT: Layers = Layers {
+    const CLIENT: ConfigSources = ConfigSources {
         prefix: "MATCHBOOK_CLIENT",
         others: &["MATCHBOOK"],
         aliases: &[],

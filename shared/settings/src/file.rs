@@ -9,7 +9,7 @@ use std::path::Path;
 use config::{FileFormat, Format, Map, Value};
 use toml::de::{DeTable, DeValue};
 
-use super::Invalid;
+use super::SettingsError;
 
 /// The most bytes of a file that holds a secret.
 const MAX_SECRET_LEN: u64 = 64 * 1024;
@@ -28,9 +28,9 @@ pub(super) struct SettingsFile {
 
 /// Reads `path`. An error names the line and the reason; it never quotes the
 /// file, which may hold a secret.
-pub(super) fn read(path: &Path) -> Result<SettingsFile, Invalid> {
+pub(super) fn read(path: &Path) -> Result<SettingsFile, SettingsError> {
     let unreadable = |error: io::Error| {
-        Invalid(format!("The settings file {} cannot be read: {error}.", path.display()))
+        SettingsError(format!("The settings file {} cannot be read: {error}.", path.display()))
     };
     let mut file = File::open(path).map_err(unreadable)?;
     let mut bytes = Vec::new();
@@ -40,7 +40,10 @@ pub(super) fn read(path: &Path) -> Result<SettingsFile, Invalid> {
     let not_valid = |line: Option<usize>, reason: &str| {
         let place = line.map(|line| format!("line {line}: ")).unwrap_or_default();
         let reason = reason.trim_end_matches('.').replace('\n', ", ");
-        Invalid(format!("The settings file {} is not valid: {place}{reason}.", path.display()))
+        SettingsError(format!(
+            "The settings file {} is not valid: {place}{reason}.",
+            path.display()
+        ))
     };
     let text = String::from_utf8(bytes).map_err(|error| {
         let line = line_at(error.as_bytes(), error.utf8_error().valid_up_to());

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use config::{Config, ConfigError, Value, ValueKind};
 pub use file::is_open_to_others;
-pub use load::Layers;
+pub use load::ConfigSources;
 pub use log::Log;
 use serde::de::DeserializeOwned;
 
@@ -26,7 +26,7 @@ use serde::de::DeserializeOwned;
 /// where it was set, and what would be right. Never shows a secret's value.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Invalid(String);
+pub struct SettingsError(String);
 
 /// The word for a setting that is not set. In the environment it empties what
 /// the file or a default fills, which an empty variable does not.
@@ -58,7 +58,7 @@ impl Settings {
     ///
     /// # Errors
     /// When the value is of another type or out of that type's range.
-    pub fn get<T: DeserializeOwned>(&self, key: &str) -> Result<T, Invalid> {
+    pub fn get<T: DeserializeOwned>(&self, key: &str) -> Result<T, SettingsError> {
         self.config.get(key).map_err(|error| {
             let problem = match error {
                 ConfigError::Type { expected, .. } => format!("expected {expected}"),
@@ -72,7 +72,7 @@ impl Settings {
     ///
     /// # Errors
     /// When the text does not parse.
-    pub fn parse<T: FromStr>(&self, key: &str, expected: &str) -> Result<T, Invalid> {
+    pub fn parse<T: FromStr>(&self, key: &str, expected: &str) -> Result<T, SettingsError> {
         self.get::<String>(key)?
             .parse()
             .map_err(|_| self.invalid(key, &format!("must be {expected}")))
@@ -88,7 +88,7 @@ impl Settings {
     ///
     /// # Errors
     /// When the value is not a string.
-    pub fn optional(&self, key: &str) -> Result<Option<String>, Invalid> {
+    pub fn optional(&self, key: &str) -> Result<Option<String>, SettingsError> {
         Ok(Some(self.get::<String>(key)?).filter(|text| !text.is_empty() && text != NONE))
     }
 
@@ -96,7 +96,7 @@ impl Settings {
     ///
     /// # Errors
     /// When the value is not a string.
-    pub fn list(&self, key: &str) -> Result<String, Invalid> {
+    pub fn list(&self, key: &str) -> Result<String, SettingsError> {
         Ok(self.optional(key)?.unwrap_or_default())
     }
 
@@ -104,7 +104,7 @@ impl Settings {
     ///
     /// # Errors
     /// When it is none of `words`.
-    pub fn choice<T: Copy>(&self, key: &str, words: &[(&str, T)]) -> Result<T, Invalid> {
+    pub fn choice<T: Copy>(&self, key: &str, words: &[(&str, T)]) -> Result<T, SettingsError> {
         let value = self.get::<String>(key)?;
         let chosen = words.iter().find(|(word, _)| *word == value);
         chosen.map(|(_, meaning)| *meaning).ok_or_else(|| {
@@ -117,7 +117,7 @@ impl Settings {
     ///
     /// # Errors
     /// When it does not parse, or is out of all reason.
-    pub fn duration(&self, key: &str) -> Result<Duration, Invalid> {
+    pub fn duration(&self, key: &str) -> Result<Duration, SettingsError> {
         let example = "must be a length of time with its unit, like `90s`, `15m` or `30d`";
         match humantime::parse_duration(&self.get::<String>(key)?) {
             Ok(duration) if (SHORTEST..LONGEST).contains(&duration) => Ok(duration),
@@ -130,7 +130,7 @@ impl Settings {
     ///
     /// # Errors
     /// When it is not whole seconds either.
-    pub fn seconds(&self, key: &str) -> Result<Duration, Invalid> {
+    pub fn seconds(&self, key: &str) -> Result<Duration, SettingsError> {
         let duration = self.duration(key)?;
         if duration.subsec_nanos() == 0 {
             Ok(duration)
@@ -143,7 +143,7 @@ impl Settings {
     ///
     /// # Errors
     /// When the value is not a string.
-    pub fn path(&self, key: &str) -> Result<Option<PathBuf>, Invalid> {
+    pub fn path(&self, key: &str) -> Result<Option<PathBuf>, SettingsError> {
         Ok(self.optional(key)?.map(PathBuf::from))
     }
 
@@ -152,7 +152,7 @@ impl Settings {
     ///
     /// # Errors
     /// When the value is not a string.
-    pub fn ca_file(&self, key: &str) -> Result<Option<PathBuf>, Invalid> {
+    pub fn ca_file(&self, key: &str) -> Result<Option<PathBuf>, SettingsError> {
         let text = self.get::<String>(key)?;
         Ok(Some(text).filter(|text| !text.is_empty() && text != SYSTEM).map(PathBuf::from))
     }
@@ -161,9 +161,9 @@ impl Settings {
     ///
     /// # Errors
     /// When the value is not a number, or not a sensible one.
-    pub fn threads(&self, key: &str) -> Result<usize, Invalid> {
+    pub fn threads(&self, key: &str) -> Result<usize, SettingsError> {
         Ok(match self.get::<u16>(key)? {
-            0 => cores(),
+            0 => available_cpus(),
             threads => threads.into(),
         })
     }
@@ -172,7 +172,7 @@ impl Settings {
     ///
     /// # Errors
     /// When the value is none.
-    pub fn address(&self, key: &str) -> Result<SocketAddr, Invalid> {
+    pub fn address(&self, key: &str) -> Result<SocketAddr, SettingsError> {
         self.parse(key, "an IP address and a port, like `127.0.0.1:5001` or `[::1]:5001`")
     }
 
@@ -181,21 +181,21 @@ impl Settings {
     ///
     /// # Errors
     /// When the value is none.
-    pub fn base_url(&self, key: &str) -> Result<String, Invalid> {
+    pub fn base_url(&self, key: &str) -> Result<String, SettingsError> {
         let text = self.get::<String>(key)?;
         let Err(error) = matchbook_shared::base_url(&text) else { return Ok(text) };
         let problem = format!("{error}; write it like `https://auth.example.com`");
         // What stands before an `@` may be a password.
         if text.contains('@') {
             let origin = self.origin(key);
-            return Err(Invalid(sentence(&format!("`{key}` ({origin}): {problem}"))));
+            return Err(SettingsError(sentence(&format!("`{key}` ({origin}): {problem}"))));
         }
         Err(self.invalid(key, &problem))
     }
 
     /// The refusal of a value, with its name and where it was set.
     #[must_use]
-    pub fn invalid(&self, key: &str, problem: &str) -> Invalid {
+    pub fn invalid(&self, key: &str, problem: &str) -> SettingsError {
         let shown = if self.secrets.contains(&key) {
             String::new()
         } else {
@@ -205,7 +205,7 @@ impl Settings {
         let line = self.file.as_ref().filter(|(name, _)| *name == origin);
         let line = line.and_then(|(_, lines)| lines.get(key));
         let line = line.map(|line| format!(", line {line}")).unwrap_or_default();
-        Invalid(sentence(&format!("`{key}`{shown} ({origin}{line}): {problem}")))
+        SettingsError(sentence(&format!("`{key}`{shown} ({origin}{line}): {problem}")))
     }
 
     /// Where the value of `key` was set.
@@ -225,7 +225,7 @@ impl Settings {
             let value = match &value.kind {
                 ValueKind::String(text) if text.is_empty() || text == NONE => toml(value),
                 ValueKind::String(text) if key.ends_with("url") => {
-                    format!("{:?}", without_password(text))
+                    format!("{:?}", redact_password(text))
                 }
                 _ if self.secrets.contains(&key.as_str()) => "\"********\"".to_owned(),
                 _ => toml(value),
@@ -238,13 +238,13 @@ impl Settings {
 
 /// How many cores this process may use.
 #[must_use]
-pub fn cores() -> usize {
+pub fn available_cpus() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from)
 }
 
 /// Where a program that listens on `address` is reached from its own machine.
 #[must_use]
-pub fn reachable(address: SocketAddr) -> SocketAddr {
+pub fn loopback_if_unspecified(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -266,7 +266,7 @@ const HIDDEN: &str = "********";
 /// A connection URL fit for a log: the password, in the authority or as a
 /// parameter, replaced by asterisks.
 #[must_use]
-pub fn without_password(url: &str) -> String {
+pub fn redact_password(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         // `host=… password=…`, or a mistake.
         return if url.contains(['=', '@']) { HIDDEN.to_owned() } else { url.to_owned() };
@@ -317,7 +317,7 @@ pub fn without_password(url: &str) -> String {
 mod tests {
     use super::*;
 
-    const LAYERS: Layers = Layers {
+    const LAYERS: ConfigSources = ConfigSources {
         defaults: "secret = ''\n[server]\naddress = '127.0.0.1:5001'\nworkers = 0\n\
                    [tokens]\naccess_lifetime = '15m'\n[database]\nurl = ''",
         file: "settings-test.toml",
@@ -327,7 +327,7 @@ mod tests {
         secrets: &["secret", "database.url"],
     };
 
-    fn load(text: &str) -> Result<Settings, Invalid> {
+    fn load(text: &str) -> Result<Settings, SettingsError> {
         let path = std::env::temp_dir().join(format!("settings-{}.toml", uuid::Uuid::new_v4()));
         std::fs::write(&path, text).unwrap();
         let loaded = LAYERS.load(Some(&path));
@@ -335,7 +335,7 @@ mod tests {
         loaded
     }
 
-    fn refusal<T>(result: Result<T, Invalid>) -> String {
+    fn refusal<T>(result: Result<T, SettingsError>) -> String {
         result.err().expect("it is refused").to_string()
     }
 
@@ -421,8 +421,8 @@ mod tests {
         let shown = String::from_utf8(shown).unwrap();
         assert!(!shown.contains("hush"), "{shown}");
         assert!(shown.contains("postgres://me:********@db/x?sslmode=require"), "{shown}");
-        assert_eq!(without_password("postgres://me:hu?sh@db/x"), "postgres://me:********@db/x");
-        assert_eq!(without_password("postgres://db/x?a=b"), "postgres://db/x?a=b");
+        assert_eq!(redact_password("postgres://me:hu?sh@db/x"), "postgres://me:********@db/x");
+        assert_eq!(redact_password("postgres://db/x?a=b"), "postgres://db/x?a=b");
         for odd in [
             "postgres://db/x?password=hu@sh",
             "postgres://me@db/x?password=hu&sh",
@@ -432,11 +432,11 @@ mod tests {
             "postgres://me:a:hush@b@db/x",
             "host=db password=hush",
         ] {
-            let shown = without_password(odd);
+            let shown = redact_password(odd);
             assert!(!shown.contains("hu") && !shown.contains("sh"), "{odd}: {shown}");
         }
         for plain in ["redis://localhost:6379/0", "https://[::1]:5001", "https://x/?", "none"] {
-            assert_eq!(without_password(plain), plain);
+            assert_eq!(redact_password(plain), plain);
         }
         assert!(!settings.invalid("secret", "is too short").to_string().contains("hush"));
     }

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use config::{Config, ConfigError, File, FileFormat, Map, Source, Value, ValueKind};
 
-use super::{Invalid, NONE, SYSTEM, Settings, file, sentence, without_password};
+use super::{NONE, SYSTEM, Settings, SettingsError, file, redact_password, sentence};
 
 /// Where settings come from.
-pub struct Layers {
+pub struct ConfigSources {
     /// The TOML text that names every setting with its default.
     pub defaults: &'static str,
     /// The file that is read where none is named, if it is there.
@@ -26,19 +26,21 @@ pub struct Layers {
     pub secrets: &'static [&'static str],
 }
 
-impl Layers {
+impl ConfigSources {
     /// Reads all layers. `file` must exist when it is given; otherwise the
     /// usual one is read if it is there.
     ///
     /// # Errors
     /// A file that cannot be read or parsed, an unknown setting, a variable
     /// that is not UTF-8, or a secret given twice.
-    pub fn load(&self, file: Option<&Path>) -> Result<Settings, Invalid> {
+    pub fn load(&self, file: Option<&Path>) -> Result<Settings, SettingsError> {
         let defaults = Config::builder()
             .add_source(File::from_str(self.defaults, FileFormat::Toml))
             .build()
             .and_then(|config| config.collect())
-            .map_err(|error| Invalid(format!("The compiled-in defaults are broken: {error}.")))?;
+            .map_err(|error| {
+                SettingsError(format!("The compiled-in defaults are broken: {error}."))
+            })?;
         let known: BTreeSet<String> = flatten(&defaults).into_keys().collect();
 
         let usual = Path::new(self.file);
@@ -84,8 +86,8 @@ impl Layers {
         let config = builder
             .add_source(Values(environment.values))
             .build()
-            .map_err(|error| Invalid(sentence(&error.to_string())))?;
-        let all = config.collect().map_err(|error| Invalid(sentence(&error.to_string())))?;
+            .map_err(|error| SettingsError(sentence(&error.to_string())))?;
+        let all = config.collect().map_err(|error| SettingsError(sentence(&error.to_string())))?;
         let in_force = flatten(&all);
         Ok(Settings { config, in_force, file: lines, warnings, secrets: self.secrets })
     }
@@ -96,7 +98,7 @@ impl Layers {
         place: &str,
         name: &str,
         known: &BTreeSet<String>,
-    ) -> Invalid {
+    ) -> SettingsError {
         let nearest = known
             .iter()
             .map(|candidate| (strsim::jaro_winkler(key, candidate), candidate))
@@ -112,7 +114,7 @@ impl Layers {
         } else {
             format!(" ({}__… makes it `{key}`)", self.prefix)
         };
-        Invalid(format!("`{name}` in {place} is not a setting{spelled}: {hint}"))
+        SettingsError(format!("`{name}` in {place} is not a setting{spelled}: {hint}"))
     }
 }
 
@@ -139,7 +141,7 @@ fn holds_secret(value: &Value) -> bool {
     match &value.kind {
         ValueKind::String(text) if text.is_empty() || text == NONE => false,
         ValueKind::String(text) if text.contains("://") => {
-            without_password(text).replace(":********@", "@") != *text
+            redact_password(text).replace(":********@", "@") != *text
         }
         _ => true,
     }

@@ -7,7 +7,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{fmt, registry};
 
-use super::{Invalid, Settings};
+use super::{Settings, SettingsError};
 
 /// How to log.
 pub struct Log {
@@ -33,7 +33,7 @@ impl Settings {
     ///
     /// # Errors
     /// When one of them is not valid.
-    pub fn log(&self) -> Result<Log, Invalid> {
+    pub fn log(&self) -> Result<Log, SettingsError> {
         let json = self.choice("log.format", &[("text", false), ("json", true)])?;
         let filter = self.get::<String>("log.level")?;
         let known = |level: &str| level.parse::<LevelFilter>().is_ok() && !level.is_empty();

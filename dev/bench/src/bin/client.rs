@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use clap::Parser;
-use matchbook_client::{Credential, Server, Session, Tokens, Trust};
+use matchbook_client::{Credential, Server, Session, TokenResponse, Trust};
 
 /// Rounds of requests by the client and by plain awc, and how they compare.
 #[derive(Parser)]
@@ -29,7 +29,8 @@ async fn main() -> ExitCode {
     let server = Server::new(&url, &Trust::System, Duration::from_secs(10)).unwrap();
     let session = Session::new(&server, Credential::default());
     let token = "t".repeat(700);
-    let tokens = Tokens { token: token.clone(), refresh_token: "r".to_owned(), expires_in: 3600 };
+    let tokens =
+        TokenResponse { token: token.clone(), refresh_token: "r".to_owned(), expires_in: 3600 };
     session.log_in_with(tokens).await.unwrap();
     // Both send the same bytes: the name that the session gives itself, too.
     let name = concat!("matchbook-client/", env!("CARGO_PKG_VERSION"));

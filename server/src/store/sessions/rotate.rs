@@ -17,15 +17,15 @@ use diesel::serialize::ToSql;
 use diesel::sql_types::{Array, BigInt, Binary, Bool, HasSqlType, Nullable, Text};
 use diesel::sqlite::Sqlite;
 
-use super::Standing;
+use super::SessionRow;
 use crate::clock::{self, Timestamp};
 use crate::store::Conn;
 use crate::store::types::Address;
 use crate::store::types::sql::{Id, IpAddress, PointInTime};
-use crate::token::{AccessId, Digest, Salt, SessionId, UserId};
+use crate::token::{AccessTokenId, Digest, Salt, SessionId, UserId};
 
 /// What a rotation compares, and what it writes.
-pub struct Advance {
+pub struct RotationUpdate {
     /// The session.
     pub session: SessionId,
     /// The generation of the token that is rotated.
@@ -41,7 +41,7 @@ pub struct Advance {
     /// Whether a session that was ever rotated with a key needs one again.
     pub key_required: bool,
     /// The access token granted with it.
-    pub access: AccessId,
+    pub access: AccessTokenId,
     /// When that expires, at the latest.
     pub access_until: Timestamp,
     /// When it happens.
@@ -60,13 +60,13 @@ pub struct Advance {
 }
 
 /// Whose session was rotated, and when it ends in any case.
-pub type Advanced = (UserId, Timestamp);
+pub type Rotated = (UserId, Timestamp);
 
 /// Rotates one session, in one statement: of several at once, one gets the row.
 ///
 /// # Errors
 /// When the statement fails.
-pub fn advance(conn: &mut Conn, next: &Advance) -> QueryResult<Option<Advanced>> {
+pub fn rotate(conn: &mut Conn, next: &RotationUpdate) -> QueryResult<Option<Rotated>> {
     advance_from(conn, next.generation, next.presented.as_bytes(), next)
 }
 
@@ -76,7 +76,7 @@ pub fn advance(conn: &mut Conn, next: &Advance) -> QueryResult<Option<Advanced>>
 ///
 /// # Errors
 /// When a statement fails: none of them is rotated then.
-pub fn advance_all(conn: &mut Conn, all: &[&Advance]) -> QueryResult<Vec<Option<Advanced>>> {
+pub fn rotate_batch(conn: &mut Conn, all: &[&RotationUpdate]) -> QueryResult<Vec<Option<Rotated>>> {
     match (conn, all) {
         (Conn::Postgres(conn), [next]) => {
             let one = RotateOne::<true>::new(next.generation, next.presented.as_bytes(), next);
@@ -84,13 +84,14 @@ pub fn advance_all(conn: &mut Conn, all: &[&Advance]) -> QueryResult<Vec<Option<
         }
         (Conn::Postgres(conn), all) => {
             let rows: Vec<(SessionId, UserId, Timestamp)> = RotateBatch::new(all).load(conn)?;
-            let rows: HashMap<SessionId, Advanced> =
+            let rows: HashMap<SessionId, Rotated> =
                 rows.into_iter().map(|(session, user, end)| (session, (user, end))).collect();
             Ok(all.iter().map(|next| rows.get(&next.session).copied()).collect())
         }
         (conn @ Conn::Sqlite(_), all) => conn.write(|conn| {
-            let swap =
-                |next: &&Advance| swap(conn, next.generation, next.presented.as_bytes(), next);
+            let swap = |next: &&RotationUpdate| {
+                swap(conn, next.generation, next.presented.as_bytes(), next)
+            };
             all.iter().map(swap).collect()
         }),
     }
@@ -101,7 +102,11 @@ pub fn advance_all(conn: &mut Conn, all: &[&Advance]) -> QueryResult<Vec<Option<
 ///
 /// # Errors
 /// When the statement fails.
-pub fn adopt(conn: &mut Conn, seen: &Standing, next: &Advance) -> QueryResult<Option<Advanced>> {
+pub fn rotate_from(
+    conn: &mut Conn,
+    seen: &SessionRow,
+    next: &RotationUpdate,
+) -> QueryResult<Option<Rotated>> {
     advance_from(conn, seen.generation, &seen.secret_digest, next)
 }
 
@@ -109,8 +114,8 @@ fn advance_from(
     conn: &mut Conn,
     generation: i64,
     secret_digest: &[u8],
-    next: &Advance,
-) -> QueryResult<Option<Advanced>> {
+    next: &RotationUpdate,
+) -> QueryResult<Option<Rotated>> {
     match conn {
         Conn::Postgres(_) => swap(conn, generation, secret_digest, next),
         // Without a transaction SQLite commits when the statement is reset, after its row
@@ -124,8 +129,8 @@ fn swap(
     conn: &mut Conn,
     generation: i64,
     secret_digest: &[u8],
-    next: &Advance,
-) -> QueryResult<Option<Advanced>> {
+    next: &RotationUpdate,
+) -> QueryResult<Option<Rotated>> {
     let one = RotateOne::<false>::new(generation, secret_digest, next);
     match conn {
         Conn::Postgres(conn) => one.get_result(conn).optional(),
@@ -141,7 +146,7 @@ const LATE_AFTER: Duration = Duration::from_secs(1);
 
 /// Dates those of `rotated` that were committed late: their grace period begins
 /// when a response could go out. A failure changes nothing but that, and is logged.
-pub fn redate_late<'a>(conn: &mut Conn, rotated: impl Iterator<Item = &'a Advance>) {
+pub fn redate_late<'a>(conn: &mut Conn, rotated: impl Iterator<Item = &'a RotationUpdate>) {
     let now = clock::now();
     let late: Vec<_> = rotated
         .filter(|next| now.since(next.now) > LATE_AFTER)
@@ -316,12 +321,12 @@ struct RotateOne<'a, const SKIP_LOCKED: bool> {
     attempt: Option<&'a [u8]>,
     user_agent: Option<&'a str>,
     ip: Option<Address>,
-    next: &'a Advance,
+    next: &'a RotationUpdate,
 }
 
 impl<'a, const SKIP_LOCKED: bool> RotateOne<'a, SKIP_LOCKED> {
     /// From the row with this generation and digest.
-    fn new(generation: i64, current: &'a [u8], next: &'a Advance) -> Self {
+    fn new(generation: i64, current: &'a [u8], next: &'a RotationUpdate) -> Self {
         Self {
             generation,
             current,
@@ -348,7 +353,7 @@ where
     str: ToSql<Text, DB>,
     Timestamp: ToSql<PointInTime, DB>,
     SessionId: ToSql<Id, DB>,
-    AccessId: ToSql<Id, DB>,
+    AccessTokenId: ToSql<Id, DB>,
     Address: ToSql<IpAddress, DB>,
 {
     fn push<'b>(&'b self, field: Field, out: &mut AstPass<'_, 'b, DB>) -> QueryResult<()> {
@@ -419,7 +424,7 @@ struct RotateBatch<'a> {
     salts: Vec<Option<&'a [u8]>>,
     attempts: Vec<Option<&'a [u8]>>,
     key_required: Vec<bool>,
-    accesses: Vec<AccessId>,
+    accesses: Vec<AccessTokenId>,
     access_until: Vec<Timestamp>,
     now: Vec<Timestamp>,
     grace_from: Vec<Timestamp>,
@@ -430,8 +435,11 @@ struct RotateBatch<'a> {
 }
 
 impl<'a> RotateBatch<'a> {
-    fn new(all: &[&'a Advance]) -> Self {
-        fn column<'a, T>(all: &[&'a Advance], of: impl Fn(&'a Advance) -> T) -> Vec<T> {
+    fn new(all: &[&'a RotationUpdate]) -> Self {
+        fn column<'a, T>(
+            all: &[&'a RotationUpdate],
+            of: impl Fn(&'a RotationUpdate) -> T,
+        ) -> Vec<T> {
             all.iter().map(|next| of(next)).collect()
         }
         Self {

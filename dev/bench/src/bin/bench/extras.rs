@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use matchbook_testkit::Launch;
+use matchbook_testkit::ProcessBuilder;
 use serde::{Deserialize, Serialize};
 
 use crate::cases::{Base, Setup};
@@ -119,7 +119,7 @@ pub(crate) fn startups(arguments: &Arguments, stage: &mut Stage, measured: &mut 
 }
 
 /// How long it takes until `/health/ready` answers 200, in milliseconds.
-fn ready(launch: &Launch) -> f64 {
+fn ready(launch: &ProcessBuilder) -> f64 {
     stop_if_asked();
     let began = Instant::now();
     let process = launch.start();

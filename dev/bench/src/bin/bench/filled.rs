@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use diesel::connection::SimpleConnection;
 use diesel::{Connection, PgConnection};
-use matchbook_server::keys::Derived;
+use matchbook_server::keys::DerivedKeys;
 use matchbook_server::token::{RefreshToken, Secret, SessionId};
 use openssl::sha::sha256;
 use uuid::Uuid;
@@ -76,7 +76,7 @@ pub(crate) fn write_tokens(
     sessions: u64,
     half: Half,
 ) -> PathBuf {
-    let derived = Derived::from_secrets(&secret.to_owned().into(), &[]).unwrap();
+    let derived = DerivedKeys::from_secrets(&secret.to_owned().into(), &[]).unwrap();
     let pairs = sessions / 2;
     let step = step(pairs);
     let mut text = String::new();
@@ -87,7 +87,7 @@ pub(crate) fn write_tokens(
             generation: 0,
             secret: Secret::from_bytes(sha256(format!("secret {n}").as_bytes())),
         };
-        writeln!(text, "{}", token.encode(&derived.peppers.current)).unwrap();
+        writeln!(text, "{}", token.encode(&derived.token_keys.current)).unwrap();
     }
     let file = folder.join(name);
     fs::write(&file, text).unwrap();

@@ -26,7 +26,7 @@ pub(crate) struct Report {
 /// What it was measured on.
 #[derive(Default, Serialize)]
 pub(crate) struct Machine {
-    pub(crate) cores: usize,
+    pub(crate) available_cpus: usize,
     pub(crate) memory_mib: u64,
     pub(crate) kernel: String,
     pub(crate) postgres: String,
@@ -280,13 +280,13 @@ impl Gate {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Machine { cores, memory_mib, kernel, postgres, redis } = &self.machine;
+        let Machine { available_cpus, memory_mib, kernel, postgres, redis } = &self.machine;
         if self.partial {
             writeln!(f, "PARTIAL: stopped before the end")?;
         }
         writeln!(
             f,
-            "{cores} cores, {memory_mib} MiB, Linux {kernel}, PostgreSQL {postgres}, Redis {redis}"
+            "{available_cpus} cores, {memory_mib} MiB, Linux {kernel}, PostgreSQL {postgres}, Redis {redis}"
         )?;
         if !self.rows.is_empty() {
             writeln!(f, "\n{:103}processor's time for each request, µs", "")?;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use matchbook_bench::load::{Target, Wire, field};
-use matchbook_testkit::{Launch, Postgres, Process, Redis};
+use matchbook_testkit::{Postgres, Process, ProcessBuilder, Redis};
 use tempfile::TempDir;
 
 use crate::cases::{Base, Login, Rival, Setup};
@@ -119,11 +119,11 @@ impl Stage {
     }
 
     /// A server to be, its files in a folder of this name.
-    pub(crate) fn launch(&self, name: &str) -> Launch {
+    pub(crate) fn launch(&self, name: &str) -> ProcessBuilder {
         let folder = self.folder.path().join(name);
         fs::create_dir_all(&folder).unwrap();
         let workers = std::thread::available_parallelism().unwrap();
-        Launch::new(&self.server, &folder, "MATCHBOOK")
+        ProcessBuilder::new(&self.server, &folder, "MATCHBOOK")
             .set("server.address", "127.0.0.1:0")
             .set("server.workers", &workers.to_string())
             .set("tls.mode", "off")
@@ -252,7 +252,7 @@ impl Stage {
         let info: String = redis::cmd("INFO").arg("server").query(&mut conn).unwrap();
         let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
         Machine {
-            cores: std::thread::available_parallelism().unwrap().get(),
+            available_cpus: std::thread::available_parallelism().unwrap().get(),
             memory_mib: kib.unwrap_or(0) / 1024,
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             postgres: counters::version(&self.postgres.url()),

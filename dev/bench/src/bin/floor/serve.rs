@@ -11,7 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::Args;
 use futures_util::future::join;
 use jsonwebtoken::Algorithm;
-use matchbook_shared::{RefreshForm, Tokens, UserInfo};
+use matchbook_shared::{RefreshRequest, TokenResponse, UserInfo};
 use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 use time::OffsetDateTime;
@@ -116,26 +116,26 @@ async fn cached(parts: Data<Parts>) -> Json<UserInfo> {
 
 async fn refresh(
     parts: Data<Parts>,
-    form: Form<RefreshForm>,
+    form: Form<RefreshRequest>,
     request: HttpRequest,
-) -> actix_web::Result<Json<Tokens>> {
+) -> actix_web::Result<Json<TokenResponse>> {
     rotate(&parts, &parts.batched, form.into_inner(), &request).await
 }
 
 async fn single_refresh(
     parts: Data<Parts>,
-    form: Form<RefreshForm>,
+    form: Form<RefreshRequest>,
     request: HttpRequest,
-) -> actix_web::Result<Json<Tokens>> {
+) -> actix_web::Result<Json<TokenResponse>> {
     rotate(&parts, &parts.single, form.into_inner(), &request).await
 }
 
 async fn rotate(
     parts: &Parts,
     queue: &Queue,
-    form: RefreshForm,
+    form: RefreshRequest,
     request: &HttpRequest,
-) -> actix_web::Result<Json<Tokens>> {
+) -> actix_web::Result<Json<TokenResponse>> {
     let refresh_token = form.refresh_token.unwrap_or_default();
     let session = session(&refresh_token).ok_or_else(|| ErrorBadRequest("not a token"))?;
     let agent = request.headers().get(USER_AGENT).and_then(|agent| agent.to_str().ok());
@@ -152,7 +152,7 @@ async fn rotate(
     // The command leaves before the token is signed.
     let (told, token) = join(set.exec_async(&mut redis), async { parts.key.sign(&claims) }).await;
     told.unwrap();
-    Ok(Json(Tokens { token, refresh_token, expires_in: ACCESS_LIFETIME.unsigned_abs() }))
+    Ok(Json(TokenResponse { token, refresh_token, expires_in: ACCESS_LIFETIME.unsigned_abs() }))
 }
 
 /// The session of a refresh token: `mb_rt_` and base64url of version 1 ‖ session

@@ -8,8 +8,8 @@ use actix_web::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
 use matchbook_shared::{ErrorBody, Reason};
 
-use crate::sessions::Refusal;
-use crate::token::NoRandomness;
+use crate::sessions::InvalidGrant;
+use crate::token::RngError;
 use crate::{keys, store};
 
 /// Why a request is not granted. `Display` is what the client is told; what a
@@ -21,29 +21,29 @@ pub enum Error {
     /// The bearer token was sent in a way that RFC 6750 forbids.
     InvalidBearer(&'static str),
     /// No access token was sent.
-    NoToken,
+    MissingToken,
     /// The access token is not good; why.
     InvalidToken(&'static str),
     /// The refresh token is not good; why, where it was genuine.
-    InvalidGrant(Option<Refusal>),
+    InvalidGrant(Option<InvalidGrant>),
     /// No user has that id.
-    UnknownUser,
+    UserNotFound,
     /// The guest's session still lives.
     AlreadyActive,
     /// The guest's one sign-in is used up.
-    SignInUsed,
+    GuestIdUsed,
     /// The user has no such session.
-    UnknownSession,
+    SessionNotFound,
     /// There were too many requests; how long to wait.
-    TooMany(Duration),
+    RateLimited(Duration),
     /// There is nothing at this path.
     NotFound,
     /// The path takes other methods.
     MethodNotAllowed(&'static str),
     /// The body is longer than any good request.
-    TooLarge,
+    PayloadTooLarge,
     /// The body did not arrive in time.
-    TooSlow,
+    BodyTimeout,
     /// The database failed.
     Store(store::Error),
     /// A key operation failed.
@@ -71,8 +71,8 @@ impl From<keys::Error> for Error {
     }
 }
 
-impl From<NoRandomness> for Error {
-    fn from(error: NoRandomness) -> Self {
+impl From<RngError> for Error {
+    fn from(error: RngError) -> Self {
         Self::Keys(error.into())
     }
 }
@@ -85,21 +85,21 @@ impl Error {
     fn code(&self) -> &'static str {
         match self {
             Self::InvalidRequest(_) | Self::InvalidBearer(_) => "invalid_request",
-            Self::NoToken => "missing_token",
+            Self::MissingToken => "missing_token",
             Self::InvalidToken(_) => "invalid_token",
             Self::InvalidGrant(_) => "invalid_grant",
-            Self::UnknownUser => "unknown_user",
+            Self::UserNotFound => "unknown_user",
             // The article's own words, which its clients look for.
             Self::AlreadyActive => "User already has an active token",
-            Self::SignInUsed => "sign_in_used",
-            Self::UnknownSession => "unknown_session",
-            Self::TooMany(_) => "too_many_requests",
+            Self::GuestIdUsed => "sign_in_used",
+            Self::SessionNotFound => "unknown_session",
+            Self::RateLimited(_) => "too_many_requests",
             Self::NotFound => "not_found",
             Self::MethodNotAllowed(_) => "method_not_allowed",
-            Self::TooLarge => "too_large",
-            Self::TooSlow => "too_slow",
+            Self::PayloadTooLarge => "too_large",
+            Self::BodyTimeout => "too_slow",
             Self::NoKey | Self::StaleKeys => "temporarily_unavailable",
-            Self::Store(error) if error.will_pass() => "temporarily_unavailable",
+            Self::Store(error) if error.is_transient() => "temporarily_unavailable",
             Self::Store(_) | Self::Keys(_) => "server_error",
         }
     }
@@ -113,7 +113,7 @@ impl Error {
     /// The challenge that goes with a `401` (RFC 6750 §3).
     fn challenge(&self) -> Option<String> {
         match self {
-            Self::NoToken | Self::InvalidGrant(_) => Some(REALM.to_owned()),
+            Self::MissingToken | Self::InvalidGrant(_) => Some(REALM.to_owned()),
             Self::InvalidToken(_) | Self::InvalidBearer(_) => {
                 Some(format!(r#"{REALM}, error="{}", error_description="{self}""#, self.code()))
             }
@@ -128,48 +128,50 @@ impl fmt::Display for Error {
             Self::InvalidRequest(problem)
             | Self::InvalidBearer(problem)
             | Self::InvalidToken(problem) => problem,
-            Self::NoToken => "Send an access token: `Authorization: Bearer <token>`.",
-            Self::InvalidGrant(None | Some(Refusal::Unknown)) => {
+            Self::MissingToken => "Send an access token: `Authorization: Bearer <token>`.",
+            Self::InvalidGrant(None | Some(InvalidGrant::Unknown)) => {
                 "The refresh token is not valid: log in again."
             }
-            Self::InvalidGrant(Some(Refusal::ExpiredIdle)) => {
+            Self::InvalidGrant(Some(InvalidGrant::ExpiredIdle)) => {
                 "The session was not used for too long: log in again."
             }
-            Self::InvalidGrant(Some(Refusal::ExpiredAbsolute)) => {
+            Self::InvalidGrant(Some(InvalidGrant::ExpiredAbsolute)) => {
                 "The session has reached its longest life: log in again."
             }
-            Self::InvalidGrant(Some(Refusal::Ended(_))) => "The session has ended: log in again.",
-            Self::InvalidGrant(Some(Refusal::Superseded)) => {
+            Self::InvalidGrant(Some(InvalidGrant::Ended(_))) => {
+                "The session has ended: log in again."
+            }
+            Self::InvalidGrant(Some(InvalidGrant::Superseded)) => {
                 "A newer refresh token was granted a moment ago: use that one."
             }
-            Self::InvalidGrant(Some(Refusal::Reuse)) => {
+            Self::InvalidGrant(Some(InvalidGrant::Reuse)) => {
                 "The refresh token was used before, so somebody may hold a copy of it; the session \
                  has ended: log in again."
             }
-            Self::UnknownUser => "No user has this id: get one from /register.",
+            Self::UserNotFound => "No user has this id: get one from /register.",
             Self::AlreadyActive => {
                 "Use the /refresh endpoint with your refresh token to get a new token"
             }
-            Self::SignInUsed => {
+            Self::GuestIdUsed => {
                 "A guest id is good for one sign-in, and this one is used: get a new id from \
                  /register."
             }
-            Self::UnknownSession => "You have no session of this id: GET /sessions lists them.",
-            Self::TooMany(_) => {
+            Self::SessionNotFound => "You have no session of this id: GET /sessions lists them.",
+            Self::RateLimited(_) => {
                 "There were too many requests: wait for as long as the Retry-After header says."
             }
             Self::NotFound => "There is nothing at this path.",
             Self::MethodNotAllowed(_) => {
                 "This path does not take this method: see the Allow header."
             }
-            Self::TooLarge => "The request is longer than any that is good.",
-            Self::TooSlow => "The request did not arrive in time: send it again.",
+            Self::PayloadTooLarge => "The request is longer than any that is good.",
+            Self::BodyTimeout => "The request did not arrive in time: send it again.",
             Self::StaleKeys => "The server cannot read its signing keys: try again in a moment.",
             Self::NoKey => "The server has no key to sign with: try again in a moment.",
             Self::Store(store::Error::WrongClock) => {
                 "The clock of the server is wrong: try again in a moment."
             }
-            Self::Store(error) if error.will_pass() => {
+            Self::Store(error) if error.is_transient() => {
                 "The server cannot reach its database: try again in a moment."
             }
             Self::Store(_) | Self::Keys(_) => "The server failed; its log says why.",
@@ -183,17 +185,17 @@ impl ResponseError for Error {
             Self::InvalidRequest(_)
             | Self::InvalidBearer(_)
             | Self::AlreadyActive
-            | Self::SignInUsed => StatusCode::BAD_REQUEST,
-            Self::NoToken | Self::InvalidToken(_) | Self::InvalidGrant(_) => {
+            | Self::GuestIdUsed => StatusCode::BAD_REQUEST,
+            Self::MissingToken | Self::InvalidToken(_) | Self::InvalidGrant(_) => {
                 StatusCode::UNAUTHORIZED
             }
-            Self::UnknownUser | Self::UnknownSession | Self::NotFound => StatusCode::NOT_FOUND,
-            Self::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::UserNotFound | Self::SessionNotFound | Self::NotFound => StatusCode::NOT_FOUND,
+            Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::NoKey | Self::StaleKeys => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Store(error) if error.will_pass() => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Store(error) if error.is_transient() => StatusCode::SERVICE_UNAVAILABLE,
             Self::Store(_) | Self::Keys(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -211,7 +213,7 @@ impl ResponseError for Error {
             response.insert_header((WWW_AUTHENTICATE, challenge));
         }
         match self {
-            Self::TooMany(wait) => {
+            Self::RateLimited(wait) => {
                 let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
                 response.insert_header((RETRY_AFTER, seconds));
             }
@@ -219,7 +221,7 @@ impl ResponseError for Error {
                 response.insert_header((ALLOW, *allowed));
             }
             // What is left of the body is of no interest.
-            Self::TooLarge | Self::TooSlow => {
+            Self::PayloadTooLarge | Self::BodyTimeout => {
                 response.force_close();
             }
             _ if self.status_code() == StatusCode::SERVICE_UNAVAILABLE => {

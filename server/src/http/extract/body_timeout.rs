@@ -7,16 +7,16 @@ use std::time::Duration;
 use actix_web::dev::Payload;
 use actix_web::{FromRequest, HttpRequest};
 
-use crate::error::Error;
+use crate::http::error::Error;
 
 /// How long a body may take to arrive. Any good one fits into one packet.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What `T` reads from the body, if it arrives in time: whoever sends a byte
 /// now and then must not hold connections open for ever.
-pub(super) struct Timely<T>(pub(super) T);
+pub(in crate::http) struct WithTimeout<T>(pub(in crate::http) T);
 
-impl<T: FromRequest + 'static> FromRequest for Timely<T> {
+impl<T: FromRequest + 'static> FromRequest for WithTimeout<T> {
     type Error = actix_web::Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self, actix_web::Error>>>>;
 
@@ -25,7 +25,7 @@ impl<T: FromRequest + 'static> FromRequest for Timely<T> {
         Box::pin(async move {
             match tokio::time::timeout(PATIENCE, read).await {
                 Ok(read) => read.map(Self).map_err(Into::into),
-                Err(_) => Err(Error::TooSlow.into()),
+                Err(_) => Err(Error::BodyTimeout.into()),
             }
         })
     }

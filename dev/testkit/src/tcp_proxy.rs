@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 /// Relays connections to an address until it is cut.
-pub struct Relay {
+pub struct TcpProxy {
     address: SocketAddr,
     open: Arc<Mutex<Open>>,
 }
@@ -21,7 +21,7 @@ struct Open {
     streams: Vec<TcpStream>,
 }
 
-impl Relay {
+impl TcpProxy {
     /// A relay on a free port to `target`, like `127.0.0.1:5432`.
     pub fn to(target: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

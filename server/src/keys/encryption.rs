@@ -9,24 +9,24 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::Error;
 use crate::store::signing_keys::StoredKey;
-use crate::token::{Pepper, Peppers};
+use crate::token::{TokenKey, TokenKeys};
 
 /// The keys that the server's secrets stand for. They are derived under
 /// labels of their own (HKDF, RFC 5869), so that none tells anything of another.
-pub struct Derived {
+pub struct DerivedKeys {
     /// Tag refresh tokens.
-    pub peppers: Peppers,
+    pub token_keys: TokenKeys,
     /// Seal private keys in the database.
-    pub sealing: SealingKeys,
+    pub sealing: KeyEncryptionKeys,
 }
 
 /// The sealing key in force, and those before it that still open.
-pub struct SealingKeys {
-    current: SealingKey,
-    old: Vec<SealingKey>,
+pub struct KeyEncryptionKeys {
+    current: KeyEncryptionKey,
+    old: Vec<KeyEncryptionKey>,
 }
 
-impl Derived {
+impl DerivedKeys {
     /// Derives all of them, from the secret in force and from old ones that
     /// are still good.
     ///
@@ -34,11 +34,11 @@ impl Derived {
     /// When OpenSSL refuses.
     pub fn from_secrets(secret: &SecretString, old: &[SecretString]) -> Result<Self, ErrorStack> {
         Ok(Self {
-            peppers: Peppers {
-                current: pepper(secret)?,
-                old: old.iter().map(pepper).collect::<Result<_, _>>()?,
+            token_keys: TokenKeys {
+                current: token_key(secret)?,
+                old: old.iter().map(token_key).collect::<Result<_, _>>()?,
             },
-            sealing: SealingKeys {
+            sealing: KeyEncryptionKeys {
                 current: sealing_key(secret)?,
                 old: old.iter().map(sealing_key).collect::<Result<_, _>>()?,
             },
@@ -46,12 +46,12 @@ impl Derived {
     }
 }
 
-fn pepper(secret: &SecretString) -> Result<Pepper, ErrorStack> {
-    Ok(Pepper::new(&derive(secret, b"matchbook refresh token tag")?))
+fn token_key(secret: &SecretString) -> Result<TokenKey, ErrorStack> {
+    Ok(TokenKey::new(&derive(secret, b"matchbook refresh token tag")?))
 }
 
-fn sealing_key(secret: &SecretString) -> Result<SealingKey, ErrorStack> {
-    derive(secret, b"matchbook signing key seal").map(SealingKey)
+fn sealing_key(secret: &SecretString) -> Result<KeyEncryptionKey, ErrorStack> {
+    derive(secret, b"matchbook signing key seal").map(KeyEncryptionKey)
 }
 
 fn derive(secret: &SecretString, label: &[u8]) -> Result<[u8; 32], ErrorStack> {
@@ -67,12 +67,12 @@ fn derive(secret: &SecretString, label: &[u8]) -> Result<[u8; 32], ErrorStack> {
 
 /// Encrypts private keys for the database: AES-256-GCM, with the key's
 /// thumbprint as associated data, so that rows cannot be swapped.
-pub(super) struct SealingKey([u8; 32]);
+pub(super) struct KeyEncryptionKey([u8; 32]);
 
 const NONCE: usize = 12;
 const GCM_TAG: usize = 16;
 
-impl SealingKey {
+impl KeyEncryptionKey {
     /// nonce 12 ‖ ciphertext ‖ tag 16
     fn seal(&self, kid: &str, plain: &[u8]) -> Result<Vec<u8>, ErrorStack> {
         let mut nonce = [0; NONCE];
@@ -91,7 +91,7 @@ impl SealingKey {
     }
 }
 
-impl SealingKeys {
+impl KeyEncryptionKeys {
     /// Encrypts the private half of `kid` under the key in force.
     pub(super) fn seal(&self, kid: &str, pkcs8: &[u8]) -> Result<Vec<u8>, ErrorStack> {
         self.current.seal(kid, pkcs8)
@@ -100,7 +100,7 @@ impl SealingKeys {
     /// The private half (PKCS #8), and whether the key in force had sealed it.
     pub(super) fn open(&self, key: &StoredKey) -> Result<(Vec<u8>, bool), Error> {
         let StoredKey { kid, sealed, .. } = key;
-        let open = |key: &SealingKey| key.open(kid, sealed);
+        let open = |key: &KeyEncryptionKey| key.open(kid, sealed);
         if let Some(pkcs8) = open(&self.current) {
             return Ok((pkcs8, true));
         }
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn a_key_opens_only_under_its_secret_and_its_name() {
-        let sealing = |byte| SealingKey([byte; 32]);
+        let sealing = |byte| KeyEncryptionKey([byte; 32]);
         let sealed = sealing(1).seal("a", b"private").unwrap();
         assert_eq!(sealing(1).open("a", &sealed).as_deref(), Some(&b"private"[..]));
         assert_eq!(sealing(2).open("a", &sealed), None);

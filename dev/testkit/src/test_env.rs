@@ -7,10 +7,10 @@ use diesel::{Connection, PgConnection};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::{Launch, Relay};
+use crate::{ProcessBuilder, TcpProxy};
 
 /// A folder and a database of its own; both go when it is dropped.
-pub struct World {
+pub struct TestEnv {
     folder: TempDir,
     database: Option<PostgresDatabase>,
     redis: Option<String>,
@@ -23,7 +23,7 @@ struct PostgresDatabase {
     url: String,
 }
 
-impl World {
+impl TestEnv {
     /// On PostgreSQL and Redis where the environment names them, and on SQLite
     /// alone where it does not.
     #[expect(clippy::new_without_default, reason = "it does things, and may panic")]
@@ -52,18 +52,18 @@ impl World {
     }
 
     /// A relay to the PostgreSQL server, and the URL of the database through it.
-    pub fn database_relay(&self) -> (Relay, String) {
-        through_relay(&self.database_url())
+    pub fn database_relay(&self) -> (TcpProxy, String) {
+        through_proxy(&self.database_url())
     }
 
     /// A relay to Redis, and its URL through it.
-    pub fn redis_relay(&self) -> (Relay, String) {
-        through_relay(self.redis_url().expect("TEST_REDIS_URL is set"))
+    pub fn redis_relay(&self) -> (TcpProxy, String) {
+        through_proxy(self.redis_url().expect("TEST_REDIS_URL is set"))
     }
 
     /// A server on a free port, with this database, its files in this folder.
-    pub fn server(&self, binary: &Path) -> Launch {
-        let launch = Launch::new(binary, self.folder(), "MATCHBOOK")
+    pub fn server(&self, binary: &Path) -> ProcessBuilder {
+        let launch = ProcessBuilder::new(binary, self.folder(), "MATCHBOOK")
             .set("server.address", "127.0.0.1:0")
             .set("server.workers", "2")
             .set("metrics.address", "off")
@@ -79,11 +79,11 @@ impl World {
 }
 
 /// A relay to where a URL with a port leads, and the URL through it.
-pub fn through_relay(url: &str) -> (Relay, String) {
+pub fn through_proxy(url: &str) -> (TcpProxy, String) {
     let (scheme, rest) = url.split_once("://").unwrap();
     let authority = rest.split(['/', '?']).next().unwrap();
     let host = authority.rsplit('@').next().unwrap();
-    let relay = Relay::to(host);
+    let relay = TcpProxy::to(host);
     let through = rest.replacen(host, &relay.address().to_string(), 1);
     (relay, format!("{scheme}://{through}"))
 }

@@ -11,14 +11,14 @@ use tokio::time::{sleep, timeout};
 
 use crate::clock::{self, CLOCKS_APART};
 use crate::store::Store;
-use crate::store::ends::{self, Cursor, End};
 use crate::store::own::{self, Own};
+use crate::store::revocations::{self, Cursor, Revocation};
 use crate::store::servers::{self, Server};
 
 use super::identity::Unusable;
 use super::link::Link;
 use super::peers::Peers;
-use super::{ActiveTokens, BETWEEN_POLLS, LEASE, POLL_EVERY};
+use super::{BETWEEN_POLLS, LEASE, POLL_EVERY, TokenStatus};
 
 /// How long a poll waits for the database. One that takes longer than the lease
 /// renews nothing.
@@ -44,7 +44,7 @@ pub(super) struct Poller {
 
 /// What a poll reads.
 struct Read {
-    ended: Vec<End>,
+    ended: Vec<Revocation>,
     servers: Vec<Server>,
     next: Cursor,
 }
@@ -72,7 +72,7 @@ impl Poller {
             // In this order, each committed: see the top of this file.
             servers::set(conn, &row)?;
             let next = Cursor::next(conn)?;
-            let ended = ends::since(conn, cursor, time)?;
+            let ended = revocations::since(conn, cursor, time)?;
             Ok(Read { ended, servers: servers::all(conn)?, next })
         });
         read.await
@@ -102,7 +102,7 @@ impl Poller {
     }
 }
 
-impl ActiveTokens {
+impl TokenStatus {
     /// Polls until it is dropped, which may be at any time.
     pub async fn keep(self: Arc<Self>) {
         let Some(redis) = &self.redis else { return };

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::active::ActiveTokens;
 use crate::keys::KeyRing;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::proxies::TrustedProxies;
 use crate::sessions::Policy;
 use crate::store::Store;
-use crate::sweeper::Rotations;
-use crate::token::Peppers;
+use crate::sweeper::SaltExpiry;
+use crate::token::TokenKeys;
+use crate::token_status::TokenStatus;
 
 /// Shared by all handlers of a server.
 pub struct State {
@@ -19,9 +19,9 @@ pub struct State {
     /// Signs and verifies access tokens.
     pub keys: Arc<KeyRing>,
     /// Tags and recognises refresh tokens.
-    pub peppers: Arc<Peppers>,
+    pub token_keys: Arc<TokenKeys>,
     /// Knows which access tokens are active.
-    pub active: Arc<ActiveTokens>,
+    pub active: Arc<TokenStatus>,
     /// How long tokens and sessions live.
     pub policy: Policy,
     /// Counts requests against their limits.
@@ -31,7 +31,7 @@ pub struct State {
     /// What is counted and measured.
     pub metrics: Arc<Metrics>,
     /// Tells the sweeper what was rotated.
-    pub rotations: Rotations,
+    pub salt_expiry: SaltExpiry,
     /// `iss` in access tokens.
     pub issuer: String,
     /// `aud` in access tokens.

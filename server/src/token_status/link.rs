@@ -20,8 +20,8 @@ use super::identity::{self, Facts, Unusable};
 use super::problems::Problems;
 use super::{LEASE, access_key, ended_key};
 use crate::clock::{self, CLOCKS_APART, Timestamp};
-use crate::store::ends::End;
-use crate::token::{Access, SessionId};
+use crate::store::revocations::Revocation;
+use crate::token::{SessionId, VerifiedToken};
 
 /// How many revocations travel at once.
 const AT_ONCE: usize = 100;
@@ -53,7 +53,7 @@ pub(super) struct Link {
     /// The number of the link in use: read without the lock once a response is there.
     number: AtomicU64,
     /// Revocations that Redis did not take: it had no memory, or was not connected.
-    unwritten: Mutex<Vec<End>>,
+    unwritten: Mutex<Vec<Revocation>>,
     pub(super) problems: Problems,
     /// Notified when the link breaks.
     pub(super) broken: Notify,
@@ -226,7 +226,11 @@ impl Link {
 
     /// Takes a connection into use once Redis has these revocations, which are all
     /// that matter.
-    pub(super) async fn restore(&self, usable: Usable, ended: Vec<End>) -> Result<(), Unusable> {
+    pub(super) async fn restore(
+        &self,
+        usable: Usable,
+        ended: Vec<Revocation>,
+    ) -> Result<(), Unusable> {
         let unwritten = match self.write(&usable.connection, &ended).await {
             Ok(()) => Vec::new(),
             // This server knows them, and every other one reads them from the database.
@@ -263,7 +267,7 @@ impl Link {
 
     /// Notes revocations that hold from now on, whatever Redis says; returns those
     /// that are new.
-    pub(super) fn learn(&self, ended: Vec<End>) -> Vec<End> {
+    pub(super) fn learn(&self, ended: Vec<Revocation>) -> Vec<Revocation> {
         if ended.is_empty() {
             return ended;
         }
@@ -282,7 +286,7 @@ impl Link {
 
     /// The status of an access token, or `None` where Redis cannot be trusted. One
     /// round trip.
-    pub(super) async fn look_up(&self, access: &Access) -> Option<Status> {
+    pub(super) async fn look_up(&self, access: &VerifiedToken) -> Option<Status> {
         let usable = match self.standing(Some(access.session)) {
             Standing::Ended => return Some(Status::Ended),
             Standing::Trusted(usable) => usable,
@@ -319,7 +323,7 @@ impl Link {
     }
 
     /// Caches an access token as active. Redis may miss this.
-    pub(super) async fn put(&self, access: &Access, lifetime: Duration) {
+    pub(super) async fn put(&self, access: &VerifiedToken, lifetime: Duration) {
         let Standing::Trusted(usable) = self.standing(None) else { return };
         let command = set(&access_key(access), &usable.epoch, lifetime.as_secs());
         match self.options.ask::<()>(usable.connection, &command).await {
@@ -330,7 +334,7 @@ impl Link {
     }
 
     /// Writes revocations; returns which Redis has them now, unless it took not all.
-    pub(super) async fn publish(&self, ended: &[End]) -> Option<Arc<str>> {
+    pub(super) async fn publish(&self, ended: &[Revocation]) -> Option<Arc<str>> {
         let Some(usable) = self.usable() else {
             // A connection that is just being made may have read the database before.
             self.keep_unwritten(ended);
@@ -355,12 +359,12 @@ impl Link {
         }
     }
 
-    fn keep_unwritten(&self, ended: &[End]) {
+    fn keep_unwritten(&self, ended: &[Revocation]) {
         self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).extend(ended);
     }
 
     /// Takes the revocations that Redis did not take.
-    pub(super) fn take_unwritten(&self) -> Vec<End> {
+    pub(super) fn take_unwritten(&self) -> Vec<Revocation> {
         std::mem::take(&mut *self.unwritten.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -380,10 +384,10 @@ impl Link {
         }
     }
 
-    async fn write(&self, connection: &Connection, ended: &[End]) -> RedisResult<()> {
+    async fn write(&self, connection: &Connection, ended: &[Revocation]) -> RedisResult<()> {
         let now = clock::now().before(CLOCKS_APART);
         for batch in ended.chunks(AT_ONCE) {
-            let write = |end: &End| {
+            let write = |end: &Revocation| {
                 let lifetime = end.access_until.since(now);
                 let command = set(&ended_key(end.session_id), NO_EPOCH, lifetime.as_secs());
                 let connection = connection.clone();

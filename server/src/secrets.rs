@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::data_dir::{self, DataDir};
-use crate::token::{NoRandomness, Secret};
+use crate::token::{RngError, Secret};
 
 /// The generated secret, in the data folder.
 const FILE: &str = "secret";
@@ -58,7 +58,7 @@ pub enum Error {
     },
     /// The system gave no random bytes.
     #[error(transparent)]
-    Randomness(#[from] NoRandomness),
+    Randomness(#[from] RngError),
 }
 
 /// Returns the configured secret, or the one that the first start generated.
@@ -81,7 +81,7 @@ pub fn get_or_create(
 ///
 /// # Errors
 /// When the system has no random bytes.
-pub fn generate() -> Result<SecretString, NoRandomness> {
+pub fn generate() -> Result<SecretString, RngError> {
     Ok(Secret::random()?.to_base64().into())
 }
 

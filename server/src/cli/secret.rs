@@ -8,12 +8,12 @@ use openssl::error::ErrorStack;
 use crate::clock;
 use crate::config::Config;
 use crate::data_dir::DataDir;
-use crate::keys::{self, Derived};
-use crate::secret;
+use crate::keys::{self, DerivedKeys};
+use crate::secrets;
 use crate::sessions::end_selected;
 use crate::store::sessions::Selection;
 use crate::store::{self, Conn, OpenError};
-use crate::token::{EventId, NoRandomness};
+use crate::token::{EventId, RngError};
 
 /// Within this time every server that runs has read what was revoked.
 const PUBLISHED_AFTER: Duration = Duration::from_secs(3);
@@ -23,7 +23,7 @@ const PUBLISHED_AFTER: Duration = Duration::from_secs(3);
 pub enum Error {
     /// The secret cannot be read or written.
     #[error("{0}; run this where the server runs, with the settings that it has")]
-    Secret(#[from] secret::Error),
+    Secret(#[from] secrets::Error),
     /// The database cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -38,7 +38,7 @@ pub enum Error {
     Crypto(#[from] ErrorStack),
     /// The system gave no random bytes.
     #[error(transparent)]
-    Randomness(#[from] NoRandomness),
+    Randomness(#[from] RngError),
 }
 
 /// Ends everything that somebody with the old secret, and perhaps a copy of the
@@ -52,14 +52,14 @@ pub fn rotate_compromised(config: &Config) -> Result<String, Error> {
     let mut conn = store::connect_to_change(&config.database.url)?;
     let secret = match &config.secret {
         Some(configured) => configured.clone(),
-        None => secret::generate()?,
+        None => secrets::generate()?,
     };
-    let sealing = Derived::from_secrets(&secret, &config.old_secrets)?.sealing;
+    let sealing = DerivedKeys::from_secrets(&secret, &config.old_secrets)?.sealing;
     keys::check_new_secret(&mut conn, &sealing)?;
     let place = if config.secret.is_some() {
         "the configured secret is in force".to_owned()
     } else {
-        let path = secret::replace(&DataDir::at(&config.data_dir), &secret)?;
+        let path = secrets::replace(&DataDir::at(&config.data_dir), &secret)?;
         format!("{} holds a new secret", path.display())
     };
 

@@ -11,7 +11,7 @@ use crate::token::{SessionId, UserId};
 
 /// The revocation of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Queryable)]
-pub struct End {
+pub struct Revocation {
     /// The session.
     pub session_id: SessionId,
     /// When the last of its access tokens expires.
@@ -50,7 +50,7 @@ impl Cursor {
 ///
 /// # Errors
 /// When the statement fails.
-pub fn insert(conn: &mut Conn, end: &End) -> QueryResult<()> {
+pub fn insert(conn: &mut Conn, end: &Revocation) -> QueryResult<()> {
     let txid = match conn {
         Conn::Postgres(_) => "pg_current_xact_id()::text::bigint",
         Conn::Sqlite(_) => "0",
@@ -69,7 +69,7 @@ pub fn insert(conn: &mut Conn, end: &End) -> QueryResult<()> {
 ///
 /// # Errors
 /// When the query fails.
-pub fn of(conn: &mut Conn, sessions: &[SessionId]) -> QueryResult<Vec<End>> {
+pub fn of(conn: &mut Conn, sessions: &[SessionId]) -> QueryResult<Vec<Revocation>> {
     let those = ends::table.filter(ends::session_id.eq_any(sessions));
     those.select((ends::session_id, ends::access_until)).load(conn)
 }
@@ -91,7 +91,7 @@ pub fn of_user(conn: &mut Conn, user: UserId) -> QueryResult<Vec<SessionId>> {
 ///
 /// # Errors
 /// When the query fails.
-pub fn since(conn: &mut Conn, cursor: Cursor, time: Timestamp) -> QueryResult<Vec<End>> {
+pub fn since(conn: &mut Conn, cursor: Cursor, time: Timestamp) -> QueryResult<Vec<Revocation>> {
     ends::table
         .filter(ends::txid.ge(cursor.0))
         .filter(ends::access_until.gt(time))

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::sessions::end_selected;
 use crate::store::sessions::Selection;
 use crate::store::{self, OpenError};
-use crate::token::{EventId, NoRandomness};
+use crate::token::{EventId, RngError};
 
 /// Within this time every server that runs has read the revocations.
 const PUBLISHED_AFTER: Duration = Duration::from_secs(3);
@@ -24,7 +24,7 @@ pub enum Error {
     Query(#[from] diesel::result::Error),
     /// The system gave no random bytes.
     #[error(transparent)]
-    Randomness(#[from] NoRandomness),
+    Randomness(#[from] RngError),
 }
 
 /// Ends the selected sessions, and waits until every server that reaches the database

@@ -15,8 +15,8 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::connections::Connection;
-use crate::metrics::{Request, Word};
-use crate::state::State;
+use crate::http::state::State;
+use crate::metrics::{Label, Request};
 
 /// Names a request in logs and in its answer.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -34,7 +34,7 @@ struct Client(IpAddr);
 ///
 /// # Errors
 /// Those of the request.
-pub async fn observe(
+pub async fn request_log(
     state: Data<State>,
     request: ServiceRequest,
     next: Next<impl MessageBody>,
@@ -62,7 +62,7 @@ pub async fn observe(
         let response = next.call(request).await?;
         let (status, took) = (response.status().as_u16(), start.elapsed());
         tracing::debug!(status, micros = took.as_micros(), "answered");
-        state.metrics.answered(&Request { method: Word(method), route, status }, took);
+        state.metrics.answered(&Request { method: Label(method), route, status }, took);
         Ok::<_, Error>(response)
     };
     let mut response = answered.instrument(span).await?;
@@ -73,7 +73,7 @@ pub async fn observe(
 }
 
 /// The address of the client of a request that is observed.
-pub(super) fn client_address(request: &HttpRequest) -> Option<IpAddr> {
+pub(in crate::http) fn client_address(request: &HttpRequest) -> Option<IpAddr> {
     request.extensions().get::<Client>().map(|Client(address)| *address)
 }
 

@@ -40,10 +40,10 @@ use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
-use crate::store::ends::End;
+use crate::store::revocations::Revocation;
 use crate::store::servers::{self, Server};
 use crate::store::{self, Store};
-use crate::token::{Access, SessionId};
+use crate::token::{SessionId, VerifiedToken};
 
 pub use connection::Options;
 use link::{Link, Status};
@@ -66,7 +66,7 @@ const BRIEFLY: Duration = Duration::from_millis(500);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
 /// Knows whether access tokens are active.
-pub struct ActiveTokens {
+pub struct TokenStatus {
     redis: Option<Arc<Link>>,
     store: Store,
     /// Identifies this run of this server in the table of servers.
@@ -94,7 +94,7 @@ pub enum Source {
     /// The database, since Redis did not know.
     Database,
     /// The database, since Redis could not be trusted.
-    DatabaseAlone,
+    DatabaseFallback,
 }
 
 /// The state of Redis, for health and metrics.
@@ -108,7 +108,7 @@ pub struct RedisState {
     pub problems: Vec<String>,
 }
 
-impl ActiveTokens {
+impl TokenStatus {
     /// Connects to Redis, where there is one to connect to. A server starts
     /// without its Redis, too.
     pub async fn new(redis: Option<&Options>, store: Store) -> Self {
@@ -131,7 +131,11 @@ impl ActiveTokens {
     ///
     /// # Errors
     /// When Redis does not know it and the database does not respond.
-    pub async fn check(&self, access: &Access, now: Timestamp) -> Result<Checked, store::Error> {
+    pub async fn check(
+        &self,
+        access: &VerifiedToken,
+        now: Timestamp,
+    ) -> Result<Checked, store::Error> {
         let status = match &self.redis {
             None => None,
             Some(redis) => redis.look_up(access).await,
@@ -140,7 +144,7 @@ impl ActiveTokens {
             Some(Status::Ended) => return Ok(Checked { active: false, source: Source::Cache }),
             Some(Status::Active) => return Ok(Checked { active: true, source: Source::Cache }),
             Some(Status::Missing) => Source::Database,
-            None => Source::DatabaseAlone,
+            None => Source::DatabaseFallback,
         };
         let session = access.session;
         let active =
@@ -153,14 +157,14 @@ impl ActiveTokens {
 
     /// Caches that an access token was granted. Redis may miss this: it only spares
     /// the database.
-    pub async fn granted(&self, access: &Access, now: Timestamp) {
+    pub async fn granted(&self, access: &VerifiedToken, now: Timestamp) {
         let Some(redis) = &self.redis else { return };
         redis.put(access, access.expires_at.since(now)).await;
     }
 
     /// Makes revocations known that the database has. When this returns, no server
     /// accepts a token of these sessions any more.
-    pub async fn ended(&self, ended: &[End]) {
+    pub async fn ended(&self, ended: &[Revocation]) {
         let published = match &self.redis {
             None => None,
             Some(redis) => {
@@ -218,7 +222,7 @@ impl ActiveTokens {
     }
 }
 
-fn access_key(access: &Access) -> String {
+fn access_key(access: &VerifiedToken) -> String {
     format!("access:{{{}}}:{}", access.session, access.id)
 }
 

@@ -8,15 +8,15 @@ use actix_web::http::header::AUTHORIZATION;
 use actix_web::web::Query;
 use actix_web::{FromRequest, HttpRequest, web};
 
-use crate::active::Source;
 use crate::clock;
-use crate::error::Error;
-use crate::keys::Fault;
-use crate::state::State;
-use crate::token::Access;
+use crate::http::error::Error;
+use crate::http::state::State;
+use crate::keys::VerifyError;
+use crate::token::VerifiedToken;
+use crate::token_status::Source;
 
 /// Whoever sent an access token that is genuine, unexpired and active.
-pub(super) struct Bearer(pub(super) Access);
+pub(in crate::http) struct Bearer(pub(in crate::http) VerifiedToken);
 
 impl FromRequest for Bearer {
     type Error = Error;
@@ -29,17 +29,19 @@ impl FromRequest for Bearer {
             let now = clock::now();
             let verified = state.keys.verify(credential(&request)?, now).await;
             let access = verified.map_err(|fault| match fault {
-                Fault::Expired => Error::InvalidToken("The access token has expired: refresh it."),
-                Fault::NotOurs => {
+                VerifyError::Expired => {
+                    Error::InvalidToken("The access token has expired: refresh it.")
+                }
+                VerifyError::Invalid => {
                     Error::InvalidToken("The access token is not valid: log in or refresh.")
                 }
-                Fault::Unavailable(error) => error.into(),
+                VerifyError::Unavailable(error) => error.into(),
             })?;
             let checked = state.active.check(&access, now).await?;
             state.metrics.checked(match checked.source {
                 Source::Cache => "hit",
                 Source::Database => "miss",
-                Source::DatabaseAlone => "fallback",
+                Source::DatabaseFallback => "fallback",
             });
             if !checked.active {
                 return Err(Error::InvalidToken("The session has ended: log in again."));
@@ -58,7 +60,7 @@ fn credential(request: &HttpRequest) -> Result<&str, Error> {
         ));
     }
     let mut headers = request.headers().get_all(AUTHORIZATION);
-    let Some(header) = headers.next() else { return Err(Error::NoToken) };
+    let Some(header) = headers.next() else { return Err(Error::MissingToken) };
     if headers.next().is_some() {
         return Err(Error::InvalidBearer("Send one Authorization header."));
     }
@@ -66,10 +68,10 @@ fn credential(request: &HttpRequest) -> Result<&str, Error> {
     let Ok(header) = header.to_str() else { return Err(malformed) };
     let (scheme, token) = header.split_once(' ').unwrap_or((header, ""));
     if !scheme.eq_ignore_ascii_case("bearer") {
-        return Err(Error::NoToken);
+        return Err(Error::MissingToken);
     }
     match token.trim_matches(' ') {
-        "" => Err(Error::NoToken),
+        "" => Err(Error::MissingToken),
         token => Ok(token),
     }
 }

@@ -25,7 +25,7 @@ const KEPT: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// Those of the request.
-pub async fn close_unread(
+pub async fn close_unread_bodies(
     mut request: ServiceRequest,
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {

@@ -18,7 +18,7 @@ use futures_util::future::join_all;
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tokio::time::timeout;
 
-use super::sessions::{Advance, Advanced, advance_all, redate_late};
+use super::sessions::{Rotated, RotationUpdate, redate_late, rotate_batch};
 use super::{Conn, Error, Store, ToWrite};
 use crate::clock::Timestamp;
 use crate::token::SessionId;
@@ -28,15 +28,15 @@ use crate::token::SessionId;
 const LARGEST_BATCH: usize = 128;
 
 /// For how long a turn keeps its connection while others queue.
-const LONGEST_TURN: Duration = Duration::from_millis(50);
+const MAX_LEASE: Duration = Duration::from_millis(50);
 
-type Outcome = Result<Option<Advanced>, Error>;
+type Outcome = Result<Option<Rotated>, Error>;
 
 /// The lanes of one [`Store`].
-pub(super) struct Lanes(Vec<Lane>);
+pub(super) struct RotationBatcher(Vec<Shard>);
 
 #[derive(Default)]
-struct Lane {
+struct Shard {
     queue: Mutex<Queue>,
     /// Told where a turn ended while others wait.
     left: Notify,
@@ -44,26 +44,26 @@ struct Lane {
 
 #[derive(Default)]
 struct Queue {
-    waiting: Vec<Waiting>,
+    waiting: Vec<PendingRotation>,
     /// The turn under way.
-    under_way: Option<UnderWay>,
+    under_way: Option<ActiveBatch>,
     turns: u64,
 }
 
-struct UnderWay {
+struct ActiveBatch {
     number: u64,
     /// Since when its batch is, or what it has to wait for before.
     since: Instant,
 }
 
-struct Waiting {
-    advance: Arc<Advance>,
+struct PendingRotation {
+    update: Arc<RotationUpdate>,
     tell: oneshot::Sender<Outcome>,
     /// Among those who may wait; whoever has the turn does not.
     place: Option<OwnedSemaphorePermit>,
 }
 
-impl Waiting {
+impl PendingRotation {
     /// Who has hung up is not told.
     fn tell(self, outcome: Outcome) {
         let _ = self.tell.send(outcome);
@@ -72,14 +72,14 @@ impl Waiting {
 
 /// The right to take to the database what queues in a lane.
 struct Turn {
-    lanes: Arc<Lanes>,
+    lanes: Arc<RotationBatcher>,
     lane: usize,
     number: u64,
 }
 
-impl Lanes {
+impl RotationBatcher {
     pub(super) fn new(lanes: usize) -> Self {
-        Self((0..lanes.max(1)).map(|_| Lane::default()).collect())
+        Self((0..lanes.max(1)).map(|_| Shard::default()).collect())
     }
 
     fn of(&self, session: SessionId) -> usize {
@@ -89,17 +89,17 @@ impl Lanes {
     }
 }
 
-impl Lane {
+impl Shard {
     fn queue(&self) -> MutexGuard<'_, Queue> {
         // Nothing that holds this lock can panic halfway through a change.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives up waiting; `false` where its batch is under way.
-    fn leave(&self, advance: &Arc<Advance>) -> bool {
+    fn leave(&self, update: &Arc<RotationUpdate>) -> bool {
         let mut queue = self.queue();
         let before = queue.waiting.len();
-        queue.waiting.retain(|waiting| !Arc::ptr_eq(&waiting.advance, advance));
+        queue.waiting.retain(|waiting| !Arc::ptr_eq(&waiting.update, update));
         queue.waiting.len() < before
     }
 }
@@ -111,38 +111,43 @@ impl Queue {
     }
 
     /// A new turn, where somebody waits for one.
-    fn turn(&mut self, lanes: &Arc<Lanes>, lane: usize, patience: Duration) -> Option<Turn> {
+    fn turn(
+        &mut self,
+        lanes: &Arc<RotationBatcher>,
+        lane: usize,
+        patience: Duration,
+    ) -> Option<Turn> {
         if self.waiting.is_empty() || self.is_busy(patience) {
             return None;
         }
         self.turns += 1;
-        self.under_way = Some(UnderWay { number: self.turns, since: Instant::now() });
+        self.under_way = Some(ActiveBatch { number: self.turns, since: Instant::now() });
         Some(Turn { lanes: lanes.clone(), lane, number: self.turns })
     }
 
     /// The turn with that number, unless it is over.
-    fn under_way(&mut self, number: u64) -> Option<&mut UnderWay> {
+    fn under_way(&mut self, number: u64) -> Option<&mut ActiveBatch> {
         self.under_way.as_mut().filter(|turn| turn.number == number)
     }
 }
 
 impl Turn {
-    fn lane(&self) -> &Lane {
+    fn lane(&self) -> &Shard {
         &self.lanes.0[self.lane]
     }
 
     /// Those who go next, no session twice. The turn is over where there are none.
-    fn next(&self) -> Vec<Waiting> {
+    fn next(&self) -> Vec<PendingRotation> {
         let mut queue = self.lane().queue();
         let Some(turn) = queue.under_way(self.number) else { return Vec::new() };
         turn.since = Instant::now();
         let mut sessions = HashSet::new();
-        let fits = |waiting: &mut Waiting| {
-            sessions.len() < LARGEST_BATCH && sessions.insert(waiting.advance.session)
+        let fits = |waiting: &mut PendingRotation| {
+            sessions.len() < LARGEST_BATCH && sessions.insert(waiting.update.session)
         };
         // Who has been given up is not served any more.
         queue.waiting.retain(|waiting| !waiting.tell.is_closed());
-        let mut batch: Vec<Waiting> = queue.waiting.extract_if(.., fits).collect();
+        let mut batch: Vec<PendingRotation> = queue.waiting.extract_if(.., fits).collect();
         for waiting in &mut batch {
             waiting.place = None;
         }
@@ -154,15 +159,16 @@ impl Turn {
 
     /// Takes batch after batch to the database. A batch that fails is left in
     /// `failed`; nothing of it was done where the connection is sound.
-    fn serve(&self, conn: &mut Conn, failed: &mut Vec<Waiting>) -> QueryResult<()> {
+    fn serve(&self, conn: &mut Conn, failed: &mut Vec<PendingRotation>) -> QueryResult<()> {
         let started = Instant::now();
-        while started.elapsed() < LONGEST_TURN {
+        while started.elapsed() < MAX_LEASE {
             let batch = self.next();
             if batch.is_empty() {
                 break;
             }
-            let advances: Vec<&Advance> = batch.iter().map(|waiting| &*waiting.advance).collect();
-            match advance_all(conn, &advances) {
+            let advances: Vec<&RotationUpdate> =
+                batch.iter().map(|waiting| &*waiting.update).collect();
+            match rotate_batch(conn, &advances) {
                 Ok(rows) => {
                     let rotated = advances.iter().zip(&rows).filter(|(_, row)| row.is_some());
                     redate_late(conn, rotated.map(|(next, _)| *next));
@@ -180,7 +186,7 @@ impl Turn {
     }
 
     /// Tells those whose batch failed, or those who would be next.
-    fn fail(&self, batch: Vec<Waiting>, error: Error) {
+    fn fail(&self, batch: Vec<PendingRotation>, error: Error) {
         let batch = if batch.is_empty() { self.next() } else { batch };
         // On a sound connection nothing of it was done, and it may have been the
         // fault of one: each is to see for itself.
@@ -193,7 +199,7 @@ impl Turn {
         }
         let error = Arc::new(error);
         for waiting in batch {
-            waiting.tell(Err(Error::Shared(error.clone())));
+            waiting.tell(Err(Error::Batch(error.clone())));
         }
     }
 }
@@ -216,11 +222,11 @@ impl Store {
     /// others that are asked for meanwhile. Answers when it is committed; `None`
     /// where the token is not the live one, or somebody else is at the session, or
     /// its batch has failed: what there is to say is said by looking at it alone.
-    /// Somebody has to run [`Self::keep_lanes`].
+    /// Somebody has to run [`Self::run_batches`].
     ///
     /// # Errors
     /// As [`Store::run`].
-    pub async fn advance(&self, next: Arc<Advance>) -> Result<Option<Advanced>, Error> {
+    pub async fn rotate(&self, next: Arc<RotationUpdate>) -> Result<Option<Rotated>, Error> {
         self.check_clock()?;
         let number = self.lanes.of(next.session);
         let lane = &self.lanes.0[number];
@@ -229,21 +235,21 @@ impl Store {
             let mut queue = lane.queue();
             let has_to_wait = queue.is_busy(self.patience());
             let place = has_to_wait.then(|| self.place()).transpose()?;
-            queue.waiting.push(Waiting { advance: next.clone(), tell, place });
+            queue.waiting.push(PendingRotation { update: next.clone(), tell, place });
             queue.turn(&self.lanes, number, self.patience())
         };
         if let Some(turn) = turn {
             self.take(turn);
         }
         if let Ok(told) = timeout(self.wait, &mut told).await {
-            return told.unwrap_or(Err(Error::Interrupted));
+            return told.unwrap_or(Err(Error::Canceled));
         }
         if lane.leave(&next) {
-            return Err(Error::Busy(self.wait));
+            return Err(Error::AcquireTimeout(self.wait));
         }
         match timeout(self.patience(), told).await {
-            Ok(told) => told.unwrap_or(Err(Error::Interrupted)),
-            Err(_) => Err(Error::Silent(self.timeout)),
+            Ok(told) => told.unwrap_or(Err(Error::Canceled)),
+            Err(_) => Err(Error::QueryTimeout(self.timeout)),
         }
     }
 
@@ -260,7 +266,7 @@ impl Store {
     }
 
     /// Goes on with lanes whose turns ended while others waited, until it is dropped.
-    pub async fn keep_lanes(self) {
+    pub async fn run_batches(self) {
         join_all((0..self.lanes.0.len()).map(|place| self.keep_lane(place))).await;
     }
 

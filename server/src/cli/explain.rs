@@ -10,11 +10,11 @@ use openssl::error::ErrorStack;
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::data_dir::DataDir;
-use crate::keys::Derived;
-use crate::secret;
-use crate::sessions::{Policy, Refusal, Verdict, judge};
+use crate::keys::DerivedKeys;
+use crate::secrets;
+use crate::sessions::{Assessment, InvalidGrant, Policy, judge};
 use crate::store::events::{self, Entry};
-use crate::store::sessions::{self, Standing};
+use crate::store::sessions::{self, SessionRow};
 use crate::store::{self, Address, OpenError};
 use crate::token::RefreshToken;
 
@@ -35,7 +35,7 @@ pub enum Error {
     NotOurs,
     /// There is no secret to recognise it by.
     #[error("{0}; run this where the server runs, with the settings that it has")]
-    NoSecret(#[from] secret::Error),
+    NoSecret(#[from] secrets::Error),
     /// The database cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -50,7 +50,7 @@ pub enum Error {
 /// What there is to say about a token.
 pub struct Explanation {
     token: RefreshToken,
-    standing: Option<Standing>,
+    standing: Option<SessionRow>,
     entries: Vec<Entry>,
     policy: Policy,
     now: Timestamp,
@@ -65,9 +65,9 @@ pub fn explain(config: &Config, text: &str, now: Timestamp) -> Result<Explanatio
     if text.is_empty() {
         return Err(Error::Nothing);
     }
-    let secret = secret::existing(config.secret.as_ref(), &DataDir::at(&config.data_dir))?;
-    let derived = Derived::from_secrets(&secret, &config.old_secrets)?;
-    let token = RefreshToken::parse(text, &derived.peppers).ok_or(Error::NotOurs)?;
+    let secret = secrets::existing(config.secret.as_ref(), &DataDir::at(&config.data_dir))?;
+    let derived = DerivedKeys::from_secrets(&secret, &config.old_secrets)?;
+    let token = RefreshToken::parse(text, &derived.token_keys).ok_or(Error::NotOurs)?;
     let mut conn = store::connect(&config.database.url)?;
     let standing = sessions::find(&mut conn, token.session)?;
     let entries = events::of_session(&mut conn, token.session, ENTRIES)?;
@@ -109,7 +109,7 @@ impl Display for Explanation {
 }
 
 impl Explanation {
-    fn describe(&self, standing: &Standing, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn describe(&self, standing: &SessionRow, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let RefreshToken { generation, .. } = self.token;
         let live = standing.generation;
         let origin = origin(standing.ip, standing.user_agent.as_deref());
@@ -140,7 +140,7 @@ impl Explanation {
         writeln!(f, "verdict      {}", self.verdict(standing))
     }
 
-    fn verdict(&self, standing: &Standing) -> String {
+    fn verdict(&self, standing: &SessionRow) -> String {
         let verdict = judge(&self.token, None, standing, &self.policy, self.now);
         let keyed = standing.attempt_digest.is_some();
         let again = |how_long| match standing.rotated_at {
@@ -150,15 +150,17 @@ impl Explanation {
         // What the key is, this does not know; so it says what the key would do.
         let mine = standing.salt.is_some()
             && self.token.generation.checked_add(1) == Some(standing.generation);
-        let with_key = match (self.policy.retry, standing.rotated_at, verdict) {
-            (Some(retry), Some(rotated_at), Verdict::Repeat | Verdict::Refused(Refusal::Reuse))
-                if keyed && mine && self.now <= rotated_at.after(retry.recovery) =>
-            {
-                let until = again(retry.recovery);
+        let with_key = match (self.policy.reuse, standing.rotated_at, verdict) {
+            (
+                Some(reuse),
+                Some(rotated_at),
+                Assessment::Repeat | Assessment::Refused(InvalidGrant::Reuse),
+            ) if keyed && mine && self.now <= rotated_at.after(reuse.recovery_window) => {
+                let until = again(reuse.recovery_window);
                 format!("; with the `Idempotency-Key` that rotated it, the same answer {until}")
             }
-            (Some(retry), _, Verdict::Refused(Refusal::Reuse))
-                if retry.exclusive && self.token.generation == standing.generation =>
+            (Some(reuse), _, Assessment::Refused(InvalidGrant::Reuse))
+                if reuse.same_key_only && self.token.generation == standing.generation =>
             {
                 "; with an `Idempotency-Key`, which its client always sends, it would be rotated"
                     .to_owned()
@@ -166,29 +168,30 @@ impl Explanation {
             _ => String::new(),
         };
         match verdict {
-            Verdict::Live => "it is good: it would be rotated".to_owned(),
-            Verdict::Ahead => {
+            Assessment::Live => "it is good: it would be rotated".to_owned(),
+            Assessment::Ahead => {
                 "it is newer than this database knows, and would be taken as the live one \
-                 (`rotation.after_failover`)"
+                 (`rotation.accept_ahead_of_database`)"
                     .to_owned()
             }
-            Verdict::Repeat => {
-                let until = self.policy.retry.map(|retry| again(retry.window)).unwrap_or_default();
+            Assessment::Repeat => {
+                let until =
+                    self.policy.reuse.map(|reuse| again(reuse.grace_period)).unwrap_or_default();
                 format!("it would get the same answer again {until}{with_key}")
             }
-            Verdict::Refused(refusal) => {
+            Assessment::Refused(refusal) => {
                 let why = match refusal {
-                    Refusal::Unknown => {
+                    InvalidGrant::Unknown => {
                         "it is newer than this database knows: the database was set back, as by a \
                          failover to a replica that lagged"
                     }
-                    Refusal::ExpiredIdle => "the session was not refreshed for too long",
-                    Refusal::ExpiredAbsolute => "the session reached its longest life",
-                    Refusal::Ended(_) => "the session had ended before",
-                    Refusal::Superseded => {
+                    InvalidGrant::ExpiredIdle => "the session was not refreshed for too long",
+                    InvalidGrant::ExpiredAbsolute => "the session reached its longest life",
+                    InvalidGrant::Ended(_) => "the session had ended before",
+                    InvalidGrant::Superseded => {
                         "a newer token was granted within the retry window; the session would go on"
                     }
-                    Refusal::Reuse => {
+                    InvalidGrant::Reuse => {
                         "it was rotated and is no longer to be shown; the session would end"
                     }
                 };

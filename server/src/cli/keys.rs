@@ -7,8 +7,8 @@ use openssl::error::ErrorStack;
 use crate::clock;
 use crate::config::Config;
 use crate::data_dir::DataDir;
-use crate::keys::{self, Derived, READ_EVERY, SealingKeys};
-use crate::secret;
+use crate::keys::{self, DerivedKeys, KeyEncryptionKeys, REFRESH_INTERVAL};
+use crate::secrets;
 use crate::store::{self, Conn, OpenError, signing_keys};
 
 /// Why a command cannot be carried out. Each is a sentence for an operator.
@@ -16,7 +16,7 @@ use crate::store::{self, Conn, OpenError, signing_keys};
 pub enum Error {
     /// There is no secret to seal a key with.
     #[error("{0}; run this where the server runs, with the settings that it has")]
-    NoSecret(#[from] secret::Error),
+    NoSecret(#[from] secrets::Error),
     /// The database cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -70,7 +70,7 @@ pub fn rotate(config: &Config) -> Result<String, Error> {
 pub fn revoke(config: &Config, kid: &str) -> Result<String, Error> {
     let (mut conn, sealing) = open(config)?;
     let heir = keys::revoke(&mut conn, &sealing, &config.keys, kid, clock::now())?;
-    std::thread::sleep(2 * READ_EVERY);
+    std::thread::sleep(2 * REFRESH_INTERVAL);
     let mut said = format!("{kid} is revoked: access tokens that it signed are refused from now ");
     said.push_str("on, and their sessions get new ones with their next refresh\n");
     if let Some(heir) = heir {
@@ -79,8 +79,8 @@ pub fn revoke(config: &Config, kid: &str) -> Result<String, Error> {
     Ok(said)
 }
 
-fn open(config: &Config) -> Result<(Conn, SealingKeys), Error> {
-    let secret = secret::existing(config.secret.as_ref(), &DataDir::at(&config.data_dir))?;
-    let derived = Derived::from_secrets(&secret, &config.old_secrets)?;
+fn open(config: &Config) -> Result<(Conn, KeyEncryptionKeys), Error> {
+    let secret = secrets::existing(config.secret.as_ref(), &DataDir::at(&config.data_dir))?;
+    let derived = DerivedKeys::from_secrets(&secret, &config.old_secrets)?;
     Ok((store::connect_to_change(&config.database.url)?, derived.sealing))
 }
