@@ -398,7 +398,10 @@ mod tests {
             ("old_secrets = 'short'", "old_secrets"),
             ("[rotation]\nmode = 'lenient'", "rotation.mode"),
             ("[rotation]\nsame_key_only = 'x'", "rotation.same_key_only"),
-            ("[rotation]\naccept_ahead_of_database = 'perhaps'", "rotation.accept_ahead_of_database"),
+            (
+                "[rotation]\naccept_ahead_of_database = 'perhaps'",
+                "rotation.accept_ahead_of_database",
+            ),
             ("[rotation]\ngrace_period = '0s'", "rotation.grace_period"),
             ("[rotation]\ngrace_period = '2d'", "rotation.grace_period"),
             ("[rotation]\nrecovery_window = '24'", "rotation.recovery_window"),

@@ -214,6 +214,49 @@ fn every_relative_link_leads_to_a_file_and_a_heading() {
     assert!(links > 20, "{links} links were found");
 }
 
+/// Whether `name` could be a setting: in a known section, and not the name of a file.
+fn resembles_setting(name: &str, settings: &[String]) -> bool {
+    let Some((section, key)) = name.split_once('.') else { return false };
+    let is_file = matches!(key, "json" | "toml" | "md" | "rs" | "pem" | "key");
+    let is_word = key.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    let mut sections = settings.iter().filter_map(|setting| setting.split_once('.'));
+    !is_file && is_word && sections.any(|(known, _)| known == section)
+}
+
+#[test]
+fn every_setting_that_a_document_names_exists() {
+    let names = |file| parse(&read(file)).into_iter().flat_map(|group| group.settings);
+    let variable =
+        |prefix: &str, name: &str| format!("{prefix}__{}", name.replace('.', "__").to_uppercase());
+    let (mut settings, mut variables) = (Vec::new(), Vec::new());
+    for (file, prefix) in [(SERVER_DEFAULTS, "MATCHBOOK"), (CLIENT_DEFAULTS, "MATCHBOOK_CLIENT")] {
+        for (name, _) in names(file) {
+            let name_of_variable = variable(prefix, &name);
+            variables.push(format!("{name_of_variable}_FILE"));
+            variables.push(name_of_variable);
+            settings.push(name);
+        }
+    }
+    let mut found = 0;
+    for document in documents() {
+        let text = std::fs::read_to_string(&document).unwrap();
+        let quoted = text.split('`').skip(1).step_by(2);
+        let quoted = quoted.map(|code| code.split([' ', '=']).next().unwrap());
+        for name in quoted.filter(|name| resembles_setting(name, &settings)) {
+            found += 1;
+            let known = settings.iter().any(|setting| setting == name);
+            assert!(known, "{}: {name} is not a setting", document.display());
+        }
+        let words = text.split(|c: char| !(c.is_ascii_uppercase() || c == '_'));
+        for name in words.filter(|word| word.starts_with("MATCHBOOK_") && word.contains("__")) {
+            found += 1;
+            let known = variables.iter().any(|variable| variable == name);
+            assert!(known, "{}: {name} is not a setting", document.display());
+        }
+    }
+    assert!(found > 100, "{found} settings were found");
+}
+
 #[test]
 fn the_readme_is_short() {
     let lines = read("README.md").lines().count();
