@@ -32,21 +32,21 @@ fn broken(report: &Report, rule: Rule) -> bool {
 
 #[test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-fn under_faults_nobody_is_logged_out_and_nothing_acknowledged_is_lost() {
+fn under_faults_no_honest_client_is_logged_out_and_no_acknowledged_write_is_lost() {
     let report = run_alone(&short());
     assert!(report.violations.is_empty(), "{report}");
 }
 
 #[test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-fn under_faults_a_redis_that_forgets_who_logged_out_is_noticed() {
+fn under_faults_lost_tombstones_are_detected() {
     let report = sabotaged(Sabotage::Tombstones);
     assert!(broken(&report, Rule::LogoutIsFinal), "{report}");
 }
 
 #[test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-fn under_faults_a_database_that_forgets_rotations_is_noticed() {
+fn under_faults_lost_rotations_are_detected() {
     let report = sabotaged(Sabotage::Rows);
     assert!(broken(&report, Rule::StaysLoggedIn), "{report}");
     assert!(broken(&report, Rule::RefreshIsKept), "{report}");

@@ -6,18 +6,18 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
 
-#[path = "rules/subject.rs"]
+#[path = "rules/harness.rs"]
 #[expect(dead_code, reason = "the rules' own tests use all of it")]
-mod subject;
+mod harness;
 
 use std::time::Duration;
 
-use crate::subject::{Answer, DEFAULT, MINUTE, Subject};
+use crate::harness::{DEFAULT, Harness, MINUTE, Outcome};
 
 /// The counters of `sessions`: updates, and those of them that were HOT.
-fn updates(subject: &mut Subject) -> (i64, i64) {
+fn updates(harness: &mut Harness) -> (i64, i64) {
     let mut count = |column| {
-        subject.number(&format!(
+        harness.number(&format!(
             "SELECT {column} AS number FROM pg_stat_user_tables WHERE relname = 'sessions'"
         ))
     };
@@ -28,35 +28,37 @@ const INDEXES: &str = "SELECT pg_indexes_size('sessions') AS number";
 
 #[test]
 #[ignore = "needs PostgreSQL: make test"]
-fn a_rotation_is_a_hot_update_and_no_index_grows() {
+fn rotation_is_a_hot_update_and_no_index_grows() {
     const SESSIONS: usize = 100;
     const ROTATIONS: i64 = 10_000;
-    let mut subject = Subject::new(DEFAULT);
-    let (ids, mut tokens): (Vec<_>, Vec<_>) = (0..SESSIONS).map(|_| subject.open()).unzip();
-    let indexes = subject.number(INDEXES);
+    let mut harness = Harness::new(DEFAULT);
+    let (ids, mut tokens): (Vec<_>, Vec<_>) = (0..SESSIONS).map(|_| harness.open()).unzip();
+    let indexes = harness.number(INDEXES);
     for i in 0..usize::try_from(ROTATIONS).unwrap() {
         // Every second one with an attempt key, as some clients do.
         let key = (i % 2 == 0).then_some("k");
         // Every column that a rotation changes does change.
-        subject.wait(Duration::from_secs(1));
+        harness.wait(Duration::from_secs(1));
         let token = &mut tokens[i % SESSIONS];
-        let Answer::Rotated(pair) = subject.show(&token.refresh, key) else { panic!("it rotates") };
+        let Outcome::Rotated(pair) = harness.present(&token.refresh, key) else {
+            panic!("it rotates")
+        };
         *token = pair;
     }
-    subject.wait(MINUTE);
-    assert!(subject.clear_salts(&ids) > 0, "that counts as well");
-    subject.conn = subject.connection();
-    let mut counted = updates(&mut subject);
+    harness.wait(MINUTE);
+    assert!(harness.clear_salts(&ids) > 0, "that counts as well");
+    harness.conn = harness.connection();
+    let mut counted = updates(&mut harness);
     for _ in 0..600 {
         if counted.0 >= ROTATIONS {
             break;
         }
         // The counters are written by a connection that has gone.
         std::thread::sleep(Duration::from_millis(50));
-        counted = updates(&mut subject);
+        counted = updates(&mut harness);
     }
     let (all, hot) = counted;
     assert!(all >= ROTATIONS, "{all} of {ROTATIONS} rotations were counted");
     assert!(hot * 100 >= all * 95, "{hot} of {all} updates were HOT");
-    assert_eq!(subject.number(INDEXES), indexes, "an index grew");
+    assert_eq!(harness.number(INDEXES), indexes, "an index grew");
 }

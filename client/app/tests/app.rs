@@ -247,7 +247,7 @@ async fn plain_http_and_the_system_s_authorities_need_no_ca_file() {
 }
 
 #[actix_rt::test]
-async fn a_variable_that_only_looks_like_a_setting_is_reported() {
+async fn variable_similar_to_a_setting_is_reported() {
     let world = TestEnv::new();
     let launch = client(&world, "http://localhost:1")
         .variable("MATCHBOOK_CLIENT_SERVER_TIMEOUT", "1s")

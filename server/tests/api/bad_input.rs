@@ -18,7 +18,7 @@ fn refused(answer: &TestResponse, status: u16, error: &str) {
 }
 
 #[actix_rt::test]
-async fn a_refresh_needs_one_field_in_one_form() {
+async fn refresh_requires_exactly_one_form_field() {
     let server = Server::start();
     let token = server.log_in().await.refresh;
     for form in ["", "refresh_token=", "other=1", "refresh_token", "&&&"] {
@@ -41,7 +41,7 @@ async fn a_refresh_needs_one_field_in_one_form() {
 }
 
 #[actix_rt::test]
-async fn a_body_of_a_megabyte_is_refused() {
+async fn body_of_one_megabyte_is_rejected() {
     let server = Server::start();
     let form = format!("refresh_token={}", "x".repeat(1 << 20));
     refused(&server.http.post("/refresh", &form).await, 413, "too_large");
@@ -68,7 +68,7 @@ fn answer_to(server: &Server, framing_and_body: &str, text: &str) -> String {
 }
 
 #[actix_rt::test]
-async fn a_body_that_does_not_arrive_is_not_waited_for() {
+async fn body_that_does_not_arrive_times_out() {
     let server = Server::with(|launch| launch.set("tls.mode", "off"));
     for body in ["Content-Length: 100\r\n\r\nr", "Transfer-Encoding: chunked\r\n\r\n1\r\nr\r\n"] {
         let answer = answer_to(&server, body, r#""error":"too_slow""#);
@@ -78,7 +78,7 @@ async fn a_body_that_does_not_arrive_is_not_waited_for() {
 }
 
 #[actix_rt::test]
-async fn the_connection_of_a_body_that_never_ends_is_closed() {
+async fn connection_of_an_endless_body_is_closed() {
     let server = Server::with(|launch| launch.set("tls.mode", "off"));
     let address = server.process.url().strip_prefix("http://").unwrap().to_owned();
     for framing in ["Content-Length: 100", "Transfer-Encoding: chunked"] {
@@ -99,7 +99,7 @@ async fn the_connection_of_a_body_that_never_ends_is_closed() {
 }
 
 #[actix_rt::test]
-async fn a_body_in_chunks_is_as_good_as_another_and_the_connection_stays() {
+async fn chunked_body_is_accepted_and_keeps_the_connection() {
     let server = Server::with(|launch| launch.set("tls.mode", "off"));
     let body = "Transfer-Encoding: chunked\r\n\r\n15\r\nrefresh_token=junk123\r\n0\r\n\r\n";
     let next = "GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -108,7 +108,7 @@ async fn a_body_in_chunks_is_as_good_as_another_and_the_connection_stays() {
 }
 
 #[actix_rt::test]
-async fn a_head_that_is_too_long_or_does_not_arrive_is_not_waited_for() {
+async fn oversized_or_incomplete_request_head_is_rejected() {
     let server = Server::with(|launch| launch.set("tls.mode", "off"));
     let long = format!("X: {}\r\n", "x".repeat(200_000));
     let answer = answer_to(&server, &long, "\r\n\r\n");
@@ -123,7 +123,7 @@ async fn a_head_that_is_too_long_or_does_not_arrive_is_not_waited_for() {
 }
 
 #[actix_rt::test]
-async fn a_body_in_chunks_is_refused_as_soon_as_it_is_too_long() {
+async fn chunked_body_is_rejected_once_it_exceeds_the_limit() {
     let server = Server::with(|launch| launch.set("tls.mode", "off"));
     let chunk = "x".repeat(20_000);
     let body = format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{chunk}\r\n", chunk.len());
@@ -133,7 +133,7 @@ async fn a_body_in_chunks_is_refused_as_soon_as_it_is_too_long() {
 }
 
 #[actix_rt::test]
-async fn a_token_request_needs_one_id_that_is_one() {
+async fn token_request_requires_exactly_one_valid_id() {
     let server = Server::start();
     let id = server.guest().await;
     for query in [
@@ -153,7 +153,7 @@ async fn a_token_request_needs_one_id_that_is_one() {
 }
 
 #[actix_rt::test]
-async fn a_refresh_token_with_one_character_changed_is_refused_and_harms_nothing() {
+async fn modified_refresh_token_is_rejected_and_changes_nothing() {
     let server = Server::start();
     let token = server.log_in().await.refresh;
     for position in [0, 5, 6, 20, 40, 60, token.len() - 1] {
@@ -169,7 +169,7 @@ async fn a_refresh_token_with_one_character_changed_is_refused_and_harms_nothing
 }
 
 #[actix_rt::test]
-async fn an_unknown_path_and_a_wrong_method_are_answered_in_json() {
+async fn unknown_path_and_wrong_method_get_json_errors() {
     let server = Server::start();
     refused(&server.http.get("/nothing/here").await, 404, "not_found");
     refused(&server.http.get("/").await, 404, "not_found");
@@ -191,7 +191,7 @@ async fn an_unknown_path_and_a_wrong_method_are_answered_in_json() {
 }
 
 #[actix_rt::test]
-async fn a_long_user_agent_in_any_bytes_does_not_keep_a_guest_out() {
+async fn long_user_agent_with_any_bytes_is_accepted() {
     let server = Server::start();
     let id = server.guest().await;
     let mut agent = vec![0xff; 10];
@@ -207,7 +207,7 @@ async fn a_long_user_agent_in_any_bytes_does_not_keep_a_guest_out() {
 
 #[actix_rt::test]
 #[ignore = "needs PostgreSQL: make test"]
-async fn what_is_no_token_of_this_server_is_refused_without_asking_the_database() {
+async fn token_of_another_server_is_rejected_without_a_query() {
     let world = matchbook_testkit::TestEnv::new();
     let (relay, url) = world.database_relay();
     let server = Server::within(world, |launch| {

@@ -14,7 +14,7 @@ async fn with_authorization(server: &Server, value: &str) -> TestResponse {
 }
 
 #[actix_rt::test]
-async fn without_credentials_the_challenge_has_no_error_code() {
+async fn challenge_without_credentials_has_no_error_code() {
     let server = Server::start();
     let answer = server.http.get("/user").await;
     assert_eq!(answer.status, 401);
@@ -27,7 +27,7 @@ async fn without_credentials_the_challenge_has_no_error_code() {
 }
 
 #[actix_rt::test]
-async fn the_scheme_is_written_in_any_case() {
+async fn bearer_scheme_is_case_insensitive() {
     let server = Server::start();
     let token = server.log_in().await.access;
     for scheme in ["Bearer", "bearer", "BEARER", "bEaReR"] {
@@ -36,7 +36,7 @@ async fn the_scheme_is_written_in_any_case() {
 }
 
 #[actix_rt::test]
-async fn a_token_is_sent_once_and_not_in_the_url() {
+async fn access_token_in_the_url_or_sent_twice_is_rejected() {
     let server = Server::start();
     let token = server.log_in().await.access;
     let in_url = server.http.get(&format!("/user?access_token={token}")).await;
@@ -55,7 +55,7 @@ async fn a_token_is_sent_once_and_not_in_the_url() {
 }
 
 #[actix_rt::test]
-async fn whatever_is_not_our_token_is_invalid() {
+async fn foreign_or_malformed_access_tokens_are_invalid() {
     let server = Server::start();
     let token = server.log_in().await.access;
     let parts: Vec<&str> = token.split('.').collect();

@@ -51,7 +51,7 @@ fn is_unavailable(answer: &TestResponse) {
 
 #[actix_rt::test]
 #[ignore = "needs PostgreSQL and libfaketime: make test"]
-async fn with_faketime_a_server_whose_clock_is_far_off_changes_nothing() {
+async fn with_faketime_server_with_a_clock_far_off_changes_nothing() {
     let good = Server::start();
     let clock = Clock::new(good.world.folder(), "+0");
     let process = clock.on(good.world.server(binary())).start();
@@ -91,7 +91,7 @@ async fn with_faketime_a_server_whose_clock_is_far_off_changes_nothing() {
 
 #[actix_rt::test]
 #[ignore = "needs PostgreSQL and libfaketime: make test"]
-async fn with_faketime_a_server_whose_clock_is_a_little_off_says_so_and_works() {
+async fn with_faketime_server_with_a_clock_slightly_off_reports_it_and_works() {
     let good = Server::start();
     for offset in ["+10", "-10"] {
         let clock = Clock::new(good.world.folder(), offset);
@@ -114,7 +114,7 @@ async fn with_faketime_a_server_whose_clock_is_a_little_off_says_so_and_works() 
 
 #[actix_rt::test]
 #[ignore = "needs PostgreSQL and libfaketime: make test"]
-async fn with_faketime_a_clock_a_day_off_is_reported_at_the_start_and_refused_by_commands() {
+async fn with_faketime_clock_a_day_off_is_reported_at_startup_and_rejected_by_commands() {
     let good = Server::start();
     let clock = Clock::new(good.world.folder(), "-1d");
     let process = clock.on(good.world.server(binary())).start();

@@ -8,7 +8,7 @@ use matchbook_testkit::TestEnv;
 use crate::support::binary;
 
 #[test]
-fn a_wrong_setting_stops_the_start_with_one_sentence() {
+fn invalid_setting_stops_startup_with_one_sentence() {
     let world = TestEnv::new();
     for (key, value, said) in [
         ("server.adress", "127.0.0.1:1", "did you mean `server.address`?"),
@@ -30,7 +30,7 @@ fn a_wrong_setting_stops_the_start_with_one_sentence() {
 }
 
 #[test]
-fn a_file_that_is_named_must_be_there_and_be_toml() {
+fn named_settings_file_must_exist_and_be_toml() {
     let world = TestEnv::new();
     let output = world.server(binary()).run(&["--config", "nowhere.toml"]);
     let error = String::from_utf8(output.stderr).unwrap();
@@ -45,7 +45,7 @@ fn a_file_that_is_named_must_be_there_and_be_toml() {
 }
 
 #[test]
-fn check_config_prints_what_is_in_force_and_where_it_comes_from() {
+fn check_config_prints_effective_settings_and_their_sources() {
     let world = TestEnv::new();
     let file = "[tokens]\naccess_lifetime = '5m'\n[server]\nworkers = 7\n";
     std::fs::write(world.folder().join("matchbook.toml"), file).unwrap();
@@ -82,7 +82,7 @@ fn write_secret(world: &TestEnv, name: &str, text: &str) {
 }
 
 #[test]
-fn a_secret_file_that_others_can_read_stops_the_start() {
+fn secret_file_readable_by_others_stops_startup() {
     let world = TestEnv::new();
     write_secret(&world, "hidden", "a-secret-of-more-than-32-characters-hush");
     let path = world.folder().join("hidden");
@@ -101,7 +101,7 @@ fn a_secret_file_that_others_can_read_stops_the_start() {
 }
 
 #[test]
-fn an_empty_variable_changes_nothing_and_the_word_for_not_set_empties_what_the_file_sets() {
+fn empty_variable_is_ignored_and_none_clears_a_file_setting() {
     let world = TestEnv::new();
     let file = "[server]\ntrusted_proxies = '10.0.0.0/8'\n[redis]\nurl = 'rediss://db.example'\n\
                 ca_file = 'nowhere.pem'\n";
@@ -141,7 +141,7 @@ fn printed(output: &std::process::Output) -> (String, String) {
 }
 
 #[test]
-fn a_variable_that_only_looks_like_a_setting_is_reported() {
+fn variable_similar_to_a_setting_is_reported() {
     let world = TestEnv::new();
     let launch = world
         .server(binary())
@@ -165,7 +165,7 @@ fn a_variable_that_only_looks_like_a_setting_is_reported() {
 }
 
 #[test]
-fn a_variable_that_would_set_nothing_stops_the_start() {
+fn unknown_setting_variable_stops_startup() {
     let world = TestEnv::new();
     write_secret(&world, "empty", "\n");
     for (name, value, said) in [
@@ -180,7 +180,7 @@ fn a_variable_that_would_set_nothing_stops_the_start() {
 }
 
 #[test]
-fn a_generated_secret_that_was_cut_short_stops_the_start() {
+fn truncated_generated_secret_stops_startup() {
     let world = TestEnv::new();
     std::fs::create_dir(world.folder().join("data")).unwrap();
     std::fs::write(world.folder().join("data/secret"), "").unwrap();
@@ -190,7 +190,7 @@ fn a_generated_secret_that_was_cut_short_stops_the_start() {
 }
 
 #[test]
-fn a_secret_given_twice_stops_the_start() {
+fn secret_set_twice_stops_startup() {
     let world = TestEnv::new();
     let output = world
         .server(binary())

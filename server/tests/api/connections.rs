@@ -34,7 +34,7 @@ fn is_closed(stream: &mut TcpStream) -> bool {
 }
 
 #[actix_rt::test]
-async fn more_silent_connections_than_a_process_has_files_by_default_shut_nobody_out() {
+async fn silent_connections_beyond_the_default_file_limit_block_no_client() {
     // The usual limit, which the server has to raise for itself.
     let (_, hard) = rlimit::getrlimit(rlimit::Resource::NOFILE).unwrap();
     rlimit::setrlimit(rlimit::Resource::NOFILE, 1024, hard).unwrap();
@@ -49,7 +49,7 @@ async fn more_silent_connections_than_a_process_has_files_by_default_shut_nobody
 }
 
 #[actix_rt::test]
-async fn where_the_system_allows_no_more_files_silent_connections_end_and_others_are_answered() {
+async fn silent_connections_are_closed_and_others_served_at_the_file_limit() {
     let world = TestEnv::new();
     // Both limits, so that the server cannot raise them.
     let script = world.folder().join("server.sh");
@@ -70,7 +70,7 @@ async fn where_the_system_allows_no_more_files_silent_connections_end_and_others
 }
 
 #[actix_rt::test]
-async fn an_address_has_so_many_connections_and_silent_ones_are_closed() {
+async fn connections_per_address_are_limited_and_silent_ones_closed() {
     let world = TestEnv::new();
     let launch = world.server(binary()).set("tls.mode", "off");
     let launch = launch.set("limits.enabled", "true").set("limits.connections", "20");
@@ -86,7 +86,7 @@ async fn an_address_has_so_many_connections_and_silent_ones_are_closed() {
 }
 
 #[actix_rt::test]
-async fn a_trusted_proxy_has_as_many_connections_as_it_likes() {
+async fn trusted_proxy_is_exempt_from_the_connection_limit() {
     let world = TestEnv::new();
     let launch = world.server(binary()).set("tls.mode", "off").set("limits.enabled", "true");
     let launch = launch.set("limits.connections", "2");
@@ -97,7 +97,7 @@ async fn a_trusted_proxy_has_as_many_connections_as_it_likes() {
 }
 
 #[actix_rt::test]
-async fn a_request_that_comes_while_the_server_stands_still_is_answered() {
+async fn request_received_while_the_process_is_stopped_is_served() {
     let world = TestEnv::new();
     let process = world.server(binary()).set("tls.mode", "off").start();
     let mut client = silent(&process);

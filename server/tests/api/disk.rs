@@ -158,11 +158,11 @@ async fn nothing_is_acknowledged_that_is_not_kept(fault: Fault) {
 }
 
 #[actix_rt::test]
-async fn on_a_full_disk_nothing_is_acknowledged_that_is_not_kept() {
+async fn full_disk_loses_no_acknowledged_write() {
     nothing_is_acknowledged_that_is_not_kept(Fault::Full).await;
 }
 
 #[actix_rt::test]
-async fn on_a_disk_that_cannot_sync_nothing_is_acknowledged_that_is_not_kept() {
+async fn failing_fsync_loses_no_acknowledged_write() {
     nothing_is_acknowledged_that_is_not_kept(Fault::Broken).await;
 }

@@ -18,7 +18,7 @@ fn has_ended(answer: &TestResponse) {
 }
 
 #[actix_rt::test]
-async fn the_sessions_of_one_user_end_at_every_server_and_no_others() {
+async fn sessions_of_one_user_end_at_every_server_and_no_others() {
     let server = Server::start();
     let other = server.world.server(binary()).start();
     let other = http(&server.world, &other);
@@ -36,7 +36,7 @@ async fn the_sessions_of_one_user_end_at_every_server_and_no_others() {
 }
 
 #[actix_rt::test]
-async fn sessions_opened_before_a_time_end_and_all_do() {
+async fn sessions_opened_before_a_time_or_all_can_be_ended() {
     let server = Server::start();
     let old = server.log_in().await;
     let between = server.log_in().await;
@@ -63,7 +63,7 @@ async fn sessions_opened_before_a_time_end_and_all_do() {
 }
 
 #[actix_rt::test]
-async fn more_sessions_than_a_batch_holds_all_end() {
+async fn more_sessions_than_one_batch_are_all_ended() {
     let server = Server::start();
     let one = server.log_in().await;
     let columns = "user_id, generation, secret_digest, keyed, floor, next_floor, access_jti, \
@@ -85,7 +85,7 @@ async fn more_sessions_than_a_batch_holds_all_end() {
 }
 
 #[actix_rt::test]
-async fn what_to_end_has_to_be_said_once() {
+async fn sessions_end_requires_exactly_one_selection() {
     let server = Server::start();
     let tokens = server.log_in().await;
     for arguments in [

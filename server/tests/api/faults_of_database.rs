@@ -9,7 +9,7 @@ use crate::support::{Server, Tokens, binary};
 
 #[actix_rt::test]
 #[ignore = "needs PostgreSQL: make test"]
-async fn what_may_succeed_later_is_unavailable_and_never_a_server_error() {
+async fn transient_database_errors_are_503_and_never_500() {
     let server = Server::start();
     let tokens = server.log_in().await;
     let guest = server.guest().await;
@@ -49,7 +49,7 @@ async fn what_may_succeed_later_is_unavailable_and_never_a_server_error() {
 
 #[actix_rt::test]
 #[ignore = "needs PostgreSQL: make test"]
-async fn a_lock_that_is_waited_for_too_long_is_unavailable() {
+async fn lock_wait_beyond_the_timeout_is_503() {
     let server = Server::with(|launch| launch.set("database.query_timeout", "1s"));
     let tokens = server.log_in().await;
     let mut conn = PgConnection::establish(&server.world.database_url()).unwrap();
@@ -62,7 +62,7 @@ async fn a_lock_that_is_waited_for_too_long_is_unavailable() {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_a_database_that_is_not_utf8_stops_the_start() {
+async fn with_programs_database_without_utf8_stops_startup() {
     let (world, postgres) = (TestEnv::new(), Postgres::new());
     let mut conn = PgConnection::establish(&postgres.url()).unwrap();
     for encoding in ["LATIN1", "SQL_ASCII"] {

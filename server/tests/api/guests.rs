@@ -3,7 +3,7 @@
 use crate::support::{Server, Tokens, eventually};
 
 #[actix_rt::test]
-async fn a_guest_with_a_live_session_is_sent_to_refresh_in_the_words_of_the_article() {
+async fn guest_with_a_live_session_is_told_to_refresh() {
     let server = Server::start();
     let id = server.guest().await;
     Tokens::of(&server.http.get(&format!("/token?userId={id}")).await);
@@ -16,7 +16,7 @@ async fn a_guest_with_a_live_session_is_sent_to_refresh_in_the_words_of_the_arti
 }
 
 #[actix_rt::test]
-async fn a_guest_whose_session_is_over_cannot_open_another() {
+async fn guest_with_an_ended_session_cannot_log_in_again() {
     let server = Server::with(|launch| {
         launch.set("tokens.access_lifetime", "1s").set("sessions.idle_lifetime", "1s")
     });
@@ -29,7 +29,7 @@ async fn a_guest_whose_session_is_over_cannot_open_another() {
 }
 
 #[actix_rt::test]
-async fn of_many_who_use_one_id_at_once_one_gets_a_session() {
+async fn concurrent_logins_with_one_guest_id_open_one_session() {
     let server = Server::start();
     let id = server.guest().await;
     let path = format!("/token?userId={id}");
@@ -51,7 +51,7 @@ async fn of_many_who_use_one_id_at_once_one_gets_a_session() {
 }
 
 #[actix_rt::test]
-async fn an_id_that_nobody_has_is_refused() {
+async fn unknown_guest_id_is_rejected() {
     let server = Server::start();
     let id = "00000000-0000-4000-8000-000000000000";
     let answer = server.http.get(&format!("/token?userId={id}")).await;

@@ -4,7 +4,7 @@ use crate::support::{Server, binary, eventually, http};
 use matchbook_testkit::TestEnv;
 
 #[actix_rt::test]
-async fn a_server_is_live_and_ready_and_names_its_parts() {
+async fn health_reports_live_ready_and_each_component() {
     let server = Server::start();
     assert_eq!(server.http.get("/health/live").await.status, 200);
     let ready = server.http.get("/health/ready").await;
@@ -17,7 +17,7 @@ async fn a_server_is_live_and_ready_and_names_its_parts() {
 }
 
 #[actix_rt::test]
-async fn the_health_command_says_whether_the_server_answers() {
+async fn health_command_reports_whether_the_server_is_ready() {
     let mut server = Server::start();
     let port = server.process.url().rsplit(':').next().unwrap().to_owned();
     let command = server.world.server(binary()).set("server.address", &format!("0.0.0.0:{port}"));
@@ -31,7 +31,7 @@ async fn the_health_command_says_whether_the_server_answers() {
 
 #[actix_rt::test]
 #[ignore = "needs PostgreSQL: make test"]
-async fn without_its_database_a_server_is_not_ready_and_comes_back_with_it() {
+async fn readiness_follows_the_database() {
     let world = TestEnv::new();
     let (relay, url) = world.database_relay();
     let launch = world
@@ -59,7 +59,7 @@ async fn without_its_database_a_server_is_not_ready_and_comes_back_with_it() {
 
 #[actix_rt::test]
 #[ignore = "needs PostgreSQL and Redis: make test"]
-async fn without_redis_a_server_is_degraded_and_correct() {
+async fn server_without_redis_is_degraded_and_correct() {
     let world = TestEnv::new();
     let (relay, url) = world.redis_relay();
     let process = world.server(binary()).variable("REDIS_URL", &url).start();
@@ -86,7 +86,7 @@ async fn without_redis_a_server_is_degraded_and_correct() {
 
 #[actix_rt::test]
 #[ignore = "needs PostgreSQL and Redis: make test"]
-async fn a_server_starts_without_its_redis() {
+async fn server_starts_while_redis_is_unavailable() {
     let world = TestEnv::new();
     let (relay, url) = world.redis_relay();
     relay.cut();

@@ -64,7 +64,7 @@ fn decoding_keys(answer: &TestResponse) -> HashMap<String, DecodingKey> {
 }
 
 #[actix_rt::test]
-async fn whoever_caches_the_key_set_never_meets_an_unknown_key_across_three_rotations() {
+async fn cached_key_set_covers_every_token_across_three_rotations() {
     let settings = |launch: matchbook_testkit::ProcessBuilder| {
         launch
             .set("keys.publish_ahead", "4s")
@@ -97,7 +97,7 @@ async fn whoever_caches_the_key_set_never_meets_an_unknown_key_across_three_rota
 }
 
 #[actix_rt::test]
-async fn the_key_set_is_sent_anew_only_when_it_has_changed() {
+async fn key_set_is_sent_again_only_after_a_change() {
     let server = Server::with(|launch| launch.set("tokens.algorithm", "EdDSA"));
     let first = server.http.get("/.well-known/jwks.json").await;
     let etag = first.header("etag").to_owned();
@@ -121,7 +121,7 @@ async fn the_key_set_is_sent_anew_only_when_it_has_changed() {
 }
 
 #[actix_rt::test]
-async fn a_key_that_is_revoked_takes_its_tokens_with_it_and_leaves_their_sessions() {
+async fn revoked_key_invalidates_its_tokens_but_not_their_sessions() {
     let here = Server::with(|launch| launch.set("tokens.algorithm", "ES256"));
     let process = here.world.server(binary()).start();
     let there = http(&here.world, &process);
@@ -167,7 +167,7 @@ fn let_time_pass(server: &Server, minutes: u64) {
 }
 
 #[actix_rt::test]
-async fn where_a_key_waits_it_takes_over_from_a_revoked_one() {
+async fn pending_key_replaces_a_revoked_key() {
     let server = Server::with(|launch| launch.set("tokens.algorithm", "EdDSA"));
     keys(&server, &["rotate"]).unwrap();
     let refused = keys(&server, &["rotate"]).unwrap_err();
@@ -184,7 +184,7 @@ async fn where_a_key_waits_it_takes_over_from_a_revoked_one() {
 }
 
 #[actix_rt::test]
-async fn a_new_algorithm_takes_over_as_at_a_rotation() {
+async fn new_algorithm_takes_over_like_a_rotation() {
     let mut first = Server::with(|launch| launch.set("tokens.algorithm", "EdDSA"));
     let tokens = first.log_in().await;
     assert!(first.process.stop().success());
@@ -207,7 +207,7 @@ async fn a_new_algorithm_takes_over_as_at_a_rotation() {
 }
 
 #[actix_rt::test]
-async fn a_key_is_gone_when_all_that_it_signed_has_expired() {
+async fn key_is_removed_after_its_last_token_has_expired() {
     let server = Server::with(|launch| {
         launch.set("tokens.algorithm", "EdDSA").set("tokens.access_lifetime", "1s")
     });
@@ -221,7 +221,7 @@ async fn a_key_is_gone_when_all_that_it_signed_has_expired() {
 }
 
 #[actix_rt::test]
-async fn a_key_sealed_under_a_secret_that_a_server_has_not_shows_in_its_readiness() {
+async fn key_encrypted_under_an_unknown_secret_shows_in_readiness() {
     let (mine, other) =
         ("the-secret-of-this-server-32-characters", "another-secret-of-32-characters-");
     let server = Server::with(|launch| {
@@ -250,7 +250,7 @@ async fn a_key_sealed_under_a_secret_that_a_server_has_not_shows_in_its_readines
 }
 
 #[actix_rt::test]
-async fn a_token_under_a_key_that_a_server_has_not_read_yet_makes_it_look() {
+async fn token_with_an_unknown_kid_triggers_a_key_refresh() {
     let here = Server::with(|launch| launch.set("tokens.algorithm", "EdDSA"));
     let process = here.world.server(binary()).set("tokens.algorithm", "EdDSA").start();
     let there = http(&here.world, &process);
@@ -275,7 +275,7 @@ async fn a_token_under_a_key_that_a_server_has_not_read_yet_makes_it_look() {
 
 #[actix_rt::test]
 #[ignore = "needs PostgreSQL: make test"]
-async fn a_server_that_cannot_read_the_keys_lets_nobody_cache_them_for_long() {
+async fn unreadable_keys_shorten_the_cache_lifetime_of_the_key_set() {
     let world = matchbook_testkit::TestEnv::new();
     let (relay, url) = world.database_relay();
     let server = Server::within(world, |launch| {

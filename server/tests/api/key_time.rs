@@ -35,7 +35,7 @@ async fn published(server: &Server) -> usize {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_a_key_that_is_committed_late_is_published_for_the_whole_lead() {
+async fn with_programs_key_committed_late_is_published_for_the_full_publish_ahead() {
     let postgres = Postgres::new();
     let url = postgres.create("matchbook");
     let with = |launch: matchbook_testkit::ProcessBuilder| {
@@ -73,7 +73,7 @@ async fn with_programs_a_key_that_is_committed_late_is_published_for_the_whole_l
 }
 
 #[actix_rt::test]
-async fn a_key_whose_time_was_never_set_gets_one_from_any_server() {
+async fn key_without_an_activation_time_gets_one_from_any_server() {
     let server = Server::with(|launch| launch.set("keys.publish_ahead", "4s"));
     let output = server.world.server(binary()).run(&["keys", "rotate"]);
     assert!(output.status.success());
@@ -97,7 +97,7 @@ async fn a_key_whose_time_was_never_set_gets_one_from_any_server() {
 
 #[actix_rt::test]
 #[ignore = "needs PostgreSQL: make test"]
-async fn without_its_database_a_server_publishes_and_accepts_keys_for_half_a_minute() {
+async fn server_without_its_database_serves_and_accepts_keys_for_thirty_seconds() {
     let world = TestEnv::new();
     let (relay, url) = world.database_relay();
     let server = Server::within(world, |launch| {

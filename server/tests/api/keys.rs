@@ -12,7 +12,7 @@ use matchbook_testkit::TestResponse;
 use crate::support::{Server, binary, decode, encode};
 
 #[actix_rt::test]
-async fn the_published_key_verifies_tokens_and_is_named_by_its_thumbprint() {
+async fn published_key_verifies_tokens_and_its_kid_is_the_thumbprint() {
     let server = Server::start();
     let token = server.log_in().await.access;
     let answer = server.http.get("/.well-known/jwks.json").await;
@@ -42,7 +42,7 @@ async fn the_published_key_verifies_tokens_and_is_named_by_its_thumbprint() {
 }
 
 #[actix_rt::test]
-async fn keys_of_the_other_algorithms_are_published_alike() {
+async fn es256_and_eddsa_keys_are_published() {
     for (algorithm, kty, crv, length) in
         [("ES256", "EC", "P-256", 64), ("EdDSA", "OKP", "Ed25519", 64)]
     {
@@ -75,7 +75,7 @@ async fn tokens_and_sessions_survive_a_restart() {
 }
 
 #[actix_rt::test]
-async fn a_secret_that_does_not_fit_the_database_stops_the_start() {
+async fn secret_that_does_not_match_the_database_stops_startup() {
     let mut server = Server::with(|l| l.set("secret", "the-first-secret-of-thirty-two-chars"));
     assert!(server.process.stop().success());
     let other = server.world.server(binary()).set("secret", "another-secret-of-thirty-two-chars!");
@@ -87,7 +87,7 @@ async fn a_secret_that_does_not_fit_the_database_stops_the_start() {
 }
 
 #[actix_rt::test]
-async fn the_private_key_is_not_in_the_clear_in_what_the_server_stores() {
+async fn private_key_is_encrypted_at_rest() {
     let server = Server::start();
     server.log_in().await;
     let jwks = server.http.get("/.well-known/jwks.json").await.json();
@@ -123,7 +123,7 @@ fn sealed_in_postgres(server: &Server, n: &[u8]) {
 }
 
 #[actix_rt::test]
-async fn a_page_of_any_origin_may_read_the_key_set_and_nothing_else() {
+async fn cors_allows_any_origin_to_read_only_the_key_set() {
     let server = Server::start();
     let options = async |path: &str| {
         let request = server.http.request("OPTIONS", path);

@@ -12,7 +12,7 @@ fn limited(limits: &[(&str, &str)]) -> Server {
 }
 
 #[actix_rt::test]
-async fn an_address_that_asks_too_often_is_told_when_to_come_back() {
+async fn rate_limited_address_gets_429_with_retry_after() {
     let server = limited(&[("limits.register", "3"), ("limits.token", "2")]);
     for _ in 0..3 {
         server.guest().await;
@@ -29,7 +29,7 @@ async fn an_address_that_asks_too_often_is_told_when_to_come_back() {
 }
 
 #[actix_rt::test]
-async fn a_session_that_is_refreshed_too_often_waits_and_loses_nothing() {
+async fn rate_limited_session_keeps_its_tokens() {
     let server = limited(&[("limits.session", "4")]);
     let (tokens, other) = (server.log_in().await, server.log_in().await);
     let mut newest = tokens.clone();
@@ -46,7 +46,7 @@ async fn a_session_that_is_refreshed_too_often_waits_and_loses_nothing() {
 }
 
 #[actix_rt::test]
-async fn behind_a_proxy_that_is_trusted_its_clients_are_counted_and_written_down() {
+async fn clients_behind_a_trusted_proxy_are_limited_and_logged_individually() {
     let settings = [("limits.register", "1"), ("server.trusted_proxies", "127.0.0.0/8")];
     let server = limited(&settings);
     let as_client = async |path: &str, forwarded: &str| {
@@ -66,7 +66,7 @@ async fn behind_a_proxy_that_is_trusted_its_clients_are_counted_and_written_down
 }
 
 #[actix_rt::test]
-async fn what_a_stranger_says_of_his_address_is_not_believed() {
+async fn x_forwarded_for_from_untrusted_peer_is_ignored() {
     let server = limited(&[("limits.register", "1")]);
     for (forwarded, expected) in [("192.0.2.1", 200), ("192.0.2.2", 429)] {
         let request = server.http.request("GET", "/register");

@@ -5,7 +5,7 @@ use matchbook_testkit::TestResponse;
 use crate::support::{Server, Tokens, eventually};
 
 #[actix_rt::test]
-async fn whoever_has_an_access_token_or_a_refresh_token_logs_out() {
+async fn logout_accepts_an_access_token_or_a_refresh_token() {
     let server = Server::start();
     let (bearer, form, other) =
         (server.log_in().await, server.log_in().await, server.log_in().await);
@@ -25,7 +25,7 @@ async fn whoever_has_an_access_token_or_a_refresh_token_logs_out() {
 }
 
 #[actix_rt::test]
-async fn logging_out_again_or_with_an_old_token_is_no_error() {
+async fn logout_is_idempotent_and_accepts_a_superseded_token() {
     let server = Server::start();
     let first = server.log_in().await;
     let second = Tokens::of(&server.refresh(&first.refresh).await);
@@ -39,7 +39,7 @@ async fn logging_out_again_or_with_an_old_token_is_no_error() {
 }
 
 #[actix_rt::test]
-async fn a_revocation_is_kept_until_no_token_is_left() {
+async fn revocation_is_kept_until_the_last_access_token_expires() {
     let server = Server::start();
     let tokens = server.log_in().await;
     let form = format!("refresh_token={}", tokens.refresh);
@@ -53,7 +53,7 @@ async fn a_revocation_is_kept_until_no_token_is_left() {
 }
 
 #[actix_rt::test]
-async fn an_access_token_beside_the_refresh_token_does_no_harm() {
+async fn logout_accepts_both_tokens_of_one_session() {
     let server = Server::with(|launch| launch.set("tokens.access_lifetime", "1s"));
     let log_out = async |bearer: &str, form: &str| {
         let request = server.http.request("POST", "/logout").bearer_auth(bearer);
@@ -81,7 +81,7 @@ async fn an_access_token_beside_the_refresh_token_does_no_harm() {
 }
 
 #[actix_rt::test]
-async fn a_logout_without_a_good_token_says_what_to_send() {
+async fn logout_without_a_valid_token_explains_what_to_send() {
     let server = Server::start();
     let tokens = server.log_in().await;
     let nothing = server.http.post("/logout", "").await;
@@ -98,7 +98,7 @@ async fn a_logout_without_a_good_token_says_what_to_send() {
 }
 
 #[actix_rt::test]
-async fn logging_out_of_what_has_expired_does_not_change_why_it_is_over() {
+async fn logout_of_an_expired_session_keeps_the_reason() {
     let server = Server::with(|launch| {
         launch.set("tokens.access_lifetime", "1s").set("sessions.idle_lifetime", "1s")
     });

@@ -3,7 +3,7 @@
 use crate::support::{Server, Tokens};
 
 #[actix_rt::test]
-async fn the_log_of_a_whole_run_at_its_most_talkative_holds_no_secret() {
+async fn trace_log_of_a_complete_run_contains_no_secret() {
     let secret = "a-secret-of-more-than-thirty-two-characters";
     let old_secret = "an-old-secret-of-more-than-thirty-two-characters";
     let mut server = Server::with(|launch| {
@@ -44,7 +44,7 @@ async fn the_log_of_a_whole_run_at_its_most_talkative_holds_no_secret() {
 }
 
 #[actix_rt::test]
-async fn json_logs_are_one_object_a_line() {
+async fn json_logs_have_one_object_per_line() {
     let mut server = Server::with(|l| l.set("log.format", "json"));
     server.log_in().await;
     assert!(server.process.stop().success());

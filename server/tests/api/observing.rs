@@ -19,7 +19,7 @@ fn with_metrics(launch: ProcessBuilder) -> ProcessBuilder {
 }
 
 #[actix_rt::test]
-async fn everything_that_happens_is_counted() {
+async fn metrics_count_every_outcome() {
     let server = Server::with(with_metrics);
     let first = server.log_in().await;
     let second = Tokens::of(&server.refresh(&first.refresh).await);
@@ -55,13 +55,13 @@ async fn everything_that_happens_is_counted() {
 }
 
 #[actix_rt::test]
-async fn the_metrics_are_not_on_the_public_address() {
+async fn metrics_are_not_served_on_the_public_address() {
     let server = Server::with(with_metrics);
     assert_eq!(server.http.get("/metrics").await.status, 404);
 }
 
 #[actix_rt::test]
-async fn a_request_has_an_id_in_its_answer_and_in_the_log() {
+async fn request_id_is_in_the_response_and_in_the_log() {
     let mut server = Server::with(|launch| {
         launch.set("log.level", "debug").set("server.trusted_proxies", "127.0.0.1")
     });
@@ -84,7 +84,7 @@ async fn a_request_has_an_id_in_its_answer_and_in_the_log() {
 }
 
 #[actix_rt::test]
-async fn the_id_of_a_stranger_is_not_taken_over() {
+async fn request_id_from_an_untrusted_peer_is_ignored() {
     let server = Server::start();
     let request = server.http.request("GET", "/register").insert_header(("x-request-id", "mine"));
     assert_ne!(TestResponse::of(request.send()).await.header("x-request-id"), "mine");

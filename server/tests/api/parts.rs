@@ -64,7 +64,7 @@ pub(crate) fn start(
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_postgres_is_taken_over_tls_only_where_its_certificate_is_good() {
+async fn with_programs_postgres_over_tls_requires_a_valid_certificate() {
     let world = TestEnv::new();
     let good = Certificates::make(world.folder(), "good");
     let other = Certificates::make(world.folder(), "other");
@@ -99,7 +99,7 @@ async fn with_programs_postgres_is_taken_over_tls_only_where_its_certificate_is_
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_redis_is_taken_over_tls_as_a_user_with_few_rights() {
+async fn with_programs_redis_works_over_tls_with_a_restricted_user() {
     let world = TestEnv::new();
     let good = Certificates::make(world.folder(), "good");
     let other = Certificates::make(world.folder(), "other");
@@ -138,7 +138,7 @@ async fn with_programs_redis_is_taken_over_tls_as_a_user_with_few_rights() {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_redis_is_taken_as_a_cluster() {
+async fn with_programs_redis_works_as_a_cluster() {
     let nodes = cluster(3, 0);
     let hosts: Vec<_> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
     let url = format!("redis-cluster://{}", hosts[..2].join(","));
@@ -199,7 +199,7 @@ fn calls(conn: &mut redis::Connection, command: &str) -> i64 {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_a_hit_is_one_command_and_a_refresh_is_one() {
+async fn with_programs_check_and_refresh_take_one_redis_command_each() {
     let redis = Redis::new();
     let server = start(TestEnv::new(), |launch| launch.variable("REDIS_URL", &redis.url()));
     let mut tokens = server.log_in().await;
@@ -233,7 +233,7 @@ fn pair(redis: &Redis) -> (Server, matchbook_testkit::TcpProxy, Process) {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_a_logout_where_redis_is_out_of_reach_holds_at_once_where_it_is_not() {
+async fn with_programs_logout_without_redis_holds_at_once_at_a_server_with_redis() {
     let redis = Redis::new();
     let (here, relay, process) = pair(&redis);
     let there = http(&here.world, &process);
@@ -256,7 +256,7 @@ async fn with_programs_a_logout_where_redis_is_out_of_reach_holds_at_once_where_
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_a_redis_that_slept_through_a_logout_is_told_before_it_is_asked() {
+async fn with_programs_frozen_redis_gets_missed_revocations_before_it_is_trusted() {
     let redis = Redis::new();
     let (here, _relay, process) = pair(&redis);
     let there = http(&here.world, &process);
@@ -282,7 +282,7 @@ async fn with_programs_a_redis_that_slept_through_a_logout_is_told_before_it_is_
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_a_thread_asks_no_other_redis_than_the_one_that_is_told_of_ends() {
+async fn with_programs_every_thread_queries_the_redis_that_receives_revocations() {
     let (told, other) = (Redis::new(), Redis::new());
     let world = TestEnv::new();
     let relay = matchbook_testkit::TcpProxy::to(&format!("127.0.0.1:{}", told.port()));
@@ -314,7 +314,7 @@ async fn with_programs_a_thread_asks_no_other_redis_than_the_one_that_is_told_of
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_a_server_that_stood_still_during_a_logout_does_not_trust_redis_at_first() {
+async fn with_programs_server_paused_during_a_logout_does_not_trust_redis_at_first() {
     let redis = Redis::new();
     let (here, relay, process) = pair(&redis);
     let there = http(&here.world, &process);
@@ -343,7 +343,7 @@ async fn with_programs_a_server_that_stood_still_during_a_logout_does_not_trust_
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_a_redis_that_has_forgotten_an_end_is_told_again_when_it_is_back() {
+async fn with_programs_restarted_redis_gets_lost_revocations_again() {
     let redis = Redis::new();
     let server = start(TestEnv::new(), |launch| launch.variable("REDIS_URL", &redis.url()));
     let tokens = server.log_in().await;
@@ -362,7 +362,7 @@ async fn with_programs_a_redis_that_has_forgotten_an_end_is_told_again_when_it_i
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_an_end_outlives_every_token_whatever_lifetime_the_server_knows() {
+async fn with_programs_revocation_outlives_every_access_token_of_any_configured_lifetime() {
     let redis = Redis::new();
     let url = redis.url();
     let here = start(TestEnv::new(), |launch| launch.variable("REDIS_URL", &url));

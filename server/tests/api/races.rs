@@ -48,7 +48,7 @@ impl Pair {
 }
 
 #[actix_rt::test]
-async fn sixty_four_who_show_one_token_at_once_to_two_servers_get_one_pair() {
+async fn sixty_four_concurrent_refreshes_at_two_servers_get_one_pair() {
     let pair = Pair::with(&[]);
     let mut token = pair.here.log_in().await.refresh;
     for generation in 1..=3 {
@@ -65,7 +65,7 @@ async fn sixty_four_who_show_one_token_at_once_to_two_servers_get_one_pair() {
 }
 
 #[actix_rt::test]
-async fn those_who_ask_again_when_the_access_token_has_expired_get_one_fresh_one() {
+async fn concurrent_reissues_after_access_token_expiry_get_one_new_access_token() {
     let pair = Pair::with(&[("tokens.access_lifetime", "10s")]);
     let first = pair.here.log_in().await;
     let second = Tokens::of(&pair.here.refresh(&first.refresh).await);
@@ -82,7 +82,7 @@ async fn those_who_ask_again_when_the_access_token_has_expired_get_one_fresh_one
 }
 
 #[actix_rt::test]
-async fn in_strict_mode_of_many_at_once_one_is_granted_and_the_session_ends() {
+async fn strict_mode_grants_one_of_many_concurrent_refreshes_and_ends_the_session() {
     let pair = Pair::with(&[("rotation.mode", "strict")]);
     let token = pair.here.log_in().await.refresh;
     let mut granted = Vec::new();
@@ -100,7 +100,7 @@ async fn in_strict_mode_of_many_at_once_one_is_granted_and_the_session_ends() {
 }
 
 #[actix_rt::test]
-async fn once_a_logout_is_acknowledged_nothing_of_that_session_works() {
+async fn nothing_of_a_session_works_after_an_acknowledged_logout() {
     let pair = Pair::with(&[]);
     for round in 0..20 {
         let first = pair.here.log_in().await;
@@ -130,7 +130,7 @@ async fn once_a_logout_is_acknowledged_nothing_of_that_session_works() {
 }
 
 #[actix_rt::test]
-async fn refreshes_and_two_sweepers_do_not_get_into_each_others_way() {
+async fn refreshes_and_two_sweepers_do_not_interfere() {
     // Windows are over at once, so the sweepers always find something.
     let settings = [
         ("rotation.grace_period", "1ms"),

@@ -25,7 +25,7 @@ fn server_on(url: &str) -> Server {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_the_documented_rights_are_enough() {
+async fn with_programs_documented_redis_rights_are_sufficient() {
     let redis = Redis::new();
     allow(&redis, documented_rights());
     let url = format!("redis://app:hush@127.0.0.1:{}/1", redis.port());
@@ -50,7 +50,7 @@ async fn with_programs_the_documented_rights_are_enough() {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_a_missing_right_is_logged_once_and_reported_until_it_is_given() {
+async fn with_programs_missing_redis_right_is_logged_once_and_reported_until_granted() {
     let redis = Redis::new();
     let url = format!("redis://app:hush@127.0.0.1:{}/1", redis.port());
     let missing = documented_rights().split(' ').map(|right| (right, String::new()));
@@ -76,7 +76,7 @@ async fn with_programs_a_missing_right_is_logged_once_and_reported_until_it_is_g
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_a_refused_password_is_logged_once_in_the_words_of_redis() {
+async fn with_programs_rejected_redis_password_is_logged_once_with_the_redis_message() {
     let redis = Redis::with(|_| ["--requirepass", "right"].map(str::to_owned).to_vec());
     let [node, ..] = &cluster(3, 0)[..] else { panic!("no node") };
     allow(node, documented_rights());
@@ -100,7 +100,7 @@ async fn with_programs_a_refused_password_is_logged_once_in_the_words_of_redis()
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_rights_that_are_taken_away_break_the_connection_once() {
+async fn with_programs_removed_redis_rights_break_the_connection_once() {
     let redis = Redis::new();
     allow(&redis, documented_rights());
     let server = server_on(&format!("redis://app:hush@127.0.0.1:{}", redis.port()));

@@ -91,7 +91,7 @@ pub(crate) async fn problems(http: &Http) -> String {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_a_flushed_redis_and_a_late_write_revive_no_token() {
+async fn with_programs_flushed_redis_and_a_late_write_reactivate_no_token() {
     let redis = Redis::new();
     let pair = Pair::on(&redis);
     for _ in 0..5 {
@@ -120,7 +120,7 @@ async fn with_programs_a_flushed_redis_and_a_late_write_revive_no_token() {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_a_lost_tombstone_revives_no_token() {
+async fn with_programs_lost_tombstone_reactivates_no_token() {
     let redis = Redis::new();
     let pair = Pair::on(&redis);
     let tokens = pair.log_in().await;
@@ -134,7 +134,7 @@ async fn with_programs_a_lost_tombstone_revives_no_token() {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_an_old_snapshot_revives_no_token() {
+async fn with_programs_old_redis_snapshot_reactivates_no_token() {
     let redis = Redis::with(|_| ["--enable-debug-command", "yes"].map(str::to_owned).to_vec());
     let pair = Pair::on(&redis);
     let tokens = pair.log_in().await;
@@ -150,7 +150,7 @@ async fn with_programs_an_old_snapshot_revives_no_token() {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_a_demoted_primary_is_left_and_told_everything_when_it_is_promoted() {
+async fn with_programs_demoted_redis_is_disconnected_and_gets_all_revocations_when_promoted() {
     let (redis, other) = (Redis::new(), Redis::new());
     let pair = Pair::on(&redis);
     let tokens = pair.log_in().await;
@@ -195,7 +195,7 @@ fn begin_another_history(conn: &mut Connection) {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_a_revocation_written_to_another_history_is_not_published() {
+async fn with_programs_revocation_written_to_another_redis_history_does_not_count_as_published() {
     let redis = Redis::new();
     let pair = Pair::on(&redis);
     let tokens = pair.log_in().await;
@@ -208,7 +208,7 @@ async fn with_programs_a_revocation_written_to_another_history_is_not_published(
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_a_redis_with_another_history_is_told_everything() {
+async fn with_programs_redis_with_another_history_gets_all_revocations() {
     let redis = Redis::new();
     let pair = Pair::on(&redis);
     let tokens = pair.log_in().await;
@@ -226,7 +226,7 @@ async fn with_programs_a_redis_with_another_history_is_told_everything() {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_an_evicting_policy_is_reported_at_each_change() {
+async fn with_programs_evicting_policy_is_reported_at_each_change() {
     let redis = Redis::with(|_| ["--maxmemory-policy", "volatile-ttl"].map(str::to_owned).to_vec());
     let metrics = format!("127.0.0.1:{}", matchbook_testkit::free_port());
     let server = start(TestEnv::new(), |launch| {
@@ -251,7 +251,7 @@ async fn with_programs_an_evicting_policy_is_reported_at_each_change() {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_a_full_redis_goes_on_being_read_and_a_logout_holds() {
+async fn with_programs_full_redis_is_still_read_and_a_logout_holds() {
     let redis = Redis::new();
     let pair = Pair::on(&redis);
     let tokens = pair.log_in().await;

@@ -12,7 +12,7 @@ use crate::support::{binary, eventually, http};
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_a_logout_holds_at_once_at_a_server_with_another_redis() {
+async fn with_programs_logout_holds_at_once_at_a_server_with_another_redis() {
     let (one, other) = (Redis::new(), Redis::new());
     let pair = Pair::start(&one.url(), &other.url());
     for _ in 0..4 {
@@ -29,7 +29,7 @@ async fn with_programs_a_logout_holds_at_once_at_a_server_with_another_redis() {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_a_logout_at_a_server_without_redis_holds_at_once_at_one_with() {
+async fn with_programs_logout_at_a_server_without_redis_holds_at_once_at_a_server_with_redis() {
     let redis = Redis::new();
     let world = matchbook_testkit::TestEnv::new();
     let process = world.server(binary()).variable("REDIS_URL", &redis.url()).start();
@@ -45,8 +45,7 @@ async fn with_programs_a_logout_at_a_server_without_redis_holds_at_once_at_one_w
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_a_server_with_another_redis_trusts_it_no_longer_than_the_database_responds()
-{
+async fn with_programs_server_with_another_redis_trusts_it_only_while_the_database_responds() {
     let (one, other) = (Redis::new(), Redis::new());
     let world = matchbook_testkit::TestEnv::new();
     let (relay, url) = world.database_relay();
@@ -68,7 +67,7 @@ async fn with_programs_a_server_with_another_redis_trusts_it_no_longer_than_the_
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_a_logout_waits_for_no_server_that_has_stopped() {
+async fn with_programs_logout_does_not_wait_for_a_stopped_server() {
     let (one, other) = (Redis::new(), Redis::new());
     let mut pair = Pair::start(&one.url(), &other.url());
     pair.process.kill();
@@ -88,7 +87,7 @@ async fn with_programs_a_logout_waits_for_no_server_that_has_stopped() {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_a_cluster_that_fails_over_is_told_everything() {
+async fn with_programs_redis_cluster_gets_all_revocations_after_a_failover() {
     let nodes = cluster(6, 1);
     let hosts: Vec<_> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
     let url = format!("redis-cluster://{}", hosts.join(","));
@@ -137,7 +136,7 @@ fn tombstone(host: &str, tokens: &crate::support::Tokens) -> String {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_a_node_of_a_cluster_is_not_taken_for_a_single_redis() {
+async fn with_programs_cluster_node_is_not_accepted_as_a_single_redis() {
     let nodes = cluster(3, 0);
     let server = start(matchbook_testkit::TestEnv::new(), |launch| {
         launch.variable("REDIS_URL", &nodes[0].url())

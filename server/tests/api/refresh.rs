@@ -9,7 +9,7 @@ const KEY: &str = "0d9e5f0c-5a3e-4a56-9d2c-6a1f6f0f2f11";
 const OTHER: &str = "7c1b8a52-40ce-4f6b-8f8e-2d3c4b5a6978";
 
 #[actix_rt::test]
-async fn a_chain_of_refreshes_keeps_user_and_session() {
+async fn refresh_chain_keeps_user_and_session() {
     let server = Server::start();
     let first = server.log_in().await;
     let mut tokens = first.clone();
@@ -23,7 +23,7 @@ async fn a_chain_of_refreshes_keeps_user_and_session() {
 }
 
 #[actix_rt::test]
-async fn a_rotated_token_shown_again_within_the_window_gets_the_same_pair() {
+async fn rotated_token_within_the_grace_period_gets_the_same_pair() {
     let server = Server::start();
     let first = server.log_in().await;
     let second = Tokens::of(&server.refresh(&first.refresh).await);
@@ -40,7 +40,7 @@ async fn a_rotated_token_shown_again_within_the_window_gets_the_same_pair() {
 }
 
 #[actix_rt::test]
-async fn the_window_counts_from_the_first_use_and_what_comes_after_it_ends_the_session() {
+async fn grace_period_counts_from_the_first_use_and_later_reuse_ends_the_session() {
     let server = Server::with(|launch| launch.set("rotation.grace_period", "2s"));
     let first = server.log_in().await;
     let begun = Instant::now();
@@ -63,7 +63,7 @@ async fn the_window_counts_from_the_first_use_and_what_comes_after_it_ends_the_s
 }
 
 #[actix_rt::test]
-async fn a_lost_answer_can_be_had_again_with_its_attempt_key_when_the_window_is_over() {
+async fn lost_response_is_recovered_with_its_idempotency_key_after_the_grace_period() {
     let server = Server::with(|launch| launch.set("rotation.grace_period", "1s"));
     let (kept, lost) = (server.log_in().await, server.log_in().await);
     let second = Tokens::of(&server.refresh_with(&kept.refresh, KEY).await);
@@ -78,7 +78,7 @@ async fn a_lost_answer_can_be_had_again_with_its_attempt_key_when_the_window_is_
 }
 
 #[actix_rt::test]
-async fn a_repeated_answer_has_a_fresh_access_token_where_the_old_one_has_expired() {
+async fn reissued_response_has_a_new_access_token_after_expiry() {
     let server = Server::with(|launch| launch.set("tokens.access_lifetime", "1s"));
     let first = server.log_in().await;
     let second = Tokens::of(&server.refresh(&first.refresh).await);
@@ -91,7 +91,7 @@ async fn a_repeated_answer_has_a_fresh_access_token_where_the_old_one_has_expire
 }
 
 #[actix_rt::test]
-async fn a_token_two_generations_old_gets_nothing_and_its_session_goes_on() {
+async fn token_two_generations_old_is_superseded_and_its_session_continues() {
     let server = Server::start();
     let first = server.log_in().await;
     let second = Tokens::of(&server.refresh(&first.refresh).await);
@@ -103,7 +103,7 @@ async fn a_token_two_generations_old_gets_nothing_and_its_session_goes_on() {
 }
 
 #[actix_rt::test]
-async fn an_exclusive_token_is_for_its_attempt_alone() {
+async fn same_key_only_reissues_only_to_the_same_idempotency_key() {
     let server = Server::with(|launch| launch.set("rotation.same_key_only", "true"));
     let (keyed, plain) = (server.log_in().await, server.log_in().await);
     let second = Tokens::of(&server.refresh_with(&keyed.refresh, KEY).await);
@@ -120,7 +120,7 @@ async fn an_exclusive_token_is_for_its_attempt_alone() {
 }
 
 #[actix_rt::test]
-async fn an_attempt_key_that_could_be_guessed_is_refused_and_nothing_is_rotated() {
+async fn short_idempotency_key_is_rejected_and_nothing_is_rotated() {
     let server = Server::start();
     let first = server.log_in().await;
     for key in ["1", "fifteen-letters", "with a space in the middle", &"k".repeat(129)] {
@@ -139,7 +139,7 @@ async fn an_attempt_key_that_could_be_guessed_is_refused_and_nothing_is_rotated(
 }
 
 #[actix_rt::test]
-async fn in_strict_mode_a_token_shown_again_ends_the_session_and_its_access_tokens_at_once() {
+async fn strict_mode_reuse_ends_the_session_and_its_access_tokens_at_once() {
     let server = Server::strict();
     let first = server.log_in().await;
     let second = Tokens::of(&server.refresh_with(&first.refresh, KEY).await);
@@ -157,7 +157,7 @@ async fn in_strict_mode_a_token_shown_again_ends_the_session_and_its_access_toke
 }
 
 #[actix_rt::test]
-async fn the_end_of_one_session_leaves_others_alone() {
+async fn ending_one_session_leaves_others_active() {
     let server = Server::strict();
     let (mine, other) = (server.log_in().await, server.log_in().await);
     Tokens::of(&server.refresh(&mine.refresh).await);
@@ -167,7 +167,7 @@ async fn the_end_of_one_session_leaves_others_alone() {
 }
 
 #[actix_rt::test]
-async fn a_session_that_is_not_refreshed_expires() {
+async fn session_without_refresh_expires() {
     let server = Server::with(|launch| {
         launch.set("tokens.access_lifetime", "1s").set("sessions.idle_lifetime", "2s")
     });
@@ -183,7 +183,7 @@ async fn a_session_that_is_not_refreshed_expires() {
 }
 
 #[actix_rt::test]
-async fn no_refresh_extends_a_session_past_its_absolute_end() {
+async fn refresh_does_not_extend_the_absolute_expiry() {
     let server = Server::with(|launch| {
         launch
             .set("tokens.access_lifetime", "2s")
@@ -208,7 +208,7 @@ async fn no_refresh_extends_a_session_past_its_absolute_end() {
 }
 
 #[actix_rt::test]
-async fn a_refresh_token_of_another_server_is_unknown() {
+async fn refresh_token_of_another_server_is_rejected() {
     let (here, there) = (Server::start(), Server::start());
     let token = there.log_in().await.refresh;
     let answer = here.refresh(&token).await;

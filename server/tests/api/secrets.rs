@@ -10,7 +10,7 @@ const OLD: &str = "the-secret-before-of-thirty-two-characters";
 const NEW: &str = "the-secret-after-it-of-thirty-two-characters";
 
 #[actix_rt::test]
-async fn a_listed_old_secret_is_still_good_and_is_replaced_by_the_next_rotation() {
+async fn listed_old_secret_is_accepted_and_replaced_at_the_next_rotation() {
     let mut server = Server::with(|launch| launch.set("secret", OLD));
     let (first, unused) = (server.log_in().await, server.log_in().await);
     let retried = Tokens::of(&server.refresh(&unused.refresh).await);
@@ -38,7 +38,7 @@ async fn a_listed_old_secret_is_still_good_and_is_replaced_by_the_next_rotation(
 }
 
 #[actix_rt::test]
-async fn a_new_secret_can_be_listed_before_it_is_in_force() {
+async fn new_secret_can_be_listed_before_it_is_active() {
     let new_first = |launch: matchbook_testkit::ProcessBuilder| {
         launch.set("secret", NEW).set("old_secrets", OLD)
     };
@@ -79,7 +79,7 @@ async fn assert_over(server: &Server, tokens: &Tokens) {
 }
 
 #[actix_rt::test]
-async fn a_compromised_generated_secret_is_replaced_and_everything_under_it_ends() {
+async fn compromised_generated_secret_is_replaced_and_its_sessions_and_keys_end() {
     let mut server = Server::start();
     let tokens = [server.log_in().await, server.log_in().await];
     let rotated = Tokens::of(&server.refresh(&tokens[0].refresh).await);
@@ -121,7 +121,7 @@ async fn a_compromised_generated_secret_is_replaced_and_everything_under_it_ends
 }
 
 #[actix_rt::test]
-async fn a_compromised_configured_secret_has_to_be_replaced_on_every_server_first() {
+async fn compromised_configured_secret_must_be_replaced_on_every_server_first() {
     let mut here = Server::with(|launch| launch.set("secret", OLD));
     let process = here.world.server(binary()).set("secret", OLD).start();
     let there = http(&here.world, &process);
@@ -157,7 +157,7 @@ async fn a_compromised_configured_secret_has_to_be_replaced_on_every_server_firs
 }
 
 #[actix_rt::test]
-async fn a_secret_is_rotated_only_as_a_compromised_one() {
+async fn secret_rotate_requires_the_compromised_flag() {
     let server = Server::start();
     let output = server.world.server(binary()).run(&["secret", "rotate"]);
     let error = String::from_utf8(output.stderr).unwrap();

@@ -43,7 +43,7 @@ fn events(server: &Server) -> Vec<Event> {
 }
 
 #[actix_rt::test]
-async fn each_sign_in_refusal_reuse_and_logout_is_an_entry_with_who_and_from_where() {
+async fn login_rejection_reuse_and_logout_are_audit_events_with_user_and_address() {
     let server = Server::with(|launch| launch.set("rotation.grace_period", "5s"));
     let first = server.log_in().await;
     let second = Tokens::of(&server.refresh(&first.refresh).await);
@@ -97,7 +97,7 @@ fn explain(server: &Server, line: impl AsRef<[u8]>, settings: &[(&str, &str)]) -
 }
 
 #[actix_rt::test]
-async fn explain_says_what_a_token_is_and_what_would_become_of_it() {
+async fn explain_describes_a_token_and_the_outcome_of_a_refresh() {
     let server = Server::start();
     let first = server.log_in().await;
     let second = Tokens::of(&server.refresh(&first.refresh).await);
@@ -137,7 +137,7 @@ async fn explain_says_what_a_token_is_and_what_would_become_of_it() {
 }
 
 #[actix_rt::test]
-async fn explain_makes_nothing_and_says_what_it_lacks() {
+async fn explain_creates_nothing_and_reports_what_is_missing() {
     let server = Server::start();
     let token = server.log_in().await.refresh;
     for nothing in ["", "\n \n"] {
@@ -162,7 +162,7 @@ async fn explain_makes_nothing_and_says_what_it_lacks() {
 
 /// A dead token that is presented again and again, from one address, is one entry.
 #[actix_rt::test]
-async fn what_happens_again_within_the_minute_is_counted_and_not_written_again() {
+async fn repeated_events_within_a_minute_share_one_row() {
     let server = Server::strict();
     let tokens = server.log_in().await;
     Tokens::of(&server.refresh(&tokens.refresh).await);
@@ -181,7 +181,7 @@ async fn what_happens_again_within_the_minute_is_counted_and_not_written_again()
 }
 
 #[actix_rt::test]
-async fn no_more_than_256_bytes_of_a_user_agent_are_kept() {
+async fn user_agent_is_truncated_to_256_bytes() {
     let server = Server::start();
     for agent in ["a".repeat(1000), "é".repeat(300), "a".repeat(255) + "é"] {
         let id = server.guest().await;

@@ -36,7 +36,7 @@ async fn devices(server: &Server, count: usize) -> Vec<Tokens> {
 }
 
 #[actix_rt::test]
-async fn i_see_my_live_sessions_and_which_one_i_am_on() {
+async fn session_list_has_the_live_sessions_and_marks_the_current_one() {
     let server = Server::start();
     let mine = devices(&server, 3).await;
     let stranger = server.log_in().await;
@@ -65,7 +65,7 @@ async fn i_see_my_live_sessions_and_which_one_i_am_on() {
 }
 
 #[actix_rt::test]
-async fn i_end_one_of_my_sessions_and_nobody_elses() {
+async fn user_can_end_one_own_session_but_not_another_users() {
     let server = Server::start();
     let mine = devices(&server, 2).await;
     let stranger = server.log_in().await;
@@ -94,7 +94,7 @@ fn uuid() -> &'static str {
 }
 
 #[actix_rt::test]
-async fn i_end_all_my_sessions_everywhere_or_everywhere_else() {
+async fn user_can_end_all_sessions_or_all_others() {
     let server = Server::start();
     let mine = devices(&server, 4).await;
     let stranger = server.log_in().await;
@@ -120,7 +120,7 @@ async fn i_end_all_my_sessions_everywhere_or_everywhere_else() {
 }
 
 #[actix_rt::test]
-async fn ending_everywhere_at_once_from_several_devices_ends_each_session_once() {
+async fn concurrent_logout_everywhere_ends_each_session_once() {
     let server = Server::start();
     let mine = devices(&server, 8).await;
     let requests: Vec<_> = mine
@@ -145,7 +145,7 @@ async fn ending_everywhere_at_once_from_several_devices_ends_each_session_once()
 
 #[actix_rt::test]
 #[ignore = "needs PostgreSQL: make test"]
-async fn two_who_end_everything_at_the_same_moment_wait_for_each_other() {
+async fn concurrent_logout_everywhere_requests_serialize() {
     use diesel::connection::SimpleConnection;
     let server = Server::start();
     let mine = devices(&server, 4).await;

@@ -33,7 +33,7 @@ fn pair() -> (Postgres, Postgres, String) {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_a_standby_is_not_taken_for_the_database_at_the_start() {
+async fn with_programs_standby_is_rejected_at_startup() {
     let (_primary, standby, _) = pair();
     let url = standby.url_of("matchbook");
     for url in [url.clone(), format!("{url}?target_session_attrs=any")] {
@@ -47,7 +47,7 @@ async fn with_programs_a_standby_is_not_taken_for_the_database_at_the_start() {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_of_several_hosts_the_primary_is_used_and_after_a_promotion_the_new_one() {
+async fn with_programs_primary_of_several_hosts_is_used_and_followed_after_a_promotion() {
     let (mut primary, standby, _) = pair();
     let hosts = format!("{},{}", standby.address(), primary.address());
     let url = format!("postgres://postgres@{hosts}/matchbook");
@@ -69,7 +69,7 @@ async fn with_programs_of_several_hosts_the_primary_is_used_and_after_a_promotio
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_a_standby_behind_the_same_address_accepts_no_session_that_has_ended() {
+async fn with_programs_standby_behind_the_same_address_accepts_no_ended_session() {
     let (primary, standby, url) = pair();
     let relay = TcpProxy::to(&primary.address());
     let world = TestEnv::new();
@@ -120,7 +120,7 @@ fn lead(relay: &TcpProxy, postgres: &Postgres) {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_connections_that_turn_read_only_are_dropped() {
+async fn with_programs_connections_that_become_read_only_are_dropped() {
     let postgres = Postgres::new();
     let url = postgres.create("matchbook");
     let server = Server::within(TestEnv::new(), |launch| on(launch, &url));

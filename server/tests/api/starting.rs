@@ -9,7 +9,7 @@ use matchbook_testkit::{Process, ProcessBuilder, TestEnv};
 use crate::support::{Server, binary, http};
 
 #[actix_rt::test]
-async fn several_servers_start_at_once_on_an_empty_database_and_agree() {
+async fn servers_starting_at_once_on_an_empty_database_agree() {
     let world = TestEnv::new();
     let launch = world.server(binary());
     let mut processes: Vec<Process> = std::thread::scope(|scope| {
@@ -45,7 +45,7 @@ async fn several_servers_start_at_once_on_an_empty_database_and_agree() {
 }
 
 #[actix_rt::test]
-async fn an_end_at_one_server_holds_at_the_other_at_once() {
+async fn logout_at_one_server_holds_at_the_other_at_once() {
     let here = Server::start();
     let process = here.world.server(binary()).start();
     let there = http(&here.world, &process);
@@ -57,7 +57,7 @@ async fn an_end_at_one_server_holds_at_the_other_at_once() {
 }
 
 #[actix_rt::test]
-async fn an_address_that_is_taken_stops_the_start() {
+async fn address_in_use_stops_startup() {
     let server = Server::start();
     let taken = server.process.url().rsplit('/').next().unwrap().to_owned();
     let output = server.world.server(binary()).set("server.address", &taken).run(&[]);
@@ -70,7 +70,7 @@ async fn an_address_that_is_taken_stops_the_start() {
 }
 
 #[actix_rt::test]
-async fn a_database_that_is_not_there_stops_the_start_without_its_password() {
+async fn unavailable_database_stops_startup_without_printing_its_password() {
     let world = TestEnv::new();
     let url = "postgres://me:hush@127.0.0.1:1/matchbook";
     let output = world.server(binary()).variable("DATABASE_URL", url).run(&[]);
@@ -81,7 +81,7 @@ async fn a_database_that_is_not_there_stops_the_start_without_its_password() {
 }
 
 #[actix_rt::test]
-async fn asked_to_stop_a_server_ends_in_good_order() {
+async fn server_shuts_down_gracefully_on_sigterm() {
     let mut server = Server::start();
     server.log_in().await;
     assert_eq!(server.process.stop().code(), Some(0));
@@ -102,7 +102,7 @@ fn set_mode(world: &TestEnv, name: &str, mode: u32) {
 }
 
 #[actix_rt::test]
-async fn a_server_that_keeps_nothing_needs_no_data_folder() {
+async fn server_without_local_files_needs_no_data_folder() {
     let world = TestEnv::new();
     let nowhere = world.server(binary()).set("data_dir", "/proc/nowhere");
     let launch = nowhere
@@ -137,7 +137,7 @@ async fn a_server_that_keeps_nothing_needs_no_data_folder() {
 }
 
 #[actix_rt::test]
-async fn a_read_only_data_folder_that_holds_everything_is_enough() {
+async fn complete_read_only_data_folder_is_sufficient() {
     let mut server = Server::start();
     assert!(server.process.stop().success());
     let world = server.world;
@@ -150,7 +150,7 @@ async fn a_read_only_data_folder_that_holds_everything_is_enough() {
 }
 
 #[actix_rt::test]
-async fn the_sqlite_file_and_those_beside_it_are_closed_to_other_users() {
+async fn sqlite_files_are_not_readable_by_other_users() {
     let world = TestEnv::new();
     let launch =
         world.server(binary()).variable("DATABASE_URL", "sqlite://{data_dir}/matchbook.db");
@@ -178,7 +178,7 @@ async fn the_sqlite_file_and_those_beside_it_are_closed_to_other_users() {
 }
 
 #[actix_rt::test]
-async fn a_private_file_that_others_can_read_stops_the_start() {
+async fn private_file_readable_by_others_stops_startup() {
     let mut server = Server::start();
     assert!(server.process.stop().success());
     let launch = server.world.server(binary());
@@ -205,7 +205,7 @@ async fn a_private_file_that_others_can_read_stops_the_start() {
 }
 
 #[actix_rt::test]
-async fn a_secret_that_can_be_guessed_stops_the_start() {
+async fn weak_secret_stops_startup() {
     let world = TestEnv::new();
     let weak = "abcdefghabcdefghabcdefghabcdefghabcdefgh";
     let error = refusal(&world.server(binary()).set("secret", weak));
@@ -225,7 +225,7 @@ async fn a_secret_that_can_be_guessed_stops_the_start() {
 }
 
 #[actix_rt::test]
-async fn what_the_server_generates_is_for_its_own_eyes() {
+async fn generated_files_are_readable_by_the_server_only() {
     let server = Server::start();
     let mode = |name: &str| {
         let path = server.world.folder().join("data").join(name);

@@ -7,7 +7,7 @@ use matchbook_testkit::{TestEnv, TestResponse};
 use crate::support::{Server, Tokens, binary, eventually, http};
 
 #[actix_rt::test]
-async fn whoever_is_being_answered_while_the_server_stops_gets_the_answer_or_can_ask_again() {
+async fn requests_during_shutdown_are_completed_or_can_be_retried() {
     let server = Server::start();
     let mut sessions = Vec::new();
     for _ in 0..20 {
@@ -38,7 +38,7 @@ async fn whoever_is_being_answered_while_the_server_stops_gets_the_answer_or_can
 }
 
 #[actix_rt::test]
-async fn a_request_that_does_not_end_holds_a_stopping_server_up_for_a_bounded_time() {
+async fn endless_request_delays_shutdown_only_up_to_the_timeout() {
     use std::io::Write;
     let world = TestEnv::new();
     let launch = world.server(binary()).set("tls.mode", "off").set("server.shutdown_timeout", "1s");
@@ -56,7 +56,7 @@ async fn a_request_that_does_not_end_holds_a_stopping_server_up_for_a_bounded_ti
 
 #[actix_rt::test]
 #[ignore = "needs PostgreSQL: make test"]
-async fn when_too_many_wait_for_the_database_the_rest_is_sent_away_at_once() {
+async fn requests_beyond_the_database_queue_get_503_at_once() {
     use diesel::connection::SimpleConnection;
     let settings = [
         ("database.pool_size", "1"),
@@ -95,7 +95,7 @@ async fn when_too_many_wait_for_the_database_the_rest_is_sent_away_at_once() {
 
 #[actix_rt::test]
 #[ignore = "needs PostgreSQL: make test"]
-async fn whoever_the_database_does_not_answer_in_time_is_told_to_come_back() {
+async fn query_timeout_is_503_with_retry_after() {
     use diesel::connection::SimpleConnection;
     let server = Server::with(|launch| {
         launch.set("database.query_timeout", "300ms").set("database.acquire_timeout", "300ms")

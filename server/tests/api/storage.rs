@@ -40,7 +40,7 @@ async fn columns_have_native_types() {
 
 #[actix_rt::test]
 #[ignore = "needs PostgreSQL: make test"]
-async fn a_session_is_one_row_that_leaves_room_for_its_next_version_and_holds_no_secret() {
+async fn session_is_one_row_with_free_space_and_no_secret() {
     #[derive(QueryableByName, Debug)]
     struct Row {
         #[diesel(sql_type = BigInt)]
@@ -82,7 +82,7 @@ async fn a_session_is_one_row_that_leaves_room_for_its_next_version_and_holds_no
 }
 
 #[actix_rt::test]
-async fn the_sqlite_file_is_where_the_settings_say_and_can_be_moved() {
+async fn sqlite_file_is_at_the_configured_path_and_can_be_moved() {
     let world = matchbook_testkit::TestEnv::new();
     let file = world.folder().join("elsewhere.db");
     let url = format!("sqlite://{}", file.display());

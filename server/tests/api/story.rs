@@ -3,7 +3,7 @@
 use crate::support::{Server, Tokens, eventually};
 
 #[actix_rt::test]
-async fn a_guest_registers_gets_tokens_outlives_the_first_and_goes_on_with_the_second() {
+async fn guest_registers_logs_in_and_refreshes_after_expiry() {
     let server = Server::with(|launch| launch.set("tokens.access_lifetime", "3s"));
     let id = server.guest().await;
     let first = Tokens::of(&server.http.get(&format!("/token?userId={id}")).await);
@@ -30,7 +30,7 @@ async fn a_guest_registers_gets_tokens_outlives_the_first_and_goes_on_with_the_s
 }
 
 #[actix_rt::test]
-async fn an_access_token_says_what_rfc_9068_wants() {
+async fn access_token_has_the_claims_of_rfc_9068() {
     let server = Server::start();
     let id = server.guest().await;
     let tokens = Tokens::of(&server.http.get(&format!("/token?userId={id}")).await);

@@ -14,7 +14,7 @@ use openssl::x509::X509;
 use crate::support::{Server, binary};
 
 #[actix_rt::test]
-async fn the_certificate_is_good_under_the_development_ca_and_under_no_other() {
+async fn certificate_is_valid_only_under_the_development_ca() {
     let server = Server::with(|l| l.set("tls.names", "auth.internal, 192.0.2.7"));
     let url = server.process.url().to_owned();
     assert!(url.starts_with("https://127.0.0.1:"));
@@ -55,7 +55,7 @@ async fn http_2_is_not_negotiated() {
 }
 
 #[actix_rt::test]
-async fn the_development_ca_outlives_a_restart() {
+async fn development_ca_survives_a_restart() {
     let mut server = Server::start();
     let ca = server.world.folder().join("data/tls/ca.pem");
     let before = std::fs::read(&ca).unwrap();
@@ -86,7 +86,7 @@ fn make_certificate(folder: &Path, name: &str, names: &str) -> (String, String) 
 }
 
 #[actix_rt::test]
-async fn a_certificate_from_files_is_served_and_asked_after_by_its_name() {
+async fn certificate_from_files_is_served_and_checked_by_name() {
     for names in ["DNS:auth.example,IP:127.0.0.1", "IP:127.0.0.1"] {
         let world = TestEnv::new();
         let (certificate, key) = make_certificate(world.folder(), "server", names);
@@ -107,7 +107,7 @@ async fn a_certificate_from_files_is_served_and_asked_after_by_its_name() {
 }
 
 #[actix_rt::test]
-async fn a_certificate_that_is_renewed_on_disk_is_served_and_a_bad_one_is_not() {
+async fn renewed_certificate_is_served_and_an_invalid_one_is_not() {
     let world = TestEnv::new();
     let (certificate, key) = make_certificate(world.folder(), "server", "IP:127.0.0.1");
     let old = world.folder().join("old.pem");
@@ -133,7 +133,7 @@ async fn a_certificate_that_is_renewed_on_disk_is_served_and_a_bad_one_is_not() 
 }
 
 #[actix_rt::test]
-async fn a_hangup_does_not_end_the_server() {
+async fn sighup_does_not_end_the_server() {
     let server = Server::start();
     server.process.hang_up();
     server.process.await_log("hangup");
@@ -141,7 +141,7 @@ async fn a_hangup_does_not_end_the_server() {
 }
 
 #[actix_rt::test]
-async fn a_certificate_or_key_that_cannot_be_used_stops_the_start_with_a_sentence() {
+async fn unusable_certificate_or_key_stops_startup_with_a_sentence() {
     let world = TestEnv::new();
     let (certificate, key) = make_certificate(world.folder(), "one", "DNS:one.example");
     let (other, other_key) = make_certificate(world.folder(), "two", "DNS:two.example");
@@ -191,7 +191,7 @@ async fn a_certificate_or_key_that_cannot_be_used_stops_the_start_with_a_sentenc
 }
 
 #[actix_rt::test]
-async fn a_certificate_that_is_not_valid_at_this_time_is_reported_at_the_start() {
+async fn expired_or_future_certificate_is_reported_at_startup() {
     let now = matchbook_server::clock::now().as_secs();
     for (from, until, said) in [
         (now - 7200, now - 3600, "certificate expired, clients refuse it"),
@@ -223,7 +223,7 @@ fn certificate_of(from: i64, until: i64) -> (Vec<u8>, Vec<u8>) {
 }
 
 #[actix_rt::test]
-async fn behind_a_proxy_tls_can_be_off() {
+async fn tls_can_be_off_behind_a_proxy() {
     let server = Server::with(|launch| launch.set("tls.mode", "off"));
     assert!(server.process.url().starts_with("http://"));
     assert_eq!(server.http.get("/health/live").await.status, 200);

@@ -15,7 +15,7 @@ fn redis(server: &Server, tokens: &Tokens) -> (redis::Connection, String, String
 
 #[actix_rt::test]
 #[ignore = "needs PostgreSQL and Redis: make test"]
-async fn a_granted_token_is_cached_for_the_rest_of_its_life() {
+async fn issued_token_is_cached_until_it_expires() {
     let server = Server::start();
     let tokens = server.log_in().await;
     let (mut redis, access, ended) = redis(&server, &tokens);
@@ -26,7 +26,7 @@ async fn a_granted_token_is_cached_for_the_rest_of_its_life() {
 
 #[actix_rt::test]
 #[ignore = "needs PostgreSQL and Redis: make test"]
-async fn a_cached_token_is_good_without_the_database_and_an_evicted_one_is_cached_again() {
+async fn cached_token_is_active_without_the_database_and_an_evicted_one_is_cached_again() {
     let world = matchbook_testkit::TestEnv::new();
     let (relay, url) = world.database_relay();
     let process = world
@@ -51,7 +51,7 @@ async fn a_cached_token_is_good_without_the_database_and_an_evicted_one_is_cache
 
 #[actix_rt::test]
 #[ignore = "needs PostgreSQL and Redis: make test"]
-async fn an_end_outweighs_an_active_that_is_written_after_it() {
+async fn tombstone_wins_over_a_later_active_entry() {
     let server = Server::strict();
     let tokens = server.log_in().await;
     let (mut redis, access, ended) = redis(&server, &tokens);

@@ -14,7 +14,7 @@ use matchbook_server::sessions::{ClientInfo, Refresh, RefreshOutcome};
 use matchbook_server::store::sessions::Rotated;
 use matchbook_server::store::{Conn, Error, Store};
 
-use crate::subject::{DEFAULT, MINUTE, Subject, device};
+use crate::harness::{DEFAULT, Harness, MINUTE, device};
 
 /// All at once: whoever is not the first of a lane waits for it.
 async fn rotate_batch(store: &Store, attempts: &[Refresh]) -> Vec<Result<Option<Rotated>, Error>> {
@@ -22,88 +22,88 @@ async fn rotate_batch(store: &Store, attempts: &[Refresh]) -> Vec<Result<Option<
 }
 
 /// So many sessions, and an attempt to refresh each.
-fn attempts(subject: &mut Subject, count: usize) -> Vec<Refresh> {
-    let pairs: Vec<_> = (0..count).map(|_| subject.open().1).collect();
-    pairs.iter().map(|pair| subject.attempt(&pair.refresh, None, device())).collect()
+fn attempts(harness: &mut Harness, count: usize) -> Vec<Refresh> {
+    let pairs: Vec<_> = (0..count).map(|_| harness.open().1).collect();
+    pairs.iter().map(|pair| harness.attempt(&pair.refresh, None, device())).collect()
 }
 
-fn rotated(subject: &mut Subject) -> i64 {
-    subject.number("SELECT count(*) AS number FROM sessions WHERE generation = 1")
+fn rotated(harness: &mut Harness) -> i64 {
+    harness.number("SELECT count(*) AS number FROM sessions WHERE generation = 1")
 }
 
 #[actix_rt::test]
-async fn those_who_come_while_another_commits_share_the_next_commit() {
-    let mut subject = Subject::new(DEFAULT);
-    let store = subject.store_with(|options| options.pool_size = 4);
-    let attempts = attempts(&mut subject, 40);
+async fn rotations_that_queue_during_a_commit_share_the_next_one() {
+    let mut harness = Harness::new(DEFAULT);
+    let store = harness.store_with(|options| options.pool_size = 4);
+    let attempts = attempts(&mut harness, 40);
     for (attempt, outcome) in attempts.iter().zip(rotate_batch(&store, &attempts).await) {
-        let standing = subject.standing(attempt.update.session).unwrap();
+        let standing = harness.standing(attempt.update.session).unwrap();
         assert_eq!(outcome.unwrap(), Some((standing.user, standing.expires_at)));
         assert_eq!(standing.generation, 1);
         assert!(attempt.update.successor.is(&standing.secret_digest));
         assert_eq!(standing.access, attempt.update.access);
         assert_eq!(standing.user_agent.as_deref(), Some("test"));
     }
-    if let Conn::Postgres(_) = subject.conn {
+    if let Conn::Postgres(_) = harness.conn {
         let commits = "SELECT count(DISTINCT xmin::text) AS number FROM sessions";
-        let commits = subject.number(commits);
+        let commits = harness.number(commits);
         assert!((1..10).contains(&commits), "{commits} commits for 40 rotations");
     }
 }
 
 #[actix_rt::test]
-async fn a_token_that_many_show_at_once_is_rotated_for_one_of_them() {
-    let mut subject = Subject::new(DEFAULT);
-    let store = subject.store_with(|options| options.pool_size = 4);
-    let (session, pair) = subject.open();
-    let attempt = |_| subject.attempt(&pair.refresh, None, device());
+async fn token_presented_concurrently_is_rotated_once() {
+    let mut harness = Harness::new(DEFAULT);
+    let store = harness.store_with(|options| options.pool_size = 4);
+    let (session, pair) = harness.open();
+    let attempt = |_| harness.attempt(&pair.refresh, None, device());
     let attempts: Vec<Refresh> = (0..20).map(attempt).collect();
     let outcomes = rotate_batch(&store, &attempts).await;
     let mut winners = attempts.iter().zip(outcomes).filter(|(_, o)| o.as_ref().unwrap().is_some());
     let (winner, _) = winners.next().expect("somebody is first");
     assert!(winners.next().is_none());
-    let standing = subject.standing(session).unwrap();
+    let standing = harness.standing(session).unwrap();
     assert_eq!(standing.generation, 1);
     assert!(winner.update.successor.is(&standing.secret_digest));
 }
 
 #[actix_rt::test]
-async fn one_that_cannot_be_written_harms_no_other_of_its_batch() {
-    let mut subject = Subject::new(DEFAULT);
-    let store = subject.store();
+async fn failing_row_does_not_affect_the_rest_of_its_batch() {
+    let mut harness = Harness::new(DEFAULT);
+    let store = harness.store();
     // PostgreSQL takes no such text at all, and SQLite is told not to.
     let bad = "a\0b";
-    if let Conn::Sqlite(conn) = &mut subject.conn {
+    if let Conn::Sqlite(conn) = &mut harness.conn {
         conn.batch_execute(
             "CREATE TRIGGER refuse BEFORE UPDATE ON sessions \
              WHEN hex(new.user_agent) = '610062' BEGIN SELECT RAISE(ABORT, 'refused'); END",
         )
         .unwrap();
     }
-    let mut attempts = attempts(&mut subject, 12);
-    let pair = subject.open().1;
+    let mut attempts = attempts(&mut harness, 12);
+    let pair = harness.open().1;
     let device = ClientInfo { user_agent: Some(bad.to_owned()), ..device() };
-    attempts.insert(7, subject.attempt(&pair.refresh, None, device));
+    attempts.insert(7, harness.attempt(&pair.refresh, None, device));
     let outcomes = rotate_batch(&store, &attempts).await;
     assert!(outcomes.iter().any(|outcome| matches!(outcome, Ok(None))), "its batch fails");
     for (n, (attempt, outcome)) in attempts.iter().zip(outcomes).enumerate() {
         if outcome.unwrap().is_none() {
             // Each sees for itself.
-            let settled = subject.settle(attempt);
+            let settled = harness.settle(attempt);
             assert_eq!(settled.is_ok_and(|it| matches!(it, RefreshOutcome::Rotated(_))), n != 7);
         }
     }
-    assert_eq!(rotated(&mut subject), 12);
+    assert_eq!(rotated(&mut harness), 12);
 }
 
 #[actix_rt::test]
 #[ignore = "needs PostgreSQL: make test"]
-async fn a_session_that_somebody_else_is_at_holds_up_no_other() {
-    let mut subject = Subject::new(DEFAULT);
-    let store = subject.store_with(|options| options.pool_size = 4);
-    let attempts = attempts(&mut subject, 20);
+async fn locked_session_does_not_block_other_rotations() {
+    let mut harness = Harness::new(DEFAULT);
+    let store = harness.store_with(|options| options.pool_size = 4);
+    let attempts = attempts(&mut harness, 20);
     let held = &attempts[4].update.session;
-    let mut other = subject.connection();
+    let mut other = harness.connection();
     let lock = format!("BEGIN; SELECT * FROM sessions WHERE id = '{held}' FOR UPDATE");
     other.batch_execute(&lock).unwrap();
     // In a batch, and alone.
@@ -113,21 +113,21 @@ async fn a_session_that_somebody_else_is_at_holds_up_no_other() {
         }
     }
     other.batch_execute("ROLLBACK").unwrap();
-    assert_eq!(rotated(&mut subject), 19);
-    assert!(matches!(subject.settle(&attempts[4]).unwrap(), RefreshOutcome::Rotated(_)));
+    assert_eq!(rotated(&mut harness), 19);
+    assert!(matches!(harness.settle(&attempts[4]).unwrap(), RefreshOutcome::Rotated(_)));
 }
 
 #[actix_rt::test]
-async fn who_waits_too_long_is_told_so_and_not_rotated_after_all() {
-    let mut subject = Subject::new(DEFAULT);
-    let store = subject.store_with(|options| {
+async fn timed_out_rotation_gets_an_error_and_is_not_executed() {
+    let mut harness = Harness::new(DEFAULT);
+    let store = harness.store_with(|options| {
         options.pool_size = 4;
         options.wait = Duration::from_millis(300);
         options.timeout = MINUTE;
     });
-    let mut attempts = attempts(&mut subject, 40);
+    let mut attempts = attempts(&mut harness, 40);
     let others = attempts.split_off(20);
-    let mut other = subject.connection();
+    let mut other = harness.connection();
     let (lock, unlock) = match other {
         Conn::Postgres(_) => ("BEGIN; LOCK TABLE sessions IN EXCLUSIVE MODE", "ROLLBACK"),
         Conn::Sqlite(_) => ("BEGIN IMMEDIATE", "ROLLBACK"),
@@ -149,7 +149,7 @@ async fn who_waits_too_long_is_told_so_and_not_rotated_after_all() {
         }
     }
     assert!(done >= 20 && told > 0, "{done} done, {told} told");
-    assert_eq!(rotated(&mut subject), done);
+    assert_eq!(rotated(&mut harness), done);
 }
 
 /// Has all of them queue, and goes on with them aside.
@@ -186,13 +186,13 @@ async fn await_nobody_waiting(store: &Store) {
 }
 
 #[actix_rt::test]
-async fn beyond_the_queue_others_are_told_to_come_back() {
-    let mut subject = Subject::new(DEFAULT);
-    let store = subject.store_with(|options| {
+async fn rotations_beyond_the_queue_are_rejected() {
+    let mut harness = Harness::new(DEFAULT);
+    let store = harness.store_with(|options| {
         options.pool_size = 4;
         options.queue = 2;
     });
-    let attempts = attempts(&mut subject, 30);
+    let attempts = attempts(&mut harness, 30);
     let (mut done, mut told) = (0, 0);
     for outcome in rotate_batch(&store, &attempts).await {
         match outcome {
@@ -202,17 +202,17 @@ async fn beyond_the_queue_others_are_told_to_come_back() {
         }
     }
     assert!(done >= 3 && told >= 10, "{done} done, {told} told");
-    assert_eq!(rotated(&mut subject), done);
+    assert_eq!(rotated(&mut harness), done);
 }
 
 #[actix_rt::test]
-async fn whose_turn_it_is_waits_for_a_connection_also_where_the_queue_is_full() {
-    let mut subject = Subject::new(DEFAULT);
-    let store = subject.store_with(|options| {
+async fn batch_leader_waits_for_a_connection_even_if_the_queue_is_full() {
+    let mut harness = Harness::new(DEFAULT);
+    let store = harness.store_with(|options| {
         options.pool_size = 1;
         options.queue = 1;
     });
-    let attempt = attempts(&mut subject, 1).remove(0);
+    let attempt = attempts(&mut harness, 1).remove(0);
     let (let_go, hold) = until_let_go();
     let mut holding = Box::pin(store.run(hold));
     assert!(is_pending(&mut holding).await);
@@ -228,12 +228,12 @@ async fn whose_turn_it_is_waits_for_a_connection_also_where_the_queue_is_full() 
 }
 
 #[actix_rt::test]
-async fn what_a_thread_leaves_behind_when_it_stops_others_do() {
-    let mut subject = Subject::new(DEFAULT);
-    let store = subject.store_with(|options| options.pool_size = 1);
-    let pair = subject.open().1;
-    let theirs = subject.attempt(&pair.refresh, None, device());
-    let ours = subject.attempt(&pair.refresh, None, device());
+async fn pending_rotations_of_a_stopped_thread_are_taken_over() {
+    let mut harness = Harness::new(DEFAULT);
+    let store = harness.store_with(|options| options.pool_size = 1);
+    let pair = harness.open().1;
+    let theirs = harness.attempt(&pair.refresh, None, device());
+    let ours = harness.attempt(&pair.refresh, None, device());
     // The only connection is given out, so whoever has the turn waits for it.
     let (let_go, hold) = until_let_go();
     let mut holding = Box::pin(store.run(hold));
@@ -257,65 +257,65 @@ async fn what_a_thread_leaves_behind_when_it_stops_others_do() {
     let_go.send(()).unwrap();
     holding.await.unwrap();
     assert!(advancing.await.unwrap().is_some());
-    assert_eq!(rotated(&mut subject), 1);
+    assert_eq!(rotated(&mut harness), 1);
 }
 
 #[actix_rt::test]
 #[ignore = "needs PostgreSQL: make test"]
-async fn a_batch_that_gets_no_answer_holds_its_lane_no_longer_than_the_timeout() {
-    let mut subject = Subject::new(DEFAULT);
-    let (relay, url) = subject.relay();
-    let store = subject.store_with(|options| {
+async fn unresponsive_batch_blocks_its_shard_no_longer_than_the_timeout() {
+    let mut harness = Harness::new(DEFAULT);
+    let (relay, url) = harness.relay();
+    let store = harness.store_with(|options| {
         options.url = url.parse().unwrap();
         options.pool_size = 4;
         options.wait = Duration::from_millis(200);
         options.timeout = Duration::from_millis(300);
     });
     // Of one session, so that both are in one lane.
-    let pair = subject.open().1;
+    let pair = harness.open().1;
     relay.lose_answers_to("an answer to lose");
     let lost = ClientInfo { user_agent: Some("an answer to lose".to_owned()), ..device() };
-    let attempt = subject.attempt(&pair.refresh, None, lost);
+    let attempt = harness.attempt(&pair.refresh, None, lost);
     let stuck = store.rotate(attempt.update.clone()).await.unwrap_err();
     assert!(matches!(stuck, Error::QueryTimeout(_)) && stuck.is_transient(), "{stuck:?}");
     // The second one goes to the database too, and does not wait for the first.
-    let attempt = subject.attempt(&pair.refresh, None, device());
+    let attempt = harness.attempt(&pair.refresh, None, device());
     assert_eq!(store.rotate(attempt.update.clone()).await.unwrap(), None);
-    assert_eq!(rotated(&mut subject), 1, "what went to the database is done");
+    assert_eq!(rotated(&mut harness), 1, "what went to the database is done");
 }
 
 #[actix_rt::test]
 #[ignore = "needs PostgreSQL: make test"]
-async fn a_rotation_that_waits_for_a_lock_is_canceled_and_not_carried_out_later() {
-    let mut subject = Subject::new(DEFAULT);
-    let store = subject.store_with(|options| {
+async fn rotation_waiting_for_a_lock_is_canceled_and_not_executed_later() {
+    let mut harness = Harness::new(DEFAULT);
+    let store = harness.store_with(|options| {
         options.pool_size = 4;
         options.wait = Duration::from_millis(200);
         options.timeout = Duration::from_millis(300);
     });
-    let pair = subject.open().1;
-    let mut other = subject.connection();
+    let pair = harness.open().1;
+    let mut other = harness.connection();
     other.batch_execute("BEGIN; LOCK TABLE sessions IN EXCLUSIVE MODE").unwrap();
     for _ in 0..2 {
-        let attempt = subject.attempt(&pair.refresh, None, device());
+        let attempt = harness.attempt(&pair.refresh, None, device());
         let canceled = store.rotate(attempt.update.clone()).await.unwrap_err();
         assert!(canceled.is_transient(), "{canceled:?}");
     }
     let waiting = "SELECT count(*) AS number FROM pg_locks WHERE NOT granted \
                    AND relation = 'sessions'::regclass";
     let asked = Instant::now();
-    while subject.number(waiting) > 0 {
+    while harness.number(waiting) > 0 {
         assert!(asked.elapsed() < MINUTE, "it waits for ever");
         actix_rt::time::sleep(Duration::from_millis(1)).await;
     }
     other.batch_execute("ROLLBACK").unwrap();
-    assert_eq!(rotated(&mut subject), 0);
+    assert_eq!(rotated(&mut harness), 0);
 }
 
 #[actix_rt::test]
-async fn work_that_is_committed_after_its_caller_has_gone_is_undone() {
-    let subject = Subject::new(DEFAULT);
-    let store = subject.store();
+async fn work_committed_after_its_caller_gave_up_is_undone() {
+    let harness = Harness::new(DEFAULT);
+    let store = harness.store();
     let (let_go, hold) = until_let_go();
     let (tell, undone) = channel();
     let work = |conn: &mut Conn| hold(conn).map(|()| 7);
@@ -334,15 +334,15 @@ async fn work_that_is_committed_after_its_caller_has_gone_is_undone() {
 }
 
 #[actix_rt::test]
-async fn on_sqlite_who_writes_waits_in_line_and_who_reads_does_not() {
-    let subject = Subject::new(DEFAULT);
-    let store = subject.store_with(|options| options.pool_size = 3);
+async fn sqlite_writers_queue_in_fifo_order_and_readers_do_not_wait() {
+    let harness = Harness::new(DEFAULT);
+    let store = harness.store_with(|options| options.pool_size = 3);
     let (let_go, hold) = until_let_go();
     let mut writing = Box::pin(store.write(hold));
     assert!(is_pending(&mut writing).await);
     let mut next = Box::pin(store.write(|_| Ok(())));
     let waits = is_pending(&mut next).await && store.pool().waiting == 1;
-    assert_eq!(waits, matches!(subject.conn, Conn::Sqlite(_)), "PostgreSQL has many writers");
+    assert_eq!(waits, matches!(harness.conn, Conn::Sqlite(_)), "PostgreSQL has many writers");
     let reading = join_all((0..2).map(|_| store.run(|_| Ok(())))).await;
     assert!(reading.into_iter().all(|read| read.is_ok()));
     let_go.send(()).unwrap();

@@ -8,7 +8,7 @@ use matchbook_server::clock::Timestamp;
 use matchbook_server::store::events::{Event, count, insert};
 use matchbook_server::token::{EventId, SessionId};
 
-use crate::subject::{DEFAULT, MINUTE, SECOND, START, Subject};
+use crate::harness::{DEFAULT, Harness, MINUTE, SECOND, START};
 
 const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
@@ -27,20 +27,20 @@ fn refusal(session: SessionId, at: Timestamp) -> Event<'static> {
 }
 
 /// The number of rows, and the sum of what they count.
-fn rows(subject: &mut Subject) -> (i64, i64) {
-    let rows = subject.number("SELECT count(*) AS number FROM events");
-    (rows, subject.number("SELECT CAST(sum(count) AS bigint) AS number FROM events"))
+fn rows(harness: &mut Harness) -> (i64, i64) {
+    let rows = harness.number("SELECT count(*) AS number FROM events");
+    (rows, harness.number("SELECT CAST(sum(count) AS bigint) AS number FROM events"))
 }
 
 #[test]
-fn servers_that_write_at_once_count_in_one_row() {
+fn concurrent_servers_count_in_one_row() {
     const SERVERS: usize = 4;
     const TIMES: usize = 50;
-    let mut subject = Subject::new(DEFAULT);
+    let mut harness = Harness::new(DEFAULT);
     let barrier = Barrier::new(SERVERS);
     for round in 1..=5 {
         let session = SessionId::new(START).unwrap();
-        let connections: Vec<_> = (0..SERVERS).map(|_| subject.connection()).collect();
+        let connections: Vec<_> = (0..SERVERS).map(|_| harness.connection()).collect();
         thread::scope(|scope| {
             for mut conn in connections {
                 let barrier = &barrier;
@@ -52,13 +52,13 @@ fn servers_that_write_at_once_count_in_one_row() {
                 });
             }
         });
-        assert_eq!(rows(&mut subject), (round, round * 200));
+        assert_eq!(rows(&mut harness), (round, round * 200));
     }
 }
 
 #[test]
-fn entries_that_differ_in_more_than_the_time_or_the_minute_have_a_row_each() {
-    let mut subject = Subject::new(DEFAULT);
+fn different_events_or_minutes_have_separate_rows() {
+    let mut harness = Harness::new(DEFAULT);
     let session = SessionId::new(START).unwrap();
     let first = refusal(session, START);
     let same = refusal(session, START.after(59 * SECOND));
@@ -72,19 +72,19 @@ fn entries_that_differ_in_more_than_the_time_or_the_minute_have_a_row_each() {
         refusal(SessionId::new(START).unwrap(), START),
     ];
     for event in [&first, &same].into_iter().chain(&entries) {
-        count(&mut subject.conn, event).unwrap();
+        count(&mut harness.conn, event).unwrap();
     }
-    assert_eq!(rows(&mut subject), (8, 9));
+    assert_eq!(rows(&mut harness), (8, 9));
     // A copied token is one entry, whichever request detects it.
     for what in ["reuse_detected", "refresh_refused", "refresh_refused"] {
         let event = Event { what, reason: Some("reuse"), ..refusal(session, START) };
-        count(&mut subject.conn, &event).unwrap();
+        count(&mut harness.conn, &event).unwrap();
     }
-    assert_eq!(rows(&mut subject), (9, 12));
+    assert_eq!(rows(&mut harness), (9, 12));
     let detected = "SELECT count AS number FROM events WHERE what = 'reuse_detected'";
-    assert_eq!(subject.number(detected), 3);
+    assert_eq!(harness.number(detected), 3);
     for _ in 0..2 {
-        insert(&mut subject.conn, &refusal(session, START)).unwrap();
+        insert(&mut harness.conn, &refusal(session, START)).unwrap();
     }
-    assert_eq!(rows(&mut subject), (11, 14), "what is never counted has a row each time");
+    assert_eq!(rows(&mut harness), (11, 14), "what is never counted has a row each time");
 }

@@ -8,10 +8,11 @@ use matchbook_server::sessions::Policy;
 use matchbook_shared::Reason;
 use proptest::prelude::*;
 
-use crate::model::{Expected, Model};
-use crate::subject::{
-    Answer, DAY, DEFAULT, EXCLUSIVE, HOUR, MINUTE, Pair, SECOND, STRICT, Subject, device, play_all,
+use crate::harness::{
+    DAY, DEFAULT, HOUR, Harness, MINUTE, Outcome, SAME_KEY_ONLY, SECOND, STRICT, TokenPair,
+    check_histories, device,
 };
+use crate::model::{Expected, Model};
 
 /// What can happen.
 #[derive(Debug, Clone)]
@@ -68,7 +69,7 @@ fn action() -> impl Strategy<Value = Action> {
 }
 
 fn policy() -> impl Strategy<Value = Policy> {
-    let rules = prop_oneof![3 => Just(DEFAULT), 2 => Just(EXCLUSIVE), 1 => Just(STRICT)];
+    let rules = prop_oneof![3 => Just(DEFAULT), 2 => Just(SAME_KEY_ONLY), 1 => Just(STRICT)];
     // Where a session may rest as long as it may live, its absolute end is met.
     let idle = prop_oneof![Just(DEFAULT.idle_lifetime), Just(DEFAULT.absolute_lifetime)];
     (rules, idle).prop_map(|(rules, idle_lifetime)| Policy { idle_lifetime, ..rules })
@@ -78,7 +79,7 @@ fn policy() -> impl Strategy<Value = Policy> {
 #[derive(Default)]
 struct Seen {
     /// The tokens by generation.
-    chain: Vec<Pair>,
+    chain: Vec<TokenPair>,
     /// Whether the lifetime of access tokens was ever changed.
     lifetime_changed: bool,
     /// What showing a token has brought.
@@ -86,62 +87,62 @@ struct Seen {
 }
 
 #[test]
-fn every_history_goes_as_the_model_says() {
+fn random_histories_match_the_model() {
     let histories = (policy(), prop::collection::vec(action(), 1..50));
-    play_all(histories, |subject, (policy, actions)| play(subject, policy, &actions));
+    check_histories(histories, |harness, (policy, actions)| play(harness, policy, &actions));
 }
 
-fn play(subject: &mut Subject, policy: Policy, actions: &[Action]) {
-    subject.begin(policy);
-    let (session, first) = subject.open();
-    let mut model = Model::open(policy, subject.now);
+fn play(harness: &mut Harness, policy: Policy, actions: &[Action]) {
+    harness.begin(policy);
+    let (session, first) = harness.open();
+    let mut model = Model::open(policy, harness.now);
     let mut seen = Seen { chain: vec![first], ..Seen::default() };
     let mut over = false;
     for action in actions {
         match action {
-            Action::Wait(duration) => subject.wait(*duration),
-            Action::SetBack(duration) => subject.now = subject.now.before(*duration),
-            Action::ChangeSecret => subject.change_secret(),
+            Action::Wait(duration) => harness.wait(*duration),
+            Action::SetBack(duration) => harness.now = harness.now.before(*duration),
+            Action::ChangeSecret => harness.change_secret(),
             Action::ChangeLifetime(lifetime) => {
-                subject.policy.access_lifetime = *lifetime;
+                harness.policy.access_lifetime = *lifetime;
                 model.set_access_lifetime(*lifetime);
                 seen.lifetime_changed = true;
             }
             Action::ShowTooLate => {
                 let newest = seen.chain.last().unwrap().refresh.clone();
-                let late = subject.attempt(&newest, Some("late"), device());
-                let answer = subject.carry_out(&late.until(Timestamp::from_secs(0)));
-                match model.is_over(subject.now) {
-                    None => assert_eq!(answer, Answer::TooLate),
-                    Some(reason) => assert_eq!(answer, Answer::Refused(reason)),
+                let late = harness.attempt(&newest, Some("late"), device());
+                let answer = harness.carry_out(&late.until(Timestamp::from_secs(0)));
+                match model.is_over(harness.now) {
+                    None => assert_eq!(answer, Outcome::TooLate),
+                    Some(reason) => assert_eq!(answer, Outcome::Refused(reason)),
                 }
             }
             Action::LogOut => {
-                subject.log_out(session);
-                model.log_out(subject.now);
+                harness.log_out(session);
+                model.log_out(harness.now);
                 over = true;
             }
             Action::ClearSalt => {
-                subject.clear_salts(&[session]);
-                model.clear_salt(subject.now);
+                harness.clear_salts(&[session]);
+                model.clear_salt(harness.now);
             }
             Action::Sweep => {
-                subject.sweep();
-                model.sweep(subject.now);
-                assert_eq!(subject.standing(session).is_some(), model.state().0);
+                harness.sweep();
+                model.sweep(harness.now);
+                assert_eq!(harness.standing(session).is_some(), model.state().0);
             }
             Action::EraseSalt => {
-                subject.sql("UPDATE sessions SET salt = NULL");
+                harness.sql("UPDATE sessions SET salt = NULL");
                 model.erase_salt();
             }
             Action::Expire => {
-                subject.expire();
-                model.expire(subject.now);
+                harness.expire();
+                model.expire(harness.now);
             }
             Action::Show { age, key } => {
                 let generation = (seen.chain.len() - 1).saturating_sub(*age);
-                let expected = model.show(generation, *key, subject.now);
-                let answer = show(subject, &mut seen, generation, *key, expected);
+                let expected = model.present(generation, *key, harness.now);
+                let answer = present(harness, &mut seen, generation, *key, expected);
                 assert!(!over || !answer, "what has ended never yields a token again");
                 // An expiry can be undone by the clock.
                 over |= matches!(
@@ -152,7 +153,7 @@ fn play(subject: &mut Subject, policy: Policy, actions: &[Action]) {
         }
         let (exists, live) = model.state();
         if exists {
-            let standing = subject.standing(session).unwrap();
+            let standing = harness.standing(session).unwrap();
             assert_eq!(usize::try_from(standing.generation).unwrap(), live);
             assert_eq!(live + 1, seen.chain.len(), "one token for each generation");
         }
@@ -160,45 +161,45 @@ fn play(subject: &mut Subject, policy: Policy, actions: &[Action]) {
 }
 
 /// Shows a token and compares; answers whether there was a grant.
-fn show(
-    subject: &mut Subject,
+fn present(
+    harness: &mut Harness,
     seen: &mut Seen,
     generation: usize,
     key: Option<u8>,
     expected: Expected,
 ) -> bool {
     let shown = seen.chain[generation].refresh.clone();
-    let answer = subject.show(&shown, key.map(|key| key.to_string()).as_deref());
+    let answer = harness.present(&shown, key.map(|key| key.to_string()).as_deref());
     let newest = seen.chain.len() - 1;
     let granted = match (&answer, expected) {
-        (Answer::Rotated(pair), Expected::Rotated) => {
+        (Outcome::Rotated(pair), Expected::Rotated) => {
             assert!(!seen.chain.iter().any(|old| old.refresh == pair.refresh));
             seen.chain.push(pair.clone());
             pair
         }
-        (Answer::Repeated(pair), Expected::Repeated) => {
+        (Outcome::Repeated(pair), Expected::Repeated) => {
             let before = &seen.chain[newest];
             assert_eq!((&pair.refresh, &pair.jti), (&before.refresh, &before.jti), "the same pair");
             // Only a change of the settings shortens it.
             assert!(pair.expires_at == before.expires_at || seen.lifetime_changed);
             pair
         }
-        (Answer::Repeated(pair), Expected::RepeatedAfresh) => {
+        (Outcome::Repeated(pair), Expected::RepeatedAfresh) => {
             assert_eq!(pair.refresh, seen.chain[newest].refresh, "the same refresh token");
             assert_ne!(pair.jti, seen.chain[newest].jti, "another access token");
-            assert!(pair.expires_at > subject.now.as_micros());
+            assert!(pair.expires_at > harness.now.as_micros());
             seen.chain[newest] = pair.clone();
             pair
         }
-        (Answer::Refused(reason), Expected::Refused(expected)) => {
+        (Outcome::Refused(reason), Expected::Refused(expected)) => {
             assert_eq!(*reason, expected);
             return false;
         }
         _ => panic!("{answer:?} where the model says {expected:?}"),
     };
     assert!(generation + 2 >= seen.chain.len(), "two generations old, and it yields something");
-    let session = subject.parse(&granted.refresh).session;
-    let until = subject.standing(session).unwrap().access_until.unwrap();
+    let session = harness.parse(&granted.refresh).session;
+    let until = harness.standing(session).unwrap().access_until.unwrap();
     assert!(granted.expires_at <= until.as_micros(), "its end is forgotten before it expires");
     let before = seen.successors.insert(shown, granted.refresh.clone());
     assert!(before.is_none_or(|before| before == granted.refresh), "one successor for each token");
@@ -206,7 +207,7 @@ fn show(
 }
 
 #[test]
-fn the_edges_of_the_window_and_of_recovery_are_within() {
+fn grace_period_and_recovery_window_include_their_last_instant() {
     let micro = Duration::from_micros(1);
     for (wait, key, granted) in [
         (30 * SECOND, None, true),
@@ -217,45 +218,45 @@ fn the_edges_of_the_window_and_of_recovery_are_within() {
         (MINUTE, Some("other"), false),
         (HOUR, None, false),
     ] {
-        let mut subject = Subject::new(DEFAULT);
-        let (_, first) = subject.open();
-        subject.show(&first.refresh, Some("k"));
-        subject.wait(wait);
-        let answer = subject.show(&first.refresh, key);
-        assert_eq!(matches!(answer, Answer::Repeated(_)), granted, "{wait:?} {key:?}: {answer:?}");
+        let mut harness = Harness::new(DEFAULT);
+        let (_, first) = harness.open();
+        harness.present(&first.refresh, Some("k"));
+        harness.wait(wait);
+        let answer = harness.present(&first.refresh, key);
+        assert_eq!(matches!(answer, Outcome::Repeated(_)), granted, "{wait:?} {key:?}: {answer:?}");
     }
 }
 
 #[test]
-fn of_two_that_renew_an_expired_access_token_one_gets_its_way() {
+fn concurrent_access_token_renewals_succeed_once() {
     use matchbook_server::store::sessions::renew_access;
     use matchbook_server::token::RotationRandomness;
-    let mut subject = Subject::new(DEFAULT);
-    let (session, first) = subject.open();
-    subject.show(&first.refresh, Some("k"));
-    subject.wait(HOUR);
+    let mut harness = Harness::new(DEFAULT);
+    let (session, first) = harness.open();
+    harness.present(&first.refresh, Some("k"));
+    harness.wait(HOUR);
     // Both have seen the same row.
-    let seen = subject.standing(session).unwrap();
-    let (now, until) = (subject.now, subject.now.after(HOUR));
+    let seen = harness.standing(session).unwrap();
+    let (now, until) = (harness.now, harness.now.after(HOUR));
     let mut renew = || {
         let access = RotationRandomness::generate(now).unwrap().access;
-        renew_access(&mut subject.conn, session, &seen, access, until, now)
+        renew_access(&mut harness.conn, session, &seen, access, until, now)
     };
     assert_eq!((renew(), renew()), (Ok(true), Ok(false)));
 }
 
 #[test]
-fn a_session_ends_when_it_rests_too_long_and_at_its_absolute_end_in_any_case() {
-    let mut subject = Subject::new(DEFAULT);
-    let (_, resting) = subject.open();
-    let (_, mut busy) = subject.open();
+fn session_ends_at_idle_expiry_and_at_absolute_expiry() {
+    let mut harness = Harness::new(DEFAULT);
+    let (_, resting) = harness.open();
+    let (_, mut busy) = harness.open();
     for _ in 0..3 {
-        subject.wait(29 * DAY);
-        let Answer::Rotated(pair) = subject.show(&busy.refresh, None) else { panic!() };
+        harness.wait(29 * DAY);
+        let Outcome::Rotated(pair) = harness.present(&busy.refresh, None) else { panic!() };
         busy = pair;
     }
-    let idle = subject.show(&resting.refresh, None);
-    assert_eq!(idle, Answer::Refused(Reason::ExpiredIdle), "its absolute end is still to come");
-    subject.wait(3 * DAY);
-    assert_eq!(subject.show(&busy.refresh, None), Answer::Refused(Reason::ExpiredAbsolute));
+    let idle = harness.present(&resting.refresh, None);
+    assert_eq!(idle, Outcome::Refused(Reason::ExpiredIdle), "its absolute end is still to come");
+    harness.wait(3 * DAY);
+    assert_eq!(harness.present(&busy.refresh, None), Outcome::Refused(Reason::ExpiredAbsolute));
 }

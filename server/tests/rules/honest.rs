@@ -8,7 +8,9 @@ use matchbook_server::sessions::{Policy, RefreshOutcome};
 use matchbook_shared::Reason;
 use proptest::prelude::*;
 
-use crate::subject::{Answer, DAY, DEFAULT, EXCLUSIVE, RETRY, Subject, device, play_all};
+use crate::harness::{
+    DAY, DEFAULT, Harness, Outcome, REUSE, SAME_KEY_ONLY, check_histories, device,
+};
 
 /// How many processes share the credential.
 const PROCESSES: usize = 3;
@@ -43,9 +45,9 @@ enum Action {
 fn action() -> impl Strategy<Value = Action> {
     let wait = prop_oneof![
         4 => (0..10_000u64).prop_map(Duration::from_millis),
-        2 => Just(RETRY.grace_period),
+        2 => Just(REUSE.grace_period),
         2 => (0..24 * 60u64).prop_map(|minutes| Duration::from_secs(minutes * 60)),
-        1 => Just(RETRY.recovery_window),
+        1 => Just(REUSE.recovery_window),
     ];
     prop_oneof![
         6 => (0..PROCESSES).prop_map(Action::Read),
@@ -76,13 +78,13 @@ impl Setup {
     /// How long after its first use a token may be shown again. Where others may
     /// rotate further meanwhile, a key does not help beyond the grace period.
     fn patience(self) -> Duration {
-        if self.keyed && self.gated { RETRY.recovery_window } else { RETRY.grace_period }
+        if self.keyed && self.gated { REUSE.recovery_window } else { REUSE.grace_period }
     }
 
     /// By when a token that is read now has to arrive: others may refresh
     /// further meanwhile, except behind a gate.
     fn until(self, used_at: Option<Duration>, now: Duration) -> Duration {
-        let travel = if self.gated { self.patience() } else { RETRY.grace_period };
+        let travel = if self.gated { self.patience() } else { REUSE.grace_period };
         let again = used_at.map_or(Duration::MAX, |used_at| used_at + self.patience());
         (now + travel).min(again)
     }
@@ -91,7 +93,7 @@ impl Setup {
 fn setup() -> impl Strategy<Value = Setup> {
     let setup = |policy, keyed, gated| Just(Setup { policy, keyed, gated });
     let policy = Policy { idle_lifetime: 80 * DAY, ..DEFAULT };
-    let same_key_only = Policy { idle_lifetime: 80 * DAY, ..EXCLUSIVE };
+    let same_key_only = Policy { idle_lifetime: 80 * DAY, ..SAME_KEY_ONLY };
     prop_oneof![
         setup(policy, false, false),
         setup(policy, true, false),
@@ -116,18 +118,18 @@ struct Stored {
 enum Process {
     Idle,
     Sending { token: String, key: Option<String>, until: Duration },
-    Waiting { token: String, answer: Answer },
+    Waiting { token: String, answer: Outcome },
 }
 
 #[test]
-fn no_honest_history_ends_in_a_logout() {
+fn honest_histories_never_end_in_a_logout() {
     let histories = (setup(), prop::collection::vec(action(), 1..80));
-    play_all(histories, |subject, (setup, actions)| play(subject, setup, &actions));
+    check_histories(histories, |harness, (setup, actions)| play(harness, setup, &actions));
 }
 
-fn play(subject: &mut Subject, setup: Setup, actions: &[Action]) {
-    subject.begin(setup.policy);
-    let (session, first) = subject.open();
+fn play(harness: &mut Harness, setup: Setup, actions: &[Action]) {
+    harness.begin(setup.policy);
+    let (session, first) = harness.open();
     let mut stored = Stored { token: first.refresh, key: None, used_at: None };
     let mut processes = vec![Process::Idle; PROCESSES];
     let mut keys = 0;
@@ -149,7 +151,7 @@ fn play(subject: &mut Subject, setup: Setup, actions: &[Action]) {
             }
             Action::Arrive(who) => {
                 if let Process::Sending { token, key, .. } = processes[*who].clone() {
-                    let answer = subject.show(&token, key.as_deref());
+                    let answer = harness.present(&token, key.as_deref());
                     if token == stored.token && stored.used_at.is_none() {
                         stored.used_at = Some(elapsed);
                     }
@@ -166,17 +168,17 @@ fn play(subject: &mut Subject, setup: Setup, actions: &[Action]) {
             Action::Stall(who, duration) => {
                 if let Process::Sending { token, key, .. } = processes[*who].clone() {
                     processes[*who] = Process::Idle;
-                    let attempt = subject.attempt(&token, key.as_deref(), device());
+                    let attempt = harness.attempt(&token, key.as_deref(), device());
                     let rest = latest(setup.patience(), &stored, &processes)
                         .map_or(*duration, |end| end.saturating_sub(elapsed).min(*duration));
                     elapsed += rest;
-                    subject.wait(rest);
-                    if let Answer::Rotated(_) = subject.carry_out(&attempt) {
+                    harness.wait(rest);
+                    if let Outcome::Rotated(_) = harness.carry_out(&attempt) {
                         // What comes between the commit and its dating decides nothing.
-                        let reuse = subject.attempt(&token, key.as_deref(), device());
-                        let retried = subject.settle(&reuse).unwrap();
+                        let reuse = harness.attempt(&token, key.as_deref(), device());
+                        let retried = harness.settle(&reuse).unwrap();
                         assert!(!matches!(retried, RefreshOutcome::Rejected { .. }));
-                        subject.redate(&attempt);
+                        harness.redate(&attempt);
                     }
                     if token == stored.token && stored.used_at.is_none() {
                         stored.used_at = Some(elapsed);
@@ -186,43 +188,43 @@ fn play(subject: &mut Subject, setup: Setup, actions: &[Action]) {
             Action::MissDeadline(who) => {
                 if let Process::Sending { token, key, .. } = processes[*who].clone() {
                     processes[*who] = Process::Idle;
-                    let attempt = subject.attempt(&token, key.as_deref(), device());
-                    subject.carry_out(&attempt.until(Timestamp::from_secs(0)));
+                    let attempt = harness.attempt(&token, key.as_deref(), device());
+                    harness.carry_out(&attempt.until(Timestamp::from_secs(0)));
                 }
             }
             Action::Wait(duration) => {
                 let rest = latest(setup.patience(), &stored, &processes)
                     .map_or(*duration, |latest| latest.saturating_sub(elapsed).min(*duration));
                 elapsed += rest;
-                subject.wait(rest);
+                harness.wait(rest);
             }
-            Action::SetBack(duration) => subject.now = subject.now.before(*duration),
+            Action::SetBack(duration) => harness.now = harness.now.before(*duration),
             Action::Sweep => {
-                subject.clear_salts(&[session]);
-                subject.sweep();
+                harness.clear_salts(&[session]);
+                harness.sweep();
             }
-            Action::ChangeSecret => subject.change_secret(),
+            Action::ChangeSecret => harness.change_secret(),
         }
     }
     // Whatever happened, the stored token is good.
     let token = stored.token.clone();
     let key = stored.key.clone().or(setup.keyed.then(|| "last".to_owned()));
-    let answer = subject.show(&token, key.as_deref());
-    assert!(!matches!(answer, Answer::Refused(_)), "{answer:?}");
+    let answer = harness.present(&token, key.as_deref());
+    assert!(!matches!(answer, Outcome::Refused(_)), "{answer:?}");
 }
 
 /// What a client does with an answer.
-fn take(stored: &mut Stored, shown: &str, answer: Answer) {
+fn take(stored: &mut Stored, shown: &str, answer: Outcome) {
     match answer {
-        Answer::Rotated(pair) | Answer::Repeated(pair) => {
+        Outcome::Rotated(pair) | Outcome::Repeated(pair) => {
             if stored.token == shown {
                 *stored = Stored { token: pair.refresh, key: None, used_at: None };
             }
         }
         // Somebody else was faster, and has stored what came of it.
-        Answer::Refused(Reason::Superseded) if stored.token != shown => {}
-        Answer::TooLate => panic!("there is no deadline"),
-        Answer::Refused(reason) => panic!("logged out: {reason:?}"),
+        Outcome::Refused(Reason::Superseded) if stored.token != shown => {}
+        Outcome::TooLate => panic!("there is no deadline"),
+        Outcome::Refused(reason) => panic!("logged out: {reason:?}"),
     }
 }
 
@@ -238,18 +240,18 @@ fn latest(patience: Duration, stored: &Stored, processes: &[Process]) -> Option<
 }
 
 #[test]
-fn a_late_rotation_is_dated_although_its_access_token_was_renewed_meanwhile() {
-    let mut subject = Subject::new(DEFAULT);
-    let (session, pair) = subject.open();
-    let attempt = subject.attempt(&pair.refresh, None, device());
+fn late_rotation_is_redated_after_an_access_token_renewal() {
+    let mut harness = Harness::new(DEFAULT);
+    let (session, pair) = harness.open();
+    let attempt = harness.attempt(&pair.refresh, None, device());
     // Rotated at its own time; the retry finds the access token expired.
-    let rotated = subject.carry_out(&attempt);
-    assert!(matches!(rotated, Answer::Rotated(_)));
-    subject.wait(RETRY.grace_period);
-    subject.policy.access_lifetime = RETRY.grace_period;
-    assert!(matches!(subject.show(&pair.refresh, None), Answer::Repeated(_)));
-    subject.redate(&attempt);
-    assert_eq!(subject.standing(session).unwrap().rotated_at, Some(subject.now));
-    subject.wait(RETRY.grace_period);
-    assert!(matches!(subject.show(&pair.refresh, None), Answer::Repeated(_)));
+    let rotated = harness.carry_out(&attempt);
+    assert!(matches!(rotated, Outcome::Rotated(_)));
+    harness.wait(REUSE.grace_period);
+    harness.policy.access_lifetime = REUSE.grace_period;
+    assert!(matches!(harness.present(&pair.refresh, None), Outcome::Repeated(_)));
+    harness.redate(&attempt);
+    assert_eq!(harness.standing(session).unwrap().rotated_at, Some(harness.now));
+    harness.wait(REUSE.grace_period);
+    assert!(matches!(harness.present(&pair.refresh, None), Outcome::Repeated(_)));
 }

@@ -76,7 +76,12 @@ impl Model {
     }
 
     /// Somebody shows the token of a generation.
-    pub(crate) fn show(&mut self, generation: usize, key: Option<u8>, now: Timestamp) -> Expected {
+    pub(crate) fn present(
+        &mut self,
+        generation: usize,
+        key: Option<u8>,
+        now: Timestamp,
+    ) -> Expected {
         if let Some(reason) = self.is_over(now) {
             return Expected::Refused(reason);
         }

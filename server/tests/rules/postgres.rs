@@ -8,32 +8,32 @@ use matchbook_server::sessions::{self, RefreshOutcome};
 use matchbook_server::store::sessions::rotate;
 use matchbook_server::token::SessionId;
 
-use crate::subject::{DEFAULT, MINUTE, Subject, device, number};
+use crate::harness::{DEFAULT, Harness, MINUTE, device, number};
 
 #[test]
 #[ignore = "needs PostgreSQL: make test"]
-fn the_sweeper_never_scans_the_table_and_reads_no_more_than_its_step() {
-    let mut subject = Subject::new(DEFAULT);
-    let (session, first) = subject.open();
-    subject.show(&first.refresh, None);
-    subject.sql(
+fn sweeper_uses_the_index_and_reads_at_most_one_step() {
+    let mut harness = Harness::new(DEFAULT);
+    let (session, first) = harness.open();
+    harness.present(&first.refresh, None);
+    harness.sql(
         "INSERT INTO sessions SELECT gen_random_uuid(), user_id, generation, secret_digest, \
          previous_digest, CASE WHEN i % 100 = 0 THEN salt END, attempt_digest, rotated_at, \
          access_jti, access_issued_at, created_at, idle_expires_at, expires_at, ended_at, \
          end_reason, user_agent, ip FROM sessions, generate_series(1, 50000) AS i",
     );
-    subject.sql("ANALYZE sessions");
-    subject.wait(MINUTE);
-    let before = reads(&mut subject);
+    harness.sql("ANALYZE sessions");
+    harness.wait(MINUTE);
+    let before = reads(&mut harness);
     let (mut at, mut cleared) = (SessionId::FIRST, 0);
     for _ in 0..10 {
-        let (policy, now) = (subject.policy, subject.now);
-        let swept = sessions::sweep(&mut subject.conn, at, 100, &policy, now).unwrap();
+        let (policy, now) = (harness.policy, harness.now);
+        let swept = sessions::sweep(&mut harness.conn, at, 100, &policy, now).unwrap();
         cleared += swept.cleared;
         at = swept.last.unwrap();
     }
-    subject.clear_salts(&[session]);
-    let after = reads(&mut subject);
+    harness.clear_salts(&[session]);
+    let after = reads(&mut harness);
     assert!(cleared > 0);
     assert_eq!(after.0, before.0, "sequential scans");
     let read = after.1 - before.1;
@@ -41,11 +41,11 @@ fn the_sweeper_never_scans_the_table_and_reads_no_more_than_its_step() {
 }
 
 /// Sequential scans of `sessions` so far, and rows that were fetched by an index.
-fn reads(subject: &mut Subject) -> (i64, i64) {
-    subject.sql("SELECT pg_stat_force_next_flush()");
-    subject.conn = subject.connection();
+fn reads(harness: &mut Harness) -> (i64, i64) {
+    harness.sql("SELECT pg_stat_force_next_flush()");
+    harness.conn = harness.connection();
     let mut count = |column| {
-        subject.number(&format!(
+        harness.number(&format!(
             "SELECT {column} AS number FROM pg_stat_user_tables WHERE relname = 'sessions'"
         ))
     };
@@ -55,17 +55,17 @@ fn reads(subject: &mut Subject) -> (i64, i64) {
 /// The server that rotates it dies before it can date the rotation.
 #[test]
 #[ignore = "needs PostgreSQL: make test"]
-fn a_request_that_found_the_token_live_gets_the_pair_of_a_rotation_committed_meanwhile() {
-    let mut subject = Subject::new(DEFAULT);
-    let (_, pair) = subject.open();
-    let mut other = subject.connection();
-    let stalled = subject.attempt(&pair.refresh, None, device());
+fn request_that_saw_the_token_current_gets_the_pair_of_a_concurrent_rotation() {
+    let mut harness = Harness::new(DEFAULT);
+    let (_, pair) = harness.open();
+    let mut other = harness.connection();
+    let stalled = harness.attempt(&pair.refresh, None, device());
     other.batch_execute("BEGIN").unwrap();
     assert!(rotate(&mut other, &stalled.update).unwrap().is_some());
-    subject.wait(10 * MINUTE);
-    let reuse = subject.attempt(&pair.refresh, None, device());
+    harness.wait(10 * MINUTE);
+    let reuse = harness.attempt(&pair.refresh, None, device());
     let settled = std::thread::scope(|scope| {
-        let settling = scope.spawn(|| subject.settle(&reuse).unwrap());
+        let settling = scope.spawn(|| harness.settle(&reuse).unwrap());
         let waiting = "SELECT count(*) AS number FROM pg_stat_activity WHERE \
                        datname = current_database() AND wait_event_type = 'Lock'";
         let asked = Instant::now();

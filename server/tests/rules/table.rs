@@ -6,7 +6,7 @@ use std::time::Duration;
 use matchbook_server::sessions::Policy;
 use matchbook_shared::Reason;
 
-use crate::subject::{Answer, DEFAULT, EXCLUSIVE, HOUR, SECOND, STRICT, Subject};
+use crate::harness::{DEFAULT, HOUR, Harness, Outcome, SAME_KEY_ONLY, SECOND, STRICT};
 
 /// A case: a token is rotated, and shown again that much later.
 struct Case {
@@ -142,44 +142,44 @@ const CASES: &[Case] = &[
 ];
 
 /// What becomes of a case, measured.
-fn outcome(subject: &mut Subject, policy: Policy, case: &Case) -> &'static str {
-    subject.begin(policy);
-    let (session, first) = subject.open();
-    let Answer::Rotated(second) = subject.show(&first.refresh, case.keys.0) else {
+fn outcome(harness: &mut Harness, policy: Policy, case: &Case) -> &'static str {
+    harness.begin(policy);
+    let (session, first) = harness.open();
+    let Outcome::Rotated(second) = harness.present(&first.refresh, case.keys.0) else {
         panic!("the first time rotates")
     };
     let mut newest = second.clone();
     for _ in 0..case.further {
-        subject.wait(case.every);
-        let Answer::Rotated(pair) = subject.show(&newest.refresh, case.keys.0) else {
+        harness.wait(case.every);
+        let Outcome::Rotated(pair) = harness.present(&newest.refresh, case.keys.0) else {
             panic!("the newest one rotates")
         };
         newest = pair;
     }
-    subject.wait(case.wait);
-    let answer = subject.show(&first.refresh, case.keys.1);
-    let alive = subject.standing(session).unwrap().ended_at.is_none();
+    harness.wait(case.wait);
+    let answer = harness.present(&first.refresh, case.keys.1);
+    let alive = harness.standing(session).unwrap().ended_at.is_none();
     match answer {
-        Answer::Repeated(pair) if alive && pair == second => "the same pair",
-        Answer::Repeated(pair) if alive && pair.refresh == second.refresh => {
+        Outcome::Repeated(pair) if alive && pair == second => "the same pair",
+        Outcome::Repeated(pair) if alive && pair.refresh == second.refresh => {
             "the same refresh token, a new access token"
         }
-        Answer::Refused(Reason::Superseded) if alive => "rejected, the session continues",
-        Answer::Refused(Reason::Reuse) if !alive => "**the session ends**",
+        Outcome::Refused(Reason::Superseded) if alive => "rejected, the session continues",
+        Outcome::Refused(Reason::Reuse) if !alive => "**the session ends**",
         answer => panic!("{}: {answer:?}, alive: {alive}", case.says),
     }
 }
 
 #[test]
 fn the_table_in_the_rotation_document_matches_the_measured_behaviour() {
-    let mut subject = Subject::new(DEFAULT);
+    let mut harness = Harness::new(DEFAULT);
     let mut table =
         "| a rotated refresh token is presented again | default | `same_key_only = true` | \
                      `mode = \"strict\"` |\n|---|---|---|---|\n"
             .to_owned();
     for case in CASES {
         let [default, same_key_only, strict] =
-            [DEFAULT, EXCLUSIVE, STRICT].map(|policy| outcome(&mut subject, policy, case));
+            [DEFAULT, SAME_KEY_ONLY, STRICT].map(|policy| outcome(&mut harness, policy, case));
         writeln!(table, "| {} | {default} | {same_key_only} | {strict} |", case.says).unwrap();
     }
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/rotation.md");

@@ -6,8 +6,8 @@ use matchbook_server::sessions::{ClientInfo, Policy};
 use matchbook_shared::Reason;
 use proptest::prelude::*;
 
-use crate::subject::{
-    Answer, DEFAULT, EXCLUSIVE, RETRY, SECOND, STRICT, Subject, device, play_all,
+use crate::harness::{
+    DEFAULT, Harness, Outcome, REUSE, SAME_KEY_ONLY, SECOND, STRICT, check_histories, device,
 };
 
 #[derive(Debug, Clone)]
@@ -27,7 +27,7 @@ enum Action {
 fn action() -> impl Strategy<Value = Action> {
     let wait = prop_oneof![
         4 => (0..20_000u64).prop_map(Duration::from_millis),
-        2 => Just(RETRY.grace_period),
+        2 => Just(REUSE.grace_period),
         1 => (31..7200u64).prop_map(Duration::from_secs),
     ];
     prop_oneof![
@@ -41,20 +41,20 @@ fn action() -> impl Strategy<Value = Action> {
 }
 
 #[test]
-fn thief_and_owner_never_hold_two_live_successors_and_who_comes_second_ends_it() {
-    let policies = prop_oneof![Just(DEFAULT), Just(EXCLUSIVE), Just(STRICT)];
+fn thief_and_owner_never_hold_two_current_tokens() {
+    let policies = prop_oneof![Just(DEFAULT), Just(SAME_KEY_ONLY), Just(STRICT)];
     let histories = (policies, prop::collection::vec(action(), 1..60));
-    play_all(histories, |subject, (policy, actions)| play(subject, policy, &actions));
+    check_histories(histories, |harness, (policy, actions)| play(harness, policy, &actions));
 }
 
-fn play(subject: &mut Subject, policy: Policy, actions: &[Action]) {
-    subject.begin(policy);
-    let (session, first) = subject.open();
+fn play(harness: &mut Harness, policy: Policy, actions: &[Action]) {
+    harness.begin(policy);
+    let (session, first) = harness.open();
     let mut owner = first.refresh;
     let mut stolen: Vec<String> = Vec::new();
     // What was granted for each generation, and how the newest came to be.
     let mut chain = vec![owner.clone()];
-    let (mut rotated_at, mut attempt) = (subject.now, None);
+    let (mut rotated_at, mut attempt) = (harness.now, None);
     // When each generation was rotated, and whether ever with a key.
     let mut rotations = Vec::new();
     let mut ever_keyed = false;
@@ -70,22 +70,22 @@ fn play(subject: &mut Subject, policy: Policy, actions: &[Action]) {
                 continue;
             }
             Action::Wait(duration) => {
-                subject.wait(*duration);
+                harness.wait(*duration);
                 continue;
             }
             Action::Sweep => {
-                subject.clear_salts(&[session]);
-                subject.sweep();
+                harness.clear_salts(&[session]);
+                harness.sweep();
                 continue;
             }
             Action::Thief { .. } => continue,
         };
         let generation = chain.iter().position(|token| *token == shown).unwrap();
         let second = generation + 1 < chain.len();
-        let age = subject.now.since(rotated_at);
+        let age = harness.now.since(rotated_at);
         let is_owner = matches!(action, Action::Owner { .. });
         let again = generation + 2 == chain.len() && key.is_some() && key == attempt;
-        let was_current = rotations.get(generation).map(|at| subject.now.since(*at));
+        let was_current = rotations.get(generation).map(|at| harness.now.since(*at));
         let must_end = if second {
             policy.reuse.is_none_or(|reuse| {
                 let late = age > if again { reuse.recovery_window } else { reuse.grace_period };
@@ -97,23 +97,23 @@ fn play(subject: &mut Subject, policy: Policy, actions: &[Action]) {
             ever_keyed && key.is_none() && policy.reuse.is_some_and(|reuse| reuse.same_key_only)
         };
         // Whatever was current a window ago is excused.
-        let may_end = must_end || was_current > Some(RETRY.grace_period);
-        let granted = match subject.show(&shown, key) {
-            Answer::Rotated(pair) => {
+        let may_end = must_end || was_current > Some(REUSE.grace_period);
+        let granted = match harness.present(&shown, key) {
+            Outcome::Rotated(pair) => {
                 assert!(!second && !over, "an old token was rotated");
                 chain.push(pair.refresh.clone());
-                (rotated_at, attempt) = (subject.now, key);
-                rotations.push(subject.now);
+                (rotated_at, attempt) = (harness.now, key);
+                rotations.push(harness.now);
                 ever_keyed |= key.is_some();
                 Some(pair.refresh)
             }
-            Answer::Repeated(pair) => {
+            Outcome::Repeated(pair) => {
                 assert!(second && !over && !must_end, "the second one got something");
                 assert_eq!(Some(&pair.refresh), chain.last(), "two live successors");
                 Some(pair.refresh)
             }
-            Answer::TooLate => panic!("there is no deadline"),
-            Answer::Refused(reason) => {
+            Outcome::TooLate => panic!("there is no deadline"),
+            Outcome::Refused(reason) => {
                 assert!(!must_end || reason == Reason::Reuse, "{reason:?}");
                 if reason == Reason::Reuse {
                     assert!(may_end, "it was current a moment ago");
@@ -126,7 +126,7 @@ fn play(subject: &mut Subject, policy: Policy, actions: &[Action]) {
         if over {
             // For both of them, and for good.
             for token in chain.clone() {
-                assert_eq!(subject.show(&token, key), Answer::Refused(Reason::Reuse));
+                assert_eq!(harness.present(&token, key), Outcome::Refused(Reason::Reuse));
             }
             return;
         }
@@ -139,98 +139,103 @@ fn play(subject: &mut Subject, policy: Policy, actions: &[Action]) {
     assert!(!over);
     // One of them may still be unseen; a single step out of time ends it.
     if chain.len() > 1 {
-        subject.wait(RETRY.grace_period + SECOND);
+        harness.wait(REUSE.grace_period + SECOND);
         let old = chain[chain.len() - 2].clone();
-        assert_eq!(subject.show(&old, None), Answer::Refused(Reason::Reuse));
+        assert_eq!(harness.present(&old, None), Outcome::Refused(Reason::Reuse));
         let newest = chain[chain.len() - 1].clone();
-        assert_eq!(subject.show(&newest, None), Answer::Refused(Reason::Reuse));
+        assert_eq!(harness.present(&newest, None), Outcome::Refused(Reason::Reuse));
     }
 }
 
 /// A thief copies the live token and keeps rotating, so often that the last rotation
 /// is always a moment ago.
 #[test]
-fn a_thief_who_keeps_rotating_is_detected_when_the_owner_comes_back() {
-    let mut subject = Subject::new(DEFAULT);
-    for policy in [DEFAULT, EXCLUSIVE] {
+fn rotating_thief_is_detected_when_the_owner_returns() {
+    let mut harness = Harness::new(DEFAULT);
+    for policy in [DEFAULT, SAME_KEY_ONLY] {
         for keyed in [false, true] {
             for every in [1, 10, 20, 29, 30] {
-                subject.begin(policy);
-                let (session, owner) = subject.open();
+                harness.begin(policy);
+                let (session, owner) = harness.open();
                 let mut stolen = owner.refresh.clone();
-                let mut rotate = |subject: &mut Subject| {
+                let mut rotate = |harness: &mut Harness| {
                     let key = keyed.then_some("thief");
-                    let Answer::Rotated(pair) = subject.show(&stolen, key) else {
+                    let Outcome::Rotated(pair) = harness.present(&stolen, key) else {
                         panic!("the thief has the live token")
                     };
                     stolen = pair.refresh;
                 };
-                rotate(&mut subject);
-                rotate(&mut subject);
+                rotate(&mut harness);
+                rotate(&mut harness);
                 // Later than four windows, whatever the rhythm.
                 let mut waited = Duration::ZERO;
-                while waited <= 4 * RETRY.grace_period {
-                    subject.wait(every * SECOND);
+                while waited <= 4 * REUSE.grace_period {
+                    harness.wait(every * SECOND);
                     waited += every * SECOND;
-                    rotate(&mut subject);
+                    rotate(&mut harness);
                 }
-                let answer = subject.show(&owner.refresh, Some("owner"));
-                assert_eq!(answer, Answer::Refused(Reason::Reuse), "every {every} s");
-                let reason = subject.standing(session).unwrap().end_reason;
+                let answer = harness.present(&owner.refresh, Some("owner"));
+                assert_eq!(answer, Outcome::Refused(Reason::Reuse), "every {every} s");
+                let reason = harness.standing(session).unwrap().end_reason;
                 assert_eq!(reason.as_deref(), Some("reuse"));
-                assert_eq!(subject.show(&stolen, None), Answer::Refused(Reason::Reuse));
+                assert_eq!(harness.present(&stolen, None), Outcome::Refused(Reason::Reuse));
             }
         }
     }
 }
 
 #[test]
-fn a_tab_that_was_current_a_window_ago_is_superseded_however_often_others_rotate() {
-    let mut subject = Subject::new(DEFAULT);
-    let (_, first) = subject.open();
-    let mut chain = vec![(first.refresh, subject.now)];
+fn tab_with_a_recently_current_token_is_superseded_however_often_others_rotate() {
+    let mut harness = Harness::new(DEFAULT);
+    let (_, first) = harness.open();
+    let mut chain = vec![(first.refresh, harness.now)];
     for round in 0..200u32 {
-        let Answer::Rotated(pair) = subject.show(&chain.last().unwrap().0, None) else { panic!() };
-        chain.last_mut().unwrap().1 = subject.now;
-        chain.push((pair.refresh, subject.now));
+        let Outcome::Rotated(pair) = harness.present(&chain.last().unwrap().0, None) else {
+            panic!()
+        };
+        chain.last_mut().unwrap().1 = harness.now;
+        chain.push((pair.refresh, harness.now));
         // Bursts and pauses.
-        subject.wait(if round % 7 == 0 { RETRY.grace_period } else { SECOND });
+        harness.wait(if round % 7 == 0 { REUSE.grace_period } else { SECOND });
         for (token, rotated_at) in chain.iter().rev().skip(2).take(40) {
-            if subject.now.since(*rotated_at) > RETRY.grace_period {
+            if harness.now.since(*rotated_at) > REUSE.grace_period {
                 break;
             }
-            assert_eq!(subject.show(token, None), Answer::Refused(Reason::Superseded));
+            assert_eq!(harness.present(token, None), Outcome::Refused(Reason::Superseded));
         }
     }
 }
 
 /// Without a key the thief goes first; the owner always sends one.
 #[test]
-fn an_exclusive_session_that_was_rotated_with_a_key_is_never_rotated_without_one() {
-    let mut subject = Subject::new(EXCLUSIVE);
-    let (session, first) = subject.open();
-    let Answer::Rotated(second) = subject.show(&first.refresh, Some("one")) else { panic!() };
-    let Answer::Rotated(third) = subject.show(&second.refresh, Some("two")) else { panic!() };
-    assert_eq!(subject.show(&third.refresh, None), Answer::Refused(Reason::Reuse));
-    assert!(subject.standing(session).unwrap().ended_at.is_some());
+fn same_key_only_session_rotated_with_a_key_requires_a_key() {
+    let mut harness = Harness::new(SAME_KEY_ONLY);
+    let (session, first) = harness.open();
+    let Outcome::Rotated(second) = harness.present(&first.refresh, Some("one")) else { panic!() };
+    let Outcome::Rotated(third) = harness.present(&second.refresh, Some("two")) else { panic!() };
+    assert_eq!(harness.present(&third.refresh, None), Outcome::Refused(Reason::Reuse));
+    assert!(harness.standing(session).unwrap().ended_at.is_some());
 }
 
 #[test]
-fn what_comes_from_elsewhere_within_the_grace_period_is_logged() {
+fn reissue_to_another_address_is_logged() {
     let elsewhere = || ClientInfo { ip: Some([198, 51, 100, 7].into()), ..device() };
-    let mut subject = Subject::new(DEFAULT);
-    let (_, first) = subject.open();
-    let Answer::Rotated(second) = subject.show(&first.refresh, Some("k")) else { panic!() };
-    assert!(matches!(subject.show(&first.refresh, None), Answer::Repeated(_)));
-    assert!(matches!(subject.show_from(&first.refresh, None, elsewhere()), Answer::Repeated(_)));
-    let Answer::Rotated(_) = subject.show(&second.refresh, Some("l")) else { panic!() };
-    assert_eq!(subject.show(&first.refresh, None), Answer::Refused(Reason::Superseded));
-    let superseded = subject.show_from(&first.refresh, None, elsewhere());
-    assert_eq!(superseded, Answer::Refused(Reason::Superseded));
-    subject.wait(RETRY.grace_period + SECOND);
-    let late = subject.show(&second.refresh, Some("l"));
-    assert!(matches!(late, Answer::Repeated(_)));
-    let mut events: Vec<String> = subject.events().into_iter().map(|(what, _)| what).collect();
+    let mut harness = Harness::new(DEFAULT);
+    let (_, first) = harness.open();
+    let Outcome::Rotated(second) = harness.present(&first.refresh, Some("k")) else { panic!() };
+    assert!(matches!(harness.present(&first.refresh, None), Outcome::Repeated(_)));
+    assert!(matches!(
+        harness.present_from(&first.refresh, None, elsewhere()),
+        Outcome::Repeated(_)
+    ));
+    let Outcome::Rotated(_) = harness.present(&second.refresh, Some("l")) else { panic!() };
+    assert_eq!(harness.present(&first.refresh, None), Outcome::Refused(Reason::Superseded));
+    let superseded = harness.present_from(&first.refresh, None, elsewhere());
+    assert_eq!(superseded, Outcome::Refused(Reason::Superseded));
+    harness.wait(REUSE.grace_period + SECOND);
+    let late = harness.present(&second.refresh, Some("l"));
+    assert!(matches!(late, Outcome::Repeated(_)));
+    let mut events: Vec<String> = harness.events().into_iter().map(|(what, _)| what).collect();
     events.sort();
     assert_eq!(
         events,

@@ -36,10 +36,10 @@ pub(crate) const DEFAULT: Policy = Policy {
     idle_lifetime: Duration::from_secs(30 * 24 * 60 * 60),
     absolute_lifetime: Duration::from_secs(90 * 24 * 60 * 60),
     retention: Duration::from_secs(7 * 24 * 60 * 60),
-    reuse: Some(RETRY),
+    reuse: Some(REUSE),
     accept_ahead_of_database: false,
 };
-pub(crate) const RETRY: Reuse = Reuse {
+pub(crate) const REUSE: Reuse = Reuse {
     grace_period: Duration::from_secs(30),
     recovery_window: Duration::from_secs(24 * 60 * 60),
     same_key_only: false,
@@ -48,17 +48,17 @@ pub(crate) const RETRY: Reuse = Reuse {
 /// `rotation.mode = "strict"`.
 pub(crate) const STRICT: Policy = Policy { reuse: None, ..DEFAULT };
 /// `rotation.same_key_only = "same_key_only"`.
-pub(crate) const EXCLUSIVE: Policy =
-    Policy { reuse: Some(Reuse { same_key_only: true, ..RETRY }), ..DEFAULT };
+pub(crate) const SAME_KEY_ONLY: Policy =
+    Policy { reuse: Some(Reuse { same_key_only: true, ..REUSE }), ..DEFAULT };
 
 /// Plays random histories, and tells the smallest one that fails.
 /// `PROPTEST_CASES` asks for more of them.
-pub(crate) fn play_all<S: Strategy>(histories: S, play: impl Fn(&mut Subject, S::Value)) {
+pub(crate) fn check_histories<S: Strategy>(histories: S, play: impl Fn(&mut Harness, S::Value)) {
     let cases = std::env::var("PROPTEST_CASES").map_or(128, |cases| cases.parse().unwrap());
     let config = Config { cases, failure_persistence: None, ..Config::default() };
-    let subject = RefCell::new(Subject::new(DEFAULT));
+    let harness = RefCell::new(Harness::new(DEFAULT));
     let outcome = TestRunner::new(config).run(&histories, |history| {
-        play(&mut subject.borrow_mut(), history);
+        play(&mut harness.borrow_mut(), history);
         Ok(())
     });
     if let Err(error) = outcome {
@@ -68,11 +68,11 @@ pub(crate) fn play_all<S: Strategy>(histories: S, play: impl Fn(&mut Subject, S:
 
 /// What came of showing a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum Outcome {
     /// A new pair.
-    Rotated(Pair),
+    Rotated(TokenPair),
     /// The pair of the answer before.
-    Repeated(Pair),
+    Repeated(TokenPair),
     /// Nothing.
     Refused(Reason),
     /// Nothing: the deadline had passed, and nothing changed.
@@ -81,13 +81,13 @@ pub(crate) enum Answer {
 
 /// What a grant holds: the refresh token, and the access token's id and end.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Pair {
+pub(crate) struct TokenPair {
     pub(crate) refresh: String,
     pub(crate) jti: String,
     pub(crate) expires_at: i64,
 }
 
-impl From<TokenGrant> for Pair {
+impl From<TokenGrant> for TokenPair {
     fn from(grant: TokenGrant) -> Self {
         Self {
             refresh: grant.refresh_token,
@@ -98,7 +98,7 @@ impl From<TokenGrant> for Pair {
 }
 
 /// The real rules on a database of its own.
-pub(crate) struct Subject {
+pub(crate) struct Harness {
     pub(crate) conn: Conn,
     pub(crate) now: Timestamp,
     pub(crate) policy: Policy,
@@ -113,7 +113,7 @@ fn options(url: Url) -> Options {
     Options { url, pool_size: 1, wait: MINUTE, queue: 1000, timeout: MINUTE }
 }
 
-impl Subject {
+impl Harness {
     /// An empty database.
     pub(crate) fn new(policy: Policy) -> Self {
         let world = TestEnv::new();
@@ -177,13 +177,13 @@ impl Subject {
     }
 
     /// A new guest signs in.
-    pub(crate) fn open(&mut self) -> (SessionId, Pair) {
+    pub(crate) fn open(&mut self) -> (SessionId, TokenPair) {
         let (user, session) = (UserId::random(), SessionId::new(self.now).unwrap());
         users::insert(&mut self.conn, user, self.now).unwrap();
         let device = device();
         let sign_in = Login { user, session, secret: Secret::random().unwrap(), device };
         let randomness = RotationRandomness::generate(self.now).unwrap();
-        let Subject { conn, token_keys, policy, now, .. } = self;
+        let Harness { conn, token_keys, policy, now, .. } = self;
         match sessions::open(conn, sign_in, &randomness, token_keys, policy, *now).unwrap() {
             LoginOutcome::Granted(grant) => (session, grant.into()),
             _ => panic!("a new guest signs in"),
@@ -191,26 +191,27 @@ impl Subject {
     }
 
     /// Somebody shows a refresh token, with or without an attempt key.
-    pub(crate) fn show(&mut self, refresh: &str, key: Option<&str>) -> Answer {
-        self.show_from(refresh, key, device())
+    pub(crate) fn present(&mut self, refresh: &str, key: Option<&str>) -> Outcome {
+        self.present_from(refresh, key, device())
     }
 
     /// Somebody shows it from another device.
-    pub(crate) fn show_from(
+    pub(crate) fn present_from(
         &mut self,
         refresh: &str,
         key: Option<&str>,
         from: ClientInfo,
-    ) -> Answer {
+    ) -> Outcome {
         let attempt = self.attempt(refresh, key, from);
         self.carry_out(&attempt)
     }
 
     /// What was about to be done is done, whatever the time is by now.
-    pub(crate) fn carry_out(&mut self, attempt: &Refresh) -> Answer {
-        let Subject { conn, token_keys, policy, now, .. } = self;
+    pub(crate) fn carry_out(&mut self, attempt: &Refresh) -> Outcome {
+        let Harness { conn, token_keys, policy, now, .. } = self;
         // In the middle of a batch, as a busy server has it.
-        let strangers = [stranger(token_keys, policy, *now), stranger(token_keys, policy, *now)];
+        let strangers =
+            [foreign_refresh(token_keys, policy, *now), foreign_refresh(token_keys, policy, *now)];
         let batch = [&*strangers[0].update, &*attempt.update, &*strangers[1].update];
         let rotation = match rotate_batch(conn, &batch).unwrap()[..] {
             [None, Some(row), None] => attempt.rotated(row, token_keys, policy),
@@ -225,10 +226,10 @@ impl Subject {
             _ => panic!("nobody has such a session"),
         };
         match rotation {
-            RefreshOutcome::Rotated(grant) => Answer::Rotated(grant.into()),
-            RefreshOutcome::Reissued(grant) => Answer::Repeated(grant.into()),
-            RefreshOutcome::Rejected { refusal, .. } => Answer::Refused(refusal.reason()),
-            RefreshOutcome::TooLate => Answer::TooLate,
+            RefreshOutcome::Rotated(grant) => Outcome::Rotated(grant.into()),
+            RefreshOutcome::Reissued(grant) => Outcome::Repeated(grant.into()),
+            RefreshOutcome::Rejected { refusal, .. } => Outcome::Refused(refusal.reason()),
+            RefreshOutcome::TooLate => Outcome::TooLate,
             RefreshOutcome::LooksLikeReuse => panic!("the last look decides"),
         }
     }
@@ -273,7 +274,7 @@ impl Subject {
 
     /// The sweeper goes its round: how many salts are gone, and how many sessions.
     pub(crate) fn sweep(&mut self) -> (usize, usize) {
-        let Subject { conn, policy, now, .. } = self;
+        let Harness { conn, policy, now, .. } = self;
         let (mut at, mut cleared, mut deleted) = (SessionId::FIRST, 0, 0);
         loop {
             let swept = sessions::sweep(conn, at, 100, policy, *now).unwrap();
@@ -341,7 +342,7 @@ fn token_keys(secrets: &[SecretString]) -> TokenKeys {
 }
 
 /// Shows a genuine token of a session that is not there.
-fn stranger(token_keys: &TokenKeys, policy: &Policy, now: Timestamp) -> Refresh {
+fn foreign_refresh(token_keys: &TokenKeys, policy: &Policy, now: Timestamp) -> Refresh {
     let (session, secret) = (SessionId::new(now).unwrap(), Secret::random().unwrap());
     let token = RefreshToken { session, generation: 0, secret };
     let shown = PresentedToken { token, attempt: None, device: device() };
