@@ -9,12 +9,12 @@ use matchbook_testkit::TestResponse;
 use crate::support::Server;
 
 /// A refusal as it must be, and its code.
-fn refused(answer: &TestResponse, status: u16, error: &str) {
-    assert_eq!(answer.status, status, "{}", answer.text);
-    assert_eq!(answer.header("content-type"), "application/json");
-    assert_eq!(answer.header("cache-control"), "no-store");
-    assert_eq!(answer.field("error"), error, "{}", answer.text);
-    assert!(answer.field("message").ends_with('.'), "{}", answer.text);
+fn refused(response: &TestResponse, status: u16, error: &str) {
+    assert_eq!(response.status, status, "{}", response.text);
+    assert_eq!(response.header("content-type"), "application/json");
+    assert_eq!(response.header("cache-control"), "no-store");
+    assert_eq!(response.field("error"), error, "{}", response.text);
+    assert!(response.field("message").ends_with('.'), "{}", response.text);
 }
 
 #[actix_rt::test]
@@ -49,31 +49,31 @@ async fn body_of_one_megabyte_is_rejected() {
 }
 
 /// Sends a form as these bytes and reads until the answer holds `text`.
-fn answer_to(server: &Server, framing_and_body: &str, text: &str) -> String {
+fn response_to(server: &Server, framing_and_body: &str, text: &str) -> String {
     let address = server.process.url().strip_prefix("http://").unwrap();
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let head =
         "POST /refresh HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded";
     write!(stream, "{head}\r\n{framing_and_body}").unwrap();
-    let mut answer = String::new();
+    let mut response = String::new();
     let mut buffer = [0; 4096];
-    while !answer.contains(text) {
+    while !response.contains(text) {
         match stream.read(&mut buffer) {
-            Ok(read @ 1..) => answer.push_str(std::str::from_utf8(&buffer[..read]).unwrap()),
-            end => panic!("{end:?} before {text}: {answer}"),
+            Ok(read @ 1..) => response.push_str(std::str::from_utf8(&buffer[..read]).unwrap()),
+            end => panic!("{end:?} before {text}: {response}"),
         }
     }
-    answer.to_lowercase()
+    response.to_lowercase()
 }
 
 #[actix_rt::test]
 async fn body_that_does_not_arrive_times_out() {
     let server = Server::with(|launch| launch.set("tls.mode", "off"));
     for body in ["Content-Length: 100\r\n\r\nr", "Transfer-Encoding: chunked\r\n\r\n1\r\nr\r\n"] {
-        let answer = answer_to(&server, body, r#""error":"too_slow""#);
-        assert!(answer.starts_with("http/1.1 408 "), "{answer}");
-        assert!(answer.contains("connection: close"), "{answer}");
+        let response = response_to(&server, body, r#""error":"too_slow""#);
+        assert!(response.starts_with("http/1.1 408 "), "{response}");
+        assert!(response.contains("connection: close"), "{response}");
     }
 }
 
@@ -88,9 +88,9 @@ async fn connection_of_an_endless_body_is_closed() {
             let form = "Content-Type: application/x-www-form-urlencoded";
             write!(stream, "{line} HTTP/1.1\r\nHost: a\r\n{form}\r\n{framing}\r\n\r\n5\r\nab")
                 .unwrap();
-            let mut answer = Vec::new();
-            let end = stream.read_to_end(&mut answer);
-            assert!(!answer.is_empty(), "{line}, {framing}: {end:?}");
+            let mut response = Vec::new();
+            let end = stream.read_to_end(&mut response);
+            assert!(!response.is_empty(), "{line}, {framing}: {end:?}");
             let closed = end.is_ok()
                 || end.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset);
             assert!(closed, "{line}, {framing}: it stays open");
@@ -103,16 +103,16 @@ async fn chunked_body_is_accepted_and_keeps_the_connection() {
     let server = Server::with(|launch| launch.set("tls.mode", "off"));
     let body = "Transfer-Encoding: chunked\r\n\r\n15\r\nrefresh_token=junk123\r\n0\r\n\r\n";
     let next = "GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n";
-    let answer = answer_to(&server, &format!("{body}{next}"), "live");
-    assert!(answer.starts_with("http/1.1 401 "), "{answer}");
+    let response = response_to(&server, &format!("{body}{next}"), "live");
+    assert!(response.starts_with("http/1.1 401 "), "{response}");
 }
 
 #[actix_rt::test]
 async fn oversized_or_incomplete_request_head_is_rejected() {
     let server = Server::with(|launch| launch.set("tls.mode", "off"));
     let long = format!("X: {}\r\n", "x".repeat(200_000));
-    let answer = answer_to(&server, &long, "\r\n\r\n");
-    assert!(answer.starts_with("http/1.1 431 "), "{answer}");
+    let response = response_to(&server, &long, "\r\n\r\n");
+    assert!(response.starts_with("http/1.1 431 "), "{response}");
     let address = server.process.url().strip_prefix("http://").unwrap();
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
@@ -127,9 +127,9 @@ async fn chunked_body_is_rejected_once_it_exceeds_the_limit() {
     let server = Server::with(|launch| launch.set("tls.mode", "off"));
     let chunk = "x".repeat(20_000);
     let body = format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{chunk}\r\n", chunk.len());
-    let answer = answer_to(&server, &body, r#""error":"too_large""#);
-    assert!(answer.starts_with("http/1.1 413 "), "{answer}");
-    assert!(answer.contains("connection: close"), "{answer}");
+    let response = response_to(&server, &body, r#""error":"too_large""#);
+    assert!(response.starts_with("http/1.1 413 "), "{response}");
+    assert!(response.contains("connection: close"), "{response}");
 }
 
 #[actix_rt::test]
@@ -160,10 +160,10 @@ async fn modified_refresh_token_is_rejected_and_changes_nothing() {
         let other = if token.as_bytes()[position] == b'A' { "B" } else { "A" };
         let mut changed = token.clone();
         changed.replace_range(position..=position, other);
-        let answer = server.refresh(&changed).await;
-        refused(&answer, 401, "invalid_grant");
-        assert_eq!(answer.header("www-authenticate"), r#"Bearer realm="matchbook""#);
-        assert!(answer.json().get("reason").is_none(), "junk is told nothing: {}", answer.text);
+        let response = server.refresh(&changed).await;
+        refused(&response, 401, "invalid_grant");
+        assert_eq!(response.header("www-authenticate"), r#"Bearer realm="matchbook""#);
+        assert!(response.json().get("reason").is_none(), "junk is told nothing: {}", response.text);
     }
     assert_eq!(server.refresh(&token).await.status, 200);
 }
@@ -181,12 +181,12 @@ async fn unknown_path_and_wrong_method_get_json_errors() {
         ("HEAD", "/token", "GET"),
         ("POST", "/.well-known/jwks.json", "GET, HEAD, OPTIONS"),
     ] {
-        let answer = TestResponse::of(server.http.request(method, path).send()).await;
+        let response = TestResponse::of(server.http.request(method, path).send()).await;
         match method {
-            "HEAD" => assert_eq!(answer.status, 405),
-            _ => refused(&answer, 405, "method_not_allowed"),
+            "HEAD" => assert_eq!(response.status, 405),
+            _ => refused(&response, 405, "method_not_allowed"),
         }
-        assert_eq!(answer.header("allow"), allowed, "{method} {path}");
+        assert_eq!(response.header("allow"), allowed, "{method} {path}");
     }
 }
 

@@ -16,13 +16,13 @@ async fn with_authorization(server: &Server, value: &str) -> TestResponse {
 #[actix_rt::test]
 async fn challenge_without_credentials_has_no_error_code() {
     let server = Server::start();
-    let answer = server.http.get("/user").await;
-    assert_eq!(answer.status, 401);
-    assert_eq!(answer.header("www-authenticate"), r#"Bearer realm="matchbook""#);
+    let response = server.http.get("/user").await;
+    assert_eq!(response.status, 401);
+    assert_eq!(response.header("www-authenticate"), r#"Bearer realm="matchbook""#);
     for value in ["Bearer", "Bearer ", "Basic dXNlcjpwYXNz", "", "Digest x"] {
-        let answer = with_authorization(&server, value).await;
-        assert_eq!(answer.status, 401, "{value:?}");
-        assert_eq!(answer.header("www-authenticate"), r#"Bearer realm="matchbook""#, "{value:?}");
+        let response = with_authorization(&server, value).await;
+        assert_eq!(response.status, 401, "{value:?}");
+        assert_eq!(response.header("www-authenticate"), r#"Bearer realm="matchbook""#, "{value:?}");
     }
 }
 
@@ -48,9 +48,9 @@ async fn access_token_in_the_url_or_sent_twice_is_rejected() {
         .append_header(("authorization", format!("Bearer {token}")))
         .append_header(("authorization", format!("Bearer {token}")));
     let twice = TestResponse::of(request.send()).await;
-    for answer in [in_url, disguised, both, twice] {
-        assert_eq!(answer.status, 400, "{}", answer.text);
-        assert!(answer.header("www-authenticate").contains(r#"error="invalid_request""#));
+    for response in [in_url, disguised, both, twice] {
+        assert_eq!(response.status, 400, "{}", response.text);
+        assert!(response.header("www-authenticate").contains(r#"error="invalid_request""#));
     }
 }
 
@@ -111,14 +111,14 @@ async fn foreign_or_malformed_access_tokens_are_invalid() {
         "x".repeat(20_000),
         server.log_in().await.refresh,
     ] {
-        let answer = with_authorization(&server, &format!("Bearer {bad}")).await;
-        assert_eq!(answer.status, 401, "{bad}: {}", answer.text);
+        let response = with_authorization(&server, &format!("Bearer {bad}")).await;
+        assert_eq!(response.status, 401, "{bad}: {}", response.text);
         assert!(
-            answer.header("www-authenticate").contains(r#"error="invalid_token""#),
+            response.header("www-authenticate").contains(r#"error="invalid_token""#),
             "{bad}: {}",
-            answer.header("www-authenticate")
+            response.header("www-authenticate")
         );
-        assert_eq!(answer.field("error"), "invalid_token");
+        assert_eq!(response.field("error"), "invalid_token");
     }
     assert_eq!(server.user(&token).await, 200);
 }

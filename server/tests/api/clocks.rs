@@ -44,9 +44,9 @@ impl Clock {
     }
 }
 
-fn is_unavailable(answer: &TestResponse) {
-    assert_eq!(answer.status, 503, "{}", answer.text);
-    assert_eq!(answer.field("error"), "temporarily_unavailable");
+fn is_unavailable(response: &TestResponse) {
+    assert_eq!(response.status, 503, "{}", response.text);
+    assert_eq!(response.field("error"), "temporarily_unavailable");
 }
 
 #[actix_rt::test]

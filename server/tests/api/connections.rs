@@ -11,7 +11,7 @@ use matchbook_testkit::{Process, TestEnv};
 use crate::support::{binary, eventually, http};
 
 /// How long a test waits for what must not take for ever.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 fn address(process: &Process) -> String {
     process.url().rsplit('/').next().unwrap().to_owned()
@@ -19,7 +19,7 @@ fn address(process: &Process) -> String {
 
 fn silent(process: &Process) -> TcpStream {
     let stream = TcpStream::connect(address(process)).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     stream
 }
 
@@ -43,7 +43,7 @@ async fn silent_connections_beyond_the_default_file_limit_block_no_client() {
     rlimit::setrlimit(rlimit::Resource::NOFILE, hard, hard).unwrap();
     let silent: Vec<_> = (0..1200).map(|_| silent(&process)).collect();
     let http = http(&world, &process);
-    let live = actix_rt::time::timeout(PATIENCE, http.get("/health/live")).await.unwrap();
+    let live = actix_rt::time::timeout(TIMEOUT, http.get("/health/live")).await.unwrap();
     assert_eq!(live.status, 200);
     drop(silent);
 }
@@ -59,7 +59,7 @@ async fn silent_connections_are_closed_and_others_served_at_the_file_limit() {
     let process = world.server(&script).set("tls.mode", "off").start();
     let mut silent: Vec<_> = (0..1200).map(|_| silent(&process)).collect();
     let http = http(&world, &process);
-    let live = actix_rt::time::timeout(PATIENCE, http.get("/health/live")).await.unwrap();
+    let live = actix_rt::time::timeout(TIMEOUT, http.get("/health/live")).await.unwrap();
     assert_eq!(live.status, 200);
     // Those beyond wait to be accepted, for their turn.
     let closed = |silent: &mut Vec<TcpStream>| {

@@ -92,9 +92,9 @@ impl Disk {
 /// How many sessions are refreshed at once.
 const BURST: usize = 40;
 
-fn is_unavailable(answer: &TestResponse) {
-    assert_eq!(answer.status, 503, "{}", answer.text);
-    assert_eq!(answer.field("error"), "temporarily_unavailable");
+fn is_unavailable(response: &TestResponse) {
+    assert_eq!(response.status, 503, "{}", response.text);
+    assert_eq!(response.field("error"), "temporarily_unavailable");
 }
 
 /// The refresh of a session goes on where its client is.
@@ -134,8 +134,8 @@ async fn nothing_is_acknowledged_that_is_not_kept(fault: Fault) {
     disk.set(fault, true);
     is_unavailable(&server.refresh(&single.refresh).await);
     is_unavailable(&server.refresh(&ahead.refresh).await);
-    for answer in join_all(burst.iter().map(|tokens| server.refresh(&tokens.refresh))).await {
-        is_unavailable(&answer);
+    for response in join_all(burst.iter().map(|tokens| server.refresh(&tokens.refresh))).await {
+        is_unavailable(&response);
     }
     is_unavailable(&server.http.get("/register").await);
     is_unavailable(&server.http.get(&format!("/token?userId={guest}")).await);
@@ -153,8 +153,8 @@ async fn nothing_is_acknowledged_that_is_not_kept(fault: Fault) {
     for tokens in [&single, &ahead, &leaving].into_iter().chain(&burst) {
         goes_on(&server, tokens).await;
     }
-    let answer = server.http.get(&format!("/token?userId={guest}")).await;
-    assert_eq!(answer.status, 200, "{}", answer.text);
+    let response = server.http.get(&format!("/token?userId={guest}")).await;
+    assert_eq!(response.status, 200, "{}", response.text);
 }
 
 #[actix_rt::test]

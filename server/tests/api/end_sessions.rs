@@ -12,9 +12,9 @@ fn end(server: &Server, arguments: &[&str]) -> Result<String, String> {
     if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
 }
 
-fn has_ended(answer: &TestResponse) {
-    assert_eq!(answer.status, 401, "{}", answer.text);
-    assert_eq!(answer.field("reason"), "logged_out");
+fn has_ended(response: &TestResponse) {
+    assert_eq!(response.status, 401, "{}", response.text);
+    assert_eq!(response.field("reason"), "logged_out");
 }
 
 #[actix_rt::test]

@@ -33,14 +33,14 @@ async fn transient_database_errors_are_503_and_never_500() {
     for code in ["53100", "53200", "40P01", "40001", "55P03", "57014", "25006", "42501"] {
         fail(code);
         let form = format!("refresh_token={}", tokens.refresh);
-        for answer in [
+        for response in [
             server.refresh(&tokens.refresh).await,
             server.http.get("/register").await,
             server.http.get(&format!("/token?userId={guest}")).await,
             server.http.post("/logout", &form).await,
         ] {
-            assert_eq!(answer.status, 503, "{code}: {}", answer.text);
-            assert_eq!(answer.field("error"), "temporarily_unavailable");
+            assert_eq!(response.status, 503, "{code}: {}", response.text);
+            assert_eq!(response.field("error"), "temporarily_unavailable");
         }
     }
     server.sql("DROP FUNCTION break CASCADE");
@@ -54,8 +54,8 @@ async fn lock_wait_beyond_the_timeout_is_503() {
     let tokens = server.log_in().await;
     let mut conn = PgConnection::establish(&server.world.database_url()).unwrap();
     conn.batch_execute("BEGIN; SELECT 1 FROM sessions FOR UPDATE").unwrap();
-    let answer = server.refresh(&tokens.refresh).await;
-    assert_eq!(answer.status, 503, "{}", answer.text);
+    let response = server.refresh(&tokens.refresh).await;
+    assert_eq!(response.status, 503, "{}", response.text);
     conn.batch_execute("ROLLBACK").unwrap();
     Tokens::of(&server.refresh(&tokens.refresh).await);
 }

@@ -41,10 +41,10 @@ async fn concurrent_logins_with_one_guest_id_open_one_session() {
         .collect();
     let mut granted = 0;
     for task in tasks {
-        let answer = task.await.unwrap();
-        match answer.status {
+        let response = task.await.unwrap();
+        match response.status {
             200 => granted += 1,
-            _ => assert_eq!(answer.status, 400, "{}", answer.text),
+            _ => assert_eq!(response.status, 400, "{}", response.text),
         }
     }
     assert_eq!(granted, 1);
@@ -54,6 +54,6 @@ async fn concurrent_logins_with_one_guest_id_open_one_session() {
 async fn unknown_guest_id_is_rejected() {
     let server = Server::start();
     let id = "00000000-0000-4000-8000-000000000000";
-    let answer = server.http.get(&format!("/token?userId={id}")).await;
-    assert_eq!((answer.status, answer.field("error").as_str()), (404, "unknown_user"));
+    let response = server.http.get(&format!("/token?userId={id}")).await;
+    assert_eq!((response.status, response.field("error").as_str()), (404, "unknown_user"));
 }

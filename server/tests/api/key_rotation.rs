@@ -36,9 +36,9 @@ impl Verifier {
         if self.good_until.is_none_or(|until| until <= Instant::now()) {
             // Cached from when it was asked for: no later could be justified.
             let asked = Instant::now();
-            let answer = server.get("/.well-known/jwks.json").await;
-            self.good_until = Some(asked + max_age(&answer));
-            self.keys = decoding_keys(&answer);
+            let response = server.get("/.well-known/jwks.json").await;
+            self.good_until = Some(asked + max_age(&response));
+            self.keys = decoding_keys(&response);
             self.fetched += 1;
         }
         let header = jsonwebtoken::decode_header(token).unwrap();
@@ -50,13 +50,13 @@ impl Verifier {
     }
 }
 
-fn max_age(answer: &TestResponse) -> Duration {
-    let seconds = answer.header("cache-control").strip_prefix("public, max-age=").unwrap();
+fn max_age(response: &TestResponse) -> Duration {
+    let seconds = response.header("cache-control").strip_prefix("public, max-age=").unwrap();
     Duration::from_secs(seconds.parse().unwrap())
 }
 
-fn decoding_keys(answer: &TestResponse) -> HashMap<String, DecodingKey> {
-    let set: JwkSet = serde_json::from_str(&answer.text).unwrap();
+fn decoding_keys(response: &TestResponse) -> HashMap<String, DecodingKey> {
+    let set: JwkSet = serde_json::from_str(&response.text).unwrap();
     let key = |jwk: &jsonwebtoken::jwk::Jwk| {
         (jwk.common.key_id.clone().unwrap(), DecodingKey::from_jwk(jwk).unwrap())
     };
@@ -290,8 +290,8 @@ async fn unreadable_keys_shorten_the_cache_lifetime_of_the_key_set() {
     eventually(0, jwks).await;
     // A key that it does not know may be a new one.
     let header = encode(r#"{"typ":"at+jwt","alg":"RS256","kid":"new"}"#);
-    let answer = server.http.get_as("/user", &format!("{header}.e30.c2ln")).await;
-    assert_eq!((answer.status, answer.header("retry-after")), (503, "1"), "{}", answer.text);
+    let response = server.http.get_as("/user", &format!("{header}.e30.c2ln")).await;
+    assert_eq!((response.status, response.header("retry-after")), (503, "1"), "{}", response.text);
     relay.mend();
     eventually(2, jwks).await;
     assert_eq!(server.user(&format!("{header}.e30.c2ln")).await, 401);

@@ -113,8 +113,8 @@ async fn server_without_its_database_serves_and_accepts_keys_for_thirty_seconds(
     eventually(503, async || server.http.get(JWKS).await.status).await;
     let after = cut.elapsed();
     assert!((28..40).contains(&after.as_secs()), "after {after:?}");
-    let answer = server.http.get(JWKS).await;
-    assert_eq!(answer.field("error"), "temporarily_unavailable");
+    let response = server.http.get(JWKS).await;
+    assert_eq!(response.field("error"), "temporarily_unavailable");
     assert_eq!(server.user(&tokens.access).await, 503);
     relay.mend();
     eventually(200, async || server.http.get(JWKS).await.status).await;

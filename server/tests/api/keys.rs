@@ -15,10 +15,10 @@ use crate::support::{Server, binary, decode, encode};
 async fn published_key_verifies_tokens_and_its_kid_is_the_thumbprint() {
     let server = Server::start();
     let token = server.log_in().await.access;
-    let answer = server.http.get("/.well-known/jwks.json").await;
-    assert_eq!(answer.header("content-type"), "application/jwk-set+json");
-    assert!(answer.header("cache-control").contains("max-age="));
-    let key = &answer.json()["keys"][0];
+    let response = server.http.get("/.well-known/jwks.json").await;
+    assert_eq!(response.header("content-type"), "application/jwk-set+json");
+    assert!(response.header("cache-control").contains("max-age="));
+    let key = &response.json()["keys"][0];
     assert_eq!(
         (&key["alg"], &key["use"], &key["kty"]),
         (&"RS256".into(), &"sig".into(), &"RSA".into())
@@ -139,8 +139,8 @@ async fn cors_allows_any_origin_to_read_only_the_key_set() {
     assert_eq!((read.status, read.header("access-control-allow-origin")), (200, "*"));
     assert!(!read.headers.contains_key("access-control-allow-credentials"));
     for closed in ["/user", "/refresh", "/token", "/register", "/logout", "/sessions"] {
-        let answer = options(closed).await;
-        assert_eq!(answer.status, 405, "{closed}");
-        assert!(!answer.headers.contains_key("access-control-allow-origin"), "{closed}");
+        let response = options(closed).await;
+        assert_eq!(response.status, 405, "{closed}");
+        assert!(!response.headers.contains_key("access-control-allow-origin"), "{closed}");
     }
 }

@@ -53,22 +53,22 @@ async fn until_ready(server: &Server) {
 /// Refreshes until there is no answer: the tokens that are kept then.
 async fn until_stalled(server: &Server, mut tokens: Tokens) -> Tokens {
     loop {
-        let answer = server.refresh(&tokens.refresh).await;
-        if answer.status == 503 {
+        let response = server.refresh(&tokens.refresh).await;
+        if response.status == 503 {
             return tokens;
         }
-        tokens = Tokens::of(&answer);
+        tokens = Tokens::of(&response);
     }
 }
 
 /// Refreshes as an honest client does: again as long as the server has no answer.
 async fn is_logged_in(server: &Server, tokens: &Tokens) {
-    let mut answer = server.refresh(&tokens.refresh).await;
-    while answer.status == 503 {
+    let mut response = server.refresh(&tokens.refresh).await;
+    while response.status == 503 {
         sleep(Duration::from_millis(50)).await;
-        answer = server.refresh(&tokens.refresh).await;
+        response = server.refresh(&tokens.refresh).await;
     }
-    let next = Tokens::of(&answer);
+    let next = Tokens::of(&response);
     assert_eq!(server.user(&next.access).await, 200);
     let next = Tokens::of(&server.refresh(&next.refresh).await);
     assert_eq!(server.user(&next.access).await, 200);
@@ -105,9 +105,9 @@ async fn with_programs_rotation_committed_late_starts_its_grace_period_at_the_co
         sleep(Duration::from_millis(100)).await;
         stall_commits(&postgres, false);
     };
-    let (answers, ()) = futures_util::future::join(asking, releasing).await;
-    for answer in answers {
-        assert!([200, 503].contains(&answer.status), "{} {}", answer.status, answer.text);
+    let (responses, ()) = futures_util::future::join(asking, releasing).await;
+    for response in responses {
+        assert!([200, 503].contains(&response.status), "{} {}", response.status, response.text);
     }
     until_ready(&server).await;
     is_logged_in(&server, &first).await;

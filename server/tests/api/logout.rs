@@ -10,10 +10,10 @@ async fn logout_accepts_an_access_token_or_a_refresh_token() {
     let (bearer, form, other) =
         (server.log_in().await, server.log_in().await, server.log_in().await);
     let request = server.http.request("POST", "/logout").bearer_auth(&bearer.access);
-    let answer = TestResponse::of(request.send()).await;
-    assert_eq!((answer.status, answer.text.as_str()), (204, ""));
-    let answer = server.http.post("/logout", &format!("refresh_token={}", form.refresh)).await;
-    assert_eq!(answer.status, 204);
+    let response = TestResponse::of(request.send()).await;
+    assert_eq!((response.status, response.text.as_str()), (204, ""));
+    let response = server.http.post("/logout", &format!("refresh_token={}", form.refresh)).await;
+    assert_eq!(response.status, 204);
     server.process.await_log("logged out");
     for tokens in [&bearer, &form] {
         assert_eq!(server.user(&tokens.access).await, 401);

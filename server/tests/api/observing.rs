@@ -8,10 +8,10 @@ use crate::support::{Server, Tokens};
 async fn metrics(server: &Server) -> String {
     let line = server.process.await_log("/metrics");
     let url = line.split("url=").nth(1).unwrap().trim().to_owned();
-    let answer = Http::new(&url, None).get("").await;
-    assert_eq!(answer.status, 200);
-    assert!(answer.header("content-type").starts_with("application/openmetrics-text"));
-    answer.text
+    let response = Http::new(&url, None).get("").await;
+    assert_eq!(response.status, 200);
+    assert!(response.header("content-type").starts_with("application/openmetrics-text"));
+    response.text
 }
 
 fn with_metrics(launch: ProcessBuilder) -> ProcessBuilder {

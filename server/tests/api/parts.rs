@@ -283,9 +283,9 @@ async fn with_programs_frozen_redis_gets_missed_revocations_before_it_is_trusted
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
 async fn with_programs_every_thread_queries_the_redis_that_receives_revocations() {
-    let (told, other) = (Redis::new(), Redis::new());
+    let (notified, other) = (Redis::new(), Redis::new());
     let world = TestEnv::new();
-    let relay = matchbook_testkit::TcpProxy::to(&format!("127.0.0.1:{}", told.port()));
+    let relay = matchbook_testkit::TcpProxy::to(&format!("127.0.0.1:{}", notified.port()));
     let url = format!("redis://{}", relay.address());
     let server = start(world, |launch| launch.variable("REDIS_URL", &url));
     // From now on the same address leads to another one, which was never told.
@@ -294,7 +294,7 @@ async fn with_programs_every_thread_queries_the_redis_that_receives_revocations(
     let claims = tokens.claims();
     let (sid, jti) = (claims["sid"].as_str().unwrap(), claims["jti"].as_str().unwrap());
     let connect = |redis: &Redis| redis::Client::open(redis.url()).unwrap().get_connection();
-    let (mut from, mut to) = (connect(&told).unwrap(), connect(&other).unwrap());
+    let (mut from, mut to) = (connect(&notified).unwrap(), connect(&other).unwrap());
     for key in [format!("access:{{{sid}}}:{jti}"), "matchbook:epoch".to_owned()] {
         let value: String = redis::cmd("GET").arg(&key).query(&mut from).unwrap();
         redis::cmd("SET").arg(&key).arg(value).exec(&mut to).unwrap();

@@ -53,8 +53,8 @@ async fn sixty_four_concurrent_refreshes_at_two_servers_get_one_pair() {
     let mut token = pair.here.log_in().await.refresh;
     for generation in 1..=3 {
         let mut pairs = BTreeSet::new();
-        for answer in pair.refresh_at_once(&token, 64) {
-            let tokens = Tokens::of(&answer.await.unwrap());
+        for response in pair.refresh_at_once(&token, 64) {
+            let tokens = Tokens::of(&response.await.unwrap());
             pairs.insert((tokens.refresh, tokens.access));
         }
         assert_eq!(pairs.len(), 1, "one pair for all");
@@ -71,8 +71,8 @@ async fn concurrent_reissues_after_access_token_expiry_get_one_new_access_token(
     let second = Tokens::of(&pair.here.refresh(&first.refresh).await);
     eventually(401, async || pair.here.user(&second.access).await).await;
     let mut pairs = BTreeSet::new();
-    for answer in pair.refresh_at_once(&first.refresh, 32) {
-        let tokens = Tokens::of(&answer.await.unwrap());
+    for response in pair.refresh_at_once(&first.refresh, 32) {
+        let tokens = Tokens::of(&response.await.unwrap());
         pairs.insert((tokens.refresh, tokens.access));
     }
     assert_eq!(pairs.len(), 1, "one pair for all");
@@ -86,11 +86,11 @@ async fn strict_mode_grants_one_of_many_concurrent_refreshes_and_ends_the_sessio
     let pair = Pair::with(&[("rotation.mode", "strict")]);
     let token = pair.here.log_in().await.refresh;
     let mut granted = Vec::new();
-    for answer in pair.refresh_at_once(&token, 16) {
-        let answer = answer.await.unwrap();
-        match answer.status {
-            200 => granted.push(Tokens::of(&answer)),
-            _ => assert_eq!((answer.status, answer.field("reason").as_str()), (401, "reuse")),
+    for response in pair.refresh_at_once(&token, 16) {
+        let response = response.await.unwrap();
+        match response.status {
+            200 => granted.push(Tokens::of(&response)),
+            _ => assert_eq!((response.status, response.field("reason").as_str()), (401, "reuse")),
         }
     }
     assert_eq!(granted.len(), 1);
@@ -111,11 +111,11 @@ async fn nothing_of_a_session_works_after_an_acknowledged_logout() {
         assert_eq!(out.status, 204, "{}", out.text);
         // What was answered before or after: none of it is good from here on.
         let mut held = vec![first.clone()];
-        for answer in refreshes {
-            let answer = answer.await.unwrap();
-            match answer.status {
-                200 => held.push(Tokens::of(&answer)),
-                _ => assert_eq!(answer.field("reason"), "logged_out"),
+        for response in refreshes {
+            let response = response.await.unwrap();
+            match response.status {
+                200 => held.push(Tokens::of(&response)),
+                _ => assert_eq!(response.field("reason"), "logged_out"),
             }
         }
         for tokens in held {

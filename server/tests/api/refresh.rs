@@ -46,11 +46,11 @@ async fn grace_period_counts_from_the_first_use_and_later_reuse_ends_the_session
     let begun = Instant::now();
     let second = Tokens::of(&server.refresh(&first.refresh).await);
     let reused = loop {
-        let answer = server.refresh(&first.refresh).await;
-        if answer.status != 200 {
-            break answer;
+        let response = server.refresh(&first.refresh).await;
+        if response.status != 200 {
+            break response;
         }
-        assert_eq!(Tokens::of(&answer).refresh, second.refresh);
+        assert_eq!(Tokens::of(&response).refresh, second.refresh);
         assert!(begun.elapsed() < Duration::from_secs(30), "it slides");
         actix_rt::time::sleep(Duration::from_millis(100)).await;
     };
@@ -124,8 +124,8 @@ async fn short_idempotency_key_is_rejected_and_nothing_is_rotated() {
     let server = Server::start();
     let first = server.log_in().await;
     for key in ["1", "fifteen-letters", "with a space in the middle", &"k".repeat(129)] {
-        let answer = server.refresh_with(&first.refresh, key).await;
-        assert_eq!((answer.status, answer.field("error").as_str()), (400, "invalid_request"));
+        let response = server.refresh_with(&first.refresh, key).await;
+        assert_eq!((response.status, response.field("error").as_str()), (400, "invalid_request"));
     }
     let twice = server
         .http
@@ -178,8 +178,8 @@ async fn session_without_refresh_expires() {
         tokens = Tokens::of(&server.refresh(&tokens.refresh).await);
     }
     actix_rt::time::sleep(std::time::Duration::from_millis(2100)).await;
-    let answer = server.refresh(&tokens.refresh).await;
-    assert_eq!((answer.status, answer.field("reason").as_str()), (401, "expired_idle"));
+    let response = server.refresh(&tokens.refresh).await;
+    assert_eq!((response.status, response.field("reason").as_str()), (401, "expired_idle"));
 }
 
 #[actix_rt::test]
@@ -194,12 +194,12 @@ async fn refresh_does_not_extend_the_absolute_expiry() {
     let opened = tokens.claims()["iat"].as_i64().unwrap();
     let began = std::time::Instant::now();
     let reason = loop {
-        let answer = server.refresh(&tokens.refresh).await;
-        if answer.status != 200 {
-            break answer.field("reason");
+        let response = server.refresh(&tokens.refresh).await;
+        if response.status != 200 {
+            break response.field("reason");
         }
         assert!(began.elapsed().as_secs() < 30, "it is refreshed for ever");
-        tokens = Tokens::of(&answer);
+        tokens = Tokens::of(&response);
         let ends = tokens.claims()["exp"].as_i64().unwrap();
         assert!(ends <= opened + 3, "an access token ends no later than its session");
     };
@@ -211,7 +211,7 @@ async fn refresh_does_not_extend_the_absolute_expiry() {
 async fn refresh_token_of_another_server_is_rejected() {
     let (here, there) = (Server::start(), Server::start());
     let token = there.log_in().await.refresh;
-    let answer = here.refresh(&token).await;
-    assert_eq!(answer.status, 401);
-    assert!(answer.json().get("reason").is_none());
+    let response = here.refresh(&token).await;
+    assert_eq!(response.status, 401);
+    assert!(response.json().get("reason").is_none());
 }

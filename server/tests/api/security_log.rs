@@ -57,12 +57,12 @@ async fn login_rejection_reuse_and_logout_are_audit_events_with_user_and_address
     server.refresh("mb_rt_junk").await;
 
     let events = events(&server);
-    let told: Vec<_> = events
+    let notified: Vec<_> = events
         .iter()
         .map(|event| (event.what.as_str(), event.reason.as_deref(), event.generation))
         .collect();
     assert_eq!(
-        told,
+        notified,
         [
             ("signed_in", None, None),
             ("refresh_refused", Some("superseded"), Some(0)),

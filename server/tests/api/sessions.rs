@@ -10,9 +10,9 @@ async fn delete(server: &Server, path: &str, token: &str) -> TestResponse {
 }
 
 async fn list(server: &Server, token: &str) -> Vec<Value> {
-    let answer = server.http.get_as("/sessions", token).await;
-    assert_eq!(answer.status, 200, "{}", answer.text);
-    answer.json().as_array().unwrap().clone()
+    let response = server.http.get_as("/sessions", token).await;
+    assert_eq!(response.status, 200, "{}", response.text);
+    response.json().as_array().unwrap().clone()
 }
 
 fn id(tokens: &Tokens) -> String {
@@ -39,7 +39,7 @@ async fn devices(server: &Server, count: usize) -> Vec<Tokens> {
 async fn session_list_has_the_live_sessions_and_marks_the_current_one() {
     let server = Server::start();
     let mine = devices(&server, 3).await;
-    let stranger = server.log_in().await;
+    let other_user = server.log_in().await;
     let over = server.http.post("/logout", &format!("refresh_token={}", mine[2].refresh)).await;
     assert_eq!(over.status, 204);
 
@@ -58,7 +58,7 @@ async fn session_list_has_the_live_sessions_and_marks_the_current_one() {
     assert!(time("createdAt") < time("lastUsedAt"), "{session}");
     assert!(time("lastUsedAt") < time("expiresAt"), "{session}");
 
-    let theirs = list(&server, &stranger.access).await;
+    let theirs = list(&server, &other_user.access).await;
     assert_eq!(theirs.len(), 1);
     assert_eq!(theirs[0]["lastUsedAt"], theirs[0]["createdAt"], "never refreshed");
     assert_eq!(server.http.get("/sessions").await.status, 401);
@@ -68,14 +68,14 @@ async fn session_list_has_the_live_sessions_and_marks_the_current_one() {
 async fn user_can_end_one_own_session_but_not_another_users() {
     let server = Server::start();
     let mine = devices(&server, 2).await;
-    let stranger = server.log_in().await;
+    let other_user = server.log_in().await;
     let path = |of: &Tokens| format!("/sessions/{}", id(of));
 
-    for path in [path(&stranger), "/sessions/junk".into(), format!("/sessions/{}", uuid())] {
+    for path in [path(&other_user), "/sessions/junk".into(), format!("/sessions/{}", uuid())] {
         let refused = delete(&server, &path, &mine[0].access).await;
         assert_eq!((refused.status, refused.field("error").as_str()), (404, "unknown_session"));
     }
-    assert_eq!(server.user(&stranger.access).await, 200);
+    assert_eq!(server.user(&other_user.access).await, 200);
 
     for _ in 0..2 {
         let ended = delete(&server, &path(&mine[1]), &mine[0].access).await;
@@ -97,7 +97,7 @@ fn uuid() -> &'static str {
 async fn user_can_end_all_sessions_or_all_others() {
     let server = Server::start();
     let mine = devices(&server, 4).await;
-    let stranger = server.log_in().await;
+    let other_user = server.log_in().await;
 
     for query in ["keep=mine", "keep=", "keep", "kep=current", "keep=current&keep=current"] {
         let wrong = delete(&server, &format!("/sessions?{query}"), &mine[0].access).await;
@@ -116,7 +116,7 @@ async fn user_can_end_all_sessions_or_all_others() {
     let ended = delete(&server, "/sessions", &mine[0].access).await;
     assert_eq!(ended.text, r#"{"ended":1}"#);
     assert_eq!(server.user(&mine[0].access).await, 401);
-    assert_eq!(server.user(&stranger.access).await, 200, "nobody else's");
+    assert_eq!(server.user(&other_user.access).await, 200, "nobody else's");
 }
 
 #[actix_rt::test]
@@ -132,10 +132,10 @@ async fn concurrent_logout_everywhere_ends_each_session_once() {
         .collect();
     let mut ended = 0;
     for request in requests {
-        let answer = request.await.unwrap();
+        let response = request.await.unwrap();
         // Whoever comes later is logged out already.
-        assert!([200, 401].contains(&answer.status), "{}", answer.text);
-        ended += answer.json()["ended"].as_u64().unwrap_or(0);
+        assert!([200, 401].contains(&response.status), "{}", response.text);
+        ended += response.json()["ended"].as_u64().unwrap_or(0);
     }
     assert_eq!(ended, 8);
     for tokens in &mine {
@@ -164,9 +164,9 @@ async fn concurrent_logout_everywhere_requests_serialize() {
     conn.batch_execute("COMMIT").unwrap();
     let mut ended = 0;
     for request in requests {
-        let answer = request.await.unwrap();
-        assert_eq!(answer.status, 200, "{}", answer.text);
-        ended += answer.json()["ended"].as_u64().unwrap();
+        let response = request.await.unwrap();
+        assert_eq!(response.status, 200, "{}", response.text);
+        ended += response.json()["ended"].as_u64().unwrap();
     }
     assert_eq!(ended, 4, "each once");
 }

@@ -18,8 +18,8 @@ async fn until_ready(server: &Server) {
     eventually(200, async || server.http.get("/health/ready").await.status).await;
 }
 
-fn is_unavailable(answer: &TestResponse) {
-    assert_eq!(answer.status, 503, "{}", answer.text);
+fn is_unavailable(response: &TestResponse) {
+    assert_eq!(response.status, 503, "{}", response.text);
 }
 
 /// A primary and a standby that has what it has.

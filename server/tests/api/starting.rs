@@ -31,9 +31,9 @@ async fn servers_starting_at_once_on_an_empty_database_agree() {
     let mut refresh = tokens.field("refreshToken");
     for server in &servers {
         assert_eq!(server.get_as("/user", &tokens.field("token")).await.status, 200);
-        let answer = server.post("/refresh", &format!("refresh_token={refresh}")).await;
-        assert_eq!(answer.status, 200, "{}", answer.text);
-        refresh = answer.field("refreshToken");
+        let response = server.post("/refresh", &format!("refresh_token={refresh}")).await;
+        assert_eq!(response.status, 200, "{}", response.text);
+        refresh = response.field("refreshToken");
     }
 
     let mut migrated = 0;

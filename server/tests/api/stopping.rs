@@ -24,13 +24,13 @@ async fn requests_during_shutdown_are_completed_or_can_be_retried() {
     actix_rt::time::sleep(Duration::from_millis(20)).await;
     let Server { world, mut process, .. } = server;
     let stopped = actix_rt::task::spawn_blocking(move || (process.stop(), process.log()));
-    let mut answered = 0;
+    let mut responded = 0;
     for refresh in refreshes {
-        answered += usize::from(refresh.await.unwrap());
+        responded += usize::from(refresh.await.unwrap());
     }
     let (status, log) = stopped.await.unwrap();
     assert_eq!(status.code(), Some(0), "{log}");
-    assert!(answered > 0, "some were in time");
+    assert!(responded > 0, "some were in time");
     let again = Server::within(world, |launch| launch);
     for tokens in &sessions {
         Tokens::of(&again.refresh(&tokens.refresh).await);
@@ -82,12 +82,12 @@ async fn requests_beyond_the_database_queue_get_503_at_once() {
     conn.batch_execute("ROLLBACK").unwrap();
     let mut granted = 0;
     for refresh in refreshes {
-        let answer = refresh.await.unwrap();
-        if answer.status == 200 {
+        let response = refresh.await.unwrap();
+        if response.status == 200 {
             granted += 1;
         } else {
-            assert_eq!((answer.status, answer.header("retry-after")), (503, "1"));
-            assert_eq!(answer.field("error"), "temporarily_unavailable");
+            assert_eq!((response.status, response.header("retry-after")), (503, "1"));
+            assert_eq!(response.field("error"), "temporarily_unavailable");
         }
     }
     assert_eq!(granted, 3, "nobody who waits is forgotten");

@@ -42,9 +42,9 @@ impl Server {
 
     /// Registers a guest: its id.
     pub(crate) async fn guest(&self) -> String {
-        let answer = self.http.get("/register").await;
-        assert_eq!(answer.status, 200, "{}", answer.text);
-        answer.json().as_str().expect("a JSON string").to_owned()
+        let response = self.http.get("/register").await;
+        assert_eq!(response.status, 200, "{}", response.text);
+        response.json().as_str().expect("a JSON string").to_owned()
     }
 
     /// Logs a new guest in.
@@ -113,14 +113,14 @@ pub(crate) struct Tokens {
 
 impl Tokens {
     /// Those of an answer that grants them, with everything that must be so.
-    pub(crate) fn of(answer: &TestResponse) -> Self {
-        assert_eq!(answer.status, 200, "{}", answer.text);
-        assert_eq!(answer.header("cache-control"), "no-store");
-        assert_eq!(answer.header("content-type"), "application/json");
+    pub(crate) fn of(response: &TestResponse) -> Self {
+        assert_eq!(response.status, 200, "{}", response.text);
+        assert_eq!(response.header("cache-control"), "no-store");
+        assert_eq!(response.header("content-type"), "application/json");
         Self {
-            access: answer.field("token"),
-            refresh: answer.field("refreshToken"),
-            expires_in: answer.json()["expiresIn"].as_u64().expect("a number of seconds"),
+            access: response.field("token"),
+            refresh: response.field("refreshToken"),
+            expires_in: response.json()["expiresIn"].as_u64().expect("a number of seconds"),
         }
     }
 

@@ -45,8 +45,8 @@ async fn cached_token_is_active_without_the_database_and_an_evicted_one_is_cache
     relay.cut();
     assert_eq!(server.user(&tokens.access).await, 200, "Redis knows it");
     redis.del::<_, ()>(&access).unwrap();
-    let answer = server.http.get_as("/user", &tokens.access).await;
-    assert_eq!((answer.status, answer.header("retry-after")), (503, "1"), "nobody knows it");
+    let response = server.http.get_as("/user", &tokens.access).await;
+    assert_eq!((response.status, response.header("retry-after")), (503, "1"), "nobody knows it");
 }
 
 #[actix_rt::test]

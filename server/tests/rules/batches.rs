@@ -140,15 +140,15 @@ async fn timed_out_rotation_gets_an_error_and_is_not_executed() {
     assert!(store.pool().waiting > 0);
     await_nobody_waiting(&store).await;
     other.batch_execute(unlock).unwrap();
-    let (mut done, mut told) = (0, 0);
+    let (mut done, mut notified) = (0, 0);
     for outcome in first.await.unwrap().into_iter().chain(others.await.unwrap()) {
         match outcome {
             Ok(Some(_)) => done += 1,
-            Err(error @ Error::AcquireTimeout(_)) if error.is_transient() => told += 1,
+            Err(error @ Error::AcquireTimeout(_)) if error.is_transient() => notified += 1,
             other => panic!("{other:?}"),
         }
     }
-    assert!(done >= 20 && told > 0, "{done} done, {told} told");
+    assert!(done >= 20 && notified > 0, "{done} done, {notified} told");
     assert_eq!(rotated(&mut harness), done);
 }
 
@@ -193,15 +193,15 @@ async fn rotations_beyond_the_queue_are_rejected() {
         options.queue = 2;
     });
     let attempts = attempts(&mut harness, 30);
-    let (mut done, mut told) = (0, 0);
+    let (mut done, mut notified) = (0, 0);
     for outcome in rotate_batch(&store, &attempts).await {
         match outcome {
             Ok(Some(_)) => done += 1,
-            Err(error @ Error::QueueFull(2)) if error.is_transient() => told += 1,
+            Err(error @ Error::QueueFull(2)) if error.is_transient() => notified += 1,
             other => panic!("{other:?}"),
         }
     }
-    assert!(done >= 3 && told >= 10, "{done} done, {told} told");
+    assert!(done >= 3 && notified >= 10, "{done} done, {notified} told");
     assert_eq!(rotated(&mut harness), done);
 }
 

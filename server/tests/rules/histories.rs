@@ -111,10 +111,10 @@ fn play(harness: &mut Harness, policy: Policy, actions: &[Action]) {
             Action::ShowTooLate => {
                 let newest = seen.chain.last().unwrap().refresh.clone();
                 let late = harness.attempt(&newest, Some("late"), device());
-                let answer = harness.carry_out(&late.until(Timestamp::from_secs(0)));
+                let response = harness.carry_out(&late.until(Timestamp::from_secs(0)));
                 match model.is_over(harness.now) {
-                    None => assert_eq!(answer, Outcome::TooLate),
-                    Some(reason) => assert_eq!(answer, Outcome::Refused(reason)),
+                    None => assert_eq!(response, Outcome::TooLate),
+                    Some(reason) => assert_eq!(response, Outcome::Refused(reason)),
                 }
             }
             Action::LogOut => {
@@ -142,8 +142,8 @@ fn play(harness: &mut Harness, policy: Policy, actions: &[Action]) {
             Action::Show { age, key } => {
                 let generation = (seen.chain.len() - 1).saturating_sub(*age);
                 let expected = model.present(generation, *key, harness.now);
-                let answer = present(harness, &mut seen, generation, *key, expected);
-                assert!(!over || !answer, "what has ended never yields a token again");
+                let response = present(harness, &mut seen, generation, *key, expected);
+                assert!(!over || !response, "what has ended never yields a token again");
                 // An expiry can be undone by the clock.
                 over |= matches!(
                     expected,
@@ -169,9 +169,9 @@ fn present(
     expected: Expected,
 ) -> bool {
     let shown = seen.chain[generation].refresh.clone();
-    let answer = harness.present(&shown, key.map(|key| key.to_string()).as_deref());
+    let response = harness.present(&shown, key.map(|key| key.to_string()).as_deref());
     let newest = seen.chain.len() - 1;
-    let granted = match (&answer, expected) {
+    let granted = match (&response, expected) {
         (Outcome::Rotated(pair), Expected::Rotated) => {
             assert!(!seen.chain.iter().any(|old| old.refresh == pair.refresh));
             seen.chain.push(pair.clone());
@@ -195,7 +195,7 @@ fn present(
             assert_eq!(*reason, expected);
             return false;
         }
-        _ => panic!("{answer:?} where the model says {expected:?}"),
+        _ => panic!("{response:?} where the model says {expected:?}"),
     };
     assert!(generation + 2 >= seen.chain.len(), "two generations old, and it yields something");
     let session = harness.parse(&granted.refresh).session;
@@ -222,8 +222,12 @@ fn grace_period_and_recovery_window_include_their_last_instant() {
         let (_, first) = harness.open();
         harness.present(&first.refresh, Some("k"));
         harness.wait(wait);
-        let answer = harness.present(&first.refresh, key);
-        assert_eq!(matches!(answer, Outcome::Repeated(_)), granted, "{wait:?} {key:?}: {answer:?}");
+        let response = harness.present(&first.refresh, key);
+        assert_eq!(
+            matches!(response, Outcome::Repeated(_)),
+            granted,
+            "{wait:?} {key:?}: {response:?}"
+        );
     }
 }
 

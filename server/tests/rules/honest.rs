@@ -118,7 +118,7 @@ struct Stored {
 enum Process {
     Idle,
     Sending { token: String, key: Option<String>, until: Duration },
-    Waiting { token: String, answer: Outcome },
+    Waiting { token: String, response: Outcome },
 }
 
 #[test]
@@ -151,17 +151,17 @@ fn play(harness: &mut Harness, setup: Setup, actions: &[Action]) {
             }
             Action::Arrive(who) => {
                 if let Process::Sending { token, key, .. } = processes[*who].clone() {
-                    let answer = harness.present(&token, key.as_deref());
+                    let response = harness.present(&token, key.as_deref());
                     if token == stored.token && stored.used_at.is_none() {
                         stored.used_at = Some(elapsed);
                     }
-                    processes[*who] = Process::Waiting { token, answer };
+                    processes[*who] = Process::Waiting { token, response };
                 }
             }
             Action::Store(who) => {
-                if let Process::Waiting { token, answer } = processes[*who].clone() {
+                if let Process::Waiting { token, response } = processes[*who].clone() {
                     processes[*who] = Process::Idle;
-                    take(&mut stored, &token, answer);
+                    take(&mut stored, &token, response);
                 }
             }
             Action::Lose(who) => processes[*who] = Process::Idle,
@@ -209,13 +209,13 @@ fn play(harness: &mut Harness, setup: Setup, actions: &[Action]) {
     // Whatever happened, the stored token is good.
     let token = stored.token.clone();
     let key = stored.key.clone().or(setup.keyed.then(|| "last".to_owned()));
-    let answer = harness.present(&token, key.as_deref());
-    assert!(!matches!(answer, Outcome::Refused(_)), "{answer:?}");
+    let response = harness.present(&token, key.as_deref());
+    assert!(!matches!(response, Outcome::Refused(_)), "{response:?}");
 }
 
 /// What a client does with an answer.
-fn take(stored: &mut Stored, shown: &str, answer: Outcome) {
-    match answer {
+fn take(stored: &mut Stored, shown: &str, response: Outcome) {
+    match response {
         Outcome::Rotated(pair) | Outcome::Repeated(pair) => {
             if stored.token == shown {
                 *stored = Stored { token: pair.refresh, key: None, used_at: None };

@@ -157,16 +157,16 @@ fn outcome(harness: &mut Harness, policy: Policy, case: &Case) -> &'static str {
         newest = pair;
     }
     harness.wait(case.wait);
-    let answer = harness.present(&first.refresh, case.keys.1);
+    let response = harness.present(&first.refresh, case.keys.1);
     let alive = harness.standing(session).unwrap().ended_at.is_none();
-    match answer {
+    match response {
         Outcome::Repeated(pair) if alive && pair == second => "the same pair",
         Outcome::Repeated(pair) if alive && pair.refresh == second.refresh => {
             "the same refresh token, a new access token"
         }
         Outcome::Refused(Reason::Superseded) if alive => "rejected, the session continues",
         Outcome::Refused(Reason::Reuse) if !alive => "**the session ends**",
-        answer => panic!("{}: {answer:?}, alive: {alive}", case.says),
+        response => panic!("{}: {response:?}, alive: {alive}", case.says),
     }
 }
 

@@ -174,8 +174,8 @@ fn rotating_thief_is_detected_when_the_owner_returns() {
                     waited += every * SECOND;
                     rotate(&mut harness);
                 }
-                let answer = harness.present(&owner.refresh, Some("owner"));
-                assert_eq!(answer, Outcome::Refused(Reason::Reuse), "every {every} s");
+                let response = harness.present(&owner.refresh, Some("owner"));
+                assert_eq!(response, Outcome::Refused(Reason::Reuse), "every {every} s");
                 let reason = harness.standing(session).unwrap().end_reason;
                 assert_eq!(reason.as_deref(), Some("reuse"));
                 assert_eq!(harness.present(&stolen, None), Outcome::Refused(Reason::Reuse));
