@@ -135,6 +135,12 @@ impl Site {
         }
     }
 
+    fn warn_of_unused_proxy(&self) {
+        if let Ok(target) = self.target("/") {
+            warn_of_unused(target.tls, &target.uri);
+        }
+    }
+
     fn target(&self, rest: &str) -> Result<Target, Error> {
         let uri = Uri::try_from(format!("{}{rest}", self.prefix));
         let uri = uri.map_err(|error| Error::Invalid(format!("the URL: {error}")))?;
@@ -159,9 +165,7 @@ impl Server {
             tls.set_cert_store(only(path)?);
         }
         let site = Site::of(&url);
-        if let Ok(target) = site.target("/") {
-            warn_of_unused(target.tls, &target.uri);
-        }
+        site.warn_of_unused_proxy();
         Ok(Self(Arc::new(Settings {
             site,
             base_path: url.path().trim_end_matches('/').to_owned(),
@@ -194,7 +198,9 @@ impl Server {
         if url.path() != "/" {
             return Err(ServerError::OriginWithPath);
         }
-        Arc::make_mut(&mut self.0).further.push(Site::of(&url));
+        let site = Site::of(&url);
+        site.warn_of_unused_proxy();
+        Arc::make_mut(&mut self.0).further.push(site);
         Ok(self)
     }
 

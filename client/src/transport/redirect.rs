@@ -6,6 +6,7 @@ use url::Url;
 
 use super::{Response, Target};
 use crate::Error;
+use crate::scrub::scrub;
 
 /// What a redirect in the response of a server means.
 #[derive(Clone)]
@@ -25,7 +26,7 @@ pub(super) fn note(response: &Response, target: &Target) {
     });
     let Some(mut to) = to else { return };
     let is_same_host = asked.is_some_and(|asked| asked.host_str() == to.host_str());
-    if target.tls && location.is_some_and(|location| !location.contains("://")) {
+    if target.tls && location.is_some_and(|location| Url::parse(location).is_err()) {
         // awc knows of no TLS.
         let _ = to.set_scheme("https");
     }
@@ -34,6 +35,7 @@ pub(super) fn note(response: &Response, target: &Target) {
     to.set_fragment(None);
     let _ = to.set_username("");
     let _ = to.set_password(None);
+    let to = scrub(to.as_str(), &[]);
     let error = if target.tls || is_same_host {
         Error::Misconfigured(format!(
             "the server redirects to {to}, which is not followed: correct the server's URL"
