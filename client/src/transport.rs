@@ -5,25 +5,29 @@
 //! only: [`dial`] speaks TLS, and each kind of connection has a pool of its own.
 
 mod dial;
+mod head;
 mod proxy;
 mod redirect;
 mod stream;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
-use actix_rt::time::timeout;
+use actix_rt::time::sleep;
 use awc::error::{ConnectError, SendRequestError};
-use awc::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, USER_AGENT};
-use awc::http::{Method, StatusCode, Uri};
+use awc::http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, USER_AGENT,
+};
+use awc::http::{Method, StatusCode, Uri, Version};
 use awc::{ClientRequest, Connector, SendClientRequest};
 use bytes::Bytes;
-use futures_util::future::poll_fn;
+use futures_util::future::{Either, select};
 use openssl::ssl::SslConnector;
+use tokio::sync::Notify;
 
 use crate::{Error, Event};
 
@@ -45,7 +49,7 @@ pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// A kept connection that was idle for longer may have died unseen.
 const DOUBTFUL_AFTER: Duration = Duration::from_secs(1);
 /// The longest wait for the first byte on a doubtful connection, before a request
-/// is sent on another one.
+/// is sent on another one as well.
 const MAX_FIRST_WAIT: Duration = Duration::from_secs(2);
 /// Clocks differ by this much when a machine was asleep: the monotonic one stops.
 const ASLEEP: Duration = Duration::from_secs(5);
@@ -62,6 +66,7 @@ pub(crate) struct Target {
 }
 
 /// What is sent.
+#[derive(Clone)]
 pub(crate) struct Outgoing<'a> {
     pub(crate) method: &'a Method,
     pub(crate) target: &'a Target,
@@ -91,9 +96,16 @@ struct Inner {
 
 /// Kept connections, each kind in a client of its own.
 struct Pools {
-    tls: Option<awc::Client>,
-    plain: Option<awc::Client>,
+    kept: [[Option<awc::Client>; 2]; 2],
     last_used: Moment,
+}
+
+/// A kind of connection.
+#[derive(Clone, Copy)]
+struct Kind {
+    tls: bool,
+    /// Whether its requests are sent again where it turns out to be dead.
+    repeatable: bool,
 }
 
 /// A point in time on both clocks.
@@ -125,28 +137,33 @@ impl fmt::Debug for Http {
 impl Http {
     /// Takes what verifies certificates, and how long one exchange may take.
     pub(crate) fn new(tls: SslConnector, timeout: Duration) -> Self {
-        let pools = Pools { tls: None, plain: None, last_used: Moment::now() };
+        let pools = Pools { kept: Default::default(), last_used: Moment::now() };
         Self(Rc::new(Inner { tls, timeout, pools: RefCell::new(pools) }))
     }
 
     /// The awc client for one kind of connection.
-    fn client(&self, tls: bool) -> awc::Client {
+    fn client(&self, kind: Kind) -> awc::Client {
         let now = Moment::now();
         let pools = &mut *self.0.pools.borrow_mut();
         if pools.last_used.slept_until(now) {
             tracing::debug!("machine was asleep, dropping kept connections");
-            (pools.tls, pools.plain) = (None, None);
+            pools.kept = Default::default();
         }
         pools.last_used = now;
-        let pool = if tls { &mut pools.tls } else { &mut pools.plain };
-        pool.get_or_insert_with(|| self.build_client(tls)).clone()
+        let pool = &mut pools.kept[usize::from(kind.tls)][usize::from(kind.repeatable)];
+        pool.get_or_insert_with(|| self.build_client(kind)).clone()
     }
 
     /// No redirect is followed: one would carry the bearer to another host.
-    fn build_client(&self, tls: bool) -> awc::Client {
-        let dialer = Dialer { tls: tls.then(|| self.0.tls.clone()) };
+    fn build_client(&self, kind: Kind) -> awc::Client {
+        let dialer = Dialer { tls: kind.tls.then(|| self.0.tls.clone()) };
+        let mut connector = Connector::new().connector(dialer).timeout(self.0.timeout);
+        if !kind.repeatable {
+            // A request that cannot be sent again gets no doubtful connection.
+            connector = connector.conn_keep_alive(DOUBTFUL_AFTER);
+        }
         awc::Client::builder()
-            .connector(Connector::new().connector(dialer).timeout(self.0.timeout))
+            .connector(connector)
             .timeout(self.0.timeout)
             .disable_redirects()
             .add_default_header((USER_AGENT, NAME))
@@ -154,26 +171,35 @@ impl Http {
     }
 
     /// Sends a request. Where a kept connection turns out to be dead, it is sent
-    /// again on a new one, unless that could carry it out twice.
+    /// again on a new one, unless that could carry it out twice. Where a doubtful one
+    /// is silent, the request is sent on a new one as well, and the first response counts.
     pub(crate) async fn send(
         &self,
         outgoing: &Outgoing<'_>,
         body: Bytes,
-        mut tell: impl FnMut(&dyn Fn() -> Event),
+        tell: impl FnMut(&dyn Fn() -> Event),
     ) -> Result<Response, Error> {
         let deadline = Instant::now() + self.0.timeout;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let (tell, doubt) = (RefCell::new(tell), Notify::new());
         let with_body = |request: ClientRequest| request.send_body(body.clone());
-        let sent = self.attempt(outgoing, with_body, self.0.timeout, &mut tell).await;
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() || !sent.may_be_repeated(outgoing.repeatable) {
-            return self.conclude(sent, outgoing.target).await;
-        }
-        tracing::debug!("kept connection was dead, sending the request on a new one");
-        tell(&|| Event::Retried);
-        // Those beside it have died with it, as a rule.
-        self.drop_kept();
-        let sent = self.attempt(outgoing, with_body, left, &mut tell).await;
-        self.conclude(sent, outgoing.target).await
+        let on_doubt = outgoing.repeatable.then_some(&doubt);
+        let first = pin!(self.attempt(outgoing, with_body, self.0.timeout, on_doubt, &tell));
+        let sent = match select(first, pin!(doubt.notified())).await {
+            Either::Left((sent, _)) if !left().is_zero() && sent.may_be_repeated(outgoing) => {
+                tracing::debug!("kept connection was dead, sending the request on a new one");
+                self.abandon_kept(&tell);
+                self.attempt(outgoing, with_body, left(), None, &tell).await
+            }
+            Either::Left((sent, _)) => sent,
+            Either::Right(((), first)) => {
+                tracing::debug!("kept connection is silent, sending the request on a new one too");
+                self.abandon_kept(&tell);
+                let second = pin!(self.attempt(outgoing, with_body, left(), None, &tell));
+                first_response(first, second).await
+            }
+        };
+        self.conclude(sent, outgoing.target, deadline).await
     }
 
     /// Sends a request once, with a body that can be had once.
@@ -181,15 +207,19 @@ impl Http {
         &self,
         outgoing: &Outgoing<'_>,
         with_body: impl FnOnce(ClientRequest) -> SendClientRequest,
-        mut tell: impl FnMut(&dyn Fn() -> Event),
+        tell: impl FnMut(&dyn Fn() -> Event),
     ) -> Result<Response, Error> {
-        let sent = self.attempt(outgoing, with_body, self.0.timeout, &mut tell).await;
-        self.conclude(sent, outgoing.target).await
+        let deadline = Instant::now() + self.0.timeout;
+        let outgoing = Outgoing { repeatable: false, ..outgoing.clone() };
+        let tell = RefCell::new(tell);
+        let sent = self.attempt(&outgoing, with_body, self.0.timeout, None, &tell).await;
+        self.conclude(sent, outgoing.target, deadline).await
     }
 
-    fn drop_kept(&self) {
-        let pools = &mut *self.0.pools.borrow_mut();
-        (pools.tls, pools.plain) = (None, None);
+    /// Drops all kept connections: those beside a dead one have died with it, as a rule.
+    fn abandon_kept(&self, tell: &RefCell<impl FnMut(&dyn Fn() -> Event)>) {
+        (tell.borrow_mut())(&|| Event::Retried);
+        self.0.pools.borrow_mut().kept = Default::default();
     }
 
     /// Sends a request on a kept connection or a new one, logs it, and makes an
@@ -199,12 +229,13 @@ impl Http {
         outgoing: &Outgoing<'_>,
         with_body: impl FnOnce(ClientRequest) -> SendClientRequest,
         timeout: Duration,
-        tell: &mut impl FnMut(&dyn Fn() -> Event),
+        doubt: Option<&Notify>,
+        tell: &RefCell<impl FnMut(&dyn Fn() -> Event)>,
     ) -> Sent {
-        let Outgoing { method, target, headers, .. } = outgoing;
-        let client = self.client(target.tls);
-        let mut request = client.request((*method).clone(), target.uri.clone()).timeout(timeout);
-        for (name, value) in *headers {
+        let Outgoing { method, target, headers, repeatable, .. } = *outgoing;
+        let client = self.client(Kind { tls: target.tls, repeatable });
+        let mut request = client.request(method.clone(), target.uri.clone()).timeout(timeout);
+        for (name, value) in headers {
             request = request.append_header((name.clone(), value.clone()));
         }
         if let Some(host) = &target.host {
@@ -214,8 +245,8 @@ impl Http {
             request = request.insert_header((AUTHORIZATION, authorization.clone()));
         }
         let began = Instant::now();
-        let first_wait = outgoing.repeatable.then(|| (timeout / 4).min(MAX_FIRST_WAIT));
-        let sending = follow(with_body(request), first_wait);
+        let first_wait = (timeout / 4).min(MAX_FIRST_WAIT);
+        let sending = follow(with_body(request), first_wait, doubt);
         let sent = SENDING.scope(Cell::default(), sending).await;
         // Without the query, which may hold a guest id.
         let (path, took) = (target.uri.path(), began.elapsed());
@@ -224,27 +255,40 @@ impl Http {
             Ok(response) => tracing::debug!("{method} {path} {}", response.status().as_u16()),
             Err(error) => tracing::debug!("{method} {path} failed: {error}"),
         }
-        tell(&|| {
+        (tell.borrow_mut())(&|| {
             let (method, path) = (method.to_string(), path.to_owned());
             Event::Exchange { method, path, status, began, took }
         });
         sent
     }
 
-    /// The response, or what it means that there is none.
-    async fn conclude(&self, sent: Sent, target: &Target) -> Result<Response, Error> {
+    /// The response, or what it means that there is none. Takes no longer than until
+    /// `deadline`.
+    async fn conclude(
+        &self,
+        sent: Sent,
+        target: &Target,
+        deadline: Instant,
+    ) -> Result<Response, Error> {
         let Sent { outcome, progress } = sent;
         let may_be_tls = match &outcome {
-            // What servers answer who speak TLS is in HTML.
-            Ok(response) => response.status() == StatusCode::BAD_REQUEST && !is_json(response),
+            // What servers answer who speak TLS is in HTML, and their last word.
+            Ok(response) => {
+                response.status() == StatusCode::BAD_REQUEST
+                    && !is_json(response)
+                    && is_last(response)
+            }
             Err(
                 SendRequestError::Connect(ConnectError::Disconnected)
                 | SendRequestError::Send(_)
                 | SendRequestError::Response(_),
-            ) => progress.idle.is_none(),
+            ) => true,
             Err(_) => false,
         };
-        if may_be_tls && !target.tls && speaks_tls(&target.uri, &self.0.tls).await {
+        // A connection that was kept has served a request without TLS.
+        let may_be_tls = may_be_tls && progress.idle.is_none() && !target.tls;
+        let left = deadline.saturating_duration_since(Instant::now());
+        if may_be_tls && speaks_tls(&target.uri, &self.0.tls, left).await {
             let host = target.uri.authority().map_or("", |authority| authority.as_str());
             return Err(Error::Misconfigured(format!(
                 "{host} speaks TLS: write `https://` in the server's URL"
@@ -269,7 +313,8 @@ struct Sent {
 impl Sent {
     /// Whether a request got no byte of a response because a kept connection was
     /// dead, and may be sent again.
-    fn may_be_repeated(&self, repeatable: bool) -> bool {
+    fn may_be_repeated(&self, outgoing: &Outgoing<'_>) -> bool {
+        let repeatable = outgoing.repeatable;
         let Progress { idle: Some(_), written, received } = self.progress else { return false };
         match &self.outcome {
             // A server may say this of a connection that was idle (RFC 9110 §15.5.9).
@@ -277,36 +322,50 @@ impl Sent {
             Err(_) => !received && (repeatable || !written),
         }
     }
+
+    /// Whether there is a response that counts.
+    fn is_response(&self) -> bool {
+        let response = self.outcome.as_ref();
+        response.is_ok_and(|response| response.status() != StatusCode::REQUEST_TIMEOUT)
+    }
 }
 
-/// Awaits the response, and on a doubtful connection its first byte for
-/// `first_wait` at most.
-async fn follow(mut sending: SendClientRequest, first_wait: Option<Duration>) -> Sent {
-    let outcome = match first_wait {
-        None => sending.await,
-        Some(wait) => {
-            // The first poll shows which connection it is.
-            let polled = poll_fn(|cx| Poll::Ready(Pin::new(&mut sending).poll(cx))).await;
-            match polled {
-                Poll::Ready(outcome) => outcome,
-                Poll::Pending => after_first_byte(sending, wait).await,
+/// Awaits the response. Notifies `doubt` where a doubtful connection brings no byte of
+/// it within `first_wait`.
+async fn follow(
+    mut sending: SendClientRequest,
+    first_wait: Duration,
+    mut doubt: Option<&Notify>,
+) -> Sent {
+    let mut waiting = None;
+    let outcome = poll_fn(|cx| {
+        let polled = Pin::new(&mut sending).poll(cx);
+        // Which connection it is shows only after a while: all may be in use.
+        if polled.is_pending() && doubt.is_some() && SENDING.with(Cell::get).is_doubtful() {
+            let waiting = waiting.get_or_insert_with(|| Box::pin(sleep(first_wait)));
+            if waiting.as_mut().poll(cx).is_ready() {
+                doubt.take().map(Notify::notify_one);
             }
         }
-    };
+        polled
+    })
+    .await;
     Sent { outcome, progress: SENDING.with(Cell::get) }
 }
 
-async fn after_first_byte(
-    mut sending: SendClientRequest,
-    wait: Duration,
-) -> Result<Response, SendRequestError> {
-    if SENDING.with(Cell::get).idle.is_none_or(|idle| idle < DOUBTFUL_AFTER) {
-        return sending.await;
-    }
-    match timeout(wait, &mut sending).await {
-        Ok(outcome) => outcome,
-        Err(_) if SENDING.with(Cell::get).received => sending.await,
-        Err(_) => Err(SendRequestError::Timeout),
+/// Awaits two attempts until one has a response. Without one, the outcome of the second
+/// counts: that of the first says only that its connection was dead.
+async fn first_response(
+    first: impl Future<Output = Sent> + Unpin,
+    second: impl Future<Output = Sent> + Unpin,
+) -> Sent {
+    match select(first, second).await {
+        Either::Left((sent, second)) if !sent.is_response() => second.await,
+        Either::Right((sent, first)) if !sent.is_response() => {
+            let other = first.await;
+            if other.is_response() { other } else { sent }
+        }
+        Either::Left((sent, _)) | Either::Right((sent, _)) => sent,
     }
 }
 
@@ -324,6 +383,10 @@ fn failure(error: &SendRequestError, progress: Progress, target: &Target) -> Err
         SendRequestError::Connect(ConnectError::Timeout) => {
             "cannot connect to the server: timeout".to_owned()
         }
+        // The time ran out before a connection was there.
+        SendRequestError::Timeout if !progress.written => {
+            format!("cannot connect to the server: timeout{}", unused_proxy(target))
+        }
         SendRequestError::Timeout => "no response from the server in time".to_owned(),
         _ if progress.idle.is_some() && !progress.received => {
             "the server closed a kept connection, and may have carried the request out".to_owned()
@@ -340,6 +403,14 @@ fn failure(error: &SendRequestError, progress: Progress, target: &Target) -> Err
 fn unused_proxy(target: &Target) -> String {
     let variable = proxy::unused(target.tls, &target.uri);
     variable.map_or_else(String::new, |variable| format!("; {variable} is set, but not used"))
+}
+
+/// Whether a response says that its connection ends with it.
+fn is_last(response: &Response) -> bool {
+    let options = response.headers().get_all(CONNECTION);
+    let mut options = options.filter_map(|value| value.to_str().ok());
+    response.version() < Version::HTTP_11
+        || options.any(|value| value.to_ascii_lowercase().contains("close"))
 }
 
 /// Whether the body of a response is said to be JSON.

@@ -4,6 +4,7 @@
 //! awc would do this itself, but waits for each address in turn, hands IPv6
 //! addresses to OpenSSL in brackets, and does not set `TCP_NODELAY`.
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -27,6 +28,8 @@ use super::stream::{Io, Stream};
 /// How long one address may take before the next one is tried as well
 /// (RFC 8305 §5, Connection Attempt Delay).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+/// How long TLS with one address may take before the next one is tried as well.
+const HANDSHAKE_DELAY: Duration = Duration::from_secs(2);
 /// After so long without traffic the system asks whether the peer is there.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 /// How long it waits before it asks again, and how often it asks.
@@ -44,6 +47,12 @@ pub(super) enum DialError {
     /// It may pass.
     #[error("{0}")]
     Passing(String),
+}
+
+impl DialError {
+    fn is_permanent(&self) -> bool {
+        matches!(self, Self::Permanent(_))
+    }
 }
 
 /// Opens connections for awc: with TLS, or plain ones.
@@ -73,12 +82,26 @@ impl Service<ConnectInfo<Uri>> for Dialer {
 async fn dial(uri: &Uri, tls: Option<&SslConnector>) -> Result<Io, DialError> {
     let host = bare_host(uri);
     let port = uri.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
-    let tcp = connect(in_turn(resolve(host, port).await?)).await;
-    let tcp = tcp.map_err(|error| DialError::Passing(format!("{host} port {port}: {error}")))?;
-    match tls {
-        None => Ok(Io::Plain(tcp)),
-        Some(tls) => Ok(Io::Tls(Box::new(handshake(tls, host, port, tcp).await?))),
-    }
+    let addresses = in_turn(resolve(host, port).await?);
+    let shaking = Cell::new(0_u32);
+    let open = |address| {
+        let shaking = &shaking;
+        async move {
+            let tcp = connect_to(address).await.map_err(|error| unreachable(host, port, &error))?;
+            let Some(tls) = tls else { return Ok(Io::Plain(tcp)) };
+            shaking.set(shaking.get() + 1);
+            let shaken = handshake(tls, host, port, tcp).await;
+            shaking.set(shaking.get() - 1);
+            Ok(Io::Tls(Box::new(shaken?)))
+        }
+    };
+    let no_address = io::Error::new(io::ErrorKind::AddrNotAvailable, "the host has no address");
+    let none = unreachable(host, port, &no_address);
+    race(addresses, open, || shaking.get() > 0, none).await
+}
+
+fn unreachable(host: &str, port: u16, error: &io::Error) -> DialError {
+    DialError::Passing(format!("{host} port {port}: {error}"))
 }
 
 /// The host without the brackets of an IPv6 address, which are of URLs alone.
@@ -124,26 +147,50 @@ fn in_turn(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     ordered
 }
 
-/// Connects to the first of the addresses that accepts. The next one is tried as
-/// soon as one has failed or has taken too long; those before stay in the race.
-async fn connect(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+/// Connects to the first of the addresses that accepts.
+async fn connect(addresses: Vec<SocketAddr>) -> Result<TcpStream, DialError> {
+    let none = DialError::Passing("the host has no address".to_owned());
+    let open = async |address| {
+        let connected = connect_to(address).await;
+        connected.map_err(|error| DialError::Passing(error.to_string()))
+    };
+    race(addresses, open, || false, none).await
+}
+
+/// Opens a connection to the first of the addresses with which that succeeds. The next
+/// one is tried as soon as one has failed or has taken too long; those before stay in
+/// the race. Where all fail, a failure that does not pass counts for more.
+async fn race<T, F>(
+    addresses: Vec<SocketAddr>,
+    open: impl Fn(SocketAddr) -> F,
+    is_shaking: impl Fn() -> bool,
+    mut failure: DialError,
+) -> Result<T, DialError>
+where
+    F: Future<Output = Result<T, DialError>>,
+{
     let mut attempts = FuturesUnordered::new();
-    let mut failure = io::Error::new(io::ErrorKind::AddrNotAvailable, "the host has no address");
-    for address in addresses {
-        attempts.push(connect_to(address));
-        match timeout(ATTEMPT_DELAY, attempts.next()).await {
-            Ok(Some(Ok(connected))) => return Ok(connected),
-            Ok(Some(Err(error))) => failure = error,
-            Ok(None) | Err(_) => {}
-        }
-    }
-    while let Some(outcome) = attempts.next().await {
+    let mut addresses = addresses.into_iter();
+    loop {
+        let next = addresses.next();
+        let is_last = next.is_none();
+        attempts.extend(next.map(&open));
+        let outcome = if is_last {
+            attempts.next().await
+        } else {
+            match timeout(ATTEMPT_DELAY, attempts.next()).await {
+                Err(_) if is_shaking() => timeout(HANDSHAKE_DELAY, attempts.next()).await,
+                outcome => outcome,
+            }
+            .unwrap_or(None)
+        };
         match outcome {
-            Ok(connected) => return Ok(connected),
-            Err(error) => failure = error,
+            Some(Ok(opened)) => return Ok(opened),
+            Some(Err(error)) if !failure.is_permanent() => failure = error,
+            None if is_last => return Err(failure),
+            Some(Err(_)) | None => {}
         }
     }
-    Err(failure)
 }
 
 async fn connect_to(address: SocketAddr) -> io::Result<TcpStream> {
@@ -237,11 +284,12 @@ fn certificate_problem(problem: X509VerifyResult, host: &str) -> String {
 }
 
 /// Whether the peer of a plain connection speaks TLS in truth.
-pub(super) async fn speaks_tls(uri: &Uri, tls: &SslConnector) -> bool {
+pub(super) async fn speaks_tls(uri: &Uri, tls: &SslConnector, left: Duration) -> bool {
     let host = bare_host(uri);
     let port = uri.port_u16().unwrap_or(80);
     let probe = async {
-        let tcp = connect(in_turn(resolve(host, port).await.ok()?)).await.ok()?;
+        let addresses = in_turn(resolve(host, port).await.ok()?);
+        let tcp = connect(addresses).await.ok()?;
         let ssl = tls.configure().and_then(|tls| tls.into_ssl(host)).ok()?;
         let mut stream = AsyncSslStream::new(ssl, tcp).ok()?;
         let connected = Pin::new(&mut stream).connect().await;
@@ -250,7 +298,7 @@ pub(super) async fn speaks_tls(uri: &Uri, tls: &SslConnector) -> bool {
         let unverified = stream.ssl().verify_result() != X509VerifyResult::OK;
         Some(connected.is_ok() || has_certificate || unverified)
     };
-    timeout(PROBE_TIMEOUT, probe).await.ok().flatten().unwrap_or(false)
+    timeout(PROBE_TIMEOUT.min(left), probe).await.ok().flatten().unwrap_or(false)
 }
 
 #[cfg(test)]
@@ -305,8 +353,55 @@ mod tests {
         assert_eq!(connected.peer_addr().unwrap(), good);
         assert!(began.elapsed() < ATTEMPT_DELAY, "{:?}", began.elapsed());
         let error = connect(vec![refusing(), refusing()]).await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        assert!(error.to_string().contains("refused"), "{error}");
         assert!(connect(vec![]).await.is_err());
+    }
+
+    /// Tries addresses as one whose TLS fails, hangs, or works.
+    async fn race_with_tls(handshakes: &[(&str, u64)]) -> Result<usize, DialError> {
+        let addresses = (0..handshakes.len())
+            .map(|at| SocketAddr::from(([127, 0, 0, 1], u16::try_from(at).unwrap())));
+        let shaking = Cell::new(0_u32);
+        let open = async |address: SocketAddr| {
+            let at = usize::from(address.port());
+            let (outcome, millis) = handshakes[at];
+            shaking.set(shaking.get() + 1);
+            actix_rt::time::sleep(Duration::from_millis(millis)).await;
+            shaking.set(shaking.get() - 1);
+            match outcome {
+                "works" => Ok(at),
+                "is not accepted" => Err(DialError::Permanent(outcome.to_owned())),
+                _ => Err(DialError::Passing(outcome.to_owned())),
+            }
+        };
+        let none = DialError::Passing("no address".to_owned());
+        race(addresses.collect(), open, || shaking.get() > 0, none).await
+    }
+
+    #[actix_rt::test]
+    async fn an_address_that_accepts_and_then_speaks_no_tls_does_not_hold_up_the_next_one() {
+        let began = Instant::now();
+        for first in ["closes", "is not accepted"] {
+            assert_eq!(race_with_tls(&[(first, 0), ("works", 0)]).await.unwrap(), 1);
+        }
+        assert!(began.elapsed() < ATTEMPT_DELAY, "{:?}", began.elapsed());
+        assert_eq!(race_with_tls(&[("hangs", 60_000), ("works", 0)]).await.unwrap(), 1);
+        // A slow handshake is under way: no second connection is made for it.
+        assert_eq!(race_with_tls(&[("works", 600), ("works", 0)]).await.unwrap(), 0);
+    }
+
+    #[actix_rt::test]
+    async fn of_several_failures_the_one_that_does_not_pass_is_reported() {
+        for handshakes in [
+            [("is not accepted", 0), ("refused", 0)],
+            [("refused", 0), ("is not accepted", 0)],
+            [("refused", 0), ("is not accepted", 300)],
+        ] {
+            let error = race_with_tls(&handshakes).await.unwrap_err();
+            assert!(error.is_permanent(), "{error}");
+        }
+        let error = race_with_tls(&[("closes", 0), ("refused", 0)]).await.unwrap_err();
+        assert_eq!((error.is_permanent(), error.to_string().as_str()), (false, "refused"));
     }
 
     #[actix_rt::test]

@@ -1,5 +1,5 @@
-//! A connection as awc uses it: it skips interim responses, and records what
-//! became of a request for those who decide whether to send it again.
+//! A connection as awc uses it: it skips interim responses, has awc see where a
+//! response ends, and records how far a request has come.
 
 use std::cell::Cell;
 use std::fmt;
@@ -11,10 +11,14 @@ use std::time::{Duration, Instant};
 use actix_rt::net::{ActixStream, Ready, TcpStream};
 use actix_tls::connect::openssl::reexports::AsyncSslStream;
 use bytes::{Buf, BytesMut};
+use openssl::ssl::ErrorCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The longest interim response, in bytes.
-const MAX_INTERIM: usize = 16 * 1024;
+use super::DOUBTFUL_AFTER;
+use super::head::{self, End};
+
+/// The longest head of a response, in bytes.
+const MAX_HEAD: usize = 64 * 1024;
 /// The most interim responses to one request.
 const MAX_INTERIMS: u32 = 32;
 
@@ -34,6 +38,13 @@ pub(super) struct Progress {
     pub(super) received: bool,
 }
 
+impl Progress {
+    /// Whether no byte of a response came on a kept connection that may have died unseen.
+    pub(super) fn is_doubtful(self) -> bool {
+        !self.received && self.idle.is_some_and(|idle| idle >= DOUBTFUL_AFTER)
+    }
+}
+
 /// Records for the request that this task is sending.
 fn record(change: impl FnOnce(&mut Progress)) {
     let _ = SENDING.try_with(|cell| {
@@ -47,6 +58,16 @@ fn record(change: impl FnOnce(&mut Progress)) {
 pub(super) enum Io {
     Plain(TcpStream),
     Tls(Box<AsyncSslStream<TcpStream>>),
+}
+
+impl Io {
+    /// Whether the peer itself has ended a connection that has no more to read. Without
+    /// TLS that is not known; with it, OpenSSL's bindings read any end as that of the peer.
+    fn is_end_announced(&mut self, cx: &mut Context<'_>) -> bool {
+        let Self::Tls(tls) = self else { return true };
+        let peeked = Pin::new(tls.as_mut()).poll_peek(cx, &mut [0]);
+        matches!(peeked, Poll::Ready(Err(error)) if error.code() == ErrorCode::ZERO_RETURN)
+    }
 }
 
 macro_rules! on_either {
@@ -75,41 +96,74 @@ pub(super) struct Stream {
     phase: Phase,
     last_read: Instant,
     interims: u32,
-    /// What was read and is not handed on: the beginning of an interim response,
-    /// or what came right behind one.
+    /// What was read and is not handed on: the head of a response, or a part of it,
+    /// with the bytes behind it.
     held: BytesMut,
+    /// Whether the request is a `HEAD`.
+    is_head: bool,
+    /// How the body of the response ends.
+    end: End,
+    /// Whether a byte of the request was written.
+    has_written: bool,
+    /// Whether the peer takes no more of the request. Its response may be there.
+    is_refused: bool,
 }
 
 impl Stream {
     pub(super) fn new(io: Io) -> Self {
-        let held = BytesMut::new();
-        Self { io, phase: Phase::New, last_read: Instant::now(), interims: 0, held }
+        Self {
+            io,
+            phase: Phase::New,
+            last_read: Instant::now(),
+            interims: 0,
+            held: BytesMut::new(),
+            is_head: false,
+            end: End::Framed,
+            has_written: false,
+            is_refused: false,
+        }
     }
 
-    fn begin_request(&mut self) {
+    /// Takes the beginning of a request.
+    fn begin_request(&mut self, request: &[u8]) {
         let idle = (self.phase == Phase::Responding).then(|| self.last_read.elapsed());
         record(|progress| progress.idle = idle);
         self.phase = Phase::Requesting;
         self.interims = 0;
         self.held.clear();
+        self.is_head = request.starts_with(b"HEAD ");
+        self.end = End::Framed;
+        self.has_written = false;
     }
 
-    /// Drops the interim responses at the beginning of what is held. Returns
-    /// whether the final response begins there.
-    fn skip_interims(&mut self) -> io::Result<bool> {
+    /// Drops interim responses from the beginning of what is held, and prepares the
+    /// head of the final one. Returns whether that is there.
+    fn take_head(&mut self) -> io::Result<bool> {
         loop {
-            match interim(&self.held) {
-                Some(false) => return Ok(true),
-                None => return Ok(false),
-                Some(true) => {}
+            // Some servers send an empty line behind a body.
+            let blank = self.held.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+            self.held.advance(blank);
+            let Some(is_interim) = interim(&self.held) else { return Ok(false) };
+            if !is_interim && !self.held.starts_with(b"HTTP/1.") {
+                // awc reports what this is.
+                return Ok(true);
             }
             let Some(length) = head_length(&self.held) else {
-                return if self.held.len() > MAX_INTERIM {
-                    Err(io::Error::other("an interim response that is too long"))
+                return if self.held.len() > MAX_HEAD {
+                    Err(io::Error::other("the head of the response is too long"))
                 } else {
                     Ok(false)
                 };
             };
+            if !is_interim {
+                let (head, end) = head::prepare(&self.held[..length], self.is_head);
+                self.end = end;
+                if let Some(mut head) = head {
+                    head.extend_from_slice(&self.held[length..]);
+                    self.held = BytesMut::from(&head[..]);
+                }
+                return Ok(true);
+            }
             self.interims += 1;
             if self.interims > MAX_INTERIMS {
                 return Err(io::Error::other("too many interim responses"));
@@ -169,20 +223,23 @@ impl AsyncRead for Stream {
             ready!(on_either!(&mut this.io, io => Pin::new(io).poll_read(cx, buf)))?;
             let read = &buf.filled()[before..];
             if read.is_empty() {
-                return Poll::Ready(Ok(()));
+                // awc takes any end for that of the body.
+                let is_cut_short = this.phase == Phase::Responding
+                    && (this.end == End::Framed || !this.io.is_end_announced(cx));
+                return Poll::Ready(if is_cut_short {
+                    Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the response is cut short"))
+                } else {
+                    Ok(())
+                });
             }
             this.last_read = Instant::now();
             if this.phase != Phase::Requesting {
                 return Poll::Ready(Ok(()));
             }
             record(|progress| progress.received = true);
-            if this.held.is_empty() && interim(read) == Some(false) {
-                this.phase = Phase::Responding;
-                return Poll::Ready(Ok(()));
-            }
             this.held.extend_from_slice(read);
             buf.set_filled(before);
-            if this.skip_interims()? {
+            if this.take_head()? {
                 this.phase = Phase::Responding;
             }
         }
@@ -198,15 +255,30 @@ impl AsyncWrite for Stream {
         let this = self.get_mut();
         // awc reads no response before the whole request is written.
         if this.phase != Phase::Requesting {
-            this.begin_request();
+            this.begin_request(buf);
         }
-        let written = ready!(on_either!(&mut this.io, io => Pin::new(io).poll_write(cx, buf)))?;
+        if this.is_refused {
+            return Poll::Ready(Ok(buf.len()));
+        }
+        let outcome = ready!(on_either!(&mut this.io, io => Pin::new(io).poll_write(cx, buf)));
+        if outcome.is_err() && this.has_written {
+            // A server may respond and hang up before it has read the whole request
+            // (RFC 9112 §9.5). Without a response the read fails.
+            this.is_refused = true;
+            return Poll::Ready(Ok(buf.len()));
+        }
+        let written = outcome?;
+        this.has_written |= written > 0;
         record(|progress| progress.written |= written > 0);
         Poll::Ready(Ok(written))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_either!(&mut self.get_mut().io, io => Pin::new(io).poll_flush(cx))
+        let this = self.get_mut();
+        if this.is_refused {
+            return Poll::Ready(Ok(()));
+        }
+        on_either!(&mut this.io, io => Pin::new(io).poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -49,7 +49,7 @@ async fn a_request_that_a_kept_connection_closes_on_is_sent_again_where_that_is_
     for (method, key, is_safe) in methods() {
         let wire = dies_by(|| Do::Close(""));
         let session = wire.session(TIMEOUT).await;
-        assert_eq!(ask(&session, &Method::GET, None).await.unwrap(), "good");
+        assert_eq!(ask(&session, &method, key).await.unwrap(), "good");
         let outcome = ask(&session, &method, key).await;
         if is_safe {
             assert_eq!(outcome.as_deref(), Ok("good"), "{method}");
@@ -80,10 +80,83 @@ async fn a_kept_connection_that_has_died_in_silence_is_noticed_long_before_the_t
 async fn a_request_that_may_have_been_carried_out_is_not_sent_again_after_silence() {
     let wire = dies_by(|| Do::Silence);
     let session = wire.session(Duration::from_secs(2)).await;
-    assert_eq!(ask(&session, &Method::GET, None).await.unwrap(), "good");
-    actix_rt::time::sleep(Duration::from_millis(1100)).await;
+    assert_eq!(ask(&session, &Method::POST, None).await.unwrap(), "good");
     assert!(is_transient(&ask(&session, &Method::POST, None).await));
     assert_eq!(wire.requests().len(), 2);
+}
+
+#[actix_rt::test]
+async fn a_request_that_cannot_be_sent_again_gets_no_doubtful_connection() {
+    for method in [Method::POST, Method::PATCH] {
+        let wire = dies_by(|| Do::Silence);
+        let session = wire.session(TIMEOUT).await;
+        assert_eq!(ask(&session, &method, None).await.unwrap(), "good");
+        actix_rt::time::sleep(Duration::from_millis(1100)).await;
+        assert_eq!(ask(&session, &method, None).await.unwrap(), "good");
+        assert_eq!(wire.requests().len(), 2);
+    }
+}
+
+/// A server whose first connection serves one request, and takes this long for the next.
+/// Others refuse to serve, unless they may.
+fn slow_after_the_first(seconds: u64, others_serve: bool) -> Wire {
+    Wire::start(move |connection, request, _| match (connection, request) {
+        (0, 1) => {
+            std::thread::sleep(Duration::from_secs(seconds));
+            Do::answer("slow")
+        }
+        (0, _) => Do::answer("good"),
+        _ if others_serve => Do::answer("quick"),
+        _ => Do::Close(""),
+    })
+}
+
+#[actix_rt::test]
+async fn a_slow_response_on_a_doubtful_connection_is_not_lost() {
+    for (others_serve, expected) in [(false, "slow"), (true, "quick")] {
+        let wire = slow_after_the_first(4, others_serve);
+        let session = wire.session(TIMEOUT).await;
+        assert_eq!(ask(&session, &Method::GET, None).await.unwrap(), "good");
+        actix_rt::time::sleep(Duration::from_millis(1100)).await;
+        assert_eq!(ask(&session, &Method::GET, None).await.unwrap(), expected);
+        assert_eq!(wire.requests().len(), 3);
+    }
+}
+
+#[actix_rt::test]
+async fn the_timeout_holds_for_all_that_is_tried() {
+    // A doubtful connection, a new one, and the search for a server with TLS.
+    let silent = Wire::start(|connection, request, _| match (connection, request) {
+        (0, 0) => Do::answer("good"),
+        _ => Do::Silence,
+    });
+    let late = Wire::start(|_, _, _| {
+        std::thread::sleep(Duration::from_millis(1500));
+        Do::answer_with(400, "connection: close\r\n", "late")
+    });
+    let timeout = Duration::from_secs(2);
+    let session = silent.session(timeout).await;
+    assert_eq!(ask(&session, &Method::GET, None).await.unwrap(), "good");
+    actix_rt::time::sleep(Duration::from_millis(1100)).await;
+    let began = Instant::now();
+    assert!(is_transient(&ask(&session, &Method::GET, None).await));
+    assert!(began.elapsed() < timeout + Duration::from_millis(400), "{:?}", began.elapsed());
+
+    let session = late.session(timeout).await;
+    let began = Instant::now();
+    assert_eq!(ask(&session, &Method::GET, None).await.unwrap(), "late");
+    assert!(began.elapsed() < timeout + Duration::from_millis(400), "{:?}", began.elapsed());
+}
+
+#[actix_rt::test]
+async fn a_response_that_is_late_on_a_plain_server_does_not_have_tls_looked_for() {
+    // A kept connection speaks no TLS, and neither does a server that keeps it.
+    let wire = Wire::start(|_, _, _| Do::answer_with(400, "content-type: text/html\r\n", "<p>"));
+    let session = wire.session(TIMEOUT).await;
+    for _ in 0..2 {
+        assert_eq!(ask(&session, &Method::GET, None).await.unwrap(), "<p>");
+    }
+    assert_eq!(wire.connections(), 1);
 }
 
 #[actix_rt::test]
@@ -204,10 +277,11 @@ async fn interim_responses_are_skipped_however_they_arrive() {
             _ => Do::Write(vec![after("")]),
         });
         let session = wire.session(TIMEOUT).await;
-        for method in [Method::GET, Method::POST, Method::GET] {
+        for method in [Method::GET, Method::PUT, Method::GET] {
             assert_eq!(ask(&session, &method, None).await.as_deref(), Ok("good"), "{interim}");
         }
-        assert_eq!(wire.requests().len(), 3, "the connection is kept and in step");
+        assert_eq!(wire.requests().len(), 3, "the connection is in step");
+        assert_eq!(wire.connections(), 1, "the connection is kept");
     }
 }
 

@@ -10,6 +10,7 @@ use matchbook_client::{Credential, Error, Event, FileStore, Session};
 
 mod connections;
 mod durable;
+mod framing;
 mod misconfigured;
 mod oauth;
 mod refusals;

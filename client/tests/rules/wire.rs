@@ -4,6 +4,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -50,6 +51,7 @@ type Script = dyn Fn(usize, usize, &str) -> Do + Send + Sync;
 pub(crate) struct Wire {
     pub(crate) address: SocketAddr,
     requests: Arc<Mutex<Vec<String>>>,
+    connections: Arc<AtomicUsize>,
 }
 
 impl Wire {
@@ -67,9 +69,11 @@ impl Wire {
         let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let requests = Arc::<Mutex<Vec<String>>>::default();
-        let (noted, script) = (requests.clone(), Arc::new(script));
+        let connections = Arc::<AtomicUsize>::default();
+        let (noted, script, opened) = (requests.clone(), Arc::new(script), connections.clone());
         thread::spawn(move || {
             for (connection, tcp) in listener.incoming().map_while(Result::ok).enumerate() {
+                opened.fetch_add(1, Ordering::SeqCst);
                 let (noted, script, tls) = (noted.clone(), script.clone(), tls.clone());
                 thread::spawn(move || match tls {
                     None => converse(tcp, connection, &noted, &*script),
@@ -81,7 +85,12 @@ impl Wire {
                 });
             }
         });
-        Self { address, requests }
+        Self { address, requests, connections }
+    }
+
+    /// How many connections were opened.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
     }
 
     /// The requests so far, each with its body.
