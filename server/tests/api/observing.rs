@@ -89,3 +89,30 @@ async fn request_id_from_an_untrusted_peer_is_ignored() {
     let request = server.http.request("GET", "/register").insert_header(("x-request-id", "mine"));
     assert_ne!(TestResponse::of(request.send()).await.header("x-request-id"), "mine");
 }
+
+#[actix_rt::test]
+async fn every_response_says_that_it_is_from_the_server() {
+    let server = Server::start();
+    let tokens = server.log_in().await;
+    let user = server.http.get_as("/user", &tokens.access).await;
+    let etag = server.http.get("/.well-known/jwks.json").await.header("etag").to_owned();
+    let unchanged = server.http.request("GET", "/.well-known/jwks.json");
+    let unchanged = Answer::of(unchanged.insert_header(("if-none-match", etag)).send()).await;
+    let method = Answer::of(server.http.request("BREW", "/user").send()).await;
+    let large = server.http.post("/refresh", &"x".repeat(100_000)).await;
+    let form = format!("refresh_token={}", tokens.refresh);
+    for (status, answer) in [
+        (200, user),
+        (304, unchanged),
+        (405, method),
+        (413, large),
+        (404, server.http.get("/nothing/here").await),
+        (401, server.http.get("/user").await),
+        (400, server.http.post("/refresh", "").await),
+        (401, server.refresh("junk").await),
+        (204, server.http.post("/logout", &form).await),
+        (200, server.http.get("/health/live").await),
+    ] {
+        assert_eq!((answer.status, answer.header("matchbook-server")), (status, "1"));
+    }
+}
