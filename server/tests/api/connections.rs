@@ -74,7 +74,7 @@ async fn connections_per_address_are_limited_and_silent_ones_closed() {
     let world = TestEnv::new();
     let launch = world.server(binary()).set("tls.mode", "off");
     let launch = launch.set("limits.enabled", "true").set("limits.connections", "20");
-    let process = launch.start();
+    let process = launch.set("log.level", "debug").start();
     let mut streams: Vec<_> = (0..30).map(|_| silent(&process)).collect();
     let closed = async |streams: &mut Vec<TcpStream>| {
         streams.retain_mut(|stream| !is_closed(stream));
@@ -82,6 +82,8 @@ async fn connections_per_address_are_limited_and_silent_ones_closed() {
     };
     eventually(10, async || closed(&mut streams).await).await;
     eventually(30, async || closed(&mut streams).await).await;
+    // Not by actix, which waits twice as long for a request.
+    process.await_log("closed: no request came");
     assert_eq!(http(&world, &process).get("/health/live").await.status, 200);
 }
 

@@ -97,8 +97,8 @@ async fn every_response_says_that_it_is_from_the_server() {
     let user = server.http.get_as("/user", &tokens.access).await;
     let etag = server.http.get("/.well-known/jwks.json").await.header("etag").to_owned();
     let unchanged = server.http.request("GET", "/.well-known/jwks.json");
-    let unchanged = Answer::of(unchanged.insert_header(("if-none-match", etag)).send()).await;
-    let method = Answer::of(server.http.request("BREW", "/user").send()).await;
+    let unchanged = TestResponse::of(unchanged.insert_header(("if-none-match", etag)).send()).await;
+    let method = TestResponse::of(server.http.request("BREW", "/user").send()).await;
     let large = server.http.post("/refresh", &"x".repeat(100_000)).await;
     let form = format!("refresh_token={}", tokens.refresh);
     for (status, answer) in [

@@ -54,6 +54,14 @@ pub(crate) fn documented_rights() -> &'static str {
     document.lines().find(|line| line.starts_with("~access:*")).unwrap()
 }
 
+/// Returns the rights that the documentation gives a Redis user of a cluster.
+pub(crate) fn cluster_rights() -> String {
+    let document = include_str!("../../../docs/deployment.md");
+    let (_, after) = document.split_once("A cluster needs `").unwrap();
+    let (rights, _) = after.split_once("` instead").unwrap();
+    documented_rights().replace("+select", rights)
+}
+
 /// A server on parts of its own.
 pub(crate) fn start(
     world: TestEnv,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use matchbook_testkit::{Redis, TestEnv};
 
-use crate::parts::{cluster, documented_rights, is_cached, start};
+use crate::parts::{cluster, cluster_rights, documented_rights, is_cached, start};
 use crate::redis_loss::{connect, order, problems};
 use crate::support::{Server, eventually};
 
@@ -34,7 +34,7 @@ async fn with_programs_documented_redis_rights_are_sufficient() {
 
     let nodes = cluster(3, 0);
     for node in &nodes {
-        allow(node, &format!("{} +cluster +ping +client", documented_rights()));
+        allow(node, &cluster_rights());
     }
     let url = format!("redis-cluster://app:hush@127.0.0.1:{}", nodes[0].port());
     let server = server_on(&url);
@@ -71,6 +71,28 @@ async fn with_programs_missing_redis_right_is_logged_once_and_reported_until_gra
         allow(&redis, documented_rights());
         eventually("null".to_owned(), async || problems(&server.http).await).await;
         assert_eq!(server.process.logged("redis connection established"), 1, "{}", log());
+    }
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_each_right_of_a_cluster_is_used() {
+    let nodes = cluster(3, 0);
+    let url = format!("redis-cluster://app:hush@127.0.0.1:{}", nodes[0].port());
+    let rights = cluster_rights();
+    // A cluster has no epoch key.
+    for right in rights.split(' ').filter(|right| *right != "~matchbook:epoch") {
+        for node in &nodes {
+            order(node, "ACL LOG RESET");
+            allow(node, &rights.replace(right, ""));
+        }
+        let server = server_on(&url);
+        let tokens = server.log_in().await;
+        assert_eq!(server.user(&tokens.access).await, 200, "{right}");
+        // Polls too.
+        actix_rt::time::sleep(Duration::from_secs(2)).await;
+        let is_refused = nodes.iter().any(|node| !refused(node).is_empty());
+        assert!(is_refused, "{right}: {}", server.process.log());
     }
 }
 

@@ -122,6 +122,23 @@ async fn with_programs_redis_cluster_gets_all_revocations_after_a_failover() {
     }
 }
 
+/// A failover leaves a higher epoch, even if it is over between two polls and no
+/// connection has broken.
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn with_programs_a_cluster_with_another_epoch_is_told_everything() {
+    let nodes = cluster(3, 0);
+    let url = format!("redis-cluster://127.0.0.1:{}", nodes[0].port());
+    let server =
+        start(matchbook_testkit::TestEnv::new(), |launch| launch.variable("REDIS_URL", &url));
+    server.process.await_log("redis connection established");
+    // The node with the highest epoch keeps it.
+    order(&nodes[0], "CLUSTER BUMPEPOCH");
+    order(&nodes[1], "CLUSTER BUMPEPOCH");
+    server.process.await_log("it was restarted, failed over or replaced");
+    server.process.await_log("redis connection restored");
+}
+
 fn role(node: &Redis) -> String {
     let info: redis::InfoDict = redis::cmd("INFO").query(&mut connect(node)).unwrap();
     info.get("role").unwrap()
