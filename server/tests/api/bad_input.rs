@@ -8,7 +8,7 @@ use matchbook_testkit::TestResponse;
 
 use crate::support::Server;
 
-/// A refusal as it must be, and its code.
+/// Checks an error response: status, headers, code and message.
 fn refused(response: &TestResponse, status: u16, error: &str) {
     assert_eq!(response.status, status, "{}", response.text);
     assert_eq!(response.header("content-type"), "application/json");
@@ -36,7 +36,7 @@ async fn refresh_requires_exactly_one_form_field() {
             .send_body(form.clone());
         refused(&TestResponse::of(request).await, 400, "invalid_request");
     }
-    // What was refused for its form has not touched the session.
+    // A request that was rejected for its form has not touched the session.
     assert_eq!(server.http.post("/refresh", &format!("{form}&unknown=1")).await.status, 200);
 }
 
@@ -48,7 +48,7 @@ async fn body_of_one_megabyte_is_rejected() {
     assert_eq!(server.http.get("/health/live").await.status, 200);
 }
 
-/// Sends a form as these bytes and reads until the answer holds `text`.
+/// Sends a form as these bytes and reads until the response contains `text`.
 fn response_to(server: &Server, framing_and_body: &str, text: &str) -> String {
     let address = server.process.url().strip_prefix("http://").unwrap();
     let mut stream = TcpStream::connect(address).unwrap();
@@ -163,7 +163,7 @@ async fn modified_refresh_token_is_rejected_and_changes_nothing() {
         let response = server.refresh(&changed).await;
         refused(&response, 401, "invalid_grant");
         assert_eq!(response.header("www-authenticate"), r#"Bearer realm="matchbook""#);
-        assert!(response.json().get("reason").is_none(), "junk is told nothing: {}", response.text);
+        assert!(response.json().get("reason").is_none(), "junk gets no reason: {}", response.text);
     }
     assert_eq!(server.refresh(&token).await.status, 200);
 }

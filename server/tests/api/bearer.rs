@@ -1,4 +1,4 @@
-//! The protected resource and its bearers (RFC 6750).
+//! The protected resource and how access tokens are sent (RFC 6750).
 
 use matchbook_testkit::TestResponse;
 use openssl::hash::MessageDigest;
@@ -71,7 +71,7 @@ async fn foreign_or_malformed_access_tokens_are_invalid() {
     let by_another_key = under(&format!(r#"{{"typ":"at+jwt","alg":"RS256","kid":{kid}}}"#), &|m| {
         Signer::new(MessageDigest::sha256(), &other).unwrap().sign_oneshot_to_vec(m).unwrap()
     });
-    // The public key as an HMAC secret, the oldest trick (RFC 8725 §2.1).
+    // Algorithm confusion: the public key as an HMAC secret (RFC 8725 §2.1).
     let jwks = server.http.get("/.well-known/jwks.json").await.json();
     let n = decode(jwks["keys"][0]["n"].as_str().unwrap());
     let secret = PKey::hmac(&n).unwrap();

@@ -1,5 +1,5 @@
-//! A server whose clock is wrong, by libfaketime: it must spoil nothing for the
-//! others, and say so.
+//! A server with a wrong clock (by libfaketime) must not affect the other servers,
+//! and must report the clock.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use matchbook_testkit::{ProcessBuilder, TestResponse};
 
 use crate::support::{Server, Tokens, binary, eventually, http};
 
-/// The library that gives a process another clock.
+/// The library that changes the clock of a process.
 fn library() -> &'static str {
     let places = [
         "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
@@ -27,7 +27,7 @@ impl Clock {
         clock
     }
 
-    /// Sets it off by so much, like `+10` (seconds) or `-3d`.
+    /// Shifts the clock by `+10` (seconds), `-3d` and the like.
     fn set(&self, offset: &str) {
         let aside = self.0.with_extension("new");
         std::fs::write(&aside, offset).unwrap();
@@ -63,7 +63,7 @@ async fn with_faketime_server_with_a_clock_far_off_changes_nothing() {
 
     for (times, (offset, direction)) in (1..).zip([("+38d", "ahead of"), ("-38d", "behind")]) {
         clock.set(offset);
-        // At once, before any comparison with the database.
+        // Right at the start, before the clock is compared with the database's.
         let form = format!("refresh_token={}", tokens.refresh);
         is_unavailable(&wrong.post("/refresh", &form).await);
         is_unavailable(&wrong.get("/register").await);
@@ -73,7 +73,7 @@ async fn with_faketime_server_with_a_clock_far_off_changes_nothing() {
         let ready = wrong.get("/health/ready").await;
         assert_eq!(ready.status, 503, "{}", ready.text);
         assert!(ready.text.contains(direction), "{}", ready.text);
-        // The sweeper, the key ring and the monitor have had their turns.
+        // By now the sweeper, the key ring and the monitor have run.
         process.await_log(&format!("{direction} the database's"));
         actix_rt::time::sleep(std::time::Duration::from_secs(3)).await;
         assert_eq!(good.number("SELECT count(*) AS number FROM sessions"), 1);
@@ -96,7 +96,7 @@ async fn with_faketime_server_with_a_clock_slightly_off_reports_it_and_works() {
     for offset in ["+10", "-10"] {
         let clock = Clock::new(good.world.folder(), offset);
         let launch = clock.on(good.world.server(binary()));
-        // Shorter than the clock is off: a deadline by it would be over, or never.
+        // Shorter than the clock's error: a deadline by this clock has passed, or never passes.
         let launch =
             launch.set("database.acquire_timeout", "1s").set("database.query_timeout", "1s");
         let process = launch.start();

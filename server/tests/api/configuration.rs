@@ -1,4 +1,4 @@
-//! Nonsense in the settings stops the start with a sentence that names them.
+//! Invalid settings stop startup with a sentence that names the setting.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -74,7 +74,7 @@ fn check_config_prints_effective_settings_and_their_sources() {
     assert_eq!(printed.lines().count(), printed.lines().filter(|l| l.contains(" = ")).count());
 }
 
-/// Writes a file for its owner alone.
+/// Writes a file that only its owner can read.
 fn write_secret(world: &TestEnv, name: &str, text: &str) {
     let path = world.folder().join(name);
     std::fs::write(&path, text).unwrap();
@@ -134,7 +134,7 @@ fn empty_variable_is_ignored_and_none_clears_a_file_setting() {
     assert!(printed.contains("redis.url = \"none\""), "{printed}");
 }
 
-/// What a command wrote to standard output and to standard error.
+/// The standard output and standard error of a command.
 fn printed(output: &std::process::Output) -> (String, String) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     (text(&output.stdout), text(&output.stderr))
@@ -147,7 +147,7 @@ fn variable_similar_to_a_setting_is_reported() {
         .server(binary())
         .variable("MATCHBOOK_TOKENS_ACCESS_LIFETIME", "5s")
         .variable("MATCHBOOK_CLIENT__SERVER__URL", "http://localhost:1");
-    // Where the test's own environment sets none.
+    // Only if the environment of the test does not set one.
     let launch =
         if world.redis_url().is_none() { launch.variable("REDIS_URI", "hush") } else { launch };
     let output = launch.run(&["check-config"]);

@@ -1,4 +1,4 @@
-//! Connections on which nobody asks for anything, and too many of them.
+//! Connections without requests, and too many connections.
 
 use std::fs::Permissions;
 use std::io::{ErrorKind, Read, Write};
@@ -10,7 +10,7 @@ use matchbook_testkit::{Process, TestEnv};
 
 use crate::support::{binary, eventually, http};
 
-/// How long a test waits for what must not take for ever.
+/// Timeout for operations that must end.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 fn address(process: &Process) -> String {
@@ -23,7 +23,7 @@ fn silent(process: &Process) -> TcpStream {
     stream
 }
 
-/// Whether the server has closed it.
+/// Whether the server has closed the connection.
 fn is_closed(stream: &mut TcpStream) -> bool {
     stream.set_nonblocking(true).unwrap();
     match stream.read(&mut [0]) {
@@ -35,7 +35,7 @@ fn is_closed(stream: &mut TcpStream) -> bool {
 
 #[actix_rt::test]
 async fn silent_connections_beyond_the_default_file_limit_block_no_client() {
-    // The usual limit, which the server has to raise for itself.
+    // The usual file limit, which the server has to raise.
     let (_, hard) = rlimit::getrlimit(rlimit::Resource::NOFILE).unwrap();
     rlimit::setrlimit(rlimit::Resource::NOFILE, 1024, hard).unwrap();
     let world = TestEnv::new();
@@ -51,7 +51,7 @@ async fn silent_connections_beyond_the_default_file_limit_block_no_client() {
 #[actix_rt::test]
 async fn silent_connections_are_closed_and_others_served_at_the_file_limit() {
     let world = TestEnv::new();
-    // Both limits, so that the server cannot raise them.
+    // The soft and the hard limit, so that the server cannot raise them.
     let script = world.folder().join("server.sh");
     let text = format!("#!/bin/sh\nulimit -n 1024\nexec {} \"$@\"\n", binary().display());
     std::fs::write(&script, text).unwrap();
@@ -61,7 +61,7 @@ async fn silent_connections_are_closed_and_others_served_at_the_file_limit() {
     let http = http(&world, &process);
     let live = actix_rt::time::timeout(TIMEOUT, http.get("/health/live")).await.unwrap();
     assert_eq!(live.status, 200);
-    // Those beyond wait to be accepted, for their turn.
+    // Further connections wait to be accepted.
     let closed = |silent: &mut Vec<TcpStream>| {
         silent.retain_mut(|one| !is_closed(one));
         silent.len() < 800
@@ -82,7 +82,7 @@ async fn connections_per_address_are_limited_and_silent_ones_closed() {
     };
     eventually(10, async || closed(&mut streams).await).await;
     eventually(30, async || closed(&mut streams).await).await;
-    // Not by actix, which waits twice as long for a request.
+    // Not closed by actix, which waits twice as long for a request.
     process.await_log("closed: no request came");
     assert_eq!(http(&world, &process).get("/health/live").await.status, 200);
 }
@@ -103,7 +103,7 @@ async fn request_received_while_the_process_is_stopped_is_served() {
     let world = TestEnv::new();
     let process = world.server(binary()).set("tls.mode", "off").start();
     let mut client = silent(&process);
-    // Both connections are accepted before.
+    // Both connections are accepted first.
     assert_eq!(http(&world, &process).get("/health/live").await.status, 200);
     process.freeze();
     client.write_all(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();

@@ -1,4 +1,4 @@
-//! A disk that is full, and one that cannot keep what is written to it: SQLite.
+//! SQLite on a full disk, and on a disk whose `fsync` fails.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use matchbook_testkit::{ProcessBuilder, TestEnv, TestResponse};
 
 use crate::support::{Server, Tokens, eventually};
 
-/// Fails system calls of the server for as long as a file is there.
+/// Makes system calls of the server fail as long as a file exists.
 const SHIM: &str = r#"
 #include <errno.h>
 #include <stdlib.h>
@@ -44,7 +44,7 @@ int fsync(int fd) { return fails("TEST_DISK_BROKEN") ? no(EIO) : syscall(SYS_fsy
 int fdatasync(int fd) { return fails("TEST_DISK_BROKEN") ? no(EIO) : syscall(SYS_fdatasync, fd); }
 "#;
 
-/// What is wrong with the disk.
+/// A disk fault.
 #[derive(Clone, Copy)]
 enum Fault {
     Full,
@@ -89,7 +89,7 @@ impl Disk {
     }
 }
 
-/// How many sessions are refreshed at once.
+/// Number of sessions that are refreshed concurrently.
 const BURST: usize = 40;
 
 fn is_unavailable(response: &TestResponse) {
@@ -97,7 +97,7 @@ fn is_unavailable(response: &TestResponse) {
     assert_eq!(response.field("error"), "temporarily_unavailable");
 }
 
-/// The refresh of a session goes on where its client is.
+/// A session's refresh chain continues from the tokens that its client holds.
 async fn goes_on(server: &Server, tokens: &Tokens) {
     let next = Tokens::of(&server.refresh(&tokens.refresh).await);
     assert_eq!(server.user(&next.access).await, 200);
@@ -115,7 +115,7 @@ async fn nothing_is_acknowledged_that_is_not_kept(fault: Fault) {
             .set("rotation.accept_ahead_of_database", "true")
     });
     let guest = server.guest().await;
-    // Its token is ahead of the database.
+    // The client's token is ahead of the database.
     let first = server.log_in().await;
     let ahead = Tokens::of(&server.refresh(&first.refresh).await);
     store::connect(&url.parse().unwrap())

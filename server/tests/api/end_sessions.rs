@@ -4,7 +4,7 @@ use matchbook_testkit::TestResponse;
 
 use crate::support::{Server, Tokens, binary, http};
 
-/// Runs it beside the server.
+/// Runs the command beside the server.
 fn end(server: &Server, arguments: &[&str]) -> Result<String, String> {
     let arguments = [&["sessions", "end"], arguments].concat();
     let output = server.world.server(binary()).run(&arguments);
@@ -40,7 +40,7 @@ async fn sessions_opened_before_a_time_or_all_can_be_ended() {
     let server = Server::start();
     let old = server.log_in().await;
     let between = server.log_in().await;
-    // A second is what such a time resolves.
+    // The time on the command line has a resolution of one second.
     let until_next_second = 1_100;
     actix_rt::time::sleep(std::time::Duration::from_millis(until_next_second)).await;
     let new = server.log_in().await;
@@ -77,7 +77,7 @@ async fn more_sessions_than_one_batch_are_all_ended() {
          INSERT INTO sessions (id, {columns}) SELECT {id}, {columns} FROM sessions, numbers"
     ));
     assert_eq!(end(&server, &["--all"]).unwrap(), "1101 sessions have ended\n");
-    // On a connection that the server has not closed meanwhile.
+    // On a new connection, since the server may have closed the first one.
     let http = http(&server.world, &server.process);
     assert_eq!(http.get_as("/user", &one.access).await.status, 401);
     let live = "SELECT count(*) AS number FROM sessions WHERE ended_at IS NULL";
@@ -91,7 +91,7 @@ async fn sessions_end_requires_exactly_one_selection() {
     for arguments in [
         [].as_slice(),
         &["--all", "--user", "00000000-0000-7000-8000-000000000000"],
-        &["--user", "nobody"],
+        &["--user", "unknown"],
         &["--before", "yesterday"],
     ] {
         assert!(end(&server, arguments).is_err(), "{arguments:?}");

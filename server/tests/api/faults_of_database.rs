@@ -1,5 +1,5 @@
-//! What the database refuses for a while is no failure of the server, and a database
-//! that cannot be used stops the start. Its password is in no output.
+//! Transient database errors are not server errors. An unusable database stops startup.
+//! Its password is never printed.
 
 use diesel::connection::SimpleConnection;
 use diesel::{Connection, PgConnection};
@@ -28,8 +28,8 @@ async fn transient_database_errors_are_503_and_never_500() {
             conn.batch_execute(&sql).unwrap();
         }
     };
-    // A full disk, no memory, a deadlock, a serialization failure, a lock that is not to
-    // be had, a canceled statement, a standby, no privilege.
+    // A full disk, no memory, a deadlock, a serialization failure, a lock that is not
+    // available, a canceled statement, a standby, a missing privilege.
     for code in ["53100", "53200", "40P01", "40001", "55P03", "57014", "25006", "42501"] {
         fail(code);
         let form = format!("refresh_token={}", tokens.refresh);
@@ -83,7 +83,7 @@ async fn with_programs_database_without_utf8_stops_startup() {
 #[actix_rt::test]
 async fn no_command_prints_the_password_of_the_database() {
     let world = TestEnv::new();
-    // Nothing listens there. Each password has `hush` or its halves in it.
+    // Nothing listens on this address. Each password contains `hush` or its halves.
     let urls = [
         "postgres://me:hush@127.0.0.1:9/x",
         "postgres://me:hush%25@127.0.0.1:9/x",

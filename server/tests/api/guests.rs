@@ -1,4 +1,4 @@
-//! A guest id is a ticket: it opens one session, once.
+//! A guest id opens one session, once.
 
 use crate::support::{Server, Tokens, eventually};
 

@@ -1,4 +1,4 @@
-//! Health: what is up, what is not, and what that means.
+//! Health: the state of each component, and of the server as a whole.
 
 use crate::support::{Server, binary, eventually, http};
 use matchbook_testkit::TestEnv;

@@ -1,4 +1,4 @@
-//! Keys come and go, and nobody meets one that he cannot know.
+//! Key rotation: verifiers never meet a key that they could not know.
 
 use std::collections::{BTreeSet, HashMap};
 use std::process::Stdio;
@@ -22,7 +22,7 @@ fn kid(token: &str) -> String {
     jsonwebtoken::decode_header(token).unwrap().kid.unwrap()
 }
 
-/// Somebody else's service: it fetches the key set, keeps it for the whole
+/// A resource server: it fetches the key set, caches it for the full
 /// `max-age`, and verifies with nothing else.
 #[derive(Default)]
 struct Verifier {
@@ -34,7 +34,7 @@ struct Verifier {
 impl Verifier {
     async fn verify(&mut self, token: &str, server: &Http) {
         if self.good_until.is_none_or(|until| until <= Instant::now()) {
-            // Cached from when it was asked for: no later could be justified.
+            // `max-age` counts from the time of the request.
             let asked = Instant::now();
             let response = server.get("/.well-known/jwks.json").await;
             self.good_until = Some(asked + max_age(&response));
@@ -83,7 +83,7 @@ async fn cached_key_set_covers_every_token_across_three_rotations() {
     for turn in 0.. {
         seen.insert(kid(&tokens.access));
         verifier.verify(&tokens.access, servers[turn % 2]).await;
-        // A server takes what the other signs.
+        // Each server accepts tokens that the other one signed.
         assert_eq!(servers[(turn + 1) % 2].get_as("/user", &tokens.access).await.status, 200);
         if seen.len() == 4 {
             break;
@@ -213,7 +213,7 @@ async fn key_is_removed_after_its_last_token_has_expired() {
     });
     let old = kid(&server.log_in().await.access);
     keys(&server, &["rotate"]).unwrap();
-    // The lead, a day and a minute.
+    // `publish_ahead`, a day and a minute.
     let_time_pass(&server, 10 + 24 * 60 + 2);
     eventually(1, async || server.number("SELECT count(*) AS number FROM signing_keys")).await;
     assert!(!server.http.get("/.well-known/jwks.json").await.text.contains(&old));
@@ -254,7 +254,7 @@ async fn token_with_an_unknown_kid_triggers_a_key_refresh() {
     let here = Server::with(|launch| launch.set("tokens.algorithm", "EdDSA"));
     let process = here.world.server(binary()).set("tokens.algorithm", "EdDSA").start();
     let there = http(&here.world, &process);
-    // Each reads the keys once a second, so that now and then one is behind.
+    // Each server reads the keys once a second, so one of them can be behind.
     for _ in 0..6 {
         let old = kid(&here.log_in().await.access);
         let mut revoke = here.world.server(binary()).command();
@@ -288,7 +288,7 @@ async fn unreadable_keys_shorten_the_cache_lifetime_of_the_key_set() {
     assert_eq!(jwks().await, 2);
     relay.cut();
     eventually(0, jwks).await;
-    // A key that it does not know may be a new one.
+    // An unknown key may be a new one.
     let header = encode(r#"{"typ":"at+jwt","alg":"RS256","kid":"new"}"#);
     let response = server.http.get_as("/user", &format!("{header}.e30.c2ln")).await;
     assert_eq!((response.status, response.header("retry-after")), (503, "1"), "{}", response.text);

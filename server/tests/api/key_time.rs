@@ -1,4 +1,4 @@
-//! How long keys are used and published: after a late commit, and without the
+//! Use and publication of keys after a late commit, and without the
 //! database.
 
 use std::process::Stdio;
@@ -46,8 +46,8 @@ async fn with_programs_key_committed_late_is_published_for_the_full_publish_ahea
     let kid = |tokens: &Tokens| jsonwebtoken::decode_header(&tokens.access).unwrap().kid.unwrap();
     let old = kid(&tokens);
 
-    // Commits wait for a standby that is not there.
-    postgres.configure("synchronous_standby_names", "nobody");
+    // Commits wait for a standby that does not exist.
+    postgres.configure("synchronous_standby_names", "absent");
     let launch = with(server.world.server(binary()));
     let mut command = launch.command();
     command.args(["keys", "rotate"]).stdout(Stdio::null());
@@ -77,7 +77,7 @@ async fn key_without_an_activation_time_gets_one_from_any_server() {
     let server = Server::with(|launch| launch.set("keys.publish_ahead", "4s"));
     let output = server.world.server(binary()).run(&["keys", "rotate"]);
     assert!(output.status.success());
-    // As if the command had died in between: the end of the year 9999.
+    // As if the command had died in between: the time is the end of the year 9999.
     server.sql(if server.world.database_url().starts_with("sqlite") {
         "UPDATE signing_keys SET signs_from = 253402300799000000 WHERE number = 2"
     } else {

@@ -1,4 +1,4 @@
-//! The signing key: published, stored sealed, the same for all servers.
+//! The signing key: published, encrypted at rest, the same for all servers.
 
 use openssl::bn::BigNum;
 use openssl::hash::MessageDigest;
@@ -102,7 +102,7 @@ async fn private_key_is_encrypted_at_rest() {
     assert!(files.iter().any(|file| holds(&read(file), kid.as_bytes())), "the row is there");
     for file in files {
         let bytes = read(file);
-        // A private key carries its modulus; a sealed one shows nothing of it.
+        // A private key contains its modulus; an encrypted one must not reveal it.
         assert!(!bytes.windows(32).any(|window| window == &n[..32]), "{file} shows the key");
     }
 }

@@ -1,5 +1,5 @@
-//! What PostgreSQL carries out or commits after its caller has given up: a standstill
-//! is not to turn an honest client into a thief.
+//! Statements that PostgreSQL executes or commits after the caller gave up: a stall
+//! must not make an honest client look like a thief.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use matchbook_testkit::{Postgres, TestEnv};
 
 use crate::support::{Server, Tokens, eventually};
 
-/// The grace period of these servers; each standstill is longer.
+/// The grace period of these servers; each stall is longer.
 const GRACE: &str = "5s";
 const STANDSTILL: Duration = Duration::from_millis(6500);
 
@@ -27,12 +27,12 @@ fn start(postgres: &Postgres) -> Server {
     })
 }
 
-/// Has commits wait for a standby that never comes, or go on.
+/// Makes commits wait for a standby that does not exist, or continue.
 fn stall_commits(postgres: &Postgres, stalled: bool) {
-    postgres.configure("synchronous_standby_names", if stalled { "nobody" } else { "" });
+    postgres.configure("synchronous_standby_names", if stalled { "absent" } else { "" });
 }
 
-/// How often all sessions together were rotated.
+/// Number of rotations of all sessions.
 fn generations(postgres: &Postgres) -> i64 {
     let url = postgres.url_of("matchbook").parse().unwrap();
     let mut conn = store::connect(&url).unwrap();
@@ -50,7 +50,7 @@ async fn until_ready(server: &Server) {
     eventually(200, async || server.http.get("/health/ready").await.status).await;
 }
 
-/// Refreshes until there is no answer: the tokens that are kept then.
+/// Refreshes until there is no response; returns the last tokens.
 async fn until_stalled(server: &Server, mut tokens: Tokens) -> Tokens {
     loop {
         let response = server.refresh(&tokens.refresh).await;
@@ -61,7 +61,7 @@ async fn until_stalled(server: &Server, mut tokens: Tokens) -> Tokens {
     }
 }
 
-/// Refreshes as an honest client does: again as long as the server has no answer.
+/// Refreshes like an honest client: retries while the server responds with 503.
 async fn is_logged_in(server: &Server, tokens: &Tokens) {
     let mut response = server.refresh(&tokens.refresh).await;
     while response.status == 503 {
@@ -99,7 +99,7 @@ async fn with_programs_rotation_committed_late_starts_its_grace_period_at_the_co
     let first = until_stalled(&server, first).await;
     let second = until_stalled(&server, second).await;
     sleep(STANDSTILL).await;
-    // Some wait for the row of the first while it is released.
+    // Some requests wait for the row lock of the first one while it is released.
     let asking = join_all((0..3).map(|_| server.refresh(&first.refresh)));
     let releasing = async {
         sleep(Duration::from_millis(100)).await;

@@ -1,4 +1,4 @@
-//! Limits against abuse, and who is counted.
+//! Rate limits, and the address that a request counts for.
 
 use matchbook_testkit::TestResponse;
 

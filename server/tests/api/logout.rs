@@ -45,7 +45,7 @@ async fn revocation_is_kept_until_the_last_access_token_expires() {
     let form = format!("refresh_token={}", tokens.refresh);
     assert_eq!(server.http.post("/logout", &form).await.status, 204);
     assert_eq!(server.number("SELECT count(*) AS number FROM ends"), 1);
-    // As if its tokens had expired long ago.
+    // As if its access tokens had expired long ago.
     let postgres = server.world.database_url().starts_with("postgres");
     let past = if postgres { "now() - INTERVAL '1 hour'" } else { "0" };
     server.sql(&format!("UPDATE ends SET access_until = {past}"));

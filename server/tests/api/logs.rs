@@ -1,4 +1,4 @@
-//! What is logged, and what must never be.
+//! The contents of the log, and secrets that must not be in it.
 
 use crate::support::{Server, Tokens};
 

@@ -1,6 +1,6 @@
-//! Black-box tests: HTTP against real servers, each with a database of its own.
+//! Black-box tests: HTTP requests to real servers, each with its own database.
 //!
-//! Tests that are ignored need PostgreSQL and Redis; `make test` brings them.
+//! Ignored tests need PostgreSQL and Redis; `make test` starts them.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
 

@@ -1,10 +1,10 @@
-//! What whoever watches over the server gets to see: measures and request ids.
+//! Metrics and request ids.
 
 use matchbook_testkit::{Http, ProcessBuilder, TestResponse};
 
 use crate::support::{Server, Tokens};
 
-/// The metrics of a server that was started with them.
+/// Fetches the metrics of a server that serves them.
 async fn metrics(server: &Server) -> String {
     let line = server.process.await_log("/metrics");
     let url = line.split("url=").nth(1).unwrap().trim().to_owned();
@@ -101,7 +101,7 @@ async fn every_response_says_that_it_is_from_the_server() {
     let method = TestResponse::of(server.http.request("BREW", "/user").send()).await;
     let large = server.http.post("/refresh", &"x".repeat(100_000)).await;
     let form = format!("refresh_token={}", tokens.refresh);
-    for (status, answer) in [
+    for (status, response) in [
         (200, user),
         (304, unchanged),
         (405, method),
@@ -113,6 +113,6 @@ async fn every_response_says_that_it_is_from_the_server() {
         (204, server.http.post("/logout", &form).await),
         (200, server.http.get("/health/live").await),
     ] {
-        assert_eq!((answer.status, answer.header("matchbook-server")), (status, "1"));
+        assert_eq!((response.status, response.header("matchbook-server")), (status, "1"));
     }
 }

@@ -1,4 +1,4 @@
-//! PostgreSQL and Redis as they are elsewhere: over TLS, behind a password, as a
+//! PostgreSQL and Redis in other setups: over TLS, with a password, as a
 //! cluster.
 
 use std::path::Path;
@@ -9,7 +9,7 @@ use matchbook_testkit::{Postgres, Process, ProcessBuilder, Redis, TestEnv, TestR
 
 use crate::support::{Server, Tokens, binary, eventually, http};
 
-/// A CA, and a certificate of its making for `localhost`, as PEM files.
+/// A CA and a certificate for `localhost` that it signed, as PEM files.
 struct Certificates {
     ca: String,
     certificate: String,
@@ -62,7 +62,7 @@ pub(crate) fn cluster_rights() -> String {
     documented_rights().replace("+select", rights)
 }
 
-/// A server on parts of its own.
+/// A server with its own PostgreSQL or Redis.
 pub(crate) fn start(
     world: TestEnv,
     settings: impl FnOnce(ProcessBuilder) -> ProcessBuilder,
@@ -151,14 +151,14 @@ async fn with_programs_redis_works_as_a_cluster() {
     let hosts: Vec<_> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
     let url = format!("redis-cluster://{}", hosts[..2].join(","));
     let server = start(TestEnv::new(), |launch| launch.variable("REDIS_URL", &url));
-    // Enough sessions for each node to have some.
+    // Enough sessions that each node has some.
     for _ in 0..12 {
         is_cached(&server).await;
     }
     drop(nodes);
 }
 
-/// A cluster of so many nodes, with that many replicas for each primary.
+/// Starts a cluster of `nodes` nodes, with `replicas` replicas per primary.
 pub(crate) fn cluster(nodes: usize, replicas: usize) -> Vec<Redis> {
     let with = |_| ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"];
     let nodes: Vec<_> =
@@ -184,7 +184,7 @@ pub(crate) fn cluster(nodes: usize, replicas: usize) -> Vec<Redis> {
     nodes
 }
 
-/// A session is granted, known to Redis, and ended there.
+/// Checks that a session is cached in Redis and ended there at logout.
 pub(crate) async fn is_cached(server: &Server) {
     eventually("ready".to_owned(), async || server.http.get("/health/ready").await.field("status"))
         .await;
@@ -197,7 +197,7 @@ pub(crate) async fn is_cached(server: &Server) {
     assert_eq!(server.process.logged("redis unavailable"), 0, "{}", server.process.log());
 }
 
-/// How often each command was called since the statistics were reset.
+/// Calls of each command since the statistics were reset.
 fn calls(conn: &mut redis::Connection, command: &str) -> i64 {
     let info: String = redis::cmd("INFO").arg("commandstats").query(conn).unwrap();
     let line = info.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:")));
@@ -229,7 +229,7 @@ async fn with_programs_check_and_refresh_take_one_redis_command_each() {
     assert!(others.is_empty(), "{others:?}");
 }
 
-/// Two servers on one database; the first reaches Redis through a relay.
+/// Two servers on one database; the first reaches Redis through a proxy.
 fn pair(redis: &Redis) -> (Server, matchbook_testkit::TcpProxy, Process) {
     let world = TestEnv::new();
     let relay = matchbook_testkit::TcpProxy::to(&format!("127.0.0.1:{}", redis.port()));
@@ -251,7 +251,11 @@ async fn with_programs_logout_without_redis_holds_at_once_at_a_server_with_redis
         relay.cut();
         let form = format!("refresh_token={}", tokens.refresh);
         assert_eq!(here.http.post("/logout", &form).await.status, 204);
-        assert_eq!(there.get_as("/user", &tokens.access).await.status, 401, "it was told");
+        assert_eq!(
+            there.get_as("/user", &tokens.access).await.status,
+            401,
+            "it got the revocation"
+        );
         assert_eq!(here.user(&tokens.access).await, 401);
         relay.mend();
         eventually("ready".to_owned(), async || {
@@ -274,7 +278,7 @@ async fn with_programs_frozen_redis_gets_missed_revocations_before_it_is_trusted
         (here, there.get_as("/user", &tokens.access).await.status)
     };
     assert_eq!(refused().await, (200, 200));
-    // It keeps what it knows, and answers nobody.
+    // It keeps its data, and does not respond.
     redis.freeze();
     let form = format!("refresh_token={}", tokens.refresh);
     assert_eq!(here.http.post("/logout", &form).await.status, 204);
@@ -296,7 +300,7 @@ async fn with_programs_every_thread_queries_the_redis_that_receives_revocations(
     let relay = matchbook_testkit::TcpProxy::to(&format!("127.0.0.1:{}", notified.port()));
     let url = format!("redis://{}", relay.address());
     let server = start(world, |launch| launch.variable("REDIS_URL", &url));
-    // From now on the same address leads to another one, which was never told.
+    // From now on the same address leads to another Redis, which never got the revocation.
     relay.lead_to(&format!("127.0.0.1:{}", other.port()));
     let tokens = server.log_in().await;
     let claims = tokens.claims();
@@ -307,7 +311,7 @@ async fn with_programs_every_thread_queries_the_redis_that_receives_revocations(
         let value: String = redis::cmd("GET").arg(&key).query(&mut from).unwrap();
         redis::cmd("SET").arg(&key).arg(value).exec(&mut to).unwrap();
     }
-    // Both threads have had the time to connect.
+    // Both threads have had time to connect.
     for _ in 0..50 {
         assert_eq!(server.user(&tokens.access).await, 200);
         actix_rt::time::sleep(Duration::from_millis(10)).await;
@@ -331,7 +335,7 @@ async fn with_programs_server_paused_during_a_logout_does_not_trust_redis_at_fir
         let request = there.request("GET", "/user").bearer_auth(&tokens.access).send();
         actix_rt::spawn(async move { TestResponse::of(request).await.status })
     };
-    // Connections that are open already, so that requests wait right at the door.
+    // Connections that are already open, so that their requests wait in the socket.
     for asked in (0..8).map(|_| ask()).collect::<Vec<_>>() {
         assert_eq!(asked.await.unwrap(), 200);
     }
@@ -357,7 +361,7 @@ async fn with_programs_restarted_redis_gets_lost_revocations_again() {
     let tokens = server.log_in().await;
     let form = format!("refresh_token={}", tokens.refresh);
     assert_eq!(server.http.post("/logout", &form).await.status, 204);
-    // As a replica that lagged, or an old snapshot, comes in its place.
+    // As if a lagging replica or an old snapshot replaced it.
     let mut conn = redis::Client::open(redis.url()).unwrap().get_connection().unwrap();
     let ended = format!("ended:{{{}}}", tokens.claims()["sid"].as_str().unwrap());
     assert!(redis::cmd("DEL").arg(ended).query::<bool>(&mut conn).unwrap());
@@ -381,7 +385,7 @@ async fn with_programs_revocation_outlives_every_access_token_of_any_configured_
     let process = short();
     let there = http(&here.world, &process);
     let first = here.log_in().await;
-    // The newest token is of the server whose tokens live for a second.
+    // The newest token comes from the server whose tokens live for one second.
     let form = format!("refresh_token={}", first.refresh);
     let second = Tokens::of(&there.post("/refresh", &form).await);
     let form = format!("refresh_token={}", second.refresh);

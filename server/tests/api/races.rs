@@ -1,4 +1,4 @@
-//! Two servers on one database, and requests at the same moment.
+//! Two servers on one database, and concurrent requests.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -31,7 +31,7 @@ impl Pair {
         if i.is_multiple_of(2) { self.here.http.clone() } else { self.there.clone() }
     }
 
-    /// Shows a refresh token so many times at once, to both servers in turn.
+    /// Presents a refresh token `times` times concurrently, alternating between the servers.
     fn refresh_at_once(
         &self,
         token: &str,
@@ -61,7 +61,7 @@ async fn sixty_four_concurrent_refreshes_at_two_servers_get_one_pair() {
         assert_eq!(pair.here.number("SELECT generation AS number FROM sessions"), generation);
         token = pairs.pop_first().unwrap().0;
     }
-    assert_eq!(pair.here.number("SELECT count(*) AS number FROM events"), 1, "the sign-in");
+    assert_eq!(pair.here.number("SELECT count(*) AS number FROM events"), 1, "the login");
 }
 
 #[actix_rt::test]
@@ -109,7 +109,7 @@ async fn nothing_of_a_session_works_after_an_acknowledged_logout() {
         let logout = pair.server(usize::try_from(round).unwrap());
         let out = logout.post("/logout", &format!("refresh_token={}", first.refresh)).await;
         assert_eq!(out.status, 204, "{}", out.text);
-        // What was answered before or after: none of it is good from here on.
+        // No token of any response, from before or after the logout, is valid from here on.
         let mut held = vec![first.clone()];
         for response in refreshes {
             let response = response.await.unwrap();
@@ -131,7 +131,7 @@ async fn nothing_of_a_session_works_after_an_acknowledged_logout() {
 
 #[actix_rt::test]
 async fn refreshes_and_two_sweepers_do_not_interfere() {
-    // Windows are over at once, so the sweepers always find something.
+    // Grace periods end at once, so the sweepers always find something.
     let settings = [
         ("rotation.grace_period", "1ms"),
         ("tokens.access_lifetime", "1s"),

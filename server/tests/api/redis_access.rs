@@ -1,4 +1,4 @@
-//! What a Redis that refuses says, and the rights that a server needs there.
+//! Errors of Redis, and the rights that a server needs.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::parts::{cluster, cluster_rights, documented_rights, is_cached, start}
 use crate::redis_loss::{connect, order, problems};
 use crate::support::{Server, eventually};
 
-/// Gives the user `app` these rights and no others.
+/// Gives the user `app` exactly these rights.
 fn allow(redis: &Redis, rights: &str) {
     order(redis, &format!("ACL SETUSER app reset on >hush {rights}"));
 }
@@ -41,7 +41,7 @@ async fn with_programs_documented_redis_rights_are_sufficient() {
     for _ in 0..6 {
         is_cached(&server).await;
     }
-    // Polls too.
+    // This includes polls.
     actix_rt::time::sleep(Duration::from_secs(2)).await;
     for node in &nodes {
         assert_eq!(refused(node), Vec::<String>::new());
@@ -54,7 +54,7 @@ async fn with_programs_missing_redis_right_is_logged_once_and_reported_until_gra
     let redis = Redis::new();
     let url = format!("redis://app:hush@127.0.0.1:{}/1", redis.port());
     let missing = documented_rights().split(' ').map(|right| (right, String::new()));
-    // Keys that may be read and not written.
+    // Keys may be read but not written.
     let read_only = ["~access:*", "~ended:*"].map(|keys| (keys, format!("%R{keys}")));
     for (right, instead) in missing.chain(read_only) {
         allow(&redis, &documented_rights().replace(right, &instead));
@@ -63,7 +63,7 @@ async fn with_programs_missing_redis_right_is_logged_once_and_reported_until_gra
         assert!(problems(&server.http).await.contains("NOPERM"), "{right}: {}", log());
         let tokens = server.log_in().await;
         assert_eq!(server.user(&tokens.access).await, 200);
-        // Two more attempts.
+        // Wait for two more attempts.
         actix_rt::time::sleep(Duration::from_millis(2300)).await;
         assert_eq!(server.process.logged("redis unavailable"), 1, "{right}: {}", log());
         assert_eq!(server.process.logged("NOPERM"), 1, "{right}: {}", log());
@@ -89,7 +89,7 @@ async fn with_programs_each_right_of_a_cluster_is_used() {
         let server = server_on(&url);
         let tokens = server.log_in().await;
         assert_eq!(server.user(&tokens.access).await, 200, "{right}");
-        // Polls too.
+        // This includes polls.
         actix_rt::time::sleep(Duration::from_secs(2)).await;
         let is_refused = nodes.iter().any(|node| !refused(node).is_empty());
         assert!(is_refused, "{right}: {}", server.process.log());
@@ -127,7 +127,7 @@ async fn with_programs_removed_redis_rights_break_the_connection_once() {
     allow(&redis, documented_rights());
     let server = server_on(&format!("redis://app:hush@127.0.0.1:{}", redis.port()));
     is_cached(&server).await;
-    // A refresh writes to Redis, and is refused there.
+    // A refresh writes to Redis, which rejects the command.
     order(&redis, "ACL SETUSER app -set");
     let tokens = server.log_in().await;
     assert!(problems(&server.http).await.contains("NOPERM"));

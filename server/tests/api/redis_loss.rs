@@ -1,4 +1,4 @@
-//! Redis loses revocations: it is flushed, evicts, fails over, or was replaced.
+//! Redis loses revocations: it is flushed, evicts keys, fails over, or is replaced.
 
 use matchbook_testkit::{Http, Process, Redis, TestEnv};
 use redis::{Commands, Connection};
@@ -20,14 +20,14 @@ pub(crate) fn order(redis: &Redis, command: &str) {
     order.exec(&mut connect(redis)).unwrap();
 }
 
-/// The keys of an access token and of its session's tombstone.
+/// The Redis keys of an access token and of its session's tombstone.
 pub(crate) fn keys(tokens: &Tokens) -> (String, String) {
     let claims = tokens.claims();
     let (sid, jti) = (claims["sid"].as_str().unwrap(), claims["jti"].as_str().unwrap());
     (format!("access:{{{sid}}}:{jti}"), format!("ended:{{{sid}}}"))
 }
 
-/// Two servers on one database, each with its Redis. Both log at level debug.
+/// Two servers on one database, each with its own Redis. Both log at level debug.
 pub(crate) struct Pair {
     pub(crate) here: Server,
     pub(crate) there: Http,
@@ -62,18 +62,18 @@ impl Pair {
         assert_eq!(self.here.http.post("/logout", &form).await.status, 204);
     }
 
-    /// How both servers respond to the access token.
+    /// The status of both servers for the access token.
     pub(crate) async fn status(&self, tokens: &Tokens) -> (u16, u16) {
         let there = self.there.get_as("/user", &tokens.access).await.status;
         (self.here.user(&tokens.access).await, there)
     }
 
-    /// Waits until the server that was not asked to log out has read the revocation.
+    /// Waits until the other server has read the revocation.
     pub(crate) async fn read_there(&self) {
         eventually(true, async || self.process.logged("revocations=1") > 0).await;
     }
 
-    /// Waits until both servers use Redis and say nothing else.
+    /// Waits until both servers use Redis and report no problem.
     pub(crate) async fn ready(&self) {
         for http in [&self.here.http, &self.there] {
             eventually("ready".to_owned(), async || {
@@ -84,7 +84,7 @@ impl Pair {
     }
 }
 
-/// What a server says is wrong.
+/// The problem that a server reports.
 pub(crate) async fn problems(http: &Http) -> String {
     http.get("/health/ready").await.json()["problems"].to_string()
 }
@@ -101,13 +101,13 @@ async fn with_programs_flushed_redis_and_a_late_write_reactivate_no_token() {
         let value: String = conn.get(&access).unwrap();
         pair.log_out(&tokens).await;
         redis.flush();
-        // As if a request that had read the database before the logout wrote late.
+        // As if a request that read the database before the logout wrote to Redis late.
         conn.set::<_, _, ()>(&access, &value).unwrap();
         assert_eq!(pair.status(&tokens).await, (401, 401));
         pair.ready().await;
         assert_eq!(pair.status(&tokens).await, (401, 401));
 
-        // What was cached before the flush is worth nothing after it.
+        // Entries from before the flush no longer count.
         let tokens = pair.log_in().await;
         let (access, ended) = keys(&tokens);
         assert_ne!(value, conn.get::<_, String>(&access).unwrap());
@@ -127,7 +127,7 @@ async fn with_programs_lost_tombstone_reactivates_no_token() {
     let (_, ended) = keys(&tokens);
     pair.log_out(&tokens).await;
     pair.read_there().await;
-    // As an evicting policy does.
+    // Like an evicting policy.
     assert!(connect(&redis).del::<_, bool>(&ended).unwrap());
     assert_eq!(pair.status(&tokens).await, (401, 401));
 }
@@ -155,13 +155,13 @@ async fn with_programs_demoted_redis_is_disconnected_and_gets_all_revocations_wh
     let pair = Pair::on(&redis);
     let tokens = pair.log_in().await;
     let late = pair.log_in().await;
-    // The other one has what is cached, and misses what is revoked from now on.
+    // The other Redis has the cached tokens, and misses revocations from now on.
     other.replicate(&redis);
     other.promote();
     pair.log_out(&tokens).await;
     pair.read_there().await;
 
-    // Nobody's connection closes.
+    // No connection closes.
     redis.replicate(&other);
     let mut conn = connect(&redis);
     assert!(!conn.exists::<_, bool>(keys(&tokens).1).unwrap());
@@ -186,7 +186,7 @@ async fn with_programs_demoted_redis_is_disconnected_and_gets_all_revocations_wh
     assert_eq!(restored(), before + 1, "{}", pair.process.log());
 }
 
-/// Makes it a replica, and a primary again before anybody looks.
+/// Makes Redis a replica, and a primary again before the next poll.
 fn begin_another_history(conn: &mut Connection) {
     let mut demote = redis::pipe();
     demote.cmd("REPLICAOF").arg("127.0.0.1").arg(1).cmd("REPLICAOF").arg("NO").arg("ONE");

@@ -10,7 +10,7 @@ use crate::parts::start;
 use crate::redis_loss::Pair;
 use crate::support::{Server, binary, eventually, http};
 
-/// A transaction on the database that is open until it is dropped.
+/// A transaction that stays open until it is dropped.
 struct Transaction(diesel::PgConnection);
 
 impl Transaction {
@@ -42,7 +42,7 @@ async fn with_programs_revocation_committed_late_is_read() {
     let redis = Redis::new();
     let pair = Pair::on(&redis);
     let late = Transaction::begin(&pair.here, &revoke("pg_current_xact_id()::text::bigint"));
-    // Others commit meanwhile, and polls see them.
+    // Other transactions commit meanwhile, and polls see them.
     for number in 1..=3 {
         let tokens = pair.log_in().await;
         pair.log_out(&tokens).await;
@@ -57,7 +57,7 @@ async fn with_programs_revocation_committed_late_is_read() {
 async fn with_programs_new_connection_reads_every_revocation() {
     let redis = Redis::new();
     let pair = Pair::on(&redis);
-    // As a database that was restored, or failed over, and counts transactions anew.
+    // As if the database was restored or failed over, and its transaction ids start again.
     pair.here.sql(&revoke("1"));
     pair.here.sql(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
@@ -76,10 +76,10 @@ async fn with_programs_slow_poll_stops_trust_in_redis() {
     let pair = Pair::start(&format!("redis://{}", relay.address()), &redis.url());
     let tokens = pair.log_in().await;
     let locked = Transaction::begin(&pair.here, &lock("servers"));
-    // The server that logs out commits, and can publish nothing.
+    // The server commits the logout, and cannot publish it.
     relay.cut();
     pair.log_out(&tokens).await;
-    // Longer than the poll waits, too.
+    // Also longer than the poll's timeout.
     let since = Instant::now();
     while since.elapsed() < Duration::from_secs(5) {
         assert_eq!(pair.status(&tokens).await, (401, 401));
@@ -98,7 +98,7 @@ async fn with_programs_failing_poll_stops_trust_in_redis() {
     let relay = TcpProxy::to(&format!("127.0.0.1:{}", redis.port()));
     let pair = Pair::start(&format!("redis://{}", relay.address()), &redis.url());
     let tokens = pair.log_in().await;
-    // The database is well, and this server cannot read it.
+    // The database works, but this server cannot read it.
     pair.here.sql("ALTER TABLE servers RENAME TO lost");
     relay.cut();
     pair.log_out(&tokens).await;
@@ -116,7 +116,7 @@ async fn with_programs_database_load_does_not_delay_the_poll() {
     let redis = Redis::new();
     let pair = Pair::on(&redis);
     let tokens = pair.log_in().await;
-    // The key ring and every request that reads the database wait; polls need neither.
+    // The key ring and all requests that read the database wait; polls need neither.
     let locked = Transaction::begin(&pair.here, &lock("signing_keys, sessions, events"));
     let since = Instant::now();
     while since.elapsed() < Duration::from_secs(4) {

@@ -1,4 +1,4 @@
-//! Servers on one database that use different Redis servers, a cluster that fails
+//! Servers on one database with different Redis servers, a Redis cluster that fails
 //! over, and a server without Redis.
 
 use std::process::Command;
@@ -77,11 +77,11 @@ async fn with_programs_logout_does_not_wait_for_a_stopped_server() {
         let tokens = pair.here.log_in().await;
         let since = std::time::Instant::now();
         pair.log_out(&tokens).await;
-        // While its row is still there.
+        // While its row still exists.
         since.elapsed() < std::time::Duration::from_secs(1) && pair.here.number(count) == 2
     };
     eventually(true, quick).await;
-    // A minute later its row goes.
+    // A minute later its row is deleted.
     eventually(1, async || pair.here.number(count)).await;
 }
 
@@ -92,7 +92,7 @@ async fn with_programs_redis_cluster_gets_all_revocations_after_a_failover() {
     let hosts: Vec<_> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
     let url = format!("redis-cluster://{}", hosts.join(","));
     let pair = Pair::start(&url, &url);
-    // Enough sessions for each primary to have some.
+    // Enough sessions that each primary has some.
     let mut sessions = Vec::new();
     for _ in 0..24 {
         sessions.push(pair.log_in().await);
@@ -112,7 +112,7 @@ async fn with_programs_redis_cluster_gets_all_revocations_after_a_failover() {
         eventually(true, async || restored(process) > before).await;
     }
     pair.ready().await;
-    // As if the new primary had lagged: no tombstone was lost for long.
+    // As if the new primary had lagged: lost tombstones are published again.
     for tokens in &sessions[..16] {
         assert_eq!(tombstone(&hosts[0], tokens), "1");
         assert_eq!(pair.status(tokens).await, (401, 401));

@@ -1,10 +1,10 @@
-//! Rotation: one successor for each refresh token, for whoever shows it in time.
+//! Rotation: one successor for each refresh token within the grace period.
 
 use std::time::{Duration, Instant};
 
 use crate::support::{Server, Tokens, eventually};
 
-/// An attempt key, and another.
+/// Two idempotency keys.
 const KEY: &str = "0d9e5f0c-5a3e-4a56-9d2c-6a1f6f0f2f11";
 const OTHER: &str = "7c1b8a52-40ce-4f6b-8f8e-2d3c4b5a6978";
 
@@ -31,7 +31,7 @@ async fn rotated_token_within_the_grace_period_gets_the_same_pair() {
     for _ in 0..3 {
         let again = Tokens::of(&server.refresh(&first.refresh).await);
         assert_eq!((&again.refresh, &again.access), (&second.refresh, &second.access));
-        assert!(again.expires_in < second.expires_in, "what is left of it");
+        assert!(again.expires_in < second.expires_in, "the remaining lifetime");
         assert_eq!(server.user(&again.access).await, 200);
     }
     assert_eq!(server.number("SELECT generation AS number FROM sessions"), 1);
@@ -113,7 +113,7 @@ async fn same_key_only_reissues_only_to_the_same_idempotency_key() {
     assert_eq!(server.refresh_with(&keyed.refresh, KEY).await.field("reason"), "reuse");
     assert_eq!(server.user(&second.access).await, 401);
 
-    // Rotated without a key it is as ever.
+    // A session rotated without a key keeps the usual rules.
     let second = Tokens::of(&server.refresh(&plain.refresh).await);
     let again = Tokens::of(&server.refresh_with(&plain.refresh, OTHER).await);
     assert_eq!(again.refresh, second.refresh);
@@ -172,7 +172,7 @@ async fn session_without_refresh_expires() {
         launch.set("tokens.access_lifetime", "1s").set("sessions.idle_lifetime", "2s")
     });
     let mut tokens = server.log_in().await;
-    // Each refresh moves the end.
+    // Each refresh moves the idle expiry.
     for _ in 0..3 {
         eventually(401, async || server.user(&tokens.access).await).await;
         tokens = Tokens::of(&server.refresh(&tokens.refresh).await);
@@ -198,7 +198,7 @@ async fn refresh_does_not_extend_the_absolute_expiry() {
         if response.status != 200 {
             break response.field("reason");
         }
-        assert!(began.elapsed().as_secs() < 30, "it is refreshed for ever");
+        assert!(began.elapsed().as_secs() < 30, "it is refreshed beyond its absolute expiry");
         tokens = Tokens::of(&response);
         let ends = tokens.claims()["exp"].as_i64().unwrap();
         assert!(ends <= opened + 3, "an access token ends no later than its session");

@@ -25,7 +25,7 @@ async fn listed_old_secret_is_accepted_and_replaced_at_the_next_rotation() {
     let second = Tokens::of(&server.refresh(&first.refresh).await);
     let again = Tokens::of(&server.refresh(&first.refresh).await);
     assert_eq!(again.refresh, second.refresh);
-    // Rotated under the old secret, asked for again under the new one.
+    // Rotated under the old secret, reissued under the new one.
     let again = Tokens::of(&server.refresh(&unused.refresh).await);
     assert_eq!((again.refresh, again.access), (retried.refresh.clone(), retried.access));
     assert!(server.process.stop().success());
@@ -33,7 +33,7 @@ async fn listed_old_secret_is_accepted_and_replaced_at_the_next_rotation() {
     let server = Server::within(server.world, |launch| launch.set("secret", NEW));
     Tokens::of(&server.refresh(&second.refresh).await);
     let forgotten = server.refresh(&retried.refresh).await;
-    assert_eq!(forgotten.status, 401, "it is nobody's token now");
+    assert_eq!(forgotten.status, 401, "the token is unknown now");
     assert!(forgotten.json().get("reason").is_none());
 }
 
@@ -45,7 +45,7 @@ async fn new_secret_can_be_listed_before_it_is_active() {
     let old_first = |launch: matchbook_testkit::ProcessBuilder| {
         launch.set("secret", OLD).set("old_secrets", NEW)
     };
-    // One of two servers has changed, the other is about to.
+    // One of two servers has the new secret, the other one not yet.
     let here = Server::with(old_first);
     let process = new_first(here.world.server(crate::support::binary())).start();
     let there = crate::support::http(&here.world, &process);
@@ -57,18 +57,18 @@ async fn new_secret_can_be_listed_before_it_is_active() {
     Tokens::of(&here.refresh(&second.refresh).await);
 }
 
-/// What `secret rotate --compromised` writes with these settings.
+/// The output of `secret rotate --compromised` with these settings.
 fn rotate_compromised(launch: &ProcessBuilder) -> Result<String, String> {
     let output = launch.run(&["secret", "rotate", "--compromised"]);
     let text = |bytes| String::from_utf8(bytes).unwrap();
     if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
 }
 
-/// What holds at a server with the old secret once that is compromised.
+/// Checks a server that still has the compromised secret.
 async fn assert_over(server: &Server, tokens: &Tokens) {
     assert_eq!(server.user(&tokens.access).await, 401);
     assert_eq!(server.refresh(&tokens.refresh).await.status, 401);
-    // It has no key to sign with, which is no failure of its own.
+    // It has no key to sign with: 503, not 500.
     let id = server.guest().await;
     let login = server.http.get(&format!("/token?userId={id}")).await;
     assert_eq!((login.status, login.field("error")), (503, "temporarily_unavailable".to_owned()));
@@ -87,7 +87,7 @@ async fn compromised_generated_secret_is_replaced_and_its_sessions_and_keys_end(
     let path = server.world.folder().join("data/secret");
     let secret = || std::fs::read_to_string(&path).unwrap();
     let before = secret();
-    // As somebody left it who made a backup.
+    // As if an operator had left a backup there.
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
 
     let said = rotate_compromised(&server.world.server(binary())).unwrap();
@@ -111,7 +111,7 @@ async fn compromised_generated_secret_is_replaced_and_its_sessions_and_keys_end(
     let server = Server::within(server.world, |launch| launch);
     let refused = server.refresh(&rotated.refresh).await;
     assert_eq!(refused.status, 401);
-    assert!(refused.json().get("reason").is_none(), "its tag is nobody's now");
+    assert!(refused.json().get("reason").is_none(), "its tag is unknown now");
     assert_eq!(server.user(&rotated.access).await, 401);
     let keys = server.http.get("/.well-known/jwks.json").await;
     assert_eq!(keys.json()["keys"].as_array().unwrap().len(), 1);
@@ -151,7 +151,7 @@ async fn compromised_configured_secret_must_be_replaced_on_every_server_first() 
     assert_eq!(new.refresh(&tokens.refresh).await.status, 401);
     let tokens = new.log_in().await;
     assert_eq!(new.user(&tokens.access).await, 200);
-    // The old server, which still runs, takes nothing of the new one's.
+    // The old server, which still runs, accepts no token of the new one.
     let form = format!("refresh_token={}", tokens.refresh);
     assert_eq!(there.post("/refresh", &form).await.status, 401);
 }
@@ -162,7 +162,7 @@ async fn secret_rotate_requires_the_compromised_flag() {
     let output = server.world.server(binary()).run(&["secret", "rotate"]);
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.code() == Some(2) && error.contains("--compromised"), "{error}");
-    // Where no server has run there is nothing to replace.
+    // If no server has run there is nothing to replace.
     let world = matchbook_testkit::TestEnv::new();
     let error = rotate_compromised(&world.server(binary())).unwrap_err();
     assert!(error.starts_with("matchbook-server: ") && !error.contains("panicked"), "{error}");

@@ -1,4 +1,4 @@
-//! The table `events`, and what `explain` makes of it.
+//! The audit log (table `events`), and the `explain` command that reads it.
 
 use std::io::Write;
 use std::process::Stdio;
@@ -78,7 +78,7 @@ async fn login_rejection_reuse_and_logout_are_audit_events_with_user_and_address
     }
 }
 
-/// What `explain` says of a line on standard input, and whether it exits with 0.
+/// The output of `explain` for a line on standard input, and whether it exits with 0.
 fn explain(server: &Server, line: impl AsRef<[u8]>, settings: &[(&str, &str)]) -> (bool, String) {
     let launch = server.world.server(crate::support::binary());
     let launch = settings.iter().fold(launch, |launch, (key, value)| launch.set(key, value));
@@ -155,12 +155,12 @@ async fn explain_creates_nothing_and_reports_what_is_missing() {
     assert!(!server.world.folder().join("elsewhere").exists());
     let missing = format!("sqlite://{}/missing.db", server.world.folder().display());
     let (success, said) = explain(&server, &token, &[("database.url", &missing)]);
-    // DATABASE_URL is set beside it; the prefixed variable wins.
+    // DATABASE_URL is set as well; the prefixed variable wins.
     assert!(!success && said.contains("there is no such file"), "{said}");
     assert!(!server.world.folder().join("missing.db").exists());
 }
 
-/// A dead token that is presented again and again, from one address, is one entry.
+/// A dead token presented repeatedly from one address is one event.
 #[actix_rt::test]
 async fn repeated_events_within_a_minute_share_one_row() {
     let server = Server::strict();
@@ -170,7 +170,7 @@ async fn repeated_events_within_a_minute_share_one_row() {
         assert_eq!(server.refresh(&tokens.refresh).await.status, 401);
     }
     let rows = server.number("SELECT count(*) AS number FROM events WHERE reason = 'reuse'");
-    // The minute may end in between.
+    // The minute may end in between, which makes two rows.
     assert!((1..=2).contains(&rows), "{rows} entries");
     let sum = "SELECT CAST(sum(count) AS bigint) AS number FROM events WHERE reason = 'reuse'";
     assert_eq!(server.number(sum), 20);

@@ -20,7 +20,7 @@ fn id(tokens: &Tokens) -> String {
 }
 
 /// One user on several devices. Guests have one session each, so their rows are
-/// given to the first of them; the tokens that follow are that user's.
+/// moved to the first user; later tokens belong to that user.
 async fn devices(server: &Server, count: usize) -> Vec<Tokens> {
     let mut all = vec![server.log_in().await];
     for _ in 1..count {
@@ -84,7 +84,7 @@ async fn user_can_end_one_own_session_but_not_another_users() {
     assert_eq!(server.user(&mine[1].access).await, 401);
     assert_eq!(server.refresh(&mine[1].refresh).await.field("reason"), "logged_out");
     assert_eq!(server.user(&mine[0].access).await, 200);
-    // And the one that asks.
+    // And the session of the request.
     assert_eq!(delete(&server, &path(&mine[0]), &mine[0].access).await.status, 204);
     assert_eq!(server.user(&mine[0].access).await, 401);
 }
@@ -116,7 +116,7 @@ async fn user_can_end_all_sessions_or_all_others() {
     let ended = delete(&server, "/sessions", &mine[0].access).await;
     assert_eq!(ended.text, r#"{"ended":1}"#);
     assert_eq!(server.user(&mine[0].access).await, 401);
-    assert_eq!(server.user(&other_user.access).await, 200, "nobody else's");
+    assert_eq!(server.user(&other_user.access).await, 200, "other users keep theirs");
 }
 
 #[actix_rt::test]
@@ -133,7 +133,7 @@ async fn concurrent_logout_everywhere_ends_each_session_once() {
     let mut ended = 0;
     for request in requests {
         let response = request.await.unwrap();
-        // Whoever comes later is logged out already.
+        // Later requests are already logged out.
         assert!([200, 401].contains(&response.status), "{}", response.text);
         ended += response.json()["ended"].as_u64().unwrap_or(0);
     }

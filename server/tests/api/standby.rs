@@ -1,4 +1,4 @@
-//! PostgreSQL with a standby: the server uses the one that takes writes, or none.
+//! PostgreSQL with a standby: the server uses only a database that accepts writes.
 
 use diesel::connection::SimpleConnection;
 use diesel::{Connection, PgConnection};
@@ -6,7 +6,7 @@ use matchbook_testkit::{Postgres, ProcessBuilder, Stop, TcpProxy, TestEnv, TestR
 
 use crate::support::{Server, Tokens, binary, eventually, http};
 
-/// Settings with which nothing waits for long.
+/// Short timeouts.
 fn on(launch: ProcessBuilder, url: &str) -> ProcessBuilder {
     launch
         .variable("DATABASE_URL", url)
@@ -22,7 +22,7 @@ fn is_unavailable(response: &TestResponse) {
     assert_eq!(response.status, 503, "{}", response.text);
 }
 
-/// A primary and a standby that has what it has.
+/// A primary and a standby that has replayed everything.
 fn pair() -> (Postgres, Postgres, String) {
     let primary = Postgres::new();
     let url = primary.create("matchbook");
@@ -75,7 +75,7 @@ async fn with_programs_standby_behind_the_same_address_accepts_no_ended_session(
     let world = TestEnv::new();
     for parameters in ["", "?target_session_attrs=any"] {
         let through = format!("postgres://postgres@{}/matchbook{parameters}", relay.address());
-        // Without Redis, which would know what has ended.
+        // Without Redis, which would know the ended sessions.
         let launch = |url: &str| {
             let launch = ProcessBuilder::new(binary(), world.folder(), "MATCHBOOK");
             let settings = [
@@ -106,7 +106,7 @@ async fn with_programs_standby_behind_the_same_address_accepts_no_ended_session(
     }
 }
 
-/// Has the standby follow no more (`pause`), or again (`resume`).
+/// Pauses or resumes the replay of the standby.
 fn replay(standby: &Postgres, what: &str) {
     let mut conn = PgConnection::establish(&standby.url()).unwrap();
     conn.batch_execute(&format!("SELECT pg_wal_replay_{what}()")).unwrap();

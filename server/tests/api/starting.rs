@@ -1,4 +1,4 @@
-//! Starting, several at once, and stopping.
+//! Startup, of several servers at once, and shutdown.
 
 use std::collections::BTreeSet;
 use std::fs::Permissions;
@@ -23,7 +23,7 @@ async fn servers_starting_at_once_on_an_empty_database_agree() {
         kids.insert(jwks["keys"][0]["kid"].as_str().unwrap().to_owned());
     }
     assert_eq!(kids.len(), 1, "one key for all: {kids:?}");
-    // What one grants, the others take.
+    // Tokens issued by one server are accepted by the others.
     let mut servers: Vec<_> = processes.iter().map(|process| http(&world, process)).collect();
     let last = servers.pop().unwrap();
     let id = last.get("/register").await.json().as_str().unwrap().to_owned();
@@ -88,7 +88,7 @@ async fn server_shuts_down_gracefully_on_sigterm() {
     assert_eq!(server.process.logged("stopped"), 1);
 }
 
-/// What a server writes to standard error that does not start.
+/// The standard error of a server that does not start.
 fn refusal(launch: &ProcessBuilder) -> String {
     let output = launch.run(&[]);
     let error = String::from_utf8(output.stderr).unwrap();
@@ -113,7 +113,7 @@ async fn server_without_local_files_needs_no_data_folder() {
     assert_eq!(http(&world, &process).get("/register").await.status, 200);
     assert!(!world.folder().join("data").exists());
 
-    // What needs one names it, with its setting.
+    // A feature that needs the folder names it, with its setting.
     for needs in [
         nowhere.clone(),
         nowhere.clone().set("tls.mode", "off"),
@@ -166,7 +166,7 @@ async fn sqlite_files_are_not_readable_by_other_users() {
     assert_eq!(modes(), [0o600; 3]);
     let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
     assert!(status.contains("Umask:\t0077"), "{status}");
-    // As a version made them that left them open. A killed one leaves them all.
+    // Like files of a version that did not restrict them. A killed server leaves them all.
     process.kill();
     for name in files {
         set_mode(&world, &format!("data/{name}"), 0o644);
@@ -211,7 +211,7 @@ async fn weak_secret_stops_startup() {
     let error = refusal(&world.server(binary()).set("secret", weak));
     assert!(error.contains("`secret` (MATCHBOOK__SECRET): can be guessed: it repeats"), "{error}");
     assert!(error.contains("openssl rand -base64 32") && !error.contains(weak), "{error}");
-    // The way out: it is an old one, beside a good one.
+    // The remedy: list it as an old secret, beside a strong one.
     let launch = world.server(binary()).set("old_secrets", weak);
     launch.set("secret", "a-secret-of-more-than-thirty-two-characters").start();
 

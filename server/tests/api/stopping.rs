@@ -1,4 +1,4 @@
-//! A server that stops finishes what it has begun, and loses nothing.
+//! Graceful shutdown finishes running requests and loses nothing.
 
 use std::time::Duration;
 
@@ -67,7 +67,7 @@ async fn requests_beyond_the_database_queue_get_503_at_once() {
         settings.iter().fold(launch, |launch, (key, value)| launch.set(key, value))
     });
     let tokens = server.log_in().await;
-    // Whoever refreshes waits for this.
+    // Refreshes wait for this.
     let mut conn = server.database();
     conn.batch_execute("BEGIN; LOCK TABLE sessions IN ACCESS EXCLUSIVE MODE").unwrap();
     let refreshes: Vec<_> = (0..20)
@@ -77,7 +77,7 @@ async fn requests_beyond_the_database_queue_get_503_at_once() {
             actix_rt::spawn(async move { TestResponse::of(request.send_form(&form)).await })
         })
         .collect();
-    // One works, two wait; all others have their answer, long before the 20 s.
+    // One request runs, two wait; all others get their response long before the 20 s.
     eventually(17, async || refreshes.iter().filter(|refresh| refresh.is_finished()).count()).await;
     conn.batch_execute("ROLLBACK").unwrap();
     let mut granted = 0;
@@ -90,7 +90,7 @@ async fn requests_beyond_the_database_queue_get_503_at_once() {
             assert_eq!(response.field("error"), "temporarily_unavailable");
         }
     }
-    assert_eq!(granted, 3, "nobody who waits is forgotten");
+    assert_eq!(granted, 3, "every waiting request gets a response");
 }
 
 #[actix_rt::test]
@@ -106,7 +106,7 @@ async fn query_timeout_is_503_with_retry_after() {
     let refused = server.refresh(&tokens.refresh).await;
     assert_eq!((refused.status, refused.header("retry-after")), (503, "1"), "{}", refused.text);
     conn.batch_execute("ROLLBACK").unwrap();
-    // Done after all, and had again by whoever asks again.
+    // The rotation was executed, and the retry gets the same pair.
     Tokens::of(&server.refresh(&tokens.refresh).await);
     let generation = "SELECT generation AS number FROM sessions";
     assert_eq!(server.number(generation), 1);

@@ -1,4 +1,4 @@
-//! What the database holds: digests, native types, one row for each session.
+//! The stored data: digests, native types, one row per session.
 
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Binary, Text};

@@ -1,4 +1,4 @@
-//! The article's story, from the first request to the second access token.
+//! The complete flow, from registration to the second access token.
 
 use crate::support::{Server, Tokens, eventually};
 

@@ -1,4 +1,4 @@
-//! A server to test, and the words that tests are written in.
+//! A server under test, and helpers for requests and assertions.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,7 +13,7 @@ pub(crate) fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_matchbook-server"))
 }
 
-/// A running server and a way to talk to it.
+/// A running server and an HTTP client for it.
 pub(crate) struct Server {
     pub(crate) http: Http,
     pub(crate) process: Process,
@@ -21,17 +21,17 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// With the default settings.
+    /// Starts a server with the default settings.
     pub(crate) fn start() -> Self {
         Self::with(|launch| launch)
     }
 
-    /// With settings of the test's own.
+    /// Starts a server with changed settings.
     pub(crate) fn with(settings: impl FnOnce(ProcessBuilder) -> ProcessBuilder) -> Self {
         Self::within(TestEnv::new(), settings)
     }
 
-    /// With the database and the folder of `world`.
+    /// Starts a server with the database and the folder of `world`.
     pub(crate) fn within(
         world: TestEnv,
         settings: impl FnOnce(ProcessBuilder) -> ProcessBuilder,
@@ -40,7 +40,7 @@ impl Server {
         Self { http: http(&world, &process), process, world }
     }
 
-    /// Registers a guest: its id.
+    /// Registers a guest and returns its id.
     pub(crate) async fn guest(&self) -> String {
         let response = self.http.get("/register").await;
         assert_eq!(response.status, 200, "{}", response.text);
@@ -53,19 +53,19 @@ impl Server {
         Tokens::of(&self.http.get(&format!("/token?userId={id}")).await)
     }
 
-    /// Shows a refresh token.
+    /// Presents a refresh token.
     pub(crate) async fn refresh(&self, refresh_token: &str) -> TestResponse {
         self.http.post("/refresh", &format!("refresh_token={refresh_token}")).await
     }
 
-    /// Shows a refresh token with an attempt key.
+    /// Presents a refresh token with an idempotency key.
     pub(crate) async fn refresh_with(&self, refresh_token: &str, key: &str) -> TestResponse {
         let request = self.http.request("POST", "/refresh").insert_header(("Idempotency-Key", key));
         let form = [("refresh_token", refresh_token)];
         TestResponse::of(request.send_form(&form)).await
     }
 
-    /// Where each refresh token is good once.
+    /// Strict mode: each refresh token is valid once.
     pub(crate) fn strict() -> Self {
         Self::with(|launch| launch.set("rotation.mode", "strict"))
     }
@@ -75,7 +75,7 @@ impl Server {
         store::connect(&self.world.database_url().parse().unwrap()).unwrap()
     }
 
-    /// A number that a query answers as `number`.
+    /// Returns the column `number` of a query.
     pub(crate) fn number(&self, query: &str) -> i64 {
         #[derive(QueryableByName)]
         struct Row {
@@ -96,14 +96,14 @@ impl Server {
     }
 }
 
-/// Talks to a process under the CA in the folder of `world`.
+/// An HTTP client that trusts the CA in the folder of `world`.
 pub(crate) fn http(world: &TestEnv, process: &Process) -> Http {
     let url = process.url().replace("127.0.0.1", "localhost");
     let ca = world.folder().join("data/tls/ca.pem");
     Http::new(&url, url.starts_with("https").then_some(&ca))
 }
 
-/// What a grant holds.
+/// The tokens of a response.
 #[derive(Debug, Clone)]
 pub(crate) struct Tokens {
     pub(crate) access: String,
@@ -112,7 +112,7 @@ pub(crate) struct Tokens {
 }
 
 impl Tokens {
-    /// Those of an answer that grants them, with everything that must be so.
+    /// Parses a token response and checks its headers.
     pub(crate) fn of(response: &TestResponse) -> Self {
         assert_eq!(response.status, 200, "{}", response.text);
         assert_eq!(response.header("cache-control"), "no-store");
@@ -124,7 +124,7 @@ impl Tokens {
         }
     }
 
-    /// The claims of the access token, unverified.
+    /// The claims of the access token, not verified.
     pub(crate) fn claims(&self) -> serde_json::Value {
         let part = self.access.split('.').nth(1).unwrap();
         serde_json::from_slice(&decode(part)).unwrap()
@@ -143,8 +143,8 @@ pub(crate) fn encode(bytes: impl AsRef<[u8]>) -> String {
     base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// Asks again until the answer is as it should be; what it was, if that takes
-/// longer than anybody would wait.
+/// Repeats a request until the response is as expected; returns the last one after a
+/// timeout.
 pub(crate) async fn eventually<T: PartialEq + std::fmt::Debug>(
     wanted: T,
     mut ask: impl AsyncFnMut() -> T,

@@ -1,4 +1,4 @@
-//! HTTPS by default; verification never off.
+//! HTTPS is the default, and clients always verify.
 
 use std::path::Path;
 use std::process::Command;
@@ -38,7 +38,7 @@ async fn certificate_is_valid_only_under_the_development_ca() {
     assert!(shown.contains("Verify return code: 0 (ok)"), "{shown}");
 }
 
-/// `deny.toml` counts on it: the version of h2 that is linked has a known fault.
+/// `deny.toml` relies on this: the linked version of h2 has a known vulnerability.
 #[actix_rt::test]
 async fn http_2_is_not_negotiated() {
     let server = Server::start();
@@ -65,7 +65,7 @@ async fn development_ca_survives_a_restart() {
     assert_eq!(again.http.get("/health/live").await.status, 200);
 }
 
-/// Makes `NAME.pem` and `NAME.key` in the folder: a certificate for `names`.
+/// Creates `NAME.pem` and `NAME.key` in the folder: a certificate for `names`.
 fn make_certificate(folder: &Path, name: &str, names: &str) -> (String, String) {
     let path = |kind: &str| folder.join(format!("{name}.{kind}")).to_str().unwrap().to_owned();
     let (certificate, key) = (path("pem"), path("key"));
@@ -120,7 +120,7 @@ async fn renewed_certificate_is_served_and_an_invalid_one_is_not() {
         async move { http.request("GET", "/health/live").send().await.is_ok() }
     };
     assert!(trusting(&old).await);
-    // The key is still that of the certificate before.
+    // The key still belongs to the previous certificate.
     std::fs::write(&key, "no key").unwrap();
     process.hang_up();
     process.await_log("certificate not renewed, the one before stays in use");

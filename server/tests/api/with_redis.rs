@@ -4,7 +4,7 @@ use redis::Commands;
 
 use crate::support::{Server, Tokens, binary, http};
 
-/// A connection, and the two keys of an access token.
+/// A Redis connection, and the two keys of an access token.
 fn redis(server: &Server, tokens: &Tokens) -> (redis::Connection, String, String) {
     let url = server.world.redis_url().expect("TEST_REDIS_URL is set");
     let connection = redis::Client::open(url).unwrap().get_connection().unwrap();
@@ -46,7 +46,11 @@ async fn cached_token_is_active_without_the_database_and_an_evicted_one_is_cache
     assert_eq!(server.user(&tokens.access).await, 200, "Redis knows it");
     redis.del::<_, ()>(&access).unwrap();
     let response = server.http.get_as("/user", &tokens.access).await;
-    assert_eq!((response.status, response.header("retry-after")), (503, "1"), "nobody knows it");
+    assert_eq!(
+        (response.status, response.header("retry-after")),
+        (503, "1"),
+        "its status is unknown"
+    );
 }
 
 #[actix_rt::test]
