@@ -3,18 +3,18 @@
 
 use std::time::Duration;
 
-use matchbook_client::{Credential, Error, FileStore, Server, Session, Trust};
+use matchbook_client::{Client, Credentials, Error, FileStore, RootCerts, Server};
 
 #[actix_rt::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let trust = Trust::File("data/tls/ca.pem".into());
+    let trust = RootCerts::File("data/tls/ca.pem".into());
     let server = Server::new("https://localhost:5001", &trust, Duration::from_secs(10))?;
-    let credential = Credential::builder().store(FileStore::new("tokens.json")).build();
-    let session = Session::new(&server, credential);
-    let answer = match session.get("/user").send().await {
+    let credentials = Credentials::builder().store(FileStore::new("tokens.json")).build();
+    let client = Client::new(&server, credentials);
+    let answer = match client.get("/user").send().await {
         Err(Error::NotLoggedIn | Error::LoggedOut(_)) => {
-            session.log_in_as_guest().await?;
-            session.get("/user").send().await
+            client.log_in_as_guest().await?;
+            client.get("/user").send().await
         }
         answer => answer,
     };

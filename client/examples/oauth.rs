@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use matchbook_client::{Credential, OAuth, Server, Session, TokenResponse, Trust};
+use matchbook_client::{Client, Credentials, OAuth, RootCerts, Server, TokenResponse};
 
 #[actix_rt::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -16,12 +16,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         client_secret: None,
         scope: None,
     };
-    let server = Server::new(&url, &Trust::System, Duration::from_secs(10))?.oauth(oauth)?;
-    let session = Session::new(&server, Credential::default());
-    session
+    let server = Server::new(&url, &RootCerts::System, Duration::from_secs(10))?.oauth(oauth)?;
+    let client = Client::new(&server, Credentials::default());
+    client
         .log_in_with(TokenResponse { token: String::new(), refresh_token, expires_in: 0 })
         .await?;
-    session.refresh().await?;
-    println!("{}", session.get("/me").send().await?.status());
+    client.refresh().await?;
+    println!("{}", client.get("/me").send().await?.status());
     Ok(())
 }

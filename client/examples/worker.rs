@@ -3,23 +3,23 @@
 
 use std::time::Duration;
 
-use matchbook_client::{Credential, Server, Session, Strategy, Trust};
+use matchbook_client::{Client, Credentials, RootCerts, Server, Strategy};
 
 #[actix_rt::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let trust = Trust::File("data/tls/ca.pem".into());
+    let trust = RootCerts::File("data/tls/ca.pem".into());
     let server = Server::new("https://localhost:5001", &trust, Duration::from_secs(10))?;
-    let credential = Credential::builder()
+    let credentials = Credentials::builder()
         .strategy(Strategy::Background { fraction: 0.8 })
         .on_event(|event| println!("{event:?}"))
         .build();
-    Session::new(&server, credential.clone()).log_in_as_guest().await?;
+    Client::new(&server, credentials.clone()).log_in_as_guest().await?;
     let threads = [actix_rt::Arbiter::new(), actix_rt::Arbiter::new()];
     for thread in &threads {
-        let (server, credential) = (server.clone(), credential.clone());
+        let (server, credentials) = (server.clone(), credentials.clone());
         thread.spawn_fn(move || {
-            let session = Session::new(&server, credential);
-            actix_rt::spawn(async move { session.get("/user").send().await.map(|_| ()) });
+            let client = Client::new(&server, credentials);
+            actix_rt::spawn(async move { client.get("/user").send().await.map(|_| ()) });
         });
     }
     actix_rt::signal::ctrl_c().await?;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use actix_rt::time::timeout;
 
-use crate::credential::Strategy;
-use crate::{Credential, Error, Session};
+use crate::credentials::Strategy;
+use crate::{Client, Credentials, Error};
 
 /// How long it waits where nothing tells it when to refresh.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -16,20 +16,20 @@ const BREATH: Duration = Duration::from_secs(1);
 
 /// Starts the task on this thread, where the strategy wants one and none runs
 /// yet. It ends with the last clone of the credential.
-pub(crate) fn start(session: &Session) {
-    let credential = session.credential();
-    let Strategy::Background { fraction } = credential.strategy() else { return };
-    if credential.kept().swap(true, Ordering::AcqRel) {
+pub(crate) fn start(client: &Client) {
+    let credentials = client.credentials();
+    let Strategy::Background { fraction } = credentials.strategy() else { return };
+    if credentials.kept().swap(true, Ordering::AcqRel) {
         return;
     }
-    let kept = Kept(credential.downgrade());
-    let mut changes = credential.changes();
-    let session = session.downgrade();
+    let kept = Kept(credentials.downgrade());
+    let mut changes = credentials.changes();
+    let client = client.downgrade();
     actix_rt::spawn(async move {
         let _kept = kept;
         let mut pause = Duration::ZERO;
-        while let Some(awake) = session() {
-            let held = awake.credential().held().await.ok();
+        while let Some(awake) = client() {
+            let held = awake.credentials().held().await.ok();
             drop(awake);
             let due = held.as_ref().and_then(|held| held.due_in(fraction)).unwrap_or(IDLE);
             // Other tokens have another time.
@@ -37,7 +37,7 @@ pub(crate) fn start(session: &Session) {
                 Ok(Ok(())) => pause = Duration::ZERO,
                 Ok(Err(_)) => return,
                 Err(_) => {
-                    let (Some(held), Some(awake)) = (held, session()) else { continue };
+                    let (Some(held), Some(awake)) = (held, client()) else { continue };
                     pause = match awake.renew(&held).await {
                         Err(Error::Transient { retry_after, .. }) => {
                             retry_after.unwrap_or_default().max(BREATH)
@@ -53,12 +53,12 @@ pub(crate) fn start(session: &Session) {
 }
 
 /// Notes that the task is gone, also when its thread ends.
-struct Kept<F: Fn() -> Option<Credential>>(F);
+struct Kept<F: Fn() -> Option<Credentials>>(F);
 
-impl<F: Fn() -> Option<Credential>> Drop for Kept<F> {
+impl<F: Fn() -> Option<Credentials>> Drop for Kept<F> {
     fn drop(&mut self) {
-        if let Some(credential) = (self.0)() {
-            credential.kept().store(false, Ordering::Release);
+        if let Some(credentials) = (self.0)() {
+            credentials.kept().store(false, Ordering::Release);
         }
     }
 }

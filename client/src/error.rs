@@ -44,11 +44,11 @@ pub enum Error {
     /// Somebody logged in anew while this request was under way: it was not sent
     /// again with the tokens of that sign-in.
     #[error("somebody has logged in anew meanwhile; this was a request of the sign-in before")]
-    OtherSignIn,
+    SupersededByLogin,
     /// The URL is of an origin that is not to see the access token:
-    /// [`crate::Server::send_to`] allows one.
+    /// [`crate::Server::allow_origin`] allows one.
     #[error("the access token is not for {0}")]
-    ForeignOrigin(String),
+    OriginNotAllowed(String),
     /// The request cannot be built as it was described.
     #[error("this request cannot be sent: {0}")]
     Invalid(String),
@@ -57,7 +57,7 @@ pub enum Error {
     Store(String),
     /// The server answered what a token server does not answer.
     #[error("unexpected answer from the token server: {0}")]
-    Unexpected(String),
+    UnexpectedResponse(String),
 }
 
 impl Error {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use matchbook_shared::Reason;
 
-/// Something that happened to a [`crate::Credential`]. None shows a token.
+/// Something that happened to a [`crate::Credentials`]. None shows a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {

@@ -1,13 +1,13 @@
 //! An HTTP client that stays logged in.
 //!
-//! A [`Session`] sends requests with an access token. When the server answers
+//! A [`Client`] sends requests with an access token. When the server answers
 //! `401`, it trades the refresh token for new tokens and sends the request
 //! again. However many requests meet that `401`, on however many threads (and
 //! with a [`FileStore`], in however many processes), the tokens are refreshed
 //! once. What may pass keeps them; only the server's word ends a session.
 //!
 //! awc's clients belong to a thread, tokens to a process: each thread has its
-//! own [`Session`], and all of them share one [`Credential`].
+//! own [`Client`], and all of them share one [`Credentials`].
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -28,13 +28,14 @@
 //! Each request and each refresh has a `tracing` span, and each exchange a line at
 //! `debug`.
 //!
-//! In reading order: a [`Request`] is sent by a [`Session`] with the tokens of a
-//! [`Credential`]; `refresh` is one turn at them, by the lock of a [`TokenStore`]
+//! In reading order: a [`Request`] is sent by a [`Client`] with the tokens of a
+//! [`Credentials`]; `refresh` is one turn at them, by the lock of a [`TokenStore`]
 //! and in the words that `protocol` knows of a [`Server`], over the connections of
 //! `transport`; `background` asks for one before it is needed.
 
 mod background;
-mod credential;
+mod client;
+mod credentials;
 mod error;
 mod event;
 mod protocol;
@@ -42,17 +43,16 @@ mod refresh;
 mod request;
 mod scrub;
 mod server;
-mod session;
 mod store;
 mod transport;
 
-pub use credential::{Builder, Credential, Status, Strategy};
+pub use client::Client;
+pub use credentials::{Credentials, CredentialsBuilder, Status, Strategy};
 pub use error::Error;
 pub use event::Event;
 pub use matchbook_shared::{Reason, TokenResponse, UrlError};
 pub use protocol::OAuth;
 pub use request::Request;
-pub use server::{Server, ServerError, Trust, TrustError};
-pub use session::Session;
-pub use store::{FileStore, StoreLock, Stored, TokenStore};
+pub use server::{RootCerts, RootCertsError, Server, ServerError};
+pub use store::{FileStore, StoreGuard, StoredTokens, TokenStore};
 pub use transport::Response;

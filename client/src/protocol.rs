@@ -10,10 +10,10 @@ use matchbook_shared::{Reason, SERVER_MARK, SERVER_MARK_VALUE, TokenResponse};
 use openssl::base64::{decode_block, encode_block};
 use serde::Deserialize;
 
-use crate::credential::Granted;
+use crate::credentials::Granted;
 use crate::scrub::scrub;
 use crate::server::{compressed, refusal, retry_after};
-use crate::store::Stored;
+use crate::store::StoredTokens;
 use crate::transport::{Http, IDEMPOTENCY_KEY, Outgoing, Response, is_json, is_repeatable};
 use crate::{Error, Event, Server};
 
@@ -24,7 +24,7 @@ const INVALID_GRANT: &str = "invalid_grant";
 const DRAIN: Duration = Duration::from_secs(1);
 
 /// A token server that speaks RFC 6749. Its access tokens are mostly for an API
-/// elsewhere, which [`Server::send_to`] has to name.
+/// elsewhere, which [`Server::allow_origin`] has to name.
 #[derive(Clone)]
 pub struct OAuth {
     /// The path of the token endpoint (§3.2), below the server's URL.
@@ -92,10 +92,10 @@ impl Refusal {
 }
 
 /// What a server may quote when it finds fault with a request about these tokens.
-pub(crate) fn secrets<'a>(server: &'a Server, held: &'a Stored) -> Vec<&'a str> {
+pub(crate) fn secrets<'a>(server: &'a Server, held: &'a StoredTokens) -> Vec<&'a str> {
     let client_secret = server.as_oauth().and_then(|oauth| oauth.client_secret.as_deref());
     let mut secrets = vec![held.refresh_token.as_str(), held.access_token.as_str()];
-    secrets.extend(held.attempt_key.as_deref());
+    secrets.extend(held.idempotency_key.as_deref());
     secrets.extend(client_secret);
     secrets
 }
@@ -104,14 +104,14 @@ pub(crate) fn secrets<'a>(server: &'a Server, held: &'a Stored) -> Vec<&'a str> 
 pub(crate) async fn refresh(
     server: &Server,
     http: &Http,
-    held: &Stored,
+    held: &StoredTokens,
     tell: impl FnMut(Event),
 ) -> Result<Granted, Error> {
     let form = match server.as_oauth() {
         None => {
             let mut headers = HeaderMap::new();
             // Keys are UUIDs.
-            let key = held.attempt_key.as_deref().map(HeaderValue::from_str);
+            let key = held.idempotency_key.as_deref().map(HeaderValue::from_str);
             if let Some(Ok(key)) = key {
                 headers.insert(HeaderName::from_static(IDEMPOTENCY_KEY), key);
             }
@@ -147,7 +147,9 @@ pub(crate) async fn refresh(
                 Some(Reason::Superseded) => Error::Superseded,
                 reason => Error::LoggedOut(reason),
             }),
-            Ok(refusal) if is_ours => Err(Error::Unexpected(refusal.said(&secrets(server, held)))),
+            Ok(refusal) if is_ours => {
+                Err(Error::UnexpectedResponse(refusal.said(&secrets(server, held))))
+            }
             _ => Err(compressed.unwrap_or_else(|| from_elsewhere(status, retry_after))),
         }
     } else {
@@ -159,7 +161,7 @@ pub(crate) async fn refresh(
 /// something in between puts in its place, can be had again.
 async fn granted(
     mut response: Response,
-    held: &Stored,
+    held: &StoredTokens,
     oauth: bool,
     sent_at: Instant,
 ) -> Result<Granted, Error> {
@@ -193,7 +195,7 @@ async fn granted(
 pub(crate) async fn log_out(
     server: &Server,
     http: &Http,
-    held: &Stored,
+    held: &StoredTokens,
     tell: impl FnMut(Event),
 ) -> Result<(), Error> {
     let mut form = match server.as_oauth() {
@@ -232,7 +234,7 @@ pub(crate) async fn log_out(
 
 /// Whether two pairs of tokens are certainly of two sessions of a Matchbook server. The
 /// access tokens of another server are not for its clients to read (RFC 9068 §6).
-pub(crate) fn differ_in_session(server: &Server, one: &Stored, other: &Stored) -> bool {
+pub(crate) fn differ_in_session(server: &Server, one: &StoredTokens, other: &StoredTokens) -> bool {
     let one = session_id(&one.access_token);
     let other = session_id(&other.access_token);
     server.as_oauth().is_none() && one.is_some() && other.is_some() && one != other

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use actix_rt::time::sleep;
 
-use crate::credential::{Granted, Held, Landing, Outcome};
-use crate::store::{StoreLock, Stored};
+use crate::credentials::{Granted, Held, Landing, Outcome};
+use crate::store::{StoreGuard, StoredTokens};
 use crate::transport::Http;
-use crate::{Credential, Error, Event, Server, protocol};
+use crate::{Credentials, Error, Event, Server, protocol};
 
 /// The pause before a refresh is sent again, longer each time. The same attempt
 /// key makes that safe.
@@ -21,13 +21,13 @@ pub(crate) async fn refresh(
     http: Http,
     refused: Held,
     landing: Landing,
-    credential: Credential,
+    credentials: Credentials,
 ) {
     let mut events = Vec::new();
-    let outcome = match credential.lock_store().await {
+    let outcome = match credentials.lock_store().await {
         Ok(mut lock) => {
             let outcome =
-                under_lock(&server, &http, &refused, &credential, &mut lock, &mut events).await;
+                under_lock(&server, &http, &refused, &credentials, &mut lock, &mut events).await;
             drop(lock);
             outcome
         }
@@ -39,7 +39,7 @@ pub(crate) async fn refresh(
     }
     // Whatever the application does now, nobody waits for it.
     for event in &events {
-        credential.tell(event);
+        credentials.tell(event);
     }
 }
 
@@ -47,24 +47,24 @@ async fn under_lock(
     server: &Server,
     http: &Http,
     refused: &Held,
-    credential: &Credential,
-    lock: &mut Option<StoreLock>,
+    credentials: &Credentials,
+    lock: &mut Option<StoreGuard>,
     events: &mut Vec<Event>,
 ) -> Outcome {
-    let held = match in_store(refused, credential, lock).await? {
+    let held = match in_store(refused, credentials, lock).await? {
         Found::TheRefused(held) => held,
         Found::Others(stored) => return Ok(Arc::new(stored.into())),
     };
-    let held = journaled(held, refused, credential, lock).await?;
-    match ask(server, http, &held, credential.retries(), events).await {
+    let held = journaled(held, refused, credentials, lock).await?;
+    match ask(server, http, &held, credentials.retries(), events).await {
         Ok(granted) => {
             // What could not be kept can be had again under the attempt key that
             // the store still has, and is kept before anything comes after it.
-            if let Err(error) = credential.write(lock, Some(granted.tokens.clone())).await {
+            if let Err(error) = credentials.write(lock, Some(granted.tokens.clone())).await {
                 tracing::warn!("refreshed tokens are in memory only: {error}");
             }
-            tracing::debug!(count = granted.tokens.refreshes, "refreshed");
-            events.push(Event::Refreshed { count: granted.tokens.refreshes });
+            tracing::debug!(count = granted.tokens.generation, "refreshed");
+            events.push(Event::Refreshed { count: granted.tokens.generation });
             Ok(Arc::new(granted))
         }
         Err(Error::LoggedOut(reason)) => {
@@ -73,13 +73,13 @@ async fn under_lock(
                 "the server has ended the session"
             );
             // Nobody else can have put others there: the lock is ours.
-            if let Err(error) = credential.write(lock, None).await {
+            if let Err(error) = credentials.write(lock, None).await {
                 tracing::warn!("tokens that are over are still stored: {error}");
             }
             events.push(Event::LoggedOut(reason));
             Err(Error::LoggedOut(reason))
         }
-        Err(Error::Superseded) => match credential.read().await? {
+        Err(Error::Superseded) => match credentials.read().await? {
             Some(stored) if stored.refresh_token != held.refresh_token => {
                 Ok(Arc::new(stored.into()))
             }
@@ -93,14 +93,14 @@ async fn under_lock(
 /// a refresh before has: without it a response that a crash loses would be lost for
 /// good.
 async fn journaled(
-    mut held: Stored,
+    mut held: StoredTokens,
     refused: &Held,
-    credential: &Credential,
-    lock: &mut Option<StoreLock>,
-) -> Result<Stored, Error> {
-    if held.attempt_key.is_none() {
-        held.attempt_key = Some(refused.idempotency_key());
-        credential.write(lock, Some(held.clone())).await?;
+    credentials: &Credentials,
+    lock: &mut Option<StoreGuard>,
+) -> Result<StoredTokens, Error> {
+    if held.idempotency_key.is_none() {
+        held.idempotency_key = Some(refused.idempotency_key());
+        credentials.write(lock, Some(held.clone())).await?;
     }
     Ok(held)
 }
@@ -108,29 +108,29 @@ async fn journaled(
 /// What the store has where tokens were refused.
 pub(crate) enum Found {
     /// The same, certainly kept.
-    TheRefused(Stored),
+    TheRefused(StoredTokens),
     /// Those of somebody who came first.
-    Others(Stored),
+    Others(StoredTokens),
 }
 
 /// Looks for what others have done, and makes sure that what is about to be
 /// traded is kept, with its attempt key.
 pub(crate) async fn in_store(
     refused: &Held,
-    credential: &Credential,
-    lock: &mut Option<StoreLock>,
+    credentials: &Credentials,
+    lock: &mut Option<StoreGuard>,
 ) -> Result<Found, Error> {
     let ours = &refused.tokens;
-    if !credential.has_store() {
+    if !credentials.has_store() {
         return Ok(Found::TheRefused(ours.clone()));
     }
-    let stored = credential.read().await?.ok_or(Error::NotLoggedIn)?;
+    let stored = credentials.read().await?.ok_or(Error::NotLoggedIn)?;
     if stored.access_token == ours.access_token && stored.refresh_token == ours.refresh_token {
         return Ok(Found::TheRefused(stored));
     }
     if refused.succeed(&stored) {
         // They could not be kept when they were granted.
-        credential.write(lock, Some(ours.clone())).await?;
+        credentials.write(lock, Some(ours.clone())).await?;
         return Ok(Found::TheRefused(ours.clone()));
     }
     Ok(Found::Others(stored))
@@ -139,7 +139,7 @@ pub(crate) async fn in_store(
 async fn ask(
     server: &Server,
     http: &Http,
-    held: &Stored,
+    held: &StoredTokens,
     retries: u32,
     events: &mut Vec<Event>,
 ) -> Result<Granted, Error> {

@@ -10,10 +10,10 @@ use futures_core::Stream;
 use serde::Serialize;
 use tracing::{Instrument, Span};
 
-use crate::credential::Held;
+use crate::credentials::Held;
 use crate::protocol::drain;
 use crate::transport::{Outgoing, Target, is_repeatable};
-use crate::{Error, Event, Response, Session};
+use crate::{Client, Error, Event, Response};
 
 /// How often a request is sent at the most: with the tokens at hand, with those
 /// that others have left, and with fresh ones.
@@ -22,7 +22,7 @@ const MOST_ATTEMPTS: u32 = 3;
 /// A request to be. What is wrong with it is said when it is sent.
 #[must_use = "nothing is sent before `send`"]
 pub struct Request {
-    session: Session,
+    client: Client,
     method: Method,
     target: Result<Target, Error>,
     query: Option<String>,
@@ -31,9 +31,9 @@ pub struct Request {
 }
 
 impl Request {
-    pub(crate) fn new(session: Session, method: Method, target: Result<Target, Error>) -> Self {
+    pub(crate) fn new(client: Client, method: Method, target: Result<Target, Error>) -> Self {
         let headers = HeaderMap::new();
-        Self { session, method, target, query: None, headers, body: None }
+        Self { client, method, target, query: None, headers, body: None }
     }
 
     /// Adds a header. `Authorization` is the session's own. `Expect` is refused:
@@ -109,14 +109,14 @@ impl Request {
 
     async fn send_and_again(mut self) -> Result<Response, Error> {
         let body = self.body.take().unwrap_or_default();
-        let is_kept = body.len() <= self.session.credential().body_limit();
+        let is_kept = body.len() <= self.client.credentials().body_limit();
         let target = self.target()?;
-        let mut held = self.session.ready(is_kept).await?;
+        let mut held = self.client.ready(is_kept).await?;
         let mut attempts = 0;
         loop {
             let outgoing = self.outgoing(&target, &held)?;
-            let tell = |event: &dyn Fn() -> Event| self.session.credential().tell_of(event);
-            let response = self.session.http().send(&outgoing, body.clone(), tell).await?;
+            let tell = |event: &dyn Fn() -> Event| self.client.credentials().tell_of(event);
+            let response = self.client.http().send(&outgoing, body.clone(), tell).await?;
             attempts += 1;
             // Tokens that others left in the store may have expired as well.
             let again = attempts == 1 || attempts < MOST_ATTEMPTS && held.may_have_expired();
@@ -124,11 +124,11 @@ impl Request {
                 return Ok(response);
             }
             drain(response).await;
-            held = self.session.renew(&held).await?;
+            held = self.client.renew(&held).await?;
             if !is_kept {
                 return Err(Error::NotReplayable);
             }
-            self.session.credential().tell(&Event::Retried);
+            self.client.credentials().tell(&Event::Retried);
         }
     }
 
@@ -153,16 +153,16 @@ impl Request {
         E: Into<Box<dyn StdError>> + 'static,
     {
         let target = self.target()?;
-        let held = self.session.ready(false).await?;
+        let held = self.client.ready(false).await?;
         let outgoing = self.outgoing(&target, &held)?;
         let send = |request: ClientRequest| request.send_stream(stream);
-        let tell = |event: &dyn Fn() -> Event| self.session.credential().tell_of(event);
-        let response = self.session.http().send_once(&outgoing, send, tell).await?;
+        let tell = |event: &dyn Fn() -> Event| self.client.credentials().tell_of(event);
+        let response = self.client.http().send_once(&outgoing, send, tell).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
         drain(response).await;
-        self.session.renew(&held).await?;
+        self.client.renew(&held).await?;
         Err(Error::NotReplayable)
     }
 
@@ -179,7 +179,9 @@ impl Request {
 
     fn outgoing<'a>(&'a self, target: &'a Target, held: &Held) -> Result<Outgoing<'a>, Error> {
         let bearer = held.bearer.clone().ok_or_else(|| {
-            Error::Unexpected("an access token with characters that no header takes".to_owned())
+            Error::UnexpectedResponse(
+                "an access token with characters that no header takes".to_owned(),
+            )
         })?;
         Ok(Outgoing {
             method: &self.method,

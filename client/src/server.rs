@@ -22,7 +22,7 @@ use crate::{Error, OAuth};
 
 /// Whose certificates to accept. Verification is never off.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Trust {
+pub enum RootCerts {
     /// Those that the system trusts.
     System,
     /// Those under the CA in this PEM file, and no others.
@@ -31,7 +31,7 @@ pub enum Trust {
 
 /// Why nobody can be trusted.
 #[derive(Debug, thiserror::Error)]
-pub enum TrustError {
+pub enum RootCertsError {
     /// The file cannot be read.
     #[error("the CA file {} cannot be read: {source}", path.display())]
     Unreadable {
@@ -58,14 +58,14 @@ pub enum TrustError {
 }
 
 /// The certificates in `path`, and no others.
-fn only(path: &Path) -> Result<X509Store, TrustError> {
+fn only(path: &Path) -> Result<X509Store, RootCertsError> {
     let pem = std::fs::read(path)
-        .map_err(|source| TrustError::Unreadable { path: path.to_owned(), source })?;
+        .map_err(|source| RootCertsError::Unreadable { path: path.to_owned(), source })?;
     let mut store = X509StoreBuilder::new()?;
-    let certificates =
-        X509::stack_from_pem(&pem).map_err(|_| TrustError::Malformed { path: path.to_owned() })?;
+    let certificates = X509::stack_from_pem(&pem)
+        .map_err(|_| RootCertsError::Malformed { path: path.to_owned() })?;
     if certificates.is_empty() {
-        return Err(TrustError::Empty { path: path.to_owned() });
+        return Err(RootCertsError::Empty { path: path.to_owned() });
     }
     for certificate in certificates {
         store.add_cert(certificate)?;
@@ -91,7 +91,7 @@ pub enum ServerError {
     Endpoint(Error),
     /// Nobody can be trusted.
     #[error(transparent)]
-    Trust(#[from] TrustError),
+    RootCerts(#[from] RootCertsError),
 }
 
 /// Where the token server is and how to talk to it. Clones are cheap, and may
@@ -157,11 +157,12 @@ impl Server {
     ///
     /// # Errors
     /// When the URL is not that of a server, or the CA file cannot be used.
-    pub fn new(url: &str, trust: &Trust, timeout: Duration) -> Result<Self, ServerError> {
+    pub fn new(url: &str, trust: &RootCerts, timeout: Duration) -> Result<Self, ServerError> {
         let url = base_url(url)?;
         // Chain and host name are verified: these are the defaults of OpenSSL.
-        let mut tls = SslConnector::builder(SslMethod::tls_client()).map_err(TrustError::from)?;
-        if let Trust::File(path) = trust {
+        let mut tls =
+            SslConnector::builder(SslMethod::tls_client()).map_err(RootCertsError::from)?;
+        if let RootCerts::File(path) = trust {
             tls.set_cert_store(only(path)?);
         }
         let site = Site::of(&url);
@@ -193,7 +194,7 @@ impl Server {
     ///
     /// # Errors
     /// When it is not the URL of an origin.
-    pub fn send_to(mut self, origin: &str) -> Result<Self, ServerError> {
+    pub fn allow_origin(mut self, origin: &str) -> Result<Self, ServerError> {
         let url = base_url(origin).map_err(ServerError::Origin)?;
         if url.path() != "/" {
             return Err(ServerError::OriginWithPath);
@@ -244,7 +245,7 @@ impl Server {
         })?;
         let Settings { site, further, .. } = &*self.0;
         let site = std::iter::once(site).chain(further).find(|site| site.origin == url.origin());
-        let foreign = || Error::ForeignOrigin(url.origin().ascii_serialization());
+        let foreign = || Error::OriginNotAllowed(url.origin().ascii_serialization());
         let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
         site.ok_or_else(foreign)?.target(&format!("{}{query}", url.path()))
     }
@@ -287,7 +288,7 @@ pub(crate) async fn read<T: DeserializeOwned>(
     // The parser's own words may quote a token.
     response.json().await.map_err(|_| {
         if is_ours {
-            Error::Unexpected("not the JSON of a token server".to_owned())
+            Error::UnexpectedResponse("not the JSON of a token server".to_owned())
         } else {
             from_elsewhere(status, None)
         }
@@ -317,7 +318,7 @@ pub(crate) async fn refusal(server: &Server, mut response: Response, secrets: &[
         let problem = format!("the token server answers {said}");
         Error::Transient { problem, retry_after }
     } else {
-        compressed.unwrap_or(Error::Unexpected(said))
+        compressed.unwrap_or(Error::UnexpectedResponse(said))
     }
 }
 
@@ -345,7 +346,7 @@ mod tests {
     use super::*;
 
     fn server(url: &str) -> Result<Server, ServerError> {
-        Server::new(url, &Trust::System, Duration::ZERO)
+        Server::new(url, &RootCerts::System, Duration::ZERO)
     }
 
     /// Where a target leads, as a URL with the scheme that is spoken.
@@ -358,7 +359,7 @@ mod tests {
     #[test]
     fn an_access_token_goes_to_the_server_and_to_origins_that_were_named_and_nowhere_else() {
         let server = server("https://auth.example:8443/x").unwrap();
-        let server = server.send_to("https://api.example").unwrap();
+        let server = server.allow_origin("https://api.example").unwrap();
         let at = |target| url(server.bearer_target(target));
         assert_eq!(at("/user").unwrap(), "https://auth.example:8443/x/user");
         let endpoint = url(server.at("oauth/token")).unwrap();
@@ -381,7 +382,7 @@ mod tests {
             ("https://api.example.evil/", "https://api.example.evil"),
             ("https://api.example:444/", "https://api.example:444"),
         ] {
-            assert_eq!(at(evil), Err(Error::ForeignOrigin(named.to_owned())));
+            assert_eq!(at(evil), Err(Error::OriginNotAllowed(named.to_owned())));
         }
         for bad in [
             "https://api.example@evil.example/",
@@ -408,10 +409,10 @@ mod tests {
     fn a_url_that_is_none_is_an_error_before_anything_is_sent() {
         for bad in ["https://h:99999", "https://h:500l", "https://h:", "h:5001", "https://[::1"] {
             assert!(matches!(server(bad), Err(ServerError::Url(_))), "{bad}");
-            let further = server("https://h").unwrap().send_to(bad);
+            let further = server("https://h").unwrap().allow_origin(bad);
             assert!(matches!(further, Err(ServerError::Origin(_))), "{bad}");
         }
-        let with_path = server("https://h").unwrap().send_to("https://api.example/only/here");
+        let with_path = server("https://h").unwrap().allow_origin("https://api.example/only/here");
         assert!(matches!(with_path, Err(ServerError::OriginWithPath)));
         for bad in ["https://h/token", "//h/token", "/token#", "a b"] {
             for (token_path, revocation_path) in [(bad, None), ("/token", Some(bad.to_owned()))] {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use matchbook_client::{Credential, Error, OAuth, Server, Session, TokenResponse, Trust};
+use matchbook_client::{Client, Credentials, Error, OAuth, RootCerts, Server, TokenResponse};
 use serde_json::Value;
 
 /// The provider as a process. It is killed when this is dropped.
@@ -58,15 +58,18 @@ impl Provider {
             client_secret,
             scope: None,
         };
-        Server::new(&url, &Trust::System, Duration::from_secs(10)).unwrap().oauth(oauth).unwrap()
+        Server::new(&url, &RootCerts::System, Duration::from_secs(10))
+            .unwrap()
+            .oauth(oauth)
+            .unwrap()
     }
 
     /// A session with nothing but a refresh token.
-    async fn sign_in(&self, index: usize) -> Session {
+    async fn sign_in(&self, index: usize) -> Client {
         let server = self.server(Some(self.text("clientSecret")));
-        let session = Session::new(&server, Credential::default());
-        session.log_in_with(self.tokens(index)).await.unwrap();
-        session
+        let client = Client::new(&server, Credentials::default());
+        client.log_in_with(self.tokens(index)).await.unwrap();
+        client
     }
 
     fn tokens(&self, index: usize) -> TokenResponse {
@@ -76,8 +79,8 @@ impl Provider {
 }
 
 /// Whom the provider takes the session for.
-async fn subject(session: &Session) -> Result<String, Error> {
-    let mut response = session.get("/me").send().await?;
+async fn subject(client: &Client) -> Result<String, Error> {
+    let mut response = client.get("/me").send().await?;
     let body: Value = response.json().await.unwrap();
     Ok(body["sub"].as_str().unwrap_or_default().to_owned())
 }
@@ -90,29 +93,29 @@ async fn with_node_a_provider_that_rotates_refreshes_us_until_the_session_is_rev
     // The first token is refused, so it refreshes; the second is good.
     let alice = provider.sign_in(0).await;
     assert_eq!(subject(&alice).await.as_deref(), Ok("alice"));
-    assert_eq!(alice.credential().status().unwrap().refreshes, 1);
-    assert_eq!(alice.credential().status().unwrap().lifetime, Some(Duration::from_secs(60)));
+    assert_eq!(alice.credentials().status().unwrap().refreshes, 1);
+    assert_eq!(alice.credentials().status().unwrap().lifetime, Some(Duration::from_secs(60)));
     // The refresh token of the first refresh is another, and good.
     alice.refresh().await.unwrap();
     assert_eq!(subject(&alice).await.as_deref(), Ok("alice"));
-    assert_eq!(alice.credential().status().unwrap().refreshes, 2);
+    assert_eq!(alice.credentials().status().unwrap().refreshes, 2);
 
     // The provider ends a session whose traded refresh token is shown again.
     let thief = provider.sign_in(0).await;
     assert_eq!(subject(&thief).await, Err(Error::LoggedOut(None)));
     assert_eq!(alice.refresh().await, Err(Error::LoggedOut(None)));
-    assert!(!alice.credential().is_logged_in());
+    assert!(!alice.credentials().is_logged_in());
 
     // One that we revoke is over for whoever else holds it.
     let (bob, elsewhere) = (provider.sign_in(1).await, provider.sign_in(1).await);
     bob.log_out().await.unwrap();
     assert_eq!(elsewhere.refresh().await, Err(Error::LoggedOut(None)));
-    assert!(!elsewhere.credential().is_logged_in());
+    assert!(!elsewhere.credentials().is_logged_in());
 
     // A wrong secret is the application's mistake, and no logout.
-    let mistaken = Session::new(&provider.server(Some("wrong".into())), Credential::default());
+    let mistaken = Client::new(&provider.server(Some("wrong".into())), Credentials::default());
     mistaken.log_in_with(provider.tokens(1)).await.unwrap();
     let error = mistaken.refresh().await.unwrap_err();
-    assert!(matches!(error, Error::Unexpected(_)), "{error:?}");
-    assert!(mistaken.credential().is_logged_in());
+    assert!(matches!(error, Error::UnexpectedResponse(_)), "{error:?}");
+    assert!(mistaken.credentials().is_logged_in());
 }

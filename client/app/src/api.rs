@@ -12,7 +12,7 @@ use actix_web::middleware::{Next, from_fn};
 use actix_web::web::{self, Data, Json, Path, ReqData, ServiceConfig};
 use actix_web::{HttpMessage, HttpResponse, ResponseError};
 use futures_util::future::join_all;
-use matchbook_client::{Error, Session};
+use matchbook_client::{Client, Error};
 use matchbook_shared::{ErrorBody, Reason, RevokedSessions, SessionInfo};
 use serde::Serialize;
 use uuid::Uuid;
@@ -94,8 +94,8 @@ fn identify(request: &ServiceRequest) -> Result<Arc<Identity>, Problem> {
     }
 }
 
-fn session(thread: &Session, who: &Identity) -> Session {
-    thread.with(who.credential().clone())
+fn session(thread: &Client, who: &Identity) -> Client {
+    thread.with_credentials(who.credential().clone())
 }
 
 fn done() -> HttpResponse {
@@ -105,7 +105,7 @@ fn done() -> HttpResponse {
 async fn login(
     request: actix_web::HttpRequest,
     identities: Data<Identities>,
-    thread: Data<Session>,
+    thread: Data<Client>,
     logins: Data<Logins>,
     who: Who,
 ) -> Result<HttpResponse, Problem> {
@@ -118,18 +118,18 @@ async fn login(
     Ok(answer.finish())
 }
 
-async fn refresh(thread: Data<Session>, who: Who) -> Result<HttpResponse, Problem> {
+async fn refresh(thread: Data<Client>, who: Who) -> Result<HttpResponse, Problem> {
     session(&thread, &who).refresh().await?;
     Ok(done())
 }
 
-async fn logout(thread: Data<Session>, who: Who) -> Result<HttpResponse, Problem> {
+async fn logout(thread: Data<Client>, who: Who) -> Result<HttpResponse, Problem> {
     session(&thread, &who).log_out().await?;
     Ok(done())
 }
 
 async fn logout_everywhere(
-    thread: Data<Session>,
+    thread: Data<Client>,
     who: Who,
 ) -> Result<Json<RevokedSessions>, Problem> {
     let ended = session(&thread, &who).log_out_everywhere().await?;
@@ -144,7 +144,7 @@ struct Burst {
 
 /// Fifty requests at once, and one burst at a time. Where none succeeds, why the
 /// first did not.
-async fn burst(thread: Data<Session>, who: Who) -> Result<Json<Burst>, Problem> {
+async fn burst(thread: Data<Client>, who: Who) -> Result<Json<Burst>, Problem> {
     let _burst = who.feed().begin_burst().ok_or(Problem::Bursting)?;
     let session = session(&thread, &who);
     let answers = join_all((0..BURST).map(|_| user(&session))).await;
@@ -161,16 +161,16 @@ struct Info {
     user_id: Uuid,
 }
 
-async fn info(thread: Data<Session>, who: Who) -> Result<Json<Info>, Problem> {
+async fn info(thread: Data<Client>, who: Who) -> Result<Json<Info>, Problem> {
     Ok(Json(Info { user_id: user(&session(&thread, &who)).await?.user_id }))
 }
 
-async fn sessions(thread: Data<Session>, who: Who) -> Result<Json<Vec<SessionInfo>>, Problem> {
+async fn sessions(thread: Data<Client>, who: Who) -> Result<Json<Vec<SessionInfo>>, Problem> {
     Ok(Json(read(session(&thread, &who).get("/sessions")).await?))
 }
 
 async fn end_session(
-    thread: Data<Session>,
+    thread: Data<Client>,
     who: Who,
     id: Path<String>,
 ) -> Result<HttpResponse, Problem> {
@@ -237,7 +237,7 @@ impl Problem {
         match self {
             Self::Failure(Failure::Client(Error::NotLoggedIn)) => "not_logged_in",
             Self::Failure(Failure::Client(Error::LoggedOut(_))) => "logged_out",
-            Self::Failure(Failure::Client(Error::OtherSignIn)) => "other_sign_in",
+            Self::Failure(Failure::Client(Error::SupersededByLogin)) => "other_sign_in",
             Self::Failure(Failure::Client(Error::Superseded)) => "superseded",
             Self::Failure(Failure::TooManyLogins(_)) => "slow_down",
             Self::Bursting => "busy",
@@ -272,7 +272,7 @@ impl fmt::Display for Problem {
 impl ResponseError for Problem {
     fn status_code(&self) -> StatusCode {
         match self {
-            Self::Failure(Failure::Client(Error::OtherSignIn)) => StatusCode::CONFLICT,
+            Self::Failure(Failure::Client(Error::SupersededByLogin)) => StatusCode::CONFLICT,
             Self::Failure(failure) => failure.status_code(),
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NoCookie => StatusCode::UNAUTHORIZED,
@@ -304,7 +304,7 @@ mod tests {
     use actix_web::test::{TestRequest, call_service, init_service};
     use actix_web::{App, body};
     use futures_util::StreamExt;
-    use matchbook_client::{Credential, Server, Trust};
+    use matchbook_client::{Credentials, RootCerts, Server};
 
     use super::*;
     use crate::cookie::Cookie;
@@ -315,8 +315,8 @@ mod tests {
         let identities = Data::new(Identities::new(Cookie { secure: false }, 1, false, now));
         let (id, identity) = identities.create(now).unwrap();
         let server =
-            Server::new("http://localhost:1", &Trust::System, Duration::from_secs(1)).unwrap();
-        let session = Data::new(Session::new(&server, Credential::default()));
+            Server::new("http://localhost:1", &RootCerts::System, Duration::from_secs(1)).unwrap();
+        let session = Data::new(Client::new(&server, Credentials::default()));
         let app = App::new().app_data(identities.clone()).app_data(session).configure(routes);
         let app = init_service(app).await;
         let events = feed::stream(identity.feed(), identity.credential().clone()).unwrap();
@@ -342,7 +342,7 @@ mod tests {
 
     #[actix_rt::test]
     async fn a_second_burst_and_the_request_of_an_earlier_sign_in_are_told_what_is_the_matter() {
-        let earlier = Problem::Failure(Failure::Client(Error::OtherSignIn));
+        let earlier = Problem::Failure(Failure::Client(Error::SupersededByLogin));
         for (problem, status, code, retry_after) in
             [(Problem::Bursting, 503, "busy", Some("1")), (earlier, 409, "other_sign_in", None)]
         {

@@ -12,7 +12,7 @@ use actix_web::http::header::{
 };
 use actix_web::middleware::{DefaultHeaders, Next, from_fn};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, ResponseError, guard, web};
-use matchbook_client::{Credential, Server, ServerError, Session, TrustError};
+use matchbook_client::{Client, Credentials, RootCertsError, Server, ServerError};
 
 use crate::assets::get_or_head;
 use crate::browser_sessions::{Caller, Identities};
@@ -42,7 +42,7 @@ pub(crate) enum StartError {
         "`server.ca_file`: {0}; start the server first, which makes its development CA, or name \
          the CA that signed its certificate"
     )]
-    Trust(TrustError),
+    RootCerts(RootCertsError),
     #[error("`server.url`: {0}")]
     Url(ServerError),
     #[error("{0} cannot be listened on (`client.address`): {1}")]
@@ -52,7 +52,7 @@ pub(crate) enum StartError {
 impl From<ServerError> for StartError {
     fn from(error: ServerError) -> Self {
         match error {
-            ServerError::Trust(error) => Self::Trust(error),
+            ServerError::RootCerts(error) => Self::RootCerts(error),
             error => Self::Url(error),
         }
     }
@@ -75,7 +75,7 @@ pub(crate) fn start(config: &Config) -> Result<(HttpServing, Vec<SocketAddr>), S
             .app_data(known.clone())
             .app_data(hosts.clone())
             // This thread's connections; whose tokens go over them, each request says.
-            .app_data(web::Data::new(Session::new(&server, Credential::default())))
+            .app_data(web::Data::new(Client::new(&server, Credentials::default())))
             .wrap(from_fn(admit_host))
             .wrap(
                 DefaultHeaders::new()
@@ -162,21 +162,21 @@ async fn login(
     request: HttpRequest,
     logins: web::Data<Logins>,
     identities: web::Data<Identities>,
-    session: web::Data<Session>,
+    session: web::Data<Client>,
 ) -> Result<HttpResponse, Failure> {
     let mut answer = HttpResponse::Ok();
     let caller = caller(&request, &identities)?;
     logins.admit(request.peer_addr())?;
     match caller {
         Caller::Known(identity) => {
-            session.with(identity.credential().clone()).log_in_as_guest().await?;
+            session.with_credentials(identity.credential().clone()).log_in_as_guest().await?;
             if let Some(cookie) = identities.renewed_cookie(&request, &identity)? {
                 answer.insert_header(cookie);
             }
         }
         Caller::Nobody => {
             let demo = identities.demo().ok_or(Failure::NoCookie)?;
-            session.with(demo).log_in_as_guest().await?;
+            session.with_credentials(demo).log_in_as_guest().await?;
         }
         Caller::Stranger => return Err(Failure::Forgotten),
     }
@@ -187,14 +187,14 @@ async fn login(
 async fn info(
     request: HttpRequest,
     identities: web::Data<Identities>,
-    session: web::Data<Session>,
+    session: web::Data<Client>,
 ) -> Result<String, Failure> {
     let credential = match caller(&request, &identities)? {
         Caller::Known(identity) => identity.credential().clone(),
         Caller::Nobody => identities.demo().ok_or(Failure::NoCookie)?,
         Caller::Stranger => return Err(Failure::Forgotten),
     };
-    Ok(format!("User Id: {}", user(&session.with(credential)).await?.user_id))
+    Ok(format!("User Id: {}", user(&session.with_credentials(credential)).await?.user_id))
 }
 
 /// Who asks. What another site made a browser ask for is refused: logging

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use actix_web::HttpRequest;
 use actix_web::http::header::{HeaderMap, HeaderName, SET_COOKIE};
-use matchbook_client::Credential;
+use matchbook_client::Credentials;
 use openssl::error::ErrorStack;
 
 use crate::cookie::{Cookie, random_id};
@@ -23,7 +23,7 @@ pub(crate) struct Identities {
     cookie: Cookie,
     most: usize,
     started: Instant,
-    demo: Option<Credential>,
+    demo: Option<Credentials>,
     known: Mutex<Known>,
 }
 
@@ -39,7 +39,7 @@ struct Browser {
 
 /// One browser's tokens, and what happens to them.
 pub(crate) struct Identity {
-    credential: Credential,
+    credential: Credentials,
     feed: Arc<Feed>,
 }
 
@@ -58,11 +58,11 @@ impl Identity {
     fn new(started: Instant) -> Self {
         let feed = Arc::new(Feed::new(started));
         let told = feed.clone();
-        let credential = Credential::builder().on_event(move |event| told.report(event)).build();
+        let credential = Credentials::builder().on_event(move |event| told.report(event)).build();
         Self { credential, feed }
     }
 
-    pub(crate) fn credential(&self) -> &Credential {
+    pub(crate) fn credential(&self) -> &Credentials {
         &self.credential
     }
 
@@ -96,7 +96,7 @@ impl Identities {
     /// have no cookie.
     pub(crate) fn new(cookie: Cookie, most: usize, demo: bool, started: Instant) -> Self {
         let known = Known { closed: false, browsers: HashMap::new() };
-        let demo = demo.then(Credential::default);
+        let demo = demo.then(Credentials::default);
         Self { cookie, most, started, demo, known: Mutex::new(known) }
     }
 
@@ -106,7 +106,7 @@ impl Identities {
     }
 
     /// Who those without a cookie are, together.
-    pub(crate) fn demo(&self) -> Option<Credential> {
+    pub(crate) fn demo(&self) -> Option<Credentials> {
         self.demo.clone()
     }
 

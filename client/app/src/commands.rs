@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use futures_util::StreamExt;
-use matchbook_client::{Credential, Error, FileStore, Response, Server, ServerError, Session};
+use matchbook_client::{Client, Credentials, Error, FileStore, Response, Server, ServerError};
 use matchbook_shared::{Reason, UserInfo};
 
 use crate::config::Config;
@@ -66,7 +66,7 @@ pub(crate) enum Failure {
     #[error("{0}; try again later")]
     Transient(String),
     #[error("another process has logged in meanwhile: run this command again")]
-    OtherSignIn,
+    SupersededByLogin,
     #[error("the server answers {0}")]
     Status(u16),
     #[error("{0}")]
@@ -94,7 +94,7 @@ impl Failure {
             Self::Other(_) | Self::Store(_) => 1,
             Self::Usage(_) => 2,
             Self::NotLoggedIn(_) | Self::LoggedOut(_) => 3,
-            Self::Transient(_) | Self::Superseded | Self::OtherSignIn => 4,
+            Self::Transient(_) | Self::Superseded | Self::SupersededByLogin => 4,
             Self::Status(_) => 5,
         })
     }
@@ -109,8 +109,8 @@ impl From<Error> for Failure {
             Error::Transient { problem, .. } => Self::Transient(problem),
             Error::Superseded => Self::Superseded,
             Error::Store(_) => Self::Store(error),
-            Error::OtherSignIn => Self::OtherSignIn,
-            Error::Invalid(_) | Error::ForeignOrigin(_) => Self::Usage(error),
+            Error::SupersededByLogin => Self::SupersededByLogin,
+            Error::Invalid(_) | Error::OriginNotAllowed(_) => Self::Usage(error),
             error => Self::Other(error.to_string()),
         }
     }
@@ -129,7 +129,7 @@ impl From<io::Error> for Failure {
 pub(crate) async fn run(command: &Command, config: &Config) -> Outcome {
     let server = Server::new(&config.server_url, &config.trust, config.timeout).map_err(
         |error| match error {
-            ServerError::Trust(error) => Failure::Other(format!("`server.ca_file`: {error}")),
+            ServerError::RootCerts(error) => Failure::Other(format!("`server.ca_file`: {error}")),
             error => Failure::Other(format!("`server.url`: {error}")),
         },
     )?;
@@ -139,8 +139,8 @@ pub(crate) async fn run(command: &Command, config: &Config) -> Outcome {
     | Command::Logout(store)) = command;
     let path = store.path.as_ref().unwrap_or(&config.store);
     let store = FileStore::new(path);
-    let credential = Credential::builder().store(store).build();
-    let session = Session::new(&server, credential);
+    let credential = Credentials::builder().store(store).build();
+    let session = Client::new(&server, credential);
     let outcome = match command {
         Command::Login(_) => session.log_in_as_guest().await,
         Command::Info(_) => return info(&session).await.map_err(|failure| failure.at(path)),
@@ -153,7 +153,7 @@ pub(crate) async fn run(command: &Command, config: &Config) -> Outcome {
     say(if matches!(command, Command::Login(_)) { "Logged in" } else { "Logged out" })
 }
 
-async fn info(session: &Session) -> Outcome {
+async fn info(session: &Client) -> Outcome {
     let mut response = session.get("/user").send().await?;
     if !response.status().is_success() {
         return show(response).await;
@@ -164,7 +164,7 @@ async fn info(session: &Session) -> Outcome {
     say(&format!("User Id: {}", user.user_id))
 }
 
-async fn get(session: &Session, url: &str) -> Outcome {
+async fn get(session: &Client, url: &str) -> Outcome {
     show(session.get(url).send().await?).await
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use matchbook_client::Trust;
+use matchbook_client::RootCerts;
 use matchbook_settings::{ConfigSources, Log, Settings, SettingsError};
 
 const DEFAULTS: &str = include_str!("../default.toml");
@@ -40,7 +40,7 @@ pub(crate) struct Config {
     pub(crate) sessions: usize,
     pub(crate) cookie_secure: bool,
     pub(crate) server_url: String,
-    pub(crate) trust: Trust,
+    pub(crate) trust: RootCerts,
     pub(crate) timeout: Duration,
     pub(crate) store: PathBuf,
     pub(crate) log: Log,
@@ -122,11 +122,11 @@ fn state_folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> 
 }
 
 /// Whom to trust. Plain HTTP shows no certificate, so it needs no CA.
-fn trust(settings: &Settings, server_url: &str) -> Result<Trust, SettingsError> {
+fn trust(settings: &Settings, server_url: &str) -> Result<RootCerts, SettingsError> {
     if server_url.starts_with("http://") {
-        return Ok(Trust::System);
+        return Ok(RootCerts::System);
     }
-    Ok(settings.ca_file("server.ca_file")?.map_or(Trust::System, Trust::File))
+    Ok(settings.ca_file("server.ca_file")?.map_or(RootCerts::System, RootCerts::File))
 }
 
 fn hosts(settings: &Settings) -> Result<Vec<String>, SettingsError> {

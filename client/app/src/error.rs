@@ -85,7 +85,7 @@ impl fmt::Display for Failure {
             Self::Client(Error::Transient { problem, .. }) => {
                 write!(f, "Try again in a moment: {problem}.")
             }
-            Self::Client(Error::OtherSignIn) => {
+            Self::Client(Error::SupersededByLogin) => {
                 f.write_str("Another log-in has replaced the session meanwhile: try again.")
             }
             Self::Client(Error::Superseded) => write!(

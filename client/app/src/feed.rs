@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use actix_web::web::Bytes;
 use futures_util::Stream;
 use futures_util::stream;
-use matchbook_client::{Credential, Event};
+use matchbook_client::{Credentials, Event};
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -218,7 +218,7 @@ impl Feed {
 /// too many listen already.
 pub(crate) fn stream(
     feed: &Feed,
-    credential: Credential,
+    credential: Credentials,
 ) -> Option<impl Stream<Item = Result<Bytes, Infallible>> + use<>> {
     let listener = feed.listen()?;
     Some(stream::unfold((listener, credential), async |(mut listener, credential)| {
@@ -238,7 +238,7 @@ pub(crate) fn stream(
 }
 
 impl State {
-    fn of(credential: &Credential, end: Option<End>) -> Self {
+    fn of(credential: &Credentials, end: Option<End>) -> Self {
         let status = credential.status();
         let seconds = |duration: Duration| duration.as_secs_f64();
         // The tokens may have changed since: the notice of that follows.
@@ -293,7 +293,7 @@ mod tests {
     async fn a_page_is_told_how_things_stand_and_then_what_happens_until_the_feed_is_closed() {
         let feed = Feed::new(Instant::now());
         exchange(&feed, "/before");
-        let mut events = pin!(stream(&feed, Credential::default()).unwrap());
+        let mut events = pin!(stream(&feed, Credentials::default()).unwrap());
         exchange(&feed, "/a\n\"b");
         feed.report(&Event::LoggedIn);
         assert!(feed.has_listeners());
@@ -306,14 +306,14 @@ mod tests {
         let rest_of_it = "\"took\":7,\"from\":\"client\",\"to\":\"server\",\"method\":\"GET\",\
                           \"path\":\"/a\\n\\\"b\",\"status\":null}\n\n";
         assert!(told[1].ends_with(rest_of_it), "{}", told[1]);
-        assert!(rest(stream(&feed, Credential::default()).unwrap()).await.is_empty());
+        assert!(rest(stream(&feed, Credentials::default()).unwrap()).await.is_empty());
     }
 
     #[actix_rt::test]
     async fn a_page_that_does_not_keep_up_is_cut_off_and_the_others_go_on() {
         let feed = Feed::new(Instant::now());
-        let slow = stream(&feed, Credential::default()).unwrap();
-        let mut quick = pin!(stream(&feed, Credential::default()).unwrap());
+        let slow = stream(&feed, Credentials::default()).unwrap();
+        let mut quick = pin!(stream(&feed, Credentials::default()).unwrap());
         quick.next().await.unwrap().unwrap();
         for _ in 0..BACKLOG {
             exchange(&feed, "/user");
@@ -328,20 +328,20 @@ mod tests {
     fn a_page_that_is_cut_off_takes_a_place_until_its_stream_has_gone() {
         let feed = Feed::new(Instant::now());
         let slow: Vec<_> =
-            (0..MOST_LISTENERS).map(|_| stream(&feed, Credential::default()).unwrap()).collect();
+            (0..MOST_LISTENERS).map(|_| stream(&feed, Credentials::default()).unwrap()).collect();
         for _ in 0..BACKLOG {
             exchange(&feed, "/user");
         }
         assert!(!feed.has_listeners(), "all are cut off");
-        assert!(stream(&feed, Credential::default()).is_none());
+        assert!(stream(&feed, Credentials::default()).is_none());
         drop(slow);
-        assert!(stream(&feed, Credential::default()).is_some());
+        assert!(stream(&feed, Credentials::default()).is_some());
     }
 
     #[actix_rt::test]
     async fn of_a_long_path_the_beginning_is_told() {
         let feed = Feed::new(Instant::now());
-        let events = stream(&feed, Credential::default()).unwrap();
+        let events = stream(&feed, Credentials::default()).unwrap();
         exchange(&feed, &"ü".repeat(LONGEST_TEXT + 1));
         let told = rest(events.take(2)).await;
         assert_eq!(told[1].matches('ü').count(), LONGEST_TEXT, "{}", told[1]);
@@ -360,10 +360,10 @@ mod tests {
     fn so_many_pages_are_told_and_one_more_when_one_has_gone() {
         let feed = Feed::new(Instant::now());
         let mut open: Vec<_> =
-            (0..MOST_LISTENERS).map(|_| stream(&feed, Credential::default()).unwrap()).collect();
-        assert!(stream(&feed, Credential::default()).is_none());
+            (0..MOST_LISTENERS).map(|_| stream(&feed, Credentials::default()).unwrap()).collect();
+        assert!(stream(&feed, Credentials::default()).is_none());
         open.pop();
-        assert!(stream(&feed, Credential::default()).is_some());
+        assert!(stream(&feed, Credentials::default()).is_some());
         open.clear();
         assert!(!feed.has_listeners());
     }

@@ -1,13 +1,13 @@
 //! Requests to the token server and how their responses are read.
 
 use actix_web::http::StatusCode;
-use matchbook_client::Session;
+use matchbook_client::Client;
 use matchbook_shared::UserInfo;
 
 use crate::error::Failure;
 
 /// Asks the server which user is logged in.
-pub(crate) async fn user(session: &Session) -> Result<UserInfo, Failure> {
+pub(crate) async fn user(session: &Client) -> Result<UserInfo, Failure> {
     read(session.get("/user")).await
 }
 

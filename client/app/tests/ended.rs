@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use matchbook_client::{Credential, Server, Session, TokenResponse, Trust};
+use matchbook_client::{Client, Credentials, RootCerts, Server, TokenResponse};
 use matchbook_testkit::{Http, Process, ProcessBuilder, TestEnv, TestResponse};
 use serde_json::Value;
 
@@ -151,8 +151,8 @@ async fn tokens_from_elsewhere_end_the_session_before_unless_they_are_of_the_sam
         http.post("/refresh", &format!("refresh_token={}", tokens.refresh_token)).await
     };
     let (first, second) = (tokens().await, tokens().await);
-    let at = Server::new(server.url(), &Trust::System, Duration::from_secs(10)).unwrap();
-    let session = Session::new(&at, Credential::default());
+    let at = Server::new(server.url(), &RootCerts::System, Duration::from_secs(10)).unwrap();
+    let session = Client::new(&at, Credentials::default());
     let log_in = async |tokens: &str| {
         session.log_in_with(serde_json::from_str(tokens).unwrap()).await.unwrap();
     };

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use actix_rt::System;
-use matchbook_client::{Credential, FileStore, Server, Session, Trust};
+use matchbook_client::{Client, Credentials, FileStore, RootCerts, Server};
 use matchbook_testkit::{ProcessBuilder, TestEnv};
 use uuid::Uuid;
 
@@ -122,8 +122,8 @@ impl Drop for Killed {
     }
 }
 
-fn on_file(file: &Path) -> Credential {
-    Credential::builder().store(FileStore::new(file)).build()
+fn on_file(file: &Path) -> Credentials {
+    Credentials::builder().store(FileStore::new(file)).build()
 }
 
 /// The server's binary lies beside the client's.
@@ -144,9 +144,9 @@ fn kill_against_the_server(settings: impl FnOnce(ProcessBuilder) -> ProcessBuild
     let server = settings(launch).start();
     let (ca, file) = (world.folder().join("data/tls/ca.pem"), world.folder().join("tokens"));
     System::new().block_on(async {
-        let trust = Trust::File(ca.clone());
+        let trust = RootCerts::File(ca.clone());
         let server = Server::new(server.url(), &trust, Duration::from_secs(10)).unwrap();
-        Session::new(&server, on_file(&file)).log_in_as_guest().await.unwrap();
+        Client::new(&server, on_file(&file)).log_in_as_guest().await.unwrap();
     });
     let commands = Commands::new(world.folder(), server.url(), ca.to_str().unwrap(), &file);
     let (code, said) = commands.complete();
@@ -189,7 +189,7 @@ fn scripted() -> (Script, tempfile::TempDir, PathBuf, Commands) {
     let (script, folder) = (Script::start(), tempfile::tempdir().unwrap());
     let file = folder.path().join("tokens");
     System::new().block_on(async {
-        let session = Session::new(&script.server(), on_file(&file));
+        let session = Client::new(&script.server(), on_file(&file));
         session.log_in_with(script.sign_in()).await.unwrap();
     });
     let commands = Commands::new(folder.path(), script.origin(), "", &file);
@@ -243,7 +243,7 @@ fn eight_processes_and_their_murderer_get_one_grant_for_each_generation() {
 
 /// What a process does with the library, and leaves undone after so long.
 fn left_undone(server: &Server, file: &Path, after: Duration) {
-    let session = |credential| Session::new(server, credential);
+    let session = |credential| Client::new(server, credential);
     System::new().block_on(async {
         let session = session(on_file(file));
         let outcome = actix_rt::time::timeout(after, session.get("/user").send()).await;
@@ -268,7 +268,7 @@ fn eight_that_use_the_library_and_end_at_any_moment_get_one_grant_for_each_gener
             }
         });
         System::new().block_on(async {
-            let session = Session::new(&server, on_file(&file));
+            let session = Client::new(&server, on_file(&file));
             let began = Instant::now();
             let status = loop {
                 match session.get("/user").send().await {
@@ -297,8 +297,8 @@ fn a_process_at_log_level_trace_logs_no_token() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tokens.json");
     actix_rt::System::new().block_on(async {
-        let credential = Credential::builder().store(FileStore::new(&file)).build();
-        Session::new(&script.server(), credential).log_in_as_guest().await.unwrap();
+        let credential = Credentials::builder().store(FileStore::new(&file)).build();
+        Client::new(&script.server(), credential).log_in_as_guest().await.unwrap();
     });
     script.expire();
     let settings = folder.path().join("matchbook-client.toml");

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{StoreLock, Stored, TokenStore};
+use super::{StoreGuard, StoredTokens, TokenStore};
 
 /// How often a lock that others have is asked for.
 const POLL: Duration = Duration::from_millis(5);
@@ -28,7 +28,7 @@ pub struct FileStore {
 struct Contents {
     version: u32,
     #[serde(flatten)]
-    tokens: Stored,
+    tokens: StoredTokens,
 }
 
 impl FileStore {
@@ -59,7 +59,7 @@ impl FileStore {
         io::Error::new(error.kind(), format!("{}: {error}", self.path.display()))
     }
 
-    fn try_lock(&self, patience: Duration) -> io::Result<File> {
+    fn try_lock(&self, timeout: Duration) -> io::Result<File> {
         create_folder(self.folder())?;
         self.refuse_what_is_no_file()?;
         let lock = self.beside(".lock");
@@ -73,7 +73,7 @@ impl FileStore {
             match file.try_lock() {
                 Ok(()) => return Ok(file),
                 Err(TryLockError::Error(error)) => return Err(error),
-                Err(TryLockError::WouldBlock) if asked.elapsed() >= patience => {
+                Err(TryLockError::WouldBlock) if asked.elapsed() >= timeout => {
                     return Err(io::ErrorKind::WouldBlock.into());
                 }
                 Err(TryLockError::WouldBlock) => thread::sleep(POLL),
@@ -91,7 +91,7 @@ impl FileStore {
         }
     }
 
-    fn try_read(&self) -> io::Result<Option<Stored>> {
+    fn try_read(&self) -> io::Result<Option<StoredTokens>> {
         self.refuse_what_is_no_file()?;
         let mut options = OpenOptions::new();
         let text = match no_links(options.read(true)).open(&self.path) {
@@ -115,7 +115,7 @@ impl FileStore {
         Ok(Some(contents.tokens))
     }
 
-    fn try_write(&self, tokens: Option<&Stored>) -> io::Result<()> {
+    fn try_write(&self, tokens: Option<&StoredTokens>) -> io::Result<()> {
         match tokens {
             Some(tokens) => {
                 // Whoever was killed while writing had the lock that is ours now.
@@ -137,16 +137,16 @@ impl FileStore {
 }
 
 impl TokenStore for FileStore {
-    fn lock(&self, patience: Duration) -> io::Result<StoreLock> {
-        let locked = self.try_lock(patience).map_err(|error| self.about(&error))?;
+    fn lock(&self, timeout: Duration) -> io::Result<StoreGuard> {
+        let locked = self.try_lock(timeout).map_err(|error| self.about(&error))?;
         Ok(Box::new(locked))
     }
 
-    fn read(&self) -> io::Result<Option<Stored>> {
+    fn read(&self) -> io::Result<Option<StoredTokens>> {
         self.try_read().map_err(|error| self.about(&error))
     }
 
-    fn write(&self, tokens: Option<&Stored>) -> io::Result<()> {
+    fn write(&self, tokens: Option<&StoredTokens>) -> io::Result<()> {
         self.try_write(tokens).map_err(|error| self.about(&error))
     }
 }
@@ -237,14 +237,14 @@ fn refuse_what_others_can_read(_: &File) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn tokens(name: &str) -> Stored {
-        Stored {
+    fn tokens(name: &str) -> StoredTokens {
+        StoredTokens {
             access_token: name.to_owned(),
             refresh_token: format!("{name}-r"),
             expires_in: Some(60),
-            attempt_key: Some("key".to_owned()),
-            refreshes: 0,
-            sign_in: "sign-in".to_owned(),
+            idempotency_key: Some("key".to_owned()),
+            generation: 0,
+            login_id: "sign-in".to_owned(),
         }
     }
 
@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn debug_shows_no_token() {
         let shown = format!("{:?}", tokens("secret"));
-        assert_eq!(shown, "Stored { refreshes: 0, .. }");
+        assert_eq!(shown, "StoredTokens { generation: 0, .. }");
     }
 
     #[test]

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use awc::http::Method;
-use matchbook_client::{Error, Response, Session, Trust};
+use matchbook_client::{Client, Error, Response, RootCerts};
 
-use super::wire::{Do, Wire, certificate, session};
+use super::wire::{Do, Wire, certificate, client};
 use super::{is_transient, soon};
 
 const TIMEOUT: Duration = Duration::from_secs(8);
@@ -15,8 +15,8 @@ async fn text(mut response: Response) -> String {
 }
 
 /// What a request comes to, its body read.
-async fn ask(session: &Session, method: &Method, key: Option<&str>) -> Result<String, Error> {
-    let mut request = session.request(method.clone(), "/thing");
+async fn ask(client: &Client, method: &Method, key: Option<&str>) -> Result<String, Error> {
+    let mut request = client.request(method.clone(), "/thing");
     if let Some(key) = key {
         request = request.header("idempotency-key", key);
     }
@@ -48,16 +48,16 @@ fn methods() -> [(Method, Option<&'static str>, bool); 8] {
 async fn a_request_that_a_kept_connection_closes_on_is_sent_again_where_that_is_safe() {
     for (method, key, is_safe) in methods() {
         let wire = dies_by(|| Do::Close(""));
-        let session = wire.session(TIMEOUT).await;
-        assert_eq!(ask(&session, &method, key).await.unwrap(), "good");
-        let outcome = ask(&session, &method, key).await;
+        let client = wire.client(TIMEOUT).await;
+        assert_eq!(ask(&client, &method, key).await.unwrap(), "good");
+        let outcome = ask(&client, &method, key).await;
         if is_safe {
             assert_eq!(outcome.as_deref(), Ok("good"), "{method}");
         } else {
             assert!(is_transient(&outcome), "{method}: {outcome:?}");
         }
         assert_eq!(wire.requests().len(), if is_safe { 3 } else { 2 }, "{method}");
-        assert_eq!(ask(&session, &Method::POST, None).await.unwrap(), "good", "{method}");
+        assert_eq!(ask(&client, &Method::POST, None).await.unwrap(), "good", "{method}");
     }
 }
 
@@ -65,12 +65,12 @@ async fn a_request_that_a_kept_connection_closes_on_is_sent_again_where_that_is_
 async fn a_kept_connection_that_has_died_in_silence_is_noticed_long_before_the_timeout() {
     for (method, key) in [(Method::GET, None), (Method::POST, Some("a key"))] {
         let wire = dies_by(|| Do::Silence);
-        let session = wire.session(TIMEOUT).await;
-        assert_eq!(ask(&session, &Method::GET, None).await.unwrap(), "good");
+        let client = wire.client(TIMEOUT).await;
+        assert_eq!(ask(&client, &Method::GET, None).await.unwrap(), "good");
         // Idle for so long, a connection is in doubt.
         actix_rt::time::sleep(Duration::from_millis(1100)).await;
         let asked = Instant::now();
-        assert_eq!(ask(&session, &method, key).await.unwrap(), "good");
+        assert_eq!(ask(&client, &method, key).await.unwrap(), "good");
         assert!(asked.elapsed() < TIMEOUT / 2, "{:?}", asked.elapsed());
         assert_eq!(wire.requests().len(), 3);
     }
@@ -79,9 +79,9 @@ async fn a_kept_connection_that_has_died_in_silence_is_noticed_long_before_the_t
 #[actix_rt::test]
 async fn a_request_that_may_have_been_carried_out_is_not_sent_again_after_silence() {
     let wire = dies_by(|| Do::Silence);
-    let session = wire.session(Duration::from_secs(2)).await;
-    assert_eq!(ask(&session, &Method::POST, None).await.unwrap(), "good");
-    assert!(is_transient(&ask(&session, &Method::POST, None).await));
+    let client = wire.client(Duration::from_secs(2)).await;
+    assert_eq!(ask(&client, &Method::POST, None).await.unwrap(), "good");
+    assert!(is_transient(&ask(&client, &Method::POST, None).await));
     assert_eq!(wire.requests().len(), 2);
 }
 
@@ -89,10 +89,10 @@ async fn a_request_that_may_have_been_carried_out_is_not_sent_again_after_silenc
 async fn a_request_that_cannot_be_sent_again_gets_no_doubtful_connection() {
     for method in [Method::POST, Method::PATCH] {
         let wire = dies_by(|| Do::Silence);
-        let session = wire.session(TIMEOUT).await;
-        assert_eq!(ask(&session, &method, None).await.unwrap(), "good");
+        let client = wire.client(TIMEOUT).await;
+        assert_eq!(ask(&client, &method, None).await.unwrap(), "good");
         actix_rt::time::sleep(Duration::from_millis(1100)).await;
-        assert_eq!(ask(&session, &method, None).await.unwrap(), "good");
+        assert_eq!(ask(&client, &method, None).await.unwrap(), "good");
         assert_eq!(wire.requests().len(), 2);
     }
 }
@@ -115,10 +115,10 @@ fn slow_after_the_first(seconds: u64, others_serve: bool) -> Wire {
 async fn a_slow_response_on_a_doubtful_connection_is_not_lost() {
     for (others_serve, expected) in [(false, "slow"), (true, "quick")] {
         let wire = slow_after_the_first(4, others_serve);
-        let session = wire.session(TIMEOUT).await;
-        assert_eq!(ask(&session, &Method::GET, None).await.unwrap(), "good");
+        let client = wire.client(TIMEOUT).await;
+        assert_eq!(ask(&client, &Method::GET, None).await.unwrap(), "good");
         actix_rt::time::sleep(Duration::from_millis(1100)).await;
-        assert_eq!(ask(&session, &Method::GET, None).await.unwrap(), expected);
+        assert_eq!(ask(&client, &Method::GET, None).await.unwrap(), expected);
         assert_eq!(wire.requests().len(), 3);
     }
 }
@@ -135,16 +135,16 @@ async fn the_timeout_holds_for_all_that_is_tried() {
         Do::answer_with(400, "connection: close\r\n", "late")
     });
     let timeout = Duration::from_secs(2);
-    let session = silent.session(timeout).await;
-    assert_eq!(ask(&session, &Method::GET, None).await.unwrap(), "good");
+    let client = silent.client(timeout).await;
+    assert_eq!(ask(&client, &Method::GET, None).await.unwrap(), "good");
     actix_rt::time::sleep(Duration::from_millis(1100)).await;
     let began = Instant::now();
-    assert!(is_transient(&ask(&session, &Method::GET, None).await));
+    assert!(is_transient(&ask(&client, &Method::GET, None).await));
     assert!(began.elapsed() < timeout + Duration::from_millis(400), "{:?}", began.elapsed());
 
-    let session = late.session(timeout).await;
+    let client = late.client(timeout).await;
     let began = Instant::now();
-    assert_eq!(ask(&session, &Method::GET, None).await.unwrap(), "late");
+    assert_eq!(ask(&client, &Method::GET, None).await.unwrap(), "late");
     assert!(began.elapsed() < timeout + Duration::from_millis(400), "{:?}", began.elapsed());
 }
 
@@ -152,9 +152,9 @@ async fn the_timeout_holds_for_all_that_is_tried() {
 async fn a_response_that_is_late_on_a_plain_server_does_not_have_tls_looked_for() {
     // A kept connection speaks no TLS, and neither does a server that keeps it.
     let wire = Wire::start(|_, _, _| Do::answer_with(400, "content-type: text/html\r\n", "<p>"));
-    let session = wire.session(TIMEOUT).await;
+    let client = wire.client(TIMEOUT).await;
     for _ in 0..2 {
-        assert_eq!(ask(&session, &Method::GET, None).await.unwrap(), "<p>");
+        assert_eq!(ask(&client, &Method::GET, None).await.unwrap(), "<p>");
     }
     assert_eq!(wire.connections(), 1);
 }
@@ -167,9 +167,9 @@ async fn a_slow_response_is_waited_for_on_a_connection_that_was_just_used() {
         }
         Do::answer("good")
     });
-    let session = wire.session(TIMEOUT).await;
+    let client = wire.client(TIMEOUT).await;
     for _ in 0..2 {
-        assert_eq!(ask(&session, &Method::GET, None).await.unwrap(), "good");
+        assert_eq!(ask(&client, &Method::GET, None).await.unwrap(), "good");
     }
     assert_eq!(wire.requests().len(), 2, "it was sent twice");
 }
@@ -177,9 +177,9 @@ async fn a_slow_response_is_waited_for_on_a_connection_that_was_just_used() {
 #[actix_rt::test]
 async fn a_timeout_that_the_server_declares_on_a_kept_connection_is_no_response() {
     let wire = dies_by(|| Do::answer_with(408, "connection: close\r\n", "late"));
-    let session = wire.session(TIMEOUT).await;
+    let client = wire.client(TIMEOUT).await;
     for _ in 0..2 {
-        assert_eq!(ask(&session, &Method::GET, None).await.unwrap(), "good");
+        assert_eq!(ask(&client, &Method::GET, None).await.unwrap(), "good");
     }
     assert_eq!(wire.requests().len(), 3);
 }
@@ -187,14 +187,14 @@ async fn a_timeout_that_the_server_declares_on_a_kept_connection_is_no_response(
 #[actix_rt::test]
 async fn what_got_a_byte_or_was_on_a_new_connection_is_not_sent_again() {
     let wire = dies_by(|| Do::Close("HTTP/1.1 2"));
-    let session = wire.session(TIMEOUT).await;
-    assert_eq!(ask(&session, &Method::GET, None).await.unwrap(), "good");
-    assert!(is_transient(&ask(&session, &Method::GET, None).await));
+    let client = wire.client(TIMEOUT).await;
+    assert_eq!(ask(&client, &Method::GET, None).await.unwrap(), "good");
+    assert!(is_transient(&ask(&client, &Method::GET, None).await));
     assert_eq!(wire.requests().len(), 2);
 
     let wire = Wire::start(|_, _, _| Do::Close(""));
-    let session = wire.session(TIMEOUT).await;
-    assert!(is_transient(&ask(&session, &Method::GET, None).await));
+    let client = wire.client(TIMEOUT).await;
+    assert!(is_transient(&ask(&client, &Method::GET, None).await));
     assert_eq!(wire.requests().len(), 1);
 }
 
@@ -207,12 +207,12 @@ async fn kept_connections_beside_a_dead_one_are_not_tried() {
         }
         if connection < 2 && request == 1 { Do::Close("") } else { Do::answer("good") }
     });
-    let session = wire.session(TIMEOUT).await;
-    let together = || async { session.get("/together").send().await.unwrap() };
+    let client = wire.client(TIMEOUT).await;
+    let together = || async { client.get("/together").send().await.unwrap() };
     let (one, other) = futures_util::future::join(together(), together()).await;
     assert_eq!((text(one).await, text(other).await), ("good".into(), "good".into()));
-    assert_eq!(ask(&session, &Method::GET, None).await.unwrap(), "good");
-    assert_eq!(ask(&session, &Method::POST, None).await.unwrap(), "good");
+    assert_eq!(ask(&client, &Method::GET, None).await.unwrap(), "good");
+    assert_eq!(ask(&client, &Method::POST, None).await.unwrap(), "good");
     assert_eq!(wire.requests().len(), 5);
 }
 
@@ -227,8 +227,8 @@ async fn a_refresh_on_a_dead_connection_is_sent_again_at_once_under_its_key() {
         }
         _ => Do::answer("good"),
     });
-    let session = wire.session(TIMEOUT).await;
-    assert_eq!(ask(&session, &Method::GET, None).await.unwrap(), "good");
+    let client = wire.client(TIMEOUT).await;
+    assert_eq!(ask(&client, &Method::GET, None).await.unwrap(), "good");
     let requests = wire.requests();
     let refreshes: Vec<_> = requests.iter().filter(|text| text.contains("/refresh")).collect();
     let key = |refresh: &str| {
@@ -247,9 +247,9 @@ async fn a_dead_connection_is_replaced_over_tls_too() {
         if (connection, request) == (0, 1) { Do::Close("") } else { Do::answer("good") }
     });
     let url = format!("https://localhost:{}", wire.address.port());
-    let session = session(&url, &Trust::File(ca), TIMEOUT).await;
+    let client = client(&url, &RootCerts::File(ca), TIMEOUT).await;
     for _ in 0..2 {
-        assert_eq!(ask(&session, &Method::GET, None).await.unwrap(), "good");
+        assert_eq!(ask(&client, &Method::GET, None).await.unwrap(), "good");
     }
     assert_eq!(wire.requests().len(), 3);
 }
@@ -276,9 +276,9 @@ async fn interim_responses_are_skipped_however_they_arrive() {
             1 => Do::Write(whole.iter().map(|byte| vec![*byte]).collect()),
             _ => Do::Write(vec![after("")]),
         });
-        let session = wire.session(TIMEOUT).await;
+        let client = wire.client(TIMEOUT).await;
         for method in [Method::GET, Method::PUT, Method::GET] {
-            assert_eq!(ask(&session, &method, None).await.as_deref(), Ok("good"), "{interim}");
+            assert_eq!(ask(&client, &method, None).await.as_deref(), Ok("good"), "{interim}");
         }
         assert_eq!(wire.requests().len(), 3, "the connection is in step");
         assert_eq!(wire.connections(), 1, "the connection is kept");
@@ -304,9 +304,9 @@ async fn interim_responses_are_skipped_over_tls_and_at_a_refresh() {
         Do::Write(interims.into_iter().chain([response]).collect())
     });
     let url = format!("https://localhost:{}", wire.address.port());
-    let session = session(&url, &Trust::File(ca), TIMEOUT).await;
-    assert_eq!(ask(&session, &Method::GET, None).await.unwrap(), "good");
-    assert_eq!(session.credential().status().unwrap().refreshes, 1);
+    let client = client(&url, &RootCerts::File(ca), TIMEOUT).await;
+    assert_eq!(ask(&client, &Method::GET, None).await.unwrap(), "good");
+    assert_eq!(client.credentials().status().unwrap().refreshes, 1);
 }
 
 #[actix_rt::test]
@@ -318,19 +318,19 @@ async fn an_interim_response_alone_is_no_response() {
         ("then the end", |_| Do::Close(INTERIMS[0])),
     ] {
         let wire = Wire::start(move |_, _, _| ends(vec![INTERIMS[0].into()]));
-        let session = wire.session(Duration::from_millis(500)).await;
-        let outcome = ask(&session, &Method::GET, None).await;
+        let client = wire.client(Duration::from_millis(500)).await;
+        let outcome = ask(&client, &Method::GET, None).await;
         assert!(is_transient(&outcome), "{name}: {outcome:?}");
-        assert!(soon(session.refresh()).await.is_err(), "{name}");
-        assert!(session.credential().is_logged_in(), "{name}");
+        assert!(soon(client.refresh()).await.is_err(), "{name}");
+        assert!(client.credentials().is_logged_in(), "{name}");
     }
 }
 
 #[actix_rt::test]
 async fn a_request_that_expects_an_interim_response_is_refused() {
     let wire = Wire::start(|_, _, _| Do::answer("good"));
-    let session = wire.session(TIMEOUT).await;
-    let request = session.post("/thing").header("Expect", "100-continue").body("body");
+    let client = wire.client(TIMEOUT).await;
+    let request = client.post("/thing").header("Expect", "100-continue").body("body");
     assert!(matches!(request.send().await, Err(Error::Invalid(_))));
     assert!(wire.requests().is_empty());
 }

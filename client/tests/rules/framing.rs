@@ -5,23 +5,23 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use awc::http::Method;
-use matchbook_client::{Credential, Error, Server, Session, TokenResponse, Trust};
+use matchbook_client::{Client, Credentials, Error, RootCerts, Server, TokenResponse};
 
-use super::wire::{Do, Wire, certificate, session};
+use super::wire::{Do, Wire, certificate, client};
 use super::{is_transient, soon};
 
 const TIMEOUT: Duration = Duration::from_secs(8);
 
 /// The status and the body of the response to a request, or why there is no such.
-async fn ask(session: &Session, method: Method) -> Result<(u16, String), String> {
-    let sent = soon(session.request(method, "/thing").send()).await;
+async fn ask(client: &Client, method: Method) -> Result<(u16, String), String> {
+    let sent = soon(client.request(method, "/thing").send()).await;
     let mut response = sent.map_err(|error| error.to_string())?;
     let body = soon(async { response.body().await }).await.map_err(|error| error.to_string())?;
     Ok((response.status().as_u16(), String::from_utf8_lossy(&body).into_owned()))
 }
 
-async fn get(session: &Session) -> Result<(u16, String), String> {
-    ask(session, Method::GET).await
+async fn get(client: &Client) -> Result<(u16, String), String> {
+    ask(client, Method::GET).await
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "outcomes are compared with it")]
@@ -40,7 +40,7 @@ async fn a_body_that_is_cut_short_is_an_error() {
         "HTTP/1.1 200 -\r\ntransfer-encoding: chunked\r\n\r\na\r\ngood",
     ] {
         let wire = Wire::start(move |_, _, _| Do::Close(head));
-        let outcome = get(&wire.session(TIMEOUT).await).await;
+        let outcome = get(&wire.client(TIMEOUT).await).await;
         assert!(outcome.is_err(), "{head}: {outcome:?}");
     }
 }
@@ -53,10 +53,10 @@ async fn a_refresh_whose_response_is_cut_short_keeps_the_session() {
         "HTTP/1.1 200 -\r\ncontent-le",
     ] {
         let wire = Wire::start(move |_, _, _| Do::Close(head));
-        let session = wire.session(TIMEOUT).await;
-        let outcome = soon(session.refresh()).await;
+        let client = wire.client(TIMEOUT).await;
+        let outcome = soon(client.refresh()).await;
         assert!(is_transient(&outcome), "{head}: {outcome:?}");
-        assert!(session.credential().is_logged_in());
+        assert!(client.credentials().is_logged_in());
     }
 }
 
@@ -71,9 +71,9 @@ async fn a_body_ends_with_its_connection_where_nothing_else_says_so() {
         "HTTP/1.1 100 -\r\n\r\nHTTP/1.1 200 -\r\n\r\ngood",
     ] {
         let wire = Wire::start(move |_, _, _| Do::Close(head));
-        let session = wire.session(TIMEOUT).await;
+        let client = wire.client(TIMEOUT).await;
         for _ in 0..2 {
-            assert_eq!(get(&session).await, good(), "{head}");
+            assert_eq!(get(&client).await, good(), "{head}");
         }
         assert_eq!(wire.connections(), 2, "{head}");
     }
@@ -95,10 +95,10 @@ async fn over_tls_the_end_of_a_connection_is_the_end_of_a_body_only_where_it_is_
             }
         }
     });
-    let session = session(&url, &Trust::File(ca), TIMEOUT).await;
-    let outcome = get(&session).await;
+    let client = client(&url, &RootCerts::File(ca), TIMEOUT).await;
+    let outcome = get(&client).await;
     assert!(outcome.is_err(), "{outcome:?}");
-    assert_eq!(get(&session).await, good());
+    assert_eq!(get(&client).await, good());
 }
 
 /// A server whose responses are all this, in one piece.
@@ -120,9 +120,9 @@ async fn a_response_without_a_body_is_not_waited_for() {
         (Method::GET, 200, "HTTP/1.0 200 -\r\ncontent-length: 0\r\nconnection: keep-alive\r\n\r\n"),
     ] {
         let wire = says(head);
-        let session = wire.session(TIMEOUT).await;
+        let client = wire.client(TIMEOUT).await;
         for _ in 0..2 {
-            assert_eq!(ask(&session, method.clone()).await, Ok((status, String::new())), "{head}");
+            assert_eq!(ask(&client, method.clone()).await, Ok((status, String::new())), "{head}");
         }
         assert_eq!(wire.connections(), 1, "{method} {head}");
     }
@@ -147,9 +147,9 @@ async fn a_connection_is_kept_only_where_the_server_keeps_it() {
         // POST: nothing is sent again.
         for method in [Method::GET, Method::POST] {
             let wire = says(head);
-            let session = wire.session(TIMEOUT).await;
+            let client = wire.client(TIMEOUT).await;
             for _ in 0..3 {
-                assert_eq!(ask(&session, method.clone()).await, good(), "{head}");
+                assert_eq!(ask(&client, method.clone()).await, good(), "{head}");
             }
             assert_eq!(wire.connections(), if is_kept { 1 } else { 3 }, "{head}");
         }
@@ -168,9 +168,9 @@ async fn bytes_behind_a_response_are_not_taken_for_the_next_one() {
                 vec![first, evil.into()]
             })
         });
-        let session = wire.session(TIMEOUT).await;
+        let client = wire.client(TIMEOUT).await;
         for method in [Method::GET, Method::POST, Method::GET, Method::GET] {
-            assert_eq!(ask(&session, method).await, good());
+            assert_eq!(ask(&client, method).await, good());
             actix_rt::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -186,9 +186,9 @@ async fn a_response_in_small_pieces_is_the_same_response() {
         let wire = Wire::start(move |_, _, _| {
             Do::Write(response.bytes().map(|byte| vec![byte]).collect())
         });
-        let session = wire.session(TIMEOUT).await;
+        let client = wire.client(TIMEOUT).await;
         for _ in 0..3 {
-            assert_eq!(get(&session).await, good(), "{response}");
+            assert_eq!(get(&client).await, good(), "{response}");
         }
         assert_eq!(wire.connections(), 1);
     }
@@ -204,10 +204,10 @@ async fn a_head_or_a_body_without_end_is_an_error() {
     };
     for ends in [head as fn() -> Do, line, body] {
         let wire = Wire::start(move |_, _, _| ends());
-        let session = wire.session(TIMEOUT).await;
-        assert!(get(&session).await.is_err());
-        assert!(is_transient(&soon(session.refresh()).await));
-        assert!(session.credential().is_logged_in());
+        let client = wire.client(TIMEOUT).await;
+        assert!(get(&client).await.is_err());
+        assert!(is_transient(&soon(client.refresh()).await));
+        assert!(client.credentials().is_logged_in());
     }
 }
 
@@ -215,9 +215,9 @@ async fn a_head_or_a_body_without_end_is_an_error() {
 async fn another_protocol_is_no_response() {
     for garbage in ["SSH-2.0-OpenSSH_9.2\r\n", "\x15\x03\x01\0\x02\x02", "HTTP/2 200\r\n\r\n"] {
         let wire = says(garbage);
-        let session = wire.session(Duration::from_secs(2)).await;
-        assert!(get(&session).await.is_err(), "{garbage:?}");
-        assert!(matches!(soon(session.refresh()).await, Err(Error::Transient { .. })));
+        let client = wire.client(Duration::from_secs(2)).await;
+        assert!(get(&client).await.is_err(), "{garbage:?}");
+        assert!(matches!(soon(client.refresh()).await, Err(Error::Transient { .. })));
     }
 }
 
@@ -235,13 +235,13 @@ async fn a_server_that_responds_before_it_has_read_the_request_is_heard() {
             std::thread::sleep(Duration::from_millis(100));
         }
     });
-    let server = Server::new(&url, &Trust::System, TIMEOUT).unwrap();
-    let session = Session::new(&server, Credential::builder().body_limit(64 << 20).build());
+    let server = Server::new(&url, &RootCerts::System, TIMEOUT).unwrap();
+    let client = Client::new(&server, Credentials::builder().body_limit(64 << 20).build());
     let tokens =
         TokenResponse { token: "access".into(), refresh_token: "refresh".into(), expires_in: 60 };
-    session.log_in_with(tokens).await.unwrap();
+    client.log_in_with(tokens).await.unwrap();
     for method in [Method::PUT, Method::POST] {
-        let request = session.request(method, "/thing").body(vec![b'x'; 32 << 20]);
+        let request = client.request(method, "/thing").body(vec![b'x'; 32 << 20]);
         let mut response = soon(request.send()).await.unwrap();
         assert_eq!(response.status().as_u16(), 413);
         assert_eq!(response.body().await.unwrap(), "long");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use matchbook_client::{Credential, Error, Event, FileStore, Session};
+use matchbook_client::{Client, Credentials, Error, Event, FileStore};
 
 mod connections;
 mod durable;
@@ -24,27 +24,27 @@ mod wire;
 use script::{PATIENCE, Script};
 
 /// A session with tokens in memory, logged in.
-async fn logged_in(script: &Script) -> Session {
-    logged_in_with(script, Credential::default()).await
+async fn logged_in(script: &Script) -> Client {
+    logged_in_with(script, Credentials::default()).await
 }
 
 /// A session with these tokens to be, logged in.
-async fn logged_in_with(script: &Script, credential: Credential) -> Session {
-    let session = Session::new(&script.server(), credential);
-    session.log_in_with(script.sign_in()).await.unwrap();
-    session
+async fn logged_in_with(script: &Script, credentials: Credentials) -> Client {
+    let client = Client::new(&script.server(), credentials);
+    client.log_in_with(script.sign_in()).await.unwrap();
+    client
 }
 
 /// A session logged in as a guest: how old its tokens are is known then.
-async fn guest(script: &Script, credential: Credential) -> Session {
-    let session = Session::new(&script.server(), credential);
-    session.log_in_as_guest().await.unwrap();
-    session
+async fn guest(script: &Script, credentials: Credentials) -> Client {
+    let client = Client::new(&script.server(), credentials);
+    client.log_in_as_guest().await.unwrap();
+    client
 }
 
 /// What a process has that keeps its tokens in this file.
-fn on_file(path: &Path) -> Credential {
-    Credential::builder().store(FileStore::new(path)).build()
+fn on_file(path: &Path) -> Credentials {
+    Credentials::builder().store(FileStore::new(path)).build()
 }
 
 /// A folder, and a file in it to be.
@@ -55,16 +55,16 @@ fn store() -> (tempfile::TempDir, PathBuf) {
 }
 
 /// The status of the answer to `GET path`.
-async fn get(session: &Session, path: &str) -> Result<u16, Error> {
-    session.get(path).send().await.map(|response| response.status().as_u16())
+async fn get(client: &Client, path: &str) -> Result<u16, Error> {
+    client.get(path).send().await.map(|response| response.status().as_u16())
 }
 
 /// The status of the answer to `GET path`, when a refresh that failed may be
 /// tried again.
-async fn get_after_rest(session: &Session, path: &str) -> Result<u16, Error> {
+async fn get_after_rest(client: &Client, path: &str) -> Result<u16, Error> {
     let waiting = async {
         loop {
-            match get(session, path).await {
+            match get(client, path).await {
                 Err(Error::Transient { .. }) => {
                     actix_rt::time::sleep(Duration::from_millis(50)).await;
                 }
@@ -85,9 +85,9 @@ fn is_transient<T>(outcome: &Result<T, Error>) -> bool {
 }
 
 /// A credential that notes what happens, and what it notes.
-fn noting() -> (Credential, Arc<Mutex<Vec<Event>>>) {
+fn noting() -> (Credentials, Arc<Mutex<Vec<Event>>>) {
     let events = Arc::<Mutex<Vec<Event>>>::default();
     let noted = events.clone();
     let note = move |event: &Event| noted.lock().unwrap().push(event.clone());
-    (Credential::builder().on_event(note).build(), events)
+    (Credentials::builder().on_event(note).build(), events)
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use actix_web::web::Bytes;
 use futures_util::stream;
-use matchbook_client::{Credential, Error, Server, Session, Trust};
+use matchbook_client::{Client, Credentials, Error, RootCerts, Server};
 use serde_json::json;
 
 use super::script::{Act, Asked, SECRET, Script};
@@ -19,13 +19,13 @@ async fn text(mut response: matchbook_client::Response) -> String {
 #[actix_rt::test]
 async fn a_request_is_sent_again_whole() {
     let script = Script::start();
-    let session = logged_in(&script).await;
+    let client = logged_in(&script).await;
     let pairs = [("a", "1"), ("b", "2")];
     let requests = [
-        ("json", session.post("/json").json(&json!({"whole": "x".repeat(100_000)}))),
-        ("form", session.put("/form").form(&pairs)),
-        ("body", session.patch("/body").body("z".repeat(100_000))),
-        ("none", session.delete("/none")),
+        ("json", client.post("/json").json(&json!({"whole": "x".repeat(100_000)}))),
+        ("form", client.put("/form").form(&pairs)),
+        ("body", client.patch("/body").body("z".repeat(100_000))),
+        ("none", client.delete("/none")),
     ];
     for (name, request) in requests {
         script.expire();
@@ -55,11 +55,11 @@ async fn a_request_is_sent_again_whole() {
 #[actix_rt::test]
 async fn what_failed_otherwise_than_by_its_token_is_not_sent_again() {
     let script = Script::start();
-    let session = logged_in(&script).await;
+    let client = logged_in(&script).await;
     script.on("/order", [Act::Lose, Act::json(503, "{}")]);
-    let outcome = session.post("/order").body("one").send().await;
+    let outcome = client.post("/order").body("one").send().await;
     assert!(matches!(outcome, Err(Error::Transient { .. })));
-    assert_eq!(session.post("/order").body("one").send().await.unwrap().status(), 503);
+    assert_eq!(client.post("/order").body("one").send().await.unwrap().status(), 503);
     assert_eq!(script.asked("/order").len(), 2, "it may have been done");
 }
 
@@ -72,10 +72,10 @@ fn pieces() -> impl futures_util::Stream<Item = Result<Bytes, std::io::Error>> +
 async fn a_stream_is_preceded_by_a_look_at_the_clock() {
     let script = Script::start();
     script.set_lifetime(0);
-    let session = guest(&script, Credential::default()).await;
+    let client = guest(&script, Credentials::default()).await;
     script.set_lifetime(60);
     script.expire();
-    let response = soon(session.post("/stream").send_stream(pieces())).await.unwrap();
+    let response = soon(client.post("/stream").send_stream(pieces())).await.unwrap();
     assert_eq!(
         (response.status().as_u16(), text(response).await.as_str()),
         (200, "once and only once")
@@ -86,12 +86,12 @@ async fn a_stream_is_preceded_by_a_look_at_the_clock() {
 #[actix_rt::test]
 async fn a_stream_whose_token_fails_all_the_same_is_not_sent_again_but_said_to_be_lost() {
     let script = Script::start();
-    let session = guest(&script, Credential::default()).await;
+    let client = guest(&script, Credentials::default()).await;
     script.expire();
-    let outcome = soon(session.post("/stream").send_stream(pieces())).await;
+    let outcome = soon(client.post("/stream").send_stream(pieces())).await;
     assert_eq!(outcome.err(), Some(Error::NotReplayable));
     assert_eq!((script.refreshes(), script.asked("/stream").len()), (1, 1));
-    let response = soon(session.post("/stream").send_stream(pieces())).await.unwrap();
+    let response = soon(client.post("/stream").send_stream(pieces())).await.unwrap();
     assert_eq!(text(response).await, "once and only once");
     assert_eq!((script.refreshes(), script.asked("/stream").len()), (1, 2));
 }
@@ -99,46 +99,46 @@ async fn a_stream_whose_token_fails_all_the_same_is_not_sent_again_but_said_to_b
 #[actix_rt::test]
 async fn a_body_over_the_limit_is_not_kept_for_another_time() {
     let script = Script::start();
-    let session = guest(&script, Credential::builder().body_limit(10).build()).await;
+    let client = guest(&script, Credentials::builder().body_limit(10).build()).await;
     script.expire();
-    let large = || session.post("/large").body("eleven bytes");
+    let large = || client.post("/large").body("eleven bytes");
     assert_eq!(large().send().await.err(), Some(Error::NotReplayable));
     assert_eq!(text(large().send().await.unwrap()).await, "eleven bytes");
     assert_eq!((script.refreshes(), script.asked("/large").len()), (1, 2));
     script.expire();
-    let small = session.post("/small").body("ten bytes!").send().await.unwrap();
+    let small = client.post("/small").body("ten bytes!").send().await.unwrap();
     assert_eq!(text(small).await, "ten bytes!");
 }
 
 #[actix_rt::test]
 async fn a_redirect_to_another_origin_never_carries_the_tokens() {
     let (script, elsewhere) = (Script::start(), Script::start());
-    let session = logged_in(&script).await;
+    let client = logged_in(&script).await;
     let to = format!("{}/user", elsewhere.origin());
     let port = elsewhere.origin().rsplit(':').next().unwrap();
     for status in [301, 302, 303, 307, 308] {
         for to in [&to, &format!("//127.0.0.1:{port}/user"), &format!("http://localhost:{port}/")] {
             script.on("/away", [Act::redirect(status, to)]);
-            let response = session.post("/away").body(SECRET).send().await.unwrap();
+            let response = client.post("/away").body(SECRET).send().await.unwrap();
             assert_eq!(response.status(), status, "it is handed on");
         }
     }
     for status in [302, 307, 308] {
         script.always("/refresh", Act::redirect(status, &to));
-        assert!(session.refresh().await.is_err());
-        session.log_in_with(script.sign_in()).await.unwrap();
+        assert!(client.refresh().await.is_err());
+        client.log_in_with(script.sign_in()).await.unwrap();
     }
     for asked in elsewhere.asked_in_all() {
         let shown = format!("{:?} {:?}", asked.headers, asked.body);
         assert!(!shown.contains(SECRET), "{shown}");
     }
-    assert!(session.credential().is_logged_in());
+    assert!(client.credentials().is_logged_in());
 }
 
 #[actix_rt::test]
 async fn an_absolute_url_elsewhere_is_refused_before_anything_is_sent() {
     let (script, elsewhere) = (Script::start(), Script::start());
-    let session = logged_in(&script).await;
+    let client = logged_in(&script).await;
     let port = elsewhere.origin().rsplit(':').next().unwrap();
     let own = script.origin().trim_start_matches("http://");
     for url in [
@@ -147,14 +147,14 @@ async fn an_absolute_url_elsewhere_is_refused_before_anything_is_sent() {
         format!("http://localhost:{port}/user"),
         format!("https://{own}/user"),
     ] {
-        let outcome = get(&session, &url).await;
-        assert!(matches!(outcome, Err(Error::ForeignOrigin(_))), "{url}: {outcome:?}");
+        let outcome = get(&client, &url).await;
+        assert!(matches!(outcome, Err(Error::OriginNotAllowed(_))), "{url}: {outcome:?}");
     }
     // A user in front of the host, which looks like the host.
-    let outcome = get(&session, &format!("http://{own}@127.0.0.1:{port}/user")).await;
-    assert!(matches!(outcome, Err(Error::Invalid(_) | Error::ForeignOrigin(_))), "{outcome:?}");
+    let outcome = get(&client, &format!("http://{own}@127.0.0.1:{port}/user")).await;
+    assert!(matches!(outcome, Err(Error::Invalid(_) | Error::OriginNotAllowed(_))), "{outcome:?}");
     assert!(elsewhere.asked_in_all().is_empty() && script.asked_in_all().is_empty());
-    assert_eq!(get(&session, &format!("{}/user?a=1", script.origin())).await, Ok(200));
+    assert_eq!(get(&client, &format!("{}/user?a=1", script.origin())).await, Ok(200));
     assert_eq!(script.asked("/user")[0].query, "a=1");
 }
 
@@ -173,10 +173,10 @@ async fn nothing_that_is_given_as_a_path_leads_elsewhere() {
         ("http://127.0.0.1:1", format!("\\\\127.0.0.1:{port}/user")),
         ("http://127.0.0.1:1", format!("/\\127.0.0.1:{port}/user")),
     ] {
-        let server = Server::new(base, &Trust::System, Duration::from_secs(2)).unwrap();
-        let session = Session::new(&server, Credential::default());
-        session.log_in_with(elsewhere.sign_in()).await.unwrap();
-        assert!(soon(get(&session, &path)).await.is_err(), "{base}{path}");
+        let server = Server::new(base, &RootCerts::System, Duration::from_secs(2)).unwrap();
+        let client = Client::new(&server, Credentials::default());
+        client.log_in_with(elsewhere.sign_in()).await.unwrap();
+        assert!(soon(get(&client, &path)).await.is_err(), "{base}{path}");
         assert!(elsewhere.asked_in_all().is_empty(), "{base}{path}");
     }
 }
@@ -184,32 +184,32 @@ async fn nothing_that_is_given_as_a_path_leads_elsewhere() {
 #[actix_rt::test]
 async fn a_further_origin_that_is_allowed_gets_the_bearer_and_the_server_alone_the_refresh() {
     let (script, elsewhere) = (Script::start(), Script::start());
-    let server = script.server().send_to(elsewhere.origin()).unwrap();
-    let session = Session::new(&server, Credential::default());
-    session.log_in_with(script.sign_in()).await.unwrap();
+    let server = script.server().allow_origin(elsewhere.origin()).unwrap();
+    let client = Client::new(&server, Credentials::default());
+    client.log_in_with(script.sign_in()).await.unwrap();
     let url = format!("{}/user", elsewhere.origin());
     let refused = r#"{"error":"invalid_token","message":"expired"}"#;
     elsewhere.on("/user", [Act::json(200, "{}"), Act::json(401, refused), Act::json(200, "{}")]);
-    assert_eq!(get(&session, &url).await, Ok(200));
-    assert_eq!(get(&session, &url).await, Ok(200));
+    assert_eq!(get(&client, &url).await, Ok(200));
+    assert_eq!(get(&client, &url).await, Ok(200));
     let bearers: Vec<_> = elsewhere.asked("/user").iter().map(Asked::bearer).collect();
     assert!(bearers[0].is_some() && bearers[0] == bearers[1] && bearers[1] != bearers[2]);
     assert_eq!((script.refreshes(), elsewhere.asked_in_all().len()), (1, 3));
     let lookalike = format!("{}.example/user", elsewhere.origin());
-    assert!(get(&session, &lookalike).await.is_err());
+    assert!(get(&client, &lookalike).await.is_err());
 }
 
 #[actix_rt::test]
 async fn what_is_no_header_no_path_and_no_url_is_told() {
     let script = Script::start();
-    let session = logged_in(&script).await;
-    let outcome = session.get("/user").header("not a name", "x").send().await;
+    let client = logged_in(&script).await;
+    let outcome = client.get("/user").header("not a name", "x").send().await;
     assert!(matches!(outcome, Err(Error::Invalid(_))));
-    let outcome = session.get("/user").header("x-name", "two\r\nlines: yes").send().await;
+    let outcome = client.get("/user").header("x-name", "two\r\nlines: yes").send().await;
     assert!(matches!(outcome, Err(Error::Invalid(_))));
     for url in ["http://", "http://[", "/user name"] {
-        let outcome = get(&session, url).await;
-        let told = matches!(outcome, Err(Error::Invalid(_) | Error::ForeignOrigin(_)));
+        let outcome = get(&client, url).await;
+        let told = matches!(outcome, Err(Error::Invalid(_) | Error::OriginNotAllowed(_)));
         assert!(told, "{url}: {outcome:?}");
     }
     assert!(script.asked_in_all().is_empty());
@@ -218,8 +218,8 @@ async fn what_is_no_header_no_path_and_no_url_is_told() {
 #[actix_rt::test]
 async fn the_bearer_is_the_librarys_whatever_headers_a_caller_adds() {
     let script = Script::start();
-    let session = logged_in(&script).await;
-    let request = session.get("/user").header("authorization", "Basic eDp5");
+    let client = logged_in(&script).await;
+    let request = client.get("/user").header("authorization", "Basic eDp5");
     // It may be refused or overruled, not obeyed.
     if let Ok(response) = request.send().await {
         assert_eq!(response.status(), 200);

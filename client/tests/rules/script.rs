@@ -15,7 +15,7 @@ use actix_web::web::{self, Bytes, Data, PayloadConfig};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
 use futures_util::StreamExt;
 use futures_util::stream;
-use matchbook_client::{Server, TokenResponse, Trust};
+use matchbook_client::{RootCerts, Server, TokenResponse};
 use matchbook_shared::{SERVER_MARK, SERVER_MARK_VALUE};
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
@@ -243,7 +243,7 @@ impl Script {
     }
 
     pub(crate) fn server_within(&self, timeout: Duration) -> Server {
-        Server::new(&self.origin, &Trust::System, timeout).unwrap()
+        Server::new(&self.origin, &RootCerts::System, timeout).unwrap()
     }
 
     /// The tokens of a new session.

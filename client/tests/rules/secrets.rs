@@ -5,7 +5,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use matchbook_client::{Credential, Event, FileStore, OAuth, Session, Strategy, Trust};
+use matchbook_client::{Client, Credentials, Event, FileStore, OAuth, RootCerts, Strategy};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, filter, fmt};
@@ -51,50 +51,50 @@ impl Write for Pages {
 }
 
 /// Everything that can be shown of a whole life, on one thread.
-async fn a_whole_life(script: &Script, credential: Credential) -> String {
+async fn a_whole_life(script: &Script, credentials: Credentials) -> String {
     let mut shown = Vec::new();
-    let session = Session::new(&script.server(), credential);
-    session.log_in_as_guest().await.unwrap();
+    let client = Client::new(&script.server(), credentials);
+    client.log_in_as_guest().await.unwrap();
     script.expire();
-    let response = session.post("/user").json(&SECRET.len()).send().await.unwrap();
-    shown.push(format!("{:?} {:?}", response.status(), session));
+    let response = client.post("/user").json(&SECRET.len()).send().await.unwrap();
+    shown.push(format!("{:?} {:?}", response.status(), client));
     for act in [Act::json(500, "{}"), Act::Lose, Act::json(200, "{}"), Act::Tear] {
         script.always("/refresh", act);
-        let error = session.refresh().await.unwrap_err();
+        let error = client.refresh().await.unwrap_err();
         shown.push(format!("{error} {error:?}"));
-        session.log_in_with(script.sign_in()).await.unwrap();
+        client.log_in_with(script.sign_in()).await.unwrap();
     }
     script.always("/refresh", Act::Do);
-    shown.push(format!("{:?}", session.credential().status()));
-    session.log_in_with(script.sign_in()).await.unwrap();
+    shown.push(format!("{:?}", client.credentials().status()));
+    client.log_in_with(script.sign_in()).await.unwrap();
     let url = format!("http://{SECRET}:{SECRET}@localhost/?token={SECRET}");
-    for outcome in [get(&session, &url).await, get(&session, &format!("/ {SECRET}")).await] {
+    for outcome in [get(&client, &url).await, get(&client, &format!("/ {SECRET}")).await] {
         let error = outcome.unwrap_err();
         shown.push(format!("{error} {error:?}"));
     }
-    session.log_out().await.unwrap();
-    session.log_in_with(script.sign_in()).await.unwrap();
+    client.log_out().await.unwrap();
+    client.log_in_with(script.sign_in()).await.unwrap();
     // What a server says may hold what it was sent.
     let tokens = script.sign_in();
     let echo =
         format!(r#"{{"error":"invalid_request","message":"what is {}"}}"#, tokens.refresh_token);
-    session.log_in_with(tokens).await.unwrap();
+    client.log_in_with(tokens).await.unwrap();
     script.on("/refresh", [Act::json(400, &echo).marked()]);
-    let error = session.refresh().await.unwrap_err();
+    let error = client.refresh().await.unwrap_err();
     shown.push(format!("{error} {error:?}"));
     for status in [400, 403, 404, 409, 418, 429, 500, 503] {
         let tokens = script.sign_in();
         let form = serde_urlencoded::to_string([("refresh_token", &tokens.refresh_token)]).unwrap();
         let quote = format!("{form} {} Bearer {}", tokens.refresh_token, tokens.token);
         let echo = serde_json::json!({ "error": "odd", "message": format!("\x1b[2J{quote}") });
-        session.log_in_with(tokens).await.unwrap();
+        client.log_in_with(tokens).await.unwrap();
         for path in ["/refresh", "/logout", "/sessions"] {
             script.on(path, vec![Act::json(status, &echo.to_string()).marked(); 5]);
         }
         for error in [
-            session.refresh().await.unwrap_err(),
-            session.log_out().await.unwrap_err(),
-            session.log_out_everywhere().await.unwrap_err(),
+            client.refresh().await.unwrap_err(),
+            client.log_out().await.unwrap_err(),
+            client.log_out_everywhere().await.unwrap_err(),
         ] {
             let text = format!("{error} {error:?}");
             assert!(!text.contains('\x1b') && text.len() < 1000, "{text}");
@@ -104,9 +104,9 @@ async fn a_whole_life(script: &Script, credential: Credential) -> String {
             script.forget(path);
         }
     }
-    session.log_in_with(script.sign_in()).await.unwrap();
+    client.log_in_with(script.sign_in()).await.unwrap();
     script.on("/refresh", [Act::invalid_grant()]);
-    let error = session.refresh().await.unwrap_err();
+    let error = client.refresh().await.unwrap_err();
     shown.push(format!("{error} {error:?}"));
     shown.concat()
 }
@@ -115,8 +115,8 @@ async fn a_whole_life(script: &Script, credential: Credential) -> String {
 async fn neither_a_log_at_trace_nor_an_event_nor_an_error_shows_a_token() {
     let pages = Pages::of_this_thread();
     let script = Script::start();
-    let (credential, events) = noting();
-    let shown = a_whole_life(&script, credential).await;
+    let (credentials, events) = noting();
+    let shown = a_whole_life(&script, credentials).await;
     let events = format!("{:?}", events.lock().unwrap());
     let log = pages.text();
     for said in ["/register", "/token", "/refresh", "/logout"] {
@@ -141,7 +141,7 @@ async fn the_debug_of_no_type_shows_a_token_or_a_secret() {
         client_secret: Some(SECRET.into()),
         scope: None,
     };
-    let session = logged_in(&script).await;
+    let client = logged_in(&script).await;
     let on_disk = super::logged_in_with(&script, on_file(&file)).await;
     let event = Event::Exchange {
         method: "GET".into(),
@@ -153,12 +153,12 @@ async fn the_debug_of_no_type_shows_a_token_or_a_secret() {
     let shown = [
         format!("{oauth:?}"),
         format!("{:?}", script.server().oauth(oauth.clone()).unwrap()),
-        format!("{session:?} {on_disk:?}"),
-        format!("{:?} {:?}", session.credential(), on_disk.credential()),
-        format!("{:?}", on_disk.credential().status()),
+        format!("{client:?} {on_disk:?}"),
+        format!("{:?} {:?}", client.credentials(), on_disk.credentials()),
+        format!("{:?}", on_disk.credentials().status()),
         format!("{:?}", FileStore::new(&file)),
         format!("{event:?}"),
-        format!("{:?} {:?}", Strategy::Background { fraction: 0.5 }, Trust::System),
+        format!("{:?} {:?}", Strategy::Background { fraction: 0.5 }, RootCerts::System),
     ];
     for shown in shown {
         assert!(!shown.contains(SECRET) && !shown.contains("mb_rt_"), "{shown}");

@@ -6,7 +6,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use actix_rt::{Arbiter, System};
-use matchbook_client::{Credential, Error, Event, FileStore, Server, Session};
+use matchbook_client::{Client, Credentials, Error, Event, FileStore, Server};
 use tokio::sync::oneshot;
 
 use super::script::{Act, Asked, PATIENCE, Script};
@@ -17,26 +17,26 @@ use super::{
 /// What `GET path` comes to on a thread of its own.
 fn on_a_thread(
     server: &Server,
-    credential: &Credential,
+    credentials: &Credentials,
     path: &'static str,
 ) -> JoinHandle<Result<u16, Error>> {
-    let (server, credential) = (server.clone(), credential.clone());
+    let (server, credentials) = (server.clone(), credentials.clone());
     thread::spawn(move || {
-        System::new().block_on(async move { get(&Session::new(&server, credential), path).await })
+        System::new().block_on(async move { get(&Client::new(&server, credentials), path).await })
     })
 }
 
 /// Begins what a thread then leaves undone: it ends within it, like a process
 /// that is killed.
-async fn begun_and_left(script: &Script, credential: &Credential) {
-    let (server, credential) = (script.server(), credential.clone());
+async fn begun_and_left(script: &Script, credentials: &Credentials) {
+    let (server, credentials) = (script.server(), credentials.clone());
     let asked = script.refreshes() + 1;
     let (leave, left) = oneshot::channel();
     let leaving = thread::spawn(move || {
         System::new().block_on(async move {
-            let session = Session::new(&server, credential);
+            let client = Client::new(&server, credentials);
             tokio::select! {
-                _ = get(&session, "/user") => panic!("the refresh is held"),
+                _ = get(&client, "/user") => panic!("the refresh is held"),
                 _ = left => {}
             }
         });
@@ -49,15 +49,15 @@ async fn begun_and_left(script: &Script, credential: &Credential) {
 #[actix_rt::test]
 async fn what_triggers_a_refresh_is_the_token_that_failed_not_the_401() {
     let script = Script::start();
-    let session = logged_in(&script).await;
+    let client = logged_in(&script).await;
     script.on("/slow", [Act::Do.held()]);
     let slow = actix_rt::spawn({
-        let session = session.clone();
-        async move { get(&session, "/slow").await }
+        let client = client.clone();
+        async move { get(&client, "/slow").await }
     });
     script.until_asked("/slow", 1).await;
     script.expire();
-    assert_eq!(get(&session, "/user").await, Ok(200));
+    assert_eq!(get(&client, "/user").await, Ok(200));
     assert_eq!(script.refreshes(), 1);
 
     script.release();
@@ -72,7 +72,7 @@ async fn what_triggers_a_refresh_is_the_token_that_failed_not_the_401() {
 async fn where_the_store_holds_another_token_the_request_is_sent_again_without_a_refresh() {
     let (script, (_folder, file)) = (Script::start(), store());
     let one = logged_in_with(&script, on_file(&file)).await;
-    let other = Session::new(&script.server(), on_file(&file));
+    let other = Client::new(&script.server(), on_file(&file));
     assert_eq!(get(&other, "/other").await, Ok(200));
     script.expire();
     assert_eq!(get(&one, "/user").await, Ok(200));
@@ -88,7 +88,7 @@ async fn where_the_store_holds_another_token_the_request_is_sent_again_without_a
 async fn who_rests_after_a_failure_uses_the_tokens_that_another_process_got_meanwhile() {
     let (script, (_folder, file)) = (Script::start(), store());
     let one = logged_in_with(&script, on_file(&file)).await;
-    let other = Session::new(&script.server(), on_file(&file));
+    let other = Client::new(&script.server(), on_file(&file));
     script.expire();
     script.on("/refresh", [Act::json(429, "{}").with_header("retry-after", "60")]);
     assert!(is_transient(&get(&one, "/user").await));
@@ -100,7 +100,7 @@ async fn who_rests_after_a_failure_uses_the_tokens_that_another_process_got_mean
 #[actix_rt::test]
 async fn a_sign_in_in_another_process_is_found_in_the_store() {
     let (script, (_folder, file)) = (Script::start(), store());
-    let early = Session::new(&script.server(), on_file(&file));
+    let early = Client::new(&script.server(), on_file(&file));
     assert_eq!(get(&early, "/user").await, Err(Error::NotLoggedIn));
     let other = logged_in_with(&script, on_file(&file)).await;
     assert_eq!(get(&early, "/user").await, Ok(200));
@@ -111,18 +111,18 @@ async fn a_sign_in_in_another_process_is_found_in_the_store() {
 async fn however_many_requests_on_however_many_threads_meet_the_401_there_is_one_refresh() {
     const EACH: usize = 50;
     let script = Script::start();
-    let (credential, events) = noting();
-    let here = logged_in_with(&script, credential.clone()).await;
+    let (credentials, events) = noting();
+    let here = logged_in_with(&script, credentials.clone()).await;
     let arbiters: Vec<Arbiter> = (0..4).map(|_| Arbiter::new()).collect();
     for round in 1..=3 {
         script.expire();
         script.on("/refresh", [Act::Do.held()]);
         let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
         let fifty = {
-            let (server, credential) = (script.server(), credential.clone());
+            let (server, credentials) = (script.server(), credentials.clone());
             move || async move {
-                let session = Session::new(&server, credential);
-                let requests = (0..EACH).map(|_| get(&session, "/user"));
+                let client = Client::new(&server, credentials);
+                let requests = (0..EACH).map(|_| get(&client, "/user"));
                 for outcome in futures_util::future::join_all(requests).await {
                     sender.send(outcome).unwrap();
                 }
@@ -159,18 +159,18 @@ async fn however_many_requests_on_however_many_threads_meet_the_401_there_is_one
     assert_eq!(get(&here, "/user").await, Ok(200));
     let refreshed = |event: &&Event| matches!(event, Event::Refreshed { .. });
     assert_eq!(events.lock().unwrap().iter().filter(refreshed).count(), 3);
-    assert_eq!(here.credential().status().unwrap().refreshes, 3);
+    assert_eq!(here.credentials().status().unwrap().refreshes, 3);
 }
 
 #[actix_rt::test]
 async fn a_refresh_that_is_asked_for_joins_the_one_under_way() {
     let script = Script::start();
-    let session = logged_in(&script).await;
+    let client = logged_in(&script).await;
     script.on("/refresh", [Act::Do.held()]);
     let refreshes: Vec<_> = (0..10)
         .map(|_| {
-            let session = session.clone();
-            actix_rt::spawn(async move { session.refresh().await })
+            let client = client.clone();
+            actix_rt::spawn(async move { client.refresh().await })
         })
         .collect();
     script.until_asked("/refresh", 1).await;
@@ -179,7 +179,7 @@ async fn a_refresh_that_is_asked_for_joins_the_one_under_way() {
         assert_eq!(soon(refresh).await.unwrap(), Ok(()));
     }
     assert_eq!(script.refreshes(), 1);
-    session.refresh().await.unwrap();
+    client.refresh().await.unwrap();
     assert_eq!(script.refreshes(), 2, "a later one is another");
 }
 
@@ -204,12 +204,12 @@ async fn many_credentials_on_one_file_refresh_once() {
 #[actix_rt::test]
 async fn whoever_asked_for_a_refresh_may_give_up_and_the_others_get_its_outcome() {
     let script = Script::start();
-    let session = logged_in(&script).await;
+    let client = logged_in(&script).await;
     script.expire();
     script.on("/refresh", [Act::Do.held()]);
     let ask = |path: &'static str| {
-        let session = session.clone();
-        actix_rt::spawn(async move { get(&session, path).await })
+        let client = client.clone();
+        actix_rt::spawn(async move { get(&client, path).await })
     };
     let first = ask("/first");
     script.until_asked("/refresh", 1).await;
@@ -225,24 +225,24 @@ async fn whoever_asked_for_a_refresh_may_give_up_and_the_others_get_its_outcome(
 #[actix_rt::test]
 async fn a_thread_that_ends_within_a_refresh_leaves_nobody_waiting_and_nothing_lost() {
     let script = Script::start();
-    let session = logged_in(&script).await;
+    let client = logged_in(&script).await;
     script.expire();
     script.on("/refresh", [Act::Lose.held()]);
-    begun_and_left(&script, session.credential()).await;
+    begun_and_left(&script, client.credentials()).await;
     script.release();
-    assert_eq!(get_after_rest(&session, "/user").await, Ok(200));
+    assert_eq!(get_after_rest(&client, "/user").await, Ok(200));
     assert_eq!((script.trades(), script.reuses()), (1, 0));
 }
 
 #[actix_rt::test]
 async fn a_process_that_ends_within_a_refresh_leaves_no_other_waiting_and_nothing_lost() {
     let (script, (_folder, file)) = (Script::start(), store());
-    let session = logged_in_with(&script, on_file(&file)).await;
+    let client = logged_in_with(&script, on_file(&file)).await;
     script.expire();
     script.on("/refresh", [Act::Lose.held()]);
     begun_and_left(&script, &on_file(&file)).await;
     script.release();
-    assert_eq!(get_after_rest(&session, "/user").await, Ok(200));
+    assert_eq!(get_after_rest(&client, "/user").await, Ok(200));
     assert_eq!((script.trades(), script.reuses()), (1, 0));
     let keys: HashSet<_> = script.asked("/refresh").iter().map(Asked::key).collect();
     assert_eq!(keys.len(), 1, "the attempt that was left is repeated");
@@ -252,11 +252,11 @@ async fn a_process_that_ends_within_a_refresh_leaves_no_other_waiting_and_nothin
 /// access token.
 async fn sign_in_meanwhile(
     script: &Script,
-    session: &Session,
+    client: &Client,
 ) -> (actix_rt::task::JoinHandle<Result<(), Error>>, String) {
-    let (session, tokens) = (session.clone(), script.sign_in());
+    let (client, tokens) = (client.clone(), script.sign_in());
     let access = tokens.token.clone();
-    let signing_in = actix_rt::spawn(async move { session.log_in_with(tokens).await });
+    let signing_in = actix_rt::spawn(async move { client.log_in_with(tokens).await });
     let first = async {
         while !signing_in.is_finished() {
             actix_rt::task::yield_now().await;
@@ -270,23 +270,23 @@ async fn sign_in_meanwhile(
 #[actix_rt::test]
 async fn a_refusal_of_the_old_tokens_does_not_erase_those_of_a_new_sign_in() {
     let script = Script::start();
-    let session = logged_in(&script).await;
+    let client = logged_in(&script).await;
     script.expire();
     script.on("/refresh", [Act::invalid_grant().held()]);
     let old = actix_rt::spawn({
-        let session = session.clone();
-        async move { get(&session, "/old").await }
+        let client = client.clone();
+        async move { get(&client, "/old").await }
     });
     script.until_asked("/refresh", 1).await;
-    let (signing_in, new) = sign_in_meanwhile(&script, &session).await;
+    let (signing_in, new) = sign_in_meanwhile(&script, &client).await;
     script.release();
     assert_eq!(soon(signing_in).await.unwrap(), Ok(()));
     // What was asked as the old one may end or go on as the new one.
     let outcome = soon(old).await.unwrap();
     assert!(matches!(outcome, Err(Error::LoggedOut(_)) | Ok(200)), "{outcome:?}");
 
-    assert!(session.credential().is_logged_in());
-    assert_eq!(get(&session, "/user").await, Ok(200));
+    assert!(client.credentials().is_logged_in());
+    assert_eq!(get(&client, "/user").await, Ok(200));
     assert_eq!(script.asked("/user").last().unwrap().bearer(), Some(new));
     assert_eq!(script.refreshes(), 1);
 }
@@ -294,19 +294,19 @@ async fn a_refusal_of_the_old_tokens_does_not_erase_those_of_a_new_sign_in() {
 #[actix_rt::test]
 async fn a_grant_for_the_old_tokens_does_not_replace_those_of_a_new_sign_in() {
     let script = Script::start();
-    let session = logged_in(&script).await;
+    let client = logged_in(&script).await;
     script.expire();
     script.on("/refresh", [Act::Do.held()]);
     let old = actix_rt::spawn({
-        let session = session.clone();
-        async move { get(&session, "/old").await }
+        let client = client.clone();
+        async move { get(&client, "/old").await }
     });
     script.until_asked("/refresh", 1).await;
-    let (signing_in, new) = sign_in_meanwhile(&script, &session).await;
+    let (signing_in, new) = sign_in_meanwhile(&script, &client).await;
     script.release();
     assert_eq!(soon(signing_in).await.unwrap(), Ok(()));
     soon(old).await.unwrap().unwrap();
-    assert_eq!(get(&session, "/user").await, Ok(200));
+    assert_eq!(get(&client, "/user").await, Ok(200));
     assert_eq!(script.asked("/user").last().unwrap().bearer(), Some(new));
 }
 
@@ -318,14 +318,14 @@ async fn a_refusal_in_one_process_does_not_erase_a_new_sign_in_in_another() {
     script.on("/refresh", [Act::invalid_grant().held()]);
     let old = actix_rt::spawn(async move { get(&one, "/old").await });
     script.until_asked("/refresh", 1).await;
-    let other = Session::new(&script.server(), on_file(&file));
+    let other = Client::new(&script.server(), on_file(&file));
     let (signing_in, new) = sign_in_meanwhile(&script, &other).await;
     script.release();
     let outcome = soon(old).await.unwrap();
     assert!(matches!(outcome, Err(Error::LoggedOut(_)) | Ok(200)), "{outcome:?}");
     assert_eq!(soon(signing_in).await.unwrap(), Ok(()));
 
-    let third = Session::new(&script.server(), on_file(&file));
+    let third = Client::new(&script.server(), on_file(&file));
     assert_eq!(get(&third, "/user").await, Ok(200));
     assert_eq!(script.asked("/user").last().unwrap().bearer(), Some(new));
 }
@@ -333,25 +333,25 @@ async fn a_refusal_in_one_process_does_not_erase_a_new_sign_in_in_another() {
 #[actix_rt::test]
 async fn a_log_out_during_a_refresh_stays_logged_out() {
     let script = Script::start();
-    let session = logged_in(&script).await;
+    let client = logged_in(&script).await;
     script.expire();
     script.on("/refresh", [Act::Do.held()]);
     let refreshing = actix_rt::spawn({
-        let session = session.clone();
-        async move { get(&session, "/user").await }
+        let client = client.clone();
+        async move { get(&client, "/user").await }
     });
     script.until_asked("/refresh", 1).await;
     let ending = actix_rt::spawn({
-        let session = session.clone();
-        async move { session.log_out().await }
+        let client = client.clone();
+        async move { client.log_out().await }
     });
     actix_rt::time::sleep(Duration::from_millis(100)).await;
     script.release();
     // The request may have been answered before the end.
     let _ = soon(refreshing).await.unwrap();
     assert_eq!(soon(ending).await.unwrap(), Ok(()));
-    assert!(!session.credential().is_logged_in());
-    assert_eq!(get(&session, "/user").await, Err(Error::NotLoggedIn));
+    assert!(!client.credentials().is_logged_in());
+    assert_eq!(get(&client, "/user").await, Err(Error::NotLoggedIn));
 }
 
 /// Runs it on a thread, and fails where it does not end: a deadlock would hold
@@ -370,9 +370,9 @@ fn ends(work: impl FnOnce() + Send + 'static) {
 #[test]
 fn a_callback_may_ask_for_the_status_at_every_event() {
     ends(|| {
-        let own = Arc::new(OnceLock::<Credential>::new());
+        let own = Arc::new(OnceLock::<Credentials>::new());
         let seen = Arc::<Mutex<Vec<(String, bool)>>>::default();
-        let credential = Credential::builder()
+        let credentials = Credentials::builder()
             .on_event({
                 let (own, seen) = (own.clone(), seen.clone());
                 move |event| {
@@ -384,15 +384,15 @@ fn a_callback_may_ask_for_the_status_at_every_event() {
                 }
             })
             .build();
-        own.set(credential.clone()).unwrap();
+        own.set(credentials.clone()).unwrap();
         System::new().block_on(async move {
             let script = Script::start();
-            let session = logged_in_with(&script, credential).await;
+            let client = logged_in_with(&script, credentials).await;
             script.expire();
-            assert_eq!(get(&session, "/user").await, Ok(200));
+            assert_eq!(get(&client, "/user").await, Ok(200));
             script.expire();
             script.on("/refresh", [Act::invalid_grant()]);
-            assert!(matches!(get(&session, "/user").await, Err(Error::LoggedOut(_))));
+            assert!(matches!(get(&client, "/user").await, Err(Error::LoggedOut(_))));
         });
         let seen = seen.lock().unwrap();
         for (name, logged_in) in
@@ -407,18 +407,18 @@ fn a_callback_may_ask_for_the_status_at_every_event() {
 #[test]
 fn a_callback_may_wait_for_a_request_of_another_thread() {
     ends(|| {
-        let own = Arc::new(OnceLock::<(Server, Credential)>::new());
+        let own = Arc::new(OnceLock::<(Server, Credentials)>::new());
         let (waited, waits) = mpsc::channel();
-        let credential = Credential::builder()
+        let credentials = Credentials::builder()
             .on_event({
                 let own = own.clone();
                 move |event| {
-                    let Some((server, credential)) = own.get() else { return };
+                    let Some((server, credentials)) = own.get() else { return };
                     if matches!(
                         event,
                         Event::LoggedIn | Event::Refreshed { .. } | Event::LoggedOut(_)
                     ) {
-                        let outcome = on_a_thread(server, credential, "/callback");
+                        let outcome = on_a_thread(server, credentials, "/callback");
                         waited.send(outcome.join().unwrap()).unwrap();
                     }
                 }
@@ -426,13 +426,13 @@ fn a_callback_may_wait_for_a_request_of_another_thread() {
             .build();
         System::new().block_on(async move {
             let script = Script::start();
-            own.set((script.server(), credential.clone())).unwrap();
-            let session = logged_in_with(&script, credential).await;
+            own.set((script.server(), credentials.clone())).unwrap();
+            let client = logged_in_with(&script, credentials).await;
             script.expire();
-            assert_eq!(get(&session, "/user").await, Ok(200));
+            assert_eq!(get(&client, "/user").await, Ok(200));
             script.expire();
             script.on("/refresh", [Act::invalid_grant()]);
-            assert!(matches!(get(&session, "/user").await, Err(Error::LoggedOut(_))));
+            assert!(matches!(get(&client, "/user").await, Err(Error::LoggedOut(_))));
         });
         let waits: Vec<_> = waits.try_iter().collect();
         assert_eq!(waits, [Ok(200), Ok(200), Err(Error::NotLoggedIn)]);
@@ -442,24 +442,25 @@ fn a_callback_may_wait_for_a_request_of_another_thread() {
 #[actix_rt::test]
 async fn whoever_waits_gives_up_in_the_end_and_does_not_refresh_by_itself() {
     let script = Script::start();
-    let patience = Duration::from_millis(300);
-    let session = logged_in_with(&script, Credential::builder().patience(patience).build()).await;
+    let wait_timeout = Duration::from_millis(300);
+    let client =
+        logged_in_with(&script, Credentials::builder().wait_timeout(wait_timeout).build()).await;
     script.expire();
     script.on("/refresh", [Act::Do.held()]);
     let first = actix_rt::spawn({
-        let session = session.clone();
-        async move { get(&session, "/first").await }
+        let client = client.clone();
+        async move { get(&client, "/first").await }
     });
     script.until_asked("/refresh", 1).await;
     let asked = Instant::now();
-    let outcome = soon(get(&session, "/second")).await;
+    let outcome = soon(get(&client, "/second")).await;
     assert!(is_transient(&outcome), "{outcome:?}");
     assert!(asked.elapsed() >= Duration::from_millis(250), "it waited: {:?}", asked.elapsed());
     assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
     assert_eq!(script.refreshes(), 1, "it did not refresh by itself");
     script.release();
     let _ = soon(first).await.unwrap();
-    assert_eq!(get_after_rest(&session, "/second").await, Ok(200));
+    assert_eq!(get_after_rest(&client, "/second").await, Ok(200));
     assert_eq!((script.refreshes(), script.reuses()), (1, 0), "what came late was kept");
 }
 
@@ -467,9 +468,10 @@ async fn whoever_waits_gives_up_in_the_end_and_does_not_refresh_by_itself() {
 async fn a_process_that_waits_for_another_gives_up_in_the_end_and_does_not_refresh_by_itself() {
     let (script, (_folder, file)) = (Script::start(), store());
     let one = logged_in_with(&script, on_file(&file)).await;
-    let patience = Duration::from_millis(300);
-    let other = Credential::builder().store(FileStore::new(&file)).patience(patience).build();
-    let other = Session::new(&script.server(), other);
+    let wait_timeout = Duration::from_millis(300);
+    let other =
+        Credentials::builder().store(FileStore::new(&file)).wait_timeout(wait_timeout).build();
+    let other = Client::new(&script.server(), other);
     assert_eq!(get(&other, "/user").await, Ok(200));
     script.expire();
     script.on("/refresh", [Act::Do.held()]);
@@ -489,35 +491,35 @@ async fn a_process_that_waits_for_another_gives_up_in_the_end_and_does_not_refre
 #[actix_rt::test]
 async fn what_one_user_has_begun_is_not_sent_again_as_another() {
     let script = Script::start();
-    let session = logged_in(&script).await;
+    let client = logged_in(&script).await;
     script.on("/transfer", [Act::say(401, "text/plain", "").held()]);
     let transfer = actix_rt::spawn({
-        let session = session.clone();
-        async move { session.post("/transfer").body("all of it").send().await.map(|_| ()) }
+        let client = client.clone();
+        async move { client.post("/transfer").body("all of it").send().await.map(|_| ()) }
     });
     script.until_asked("/transfer", 1).await;
-    session.log_in_with(script.sign_in()).await.unwrap();
+    client.log_in_with(script.sign_in()).await.unwrap();
     script.release();
-    assert_eq!(soon(transfer).await.unwrap(), Err(Error::OtherSignIn));
+    assert_eq!(soon(transfer).await.unwrap(), Err(Error::SupersededByLogin));
     assert_eq!(script.asked("/transfer").len(), 1);
-    assert_eq!(get(&session, "/user").await, Ok(200));
+    assert_eq!(get(&client, "/user").await, Ok(200));
 }
 
 #[actix_rt::test]
 async fn a_logout_reaches_the_server_also_when_the_file_is_gone() {
     let (script, (_folder, file)) = (Script::start(), store());
-    let session = logged_in_with(&script, on_file(&file)).await;
+    let client = logged_in_with(&script, on_file(&file)).await;
     std::fs::remove_file(&file).unwrap();
-    session.log_out().await.unwrap();
+    client.log_out().await.unwrap();
     assert_eq!(script.asked("/logout").len(), 1);
-    assert!(!session.credential().is_logged_in());
+    assert!(!client.credentials().is_logged_in());
 }
 
 #[actix_rt::test]
 async fn tokens_that_others_left_in_the_store_may_have_expired_as_well() {
     let (script, (_folder, file)) = (Script::start(), store());
     let first = logged_in_with(&script, on_file(&file)).await;
-    Session::new(&script.server(), on_file(&file)).refresh().await.unwrap();
+    Client::new(&script.server(), on_file(&file)).refresh().await.unwrap();
     script.expire();
     assert_eq!(get(&first, "/user").await, Ok(200));
     assert_eq!((script.refreshes(), script.reuses()), (2, 0));

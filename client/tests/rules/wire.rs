@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use matchbook_client::{Credential, Server, Session, TokenResponse, Trust};
+use matchbook_client::{Client, Credentials, RootCerts, Server, TokenResponse};
 use openssl::asn1::Asn1Time;
 use openssl::bn::BigNum;
 use openssl::ec::{EcGroup, EcKey};
@@ -99,19 +99,19 @@ impl Wire {
     }
 
     /// A session with tokens at the plain server.
-    pub(crate) async fn session(&self, timeout: Duration) -> Session {
-        session(&format!("http://{}", self.address), &Trust::System, timeout).await
+    pub(crate) async fn client(&self, timeout: Duration) -> Client {
+        client(&format!("http://{}", self.address), &RootCerts::System, timeout).await
     }
 }
 
 /// A session with tokens at any URL.
-pub(crate) async fn session(url: &str, trust: &Trust, timeout: Duration) -> Session {
+pub(crate) async fn client(url: &str, trust: &RootCerts, timeout: Duration) -> Client {
     let server = Server::new(url, trust, timeout).unwrap();
-    let session = Session::new(&server, Credential::default());
+    let client = Client::new(&server, Credentials::default());
     let tokens =
         TokenResponse { token: "access".into(), refresh_token: "refresh".into(), expires_in: 60 };
-    session.log_in_with(tokens).await.unwrap();
-    session
+    client.log_in_with(tokens).await.unwrap();
+    client
 }
 
 fn converse(

@@ -1,12 +1,12 @@
 //! What the refreshing client costs a request that needs no refresh: requests
-//! by `matchbook_client::Session` and by plain awc, in turn, to one small server.
+//! by `matchbook_client::Client` and by plain awc, in turn, to one small server.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use clap::Parser;
-use matchbook_client::{Credential, Server, Session, TokenResponse, Trust};
+use matchbook_client::{Client, Credentials, RootCerts, Server, TokenResponse};
 
 /// Rounds of requests by the client and by plain awc, and how they compare.
 #[derive(Parser)]
@@ -26,8 +26,8 @@ struct Arguments {
 async fn main() -> ExitCode {
     let Arguments { rounds, requests, least } = Arguments::parse();
     let url = start_server();
-    let server = Server::new(&url, &Trust::System, Duration::from_secs(10)).unwrap();
-    let session = Session::new(&server, Credential::default());
+    let server = Server::new(&url, &RootCerts::System, Duration::from_secs(10)).unwrap();
+    let session = Client::new(&server, Credentials::default());
     let token = "t".repeat(700);
     let tokens =
         TokenResponse { token: token.clone(), refresh_token: "r".to_owned(), expires_in: 3600 };

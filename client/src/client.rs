@@ -10,60 +10,60 @@ use bytes::Bytes;
 use matchbook_shared::{Reason, RevokedSessions, TokenResponse};
 use tracing::Instrument;
 
-use crate::credential::{Granted, Held, Landing, Outcome, Step, Strategy};
+use crate::credentials::{Granted, Held, Landing, Outcome, Step, Strategy};
 use crate::refresh::{Found, in_store, refresh};
 use crate::server::{Server, read};
-use crate::store::{StoreLock, Stored};
+use crate::store::{StoreGuard, StoredTokens};
 use crate::transport::{Http, Outgoing, Response};
-use crate::{Credential, Error, Event, Request, background, protocol};
+use crate::{Credentials, Error, Event, Request, background, protocol};
 
 /// A stream is sent only with an access token that has more than this fraction
 /// of its life left.
 const FRESH_ENOUGH: f64 = 0.8;
 
-/// A thread's way to the server, logged in as its [`Credential`] says.
+/// A thread's way to the server, logged in as its [`Credentials`] says.
 #[derive(Debug, Clone)]
-pub struct Session {
+pub struct Client {
     server: Server,
     http: Http,
-    credential: Credential,
+    credentials: Credentials,
 }
 
-impl Session {
+impl Client {
     /// A session for this thread. Threads that are to share tokens are given
-    /// clones of one `credential`.
+    /// clones of one `credentials`.
     #[must_use]
-    pub fn new(server: &Server, credential: Credential) -> Self {
-        Self::made_of(server.clone(), server.http(), credential)
+    pub fn new(server: &Server, credentials: Credentials) -> Self {
+        Self::from_parts(server.clone(), server.http(), credentials)
     }
 
     /// The same connections with the tokens of another sign-in.
     #[must_use]
-    pub fn with(&self, credential: Credential) -> Self {
-        Self::made_of(self.server.clone(), self.http.clone(), credential)
+    pub fn with_credentials(&self, credentials: Credentials) -> Self {
+        Self::from_parts(self.server.clone(), self.http.clone(), credentials)
     }
 
-    fn made_of(server: Server, http: Http, credential: Credential) -> Self {
-        let session = Self { server, http, credential };
-        background::start(&session);
-        session
+    fn from_parts(server: Server, http: Http, credentials: Credentials) -> Self {
+        let client = Self { server, http, credentials };
+        background::start(&client);
+        client
     }
 
     /// What it is made of with the tokens left out: makes it again while
     /// somebody else holds those.
     pub(crate) fn downgrade(&self) -> impl Fn() -> Option<Self> + use<> {
         let (server, http) = (self.server.clone(), self.http.clone());
-        let credential = self.credential.downgrade();
+        let credentials = self.credentials.downgrade();
         move || {
-            let credential = credential()?;
-            Some(Self { server: server.clone(), http: http.clone(), credential })
+            let credentials = credentials()?;
+            Some(Self { server: server.clone(), http: http.clone(), credentials })
         }
     }
 
     /// The tokens that it sends with.
     #[must_use]
-    pub fn credential(&self) -> &Credential {
-        &self.credential
+    pub fn credentials(&self) -> &Credentials {
+        &self.credentials
     }
 
     /// Registers a guest and logs in as it; whoever was logged in before is not
@@ -79,25 +79,25 @@ impl Session {
         let registered = self.get_alone("/register", true).await?;
         let user: String = read(&self.server, registered, &[]).await?;
         let query = serde_urlencoded::to_string([("userId", &user)]);
-        let query = query.map_err(|error| Error::Unexpected(error.to_string()))?;
+        let query = query.map_err(|error| Error::UnexpectedResponse(error.to_string()))?;
         let sent_at = Instant::now();
         let token = self.get_alone(&format!("/token?{query}"), false).await?;
         let tokens: TokenResponse = read(&self.server, token, &[&user]).await?;
         let before = self.before().await;
-        self.take(place, Granted::at_sign_in(tokens, Some(sent_at))).await?;
+        self.take(place, Granted::from_login(tokens, Some(sent_at))).await?;
         self.end_session_before(before).await;
         Ok(())
     }
 
     /// The newest tokens of the sign-in before, where there was one.
-    async fn before(&self) -> Option<Stored> {
-        let held = self.credential.in_memory().map(|held| held.tokens.clone());
-        self.credential.read().await.ok().flatten().or(held)
+    async fn before(&self) -> Option<StoredTokens> {
+        let held = self.credentials.in_memory().map(|held| held.tokens.clone());
+        self.credentials.read().await.ok().flatten().or(held)
     }
 
     /// Ends the session of a sign-in that another has replaced: nobody holds its tokens
     /// any more. A failure ends nothing else, and the session lives until it is idle.
-    async fn end_session_before(&self, before: Option<Stored>) {
+    async fn end_session_before(&self, before: Option<StoredTokens>) {
         let Some(before) = before else { return };
         let mut events = Vec::new();
         let note = |event| events.push(event);
@@ -105,7 +105,7 @@ impl Session {
             tracing::warn!("the session of the log-in before is not ended: {error}");
         }
         for event in &events {
-            self.credential.tell(event);
+            self.credentials.tell(event);
         }
     }
 
@@ -122,7 +122,7 @@ impl Session {
     /// When they cannot be stored.
     pub async fn log_in_with(&self, tokens: TokenResponse) -> Result<(), Error> {
         let place = self.place().await?;
-        let granted = Granted::at_sign_in(tokens, None);
+        let granted = Granted::from_login(tokens, None);
         let before = self.before().await;
         let before =
             before.filter(|held| protocol::differ_in_session(&self.server, held, &granted.tokens));
@@ -139,20 +139,20 @@ impl Session {
     }
 
     /// The turn to change the tokens, and the lock of the store.
-    async fn place(&self) -> Result<(Landing, Option<StoreLock>), Error> {
-        let landing = self.credential.my_turn().await?;
-        Ok((landing, self.credential.lock_store().await?))
+    async fn place(&self) -> Result<(Landing, Option<StoreGuard>), Error> {
+        let landing = self.credentials.my_turn().await?;
+        Ok((landing, self.credentials.lock_store().await?))
     }
 
     async fn take(
         &self,
-        (landing, mut lock): (Landing, Option<StoreLock>),
+        (landing, mut lock): (Landing, Option<StoreGuard>),
         granted: Granted,
     ) -> Result<(), Error> {
-        self.credential.write(&mut lock, Some(granted.tokens.clone())).await?;
+        self.credentials.write(&mut lock, Some(granted.tokens.clone())).await?;
         drop(lock);
         landing.land(Ok(Arc::new(granted)));
-        self.credential.tell(&Event::LoggedIn);
+        self.credentials.tell(&Event::LoggedIn);
         Ok(())
     }
 
@@ -161,7 +161,7 @@ impl Session {
     /// # Errors
     /// Those of a request that met a `401`.
     pub async fn refresh(&self) -> Result<(), Error> {
-        let held = self.credential.held().await?;
+        let held = self.credentials.held().await?;
         self.renew(&held).await.map(|_| ())
     }
 
@@ -172,7 +172,7 @@ impl Session {
     /// When the server did not say that the session has ended: the tokens are
     /// kept, so that it can be tried again.
     pub async fn log_out(&self) -> Result<(), Error> {
-        match self.credential.held().await {
+        match self.credentials.held().await {
             Err(Error::NotLoggedIn) => Ok(()),
             Err(error) => Err(error),
             Ok(_) => self.log_out_of(None).await,
@@ -180,20 +180,20 @@ impl Session {
     }
 
     /// Logs out, unless somebody has logged in since the sign-in that is named.
-    async fn log_out_of(&self, sign_in: Option<&str>) -> Result<(), Error> {
+    async fn log_out_of(&self, login_id: Option<&str>) -> Result<(), Error> {
         let mut events = Vec::new();
         let (landing, mut lock) = self.place().await?;
-        let ended = self.end(sign_in, &mut lock, &mut events).await;
+        let ended = self.end(login_id, &mut lock, &mut events).await;
         drop(lock);
         match &ended {
             Ok(()) => landing.land(Err(Error::LoggedOut(Some(Reason::LoggedOut)))),
             Err(error) => landing.land(Err(error.clone())),
         }
         for event in &events {
-            self.credential.tell(event);
+            self.credentials.tell(event);
         }
         match ended {
-            Err(Error::NotLoggedIn | Error::OtherSignIn) => Ok(()),
+            Err(Error::NotLoggedIn | Error::SupersededByLogin) => Ok(()),
             ended => ended,
         }
     }
@@ -201,22 +201,22 @@ impl Session {
     /// Ends the session of the newest tokens, and erases them.
     async fn end(
         &self,
-        sign_in: Option<&str>,
-        lock: &mut Option<StoreLock>,
+        login_id: Option<&str>,
+        lock: &mut Option<StoreGuard>,
         events: &mut Vec<Event>,
     ) -> Result<(), Error> {
-        let held = self.credential.in_memory().ok_or(Error::NotLoggedIn)?;
-        let newest = match in_store(&held, &self.credential, lock).await {
+        let held = self.credentials.in_memory().ok_or(Error::NotLoggedIn)?;
+        let newest = match in_store(&held, &self.credentials, lock).await {
             Ok(Found::TheRefused(newest) | Found::Others(newest)) => newest,
             // Whether the server knows is another question.
             Err(Error::NotLoggedIn) => held.tokens.clone(),
             Err(error) => return Err(error),
         };
-        if sign_in.is_some_and(|sign_in| sign_in != newest.sign_in) {
-            return Err(Error::OtherSignIn);
+        if login_id.is_some_and(|login_id| login_id != newest.login_id) {
+            return Err(Error::SupersededByLogin);
         }
         protocol::log_out(&self.server, &self.http, &newest, |event| events.push(event)).await?;
-        self.credential.write(lock, None).await?;
+        self.credentials.write(lock, None).await?;
         events.push(Event::LoggedOut(Some(Reason::LoggedOut)));
         Ok(())
     }
@@ -229,19 +229,19 @@ impl Session {
     /// [`Error::Invalid`] where it is not spoken to as a Matchbook server.
     pub async fn log_out_everywhere(&self) -> Result<usize, Error> {
         self.needs_matchbook("a list of sessions")?;
-        let held = self.credential.held().await?;
+        let held = self.credentials.held().await?;
         let response = self.delete("/sessions").send().await?;
-        let newest = self.credential.in_memory().unwrap_or_else(|| held.clone());
+        let newest = self.credentials.in_memory().unwrap_or_else(|| held.clone());
         let mut secrets = protocol::secrets(&self.server, &held.tokens);
         secrets.extend(protocol::secrets(&self.server, &newest.tokens));
         let RevokedSessions { ended } = read(&self.server, response, &secrets).await?;
         // What the server has ended is forgotten here; a sign-in since then is not.
-        self.log_out_of(Some(&held.tokens.sign_in)).await?;
+        self.log_out_of(Some(&held.tokens.login_id)).await?;
         Ok(ended)
     }
 
     /// A request with this method to a path of the server, or to a whole URL of
-    /// an origin that [`Server::send_to`] names.
+    /// an origin that [`Server::allow_origin`] names.
     pub fn request(&self, method: Method, target: &str) -> Request {
         Request::new(self.clone(), method, self.server.bearer_target(target))
     }
@@ -284,7 +284,7 @@ impl Session {
             authorization: None,
             repeatable,
         };
-        let tell = |event: &dyn Fn() -> Event| self.credential.tell_of(event);
+        let tell = |event: &dyn Fn() -> Event| self.credentials.tell_of(event);
         let response = self.http.send(&outgoing, Bytes::new(), tell).await;
         response.map(|response| response.timeout(self.server.timeout()))
     }
@@ -292,8 +292,8 @@ impl Session {
     /// The tokens to send with, refreshed before where the strategy or a body
     /// that cannot be sent twice wants that.
     pub(crate) async fn ready(&self, replayable: bool) -> Outcome {
-        let held = self.credential.held().await?;
-        let due_in = match self.credential.strategy() {
+        let held = self.credentials.held().await?;
+        let due_in = match self.credentials.strategy() {
             // How old it is is not known, nor how long it lives: better safe.
             _ if !replayable => held.due_in(1.0 - FRESH_ENOUGH).unwrap_or(Duration::ZERO),
             Strategy::Proactive { fraction } => held.due_in(fraction).unwrap_or(Duration::MAX),
@@ -308,7 +308,7 @@ impl Session {
             renewed => renewed,
         };
         match renewed {
-            Err(error @ (Error::LoggedOut(_) | Error::NotLoggedIn | Error::OtherSignIn)) => {
+            Err(error @ (Error::LoggedOut(_) | Error::NotLoggedIn | Error::SupersededByLogin)) => {
                 Err(error)
             }
             // It is good for a while yet.
@@ -321,26 +321,26 @@ impl Session {
     pub(crate) async fn renew(&self, refused: &Held) -> Outcome {
         // The thread that had this task may be gone.
         background::start(self);
-        let patience = self.credential.patience();
-        let renewed = match self.credential.after_refusal(refused)? {
+        let wait_timeout = self.credentials.wait_timeout();
+        let renewed = match self.credentials.after_refusal(refused)? {
             Step::Resend(held) => Ok(held),
-            Step::Rest(error) => self.credential.adopt(refused).await.ok_or(error),
-            Step::Wait(flight) => flight.outcome(patience).await,
+            Step::Rest(error) => self.credentials.adopt(refused).await.ok_or(error),
+            Step::Wait(flight) => flight.outcome(wait_timeout).await,
             Step::Refresh(held, landing, flight) => {
                 // On a task of its own: whoever asked for it may give up, but
                 // what the server has rotated must be kept.
-                let span = tracing::info_span!("refresh", generation = held.tokens.refreshes);
+                let span = tracing::info_span!("refresh", generation = held.tokens.generation);
                 let (server, http) = (self.server.clone(), self.http.clone());
-                let turn = refresh(server, http, held, landing, self.credential.clone());
+                let turn = refresh(server, http, held, landing, self.credentials.clone());
                 actix_rt::spawn(turn.instrument(span));
-                flight.outcome(patience).await
+                flight.outcome(wait_timeout).await
             }
         }?;
         // What one user has begun is not sent again as another one.
-        if renewed.tokens.sign_in == refused.tokens.sign_in {
+        if renewed.tokens.login_id == refused.tokens.login_id {
             Ok(renewed)
         } else {
-            Err(Error::OtherSignIn)
+            Err(Error::SupersededByLogin)
         }
     }
 }

@@ -14,7 +14,7 @@ use matchbook_shared::TokenResponse;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::store::{StoreLock, Stored, TokenStore};
+use crate::store::{StoreGuard, StoredTokens, TokenStore};
 use crate::{Error, Event};
 
 /// How long a request waits for its tokens, unless told otherwise.
@@ -51,7 +51,7 @@ pub enum Strategy {
         fraction: f64,
     },
     /// By a task of its own when this fraction is over, whether or not there are
-    /// requests. It runs on the thread of a [`crate::Session`].
+    /// requests. It runs on the thread of a [`crate::Client`].
     Background {
         /// Of the lifetime.
         fraction: f64,
@@ -76,11 +76,11 @@ pub struct Status {
 
 /// The tokens of one sign-in. Clones share them, across threads. Empty at first.
 #[derive(Clone)]
-pub struct Credential(Arc<Inner>);
+pub struct Credentials(Arc<Inner>);
 
-/// What a [`Credential`] is made with.
+/// What a [`Credentials`] is made with.
 #[must_use]
-pub struct Builder(Settings);
+pub struct CredentialsBuilder(Settings);
 
 type Hook = Arc<dyn Fn(&Event) + Send + Sync>;
 
@@ -88,7 +88,7 @@ struct Settings {
     store: Option<Arc<dyn TokenStore>>,
     strategy: Strategy,
     hook: Option<Hook>,
-    patience: Duration,
+    wait_timeout: Duration,
     body_limit: usize,
     retries: u32,
 }
@@ -124,7 +124,7 @@ pub(crate) type Outcome = Result<Held, Error>;
 
 /// Tokens, and what this process knows of them.
 pub(crate) struct Granted {
-    pub(crate) tokens: Stored,
+    pub(crate) tokens: StoredTokens,
     /// When the request was sent that they answer; unknown of what was read from
     /// a store.
     sent_at: Option<Instant>,
@@ -138,7 +138,7 @@ pub(crate) struct Granted {
 }
 
 impl Granted {
-    fn new(tokens: Stored, sent_at: Option<Instant>, replaces: Option<String>) -> Self {
+    fn new(tokens: StoredTokens, sent_at: Option<Instant>, replaces: Option<String>) -> Self {
         let bearer = HeaderValue::try_from(format!("Bearer {}", tokens.access_token)).ok();
         let bearer = bearer.map(|mut bearer| {
             bearer.set_sensitive(true);
@@ -153,40 +153,40 @@ impl Granted {
     }
 
     /// Whether `stored` are those that these came in place of.
-    pub(crate) fn succeed(&self, stored: &Stored) -> bool {
-        self.replaces.is_some() && self.replaces == stored.attempt_key
+    pub(crate) fn succeed(&self, stored: &StoredTokens) -> bool {
+        self.replaces.is_some() && self.replaces == stored.idempotency_key
     }
 
     /// What a sign-in grants to a request sent at `sent_at`.
-    pub(crate) fn at_sign_in(tokens: TokenResponse, sent_at: Option<Instant>) -> Self {
-        let tokens = Stored {
+    pub(crate) fn from_login(tokens: TokenResponse, sent_at: Option<Instant>) -> Self {
+        let tokens = StoredTokens {
             access_token: tokens.token,
             refresh_token: tokens.refresh_token,
             expires_in: Some(tokens.expires_in),
-            attempt_key: None,
-            refreshes: 0,
-            sign_in: Uuid::new_v4().to_string(),
+            idempotency_key: None,
+            generation: 0,
+            login_id: Uuid::new_v4().to_string(),
         };
         Self::new(tokens, sent_at, None)
     }
 
     /// What a refresh of `before`, sent at `sent_at`, grants.
     pub(crate) fn succeeding(
-        before: &Stored,
+        before: &StoredTokens,
         access_token: String,
         refresh_token: String,
         expires_in: Option<u64>,
         sent_at: Instant,
     ) -> Self {
-        let tokens = Stored {
+        let tokens = StoredTokens {
             access_token,
             refresh_token,
             expires_in,
-            attempt_key: None,
-            refreshes: before.refreshes.saturating_add(1),
-            sign_in: before.sign_in.clone(),
+            idempotency_key: None,
+            generation: before.generation.saturating_add(1),
+            login_id: before.login_id.clone(),
         };
-        let replaces = before.attempt_key.clone();
+        let replaces = before.idempotency_key.clone();
         Self::new(tokens, Some(sent_at), replaces)
     }
 
@@ -214,8 +214,8 @@ impl Granted {
     }
 }
 
-impl From<Stored> for Granted {
-    fn from(tokens: Stored) -> Self {
+impl From<StoredTokens> for Granted {
+    fn from(tokens: StoredTokens) -> Self {
         Self::new(tokens, None, None)
     }
 }
@@ -246,18 +246,18 @@ pub(crate) struct Flight(watch::Receiver<Option<Outcome>>);
 /// A change of the tokens as seen by whoever carries it out. Dropped without an
 /// outcome, it tells those who wait that there was none.
 pub(crate) struct Landing {
-    credential: Credential,
+    credentials: Credentials,
     announce: watch::Sender<Option<Outcome>>,
     landed: bool,
 }
 
-impl Default for Credential {
+impl Default for Credentials {
     fn default() -> Self {
         Self::builder().build()
     }
 }
 
-impl Builder {
+impl CredentialsBuilder {
     /// Keeps the tokens in `store` as well as in memory. Tokens that are there
     /// already are used; whoever else uses it takes turns with this process.
     pub fn store(mut self, store: impl TokenStore) -> Self {
@@ -281,8 +281,8 @@ impl Builder {
 
     /// How long a request waits for tokens that others are refreshing. By
     /// default 30 seconds.
-    pub fn patience(mut self, patience: Duration) -> Self {
-        self.0.patience = patience;
+    pub fn wait_timeout(mut self, wait_timeout: Duration) -> Self {
+        self.0.wait_timeout = wait_timeout;
         self
     }
 
@@ -301,8 +301,8 @@ impl Builder {
 
     /// The credential; nothing is read or sent before it is used.
     #[must_use]
-    pub fn build(self) -> Credential {
-        Credential(Arc::new(Inner {
+    pub fn build(self) -> Credentials {
+        Credentials(Arc::new(Inner {
             settings: self.0,
             shared: Mutex::default(),
             kept: AtomicBool::new(false),
@@ -311,14 +311,14 @@ impl Builder {
     }
 }
 
-impl Credential {
+impl Credentials {
     /// A credential with settings other than the defaults.
-    pub fn builder() -> Builder {
-        Builder(Settings {
+    pub fn builder() -> CredentialsBuilder {
+        CredentialsBuilder(Settings {
             store: None,
             strategy: Strategy::default(),
             hook: None,
-            patience: PATIENCE,
+            wait_timeout: PATIENCE,
             body_limit: BODY_LIMIT,
             retries: RETRIES,
         })
@@ -338,7 +338,7 @@ impl Credential {
         Some(Status {
             lifetime: held.lifetime(),
             remaining: held.remaining(),
-            refreshes: held.tokens.refreshes,
+            refreshes: held.tokens.generation,
             age: shared.since.map(|since| since.elapsed()).unwrap_or_default(),
         })
     }
@@ -347,8 +347,8 @@ impl Credential {
         self.0.settings.strategy
     }
 
-    pub(crate) fn patience(&self) -> Duration {
-        self.0.settings.patience
+    pub(crate) fn wait_timeout(&self) -> Duration {
+        self.0.settings.wait_timeout
     }
 
     pub(crate) fn body_limit(&self) -> usize {
@@ -430,7 +430,7 @@ impl Credential {
             match turn {
                 Turn::Mine(landing) => return Ok(landing),
                 Turn::Theirs(flight) => {
-                    let left = self.patience().saturating_sub(asked.elapsed());
+                    let left = self.wait_timeout().saturating_sub(asked.elapsed());
                     if timeout(left, flight.ended()).await.is_err() {
                         return Err(out_of_patience());
                     }
@@ -445,7 +445,7 @@ impl Credential {
         }
         let (announce, turn) = watch::channel(None);
         shared.turn = Some(turn);
-        Turn::Mine(Landing { credential: self.clone(), announce, landed: false })
+        Turn::Mine(Landing { credentials: self.clone(), announce, landed: false })
     }
 
     /// Decides what to do about an access token that the server refused.
@@ -478,13 +478,13 @@ impl Credential {
     }
 
     /// Takes the lock of the store, where there is one.
-    pub(crate) async fn lock_store(&self) -> Result<Option<StoreLock>, Error> {
-        let patience = self.patience();
-        self.with_store(move |store| store.lock(patience)).await
+    pub(crate) async fn lock_store(&self) -> Result<Option<StoreGuard>, Error> {
+        let wait_timeout = self.wait_timeout();
+        self.with_store(move |store| store.lock(wait_timeout)).await
     }
 
     /// What the store holds; nothing where there is no store.
-    pub(crate) async fn read(&self) -> Result<Option<Stored>, Error> {
+    pub(crate) async fn read(&self) -> Result<Option<StoredTokens>, Error> {
         Ok(self.with_store(TokenStore::read).await?.flatten())
     }
 
@@ -492,8 +492,8 @@ impl Credential {
     /// write cannot be called off, and is under the lock for as long as it takes.
     pub(crate) async fn write(
         &self,
-        lock: &mut Option<StoreLock>,
-        tokens: Option<Stored>,
+        lock: &mut Option<StoreGuard>,
+        tokens: Option<StoredTokens>,
     ) -> Result<(), Error> {
         let taken = lock.take();
         let written = self.with_store(move |store| {
@@ -529,7 +529,7 @@ impl Credential {
 
     fn hold(&self, shared: &mut Shared, held: Option<Held>) {
         let goes_on =
-            shared.held.is_some() && held.as_ref().is_some_and(|held| held.tokens.refreshes > 0);
+            shared.held.is_some() && held.as_ref().is_some_and(|held| held.tokens.generation > 0);
         if !goes_on {
             shared.since = held.as_ref().map(|held| held.sent_at.unwrap_or_else(Instant::now));
         }
@@ -544,9 +544,9 @@ impl Credential {
 }
 
 /// No token is shown.
-impl fmt::Debug for Credential {
+impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credential").field("logged_in", &self.is_logged_in()).finish()
+        f.debug_struct("Credentials").field("logged_in", &self.is_logged_in()).finish()
     }
 }
 
@@ -555,9 +555,9 @@ pub(crate) fn out_of_patience() -> Error {
 }
 
 impl Flight {
-    /// The outcome, waited for no longer than `patience`.
-    pub(crate) async fn outcome(mut self, patience: Duration) -> Outcome {
-        match timeout(patience, self.0.wait_for(Option::is_some)).await.map(Result::ok) {
+    /// The outcome, waited for no longer than `wait_timeout`.
+    pub(crate) async fn outcome(mut self, wait_timeout: Duration) -> Outcome {
+        match timeout(wait_timeout, self.0.wait_for(Option::is_some)).await.map(Result::ok) {
             Err(_) => Err(out_of_patience()),
             Ok(outcome) => match outcome.as_deref() {
                 Some(Some(outcome)) => outcome.clone(),
@@ -582,10 +582,10 @@ impl Landing {
             Err(Error::LoggedOut(_) | Error::NotLoggedIn) => Some(None),
             Err(_) => None,
         };
-        self.announce(outcome, |credential, shared| {
+        self.announce(outcome, |credentials, shared| {
             if let Some(held) = held {
                 shared.rest = None;
-                credential.hold(shared, held);
+                credentials.hold(shared, held);
             }
         });
     }
@@ -610,9 +610,9 @@ impl Landing {
 
     /// Changes what is shared and gives the turn away, in one step: nobody may
     /// take the outcome of this turn for that of the next one.
-    fn announce(mut self, outcome: Outcome, change: impl FnOnce(&Credential, &mut Shared)) {
-        let mut shared = self.credential.lock();
-        change(&self.credential, &mut shared);
+    fn announce(mut self, outcome: Outcome, change: impl FnOnce(&Credentials, &mut Shared)) {
+        let mut shared = self.credentials.lock();
+        change(&self.credentials, &mut shared);
         shared.turn = None;
         drop(shared);
         self.landed = true;
@@ -623,7 +623,7 @@ impl Landing {
 impl Drop for Landing {
     fn drop(&mut self) {
         if !self.landed {
-            self.credential.lock().turn = None;
+            self.credentials.lock().turn = None;
         }
     }
 }
@@ -640,18 +640,18 @@ mod tests {
             refresh_token: format!("{name}-r"),
             expires_in: 60,
         };
-        Arc::new(Granted::at_sign_in(tokens, Some(Instant::now())))
+        Arc::new(Granted::from_login(tokens, Some(Instant::now())))
     }
 
-    async fn logged_in() -> (Credential, Held) {
-        let credential = Credential::default();
-        credential.my_turn().await.unwrap().land(Ok(granted("first")));
-        let held = credential.in_memory().unwrap();
-        (credential, held)
+    async fn logged_in() -> (Credentials, Held) {
+        let credentials = Credentials::default();
+        credentials.my_turn().await.unwrap().land(Ok(granted("first")));
+        let held = credentials.in_memory().unwrap();
+        (credentials, held)
     }
 
-    fn refresh(credential: &Credential, refused: &Held) -> (Landing, Flight) {
-        match credential.after_refusal(refused).unwrap() {
+    fn refresh(credentials: &Credentials, refused: &Held) -> (Landing, Flight) {
+        match credentials.after_refusal(refused).unwrap() {
             Step::Refresh(_, landing, flight) => (landing, flight),
             _ => panic!("the first to ask refreshes"),
         }
@@ -659,9 +659,9 @@ mod tests {
 
     #[actix_rt::test]
     async fn of_many_that_are_refused_one_refreshes_and_all_get_its_outcome() {
-        let (credential, held) = logged_in().await;
-        let (landing, flight) = refresh(&credential, &held);
-        let Step::Wait(second) = credential.after_refusal(&held).unwrap() else {
+        let (credentials, held) = logged_in().await;
+        let (landing, flight) = refresh(&credentials, &held);
+        let Step::Wait(second) = credentials.after_refusal(&held).unwrap() else {
             panic!("the second waits")
         };
         landing.land(Ok(granted("second")));
@@ -671,9 +671,9 @@ mod tests {
 
     #[actix_rt::test]
     async fn a_token_that_was_replaced_already_is_not_refreshed_again() {
-        let (credential, held) = logged_in().await;
-        refresh(&credential, &held).0.land(Ok(granted("second")));
-        let Step::Resend(now) = credential.after_refusal(&held).unwrap() else {
+        let (credentials, held) = logged_in().await;
+        refresh(&credentials, &held).0.land(Ok(granted("second")));
+        let Step::Resend(now) = credentials.after_refusal(&held).unwrap() else {
             panic!("there is nothing to refresh")
         };
         assert_eq!(now.tokens.access_token, "second");
@@ -681,13 +681,13 @@ mod tests {
 
     #[actix_rt::test]
     async fn a_failed_refresh_keeps_the_tokens_and_the_next_one_waits_its_time() {
-        let (credential, held) = logged_in().await;
-        let (landing, flight) = refresh(&credential, &held);
+        let (credentials, held) = logged_in().await;
+        let (landing, flight) = refresh(&credentials, &held);
         landing.rest(Error::Transient { problem: "away".into(), retry_after: Some(LONG) });
         assert!(matches!(flight.outcome(LONG).await, Err(Error::Transient { .. })));
-        assert!(credential.is_logged_in());
+        assert!(credentials.is_logged_in());
         let Ok(Step::Rest(Error::Transient { retry_after: Some(left), .. })) =
-            credential.after_refusal(&held)
+            credentials.after_refusal(&held)
         else {
             panic!("no refresh before its time")
         };
@@ -696,31 +696,31 @@ mod tests {
 
     #[actix_rt::test]
     async fn a_refresh_that_is_dropped_leaves_nobody_waiting() {
-        let (credential, held) = logged_in().await;
-        let (landing, flight) = refresh(&credential, &held);
+        let (credentials, held) = logged_in().await;
+        let (landing, flight) = refresh(&credentials, &held);
         drop(landing);
         assert!(matches!(flight.outcome(LONG).await, Err(Error::Transient { .. })));
-        refresh(&credential, &held);
+        refresh(&credentials, &held);
     }
 
     #[actix_rt::test]
     async fn a_sign_in_waits_for_the_refresh_under_way() {
-        let (credential, held) = logged_in().await;
-        let (landing, _) = refresh(&credential, &held);
-        let other = credential.clone();
+        let (credentials, held) = logged_in().await;
+        let (landing, _) = refresh(&credentials, &held);
+        let other = credentials.clone();
         let sign_in = actix_rt::spawn(async move {
             other.my_turn().await.unwrap().land(Ok(granted("a new sign-in")));
         });
         actix_rt::task::yield_now().await;
-        assert_eq!(credential.in_memory().unwrap().tokens.access_token, "first");
+        assert_eq!(credentials.in_memory().unwrap().tokens.access_token, "first");
         landing.land(Err(Error::LoggedOut(None)));
         sign_in.await.unwrap();
-        assert_eq!(credential.in_memory().unwrap().tokens.access_token, "a new sign-in");
+        assert_eq!(credentials.in_memory().unwrap().tokens.access_token, "a new sign-in");
     }
 
     #[actix_rt::test]
     async fn debug_shows_no_token() {
-        let (credential, _) = logged_in().await;
-        assert_eq!(format!("{credential:?}"), "Credential { logged_in: true }");
+        let (credentials, _) = logged_in().await;
+        assert_eq!(format!("{credentials:?}"), "Credentials { logged_in: true }");
     }
 }
