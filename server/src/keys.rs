@@ -25,9 +25,10 @@ use openssl::sha::sha256;
 use serde::Deserialize;
 
 use crate::clock::{self, Timestamp};
+use crate::crypto::RngError;
 use crate::store::signing_keys::{Replacement, StoredKey};
 use crate::store::{self, Conn, Store, signing_keys};
-use crate::token::{Claims, RngError, VerifiedToken};
+use crate::tokens::{Claims, VerifiedToken};
 
 pub use encryption::{DerivedKeys, KeyEncryptionKeys};
 use lifecycle::UNDECIDED;
@@ -639,7 +640,8 @@ fn next_key(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::token::{RotationRandomness, SessionId, UserId};
+    use crate::ids::{SessionId, UserId};
+    use crate::tokens::RotationRandomness;
 
     const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 

@@ -28,6 +28,10 @@ pub mod data_dir;
 pub mod secrets;
 pub mod store;
 
-pub mod token;
+pub mod tokens;
+
+pub mod ids;
+
+pub mod crypto;
 
 pub mod clock;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
-use crate::token::SessionId;
+use crate::ids::SessionId;
 
 /// How many requests a minute are granted.
 #[derive(Debug, Clone, Copy)]

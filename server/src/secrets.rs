@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::crypto::{RngError, Secret};
 use crate::data_dir::{self, DataDir};
-use crate::token::{RngError, Secret};
 
 /// The generated secret, in the data folder.
 const FILE: &str = "secret";

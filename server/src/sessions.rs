@@ -20,16 +20,15 @@ use matchbook_shared::Reason;
 pub use many::end_selected;
 
 use crate::clock::Timestamp;
+use crate::crypto::{IdempotencyKey, Salt, Secret, TokenKeys};
+use crate::ids::{AccessTokenId, EventId, SessionId, UserId};
 use crate::store::events::{self, Event};
 use crate::store::revocations::{self, Revocation};
 use crate::store::sessions::{
     NewSession, Rotated, RotationUpdate, SessionRow, SweepAction, SweepCandidate, SweepReport,
 };
 use crate::store::{self, Conn, users};
-use crate::token::{
-    AccessTokenId, EventId, IdempotencyKey, RefreshToken, RotationRandomness, Salt, Secret,
-    SessionId, TokenKeys, UserId,
-};
+use crate::tokens::{RefreshToken, RotationRandomness};
 
 /// How long things live, and what a rotated token is still good for.
 #[derive(Debug, Clone, Copy)]
@@ -352,7 +351,7 @@ impl Refresh {
             presented: token.secret.digest(),
             successor: successor.secret.digest(),
             salt: policy.reuse.map(|_| salt),
-            attempt: key.map(|key| token.secret.attempt(key)),
+            attempt: key.map(|key| token.secret.idempotency_key_digest(key)),
             key_required: policy.same_key_only() && key.is_none(),
             access,
             access_until: now.after(policy.access_lifetime),
@@ -564,7 +563,7 @@ pub fn judge(
     }
     match presented.generation.cmp(&standing.generation) {
         Ordering::Less => judge_rotated(presented, attempt, standing, policy, now),
-        Ordering::Equal if presented.secret.digest().is(&standing.secret_digest) => {
+        Ordering::Equal if presented.secret.digest().matches(&standing.secret_digest) => {
             with_its_key(Assessment::Live, attempt, standing, policy)
         }
         // Of one generation there are two: the database was set back between
@@ -600,13 +599,15 @@ fn judge_rotated(
     let (Some(reuse), Some(rotated_at)) = (policy.reuse, standing.rotated_at) else {
         return Assessment::Refused(InvalidGrant::Reuse);
     };
-    let is = |digest: crate::token::Digest, stored: &Option<Vec<u8>>| {
-        stored.as_ref().is_some_and(|stored| digest.is(stored))
+    let is = |digest: crate::crypto::Digest, stored: &Option<Vec<u8>>| {
+        stored.as_ref().is_some_and(|stored| digest.matches(stored))
     };
     let rotated_last = presented.generation.checked_add(1) == Some(standing.generation)
         && is(presented.secret.digest(), &standing.previous_digest);
     let same_attempt = rotated_last
-        && attempt.is_some_and(|key| is(presented.secret.attempt(key), &standing.attempt_digest));
+        && attempt.is_some_and(|key| {
+            is(presented.secret.idempotency_key_digest(key), &standing.attempt_digest)
+        });
     if reuse.same_key_only && standing.keyed && !same_attempt {
         return Assessment::Refused(InvalidGrant::Reuse);
     }
@@ -632,7 +633,7 @@ fn say_again(
     let salt = Salt::from_bytes(standing.salt.as_deref()?)?;
     token_keys.all().find_map(|token_key| {
         let secret = presented.secret.successor(&salt, token_key);
-        if !secret.digest().is(&standing.secret_digest) {
+        if !secret.digest().matches(&standing.secret_digest) {
             return None;
         }
         let (session, generation) = (presented.session, standing.generation);
@@ -683,7 +684,7 @@ pub fn log_out_everywhere(
         for ((session, access_until), n) in ended.iter().copied().zip(0..) {
             note_end(conn, session, access_until, policy, now)?;
             let subject = Subject { session, user: Some(user), generation: None };
-            record(conn, EventKind::LoggedOut, None, &subject, device, event.nth(n), now)?;
+            record(conn, EventKind::LoggedOut, None, &subject, device, event.offset(n), now)?;
         }
         Ok((ended.len(), revocations::of_user(conn, user)?))
     })

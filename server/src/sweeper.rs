@@ -16,9 +16,9 @@ use diesel::QueryResult;
 use tokio::sync::mpsc;
 
 use crate::clock::{self, CLOCKS_APART, Timestamp};
+use crate::ids::{SessionId, UserId};
 use crate::sessions::{self, Policy};
 use crate::store::{self, Conn, Store, events, revocations, users};
-use crate::token::{SessionId, UserId};
 
 /// The pause between two steps.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -82,8 +82,8 @@ impl Sweeper {
             event_retention,
             noticed,
             rotated: VecDeque::new(),
-            at: SessionId::FIRST,
-            guests_at: UserId::FIRST,
+            at: SessionId::MIN,
+            guests_at: UserId::MIN,
             resume: Instant::now(),
         };
         (sweeper, SaltExpiry(note))
@@ -133,8 +133,8 @@ impl Sweeper {
         self.at = swept.last.unwrap_or(self.at);
         self.guests_at = guests.last.unwrap_or(self.guests_at);
         if swept.last.is_none() && guests.last.is_none() && old == 0 {
-            self.at = SessionId::FIRST;
-            self.guests_at = UserId::FIRST;
+            self.at = SessionId::MIN;
+            self.guests_at = UserId::MIN;
             self.resume = Instant::now() + BETWEEN_ROUNDS;
         }
         Ok(())

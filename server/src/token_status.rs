@@ -40,10 +40,11 @@ use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
+use crate::ids::SessionId;
 use crate::store::revocations::Revocation;
 use crate::store::servers::{self, Server};
 use crate::store::{self, Store};
-use crate::token::{SessionId, VerifiedToken};
+use crate::tokens::VerifiedToken;
 
 pub use connection::Options;
 use link::{Link, Status};

@@ -16,7 +16,7 @@ use crate::sessions::{Assessment, InvalidGrant, Policy, judge};
 use crate::store::events::{self, Entry};
 use crate::store::sessions::{self, SessionRow};
 use crate::store::{self, Address, OpenError};
-use crate::token::RefreshToken;
+use crate::tokens::RefreshToken;
 
 /// How many entries of the security log are told.
 const ENTRIES: i64 = 20;

@@ -7,13 +7,14 @@ use openssl::error::ErrorStack;
 
 use crate::clock;
 use crate::config::Config;
+use crate::crypto::RngError;
 use crate::data_dir::DataDir;
+use crate::ids::EventId;
 use crate::keys::{self, DerivedKeys};
 use crate::secrets;
 use crate::sessions::end_selected;
 use crate::store::sessions::Selection;
 use crate::store::{self, Conn, OpenError};
-use crate::token::{EventId, RngError};
 
 /// Within this time every server that runs has read what was revoked.
 const PUBLISHED_AFTER: Duration = Duration::from_secs(3);

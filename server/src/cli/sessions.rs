@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::config::Config;
+use crate::crypto::RngError;
+use crate::ids::EventId;
 use crate::sessions::end_selected;
 use crate::store::sessions::Selection;
 use crate::store::{self, OpenError};
-use crate::token::{EventId, RngError};
 
 /// Within this time every server that runs has read the revocations.
 const PUBLISHED_AFTER: Duration = Duration::from_secs(3);

@@ -8,8 +8,8 @@ use actix_web::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
 use matchbook_shared::{ErrorBody, Reason};
 
+use crate::crypto::RngError;
 use crate::sessions::InvalidGrant;
-use crate::token::RngError;
 use crate::{keys, store};
 
 /// Why a request is not granted. `Display` is what the client is told; what a

@@ -14,12 +14,13 @@ use super::tokens::{device, limit};
 use crate::clock;
 use crate::http::error::Error;
 use crate::http::state::State;
+use crate::ids::{EventId, SessionId};
 use crate::limits::Limit;
 use crate::sessions::{self, EndReason};
 use crate::store::revocations::{self, Revocation};
 use crate::store::sessions::SessionSummary;
 use crate::store::{self, Conn};
-use crate::token::{EventId, RefreshToken, SessionId, VerifiedToken};
+use crate::tokens::{RefreshToken, VerifiedToken};
 
 /// `GET /sessions`: those of mine that are live, the last used first.
 pub(super) async fn list(

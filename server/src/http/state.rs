@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::crypto::TokenKeys;
 use crate::keys::KeyRing;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
@@ -9,7 +10,6 @@ use crate::proxies::TrustedProxies;
 use crate::sessions::Policy;
 use crate::store::Store;
 use crate::sweeper::SaltExpiry;
-use crate::token::TokenKeys;
 use crate::token_status::TokenStatus;
 
 /// Shared by all handlers of a server.

@@ -14,8 +14,10 @@ use uuid::Uuid;
 use super::extract::body_timeout::WithTimeout;
 use super::middleware::request_log::client_address;
 use crate::clock::{self, Timestamp};
+use crate::crypto::{IdempotencyKey, Secret};
 use crate::http::error::Error;
 use crate::http::state::State;
+use crate::ids::{SessionId, UserId};
 use crate::limits::Limit;
 use crate::sessions::{
     self, ClientInfo, EndReason, InvalidGrant, Login, LoginOutcome, Look, PresentedToken, Refresh,
@@ -23,9 +25,7 @@ use crate::sessions::{
 };
 use crate::store::sessions::redate_late;
 use crate::store::{self, Conn, revocations, users};
-use crate::token::{
-    Claims, IdempotencyKey, RefreshToken, RotationRandomness, Secret, SessionId, UserId,
-};
+use crate::tokens::{Claims, RefreshToken, RotationRandomness};
 
 /// The client that these endpoints stand for (`client_id`, RFC 9068 §2.2).
 const CLIENT: &str = "matchbook";

@@ -8,8 +8,8 @@ use openssl::symm::{Cipher, decrypt_aead, encrypt_aead};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::Error;
+use crate::crypto::{TokenKey, TokenKeys};
 use crate::store::signing_keys::StoredKey;
-use crate::token::{TokenKey, TokenKeys};
 
 /// The keys that the server's secrets stand for. They are derived under
 /// labels of their own (HKDF, RFC 5869), so that none tells anything of another.

@@ -17,7 +17,7 @@ use openssl::rsa::Rsa;
 use quick_cache::sync::Cache;
 
 use super::{ACCESS_TOKEN, Error};
-use crate::token::VerifiedToken;
+use crate::tokens::VerifiedToken;
 
 /// How many verified tokens are remembered for each key: some 10 MB.
 const MOST_VERIFIED: usize = 1 << 16;

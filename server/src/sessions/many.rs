@@ -4,9 +4,9 @@ use diesel::QueryResult;
 
 use super::{ClientInfo, EndReason, EventKind, Policy, Subject, note_end, record};
 use crate::clock::Timestamp;
+use crate::ids::{EventId, SessionId};
 use crate::store::sessions::Selection;
 use crate::store::{self, Conn};
-use crate::token::{EventId, SessionId};
 
 /// Ends the selected sessions in batches, each session with a revocation that all
 /// servers publish and an entry of the audit log. Returns how many.
@@ -21,7 +21,7 @@ pub fn end_selected(
     now: Timestamp,
 ) -> QueryResult<usize> {
     let device = ClientInfo { user_agent: Some("matchbook-server".to_owned()), ip: None };
-    let mut after = SessionId::FIRST;
+    let mut after = SessionId::MIN;
     let mut count = 0;
     loop {
         let ended = conn.write(|conn| {
@@ -36,7 +36,7 @@ pub fn end_selected(
                     None,
                     &subject,
                     &device,
-                    first_event.nth(n),
+                    first_event.offset(n),
                     now,
                 )?;
             }

@@ -9,7 +9,8 @@ use super::Conn;
 use super::schema::events;
 use super::types::Address;
 use crate::clock::Timestamp;
-use crate::token::{Digest, EventId, SessionId, UserId};
+use crate::crypto::Digest;
+use crate::ids::{EventId, SessionId, UserId};
 
 /// Something that whoever looks into an incident wants to know of. Never holds
 /// a token.

@@ -7,7 +7,7 @@ use diesel::sql_types::BigInt;
 use super::Conn;
 use super::schema::{ends, sessions};
 use crate::clock::Timestamp;
-use crate::token::{SessionId, UserId};
+use crate::ids::{SessionId, UserId};
 
 /// The revocation of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Queryable)]

@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use super::sessions::{Rotated, RotationUpdate, redate_late, rotate_batch};
 use super::{Conn, Error, Store, ToWrite};
 use crate::clock::Timestamp;
-use crate::token::SessionId;
+use crate::ids::SessionId;
 
 /// The most rotations in one statement: enough to make the commit cheap, and few
 /// enough that those who queue behind it do not notice.

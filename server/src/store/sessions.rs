@@ -14,7 +14,8 @@ use super::schema::sessions;
 use super::types::Address;
 use super::types::sql::PointInTime;
 use crate::clock::Timestamp;
-use crate::token::{AccessTokenId, Digest, SessionId, UserId};
+use crate::crypto::Digest;
+use crate::ids::{AccessTokenId, SessionId, UserId};
 
 pub use rotate::{Rotated, RotationUpdate, redate, redate_late, rotate, rotate_batch, rotate_from};
 
@@ -269,7 +270,7 @@ pub fn end_all(
     let others = sessions::table
         .filter(sessions::user_id.eq(user))
         .filter(sessions::ended_at.is_null())
-        .filter(sessions::id.ne(keep.unwrap_or(SessionId::FIRST)))
+        .filter(sessions::id.ne(keep.unwrap_or(SessionId::MIN)))
         .order(sessions::id)
         .select((sessions::id, sessions::access_until));
     // In one order, so that two who do this at once wait for each other.

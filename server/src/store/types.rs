@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::connection::{MultiBackend, MultiRawValue};
 use crate::clock::Timestamp;
-use crate::token::{AccessTokenId, EventId, SessionId, UserId};
+use crate::ids::{AccessTokenId, EventId, SessionId, UserId};
 
 /// The SQL side, for `table!`, which takes names like `Time` and `Inet` for its
 /// own. The numbers are the fixed type ids of PostgreSQL.

@@ -6,7 +6,7 @@ use diesel::prelude::*;
 use super::Conn;
 use super::schema::{sessions, users};
 use crate::clock::Timestamp;
-use crate::token::UserId;
+use crate::ids::UserId;
 
 /// Adds a guest.
 ///

@@ -20,8 +20,9 @@ use super::identity::{self, Facts, Unusable};
 use super::problems::Problems;
 use super::{LEASE, access_key, ended_key};
 use crate::clock::{self, CLOCKS_APART, Timestamp};
+use crate::ids::SessionId;
 use crate::store::revocations::Revocation;
-use crate::token::{SessionId, VerifiedToken};
+use crate::tokens::VerifiedToken;
 
 /// How many revocations travel at once.
 const AT_ONCE: usize = 100;

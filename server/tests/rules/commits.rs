@@ -1,9 +1,9 @@
 //! Commits that fail: what is told to a client has to be committed.
 
+use matchbook_server::ids::EventId;
 use matchbook_server::sessions;
 use matchbook_server::store::Conn;
 use matchbook_server::store::sessions::{rotate, rotate_batch, rotate_from};
-use matchbook_server::token::EventId;
 
 use crate::harness::{DEFAULT, Harness, device};
 

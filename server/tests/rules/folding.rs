@@ -5,8 +5,8 @@ use std::sync::Barrier;
 use std::thread;
 
 use matchbook_server::clock::Timestamp;
+use matchbook_server::ids::{EventId, SessionId};
 use matchbook_server::store::events::{Event, count, insert};
-use matchbook_server::token::{EventId, SessionId};
 
 use crate::harness::{DEFAULT, Harness, MINUTE, SECOND, START};
 

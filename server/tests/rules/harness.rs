@@ -6,6 +6,8 @@ use std::time::Duration;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 use matchbook_server::clock::Timestamp;
+use matchbook_server::crypto::{IdempotencyKey, Secret, TokenKeys};
+use matchbook_server::ids::{EventId, SessionId, UserId};
 use matchbook_server::keys::DerivedKeys;
 use matchbook_server::sessions::{
     self, ClientInfo, Login, LoginOutcome, Look, Policy, PresentedToken, Refresh, RefreshOutcome,
@@ -13,9 +15,7 @@ use matchbook_server::sessions::{
 };
 use matchbook_server::store::sessions::{SessionRow, find, redate, rotate_batch};
 use matchbook_server::store::{self, Conn, Options, Store, Url, users};
-use matchbook_server::token::{
-    EventId, IdempotencyKey, RefreshToken, RotationRandomness, Secret, SessionId, TokenKeys, UserId,
-};
+use matchbook_server::tokens::{RefreshToken, RotationRandomness};
 use matchbook_shared::Reason;
 use matchbook_testkit::{TcpProxy, TestEnv};
 use proptest::strategy::Strategy;
@@ -275,7 +275,7 @@ impl Harness {
     /// The sweeper goes its round: how many salts are gone, and how many sessions.
     pub(crate) fn sweep(&mut self) -> (usize, usize) {
         let Harness { conn, policy, now, .. } = self;
-        let (mut at, mut cleared, mut deleted) = (SessionId::FIRST, 0, 0);
+        let (mut at, mut cleared, mut deleted) = (SessionId::MIN, 0, 0);
         loop {
             let swept = sessions::sweep(conn, at, 100, policy, *now).unwrap();
             cleared += swept.cleared;

@@ -234,7 +234,7 @@ fn grace_period_and_recovery_window_include_their_last_instant() {
 #[test]
 fn concurrent_access_token_renewals_succeed_once() {
     use matchbook_server::store::sessions::renew_access;
-    use matchbook_server::token::RotationRandomness;
+    use matchbook_server::tokens::RotationRandomness;
     let mut harness = Harness::new(DEFAULT);
     let (session, first) = harness.open();
     harness.present(&first.refresh, Some("k"));

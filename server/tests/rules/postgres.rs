@@ -4,9 +4,9 @@
 use std::time::Instant;
 
 use diesel::connection::SimpleConnection;
+use matchbook_server::ids::SessionId;
 use matchbook_server::sessions::{self, RefreshOutcome};
 use matchbook_server::store::sessions::rotate;
-use matchbook_server::token::SessionId;
 
 use crate::harness::{DEFAULT, Harness, MINUTE, device, number};
 
@@ -25,7 +25,7 @@ fn sweeper_uses_the_index_and_reads_at_most_one_step() {
     harness.sql("ANALYZE sessions");
     harness.wait(MINUTE);
     let before = reads(&mut harness);
-    let (mut at, mut cleared) = (SessionId::FIRST, 0);
+    let (mut at, mut cleared) = (SessionId::MIN, 0);
     for _ in 0..10 {
         let (policy, now) = (harness.policy, harness.now);
         let swept = sessions::sweep(&mut harness.conn, at, 100, &policy, now).unwrap();

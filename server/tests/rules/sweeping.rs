@@ -1,9 +1,9 @@
 //! What the sweeper takes away, and what it leaves.
 
 use diesel::Connection;
+use matchbook_server::ids::{SessionId, UserId};
 use matchbook_server::store::users;
 use matchbook_server::sweeper::{ROWS_PER_TICK, Sweeper};
-use matchbook_server::token::{SessionId, UserId};
 use matchbook_server::{clock, sessions};
 use matchbook_shared::Reason;
 
@@ -126,7 +126,7 @@ fn pass_visits_every_session_in_small_steps() {
         harness.wait(SECOND);
     }
     harness.wait(7 * DAY);
-    let (mut at, mut deleted) = (SessionId::FIRST, Vec::new());
+    let (mut at, mut deleted) = (SessionId::MIN, Vec::new());
     loop {
         let (policy, now) = (harness.policy, harness.now);
         let swept = sessions::sweep(&mut harness.conn, at, 10, &policy, now).unwrap();
@@ -214,7 +214,7 @@ fn concurrent_sweepers_clear_each_salt_once() {
         .map(|_| {
             let mut conn = harness.connection();
             std::thread::spawn(move || {
-                let (mut at, mut cleared) = (SessionId::FIRST, 0);
+                let (mut at, mut cleared) = (SessionId::MIN, 0);
                 loop {
                     let swept = sessions::sweep(&mut conn, at, 7, &policy, now).unwrap();
                     cleared += swept.cleared;
@@ -247,7 +247,7 @@ fn guests_without_login_or_without_sessions_are_deleted() {
     let kept = harness.standing(live).unwrap().user;
     let sweep = |harness: &mut Harness| {
         let (unused, used) = (harness.now.before(day), harness.now.before(week));
-        users::sweep(&mut harness.conn, UserId::FIRST, 100, unused, used).unwrap().deleted
+        users::sweep(&mut harness.conn, UserId::MIN, 100, unused, used).unwrap().deleted
     };
     let exists = |harness: &mut Harness, id| users::is_there(&mut harness.conn, id).unwrap();
     harness.wait(day);

@@ -12,8 +12,8 @@ use crate::clock;
 use crate::http::error::Error;
 use crate::http::state::State;
 use crate::keys::VerifyError;
-use crate::token::VerifiedToken;
 use crate::token_status::Source;
+use crate::tokens::VerifiedToken;
 
 /// Whoever sent an access token that is genuine, unexpired and active.
 pub(in crate::http) struct Bearer(pub(in crate::http) VerifiedToken);

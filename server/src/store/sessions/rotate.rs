@@ -19,10 +19,11 @@ use diesel::sqlite::Sqlite;
 
 use super::SessionRow;
 use crate::clock::{self, Timestamp};
+use crate::crypto::{Digest, Salt};
+use crate::ids::{AccessTokenId, SessionId, UserId};
 use crate::store::Conn;
 use crate::store::types::Address;
 use crate::store::types::sql::{Id, IpAddress, PointInTime};
-use crate::token::{AccessTokenId, Digest, Salt, SessionId, UserId};
 
 /// What a rotation compares, and what it writes.
 pub struct RotationUpdate {

@@ -1,0 +1,7 @@
+//! The two kinds of tokens: the format of refresh tokens, and the claims of access tokens.
+
+mod access_token;
+mod refresh_token;
+
+pub use access_token::{Claims, VerifiedToken};
+pub use refresh_token::{RefreshToken, RotationRandomness};

@@ -1,0 +1,168 @@
+//! The format of refresh tokens, and the randomness that a rotation needs.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use uuid::Uuid;
+
+use crate::clock::Timestamp;
+use crate::crypto::{RngError, Salt, Secret, TokenKey, TokenKeys, random};
+use crate::ids::{AccessTokenId, EventId, SessionId};
+
+/// A refresh token: opaque to clients, `mb_rt_` and base64url of
+/// version 1 ‖ session 16 ‖ generation 8 ‖ secret 32 ‖ tag 16 bytes.
+///
+/// The tag is the first 16 bytes of HMAC-SHA256 under the [`TokenKey`] over everything
+/// before it. Without a query, a forged token is rejected by its tag, and a token of any
+/// earlier generation is recognized although no row exists for it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RefreshToken {
+    /// The session that the token belongs to.
+    pub session: SessionId,
+    /// The number of rotations before this token was issued.
+    pub generation: i64,
+    /// The secret that proves possession of this token.
+    pub secret: Secret,
+}
+
+/// NEVER CHANGE THE PREFIX once a version is released: every token that is out would be
+/// rejected, and secret scanners would no longer find leaked tokens.
+const PREFIX: &str = "mb_rt_";
+/// NEVER REUSE OR CHANGE A VERSION'S FORMAT once it is released: every token that is out
+/// would be rejected. A new format gets the next number, and the parser accepts both.
+const VERSION: u8 = 1;
+const PAYLOAD_LEN: usize = 1 + 16 + 8 + 32;
+const TAG_LEN: usize = 16;
+
+impl RefreshToken {
+    /// Encodes the token as clients receive it.
+    #[must_use]
+    pub fn encode(&self, token_key: &TokenKey) -> String {
+        let mut bytes = [0; PAYLOAD_LEN + TAG_LEN];
+        bytes[0] = VERSION;
+        bytes[1..17].copy_from_slice(self.session.0.as_bytes());
+        bytes[17..25].copy_from_slice(&self.generation.to_be_bytes());
+        bytes[25..PAYLOAD_LEN].copy_from_slice(self.secret.as_bytes());
+        let tag: [u8; TAG_LEN] = token_key.tag(&bytes[..PAYLOAD_LEN]);
+        bytes[PAYLOAD_LEN..].copy_from_slice(&tag);
+        let mut text = PREFIX.to_owned();
+        URL_SAFE_NO_PAD.encode_string(bytes, &mut text);
+        text
+    }
+
+    /// Parses a token that this server issued. Returns `None` for any other text.
+    #[must_use]
+    pub fn parse(text: &str, token_keys: &TokenKeys) -> Option<Self> {
+        // Two bytes more than a token has: the decoder's estimate rounds up.
+        let mut bytes = [0; PAYLOAD_LEN + TAG_LEN + 2];
+        let encoded = text.strip_prefix(PREFIX)?;
+        let length = URL_SAFE_NO_PAD.decode_slice(encoded, &mut bytes).ok()?;
+        let (payload, tag) = bytes[..length].split_at(length.min(PAYLOAD_LEN));
+        if length != PAYLOAD_LEN + TAG_LEN || payload[0] != VERSION {
+            return None;
+        }
+        if !token_keys.all().any(|token_key| token_key.verifies::<TAG_LEN>(payload, tag)) {
+            return None;
+        }
+        let mut session = [0; 16];
+        session.copy_from_slice(&payload[1..17]);
+        let mut generation = [0; 8];
+        generation.copy_from_slice(&payload[17..25]);
+        let mut secret = [0; 32];
+        secret.copy_from_slice(&payload[25..]);
+        Some(Self {
+            session: SessionId(Uuid::from_bytes(session)),
+            generation: i64::from_be_bytes(generation),
+            secret: Secret::from_bytes(secret),
+        })
+    }
+}
+
+/// The randomness that one refresh may need.
+pub struct RotationRandomness {
+    /// The salt of the successor.
+    pub salt: Salt,
+    /// The id of the access token.
+    pub access: AccessTokenId,
+    /// The id of the audit log entry, if the refresh writes one.
+    pub event: EventId,
+}
+
+impl RotationRandomness {
+    /// Generates all three values.
+    ///
+    /// # Errors
+    /// Fails if the system's random number generator fails.
+    pub fn generate(now: Timestamp) -> Result<Self, RngError> {
+        // One call: its fixed cost is higher than that of the bytes.
+        let bytes: [u8; 58] = random()?;
+        let mut salt = [0; 32];
+        salt.copy_from_slice(&bytes[..32]);
+        let mut access = [0; 16];
+        access.copy_from_slice(&bytes[32..48]);
+        let mut event = [0; 10];
+        event.copy_from_slice(&bytes[48..]);
+        Ok(Self {
+            salt: Salt::new(salt),
+            access: AccessTokenId::from_random_bytes(access),
+            event: EventId::from_random_bytes(now, &event),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token_keys(current: u8, old: &[u8]) -> TokenKeys {
+        let token_key = |byte: &u8| TokenKey::new(&[*byte; 32]);
+        TokenKeys { current: token_key(&current), old: old.iter().map(token_key).collect() }
+    }
+
+    fn token() -> RefreshToken {
+        RefreshToken {
+            session: SessionId::new(Timestamp::from_secs(1_700_000_000)).unwrap(),
+            generation: 3,
+            secret: Secret::random().unwrap(),
+        }
+    }
+
+    #[test]
+    fn encoded_token_parses_to_the_same_token() {
+        let token = token();
+        let token_keys = token_keys(7, &[]);
+        let text = token.encode(&token_keys.current);
+        assert_eq!(text.len(), 6 + 98);
+        assert!(RefreshToken::parse(&text, &token_keys) == Some(token));
+    }
+
+    #[test]
+    fn token_with_one_changed_character_is_rejected() {
+        let token_keys = token_keys(7, &[6]);
+        let text = token().encode(&token_keys.current);
+        for i in 0..text.len() {
+            for other in ["A", "B", "_", "", "=", "é", "."] {
+                let mut changed = text.clone();
+                changed.replace_range(i..=i, other);
+                if changed != text {
+                    assert!(RefreshToken::parse(&changed, &token_keys).is_none());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn token_parses_only_under_current_and_old_keys() {
+        let token = token();
+        let text = token.encode(&token_keys(7, &[]).current);
+        assert!(RefreshToken::parse(&text, &token_keys(8, &[])).is_none());
+        assert!(RefreshToken::parse(&text, &token_keys(8, &[9, 7])) == Some(token));
+    }
+
+    #[test]
+    fn malformed_token_of_any_length_is_rejected() {
+        for length in 0..300 {
+            let malformed = PREFIX.to_owned() + &"A".repeat(length);
+            assert!(RefreshToken::parse(&malformed, &token_keys(7, &[])).is_none());
+        }
+    }
+}
