@@ -93,7 +93,11 @@ fn parse(defaults: &str) -> Vec<Group> {
                 _ => groups.push(Group {
                     section: section.clone(),
                     settings: vec![setting],
-                    comment: std::mem::take(&mut comment).trim().to_owned(),
+                    comment: std::mem::take(&mut comment)
+                        .split_whitespace()
+                        .collect::<Vec<_>>()
+                        .join(" ")
+                        .replace(" <br>", "<br>"),
                 }),
             }
             continues = true;
