@@ -87,12 +87,12 @@ pub enum Error {
     #[error("there is no key {0:?} in force: `keys list` shows those that are")]
     NoSuchKey(String),
     /// The next key is published already.
-    #[error("key {kid} is published already and signs from {signs_from} on: wait until it does")]
+    #[error("key {kid} is published already and signs from {active_from} on: wait until it does")]
     Pending {
         /// Its thumbprint.
         kid: String,
         /// When it begins.
-        signs_from: Timestamp,
+        active_from: Timestamp,
     },
     /// Somebody else changed the keys at the same moment.
     #[error("the keys were changed by somebody else at this moment: look again")]
@@ -175,7 +175,7 @@ struct Ring {
 #[derive(Clone)]
 struct PublishedKey {
     key: Arc<SigningKey>,
-    signs_from: Timestamp,
+    active_from: Timestamp,
 }
 
 /// The public halves, as they are published (RFC 7517 §5).
@@ -219,8 +219,8 @@ impl KeyRing {
         let newest = keys.keys.last().map(|newest| newest.key.clone());
         ring.replace(keys, began);
         if newest.is_some_and(|newest| !newest.is_for(ring.options.algorithm)) {
-            let number = stored.last().map_or(1, |key| key.number + 1);
-            ring.add(number, now).await?;
+            let sequence = stored.last().map_or(1, |key| key.sequence + 1);
+            ring.add(sequence, now).await?;
         }
         Ok(ring)
     }
@@ -248,7 +248,7 @@ impl KeyRing {
             return self.add(1, now).await;
         }
         if let Some(key) =
-            stored.iter().find(|key| key.signs_from == UNDECIDED && key.revoked_at.is_none())
+            stored.iter().find(|key| key.active_from == UNDECIDED && key.revoked_at.is_none())
         {
             return self.schedule(key.kid.clone()).await;
         }
@@ -262,10 +262,10 @@ impl KeyRing {
         let (Some(newest), Some(rotate_after)) = (stored.last(), self.options.rotate_after) else {
             return Ok(());
         };
-        let due = newest.signs_from.after(rotate_after);
+        let due = newest.active_from.after(rotate_after);
         let published = now.after(self.options.publish_ahead);
         if due <= published {
-            self.add(newest.number + 1, now).await?;
+            self.add(newest.sequence + 1, now).await?;
         }
         Ok(())
     }
@@ -277,7 +277,7 @@ impl KeyRing {
     pub fn sign(&self, claims: &Claims<'_>, now: Timestamp) -> Result<String, Error> {
         let payload = serde_json::to_vec(claims).map_err(|_| Error::Signature)?;
         let ring = self.ring();
-        let begun = ring.keys.iter().rfind(|key| key.signs_from <= now);
+        let begun = ring.keys.iter().rfind(|key| key.active_from <= now);
         // A clock that was set back may find none that has begun.
         begun.or(ring.keys.first()).ok_or(Error::NoKey)?.key.sign(&payload)
     }
@@ -385,7 +385,7 @@ impl KeyRing {
             };
             match key {
                 Ok(key) => {
-                    unsealed.keys.push(PublishedKey { key, signs_from: stored.signs_from });
+                    unsealed.keys.push(PublishedKey { key, active_from: stored.active_from });
                 }
                 Err(error @ (Error::WrongSecret { .. } | Error::Unusable { .. })) => {
                     unsealed.unreadable.push(error);
@@ -428,15 +428,15 @@ impl KeyRing {
 
     /// Makes the key with that number, unless another server does. The first one signs
     /// at once, any other when it has been published for long enough.
-    async fn add(&self, number: i64, now: Timestamp) -> Result<(), Error> {
-        let signs_from = if number == 1 { now } else { UNDECIDED };
+    async fn add(&self, sequence: i64, now: Timestamp) -> Result<(), Error> {
+        let active_from = if sequence == 1 { now } else { UNDECIDED };
         let algorithm = self.options.algorithm;
         let pkcs8 = spawn_blocking(move || algorithm.generate()).await??;
-        let key = stored(&self.sealing, algorithm, &pkcs8, number, now, signs_from)?;
+        let key = stored(&self.sealing, algorithm, &pkcs8, sequence, now, active_from)?;
         let kid = key.kid.clone();
         if self.store.run_aside(move |conn| signing_keys::insert(conn, &key)).await? {
             tracing::info!(kid, algorithm = algorithm.name(), "signing key made");
-            if signs_from == UNDECIDED {
+            if active_from == UNDECIDED {
                 self.schedule(kid).await?;
             }
         }
@@ -454,8 +454,8 @@ impl KeyRing {
 /// Who looks into an incident wants to know when this server took which keys.
 fn log_changes(before: &[PublishedKey], after: &[PublishedKey]) {
     let lacks = |keys: &[PublishedKey], kid: &str| keys.iter().all(|known| known.key.kid != kid);
-    for PublishedKey { key, signs_from } in after.iter().filter(|k| lacks(before, &k.key.kid)) {
-        tracing::info!(kid = key.kid, algorithm = ?key.algorithm, %signs_from, "signing key published");
+    for PublishedKey { key, active_from } in after.iter().filter(|k| lacks(before, &k.key.kid)) {
+        tracing::info!(kid = key.kid, algorithm = ?key.algorithm, %active_from, "signing key published");
     }
     for PublishedKey { key, .. } in before.iter().filter(|k| lacks(after, &k.key.kid)) {
         tracing::info!(kid = key.kid, "signing key withdrawn: what it signed is refused");
@@ -534,19 +534,19 @@ fn stored(
     sealing: &KeyEncryptionKeys,
     algorithm: Algorithm,
     pkcs8: &[u8],
-    number: i64,
+    sequence: i64,
     now: Timestamp,
-    signs_from: Timestamp,
+    active_from: Timestamp,
 ) -> Result<StoredKey, Error> {
     let unusable = |problem| Error::Unusable { kid: "just made".to_owned(), problem };
     let kid = SigningKey::parse(algorithm.name(), pkcs8).map_err(unusable)?.kid;
     Ok(StoredKey {
-        number,
+        sequence,
         sealed: sealing.seal(&kid, pkcs8)?,
         kid,
         algorithm: algorithm.name().to_owned(),
         created_at: now,
-        signs_from,
+        active_from,
         revoked_at: None,
     })
 }
@@ -564,18 +564,18 @@ pub fn rotate(
 ) -> Result<StoredKey, Error> {
     let keys = signing_keys::all(conn)?;
     check_secret(&keys, sealing)?;
-    if let Some(pending) = keys.iter().find(|key| key.signs_from > now && key.revoked_at.is_none())
+    if let Some(pending) = keys.iter().find(|key| key.active_from > now && key.revoked_at.is_none())
     {
-        let StoredKey { kid, signs_from, .. } = pending.clone();
-        return Err(Error::Pending { kid, signs_from });
+        let StoredKey { kid, active_from, .. } = pending.clone();
+        return Err(Error::Pending { kid, active_from });
     }
     let mut next = next_key(&keys, sealing, options, now, UNDECIDED)?;
     if !signing_keys::insert(conn, &next)? {
         return Err(Error::Changed);
     }
     // A commit may take its time: only now can other servers publish the key.
-    next.signs_from = clock::now().after(options.publish_ahead);
-    signing_keys::schedule(conn, &next.kid, UNDECIDED, next.signs_from)?;
+    next.active_from = clock::now().after(options.publish_ahead);
+    signing_keys::schedule(conn, &next.kid, UNDECIDED, next.active_from)?;
     Ok(next)
 }
 
@@ -630,11 +630,11 @@ fn next_key(
     sealing: &KeyEncryptionKeys,
     options: &Options,
     now: Timestamp,
-    signs_from: Timestamp,
+    active_from: Timestamp,
 ) -> Result<StoredKey, Error> {
-    let number = keys.last().map_or(1, |newest| newest.number + 1);
+    let sequence = keys.last().map_or(1, |newest| newest.sequence + 1);
     let pkcs8 = options.algorithm.generate()?;
-    stored(sealing, options.algorithm, &pkcs8, number, now, signs_from)
+    stored(sealing, options.algorithm, &pkcs8, sequence, now, active_from)
 }
 
 #[cfg(test)]
@@ -666,7 +666,7 @@ mod tests {
 
     fn ring(key: SigningKey) -> Ring {
         let set = KeySet { body: String::new(), etag: String::new(), max_age: Duration::ZERO };
-        let keys = vec![PublishedKey { key: Arc::new(key), signs_from: NOW }];
+        let keys = vec![PublishedKey { key: Arc::new(key), active_from: NOW }];
         Ring { keys, unreadable: vec![], set, read_at: Instant::now() }
     }
 

@@ -281,7 +281,7 @@ pub fn open(
                 user,
                 secret: secret.digest(),
                 access: randomness.access,
-                access_until: now.after(policy.access_lifetime),
+                access_expires_at: now.after(policy.access_lifetime),
                 now,
                 idle_expires_at,
                 expires_at,
@@ -354,7 +354,7 @@ impl Refresh {
             attempt: key.map(|key| token.secret.idempotency_key_digest(key)),
             key_required: policy.same_key_only() && key.is_none(),
             access,
-            access_until: now.after(policy.access_lifetime),
+            access_expires_at: now.after(policy.access_lifetime),
             now,
             grace_from: now.before(policy.reuse.map_or(Duration::ZERO, |reuse| reuse.grace_period)),
             deadline: Timestamp::MAX,
@@ -504,7 +504,7 @@ fn reissue(
     };
     let mut grant = grant_again(session, refresh, standing, policy);
     if grant.access_expires_at <= now {
-        let (access, until) = (update.access, update.access_until);
+        let (access, until) = (update.access, update.access_expires_at);
         if !store::sessions::renew_access(conn, session, standing, access, until, now)? {
             return Ok(None);
         }
@@ -584,7 +584,7 @@ fn with_its_key(
     standing: &SessionRow,
     policy: &Policy,
 ) -> Assessment {
-    let needs_key = policy.same_key_only() && standing.keyed;
+    let needs_key = policy.same_key_only() && standing.has_used_idempotency_key;
     if needs_key && attempt.is_none() { Assessment::Refused(InvalidGrant::Reuse) } else { verdict }
 }
 
@@ -606,16 +606,16 @@ fn judge_rotated(
         && is(presented.secret.digest(), &standing.previous_digest);
     let same_attempt = rotated_last
         && attempt.is_some_and(|key| {
-            is(presented.secret.idempotency_key_digest(key), &standing.attempt_digest)
+            is(presented.secret.idempotency_key_digest(key), &standing.idempotency_key_digest)
         });
-    if reuse.same_key_only && standing.keyed && !same_attempt {
+    if reuse.same_key_only && standing.has_used_idempotency_key && !same_attempt {
         return Assessment::Refused(InvalidGrant::Reuse);
     }
     let in_window = now <= rotated_at.after(reuse.grace_period);
     let recoverable = same_attempt && now <= rotated_at.after(reuse.recovery_window);
-    let excused = rotated_last || presented.generation >= standing.floor;
+    let excused = rotated_last || presented.generation >= standing.oldest_recent_generation;
     match (rotated_last, in_window || recoverable) {
-        (true, true) if standing.salt.is_some() => Assessment::Repeat,
+        (true, true) if standing.successor_salt.is_some() => Assessment::Repeat,
         // A rotation a moment ago, a thief's too, excuses no token that was already
         // old before: only one that was itself current in the last windows.
         (_, true) if excused => Assessment::Refused(InvalidGrant::Superseded),
@@ -630,7 +630,7 @@ fn say_again(
     standing: &SessionRow,
     token_keys: &TokenKeys,
 ) -> Option<String> {
-    let salt = Salt::from_bytes(standing.salt.as_deref()?)?;
+    let salt = Salt::from_bytes(standing.successor_salt.as_deref()?)?;
     token_keys.all().find_map(|token_key| {
         let secret = presented.secret.successor(&salt, token_key);
         if !secret.digest().matches(&standing.secret_digest) {
@@ -681,8 +681,8 @@ pub fn log_out_everywhere(
 ) -> QueryResult<(usize, Vec<SessionId>)> {
     conn.write(|conn| {
         let ended = store::sessions::end_all(conn, user, keep, EndReason::LoggedOut.as_str(), now)?;
-        for ((session, access_until), n) in ended.iter().copied().zip(0..) {
-            note_end(conn, session, access_until, policy, now)?;
+        for ((session, access_expires_at), n) in ended.iter().copied().zip(0..) {
+            note_end(conn, session, access_expires_at, policy, now)?;
             let subject = Subject { session, user: Some(user), generation: None };
             record(conn, EventKind::LoggedOut, None, &subject, device, event.offset(n), now)?;
         }
@@ -700,21 +700,21 @@ fn end(
     now: Timestamp,
 ) -> QueryResult<Option<UserId>> {
     let ended = store::sessions::end(conn, session, reason.as_str(), now)?;
-    let Some((user, access_until)) = ended else { return Ok(None) };
-    note_end(conn, session, access_until, policy, now)?;
+    let Some((user, access_expires_at)) = ended else { return Ok(None) };
+    note_end(conn, session, access_expires_at, policy, now)?;
     Ok(Some(user))
 }
 
 fn note_end(
     conn: &mut Conn,
     session: SessionId,
-    access_until: Option<Timestamp>,
+    access_expires_at: Option<Timestamp>,
     policy: &Policy,
     now: Timestamp,
 ) -> QueryResult<()> {
     // What an older version granted lives as long as what is granted now.
-    let access_until = access_until.unwrap_or(now.after(policy.access_lifetime));
-    revocations::insert(conn, &Revocation { session_id: session, access_until })
+    let access_expires_at = access_expires_at.unwrap_or(now.after(policy.access_lifetime));
+    revocations::insert(conn, &Revocation { session_id: session, access_expires_at })
 }
 
 /// Takes away, of the `limit` sessions that follow on `after`, salts that are not
@@ -769,7 +769,7 @@ struct Subject {
 
 fn record(
     conn: &mut Conn,
-    what: EventKind,
+    kind: EventKind,
     reason: Option<Reason>,
     subject: &Subject,
     device: &ClientInfo,
@@ -778,8 +778,8 @@ fn record(
 ) -> QueryResult<()> {
     let event = Event {
         id,
-        at: now,
-        what: what.as_str(),
+        occurred_at: now,
+        kind: kind.as_str(),
         reason: reason.map(Reason::as_str),
         session: subject.session,
         user: subject.user,
@@ -787,7 +787,7 @@ fn record(
         ip: device.ip,
         user_agent: device.user_agent.as_deref(),
     };
-    match what {
+    match kind {
         EventKind::SignedIn | EventKind::LoggedOut => events::insert(conn, &event),
         // Anybody who has a token, a dead one too, can have these happen at will.
         _ => events::count(conn, &event),
@@ -840,7 +840,7 @@ fn grant(
     TokenGrant { user, session, refresh_token, access, issued_at, access_expires_at }
 }
 
-/// What was granted with the live token. It never outlives `access_until`, by which
+/// What was granted with the live token. It never outlives `access_expires_at`, by which
 /// the end of the session is remembered: lifetimes may have become longer since.
 fn grant_again(
     session: SessionId,
@@ -849,7 +849,7 @@ fn grant_again(
     policy: &Policy,
 ) -> TokenGrant {
     let issued = standing.access_issued_at;
-    let until = standing.access_until.unwrap_or(issued.after(policy.access_lifetime));
+    let until = standing.access_expires_at.unwrap_or(issued.after(policy.access_lifetime));
     let ends = standing.expires_at.min(until);
     grant(standing.user, session, refresh_token, standing.access, issued, ends, policy)
 }

@@ -97,8 +97,8 @@ impl Display for Explanation {
             writeln!(
                 f,
                 "{label:<12} {}  {}{}{}{times}, {}",
-                self.when(entry.at),
-                entry.what,
+                self.when(entry.occurred_at),
+                entry.kind,
                 reason.unwrap_or_default(),
                 shown.unwrap_or_default(),
                 origin(entry.ip, entry.user_agent.as_deref()),
@@ -142,13 +142,13 @@ impl Explanation {
 
     fn verdict(&self, standing: &SessionRow) -> String {
         let verdict = judge(&self.token, None, standing, &self.policy, self.now);
-        let keyed = standing.attempt_digest.is_some();
+        let keyed = standing.idempotency_key_digest.is_some();
         let again = |how_long| match standing.rotated_at {
             Some(rotated_at) => format!("until {}", self.when(rotated_at.after(how_long))),
             None => String::new(),
         };
         // What the key is, this does not know; so it says what the key would do.
-        let mine = standing.salt.is_some()
+        let mine = standing.successor_salt.is_some()
             && self.token.generation.checked_add(1) == Some(standing.generation);
         let with_key = match (self.policy.reuse, standing.rotated_at, verdict) {
             (

@@ -41,7 +41,7 @@ pub fn list(config: &Config) -> Result<String, Error> {
     let phases = keys::phases(&keys, config.keys.access_lifetime, clock::now());
     let mut lines = String::new();
     for (key, phase) in keys.iter().zip(phases) {
-        let (phase, from) = (phase.as_str(), key.signs_from);
+        let (phase, from) = (phase.as_str(), key.active_from);
         let _ = write!(lines, "{}  {:<5}  {phase:<8}  signs from {from}", key.kid, key.algorithm);
         if let Some(at) = key.revoked_at {
             let _ = write!(lines, ", revoked {at}");
@@ -58,7 +58,7 @@ pub fn list(config: &Config) -> Result<String, Error> {
 pub fn rotate(config: &Config) -> Result<String, Error> {
     let (mut conn, sealing) = open(config)?;
     let key = keys::rotate(&mut conn, &sealing, &config.keys, clock::now())?;
-    let (kid, algorithm, from) = (key.kid, key.algorithm, key.signs_from);
+    let (kid, algorithm, from) = (key.kid, key.algorithm, key.active_from);
     Ok(format!("{kid} ({algorithm}) is published, and signs from {from} on\n"))
 }
 

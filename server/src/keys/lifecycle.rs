@@ -57,17 +57,17 @@ impl Phase {
 #[must_use]
 pub fn phases(keys: &[StoredKey], lifetime: Duration, now: Timestamp) -> Vec<Phase> {
     let unrevoked = |key: &&StoredKey| key.revoked_at.is_none();
-    let mut begun = keys.iter().filter(unrevoked).filter(|key| key.signs_from <= now);
+    let mut begun = keys.iter().filter(unrevoked).filter(|key| key.active_from <= now);
     // A clock that was set back may find none that has begun.
-    let active = begun.next_back().or_else(|| keys.iter().find(unrevoked)).map(|key| key.number);
+    let active = begun.next_back().or_else(|| keys.iter().find(unrevoked)).map(|key| key.sequence);
     let phase = |key: &StoredKey| {
         let kept = lifetime.max(AT_LEAST) + CLOCKS_APART;
         let over = |since: Timestamp| since.after(kept) <= now;
         match key.revoked_at {
             Some(revoked_at) if over(revoked_at) => Phase::Gone,
             Some(_) => Phase::Revoked,
-            None if Some(key.number) == active => Phase::Active,
-            None if Some(key.number) > active => Phase::Pending,
+            None if Some(key.sequence) == active => Phase::Active,
+            None if Some(key.sequence) > active => Phase::Pending,
             None if superseded_at(keys, key).is_some_and(over) => Phase::Gone,
             None => Phase::Retiring,
         }
@@ -77,10 +77,10 @@ pub fn phases(keys: &[StoredKey], lifetime: Duration, now: Timestamp) -> Vec<Pha
 
 /// When another began to sign in the place of `key`.
 fn superseded_at(keys: &[StoredKey], key: &StoredKey) -> Option<Timestamp> {
-    let later = keys.iter().filter(|later| later.number > key.number);
+    let later = keys.iter().filter(|later| later.sequence > key.sequence);
     // One that was revoked before its time never signed.
-    let signed = later.filter(|later| later.revoked_at.is_none_or(|at| at > later.signs_from));
-    signed.map(|later| later.signs_from).min()
+    let signed = later.filter(|later| later.revoked_at.is_none_or(|at| at > later.active_from));
+    signed.map(|later| later.active_from).min()
 }
 
 #[cfg(test)]
@@ -95,14 +95,14 @@ mod tests {
         Timestamp::from_secs(1_800_000_000 + second)
     }
 
-    fn key(number: i64, signs_from: i64, revoked_at: Option<i64>) -> StoredKey {
+    fn key(sequence: i64, active_from: i64, revoked_at: Option<i64>) -> StoredKey {
         StoredKey {
-            number,
-            kid: number.to_string(),
+            sequence,
+            kid: sequence.to_string(),
             algorithm: "EdDSA".into(),
             sealed: Vec::new(),
             created_at: at(0),
-            signs_from: at(signs_from),
+            active_from: at(active_from),
             revoked_at: revoked_at.map(at),
         }
     }

@@ -27,8 +27,8 @@ pub fn end_selected(
         let ended = conn.write(|conn| {
             let reason = EndReason::LoggedOut.as_str();
             let ended = store::sessions::end_next(conn, selection, after, reason, now)?;
-            for ((session, user, access_until), n) in ended.iter().copied().zip(count..) {
-                note_end(conn, session, access_until, policy, now)?;
+            for ((session, user, access_expires_at), n) in ended.iter().copied().zip(count..) {
+                note_end(conn, session, access_expires_at, policy, now)?;
                 let subject = Subject { session, user: Some(user), generation: None };
                 record(
                     conn,

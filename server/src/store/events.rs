@@ -18,9 +18,9 @@ pub struct Event<'a> {
     /// Its id.
     pub id: EventId,
     /// When.
-    pub at: Timestamp,
+    pub occurred_at: Timestamp,
     /// What happened, in one word.
-    pub what: &'a str,
+    pub kind: &'a str,
     /// Why, in one word.
     pub reason: Option<&'a str>,
     /// The session it was about.
@@ -40,8 +40,8 @@ macro_rules! row {
     ($event:expr, $fold_key:expr) => {
         (
             events::id.eq($event.id),
-            events::at.eq($event.at),
-            events::what.eq($event.what),
+            events::occurred_at.eq($event.occurred_at),
+            events::kind.eq($event.kind),
             events::reason.eq($event.reason),
             events::session_id.eq($event.session),
             events::user_id.eq($event.user),
@@ -93,10 +93,10 @@ pub fn count(conn: &mut Conn, event: &Event<'_>) -> QueryResult<()> {
 
 /// Digests what entries that are counted together have in common.
 fn fold_key(event: &Event<'_>) -> Digest {
-    let minute = event.at.as_secs().div_euclid(60).to_be_bytes();
+    let minute = event.occurred_at.as_secs().div_euclid(60).to_be_bytes();
     let reason = event.reason.unwrap_or_default();
     // A copied token is one entry, whichever request detects it.
-    let kind = if reason == REUSE { "" } else { event.what };
+    let kind = if reason == REUSE { "" } else { event.kind };
     let ip = event.ip.map(|ip| ip.to_string()).unwrap_or_default();
     // Kinds, reasons and addresses have no zero byte.
     let text = format!("{kind}\0{reason}\0{ip}");
@@ -107,9 +107,9 @@ fn fold_key(event: &Event<'_>) -> Digest {
 #[derive(Queryable)]
 pub struct Entry {
     /// When.
-    pub at: Timestamp,
+    pub occurred_at: Timestamp,
     /// What happened.
-    pub what: String,
+    pub kind: String,
     /// Why.
     pub reason: Option<String>,
     /// Which generation was shown.
@@ -132,8 +132,8 @@ pub fn of_session(conn: &mut Conn, session: SessionId, limit: i64) -> QueryResul
         .order(events::id.desc())
         .limit(limit)
         .select((
-            events::at,
-            events::what,
+            events::occurred_at,
+            events::kind,
             events::reason,
             events::generation,
             events::ip,

@@ -1,11 +1,11 @@
-//! Rows of `ends`: revoked sessions whose access tokens have not all expired.
+//! Rows of `session_revocations`: revoked sessions whose access tokens have not all expired.
 
 use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
 
 use super::Conn;
-use super::schema::{ends, sessions};
+use super::schema::{session_revocations, sessions};
 use crate::clock::Timestamp;
 use crate::ids::{SessionId, UserId};
 
@@ -15,7 +15,7 @@ pub struct Revocation {
     /// The session.
     pub session_id: SessionId,
     /// When the last of its access tokens expires.
-    pub access_until: Timestamp,
+    pub access_expires_at: Timestamp,
 }
 
 /// Where the next poll for new revocations begins.
@@ -51,15 +51,15 @@ impl Cursor {
 /// # Errors
 /// When the statement fails.
 pub fn insert(conn: &mut Conn, end: &Revocation) -> QueryResult<()> {
-    let txid = match conn {
+    let transaction_id = match conn {
         Conn::Postgres(_) => "pg_current_xact_id()::text::bigint",
         Conn::Sqlite(_) => "0",
     };
-    diesel::insert_into(ends::table)
+    diesel::insert_into(session_revocations::table)
         .values((
-            ends::session_id.eq(end.session_id),
-            ends::access_until.eq(end.access_until),
-            ends::txid.eq(sql::<BigInt>(txid)),
+            session_revocations::session_id.eq(end.session_id),
+            session_revocations::access_expires_at.eq(end.access_expires_at),
+            session_revocations::transaction_id.eq(sql::<BigInt>(transaction_id)),
         ))
         .execute(conn)?;
     Ok(())
@@ -70,8 +70,10 @@ pub fn insert(conn: &mut Conn, end: &Revocation) -> QueryResult<()> {
 /// # Errors
 /// When the query fails.
 pub fn of(conn: &mut Conn, sessions: &[SessionId]) -> QueryResult<Vec<Revocation>> {
-    let those = ends::table.filter(ends::session_id.eq_any(sessions));
-    those.select((ends::session_id, ends::access_until)).load(conn)
+    let those = session_revocations::table.filter(session_revocations::session_id.eq_any(sessions));
+    those
+        .select((session_revocations::session_id, session_revocations::access_expires_at))
+        .load(conn)
 }
 
 /// Returns the revoked sessions of a user.
@@ -80,7 +82,7 @@ pub fn of(conn: &mut Conn, sessions: &[SessionId]) -> QueryResult<Vec<Revocation
 /// When the query fails.
 pub fn of_user(conn: &mut Conn, user: UserId) -> QueryResult<Vec<SessionId>> {
     sessions::table
-        .inner_join(ends::table.on(ends::session_id.eq(sessions::id)))
+        .inner_join(session_revocations::table.on(session_revocations::session_id.eq(sessions::id)))
         .filter(sessions::user_id.eq(user))
         .select(sessions::id)
         .load(conn)
@@ -92,10 +94,10 @@ pub fn of_user(conn: &mut Conn, user: UserId) -> QueryResult<Vec<SessionId>> {
 /// # Errors
 /// When the query fails.
 pub fn since(conn: &mut Conn, cursor: Cursor, time: Timestamp) -> QueryResult<Vec<Revocation>> {
-    ends::table
-        .filter(ends::txid.ge(cursor.0))
-        .filter(ends::access_until.gt(time))
-        .select((ends::session_id, ends::access_until))
+    session_revocations::table
+        .filter(session_revocations::transaction_id.ge(cursor.0))
+        .filter(session_revocations::access_expires_at.gt(time))
+        .select((session_revocations::session_id, session_revocations::access_expires_at))
         .load(conn)
 }
 
@@ -105,5 +107,8 @@ pub fn since(conn: &mut Conn, cursor: Cursor, time: Timestamp) -> QueryResult<Ve
 /// # Errors
 /// When the statement fails.
 pub fn delete_old(conn: &mut Conn, time: Timestamp) -> QueryResult<usize> {
-    diesel::delete(ends::table.filter(ends::access_until.le(time))).execute(conn)
+    diesel::delete(
+        session_revocations::table.filter(session_revocations::access_expires_at.le(time)),
+    )
+    .execute(conn)
 }

@@ -7,7 +7,7 @@ diesel::table! {
     users (id) {
         id -> Id,
         created_at -> PointInTime,
-        signed_in_at -> Nullable<PointInTime>,
+        logged_in_at -> Nullable<PointInTime>,
     }
 }
 
@@ -21,16 +21,16 @@ diesel::table! {
         generation -> BigInt,
         secret_digest -> Binary,
         previous_digest -> Nullable<Binary>,
-        salt -> Nullable<Binary>,
-        attempt_digest -> Nullable<Binary>,
-        keyed -> Bool,
-        floor -> BigInt,
-        next_floor -> BigInt,
-        floor_at -> Nullable<PointInTime>,
+        successor_salt -> Nullable<Binary>,
+        idempotency_key_digest -> Nullable<Binary>,
+        has_used_idempotency_key -> Bool,
+        oldest_recent_generation -> BigInt,
+        next_oldest_recent_generation -> BigInt,
+        oldest_recent_moved_at -> Nullable<PointInTime>,
         rotated_at -> Nullable<PointInTime>,
         access_jti -> Id,
         access_issued_at -> PointInTime,
-        access_until -> Nullable<PointInTime>,
+        access_expires_at -> Nullable<PointInTime>,
         created_at -> PointInTime,
         idle_expires_at -> PointInTime,
         expires_at -> PointInTime,
@@ -47,8 +47,8 @@ diesel::table! {
 
     events (id) {
         id -> Id,
-        at -> PointInTime,
-        what -> Text,
+        occurred_at -> PointInTime,
+        kind -> Text,
         reason -> Nullable<Text>,
         session_id -> Nullable<Id>,
         user_id -> Nullable<Id>,
@@ -66,11 +66,11 @@ diesel::table! {
 
     signing_keys (kid) {
         kid -> Text,
-        number -> BigInt,
+        sequence -> BigInt,
         algorithm -> Text,
         sealed_private_key -> Binary,
         created_at -> PointInTime,
-        signs_from -> PointInTime,
+        active_from -> PointInTime,
         revoked_at -> Nullable<PointInTime>,
     }
 }
@@ -79,10 +79,10 @@ diesel::table! {
     use diesel::sql_types::BigInt;
     use crate::store::types::sql::{Id, PointInTime};
 
-    ends (session_id) {
+    session_revocations (session_id) {
         session_id -> Id,
-        access_until -> PointInTime,
-        txid -> BigInt,
+        access_expires_at -> PointInTime,
+        transaction_id -> BigInt,
     }
 }
 
@@ -98,4 +98,4 @@ diesel::table! {
 }
 
 diesel::allow_tables_to_appear_in_same_query!(sessions, users);
-diesel::allow_tables_to_appear_in_same_query!(sessions, ends);
+diesel::allow_tables_to_appear_in_same_query!(sessions, session_revocations);

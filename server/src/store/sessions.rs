@@ -23,7 +23,7 @@ pub use rotate::{Rotated, RotationUpdate, redate, redate_late, rotate, rotate_ba
 /// while tokens are out.
 macro_rules! at_least {
     ($until:expr) => {
-        case_when(sessions::access_until.gt($until), sessions::access_until)
+        case_when(sessions::access_expires_at.gt($until), sessions::access_expires_at)
             .otherwise(Some($until).into_sql::<Nullable<PointInTime>>())
     };
 }
@@ -39,7 +39,7 @@ pub struct NewSession<'a> {
     /// The access token granted with it.
     pub access: AccessTokenId,
     /// When that expires, at the latest.
-    pub access_until: Timestamp,
+    pub access_expires_at: Timestamp,
     /// When it is opened.
     pub now: Timestamp,
     /// When it ends unless it is refreshed before.
@@ -65,7 +65,7 @@ pub fn insert(conn: &mut Conn, new: &NewSession<'_>) -> QueryResult<()> {
             sessions::secret_digest.eq(new.secret.as_bytes()),
             sessions::access_jti.eq(new.access),
             sessions::access_issued_at.eq(new.now),
-            sessions::access_until.eq(new.access_until),
+            sessions::access_expires_at.eq(new.access_expires_at),
             sessions::created_at.eq(new.now),
             sessions::idle_expires_at.eq(new.idle_expires_at),
             sessions::expires_at.eq(new.expires_at),
@@ -89,13 +89,13 @@ pub struct SessionRow {
     /// Digest of the secret before it.
     pub previous_digest: Option<Vec<u8>>,
     /// What the live secret was derived with, while it may be asked for again.
-    pub salt: Option<Vec<u8>>,
+    pub successor_salt: Option<Vec<u8>>,
     /// Digest of the key of the attempt that rotated it.
-    pub attempt_digest: Option<Vec<u8>>,
+    pub idempotency_key_digest: Option<Vec<u8>>,
     /// Whether it was ever rotated with an idempotency key.
-    pub keyed: bool,
+    pub has_used_idempotency_key: bool,
     /// The oldest generation that was current in the last windows.
-    pub floor: i64,
+    pub oldest_recent_generation: i64,
     /// When it was rotated last.
     pub rotated_at: Option<Timestamp>,
     /// The access token granted last.
@@ -104,7 +104,7 @@ pub struct SessionRow {
     pub access_issued_at: Timestamp,
     /// By when every access token of the session has expired; unknown where an
     /// older version granted it.
-    pub access_until: Option<Timestamp>,
+    pub access_expires_at: Option<Timestamp>,
     /// When it was opened.
     pub created_at: Timestamp,
     /// When it ends unless it is refreshed before.
@@ -127,7 +127,7 @@ impl SessionRow {
     /// is dated earlier than anybody could know of it.
     pub fn rotated_after(&mut self, time: Timestamp, generation: i64) {
         self.rotated_at = self.rotated_at.max(Some(time));
-        self.floor = self.floor.min(generation);
+        self.oldest_recent_generation = self.oldest_recent_generation.min(generation);
     }
 }
 
@@ -143,14 +143,14 @@ pub fn find(conn: &mut Conn, id: SessionId) -> QueryResult<Option<SessionRow>> {
             sessions::generation,
             sessions::secret_digest,
             sessions::previous_digest,
-            sessions::salt,
-            sessions::attempt_digest,
-            sessions::keyed,
-            sessions::floor,
+            sessions::successor_salt,
+            sessions::idempotency_key_digest,
+            sessions::has_used_idempotency_key,
+            sessions::oldest_recent_generation,
             sessions::rotated_at,
             sessions::access_jti,
             sessions::access_issued_at,
-            sessions::access_until,
+            sessions::access_expires_at,
             sessions::created_at,
             sessions::idle_expires_at,
             sessions::expires_at,
@@ -173,7 +173,7 @@ pub fn renew_access(
     id: SessionId,
     seen: &SessionRow,
     access: AccessTokenId,
-    access_until: Timestamp,
+    access_expires_at: Timestamp,
     now: Timestamp,
 ) -> QueryResult<bool> {
     let same = sessions::table
@@ -185,7 +185,7 @@ pub fn renew_access(
         .set((
             sessions::access_jti.eq(access),
             sessions::access_issued_at.eq(now),
-            sessions::access_until.eq(at_least!(access_until)),
+            sessions::access_expires_at.eq(at_least!(access_expires_at)),
         ))
         .execute(conn)?;
     Ok(changed == 1)
@@ -205,7 +205,7 @@ pub fn end(
 ) -> QueryResult<Option<(UserId, Option<Timestamp>)>> {
     diesel::update(sessions::table.find(id).filter(sessions::ended_at.is_null()))
         .set((sessions::ended_at.eq(now), sessions::end_reason.eq(reason)))
-        .returning((sessions::user_id, sessions::access_until))
+        .returning((sessions::user_id, sessions::access_expires_at))
         .get_result(conn)
         .optional()
 }
@@ -243,7 +243,7 @@ pub fn end_next(
         .filter(sessions::user_id.le(user.unwrap_or(UserId(Uuid::max()))))
         .order(sessions::id)
         .limit(ENDED_AT_ONCE)
-        .select((sessions::id, sessions::user_id, sessions::access_until));
+        .select((sessions::id, sessions::user_id, sessions::access_expires_at));
     let ended: Vec<(SessionId, UserId, Option<Timestamp>)> = match conn {
         Conn::Postgres(conn) => next.for_update().load(conn)?,
         Conn::Sqlite(conn) => next.load(conn)?,
@@ -272,7 +272,7 @@ pub fn end_all(
         .filter(sessions::ended_at.is_null())
         .filter(sessions::id.ne(keep.unwrap_or(SessionId::MIN)))
         .order(sessions::id)
-        .select((sessions::id, sessions::access_until));
+        .select((sessions::id, sessions::access_expires_at));
     // In one order, so that two who do this at once wait for each other.
     let ended: Vec<(SessionId, Option<Timestamp>)> = match conn {
         Conn::Postgres(conn) => others.for_update().load(conn)?,
@@ -443,8 +443,8 @@ pub fn sweep(
 ) -> QueryResult<SweepReport> {
     let dust = sessions::table.select((
         sessions::id,
-        sessions::salt.is_not_null(),
-        sessions::attempt_digest.is_not_null(),
+        sessions::successor_salt.is_not_null(),
+        sessions::idempotency_key_digest.is_not_null(),
         sessions::rotated_at,
         sessions::idle_expires_at,
         sessions::expires_at,
@@ -484,8 +484,8 @@ pub fn clear_salts(conn: &mut Conn, ids: &[SessionId], before: Timestamp) -> Que
     let old = sessions::table
         .filter(sessions::id.eq_any(ids))
         .filter(sessions::rotated_at.lt(before))
-        .filter(sessions::attempt_digest.is_null())
-        .filter(sessions::salt.is_not_null())
+        .filter(sessions::idempotency_key_digest.is_null())
+        .filter(sessions::successor_salt.is_not_null())
         .select(sessions::id);
     conn.write(|conn| {
         let ids: Vec<SessionId> = match conn {
@@ -502,7 +502,10 @@ fn clear(conn: &mut Conn, ids: Vec<SessionId>) -> QueryResult<usize> {
         return Ok(0);
     }
     diesel::update(sessions::table.filter(sessions::id.eq_any(ids)))
-        .set((sessions::salt.eq(None::<&[u8]>), sessions::attempt_digest.eq(None::<&[u8]>)))
+        .set((
+            sessions::successor_salt.eq(None::<&[u8]>),
+            sessions::idempotency_key_digest.eq(None::<&[u8]>),
+        ))
         .execute(conn)
 }
 

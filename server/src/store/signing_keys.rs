@@ -11,7 +11,7 @@ use crate::clock::Timestamp;
 #[derive(Clone, PartialEq, Eq, Queryable)]
 pub struct StoredKey {
     /// Its place in the sequence of keys.
-    pub number: i64,
+    pub sequence: i64,
     /// Its thumbprint (RFC 7638).
     pub kid: String,
     /// Its algorithm by the name that JWS has for it (RFC 7518 §3.1).
@@ -21,7 +21,7 @@ pub struct StoredKey {
     /// When it was made, and published.
     pub created_at: Timestamp,
     /// When it begins to sign.
-    pub signs_from: Timestamp,
+    pub active_from: Timestamp,
     /// When it was revoked, if it was.
     pub revoked_at: Option<Timestamp>,
 }
@@ -32,14 +32,14 @@ pub struct StoredKey {
 /// When the query fails.
 pub fn all(conn: &mut Conn) -> QueryResult<Vec<StoredKey>> {
     signing_keys::table
-        .order(signing_keys::number)
+        .order(signing_keys::sequence)
         .select((
-            signing_keys::number,
+            signing_keys::sequence,
             signing_keys::kid,
             signing_keys::algorithm,
             signing_keys::sealed_private_key,
             signing_keys::created_at,
-            signing_keys::signs_from,
+            signing_keys::active_from,
             signing_keys::revoked_at,
         ))
         .load(conn)
@@ -54,11 +54,11 @@ pub fn insert(conn: &mut Conn, key: &StoredKey) -> QueryResult<bool> {
     let inserted = diesel::insert_into(signing_keys::table)
         .values((
             signing_keys::kid.eq(&key.kid),
-            signing_keys::number.eq(key.number),
+            signing_keys::sequence.eq(key.sequence),
             signing_keys::algorithm.eq(&key.algorithm),
             signing_keys::sealed_private_key.eq(&key.sealed),
             signing_keys::created_at.eq(key.created_at),
-            signing_keys::signs_from.eq(key.signs_from),
+            signing_keys::active_from.eq(key.active_from),
         ))
         .execute(conn);
     match inserted {
@@ -76,13 +76,13 @@ pub fn schedule(
     conn: &mut Conn,
     kid: &str,
     seen: Timestamp,
-    signs_from: Timestamp,
+    active_from: Timestamp,
 ) -> QueryResult<()> {
     let same = signing_keys::table
         .find(kid)
-        .filter(signing_keys::signs_from.eq(seen))
+        .filter(signing_keys::active_from.eq(seen))
         .filter(signing_keys::revoked_at.is_null());
-    diesel::update(same).set(signing_keys::signs_from.eq(signs_from)).execute(conn).map(drop)
+    diesel::update(same).set(signing_keys::active_from.eq(active_from)).execute(conn).map(drop)
 }
 
 /// Which key signs when the one that signed is revoked.
@@ -114,7 +114,7 @@ pub fn revoke(
             Replacement::None => {}
             Replacement::Promote(kid) => {
                 let heir = unrevoked().filter(signing_keys::kid.eq(kid));
-                let changed = diesel::update(heir).set(signing_keys::signs_from.eq(now));
+                let changed = diesel::update(heir).set(signing_keys::active_from.eq(now));
                 as_seen &= changed.execute(conn)? == 1;
             }
             Replacement::Create(key) => as_seen &= insert(conn, key)?,

@@ -24,8 +24,8 @@ pub fn insert(conn: &mut Conn, id: UserId, now: Timestamp) -> QueryResult<()> {
 /// # Errors
 /// When the statement fails.
 pub fn use_login(conn: &mut Conn, id: UserId, now: Timestamp) -> QueryResult<bool> {
-    let changed = diesel::update(users::table.find(id).filter(users::signed_in_at.is_null()))
-        .set(users::signed_in_at.eq(now))
+    let changed = diesel::update(users::table.find(id).filter(users::logged_in_at.is_null()))
+        .set(users::logged_in_at.eq(now))
         .execute(conn)?;
     Ok(changed == 1)
 }
@@ -36,7 +36,7 @@ pub fn use_login(conn: &mut Conn, id: UserId, now: Timestamp) -> QueryResult<boo
 /// When the statement fails.
 pub fn release_login(conn: &mut Conn, id: UserId) -> QueryResult<()> {
     diesel::update(users::table.find(id))
-        .set(users::signed_in_at.eq(None::<Timestamp>))
+        .set(users::logged_in_at.eq(None::<Timestamp>))
         .execute(conn)?;
     Ok(())
 }
@@ -71,8 +71,8 @@ pub fn sweep(
         .load(conn)?;
     let Some(last) = seen.last().copied() else { return Ok(SweepReport::default()) };
     let sessions_left = exists(sessions::table.filter(sessions::user_id.eq(users::id)));
-    let never_used = users::signed_in_at.is_null().and(users::created_at.lt(unused));
-    let is_over = users::signed_in_at.is_not_null().and(users::signed_in_at.lt(used));
+    let never_used = users::logged_in_at.is_null().and(users::created_at.lt(unused));
+    let is_over = users::logged_in_at.is_not_null().and(users::logged_in_at.lt(used));
     // Asked again by the statement that deletes: one may be signing in.
     let gone = users::table
         .filter(users::id.eq_any(seen))

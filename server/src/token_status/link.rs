@@ -248,7 +248,7 @@ impl Link {
         self.problems.restored(ended.len());
         self.keep_unwritten(&unwritten);
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        current.ended.extend(ended.into_iter().map(|end| (end.session_id, end.access_until)));
+        current.ended.extend(ended.into_iter().map(|end| (end.session_id, end.access_expires_at)));
         self.number.store(usable.number, Ordering::Relaxed);
         current.usable = Some(usable);
         Ok(())
@@ -274,7 +274,7 @@ impl Link {
         }
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         let mut new = ended;
-        new.retain(|end| current.ended.insert(end.session_id, end.access_until).is_none());
+        new.retain(|end| current.ended.insert(end.session_id, end.access_expires_at).is_none());
         new
     }
 
@@ -282,7 +282,7 @@ impl Link {
     pub(super) fn forget_expired(&self) {
         let time = clock::now().before(CLOCKS_APART);
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        current.ended.retain(|_, access_until| *access_until > time);
+        current.ended.retain(|_, access_expires_at| *access_expires_at > time);
     }
 
     /// The status of an access token, or `None` where Redis cannot be trusted. One
@@ -389,7 +389,7 @@ impl Link {
         let now = clock::now().before(CLOCKS_APART);
         for batch in ended.chunks(AT_ONCE) {
             let write = |end: &Revocation| {
-                let lifetime = end.access_until.since(now);
+                let lifetime = end.access_expires_at.since(now);
                 let command = set(&ended_key(end.session_id), NO_EPOCH, lifetime.as_secs());
                 let connection = connection.clone();
                 async move { self.options.ask::<()>(connection, &command).await }

@@ -122,7 +122,7 @@ async fn nothing_is_acknowledged_that_is_not_kept(fault: Fault) {
         .unwrap()
         .batch_execute(
             "UPDATE sessions SET generation = 0, secret_digest = previous_digest, \
-             previous_digest = NULL, salt = NULL, rotated_at = NULL",
+             previous_digest = NULL, successor_salt = NULL, rotated_at = NULL",
         )
         .unwrap();
     let (single, leaving) = (server.log_in().await, server.log_in().await);

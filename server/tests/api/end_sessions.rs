@@ -58,7 +58,7 @@ async fn sessions_opened_before_a_time_or_all_can_be_ended() {
     assert_eq!(end(&server, &["--all"]).unwrap(), "1 session has ended\n");
     assert_eq!(server.user(&new.access).await, 401);
     has_ended(&server.refresh(&new.refresh).await);
-    let logged = "SELECT count(*) AS number FROM events WHERE what = 'logged_out'";
+    let logged = "SELECT count(*) AS number FROM events WHERE kind = 'logged_out'";
     assert_eq!(server.number(logged), 3);
 }
 
@@ -66,8 +66,8 @@ async fn sessions_opened_before_a_time_or_all_can_be_ended() {
 async fn more_sessions_than_one_batch_are_all_ended() {
     let server = Server::start();
     let one = server.log_in().await;
-    let columns = "user_id, generation, secret_digest, keyed, floor, next_floor, access_jti, \
-                   access_issued_at, created_at, idle_expires_at, expires_at";
+    let columns = "user_id, generation, secret_digest, access_jti, access_issued_at, \
+                   access_expires_at, created_at, idle_expires_at, expires_at";
     let is_sqlite = server.world.database_url().starts_with("sqlite");
     let id = if is_sqlite { "randomblob(16)" } else { "gen_random_uuid()" };
     // More than two batches, as copies of one row.

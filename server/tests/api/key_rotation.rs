@@ -159,11 +159,11 @@ fn listed(server: &Server) -> Vec<(String, String)> {
 fn let_time_pass(server: &Server, minutes: u64) {
     // PostgreSQL has an interval, SQLite microseconds.
     let earlier = if server.world.database_url().starts_with("postgres") {
-        format!("signs_from - INTERVAL '{minutes} minutes'")
+        format!("active_from - INTERVAL '{minutes} minutes'")
     } else {
-        format!("signs_from - {}", minutes * 60_000_000)
+        format!("active_from - {}", minutes * 60_000_000)
     };
-    server.sql(&format!("UPDATE signing_keys SET signs_from = {earlier}"));
+    server.sql(&format!("UPDATE signing_keys SET active_from = {earlier}"));
 }
 
 #[actix_rt::test]

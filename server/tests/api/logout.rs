@@ -34,7 +34,7 @@ async fn logout_is_idempotent_and_accepts_a_superseded_token() {
         let form = format!("refresh_token={}", token.refresh);
         assert_eq!(server.http.post("/logout", &form).await.status, 204);
     }
-    let log = "SELECT count(*) AS number FROM events WHERE what = 'logged_out'";
+    let log = "SELECT count(*) AS number FROM events WHERE kind = 'logged_out'";
     assert_eq!(server.number(log), 1);
 }
 
@@ -44,12 +44,13 @@ async fn revocation_is_kept_until_the_last_access_token_expires() {
     let tokens = server.log_in().await;
     let form = format!("refresh_token={}", tokens.refresh);
     assert_eq!(server.http.post("/logout", &form).await.status, 204);
-    assert_eq!(server.number("SELECT count(*) AS number FROM ends"), 1);
+    assert_eq!(server.number("SELECT count(*) AS number FROM session_revocations"), 1);
     // As if its access tokens had expired long ago.
     let postgres = server.world.database_url().starts_with("postgres");
     let past = if postgres { "now() - INTERVAL '1 hour'" } else { "0" };
-    server.sql(&format!("UPDATE ends SET access_until = {past}"));
-    eventually(0, async || server.number("SELECT count(*) AS number FROM ends")).await;
+    server.sql(&format!("UPDATE session_revocations SET access_expires_at = {past}"));
+    eventually(0, async || server.number("SELECT count(*) AS number FROM session_revocations"))
+        .await;
 }
 
 #[actix_rt::test]

@@ -95,7 +95,7 @@ async fn strict_mode_grants_one_of_many_concurrent_refreshes_and_ends_the_sessio
     }
     assert_eq!(granted.len(), 1);
     assert_eq!(pair.here.user(&granted[0].access).await, 401);
-    let found = "SELECT count(*) AS number FROM events WHERE what = 'reuse_detected'";
+    let found = "SELECT count(*) AS number FROM events WHERE kind = 'reuse_detected'";
     assert_eq!(pair.here.number(found), 1, "it is found out once");
 }
 
@@ -149,7 +149,7 @@ async fn refreshes_and_two_sweepers_do_not_interfere() {
         }
         actix_rt::time::sleep(Duration::from_millis(100)).await;
     }
-    let salts = "SELECT count(*) AS number FROM sessions WHERE salt IS NOT NULL";
+    let salts = "SELECT count(*) AS number FROM sessions WHERE successor_salt IS NOT NULL";
     eventually(0, async || pair.here.number(salts)).await;
     pair.here.process.await_log("salts of own rotations cleared");
     assert_eq!(

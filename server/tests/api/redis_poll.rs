@@ -29,10 +29,10 @@ fn lock(tables: &str) -> String {
     format!("LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")
 }
 
-fn revoke(txid: &str) -> String {
+fn revoke(transaction_id: &str) -> String {
     format!(
-        "INSERT INTO ends (session_id, access_until, txid) \
-         VALUES (gen_random_uuid(), now() + INTERVAL '10 minutes', {txid})"
+        "INSERT INTO session_revocations (session_id, access_expires_at, transaction_id) \
+         VALUES (gen_random_uuid(), now() + INTERVAL '10 minutes', {transaction_id})"
     )
 }
 

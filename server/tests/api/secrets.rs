@@ -99,8 +99,12 @@ async fn compromised_generated_secret_is_replaced_and_its_sessions_and_keys_end(
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
 
     let number = |query: &str| server.number(query);
-    assert_eq!(number("SELECT count(*) AS number FROM ends"), 2, "servers publish them");
-    let log = "SELECT count(*) AS number FROM events WHERE what = 'logged_out'";
+    assert_eq!(
+        number("SELECT count(*) AS number FROM session_revocations"),
+        2,
+        "servers publish them"
+    );
+    let log = "SELECT count(*) AS number FROM events WHERE kind = 'logged_out'";
     assert_eq!(number(log), 2);
     assert_eq!(number("SELECT count(*) AS number FROM sessions WHERE ended_at IS NULL"), 0);
     for tokens in [&tokens[1], &rotated] {

@@ -14,7 +14,7 @@ use crate::support::{Server, Tokens};
 #[derive(QueryableByName, Debug)]
 struct Event {
     #[diesel(sql_type = Text)]
-    what: String,
+    kind: String,
     #[diesel(sql_type = Nullable<Text>)]
     reason: Option<String>,
     #[diesel(sql_type = Nullable<BigInt>)]
@@ -34,7 +34,7 @@ fn events(server: &Server) -> Vec<Event> {
         Conn::Sqlite(_) => "ip",
     };
     diesel::sql_query(format!(
-        "SELECT what, reason, generation, {address} AS ip, user_agent, (SELECT count(*) FROM \
+        "SELECT kind, reason, generation, {address} AS ip, user_agent, (SELECT count(*) FROM \
          sessions WHERE sessions.id = session_id AND sessions.user_id = events.user_id) AS named \
          FROM events ORDER BY id"
     ))
@@ -59,7 +59,7 @@ async fn login_rejection_reuse_and_logout_are_audit_events_with_user_and_address
     let events = events(&server);
     let notified: Vec<_> = events
         .iter()
-        .map(|event| (event.what.as_str(), event.reason.as_deref(), event.generation))
+        .map(|event| (event.kind.as_str(), event.reason.as_deref(), event.generation))
         .collect();
     assert_eq!(
         notified,
@@ -174,7 +174,7 @@ async fn repeated_events_within_a_minute_share_one_row() {
     assert!((1..=2).contains(&rows), "{rows} entries");
     let sum = "SELECT CAST(sum(count) AS bigint) AS number FROM events WHERE reason = 'reuse'";
     assert_eq!(server.number(sum), 20);
-    let detected = "SELECT count(*) AS number FROM events WHERE what = 'reuse_detected'";
+    let detected = "SELECT count(*) AS number FROM events WHERE kind = 'reuse_detected'";
     assert_eq!(server.number(detected), 1);
     let (_, said) = explain(&server, &tokens.refresh, &[]);
     assert!(said.contains(" times, from 127.0.0.1"), "{said}");

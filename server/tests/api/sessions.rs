@@ -110,7 +110,7 @@ async fn user_can_end_all_sessions_or_all_others() {
         assert_eq!(server.user(&other.access).await, 401);
         assert_eq!(server.refresh(&other.refresh).await.field("reason"), "logged_out");
     }
-    let events = "SELECT count(*) AS number FROM events WHERE what = 'logged_out'";
+    let events = "SELECT count(*) AS number FROM events WHERE kind = 'logged_out'";
     assert_eq!(server.number(events), 3);
 
     let ended = delete(&server, "/sessions", &mine[0].access).await;

@@ -27,9 +27,11 @@ async fn columns_have_native_types() {
     for Column { name, kind } in columns {
         let expected = match name.as_str() {
             "id" | "user_id" | "access_jti" => "uuid",
-            "generation" | "floor" | "next_floor" => "bigint",
-            "keyed" => "boolean",
-            "secret_digest" | "previous_digest" | "salt" | "attempt_digest" => "bytea",
+            "generation" | "oldest_recent_generation" | "next_oldest_recent_generation" => "bigint",
+            "has_used_idempotency_key" => "boolean",
+            "secret_digest" | "previous_digest" | "successor_salt" | "idempotency_key_digest" => {
+                "bytea"
+            }
             "end_reason" | "user_agent" => "text",
             "ip" => "inet",
             _ => "timestamp with time zone",

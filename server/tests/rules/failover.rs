@@ -36,7 +36,7 @@ fn set_back(policy: Policy) -> (Harness, [TokenPair; 3]) {
     };
     harness.sql(&format!(
         "UPDATE sessions SET generation = {}, secret_digest = {digest}, previous_digest = NULL, \
-         salt = NULL, rotated_at = NULL",
+         successor_salt = NULL, rotated_at = NULL",
         before.generation
     ));
     (harness, pairs.try_into().unwrap())

@@ -15,8 +15,8 @@ const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 fn refusal(session: SessionId, at: Timestamp) -> Event<'static> {
     Event {
         id: EventId::new(at).unwrap(),
-        at,
-        what: "refresh_refused",
+        occurred_at: at,
+        kind: "refresh_refused",
         reason: Some("superseded"),
         session,
         user: None,
@@ -63,8 +63,8 @@ fn different_events_or_minutes_have_separate_rows() {
     let first = refusal(session, START);
     let same = refusal(session, START.after(59 * SECOND));
     let entries = [
-        Event { at: START.after(MINUTE), ..refusal(session, START) },
-        Event { what: "superseded_elsewhere", ..refusal(session, START) },
+        Event { occurred_at: START.after(MINUTE), ..refusal(session, START) },
+        Event { kind: "superseded_elsewhere", ..refusal(session, START) },
         Event { reason: Some("unknown"), ..refusal(session, START) },
         Event { reason: None, ..refusal(session, START) },
         Event { ip: Some([192, 0, 2, 2].into()), ..refusal(session, START) },
@@ -76,12 +76,12 @@ fn different_events_or_minutes_have_separate_rows() {
     }
     assert_eq!(rows(&mut harness), (8, 9));
     // A copied token is one entry, whichever request detects it.
-    for what in ["reuse_detected", "refresh_refused", "refresh_refused"] {
-        let event = Event { what, reason: Some("reuse"), ..refusal(session, START) };
+    for kind in ["reuse_detected", "refresh_refused", "refresh_refused"] {
+        let event = Event { kind, reason: Some("reuse"), ..refusal(session, START) };
         count(&mut harness.conn, &event).unwrap();
     }
     assert_eq!(rows(&mut harness), (9, 12));
-    let detected = "SELECT count AS number FROM events WHERE what = 'reuse_detected'";
+    let detected = "SELECT count AS number FROM events WHERE kind = 'reuse_detected'";
     assert_eq!(harness.number(detected), 3);
     for _ in 0..2 {
         insert(&mut harness.conn, &refusal(session, START)).unwrap();

@@ -135,7 +135,7 @@ impl Harness {
     pub(crate) fn begin(&mut self, policy: Policy) {
         self.sql("DELETE FROM sessions");
         self.sql("DELETE FROM events");
-        self.sql("DELETE FROM ends");
+        self.sql("DELETE FROM session_revocations");
         self.now = START;
         self.policy = policy;
     }
@@ -317,13 +317,14 @@ impl Harness {
         #[derive(QueryableByName)]
         struct Row {
             #[diesel(sql_type = Text)]
-            what: String,
+            kind: String,
             #[diesel(sql_type = Text)]
             reason: String,
         }
-        let query = "SELECT what, coalesce(reason, '') AS reason FROM events ORDER BY at, id";
+        let query =
+            "SELECT kind, coalesce(reason, '') AS reason FROM events ORDER BY occurred_at, id";
         let rows: Vec<Row> = diesel::sql_query(query).load(&mut self.conn).unwrap();
-        rows.into_iter().map(|row| (row.what, row.reason)).collect()
+        rows.into_iter().map(|row| (row.kind, row.reason)).collect()
     }
 }
 

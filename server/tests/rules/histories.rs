@@ -132,7 +132,7 @@ fn play(harness: &mut Harness, policy: Policy, actions: &[Action]) {
                 assert_eq!(harness.standing(session).is_some(), model.state().0);
             }
             Action::EraseSalt => {
-                harness.sql("UPDATE sessions SET salt = NULL");
+                harness.sql("UPDATE sessions SET successor_salt = NULL");
                 model.erase_salt();
             }
             Action::Expire => {
@@ -199,7 +199,7 @@ fn present(
     };
     assert!(generation + 2 >= seen.chain.len(), "two generations old, and it yields something");
     let session = harness.parse(&granted.refresh).session;
-    let until = harness.standing(session).unwrap().access_until.unwrap();
+    let until = harness.standing(session).unwrap().access_expires_at.unwrap();
     assert!(granted.expires_at <= until.as_micros(), "its end is forgotten before it expires");
     let before = seen.successors.insert(shown, granted.refresh.clone());
     assert!(before.is_none_or(|before| before == granted.refresh), "one successor for each token");

@@ -25,7 +25,7 @@ pub(crate) struct Model {
     last: Option<Last>,
     access_issued_at: Timestamp,
     /// By when all access tokens have expired.
-    access_until: Timestamp,
+    access_expires_at: Timestamp,
     /// Whether it was ever rotated with a key.
     keyed: bool,
     /// The oldest generation that is excused, the one that follows, and since when.
@@ -50,7 +50,7 @@ impl Model {
             live: 0,
             last: None,
             access_issued_at: now,
-            access_until: now.after(policy.access_lifetime),
+            access_expires_at: now.after(policy.access_lifetime),
             keyed: false,
             floors: (0, 0, None),
             idle_end: now.after(policy.idle_lifetime),
@@ -124,7 +124,7 @@ impl Model {
 
     fn issue_access(&mut self, now: Timestamp) {
         self.access_issued_at = now;
-        self.access_until = self.access_until.max(now.after(self.policy.access_lifetime));
+        self.access_expires_at = self.access_expires_at.max(now.after(self.policy.access_lifetime));
     }
 
     /// The server starts anew with another lifetime of access tokens.
@@ -151,7 +151,7 @@ impl Model {
         }
         let issued_at = Timestamp::from_secs(self.access_issued_at.as_secs());
         let access_end = issued_at.after(self.policy.access_lifetime);
-        let access_end = access_end.min(self.end).min(self.access_until);
+        let access_end = access_end.min(self.end).min(self.access_expires_at);
         if access_end > now { Expected::Repeated } else { Expected::RepeatedAfresh }
     }
 

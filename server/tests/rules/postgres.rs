@@ -17,10 +17,13 @@ fn sweeper_uses_the_index_and_reads_at_most_one_step() {
     let (session, first) = harness.open();
     harness.present(&first.refresh, None);
     harness.sql(
-        "INSERT INTO sessions SELECT gen_random_uuid(), user_id, generation, secret_digest, \
-         previous_digest, CASE WHEN i % 100 = 0 THEN salt END, attempt_digest, rotated_at, \
-         access_jti, access_issued_at, created_at, idle_expires_at, expires_at, ended_at, \
-         end_reason, user_agent, ip FROM sessions, generate_series(1, 50000) AS i",
+        "INSERT INTO sessions (id, user_id, generation, secret_digest, previous_digest, \
+         successor_salt, rotated_at, access_jti, access_issued_at, access_expires_at, \
+         created_at, idle_expires_at, expires_at) \
+         SELECT gen_random_uuid(), user_id, generation, secret_digest, previous_digest, \
+         CASE WHEN i % 100 = 0 THEN successor_salt END, rotated_at, access_jti, \
+         access_issued_at, access_expires_at, created_at, idle_expires_at, expires_at \
+         FROM sessions, generate_series(1, 50000) AS i",
     );
     harness.sql("ANALYZE sessions");
     harness.wait(MINUTE);

@@ -19,7 +19,7 @@ fn successor_salt_is_cleared_after_the_grace_period_and_not_before() {
     assert_eq!(harness.present(&first.refresh, None), Outcome::Repeated(second.clone()));
     harness.wait(SECOND);
     assert_eq!(harness.clear_salts(&[session]), 1);
-    assert!(harness.standing(session).unwrap().salt.is_none());
+    assert!(harness.standing(session).unwrap().successor_salt.is_none());
     assert_eq!(harness.clear_salts(&[session]), 0, "there is nothing left to do");
     assert!(matches!(harness.present(&second.refresh, None), Outcome::Rotated(_)));
 }
@@ -36,7 +36,7 @@ fn successor_salt_with_an_idempotency_key_is_kept_for_the_recovery_window() {
     harness.wait(SECOND);
     assert_eq!(harness.sweep(), (1, 0));
     let standing = harness.standing(session).unwrap();
-    assert!(standing.salt.is_none() && standing.attempt_digest.is_none());
+    assert!(standing.successor_salt.is_none() && standing.idempotency_key_digest.is_none());
     assert_eq!(harness.sweep(), (0, 0), "there is nothing left to do");
 }
 
@@ -49,7 +49,7 @@ fn successor_salt_of_a_killed_server_is_cleared() {
     assert_eq!(harness.sweep(), (0, 0));
     harness.wait(SECOND);
     assert_eq!(harness.sweep(), (1, 0));
-    assert!(harness.standing(session).unwrap().salt.is_none());
+    assert!(harness.standing(session).unwrap().successor_salt.is_none());
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn strict_mode_stores_no_successor_salt() {
     let (session, first) = harness.open();
     harness.present(&first.refresh, Some("k"));
     let standing = harness.standing(session).unwrap();
-    assert!(standing.salt.is_none() && standing.attempt_digest.is_none());
+    assert!(standing.successor_salt.is_none() && standing.idempotency_key_digest.is_none());
 }
 
 #[test]
@@ -151,12 +151,12 @@ async fn server_clears_salts_of_its_own_rotations_before_the_next_pass() {
         harness.present(&first.refresh, key);
         rotated.push(session);
     }
-    let salts = "SELECT count(salt) AS number FROM sessions";
+    let salts = "SELECT count(successor_salt) AS number FROM sessions";
     let (mut sweeper, salt_expiry) = Sweeper::new(harness.store(), DEFAULT, DAY);
     // This one is told of the first, not of the second.
     salt_expiry.track(rotated[0], harness.now);
     sweeper.tick().await.unwrap();
-    assert!(harness.standing(rotated[0]).unwrap().salt.is_none());
+    assert!(harness.standing(rotated[0]).unwrap().successor_salt.is_none());
     assert_eq!(harness.number(salts), 2);
     sweeper.tick().await.unwrap();
     assert_eq!(harness.number(salts), 1, "come across; the attempt key keeps its own");
@@ -227,7 +227,7 @@ fn concurrent_sweepers_clear_each_salt_once() {
     let cleared: usize = servers.into_iter().map(|server| server.join().unwrap()).sum();
     // What all have passed over comes up on the next round.
     assert_eq!(cleared + harness.sweep().0, 60);
-    assert_eq!(harness.number("SELECT count(salt) AS number FROM sessions"), 0);
+    assert_eq!(harness.number("SELECT count(successor_salt) AS number FROM sessions"), 0);
 }
 
 #[test]

@@ -44,7 +44,7 @@ pub struct RotationUpdate {
     /// The access token granted with it.
     pub access: AccessTokenId,
     /// When that expires, at the latest.
-    pub access_until: Timestamp,
+    pub access_expires_at: Timestamp,
     /// When it happens.
     pub now: Timestamp,
     /// Rotations before this time are out of their grace period.
@@ -196,7 +196,7 @@ enum Field {
     Attempt,
     KeyRequired,
     Access,
-    AccessUntil,
+    AccessExpiresAt,
     Now,
     GraceFrom,
     Deadline,
@@ -213,7 +213,7 @@ enum Part {
 
 use Part::{Sql, Value};
 
-/// What a rotation writes. `floor` follows the generations that were current in the
+/// What a rotation writes. `oldest_recent_generation` follows the generations that were current in the
 /// last windows: it moves at most once a window, to what was presented a window
 /// before, so that neither the owner nor a thief who keeps rotating can keep an
 /// old token excused. `idle_expires_at` never moves back, so that a server whose
@@ -225,25 +225,25 @@ const SET: &[Part] = &[
     Value(Field::Successor),
     Sql(", previous_digest = "),
     Value(Field::Presented),
-    Sql(", salt = "),
+    Sql(", successor_salt = "),
     Value(Field::Salt),
-    Sql(", attempt_digest = "),
+    Sql(", idempotency_key_digest = "),
     Value(Field::Attempt),
-    Sql(", keyed = held.keyed OR "),
+    Sql(", has_used_idempotency_key = held.has_used_idempotency_key OR "),
     Value(Field::Attempt),
-    Sql(" IS NOT NULL, floor = CASE WHEN held.rotated_at >= "),
+    Sql(" IS NOT NULL, oldest_recent_generation = CASE WHEN held.rotated_at >= "),
     Value(Field::GraceFrom),
-    Sql(" THEN CASE WHEN held.floor_at >= "),
+    Sql(" THEN CASE WHEN held.oldest_recent_moved_at >= "),
     Value(Field::GraceFrom),
-    Sql(" THEN held.floor ELSE held.next_floor END ELSE "),
+    Sql(" THEN held.oldest_recent_generation ELSE held.next_oldest_recent_generation END ELSE "),
     Value(Field::Generation),
-    Sql(" END, next_floor = CASE WHEN held.floor_at >= "),
+    Sql(" END, next_oldest_recent_generation = CASE WHEN held.oldest_recent_moved_at >= "),
     Value(Field::GraceFrom),
-    Sql(" THEN held.next_floor ELSE "),
+    Sql(" THEN held.next_oldest_recent_generation ELSE "),
     Value(Field::Generation),
-    Sql(" END, floor_at = CASE WHEN held.floor_at >= "),
+    Sql(" END, oldest_recent_moved_at = CASE WHEN held.oldest_recent_moved_at >= "),
     Value(Field::GraceFrom),
-    Sql(" THEN held.floor_at ELSE "),
+    Sql(" THEN held.oldest_recent_moved_at ELSE "),
     Value(Field::Now),
     Sql(" END, rotated_at = "),
     Value(Field::Now),
@@ -251,10 +251,10 @@ const SET: &[Part] = &[
     Value(Field::Access),
     Sql(", access_issued_at = "),
     Value(Field::Now),
-    Sql(", access_until = CASE WHEN held.access_until > "),
-    Value(Field::AccessUntil),
-    Sql(" THEN held.access_until ELSE "),
-    Value(Field::AccessUntil),
+    Sql(", access_expires_at = CASE WHEN held.access_expires_at > "),
+    Value(Field::AccessExpiresAt),
+    Sql(" THEN held.access_expires_at ELSE "),
+    Value(Field::AccessExpiresAt),
     Sql(" END, idle_expires_at = CASE WHEN held.idle_expires_at > "),
     Value(Field::IdleExpiresAt),
     Sql(" THEN held.idle_expires_at ELSE "),
@@ -277,7 +277,7 @@ const GUARD: &[Part] = &[
     Value(Field::Now),
     Sql(" AND held.expires_at > "),
     Value(Field::Now),
-    Sql(" AND (NOT held.keyed OR NOT "),
+    Sql(" AND (NOT held.has_used_idempotency_key OR NOT "),
     Value(Field::KeyRequired),
     Sql(")"),
 ];
@@ -370,7 +370,9 @@ where
             Field::Attempt => out.push_bind_param::<Nullable<Binary>, _>(&self.attempt),
             Field::KeyRequired => out.push_bind_param::<Bool, _>(&next.key_required),
             Field::Access => out.push_bind_param::<Id, _>(&next.access),
-            Field::AccessUntil => out.push_bind_param::<PointInTime, _>(&next.access_until),
+            Field::AccessExpiresAt => {
+                out.push_bind_param::<PointInTime, _>(&next.access_expires_at)
+            }
             Field::Now => out.push_bind_param::<PointInTime, _>(&next.now),
             Field::GraceFrom => out.push_bind_param::<PointInTime, _>(&next.grace_from),
             Field::Deadline => out.push_bind_param::<PointInTime, _>(&next.deadline),
@@ -426,7 +428,7 @@ struct RotateBatch<'a> {
     attempts: Vec<Option<&'a [u8]>>,
     key_required: Vec<bool>,
     accesses: Vec<AccessTokenId>,
-    access_until: Vec<Timestamp>,
+    access_expires_at: Vec<Timestamp>,
     now: Vec<Timestamp>,
     grace_from: Vec<Timestamp>,
     deadlines: Vec<Timestamp>,
@@ -452,7 +454,7 @@ impl<'a> RotateBatch<'a> {
             attempts: column(all, |next| next.attempt.as_ref().map(Digest::as_bytes)),
             key_required: column(all, |next| next.key_required),
             accesses: column(all, |next| next.access),
-            access_until: column(all, |next| next.access_until),
+            access_expires_at: column(all, |next| next.access_expires_at),
             now: column(all, |next| next.now),
             grace_from: column(all, |next| next.grace_from),
             deadlines: column(all, |next| next.deadline),
@@ -476,7 +478,7 @@ impl Values<Pg> for RotateBatch<'_> {
             Field::Attempt => "next.attempt",
             Field::KeyRequired => "next.key_required",
             Field::Access => "next.access",
-            Field::AccessUntil => "next.access_until",
+            Field::AccessExpiresAt => "next.access_expires_at",
             Field::Now => "next.now",
             Field::GraceFrom => "next.grace_from",
             Field::Deadline => "next.deadline",
@@ -509,7 +511,7 @@ impl QueryFragment<Pg> for RotateBatch<'_> {
         out.push_sql(", ");
         out.push_bind_param::<Array<Id>, _>(&self.accesses)?;
         out.push_sql(", ");
-        out.push_bind_param::<Array<PointInTime>, _>(&self.access_until)?;
+        out.push_bind_param::<Array<PointInTime>, _>(&self.access_expires_at)?;
         out.push_sql(", ");
         out.push_bind_param::<Array<PointInTime>, _>(&self.now)?;
         out.push_sql(", ");
@@ -524,7 +526,7 @@ impl QueryFragment<Pg> for RotateBatch<'_> {
         out.push_bind_param::<Array<Nullable<IpAddress>>, _>(&self.ips)?;
         out.push_sql(
             ") AS next (id, generation, presented, successor, salt, attempt, key_required, access, \
-             access_until, now, grace_from, deadline, idle_expires_at, user_agent, ip) \
+             access_expires_at, now, grace_from, deadline, idle_expires_at, user_agent, ip) \
              JOIN sessions AS held ON ",
         );
         self.push_all(GUARD, &mut out)?;

@@ -58,9 +58,9 @@ fn statements(from: u64, until: u64) -> String {
     let digits = "lpad(to_hex(n), 12, '0')";
     let user = format!("('01900000-0000-4000-8000-' || {digits})::uuid");
     format!(
-        "INSERT INTO users (id, created_at, signed_in_at) SELECT {user}, now(), now() FROM {numbers};
+        "INSERT INTO users (id, created_at, logged_in_at) SELECT {user}, now(), now() FROM {numbers};
          INSERT INTO sessions (id, user_id, generation, secret_digest, access_jti,
-             access_issued_at, access_until, created_at, idle_expires_at, expires_at, user_agent, ip)
+             access_issued_at, access_expires_at, created_at, idle_expires_at, expires_at, user_agent, ip)
          SELECT ('01900000-0000-7000-8000-' || {digits})::uuid, {user}, 0,
              sha256(sha256(('secret ' || n)::bytea)), gen_random_uuid(), now(),
              now() + interval '15 minutes', now(), now() + interval '30 days',

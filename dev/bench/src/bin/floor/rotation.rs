@@ -62,11 +62,11 @@ values! {
     "UPDATE sessions SET generation = " generation: BigInt = i64;
     ", secret_digest = " secret: Binary = [u8; 32];
     ", previous_digest = " previous: Binary = [u8; 32];
-    ", salt = " salt: Binary = [u8; 32];
-    ", attempt_digest = " attempt: Nullable<Binary> = Option<Vec<u8>>;
+    ", successor_salt = " salt: Binary = [u8; 32];
+    ", idempotency_key_digest = " attempt: Nullable<Binary> = Option<Vec<u8>>;
     ", access_jti = " access: Id = Uuid;
     ", rotated_at = " now: Timestamptz = PgTimestamp;
-    ", access_issued_at = $7, access_until = CASE WHEN access_until > $8 THEN access_until ELSE "
+    ", access_issued_at = $7, access_expires_at = CASE WHEN access_expires_at > $8 THEN access_expires_at ELSE "
         until: Timestamptz = PgTimestamp;
     " END, idle_expires_at = " idle: Timestamptz = PgTimestamp;
     ", user_agent = " agent: Nullable<Text> = Option<String>;
@@ -75,10 +75,10 @@ values! {
 }
 
 const MANY: &str = "UPDATE sessions AS old SET generation = new.generation, \
-    secret_digest = new.secret, previous_digest = new.previous, salt = new.salt, \
-    attempt_digest = new.attempt, access_jti = new.access, rotated_at = new.now, \
+    secret_digest = new.secret, previous_digest = new.previous, successor_salt = new.salt, \
+    idempotency_key_digest = new.attempt, access_jti = new.access, rotated_at = new.now, \
     access_issued_at = new.now, idle_expires_at = new.idle, user_agent = new.agent, \
-    access_until = CASE WHEN old.access_until > new.until THEN old.access_until \
+    access_expires_at = CASE WHEN old.access_expires_at > new.until THEN old.access_expires_at \
     ELSE new.until END, ip = new.ip FROM unnest(";
 
 /// Where a rotation stands in its batch, from 1 on; whose the session is, and when

@@ -1,4 +1,0 @@
-DROP TABLE events;
-DROP TABLE signing_keys;
-DROP TABLE sessions;
-DROP TABLE users;
