@@ -299,7 +299,10 @@ impl Http {
                 redirect::note(&response, target);
                 Ok(response)
             }
-            Err(error) => Err(failure(&error, progress, target)),
+            Err(error) => {
+                let unused_proxy = proxy::unused(target.tls, &target.uri);
+                Err(failure(&error, progress, unused_proxy))
+            }
         }
     }
 }
@@ -369,40 +372,36 @@ async fn first_response(
     }
 }
 
-/// What it means that there is no response.
-fn failure(error: &SendRequestError, progress: Progress, target: &Target) -> Error {
-    let mut problem = match error {
+/// What it means that there is no response. Before there is a connection, a variable
+/// that names an unused proxy may be the reason.
+fn failure(error: &SendRequestError, progress: Progress, unused_proxy: Option<&str>) -> Error {
+    let hint =
+        unused_proxy.map_or_else(String::new, |name| format!("; {name} is set, but not used"));
+    Error::transient(match error {
         SendRequestError::Connect(ConnectError::Io(io)) => {
             match io.get_ref().and_then(|inner| inner.downcast_ref::<DialError>()) {
                 Some(DialError::Permanent(problem)) => {
-                    return Error::Misconfigured(format!("{problem}{}", unused_proxy(target)));
+                    return Error::Misconfigured(format!("{problem}{hint}"));
                 }
-                _ => format!("cannot connect to the server: {io}"),
+                _ => format!("cannot connect to the server: {io}{hint}"),
             }
         }
         SendRequestError::Connect(ConnectError::Timeout) => {
-            "cannot connect to the server: timeout".to_owned()
+            format!("cannot connect to the server: timeout{hint}")
         }
         // The time ran out before a connection was there.
         SendRequestError::Timeout if !progress.written => {
-            format!("cannot connect to the server: timeout{}", unused_proxy(target))
+            format!("cannot connect to the server: timeout{hint}")
         }
         SendRequestError::Timeout => "no response from the server in time".to_owned(),
         _ if progress.idle.is_some() && !progress.received => {
             "the server closed a kept connection, and may have carried the request out".to_owned()
         }
+        SendRequestError::Connect(error) => {
+            format!("no response from the server: {error}{hint}")
+        }
         error => format!("no response from the server: {error}"),
-    };
-    if matches!(error, SendRequestError::Connect(_)) {
-        problem.push_str(&unused_proxy(target));
-    }
-    Error::transient(problem)
-}
-
-/// What to add where a proxy is named that no connection goes through.
-fn unused_proxy(target: &Target) -> String {
-    let variable = proxy::unused(target.tls, &target.uri);
-    variable.map_or_else(String::new, |variable| format!("; {variable} is set, but not used"))
+    })
 }
 
 /// Whether a response says that its connection ends with it.
@@ -421,9 +420,93 @@ pub(crate) fn is_json(response: &Response) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{self, Read, Write};
+    use std::net::TcpListener;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use awc::http::header::HeaderName;
+    use openssl::ssl::SslMethod;
 
     use super::*;
+
+    fn http(timeout: Duration) -> Http {
+        Http::new(SslConnector::builder(SslMethod::tls_client()).unwrap().build(), timeout)
+    }
+
+    /// Sends a `GET` request to a plain server, and reads the response whole.
+    async fn get(http: &Http, address: impl fmt::Display) -> Result<StatusCode, Error> {
+        let uri = Uri::try_from(format!("http://{address}/")).unwrap();
+        let outgoing = Outgoing {
+            method: &Method::GET,
+            target: &Target { uri, tls: false, host: None },
+            headers: &HeaderMap::new(),
+            authorization: None,
+            repeatable: true,
+        };
+        let mut response = http.send(&outgoing, Bytes::new(), |_| ()).await?;
+        response.body().await.unwrap();
+        Ok(response.status())
+    }
+
+    #[actix_rt::test]
+    async fn connections_from_before_a_sleep_are_not_used() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let opened = Arc::<AtomicUsize>::default();
+        let counter = opened.clone();
+        std::thread::spawn(move || {
+            for tcp in listener.incoming() {
+                let mut tcp = tcp.unwrap();
+                counter.fetch_add(1, Ordering::SeqCst);
+                std::thread::spawn(move || {
+                    while let Ok(1..) = tcp.read(&mut [0; 4096]) {
+                        tcp.write_all(b"HTTP/1.1 204 -\r\n\r\n").unwrap();
+                    }
+                });
+            }
+        });
+        let http = http(Duration::from_secs(8));
+        for (asleep, connections) in [(0, 1), (0, 1), (3600, 2), (0, 2)] {
+            http.0.pools.borrow_mut().last_used.wall -= Duration::from_secs(asleep);
+            assert_eq!(get(&http, address).await, Ok(StatusCode::NO_CONTENT));
+            assert_eq!(opened.load(Ordering::SeqCst), connections, "asleep for {asleep} s");
+        }
+    }
+
+    #[actix_rt::test]
+    async fn a_connection_that_is_not_there_in_time_is_reported_as_such() {
+        let (address, _kept) = dial::tests::swallowing();
+        let http = http(Duration::from_millis(300));
+        let expected = Error::transient("cannot connect to the server: timeout");
+        assert_eq!(get(&http, address).await, Err(expected));
+    }
+
+    #[test]
+    fn a_failure_to_connect_names_a_proxy_that_is_not_used() {
+        let no_connection = Progress::default();
+        let sent = Progress { written: true, ..no_connection };
+        let said = |error: &SendRequestError, progress| {
+            let named = failure(error, progress, Some("HTTPS_PROXY")).to_string();
+            let bare = failure(error, progress, None).to_string();
+            (named.strip_prefix(&bare).unwrap().to_owned(), bare)
+        };
+        let hint = "; HTTPS_PROXY is set, but not used";
+        let dial = |error| SendRequestError::Connect(ConnectError::Io(io::Error::other(error)));
+        for (error, problem) in [
+            (SendRequestError::Timeout, "cannot connect to the server: timeout"),
+            (
+                SendRequestError::Connect(ConnectError::Timeout),
+                "cannot connect to the server: timeout",
+            ),
+            (dial(DialError::Passing("refused".into())), "cannot connect to the server: refused"),
+            (dial(DialError::Permanent("unknown host".into())), "unknown host"),
+        ] {
+            assert_eq!(said(&error, no_connection), (hint.to_owned(), problem.to_owned()));
+        }
+        let late = said(&SendRequestError::Timeout, sent);
+        assert_eq!(late, (String::new(), "no response from the server in time".to_owned()));
+    }
 
     #[test]
     fn sleep_is_when_the_wall_clock_runs_ahead() {

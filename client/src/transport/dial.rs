@@ -302,7 +302,7 @@ pub(super) async fn speaks_tls(uri: &Uri, tls: &SslConnector, left: Duration) ->
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::net::{TcpListener, TcpStream as StdStream};
     use std::time::Instant;
 
@@ -312,7 +312,7 @@ mod tests {
 
     /// An address that completes no connection, because its queue is full, while
     /// the rest is kept.
-    fn swallowing() -> (SocketAddr, impl Sized) {
+    pub(in crate::transport) fn swallowing() -> (SocketAddr, impl Sized) {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
         socket.listen(0).unwrap();
@@ -409,7 +409,11 @@ mod tests {
         let (address, _listener) = listening();
         let connected = connect(vec![address]).await.unwrap();
         assert!(connected.nodelay().unwrap());
-        assert!(SockRef::from(&connected).keepalive().unwrap());
+        let socket = SockRef::from(&connected);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE_INTERVAL);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_RETRIES);
     }
 
     #[test]

@@ -124,6 +124,33 @@ async fn a_slow_response_on_a_doubtful_connection_is_not_lost() {
 }
 
 #[actix_rt::test]
+async fn a_doubtful_connection_that_fails_leaves_the_response_to_the_new_one() {
+    for ends in [
+        || Do::Close(""),
+        || Do::Close("HTTP/1.1 2"),
+        || Do::answer_with(408, "connection: close\r\n", "late"),
+    ] {
+        // The new connection is opened after 2 seconds. It responds after the failure.
+        let wire = Wire::start(move |connection, request, _| match (connection, request) {
+            (0, 1) => {
+                std::thread::sleep(Duration::from_secs(3));
+                ends()
+            }
+            (0, _) => Do::answer("good"),
+            _ => {
+                std::thread::sleep(Duration::from_secs(2));
+                Do::answer("new")
+            }
+        });
+        let client = wire.client(TIMEOUT).await;
+        assert_eq!(ask(&client, &Method::GET, None).await.unwrap(), "good");
+        actix_rt::time::sleep(Duration::from_millis(1100)).await;
+        assert_eq!(ask(&client, &Method::GET, None).await.as_deref(), Ok("new"));
+        assert_eq!(wire.requests().len(), 3);
+    }
+}
+
+#[actix_rt::test]
 async fn the_timeout_holds_for_all_that_is_tried() {
     // A doubtful connection, a new one, and the search for a server with TLS.
     let silent = Wire::start(|connection, request, _| match (connection, request) {
@@ -311,16 +338,25 @@ async fn interim_responses_are_skipped_over_tls_and_at_a_refresh() {
 
 #[actix_rt::test]
 async fn an_interim_response_alone_is_no_response() {
-    for (name, ends) in [
-        ("then nothing", Do::Write as fn(_) -> _),
-        ("without end", |_| Do::Write(vec![b"HTTP/1.1 103 -\r\nlink: ".repeat(2000)])),
-        ("for ever", |_| Do::Write(vec![INTERIMS[0].repeat(100).into()])),
-        ("then the end", |_| Do::Close(INTERIMS[0])),
+    for (name, ends, problem) in [
+        ("then nothing", Do::Write as fn(_) -> _, "in time"),
+        (
+            "without end",
+            |_| Do::Write(vec![b"HTTP/1.1 103 -\r\nlink: ".repeat(4000)]),
+            "the head of the response is too long",
+        ),
+        (
+            "again and again",
+            |_| Do::Write(vec![INTERIMS[0].repeat(100).into()]),
+            "too many interim responses",
+        ),
+        ("then the end", |_| Do::Close(INTERIMS[0]), "no response"),
     ] {
         let wire = Wire::start(move |_, _, _| ends(vec![INTERIMS[0].into()]));
         let client = wire.client(Duration::from_millis(500)).await;
         let outcome = ask(&client, &Method::GET, None).await;
         assert!(is_transient(&outcome), "{name}: {outcome:?}");
+        assert!(outcome.as_ref().unwrap_err().to_string().contains(problem), "{name}: {outcome:?}");
         assert!(soon(client.refresh()).await.is_err(), "{name}");
         assert!(client.credentials().is_logged_in(), "{name}");
     }

@@ -186,3 +186,14 @@ async fn a_response_that_a_proxy_has_compressed_is_named() {
         }
     }
 }
+
+#[actix_rt::test]
+async fn a_response_that_says_it_is_not_compressed_is_read() {
+    for encoding in ["identity", "Identity"] {
+        let script = Script::start();
+        let client = logged_in(&script).await;
+        let guest = Act::json(200, r#""a guest""#).with_header("content-encoding", encoding);
+        script.always("/register", guest);
+        assert_eq!(soon(client.log_in_as_guest()).await, Ok(()));
+    }
+}
