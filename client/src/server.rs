@@ -388,7 +388,11 @@ mod tests {
             "https://api.example@evil.example/",
             "https://api.example\\@evil.example/",
             "https://api.example:99999/",
+            "https://api.example:500l/",
             "https://api.example:/",
+            "https://[::1/",
+            "https://[fe80::1%25eth0]/",
+            "https://xn--a/",
             "https://api.example/#a",
             "user",
             "",
@@ -407,7 +411,17 @@ mod tests {
 
     #[test]
     fn a_url_that_is_none_is_an_error_before_anything_is_sent() {
-        for bad in ["https://h:99999", "https://h:500l", "https://h:", "h:5001", "https://[::1"] {
+        for bad in [
+            "https://h:99999",
+            "https://h:500l",
+            "https://h:",
+            "https://h:0",
+            "h:5001",
+            "https://[::1",
+            "https://[fe80::1%25eth0]:5001",
+            "https://[fe80::1%eth0]",
+            "https://xn--a",
+        ] {
             assert!(matches!(server(bad), Err(ServerError::Url(_))), "{bad}");
             let further = server("https://h").unwrap().allow_origin(bad);
             assert!(matches!(further, Err(ServerError::Origin(_))), "{bad}");
@@ -425,6 +439,23 @@ mod tests {
                 };
                 let outcome = server("https://h").unwrap().oauth(oauth);
                 assert!(matches!(outcome, Err(ServerError::Endpoint(_))), "{bad}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_international_host_name_is_the_same_host_in_each_of_its_forms() {
+        let forms =
+            ["https://bücher.example", "https://BÜCHER.example", "https://xn--bcher-kva.example"];
+        for text in forms {
+            let server =
+                server(text).unwrap().allow_origin(&text.replace("https", "http")).unwrap();
+            let at = |target: &str| url(server.bearer_target(target)).unwrap();
+            assert_eq!(at("/user"), "https://xn--bcher-kva.example/user");
+            for form in forms {
+                assert_eq!(at(&format!("{form}/user")), "https://xn--bcher-kva.example/user");
+                let plain = form.replace("https", "http");
+                assert_eq!(at(&format!("{plain}/user")), "http://xn--bcher-kva.example/user");
             }
         }
     }

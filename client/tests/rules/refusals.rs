@@ -60,12 +60,20 @@ async fn what_something_in_between_says_is_no_log_in_no_log_out_and_no_list() {
     ] {
         let (script, (_folder, file)) = (Script::start(), store());
         let act = Act::say(status, content_type, body);
-        for path in ["/register", "/token", "/logout", "/sessions"] {
+        for path in ["/token", "/logout", "/sessions", "/refresh"] {
             script.always(path, act.clone());
         }
         let client = logged_in_with(&script, on_file(&file)).await;
         let said = format!("{status} {body}");
-        assert!(is_transient(&soon(client.log_in_as_guest()).await), "log in: {said}");
+        // The second time it responds to the first request of a log-in, too.
+        for is_registered in [true, false] {
+            let outcome = soon(client.log_in_as_guest()).await;
+            assert!(is_transient(&outcome), "log in: {said}: {outcome:?}");
+            assert_eq!(script.asked("/token").len(), 1, "{is_registered}");
+            script.always("/register", act.clone());
+        }
+        let refreshed = soon(client.refresh()).await;
+        assert!(is_transient(&refreshed), "refresh: {said}: {refreshed:?}");
         assert!(is_transient(&soon(client.log_out()).await), "log out: {said}");
         let everywhere = soon(client.log_out_everywhere()).await;
         assert!(is_transient(&everywhere), "log out everywhere: {said}: {everywhere:?}");
@@ -74,6 +82,24 @@ async fn what_something_in_between_says_is_no_log_in_no_log_out_and_no_list() {
         assert_eq!(get(&other, "/user").await, Ok(200), "the tokens are kept: {said}");
         script.always("/logout", Act::Do);
         assert_eq!(soon(client.log_out()).await, Ok(()), "{said}");
+    }
+}
+
+#[actix_rt::test]
+async fn a_log_in_whose_response_is_lost_is_not_sent_again_and_the_next_one_works() {
+    let script = Script::start();
+    let client = Client::new(&script.server(), Credentials::default());
+    for (is_first, problem) in [(true, "no response"), (false, "may have carried the request out")]
+    {
+        let before = script.asked("/token").len();
+        script.on("/token", [Act::Lose]);
+        let lost = soon(client.log_in_as_guest()).await;
+        assert!(is_transient(&lost), "{lost:?}");
+        assert!(lost.as_ref().unwrap_err().to_string().contains(problem), "{lost:?}");
+        assert_eq!(script.asked("/token").len(), before + 1, "it was sent again");
+        assert_eq!(client.credentials().is_logged_in(), !is_first, "the tokens before are kept");
+        assert_eq!(soon(client.log_in_as_guest()).await, Ok(()));
+        assert_eq!(get(&client, "/user").await, Ok(200));
     }
 }
 
