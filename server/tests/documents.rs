@@ -1,5 +1,5 @@
 //! Compares the documents with their sources: `docs/configuration.md` is generated from
-//! the files of defaults, links lead somewhere, and the README stays short.
+//! the files of defaults, links have a target, and the README stays short.
 //!
 //! `UPDATE_DOCUMENTS=1 cargo test -p matchbook-server --test documents` writes
 //! `docs/configuration.md` again.
@@ -12,7 +12,7 @@ const SERVER_DEFAULTS: &str = "server/default.toml";
 const CLIENT_DEFAULTS: &str = "client/app/default.toml";
 const CONFIGURATION: &str = "docs/configuration.md";
 
-/// The longest README, in lines.
+/// The maximum length of the README, in lines.
 const MAX_README_LINES: usize = 130;
 
 const INTRODUCTION: &str = "\
@@ -170,7 +170,7 @@ fn every_setting_has_a_comment() {
     }
 }
 
-/// The documents that people read.
+/// The documents.
 fn documents() -> Vec<PathBuf> {
     let markdown = |folder: PathBuf| {
         let entries = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());

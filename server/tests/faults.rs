@@ -1,8 +1,8 @@
-//! Parts of a running Matchbook end and stand still while clients use it.
+//! Parts of a running Matchbook are stopped and frozen while clients use it.
 //!
-//! In a binary of its own, which runs alone: what it measures is time, too. It
-//! ends and freezes servers of its own, so it needs their programs. The names of
-//! its tests begin alike, so that `scripts/test` can leave them out.
+//! This is a separate binary that runs alone, because it measures times. It
+//! stops and freezes its own servers, so it needs their programs. The names of
+//! its tests have a common prefix, so that `scripts/test` can leave them out.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -20,7 +20,7 @@ fn run_alone(plan: &Plan) -> Report {
     matchbook_chaos::run(plan)
 }
 
-/// With clients enough for something to be seen, and few faults.
+/// With enough clients that a violation occurs, and few faults.
 fn sabotaged(sabotage: Sabotage) -> Report {
     let faults = vec![Fault::KillServer, Fault::RestartPostgres];
     run_alone(&Plan { faults, sabotage: Some(sabotage), ..short() })

@@ -1,7 +1,7 @@
-//! What a rotation costs PostgreSQL.
+//! The cost of a rotation in PostgreSQL.
 //!
-//! In a binary of its own, which runs alone: PostgreSQL clears old versions away
-//! only as long as no other transaction on the whole server is older, and other
+//! This is a separate binary that runs alone: PostgreSQL removes old row versions
+//! only while no other transaction on the whole server is older, and other
 //! tests create databases meanwhile.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::harness::{DEFAULT, Harness, MINUTE, Outcome};
 
-/// The counters of `sessions`: updates, and those of them that were HOT.
+/// The counters of `sessions`: updates, and how many of them were HOT.
 fn updates(harness: &mut Harness) -> (i64, i64) {
     let mut count = |column| {
         harness.number(&format!(
@@ -35,9 +35,9 @@ fn rotation_is_a_hot_update_and_no_index_grows() {
     let (ids, mut tokens): (Vec<_>, Vec<_>) = (0..SESSIONS).map(|_| harness.open()).unzip();
     let indexes = harness.number(INDEXES);
     for i in 0..usize::try_from(ROTATIONS).unwrap() {
-        // Every second one with an attempt key, as some clients do.
+        // Every second refresh has an idempotency key.
         let key = (i % 2 == 0).then_some("k");
-        // Every column that a rotation changes does change.
+        // Every column that a rotation can change changes.
         harness.wait(Duration::from_secs(1));
         let token = &mut tokens[i % SESSIONS];
         let Outcome::Rotated(pair) = harness.present(&token.refresh, key) else {
@@ -53,7 +53,7 @@ fn rotation_is_a_hot_update_and_no_index_grows() {
         if counted.0 >= ROTATIONS {
             break;
         }
-        // The counters are written by a connection that has gone.
+        // The counters are written when a connection closes.
         std::thread::sleep(Duration::from_millis(50));
         counted = updates(&mut harness);
     }

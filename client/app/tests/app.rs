@@ -158,7 +158,7 @@ async fn an_answer_to_a_refresh_that_was_lost_is_had_again_after_the_retry_windo
     assert_eq!(http.get("/login").await.status, 200);
     actix_rt::time::sleep(std::time::Duration::from_secs(3)).await;
 
-    relay.lose_answers_to("POST /refresh");
+    relay.lose_responses_to("POST /refresh");
     assert_eq!(http.get("/info").await.status, 503);
     app.await_log("POST /refresh failed");
     relay.mend();

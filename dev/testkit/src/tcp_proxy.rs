@@ -76,7 +76,7 @@ impl TcpProxy {
 
     /// Loses the answer to what is asked with this text in it, and all after
     /// it on that connection, until it is mended. The connection must be plain.
-    pub fn lose_answers_to(&self, text: &str) {
+    pub fn lose_responses_to(&self, text: &str) {
         self.open.lock().unwrap().losing = Some(text.to_owned());
     }
 

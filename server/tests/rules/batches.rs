@@ -16,12 +16,12 @@ use matchbook_server::store::{Conn, Error, Store};
 
 use crate::harness::{DEFAULT, Harness, MINUTE, device};
 
-/// All at once: whoever is not the first of a lane waits for it.
+/// Starts all rotations concurrently: all but the first of a shard wait for it.
 async fn rotate_batch(store: &Store, attempts: &[Refresh]) -> Vec<Result<Option<Rotated>, Error>> {
     join_all(attempts.iter().map(|attempt| store.rotate(attempt.update.clone()))).await
 }
 
-/// So many sessions, and an attempt to refresh each.
+/// Opens `count` sessions and prepares a refresh of each.
 fn attempts(harness: &mut Harness, count: usize) -> Vec<Refresh> {
     let pairs: Vec<_> = (0..count).map(|_| harness.open().1).collect();
     pairs.iter().map(|pair| harness.attempt(&pair.refresh, None, device())).collect()
@@ -37,12 +37,12 @@ async fn rotations_that_queue_during_a_commit_share_the_next_one() {
     let store = harness.store_with(|options| options.pool_size = 4);
     let attempts = attempts(&mut harness, 40);
     for (attempt, outcome) in attempts.iter().zip(rotate_batch(&store, &attempts).await) {
-        let standing = harness.standing(attempt.update.session).unwrap();
-        assert_eq!(outcome.unwrap(), Some((standing.user, standing.expires_at)));
-        assert_eq!(standing.generation, 1);
-        assert!(attempt.update.successor.matches(&standing.secret_digest));
-        assert_eq!(standing.access, attempt.update.access);
-        assert_eq!(standing.user_agent.as_deref(), Some("test"));
+        let row = harness.session_row(attempt.update.session).unwrap();
+        assert_eq!(outcome.unwrap(), Some((row.user, row.expires_at)));
+        assert_eq!(row.generation, 1);
+        assert!(attempt.update.successor.matches(&row.secret_digest));
+        assert_eq!(row.access, attempt.update.access);
+        assert_eq!(row.user_agent.as_deref(), Some("test"));
     }
     if let Conn::Postgres(_) = harness.conn {
         let commits = "SELECT count(DISTINCT xmin::text) AS number FROM sessions";
@@ -60,18 +60,18 @@ async fn token_presented_concurrently_is_rotated_once() {
     let attempts: Vec<Refresh> = (0..20).map(attempt).collect();
     let outcomes = rotate_batch(&store, &attempts).await;
     let mut winners = attempts.iter().zip(outcomes).filter(|(_, o)| o.as_ref().unwrap().is_some());
-    let (winner, _) = winners.next().expect("somebody is first");
+    let (winner, _) = winners.next().expect("one rotation is first");
     assert!(winners.next().is_none());
-    let standing = harness.standing(session).unwrap();
-    assert_eq!(standing.generation, 1);
-    assert!(winner.update.successor.matches(&standing.secret_digest));
+    let row = harness.session_row(session).unwrap();
+    assert_eq!(row.generation, 1);
+    assert!(winner.update.successor.matches(&row.secret_digest));
 }
 
 #[actix_rt::test]
 async fn failing_row_does_not_affect_the_rest_of_its_batch() {
     let mut harness = Harness::new(DEFAULT);
     let store = harness.store();
-    // PostgreSQL takes no such text at all, and SQLite is told not to.
+    // PostgreSQL rejects such text, and a trigger makes SQLite reject it.
     let bad = "a\0b";
     if let Conn::Sqlite(conn) = &mut harness.conn {
         conn.batch_execute(
@@ -88,7 +88,7 @@ async fn failing_row_does_not_affect_the_rest_of_its_batch() {
     assert!(outcomes.iter().any(|outcome| matches!(outcome, Ok(None))), "its batch fails");
     for (n, (attempt, outcome)) in attempts.iter().zip(outcomes).enumerate() {
         if outcome.unwrap().is_none() {
-            // Each sees for itself.
+            // Each session is resolved individually.
             let settled = harness.settle(attempt);
             assert_eq!(settled.is_ok_and(|it| matches!(it, RefreshOutcome::Rotated(_))), n != 7);
         }
@@ -106,7 +106,7 @@ async fn locked_session_does_not_block_other_rotations() {
     let mut other = harness.connection();
     let lock = format!("BEGIN; SELECT * FROM sessions WHERE id = '{held}' FOR UPDATE");
     other.batch_execute(&lock).unwrap();
-    // In a batch, and alone.
+    // In a batch, and individually.
     for attempts in [&attempts[..], &attempts[4..5]] {
         for (attempt, outcome) in attempts.iter().zip(rotate_batch(&store, attempts).await) {
             assert_eq!(outcome.unwrap().is_none(), attempt.update.session == *held);
@@ -133,7 +133,7 @@ async fn timed_out_rotation_gets_an_error_and_is_not_executed() {
         Conn::Sqlite(_) => ("BEGIN IMMEDIATE", "ROLLBACK"),
     };
     other.batch_execute(lock).unwrap();
-    // The first ones wait for the lock, the others for them.
+    // The first rotations wait for the lock, the others queue behind them.
     let first = queued(&store, attempts).await;
     await_nobody_waiting(&store).await;
     let others = queued(&store, others).await;
@@ -148,11 +148,11 @@ async fn timed_out_rotation_gets_an_error_and_is_not_executed() {
             other => panic!("{other:?}"),
         }
     }
-    assert!(done >= 20 && notified > 0, "{done} done, {notified} told");
+    assert!(done >= 20 && notified > 0, "{done} done, {notified} notified");
     assert_eq!(rotated(&mut harness), done);
 }
 
-/// Has all of them queue, and goes on with them aside.
+/// Queues all rotations, and drives them in the background.
 async fn queued(
     store: &Store,
     attempts: Vec<Refresh>,
@@ -163,7 +163,7 @@ async fn queued(
     actix_rt::spawn(all)
 }
 
-/// Work that lasts until somebody lets it go.
+/// Work that lasts until it is released.
 fn until_let_go() -> (Sender<()>, impl FnOnce(&mut Conn) -> QueryResult<()> + Send + 'static) {
     let (let_go, held) = channel();
     let work = move |_: &mut Conn| {
@@ -180,7 +180,7 @@ async fn is_pending(future: &mut (impl Future + Unpin)) -> bool {
 async fn await_nobody_waiting(store: &Store) {
     let asked = Instant::now();
     while store.pool().waiting > 0 {
-        assert!(asked.elapsed() < MINUTE, "they wait for ever");
+        assert!(asked.elapsed() < MINUTE, "they wait without a limit");
         actix_rt::time::sleep(Duration::from_millis(1)).await;
     }
 }
@@ -201,7 +201,7 @@ async fn rotations_beyond_the_queue_are_rejected() {
             other => panic!("{other:?}"),
         }
     }
-    assert!(done >= 3 && notified >= 10, "{done} done, {notified} told");
+    assert!(done >= 3 && notified >= 10, "{done} done, {notified} notified");
     assert_eq!(rotated(&mut harness), done);
 }
 
@@ -234,7 +234,7 @@ async fn pending_rotations_of_a_stopped_thread_are_taken_over() {
     let pair = harness.open().1;
     let theirs = harness.attempt(&pair.refresh, None, device());
     let ours = harness.attempt(&pair.refresh, None, device());
-    // The only connection is given out, so whoever has the turn waits for it.
+    // The only connection is in use, so the batch leader waits for it.
     let (let_go, hold) = until_let_go();
     let mut holding = Box::pin(store.run(hold));
     assert!(is_pending(&mut holding).await);
@@ -271,14 +271,14 @@ async fn unresponsive_batch_blocks_its_shard_no_longer_than_the_timeout() {
         options.wait = Duration::from_millis(200);
         options.timeout = Duration::from_millis(300);
     });
-    // Of one session, so that both are in one lane.
+    // Both are of one session, so that they use one shard.
     let pair = harness.open().1;
-    relay.lose_answers_to("an answer to lose");
-    let lost = ClientInfo { user_agent: Some("an answer to lose".to_owned()), ..device() };
+    relay.lose_responses_to("a response to lose");
+    let lost = ClientInfo { user_agent: Some("a response to lose".to_owned()), ..device() };
     let attempt = harness.attempt(&pair.refresh, None, lost);
     let stuck = store.rotate(attempt.update.clone()).await.unwrap_err();
     assert!(matches!(stuck, Error::QueryTimeout(_)) && stuck.is_transient(), "{stuck:?}");
-    // The second one goes to the database too, and does not wait for the first.
+    // The second rotation also goes to the database, without waiting for the first.
     let attempt = harness.attempt(&pair.refresh, None, device());
     assert_eq!(store.rotate(attempt.update.clone()).await.unwrap(), None);
     assert_eq!(rotated(&mut harness), 1, "what went to the database is done");
@@ -305,7 +305,7 @@ async fn rotation_waiting_for_a_lock_is_canceled_and_not_executed_later() {
                    AND relation = 'sessions'::regclass";
     let asked = Instant::now();
     while harness.number(waiting) > 0 {
-        assert!(asked.elapsed() < MINUTE, "it waits for ever");
+        assert!(asked.elapsed() < MINUTE, "it waits without a limit");
         actix_rt::time::sleep(Duration::from_millis(1)).await;
     }
     other.batch_execute("ROLLBACK").unwrap();
@@ -328,7 +328,7 @@ async fn work_committed_after_its_caller_gave_up_is_undone() {
     drop(writing);
     let_go.send(()).unwrap();
     assert_eq!(undone.recv_timeout(MINUTE), Ok(7));
-    // Where the caller gets the outcome, nothing is undone.
+    // If the caller gets the outcome, nothing is undone.
     let undo = |_: &mut Conn, ()| panic!("its caller waits");
     store.write_or_undo(|_| Ok(()), undo).await.unwrap();
 }

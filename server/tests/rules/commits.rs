@@ -1,4 +1,4 @@
-//! Commits that fail: what is told to a client has to be committed.
+//! Failing commits: a success that a client sees must have been committed.
 
 use matchbook_server::ids::EventId;
 use matchbook_server::sessions;
@@ -7,8 +7,8 @@ use matchbook_server::store::sessions::{rotate, rotate_batch, rotate_from};
 
 use crate::harness::{DEFAULT, Harness, device};
 
-/// Has every transaction fail that changes a session, when it is committed and not
-/// before: a row refers to one that is not there, which is checked last.
+/// Makes every transaction that changes a session fail at its commit, not
+/// before: a deferred foreign key refers to a row that does not exist.
 fn fail_commits(harness: &mut Harness) {
     harness.sql("CREATE TABLE nowhere (id BIGINT PRIMARY KEY)");
     harness.sql(
@@ -41,12 +41,12 @@ fn failed_commit_is_an_error_and_changes_nothing() {
     let (_, other) = harness.open();
     let attempt = harness.attempt(&pair.refresh, None, device());
     let second = harness.attempt(&other.refresh, None, device());
-    let standing = harness.standing(session).unwrap();
+    let row = harness.session_row(session).unwrap();
     fail_commits(&mut harness);
 
     let (one, two) = (&*attempt.update, &*second.update);
     assert!(rotate(&mut harness.conn, one).is_err());
-    assert!(rotate_from(&mut harness.conn, &standing, one).is_err());
+    assert!(rotate_from(&mut harness.conn, &row, one).is_err());
     assert!(rotate_batch(&mut harness.conn, &[one]).is_err());
     assert!(rotate_batch(&mut harness.conn, &[one, two]).is_err());
     assert!(harness.settle(&attempt).is_err());
@@ -54,14 +54,14 @@ fn failed_commit_is_an_error_and_changes_nothing() {
     let (policy, now) = (harness.policy, harness.now);
     let conn = &mut harness.conn;
     assert!(sessions::log_out(conn, session, &device(), event, &policy, now).is_err());
-    let user = standing.user;
+    let user = row.user;
     let everywhere = sessions::log_out_everywhere(conn, user, None, &device(), event, &policy, now);
     assert!(everywhere.is_err());
 
     let changed = "SELECT count(*) AS number FROM sessions \
                    WHERE generation <> 0 OR ended_at IS NOT NULL";
     assert_eq!(harness.number(changed), 0);
-    // The connection is as good as before.
+    // The connection is still usable.
     harness.sql(match harness.conn {
         Conn::Sqlite(_) => "DROP TRIGGER break",
         Conn::Postgres(_) => "DROP TRIGGER break ON sessions",

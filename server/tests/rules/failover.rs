@@ -1,5 +1,5 @@
-//! A database that lost its last commits, as after a failover to a replica that
-//! lagged.
+//! A database that lost its last commits, as after a failover to a lagging
+//! replica.
 
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Binary};
@@ -8,8 +8,8 @@ use matchbook_shared::Reason;
 
 use crate::harness::{DEFAULT, Harness, MINUTE, Outcome, TokenPair};
 
-/// A session that was rotated twice, of which the database knows nothing any
-/// more, and the tokens of the three generations.
+/// A session that was rotated twice, after the database lost both rotations,
+/// and the tokens of the three generations.
 fn set_back(policy: Policy) -> (Harness, [TokenPair; 3]) {
     #[derive(QueryableByName)]
     struct Row {
@@ -62,7 +62,7 @@ fn token_ahead_of_the_database_is_accepted_if_configured() {
         panic!("it is taken as the live one")
     };
     assert_eq!(harness.parse(&fourth.refresh).generation, 3);
-    // From then on all is as ever.
+    // From then on the usual rules apply.
     assert!(
         matches!(harness.present(&third.refresh, None), Outcome::Repeated(pair) if pair == fourth)
     );
@@ -87,7 +87,7 @@ fn ended_session_does_not_accept_a_token_ahead_of_the_database() {
 fn second_token_of_one_generation_ends_the_session() {
     let (mut harness, [first, second, _]) =
         set_back(Policy { accept_ahead_of_database: true, ..DEFAULT });
-    // Rotated again from where the database was set back to.
+    // Rotated again from the restored state.
     assert!(matches!(harness.present(&first.refresh, None), Outcome::Rotated(_)));
     assert_eq!(harness.present(&second.refresh, None), Outcome::Refused(Reason::Reuse));
 }

@@ -1,4 +1,4 @@
-//! Entries of the security log that are counted in one row.
+//! Audit events that are counted in one row.
 
 use std::net::IpAddr;
 use std::sync::Barrier;
@@ -26,7 +26,7 @@ fn refusal(session: SessionId, at: Timestamp) -> Event<'static> {
     }
 }
 
-/// The number of rows, and the sum of what they count.
+/// The number of rows, and the sum of their counts.
 fn rows(harness: &mut Harness) -> (i64, i64) {
     let rows = harness.number("SELECT count(*) AS number FROM events");
     (rows, harness.number("SELECT CAST(sum(count) AS bigint) AS number FROM events"))
@@ -75,7 +75,7 @@ fn different_events_or_minutes_have_separate_rows() {
         count(&mut harness.conn, event).unwrap();
     }
     assert_eq!(rows(&mut harness), (8, 9));
-    // A copied token is one entry, whichever request detects it.
+    // A copied token is one event, whichever request detects it.
     for kind in ["reuse_detected", "refresh_refused", "refresh_refused"] {
         let event = Event { kind, reason: Some("reuse"), ..refusal(session, START) };
         count(&mut harness.conn, &event).unwrap();
@@ -86,5 +86,5 @@ fn different_events_or_minutes_have_separate_rows() {
     for _ in 0..2 {
         insert(&mut harness.conn, &refusal(session, START)).unwrap();
     }
-    assert_eq!(rows(&mut harness), (11, 14), "what is never counted has a row each time");
+    assert_eq!(rows(&mut harness), (11, 14), "events that are not counted have a row each");
 }

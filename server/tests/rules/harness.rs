@@ -1,4 +1,4 @@
-//! A database, a clock that the test sets, and sessions under the real rules.
+//! A database, a clock controlled by the test, and sessions under the real rules.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -27,7 +27,7 @@ pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 pub(crate) const HOUR: Duration = Duration::from_secs(60 * 60);
 pub(crate) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// When every test begins.
+/// The time at which every test begins.
 pub(crate) const START: Timestamp = Timestamp::from_secs(1_800_000_000);
 
 /// The default settings.
@@ -47,12 +47,12 @@ pub(crate) const REUSE: Reuse = Reuse {
 
 /// `rotation.mode = "strict"`.
 pub(crate) const STRICT: Policy = Policy { reuse: None, ..DEFAULT };
-/// `rotation.same_key_only = "same_key_only"`.
+/// `rotation.same_key_only = true`.
 pub(crate) const SAME_KEY_ONLY: Policy =
     Policy { reuse: Some(Reuse { same_key_only: true, ..REUSE }), ..DEFAULT };
 
-/// Plays random histories, and tells the smallest one that fails.
-/// `PROPTEST_CASES` asks for more of them.
+/// Runs random histories, and reports the smallest one that fails.
+/// `PROPTEST_CASES` sets their number.
 pub(crate) fn check_histories<S: Strategy>(histories: S, play: impl Fn(&mut Harness, S::Value)) {
     let cases = std::env::var("PROPTEST_CASES").map_or(128, |cases| cases.parse().unwrap());
     let config = Config { cases, failure_persistence: None, ..Config::default() };
@@ -66,20 +66,20 @@ pub(crate) fn check_histories<S: Strategy>(histories: S, play: impl Fn(&mut Harn
     }
 }
 
-/// What came of showing a token.
+/// The outcome of presenting a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// A new pair.
     Rotated(TokenPair),
-    /// The pair of the answer before.
+    /// The same pair as in the previous response.
     Repeated(TokenPair),
-    /// Nothing.
+    /// Rejected.
     Refused(Reason),
-    /// Nothing: the deadline had passed, and nothing changed.
+    /// The deadline had passed, and nothing changed.
     TooLate,
 }
 
-/// What a grant holds: the refresh token, and the access token's id and end.
+/// The refresh token, and the access token's id and expiry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TokenPair {
     pub(crate) refresh: String,
@@ -97,7 +97,7 @@ impl From<TokenGrant> for TokenPair {
     }
 }
 
-/// The real rules on a database of its own.
+/// The real rules on their own database.
 pub(crate) struct Harness {
     pub(crate) conn: Conn,
     pub(crate) now: Timestamp,
@@ -108,13 +108,13 @@ pub(crate) struct Harness {
     world: TestEnv,
 }
 
-/// One connection, that is waited for.
+/// A pool of one connection.
 fn options(url: Url) -> Options {
     Options { url, pool_size: 1, wait: MINUTE, queue: 1000, timeout: MINUTE }
 }
 
 impl Harness {
-    /// An empty database.
+    /// Creates an empty database.
     pub(crate) fn new(policy: Policy) -> Self {
         let world = TestEnv::new();
         let url: Url = world.database_url().parse().unwrap();
@@ -131,7 +131,7 @@ impl Harness {
         }
     }
 
-    /// Begins anew, under other rules.
+    /// Starts over under another policy.
     pub(crate) fn begin(&mut self, policy: Policy) {
         self.sql("DELETE FROM sessions");
         self.sql("DELETE FROM events");
@@ -140,12 +140,12 @@ impl Harness {
         self.policy = policy;
     }
 
-    /// The database as a server has it.
+    /// The store that a server uses.
     pub(crate) fn store(&self) -> Store {
         self.store_with(|_| {})
     }
 
-    /// The database as a server with other settings has it, which is kept going.
+    /// The store of a server with other settings, with its background task.
     pub(crate) fn store_with(&self, change: impl FnOnce(&mut Options)) -> Store {
         let mut options = options(self.url.clone());
         change(&mut options);
@@ -154,29 +154,29 @@ impl Harness {
         store
     }
 
-    /// A relay to the database, and its URL through it.
+    /// A proxy to the database, and the database's URL through it.
     pub(crate) fn relay(&self) -> (TcpProxy, String) {
         self.world.database_relay()
     }
 
-    /// Another connection, as another server has it.
+    /// Another connection, like that of another server.
     pub(crate) fn connection(&self) -> Conn {
         store::connect(&self.url).unwrap()
     }
 
-    /// The server starts anew, with another secret, and all before it listed.
+    /// Restarts the server with a new secret; all previous ones are listed.
     pub(crate) fn change_secret(&mut self) {
         let secret = format!("secret number {} of this long test", self.secrets.len());
         self.secrets.insert(0, secret.into());
         self.token_keys = token_keys(&self.secrets);
     }
 
-    /// Time goes by.
+    /// Lets time pass.
     pub(crate) fn wait(&mut self, duration: Duration) {
         self.now = self.now.after(duration);
     }
 
-    /// A new guest signs in.
+    /// Logs a new guest in.
     pub(crate) fn open(&mut self) -> (SessionId, TokenPair) {
         let (user, session) = (UserId::random(), SessionId::new(self.now).unwrap());
         users::insert(&mut self.conn, user, self.now).unwrap();
@@ -186,16 +186,16 @@ impl Harness {
         let Harness { conn, token_keys, policy, now, .. } = self;
         match sessions::open(conn, sign_in, &randomness, token_keys, policy, *now).unwrap() {
             LoginOutcome::Granted(grant) => (session, grant.into()),
-            _ => panic!("a new guest signs in"),
+            _ => panic!("a new guest logs in"),
         }
     }
 
-    /// Somebody shows a refresh token, with or without an attempt key.
+    /// Presents a refresh token, with or without an idempotency key.
     pub(crate) fn present(&mut self, refresh: &str, key: Option<&str>) -> Outcome {
         self.present_from(refresh, key, device())
     }
 
-    /// Somebody shows it from another device.
+    /// Presents a refresh token from a given client.
     pub(crate) fn present_from(
         &mut self,
         refresh: &str,
@@ -206,13 +206,13 @@ impl Harness {
         self.carry_out(&attempt)
     }
 
-    /// What was about to be done is done, whatever the time is by now.
+    /// Executes a prepared refresh, whatever the time is now.
     pub(crate) fn carry_out(&mut self, attempt: &Refresh) -> Outcome {
         let Harness { conn, token_keys, policy, now, .. } = self;
-        // In the middle of a batch, as a busy server has it.
-        let strangers =
+        // In the middle of a batch, as on a busy server.
+        let others =
             [foreign_refresh(token_keys, policy, *now), foreign_refresh(token_keys, policy, *now)];
-        let batch = [&*strangers[0].update, &*attempt.update, &*strangers[1].update];
+        let batch = [&*others[0].update, &*attempt.update, &*others[1].update];
         let rotation = match rotate_batch(conn, &batch).unwrap()[..] {
             [None, Some(row), None] => attempt.rotated(row, token_keys, policy),
             [None, None, None] => {
@@ -223,7 +223,7 @@ impl Harness {
                     rotation => rotation,
                 }
             }
-            _ => panic!("nobody has such a session"),
+            _ => panic!("no user has such a session"),
         };
         match rotation {
             RefreshOutcome::Rotated(grant) => Outcome::Rotated(grant.into()),
@@ -234,7 +234,7 @@ impl Harness {
         }
     }
 
-    /// What a server is about to do for whoever shows a token.
+    /// Prepares a refresh for a presented token.
     pub(crate) fn attempt(&self, refresh: &str, key: Option<&str>, device: ClientInfo) -> Refresh {
         let token = self.parse(refresh);
         let attempt =
@@ -244,35 +244,35 @@ impl Harness {
         Refresh::new(shown, randomness, &self.token_keys, &self.policy, self.now)
     }
 
-    /// A rotation that was committed only now is dated.
+    /// Dates a rotation that was committed only now.
     pub(crate) fn redate(&mut self, attempt: &Refresh) {
         let rotation = (attempt.update.session, attempt.update.successor.as_bytes());
         redate(&mut self.conn, &[rotation], self.now).unwrap();
     }
 
-    /// What comes of an attempt that did not advance its session.
+    /// Resolves a refresh that did not rotate its session.
     pub(crate) fn settle(&mut self, attempt: &Refresh) -> QueryResult<RefreshOutcome> {
         sessions::settle(&mut self.conn, attempt, &self.token_keys, &self.policy, Look::First)
     }
 
-    /// Reads a token that must be genuine.
+    /// Parses a token that must be genuine.
     pub(crate) fn parse(&self, refresh: &str) -> RefreshToken {
         RefreshToken::parse(refresh, &self.token_keys).expect("a genuine token")
     }
 
-    /// The user logs out.
+    /// Logs the user out.
     pub(crate) fn log_out(&mut self, session: SessionId) -> bool {
         let event = EventId::new(self.now).unwrap();
         sessions::log_out(&mut self.conn, session, &device(), event, &self.policy, self.now)
             .unwrap()
     }
 
-    /// The sweeper clears the salts of sessions that it was told of.
+    /// Clears the successor salts of tracked sessions, like the sweeper.
     pub(crate) fn clear_salts(&mut self, ids: &[SessionId]) -> usize {
         sessions::clear_salts(&mut self.conn, ids, &self.policy, self.now).unwrap()
     }
 
-    /// The sweeper goes its round: how many salts are gone, and how many sessions.
+    /// Runs a pass of the sweeper; returns the numbers of cleared salts and deleted sessions.
     pub(crate) fn sweep(&mut self) -> (usize, usize) {
         let Harness { conn, policy, now, .. } = self;
         let (mut at, mut cleared, mut deleted) = (SessionId::MIN, 0, 0);
@@ -287,7 +287,7 @@ impl Harness {
         }
     }
 
-    /// Every session expires.
+    /// Makes every session expire.
     pub(crate) fn expire(&mut self) {
         let micros = self.now.as_micros();
         let time = match self.conn {
@@ -297,22 +297,22 @@ impl Harness {
         self.sql(&format!("UPDATE sessions SET idle_expires_at = {time}"));
     }
 
-    /// A row.
-    pub(crate) fn standing(&mut self, session: SessionId) -> Option<SessionRow> {
+    /// Reads a session.
+    pub(crate) fn session_row(&mut self, session: SessionId) -> Option<SessionRow> {
         find(&mut self.conn, session).unwrap()
     }
 
-    /// The operator's own SQL, on all sessions.
+    /// Runs SQL of an operator.
     pub(crate) fn sql(&mut self, statement: &str) -> usize {
         diesel::sql_query(statement).execute(&mut self.conn).unwrap()
     }
 
-    /// A number that a query answers as `number`.
+    /// Returns the column `number` of a query.
     pub(crate) fn number(&mut self, query: &str) -> i64 {
         number(&mut self.conn, query)
     }
 
-    /// The security log: what and why, oldest first.
+    /// The audit events (kind and reason), oldest first.
     pub(crate) fn events(&mut self) -> Vec<(String, String)> {
         #[derive(QueryableByName)]
         struct Row {
@@ -328,7 +328,7 @@ impl Harness {
     }
 }
 
-/// A number that a query answers as `number`.
+/// Returns the column `number` of a query.
 pub(crate) fn number(conn: &mut Conn, query: &str) -> i64 {
     #[derive(QueryableByName)]
     struct Row {
@@ -342,7 +342,7 @@ fn token_keys(secrets: &[SecretString]) -> TokenKeys {
     DerivedKeys::from_secrets(&secrets[0], &secrets[1..]).unwrap().token_keys
 }
 
-/// Shows a genuine token of a session that is not there.
+/// Prepares a refresh with a genuine token of a session that does not exist.
 fn foreign_refresh(token_keys: &TokenKeys, policy: &Policy, now: Timestamp) -> Refresh {
     let (session, secret) = (SessionId::new(now).unwrap(), Secret::random().unwrap());
     let token = RefreshToken { session, generation: 0, secret };

@@ -1,4 +1,4 @@
-//! Random histories, whoever acts in them, against the model.
+//! Random histories of all actors, compared with the model.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,30 +14,30 @@ use crate::harness::{
 };
 use crate::model::{Expected, Model};
 
-/// What can happen.
+/// An action.
 #[derive(Debug, Clone)]
 enum Action {
-    /// Somebody shows a token: so many generations before the newest.
+    /// A client presents a token, `n` generations before the newest.
     Show { age: usize, key: Option<u8> },
-    /// Time goes by.
+    /// Lets time pass.
     Wait(Duration),
     /// The clock is set back.
     SetBack(Duration),
-    /// The user logs out.
+    /// Logs the user out.
     LogOut,
-    /// The sweeper was told of the rotation.
+    /// The sweeper tracks the rotation.
     ClearSalt,
-    /// The sweeper comes across the row.
+    /// The sweeper visits the row in its pass.
     Sweep,
-    /// The operator erases the salt, whenever that may be.
+    /// An operator erases the successor salt.
     EraseSalt,
-    /// The operator has the session expire.
+    /// An operator makes the session expire.
     Expire,
-    /// The server starts anew with another secret; the old one is listed.
+    /// The server restarts with a new secret; the old one is listed.
     ChangeSecret,
-    /// The server starts anew with another lifetime of access tokens.
+    /// The server restarts with another lifetime of access tokens.
     ChangeLifetime(Duration),
-    /// Somebody shows the newest token, and it is carried out after the deadline.
+    /// A client presents the newest token, and the refresh is executed after its deadline.
     ShowTooLate,
 }
 
@@ -70,19 +70,19 @@ fn action() -> impl Strategy<Value = Action> {
 
 fn policy() -> impl Strategy<Value = Policy> {
     let rules = prop_oneof![3 => Just(DEFAULT), 2 => Just(SAME_KEY_ONLY), 1 => Just(STRICT)];
-    // Where a session may rest as long as it may live, its absolute end is met.
+    // With equal idle and absolute lifetimes the absolute expiry is reached.
     let idle = prop_oneof![Just(DEFAULT.idle_lifetime), Just(DEFAULT.absolute_lifetime)];
     (rules, idle).prop_map(|(rules, idle_lifetime)| Policy { idle_lifetime, ..rules })
 }
 
-/// What was ever answered.
+/// All responses so far.
 #[derive(Default)]
 struct Seen {
     /// The tokens by generation.
     chain: Vec<TokenPair>,
-    /// Whether the lifetime of access tokens was ever changed.
+    /// Whether the lifetime of access tokens has changed.
     lifetime_changed: bool,
-    /// What showing a token has brought.
+    /// The pairs returned for presented tokens.
     successors: BTreeMap<String, String>,
 }
 
@@ -129,7 +129,7 @@ fn play(harness: &mut Harness, policy: Policy, actions: &[Action]) {
             Action::Sweep => {
                 harness.sweep();
                 model.sweep(harness.now);
-                assert_eq!(harness.standing(session).is_some(), model.state().0);
+                assert_eq!(harness.session_row(session).is_some(), model.state().0);
             }
             Action::EraseSalt => {
                 harness.sql("UPDATE sessions SET successor_salt = NULL");
@@ -143,8 +143,8 @@ fn play(harness: &mut Harness, policy: Policy, actions: &[Action]) {
                 let generation = (seen.chain.len() - 1).saturating_sub(*age);
                 let expected = model.present(generation, *key, harness.now);
                 let response = present(harness, &mut seen, generation, *key, expected);
-                assert!(!over || !response, "what has ended never yields a token again");
-                // An expiry can be undone by the clock.
+                assert!(!over || !response, "an ended session issues no token");
+                // Setting the clock back can undo an expiry.
                 over |= matches!(
                     expected,
                     Expected::Refused(Reason::Reuse | Reason::LoggedOut | Reason::Unknown)
@@ -153,14 +153,14 @@ fn play(harness: &mut Harness, policy: Policy, actions: &[Action]) {
         }
         let (exists, live) = model.state();
         if exists {
-            let standing = harness.standing(session).unwrap();
-            assert_eq!(usize::try_from(standing.generation).unwrap(), live);
+            let row = harness.session_row(session).unwrap();
+            assert_eq!(usize::try_from(row.generation).unwrap(), live);
             assert_eq!(live + 1, seen.chain.len(), "one token for each generation");
         }
     }
 }
 
-/// Shows a token and compares; answers whether there was a grant.
+/// Presents a token and compares with the model; returns whether tokens were issued.
 fn present(
     harness: &mut Harness,
     seen: &mut Seen,
@@ -180,7 +180,7 @@ fn present(
         (Outcome::Repeated(pair), Expected::Repeated) => {
             let before = &seen.chain[newest];
             assert_eq!((&pair.refresh, &pair.jti), (&before.refresh, &before.jti), "the same pair");
-            // Only a change of the settings shortens it.
+            // Only a settings change shortens it.
             assert!(pair.expires_at == before.expires_at || seen.lifetime_changed);
             pair
         }
@@ -199,7 +199,7 @@ fn present(
     };
     assert!(generation + 2 >= seen.chain.len(), "two generations old, and it yields something");
     let session = harness.parse(&granted.refresh).session;
-    let until = harness.standing(session).unwrap().access_expires_at.unwrap();
+    let until = harness.session_row(session).unwrap().access_expires_at.unwrap();
     assert!(granted.expires_at <= until.as_micros(), "its end is forgotten before it expires");
     let before = seen.successors.insert(shown, granted.refresh.clone());
     assert!(before.is_none_or(|before| before == granted.refresh), "one successor for each token");
@@ -239,8 +239,8 @@ fn concurrent_access_token_renewals_succeed_once() {
     let (session, first) = harness.open();
     harness.present(&first.refresh, Some("k"));
     harness.wait(HOUR);
-    // Both have seen the same row.
-    let seen = harness.standing(session).unwrap();
+    // Both requests have read the same row.
+    let seen = harness.session_row(session).unwrap();
     let (now, until) = (harness.now, harness.now.after(HOUR));
     let mut renew = || {
         let access = RotationRandomness::generate(now).unwrap().access;

@@ -1,5 +1,5 @@
-//! Random histories of honest clients: several processes on one credential,
-//! answers that are lost, crashes, clocks that are set. None ends in a logout.
+//! Random histories of honest clients: several processes with the same tokens,
+//! lost responses, crashes, clock changes. None ends in a logout.
 
 use std::time::Duration;
 
@@ -12,33 +12,33 @@ use crate::harness::{
     DAY, DEFAULT, Harness, Outcome, REUSE, SAME_KEY_ONLY, check_histories, device,
 };
 
-/// How many processes share the credential.
+/// Number of processes that share the tokens.
 const PROCESSES: usize = 3;
 
-/// What an honest world does.
+/// Actions of honest clients and their environment.
 #[derive(Debug, Clone)]
 enum Action {
     /// A process reads the stored token, to send it.
     Read(usize),
-    /// What it sends arrives at the server, which answers.
+    /// The request arrives at the server, which responds.
     Arrive(usize),
-    /// The answer arrives, and is stored unless the token stored meanwhile is
-    /// another.
+    /// The response arrives, and is stored unless another token was stored
+    /// meanwhile.
     Store(usize),
-    /// The answer is lost, or the process crashes before it stores it.
+    /// The response is lost, or the process crashes before it stores it.
     Lose(usize),
-    /// What it sends is begun at once and committed after a standstill, when nobody
-    /// waits for an answer any more.
+    /// The request is executed at once and committed after a stall, when its
+    /// caller has given up.
     Stall(usize, Duration),
-    /// The same, but the deadline passes before it is carried out.
+    /// The same, but the deadline passes before it is executed.
     MissDeadline(usize),
-    /// Time goes by: as much as patience allows.
+    /// Time passes, at most as long as honest clients wait.
     Wait(Duration),
     /// The server's clock is set back.
     SetBack(Duration),
-    /// The sweeper comes by.
+    /// The sweeper runs.
     Sweep,
-    /// The server starts anew with another secret.
+    /// The server restarts with a new secret.
     ChangeSecret,
 }
 
@@ -63,29 +63,29 @@ fn action() -> impl Strategy<Value = Action> {
     ]
 }
 
-/// How the clients and the server are set up.
+/// The configuration of clients and server.
 #[derive(Debug, Clone, Copy)]
 struct Setup {
     policy: Policy,
-    /// Whether clients note an attempt key beside the token before they send.
+    /// Whether clients store an idempotency key beside the token before they send.
     keyed: bool,
-    /// Whether one process at a time refreshes, from reading to the answer or
-    /// its loss.
+    /// Whether one process at a time refreshes, from reading the token to the
+    /// response or its loss.
     gated: bool,
 }
 
 impl Setup {
-    /// How long after its first use a token may be shown again. Where others may
-    /// rotate further meanwhile, a key does not help beyond the grace period.
-    fn patience(self) -> Duration {
+    /// How long after its first use a token may be presented again. If others may
+    /// rotate meanwhile, a key does not help beyond the grace period.
+    fn max_wait(self) -> Duration {
         if self.keyed && self.gated { REUSE.recovery_window } else { REUSE.grace_period }
     }
 
-    /// By when a token that is read now has to arrive: others may refresh
-    /// further meanwhile, except behind a gate.
+    /// When a token that is read now must arrive: others may refresh
+    /// meanwhile, except behind a lock.
     fn until(self, used_at: Option<Duration>, now: Duration) -> Duration {
-        let travel = if self.gated { self.patience() } else { REUSE.grace_period };
-        let again = used_at.map_or(Duration::MAX, |used_at| used_at + self.patience());
+        let travel = if self.gated { self.max_wait() } else { REUSE.grace_period };
+        let again = used_at.map_or(Duration::MAX, |used_at| used_at + self.max_wait());
         (now + travel).min(again)
     }
 }
@@ -98,22 +98,22 @@ fn setup() -> impl Strategy<Value = Setup> {
         setup(policy, false, false),
         setup(policy, true, false),
         setup(policy, true, true),
-        // An exclusive token is for one attempt at a time.
+        // With `same_key_only` one refresh runs at a time.
         setup(same_key_only, true, true),
         setup(same_key_only, false, false),
     ]
 }
 
-/// What the processes share.
+/// The state that the processes share.
 struct Stored {
     token: String,
-    /// The attempt key that was noted for it.
+    /// The idempotency key stored for it.
     key: Option<String>,
-    /// When the server first rotated it: from then on patience counts.
+    /// When the server first rotated it: the waiting time counts from then.
     used_at: Option<Duration>,
 }
 
-/// What a process is at.
+/// The state of a process.
 #[derive(Clone)]
 enum Process {
     Idle,
@@ -133,7 +133,7 @@ fn play(harness: &mut Harness, setup: Setup, actions: &[Action]) {
     let mut stored = Stored { token: first.refresh, key: None, used_at: None };
     let mut processes = vec![Process::Idle; PROCESSES];
     let mut keys = 0;
-    // What clients go by, wherever the server's clock is set to.
+    // The time of the clients, independent of the server's clock.
     let mut elapsed = Duration::ZERO;
     for action in actions {
         match action {
@@ -169,12 +169,12 @@ fn play(harness: &mut Harness, setup: Setup, actions: &[Action]) {
                 if let Process::Sending { token, key, .. } = processes[*who].clone() {
                     processes[*who] = Process::Idle;
                     let attempt = harness.attempt(&token, key.as_deref(), device());
-                    let rest = latest(setup.patience(), &stored, &processes)
+                    let rest = latest(setup.max_wait(), &stored, &processes)
                         .map_or(*duration, |end| end.saturating_sub(elapsed).min(*duration));
                     elapsed += rest;
                     harness.wait(rest);
                     if let Outcome::Rotated(_) = harness.carry_out(&attempt) {
-                        // What comes between the commit and its dating decides nothing.
+                        // Requests between the commit and its dating decide nothing.
                         let reuse = harness.attempt(&token, key.as_deref(), device());
                         let retried = harness.settle(&reuse).unwrap();
                         assert!(!matches!(retried, RefreshOutcome::Rejected { .. }));
@@ -193,7 +193,7 @@ fn play(harness: &mut Harness, setup: Setup, actions: &[Action]) {
                 }
             }
             Action::Wait(duration) => {
-                let rest = latest(setup.patience(), &stored, &processes)
+                let rest = latest(setup.max_wait(), &stored, &processes)
                     .map_or(*duration, |latest| latest.saturating_sub(elapsed).min(*duration));
                 elapsed += rest;
                 harness.wait(rest);
@@ -206,14 +206,14 @@ fn play(harness: &mut Harness, setup: Setup, actions: &[Action]) {
             Action::ChangeSecret => harness.change_secret(),
         }
     }
-    // Whatever happened, the stored token is good.
+    // After every history the stored token is valid.
     let token = stored.token.clone();
     let key = stored.key.clone().or(setup.keyed.then(|| "last".to_owned()));
     let response = harness.present(&token, key.as_deref());
     assert!(!matches!(response, Outcome::Refused(_)), "{response:?}");
 }
 
-/// What a client does with an answer.
+/// Handles a response like a client.
 fn take(stored: &mut Stored, shown: &str, response: Outcome) {
     match response {
         Outcome::Rotated(pair) | Outcome::Repeated(pair) => {
@@ -221,17 +221,17 @@ fn take(stored: &mut Stored, shown: &str, response: Outcome) {
                 *stored = Stored { token: pair.refresh, key: None, used_at: None };
             }
         }
-        // Somebody else was faster, and has stored what came of it.
+        // Another process was faster and has stored its response.
         Outcome::Refused(Reason::Superseded) if stored.token != shown => {}
         Outcome::TooLate => panic!("there is no deadline"),
         Outcome::Refused(reason) => panic!("logged out: {reason:?}"),
     }
 }
 
-/// How long honest clients may take until something that is under way has to
-/// arrive, or a lost answer to be asked for again.
-fn latest(patience: Duration, stored: &Stored, processes: &[Process]) -> Option<Duration> {
-    let lost = stored.used_at.map(|used_at| used_at + patience);
+/// How long an honest client may take until a request must
+/// arrive, or until it retries after a lost response.
+fn latest(max_wait: Duration, stored: &Stored, processes: &[Process]) -> Option<Duration> {
+    let lost = stored.used_at.map(|used_at| used_at + max_wait);
     let under_way = processes.iter().filter_map(|process| match process {
         Process::Sending { until, .. } => Some(*until),
         _ => None,
@@ -244,14 +244,14 @@ fn late_rotation_is_redated_after_an_access_token_renewal() {
     let mut harness = Harness::new(DEFAULT);
     let (session, pair) = harness.open();
     let attempt = harness.attempt(&pair.refresh, None, device());
-    // Rotated at its own time; the retry finds the access token expired.
+    // Rotated in time; the retry finds the access token expired.
     let rotated = harness.carry_out(&attempt);
     assert!(matches!(rotated, Outcome::Rotated(_)));
     harness.wait(REUSE.grace_period);
     harness.policy.access_lifetime = REUSE.grace_period;
     assert!(matches!(harness.present(&pair.refresh, None), Outcome::Repeated(_)));
     harness.redate(&attempt);
-    assert_eq!(harness.standing(session).unwrap().rotated_at, Some(harness.now));
+    assert_eq!(harness.session_row(session).unwrap().rotated_at, Some(harness.now));
     harness.wait(REUSE.grace_period);
     assert!(matches!(harness.present(&pair.refresh, None), Outcome::Repeated(_)));
 }

@@ -1,7 +1,7 @@
 //! The rules of sessions against real databases, with invented time: random
 //! histories and a model, the sweeper, and what a rotation costs the database.
 //!
-//! Tests that are ignored need PostgreSQL; `make test` brings it.
+//! Ignored tests need PostgreSQL; `make test` starts it.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
 

@@ -1,20 +1,20 @@
-//! The protocol in its smallest form: a chain of generations of which the last
-//! is live, and what is remembered of the last rotation.
+//! A minimal model of the protocol: a chain of generations of which the last
+//! is current, and the state of the last rotation.
 
 use matchbook_server::clock::Timestamp;
 use matchbook_server::sessions::Policy;
 use matchbook_shared::Reason;
 
-/// What the protocol answers.
+/// The expected outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Expected {
     /// The next generation.
     Rotated,
-    /// The live generation again, with the same access token.
+    /// The current generation again, with the same access token.
     Repeated,
-    /// The live generation again, with a new access token.
+    /// The current generation again, with a new access token.
     RepeatedAfresh,
-    /// Nothing.
+    /// Rejected.
     Refused(Reason),
 }
 
@@ -24,11 +24,11 @@ pub(crate) struct Model {
     live: usize,
     last: Option<Last>,
     access_issued_at: Timestamp,
-    /// By when all access tokens have expired.
+    /// When all access tokens have expired.
     access_expires_at: Timestamp,
-    /// Whether it was ever rotated with a key.
+    /// Whether it has been rotated with an idempotency key.
     keyed: bool,
-    /// The oldest generation that is excused, the one that follows, and since when.
+    /// The oldest generation that is not reuse, the next such one, and since when.
     floors: (usize, usize, Option<Timestamp>),
     idle_end: Timestamp,
     end: Timestamp,
@@ -60,7 +60,7 @@ impl Model {
         }
     }
 
-    /// Why any token of it is refused, if it is over. Nothing changes.
+    /// Why every token of the session is rejected, if it has ended. Changes nothing.
     pub(crate) fn is_over(&self, now: Timestamp) -> Option<Reason> {
         if self.deleted {
             return Some(Reason::Unknown);
@@ -75,7 +75,7 @@ impl Model {
         self.ended.map(|(_, reason)| reason)
     }
 
-    /// Somebody shows the token of a generation.
+    /// A client presents the token of a generation.
     pub(crate) fn present(
         &mut self,
         generation: usize,
@@ -127,7 +127,7 @@ impl Model {
         self.access_expires_at = self.access_expires_at.max(now.after(self.policy.access_lifetime));
     }
 
-    /// The server starts anew with another lifetime of access tokens.
+    /// The server restarts with another lifetime of access tokens.
     pub(crate) fn set_access_lifetime(&mut self, lifetime: std::time::Duration) {
         self.policy.access_lifetime = lifetime;
     }
@@ -139,8 +139,8 @@ impl Model {
         let age = now.since(last.at);
         let is_parent = generation + 1 == self.live;
         let is_attempt = is_parent && key.is_some() && key == last.key;
-        let patience = if is_attempt { window.recovery_window } else { window.grace_period };
-        if age > patience || (window.same_key_only && self.keyed && !is_attempt) {
+        let max_wait = if is_attempt { window.recovery_window } else { window.grace_period };
+        if age > max_wait || (window.same_key_only && self.keyed && !is_attempt) {
             return reuse;
         }
         if !is_parent && generation < self.floors.0 {
@@ -161,19 +161,19 @@ impl Model {
         }
     }
 
-    /// The operator has erased what the successor was derived with.
+    /// An operator has erased the successor salt.
     pub(crate) fn erase_salt(&mut self) {
         if let Some(last) = &mut self.last {
             last.repeatable = false;
         }
     }
 
-    /// The operator has the session expire.
+    /// An operator makes the session expire.
     pub(crate) fn expire(&mut self, now: Timestamp) {
         self.idle_end = now;
     }
 
-    /// The sweeper, told of a rotation.
+    /// The sweeper handles a tracked rotation.
     pub(crate) fn clear_salt(&mut self, now: Timestamp) {
         let Some(reuse) = self.policy.reuse else { return };
         if let Some(last) = &mut self.last
@@ -184,7 +184,7 @@ impl Model {
         }
     }
 
-    /// The sweeper, on its round.
+    /// The sweeper runs its pass.
     pub(crate) fn sweep(&mut self, now: Timestamp) {
         let mut over_at = self.idle_end.min(self.end);
         if let Some((ended_at, _)) = self.ended {
@@ -194,13 +194,13 @@ impl Model {
             self.deleted = true;
         }
         let (Some(reuse), Some(last)) = (self.policy.reuse, &mut self.last) else { return };
-        let patience = if last.key.is_some() { reuse.recovery_window } else { reuse.grace_period };
-        if last.repeatable && (over_at <= now || now.since(last.at) > patience) {
+        let max_wait = if last.key.is_some() { reuse.recovery_window } else { reuse.grace_period };
+        if last.repeatable && (over_at <= now || now.since(last.at) > max_wait) {
             *last = Last { at: last.at, key: None, repeatable: false };
         }
     }
 
-    /// How many rows there are, and the live generation.
+    /// The number of rows, and the current generation.
     pub(crate) fn state(&self) -> (bool, usize) {
         (!self.deleted, self.live)
     }

@@ -1,4 +1,4 @@
-//! What is about PostgreSQL alone: what the sweeper costs it, and a commit that takes
+//! PostgreSQL only: the cost of the sweeper, and a commit that takes
 //! long.
 
 use std::time::Instant;
@@ -43,7 +43,7 @@ fn sweeper_uses_the_index_and_reads_at_most_one_step() {
     assert!((1000..1100).contains(&read), "{read} rows for ten steps of a hundred");
 }
 
-/// Sequential scans of `sessions` so far, and rows that were fetched by an index.
+/// Sequential scans of `sessions` so far, and rows fetched by an index.
 fn reads(harness: &mut Harness) -> (i64, i64) {
     harness.sql("SELECT pg_stat_force_next_flush()");
     harness.conn = harness.connection();
@@ -55,7 +55,7 @@ fn reads(harness: &mut Harness) -> (i64, i64) {
     (count("seq_scan"), count("idx_tup_fetch"))
 }
 
-/// The server that rotates it dies before it can date the rotation.
+/// The server that rotates the session dies before it dates the rotation.
 #[test]
 #[ignore = "needs PostgreSQL: make test"]
 fn request_that_saw_the_token_current_gets_the_pair_of_a_concurrent_rotation() {

@@ -1,4 +1,4 @@
-//! What the sweeper takes away, and what it leaves.
+//! The data that the sweeper deletes, and the data that it keeps.
 
 use diesel::Connection;
 use matchbook_server::ids::{SessionId, UserId};
@@ -19,7 +19,7 @@ fn successor_salt_is_cleared_after_the_grace_period_and_not_before() {
     assert_eq!(harness.present(&first.refresh, None), Outcome::Repeated(second.clone()));
     harness.wait(SECOND);
     assert_eq!(harness.clear_salts(&[session]), 1);
-    assert!(harness.standing(session).unwrap().successor_salt.is_none());
+    assert!(harness.session_row(session).unwrap().successor_salt.is_none());
     assert_eq!(harness.clear_salts(&[session]), 0, "there is nothing left to do");
     assert!(matches!(harness.present(&second.refresh, None), Outcome::Rotated(_)));
 }
@@ -35,8 +35,8 @@ fn successor_salt_with_an_idempotency_key_is_kept_for_the_recovery_window() {
     assert!(matches!(harness.present(&first.refresh, Some("k")), Outcome::Repeated(_)));
     harness.wait(SECOND);
     assert_eq!(harness.sweep(), (1, 0));
-    let standing = harness.standing(session).unwrap();
-    assert!(standing.successor_salt.is_none() && standing.idempotency_key_digest.is_none());
+    let row = harness.session_row(session).unwrap();
+    assert!(row.successor_salt.is_none() && row.idempotency_key_digest.is_none());
     assert_eq!(harness.sweep(), (0, 0), "there is nothing left to do");
 }
 
@@ -49,7 +49,7 @@ fn successor_salt_of_a_killed_server_is_cleared() {
     assert_eq!(harness.sweep(), (0, 0));
     harness.wait(SECOND);
     assert_eq!(harness.sweep(), (1, 0));
-    assert!(harness.standing(session).unwrap().successor_salt.is_none());
+    assert!(harness.session_row(session).unwrap().successor_salt.is_none());
 }
 
 #[test]
@@ -57,8 +57,8 @@ fn strict_mode_stores_no_successor_salt() {
     let mut harness = Harness::new(STRICT);
     let (session, first) = harness.open();
     harness.present(&first.refresh, Some("k"));
-    let standing = harness.standing(session).unwrap();
-    assert!(standing.successor_salt.is_none() && standing.idempotency_key_digest.is_none());
+    let row = harness.session_row(session).unwrap();
+    assert!(row.successor_salt.is_none() && row.idempotency_key_digest.is_none());
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn ended_session_is_deleted_after_retention_and_a_live_one_is_not() {
     let (live, mut live_token) = harness.open();
     harness.log_out(out);
     let mut deleted = Vec::new();
-    // The owner of the third refreshes every day; the sweeper comes every day.
+    // The owner of the third session refreshes every day; the sweeper runs every day.
     for day in 1..=60 {
         harness.wait(DAY);
         let Outcome::Rotated(pair) = harness.present(&live_token.refresh, None) else { panic!() };
@@ -89,9 +89,9 @@ fn ended_session_is_deleted_after_retention_and_a_live_one_is_not() {
     }
     assert_eq!(deleted, [7, 37], "a week after its end: logged out, not refreshed");
     for session in [out, idle] {
-        assert!(harness.standing(session).is_none());
+        assert!(harness.session_row(session).is_none());
     }
-    assert!(harness.standing(live).is_some());
+    assert!(harness.session_row(live).is_some());
     assert_eq!(harness.present(&idle_token.refresh, None), Outcome::Refused(Reason::Unknown));
     assert_eq!(
         harness.events().last().unwrap(),
@@ -109,12 +109,12 @@ fn refreshed_session_is_kept_until_its_absolute_expiry() {
         token = pair;
         assert_eq!(harness.sweep(), (0, 0));
     }
-    // The ninety days are over in three, and a week comes on top.
+    // The ninety days end in three, and retention adds a week.
     harness.wait(9 * DAY);
     assert_eq!(harness.sweep().1, 0);
     harness.wait(DAY);
     assert_eq!(harness.sweep().1, 1);
-    assert!(harness.standing(session).is_none());
+    assert!(harness.session_row(session).is_none());
 }
 
 #[test]
@@ -153,10 +153,10 @@ async fn server_clears_salts_of_its_own_rotations_before_the_next_pass() {
     }
     let salts = "SELECT count(successor_salt) AS number FROM sessions";
     let (mut sweeper, salt_expiry) = Sweeper::new(harness.store(), DEFAULT, DAY);
-    // This one is told of the first, not of the second.
+    // This sweeper tracks the first session, not the second.
     salt_expiry.track(rotated[0], harness.now);
     sweeper.tick().await.unwrap();
-    assert!(harness.standing(rotated[0]).unwrap().successor_salt.is_none());
+    assert!(harness.session_row(rotated[0]).unwrap().successor_salt.is_none());
     assert_eq!(harness.number(salts), 2);
     sweeper.tick().await.unwrap();
     assert_eq!(harness.number(salts), 1, "come across; the attempt key keeps its own");
@@ -189,7 +189,7 @@ fn locked_row_is_skipped_without_waiting() {
     let mut other_server = harness.connection();
     other_server
         .transaction(|conn| {
-            // As a refresh does, or another server's sweeper.
+            // Like a refresh, or the sweeper of another server.
             let change = format!("UPDATE sessions SET generation = 1 WHERE id = '{busy}'");
             diesel::RunQueryDsl::execute(diesel::sql_query(change), conn)?;
             harness.sql("SET lock_timeout = '1s'");
@@ -225,7 +225,7 @@ fn concurrent_sweepers_clear_each_salt_once() {
         })
         .collect();
     let cleared: usize = servers.into_iter().map(|server| server.join().unwrap()).sum();
-    // What all have passed over comes up on the next round.
+    // Rows that all of them skipped are handled in the next pass.
     assert_eq!(cleared + harness.sweep().0, 60);
     assert_eq!(harness.number("SELECT count(successor_salt) AS number FROM sessions"), 0);
 }
@@ -241,10 +241,10 @@ fn guests_without_login_or_without_sessions_are_deleted() {
     };
     let unused = guest(&mut harness);
     let (ended, _) = harness.open();
-    let gone = harness.standing(ended).unwrap().user;
+    let gone = harness.session_row(ended).unwrap().user;
     harness.sql("DELETE FROM sessions");
     let (live, _) = harness.open();
-    let kept = harness.standing(live).unwrap().user;
+    let kept = harness.session_row(live).unwrap().user;
     let sweep = |harness: &mut Harness| {
         let (unused, used) = (harness.now.before(day), harness.now.before(week));
         users::sweep(&mut harness.conn, UserId::MIN, 100, unused, used).unwrap().deleted
@@ -261,6 +261,6 @@ fn guests_without_login_or_without_sessions_are_deleted() {
     users::use_login(&mut harness.conn, new, harness.now).unwrap();
     assert_eq!(sweep(&mut harness), 1);
     assert!(!exists(&mut harness, gone) && exists(&mut harness, kept));
-    assert!(exists(&mut harness, new), "it is signing in");
-    assert!(harness.standing(live).is_some());
+    assert!(exists(&mut harness, new), "it is logging in");
+    assert!(harness.session_row(live).is_some());
 }

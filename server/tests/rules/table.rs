@@ -8,13 +8,13 @@ use matchbook_shared::Reason;
 
 use crate::harness::{DEFAULT, HOUR, Harness, Outcome, SAME_KEY_ONLY, SECOND, STRICT};
 
-/// A case: a token is rotated, and shown again that much later.
+/// A case: a token is rotated, and presented again after a delay.
 struct Case {
     says: &'static str,
     wait: Duration,
-    /// The attempt key of the first time, and of the second.
+    /// The idempotency keys of the first and the second request.
     keys: (Option<&'static str>, Option<&'static str>),
-    /// How often the successor is rotated in between, and how long after the last time.
+    /// How often the successor is rotated in between, and the delay after the last time.
     further: usize,
     every: Duration,
 }
@@ -141,7 +141,7 @@ const CASES: &[Case] = &[
     },
 ];
 
-/// What becomes of a case, measured.
+/// Measures the outcome of a case.
 fn outcome(harness: &mut Harness, policy: Policy, case: &Case) -> &'static str {
     harness.begin(policy);
     let (session, first) = harness.open();
@@ -158,7 +158,7 @@ fn outcome(harness: &mut Harness, policy: Policy, case: &Case) -> &'static str {
     }
     harness.wait(case.wait);
     let response = harness.present(&first.refresh, case.keys.1);
-    let alive = harness.standing(session).unwrap().ended_at.is_none();
+    let alive = harness.session_row(session).unwrap().ended_at.is_none();
     match response {
         Outcome::Repeated(pair) if alive && pair == second => "the same pair",
         Outcome::Repeated(pair) if alive && pair.refresh == second.refresh => {

@@ -1,4 +1,4 @@
-//! Random histories with a thief, who copies tokens and shows them at any time.
+//! Random histories with a thief, who copies tokens and presents them at any time.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use crate::harness::{
 enum Action {
     /// The owner refreshes the newest token that it has.
     Owner { keyed: bool },
-    /// The thief copies what the owner has at this moment.
+    /// The thief copies the owner's current token.
     Copy,
-    /// The thief shows one of the tokens it has, with a key of its own or none.
+    /// The thief presents one of its tokens, with or without its own key.
     Thief { which: prop::sample::Index, keyed: bool },
-    /// Time goes by.
+    /// Lets time pass.
     Wait(Duration),
-    /// The sweeper comes by.
+    /// The sweeper runs.
     Sweep,
 }
 
@@ -52,10 +52,10 @@ fn play(harness: &mut Harness, policy: Policy, actions: &[Action]) {
     let (session, first) = harness.open();
     let mut owner = first.refresh;
     let mut stolen: Vec<String> = Vec::new();
-    // What was granted for each generation, and how the newest came to be.
+    // The tokens issued for each generation, and the origin of the newest.
     let mut chain = vec![owner.clone()];
     let (mut rotated_at, mut attempt) = (harness.now, None);
-    // When each generation was rotated, and whether ever with a key.
+    // When each generation was rotated, and whether with a key.
     let mut rotations = Vec::new();
     let mut ever_keyed = false;
     let mut over = false;
@@ -89,14 +89,14 @@ fn play(harness: &mut Harness, policy: Policy, actions: &[Action]) {
         let must_end = if second {
             policy.reuse.is_none_or(|reuse| {
                 let late = age > if again { reuse.recovery_window } else { reuse.grace_period };
-                // Nothing excuses a token that was not current for four windows.
+                // A token that was not current within four grace periods is reuse.
                 let is_old = !again && was_current > Some(4 * reuse.grace_period);
                 late || is_old || (reuse.same_key_only && ever_keyed && !again)
             })
         } else {
             ever_keyed && key.is_none() && policy.reuse.is_some_and(|reuse| reuse.same_key_only)
         };
-        // Whatever was current a window ago is excused.
+        // A token that was current one grace period ago is not reuse.
         let may_end = must_end || was_current > Some(REUSE.grace_period);
         let granted = match harness.present(&shown, key) {
             Outcome::Rotated(pair) => {
@@ -124,7 +124,7 @@ fn play(harness: &mut Harness, policy: Policy, actions: &[Action]) {
             }
         };
         if over {
-            // For both of them, and for good.
+            // For owner and thief, permanently.
             for token in chain.clone() {
                 assert_eq!(harness.present(&token, key), Outcome::Refused(Reason::Reuse));
             }
@@ -137,7 +137,7 @@ fn play(harness: &mut Harness, policy: Policy, actions: &[Action]) {
         }
     }
     assert!(!over);
-    // One of them may still be unseen; a single step out of time ends it.
+    // The theft may still be undetected; one late step ends the session.
     if chain.len() > 1 {
         harness.wait(REUSE.grace_period + SECOND);
         let old = chain[chain.len() - 2].clone();
@@ -147,8 +147,8 @@ fn play(harness: &mut Harness, policy: Policy, actions: &[Action]) {
     }
 }
 
-/// A thief copies the live token and keeps rotating, so often that the last rotation
-/// is always a moment ago.
+/// A thief copies the current token and rotates so often that the last rotation
+/// is always recent.
 #[test]
 fn rotating_thief_is_detected_when_the_owner_returns() {
     let mut harness = Harness::new(DEFAULT);
@@ -167,7 +167,7 @@ fn rotating_thief_is_detected_when_the_owner_returns() {
                 };
                 rotate(&mut harness);
                 rotate(&mut harness);
-                // Later than four windows, whatever the rhythm.
+                // Later than four grace periods, at any interval.
                 let mut waited = Duration::ZERO;
                 while waited <= 4 * REUSE.grace_period {
                     harness.wait(every * SECOND);
@@ -176,7 +176,7 @@ fn rotating_thief_is_detected_when_the_owner_returns() {
                 }
                 let response = harness.present(&owner.refresh, Some("owner"));
                 assert_eq!(response, Outcome::Refused(Reason::Reuse), "every {every} s");
-                let reason = harness.standing(session).unwrap().end_reason;
+                let reason = harness.session_row(session).unwrap().end_reason;
                 assert_eq!(reason.as_deref(), Some("reuse"));
                 assert_eq!(harness.present(&stolen, None), Outcome::Refused(Reason::Reuse));
             }
@@ -214,7 +214,7 @@ fn same_key_only_session_rotated_with_a_key_requires_a_key() {
     let Outcome::Rotated(second) = harness.present(&first.refresh, Some("one")) else { panic!() };
     let Outcome::Rotated(third) = harness.present(&second.refresh, Some("two")) else { panic!() };
     assert_eq!(harness.present(&third.refresh, None), Outcome::Refused(Reason::Reuse));
-    assert!(harness.standing(session).unwrap().ended_at.is_some());
+    assert!(harness.session_row(session).unwrap().ended_at.is_some());
 }
 
 #[test]
