@@ -1,50 +1,54 @@
-//! The task that refreshes before anybody has to wait for it.
+//! The task that refreshes tokens before they expire.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use actix_rt::time::timeout;
 
-use crate::credentials::Strategy;
-use crate::{Client, Credentials, Error};
+use crate::credentials::{Credentials, Strategy};
+use crate::error::Error;
+use crate::refresh::Refresher;
 
-/// How long it waits where nothing tells it when to refresh.
+/// The delay of the task while there are no tokens, or their lifetime is unknown.
 const IDLE: Duration = Duration::from_secs(3600);
 
-/// Its shortest pause after a refresh that failed.
-const BREATH: Duration = Duration::from_secs(1);
+/// The shortest delay between two refreshes of the task.
+const MIN_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// Starts the task on this thread, where the strategy wants one and none runs
-/// yet. It ends with the last clone of the credential.
-pub(crate) fn start(client: &Client) {
-    let credentials = client.credentials();
+/// Starts the task on this thread if the strategy is [`Strategy::Background`] and no task
+/// runs yet. The task ends when the last clone of the credentials is dropped.
+pub(crate) fn start(refresher: &Refresher) {
+    let credentials = &refresher.credentials;
     let Strategy::Background { fraction } = credentials.strategy() else { return };
-    if credentials.kept().swap(true, Ordering::AcqRel) {
+    if credentials.background_running().swap(true, Ordering::AcqRel) {
         return;
     }
-    let kept = Kept(credentials.downgrade());
+    let running = Running(credentials.downgrade());
     let mut changes = credentials.changes();
-    let client = client.downgrade();
+    // The task must not keep the credentials alive while it waits.
+    let refresher = refresher.downgrade();
     actix_rt::spawn(async move {
-        let _kept = kept;
-        let mut pause = Duration::ZERO;
-        while let Some(awake) = client() {
-            let held = awake.credentials().held().await.ok();
+        let _running = running;
+        let mut delay = Duration::ZERO;
+        while let Some(awake) = refresher() {
+            let current = awake.credentials.current().await.ok();
             drop(awake);
-            let due = held.as_ref().and_then(|held| held.due_in(fraction)).unwrap_or(IDLE);
-            // Other tokens have another time.
-            match timeout(due.max(pause), changes.changed()).await {
-                Ok(Ok(())) => pause = Duration::ZERO,
+            let due = current.as_ref().and_then(|tokens| tokens.time_until(fraction));
+            let due = due.unwrap_or(IDLE);
+            match timeout(due.max(delay), changes.changed()).await {
+                // Other tokens are due at another time.
+                Ok(Ok(())) => delay = Duration::ZERO,
                 Ok(Err(_)) => return,
                 Err(_) => {
-                    let (Some(held), Some(awake)) = (held, client()) else { continue };
-                    pause = match awake.renew(&held).await {
+                    let Some(current) = current else { continue };
+                    let Some(awake) = refresher() else { continue };
+                    delay = match awake.replace(&current).await {
                         Err(Error::Transient { retry_after, .. }) => {
-                            retry_after.unwrap_or_default().max(BREATH)
+                            retry_after.unwrap_or_default().max(MIN_RETRY_DELAY)
                         }
-                        _ => BREATH,
+                        _ => MIN_RETRY_DELAY,
                     };
-                    // Its own doing is no news.
+                    // The change by this refresh itself must not reset the delay.
                     changes.mark_unchanged();
                 }
             }
@@ -52,13 +56,13 @@ pub(crate) fn start(client: &Client) {
     });
 }
 
-/// Notes that the task is gone, also when its thread ends.
-struct Kept<F: Fn() -> Option<Credentials>>(F);
+/// Clears the flag when the task ends, also when its thread ends.
+struct Running<F: Fn() -> Option<Credentials>>(F);
 
-impl<F: Fn() -> Option<Credentials>> Drop for Kept<F> {
+impl<F: Fn() -> Option<Credentials>> Drop for Running<F> {
     fn drop(&mut self) {
         if let Some(credentials) = (self.0)() {
-            credentials.kept().store(false, Ordering::Release);
+            credentials.background_running().store(false, Ordering::Release);
         }
     }
 }

@@ -1,49 +1,70 @@
 //! An HTTP client that stays logged in.
 //!
-//! A [`Client`] sends requests with an access token. When the server answers
-//! `401`, it trades the refresh token for new tokens and sends the request
-//! again. However many requests meet that `401`, on however many threads (and
-//! with a [`FileStore`], in however many processes), the tokens are refreshed
-//! once. What may pass keeps them; only the server's word ends a session.
+//! A [`Client`] sends requests with an access token. When the server responds `401`, the
+//! client exchanges the refresh token for new tokens and sends the request again. However
+//! many requests get a `401`, on however many threads, the tokens are refreshed once. With a
+//! [`FileStore`] this holds for several processes too. A transient failure keeps the tokens;
+//! only a response of the token server ends a session.
 //!
-//! awc's clients belong to a thread, tokens to a process: each thread has its
+//! The connections of awc belong to a thread, the tokens to a process: each thread has its
 //! own [`Client`], and all of them share one [`Credentials`].
 //!
 //! ```no_run
 //! use std::time::Duration;
-//! use matchbook_client::{Credential, FileStore, Server, Session, Trust};
+//! use matchbook_client::{Client, Credentials, FileStore, RootCerts, Server};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let trust = Trust::File("data/tls/ca.pem".into());
-//! let server = Server::new("https://localhost:5001", &trust, Duration::from_secs(10))?;
-//! let credential = Credential::builder().store(FileStore::new("tokens.json")).build();
-//! let session = Session::new(&server, credential);
-//! session.log_in_as_guest().await?;
-//! let answer = session.get("/user").send().await?;
-//! assert!(answer.status().is_success());
+//! let roots = RootCerts::File("data/tls/ca.pem".into());
+//! let server = Server::new("https://localhost:5001", &roots, Duration::from_secs(10))?;
+//! let credentials = Credentials::builder().store(FileStore::new("tokens.json")).build();
+//! let client = Client::new(&server, credentials);
+//! client.log_in_as_guest().await?;
+//! let response = client.get("/user").send().await?;
+//! assert!(response.status().is_success());
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! Each request and each refresh has a `tracing` span, and each exchange a line at
-//! `debug`.
+//! Each request and each refresh has a `tracing` span, and each exchange a line at level
+//! `debug`. No token is shown by `Debug`, a log message, an [`Event`] or an [`Error`].
 //!
-//! In reading order: a [`Request`] is sent by a [`Client`] with the tokens of a
-//! [`Credentials`]; `refresh` is one turn at them, by the lock of a [`TokenStore`]
-//! and in the words that `protocol` knows of a [`Server`], over the connections of
-//! `transport`; `background` asks for one before it is needed.
+//! # Modules
+//!
+//! Each module imports only from the modules after it in this list. A test compares the list
+//! with the imports.
+//!
+//! 1. `login`: login and logout
+//! 2. `request`: a request, and its recovery from a `401`
+//! 3. `client`: the client of one thread
+//! 4. `background`: the task that refreshes before expiry
+//! 5. `refresh`: one refresh under the lock of the store
+//! 6. `credentials`: settings, store and events of one login
+//! 7. `single_flight`: the tokens in memory, and the one change in progress
+//! 8. `protocol`: the requests of a refresh and of a logout
+//! 9. `response`: JSON or an error from a response
+//! 10. `server`: the settings of the token server
+//! 11. `transport`: connections and exchanges
+//! 12. `token_set`: the tokens of one response
+//! 13. `store`: tokens that outlive the process
+//! 14. `scrub`: texts of a server without secrets
+//! 15. `event`
+//! 16. `error`
 
 mod background;
 mod client;
 mod credentials;
 mod error;
 mod event;
+mod login;
 mod protocol;
 mod refresh;
 mod request;
+mod response;
 mod scrub;
 mod server;
+mod single_flight;
 mod store;
+mod token_set;
 mod transport;
 
 pub use client::Client;
@@ -51,8 +72,7 @@ pub use credentials::{Credentials, CredentialsBuilder, Status, Strategy};
 pub use error::Error;
 pub use event::Event;
 pub use matchbook_shared::{Reason, TokenResponse, UrlError};
-pub use protocol::OAuth;
 pub use request::Request;
-pub use server::{RootCerts, RootCertsError, Server, ServerError};
+pub use server::{OAuth, RootCerts, RootCertsError, Server, ServerError};
 pub use store::{FileStore, StoreGuard, StoredTokens, TokenStore};
 pub use transport::Response;

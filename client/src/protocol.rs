@@ -1,66 +1,36 @@
-//! What is sent to trade a refresh token or to end a session, and what the
-//! answer means: at Matchbook's own endpoints, or at those of RFC 6749.
+//! The requests of a refresh and of a logout, and what their responses mean: at Matchbook's
+//! own endpoints, or at those of OAuth 2.0 (RFC 6749, RFC 7009).
 
-use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use awc::http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use awc::http::{Method, StatusCode};
-use matchbook_shared::{Reason, SERVER_MARK, SERVER_MARK_VALUE, TokenResponse};
+use matchbook_shared::{Reason, TokenResponse};
 use openssl::base64::{decode_block, encode_block};
 use serde::Deserialize;
 
-use crate::credentials::Granted;
-use crate::scrub::scrub;
-use crate::server::{compressed, refusal, retry_after};
+use crate::error::Error;
+use crate::event::Event;
+use crate::response::{
+    ErrorResponse, compressed, error_from, is_from_token_server, not_from_token_server, retry_after,
+};
+use crate::server::{OAuth, Server};
 use crate::store::StoredTokens;
+use crate::token_set::{RefreshedTokens, TokenSet};
 use crate::transport::{Http, IDEMPOTENCY_KEY, Outgoing, Response, is_json, is_repeatable};
-use crate::{Error, Event, Server};
 
-/// The refresh token is not good (RFC 6749 §5.2).
-const INVALID_GRANT: &str = "invalid_grant";
-
-/// How long the rest of an answer is waited for that nobody will look at.
-const DRAIN: Duration = Duration::from_secs(1);
-
-/// A token server that speaks RFC 6749. Its access tokens are mostly for an API
-/// elsewhere, which [`Server::allow_origin`] has to name.
-#[derive(Clone)]
-pub struct OAuth {
-    /// The path of the token endpoint (§3.2), below the server's URL.
-    pub token_path: String,
-    /// The path of the revocation endpoint (RFC 7009); where there is none, a
-    /// logout only forgets the tokens.
-    pub revocation_path: Option<String>,
-    /// The client's identifier (§2.2).
-    pub client_id: String,
-    /// Its secret (§2.3.1), sent by Basic authentication.
-    pub client_secret: Option<String>,
-    /// The scope to ask for; without it the server grants that of the sign-in.
-    pub scope: Option<String>,
-}
-
-/// The secret is not shown.
-impl fmt::Debug for OAuth {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OAuth")
-            .field("token_path", &self.token_path)
-            .field("client_id", &self.client_id)
-            .finish_non_exhaustive()
-    }
-}
-
-/// What RFC 6749 §5.1 grants.
+/// The response of an OAuth token endpoint (RFC 6749 §5.1).
 #[derive(Deserialize)]
 struct OAuthTokens {
     access_token: String,
     refresh_token: Option<String>,
-    /// A number, or what servers send in its place.
+    /// A number by the RFC. Some servers send a string or a fraction.
     expires_in: Option<serde_json::Value>,
 }
 
 impl OAuthTokens {
-    /// In seconds. What cannot be read is left out: the tokens are granted.
+    /// Returns the lifetime in seconds, or `None` if it cannot be parsed: the tokens are
+    /// valid anyway.
     fn lifetime(&self) -> Option<u64> {
         let value = self.expires_in.as_ref()?;
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -68,180 +38,141 @@ impl OAuthTokens {
     }
 }
 
-/// A refusal by either kind of server.
-#[derive(Deserialize)]
-pub(crate) struct Refusal {
-    error: String,
-    message: Option<String>,
-    error_description: Option<String>,
-    reason: Option<Reason>,
-}
-
-impl Refusal {
-    /// What a person may be told, without `secrets`.
-    pub(crate) fn said(&self, secrets: &[&str]) -> String {
-        let said = self.message.as_deref().or(self.error_description.as_deref());
-        scrub(said.unwrap_or(&self.error), secrets)
-    }
-
-    /// Whether the server of these tokens says that the refresh token is not good. A
-    /// gateway's error has other words; a Matchbook server always has a message.
-    fn is_invalid_grant(&self, oauth: bool) -> bool {
-        self.error == INVALID_GRANT && (oauth || self.message.is_some())
+impl From<OAuthTokens> for RefreshedTokens {
+    fn from(tokens: OAuthTokens) -> Self {
+        Self {
+            expires_in: tokens.lifetime(),
+            access_token: tokens.access_token,
+            refresh_token: tokens.refresh_token,
+        }
     }
 }
 
-/// What a server may quote when it finds fault with a request about these tokens.
-pub(crate) fn secrets<'a>(server: &'a Server, held: &'a StoredTokens) -> Vec<&'a str> {
+impl From<TokenResponse> for RefreshedTokens {
+    fn from(tokens: TokenResponse) -> Self {
+        Self {
+            access_token: tokens.token,
+            refresh_token: Some(tokens.refresh_token),
+            expires_in: Some(tokens.expires_in),
+        }
+    }
+}
+
+/// Returns the secrets that an error response about `tokens` might quote.
+pub(crate) fn secrets<'a>(server: &'a Server, tokens: &'a StoredTokens) -> Vec<&'a str> {
     let client_secret = server.as_oauth().and_then(|oauth| oauth.client_secret.as_deref());
-    let mut secrets = vec![held.refresh_token.as_str(), held.access_token.as_str()];
-    secrets.extend(held.idempotency_key.as_deref());
+    let mut secrets = vec![tokens.refresh_token.as_str(), tokens.access_token.as_str()];
+    secrets.extend(tokens.idempotency_key.as_deref());
     secrets.extend(client_secret);
     secrets
 }
 
-/// Trades the refresh token of `held` for new tokens.
+/// Exchanges the refresh token for new tokens.
+///
+/// # Errors
+/// [`Error::LoggedOut`] if the server rejects the refresh token; [`Error::Superseded`] if it
+/// has issued newer tokens; others keep the session.
 pub(crate) async fn refresh(
     server: &Server,
     http: &Http,
-    held: &StoredTokens,
-    tell: impl FnMut(Event),
-) -> Result<Granted, Error> {
+    tokens: &StoredTokens,
+    emit: impl FnMut(Event),
+) -> Result<TokenSet, Error> {
     let form = match server.as_oauth() {
-        None => {
-            let mut headers = HeaderMap::new();
-            // Keys are UUIDs.
-            let key = held.idempotency_key.as_deref().map(HeaderValue::from_str);
-            if let Some(Ok(key)) = key {
-                headers.insert(HeaderName::from_static(IDEMPOTENCY_KEY), key);
-            }
-            Form {
-                path: "/refresh",
-                repeatable: is_repeatable(&Method::POST, &headers),
-                headers,
-                authorization: None,
-                fields: vec![("refresh_token", &held.refresh_token)],
-            }
-        }
-        Some(oauth) => {
-            let mut form = Form::authenticated(&oauth.token_path, oauth)?;
-            form.fields.push(("grant_type", "refresh_token"));
-            form.fields.push(("refresh_token", &held.refresh_token));
-            form.fields.extend(oauth.scope.as_deref().map(|scope| ("scope", scope)));
-            form
-        }
+        None => Form::matchbook_refresh(tokens),
+        Some(oauth) => Form::oauth_refresh(oauth, tokens)?,
     };
+    let is_oauth = server.as_oauth().is_some();
     let sent_at = Instant::now();
-    let response = form.post(server, http, tell).await;
-    let (mut response, oauth) = (response?, server.as_oauth().is_some());
+    let response = form.post(server, http, emit).await?;
+    let status = response.status();
+    if status == StatusCode::OK {
+        let refreshed = read_tokens(response, is_oauth).await?;
+        return Ok(TokenSet::from_refresh(tokens, refreshed, sent_at));
+    }
+    let may_end = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::BAD_REQUEST);
+    if may_end && is_json(&response) {
+        return Err(rejection(server, response, tokens).await);
+    }
+    Err(error_from(server, response, &secrets(server, tokens)).await)
+}
+
+/// Returns the error that a `400` or `401` JSON response to a refresh means.
+async fn rejection(server: &Server, mut response: Response, tokens: &StoredTokens) -> Error {
+    let is_oauth = server.as_oauth().is_some();
     let status = response.status();
     let retry_after = retry_after(&response);
-    let may_end = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::BAD_REQUEST);
-    if status == StatusCode::OK {
-        granted(response, held, oauth, sent_at).await
-    } else if may_end && is_json(&response) {
-        let is_ours = is_from_server(server, &response);
-        let compressed = compressed(&response);
-        match response.json::<Refusal>().await {
-            Ok(refusal) if refusal.is_invalid_grant(oauth) => Err(match refusal.reason {
-                Some(Reason::Superseded) => Error::Superseded,
-                reason => Error::LoggedOut(reason),
-            }),
-            Ok(refusal) if is_ours => {
-                Err(Error::UnexpectedResponse(refusal.said(&secrets(server, held))))
-            }
-            _ => Err(compressed.unwrap_or_else(|| from_elsewhere(status, retry_after))),
+    let is_from_server = is_from_token_server(server, &response);
+    let compressed = compressed(&response);
+    match response.json::<ErrorResponse>().await {
+        Ok(error) if error.is_invalid_grant(is_oauth) => match error.reason {
+            Some(Reason::Superseded) => Error::Superseded,
+            reason => Error::LoggedOut(reason),
+        },
+        Ok(error) if is_from_server => {
+            Error::UnexpectedResponse(error.message(&secrets(server, tokens)))
         }
-    } else {
-        Err(refusal(server, response, &secrets(server, held)).await)
+        _ => compressed.unwrap_or_else(|| not_from_token_server(status, retry_after)),
     }
 }
 
-/// Reads what a refresh grants. An answer that is cut short, or a page that
-/// something in between puts in its place, can be had again.
-async fn granted(
-    mut response: Response,
-    held: &StoredTokens,
-    oauth: bool,
-    sent_at: Instant,
-) -> Result<Granted, Error> {
+/// Parses the tokens of a refresh. A truncated body, or a page in its place, is transient:
+/// the same refresh can be sent again.
+async fn read_tokens(mut response: Response, is_oauth: bool) -> Result<RefreshedTokens, Error> {
     let compressed = compressed(&response);
-    let lost = |_| {
-        let lost = || Error::transient("the answer to a refresh could not be read");
-        compressed.clone().unwrap_or_else(lost)
-    };
-    let tokens = if oauth {
-        response.json::<OAuthTokens>().await.map_err(lost)?
+    let parsed = if is_oauth {
+        response.json::<OAuthTokens>().await.map(RefreshedTokens::from)
     } else {
-        let tokens = response.json::<TokenResponse>().await.map_err(lost)?;
-        OAuthTokens {
-            access_token: tokens.token,
-            refresh_token: Some(tokens.refresh_token),
-            expires_in: Some(tokens.expires_in.into()),
-        }
+        response.json::<TokenResponse>().await.map(RefreshedTokens::from)
     };
-    let lifetime = tokens.lifetime();
-    Ok(Granted::succeeding(
-        held,
-        tokens.access_token,
-        // A server that does not rotate may leave it out (RFC 6749 §6).
-        tokens.refresh_token.unwrap_or_else(|| held.refresh_token.clone()),
-        lifetime,
-        sent_at,
-    ))
+    parsed.map_err(|_| {
+        let unreadable = || Error::transient("the response to a refresh could not be read");
+        compressed.unwrap_or_else(unreadable)
+    })
 }
 
-/// Ends the session of `held` at the server.
+/// Ends the session of `tokens` at the server.
+///
+/// # Errors
+/// Any error means that the server has not confirmed the end.
 pub(crate) async fn log_out(
     server: &Server,
     http: &Http,
-    held: &StoredTokens,
-    tell: impl FnMut(Event),
+    tokens: &StoredTokens,
+    emit: impl FnMut(Event),
 ) -> Result<(), Error> {
-    let mut form = match server.as_oauth() {
-        None => Form {
-            path: "/logout",
-            headers: HeaderMap::new(),
-            authorization: None,
-            fields: vec![("refresh_token", &held.refresh_token)],
-            repeatable: false,
-        },
-        Some(oauth) => {
-            let Some(path) = &oauth.revocation_path else { return Ok(()) };
-            let mut form = Form::authenticated(path, oauth)?;
-            form.fields.push(("token", &held.refresh_token));
-            form.fields.push(("token_type_hint", "refresh_token"));
-            form
+    let form = match server.as_oauth() {
+        None => Form::matchbook_logout(tokens),
+        Some(OAuth { revocation_path: None, .. }) => return Ok(()),
+        Some(oauth @ OAuth { revocation_path: Some(path), .. }) => {
+            Form::oauth_revocation(path, oauth, tokens)?
         }
     };
-    // An ended session cannot be ended again.
-    form.repeatable = true;
-    let mut response = form.post(server, http, tell).await?;
+    let mut response = form.post(server, http, emit).await?;
     match response.status() {
-        // A portal's page is no revocation (RFC 7009 §2.2).
-        status if status.is_success() && is_from_server(server, &response) => Ok(()),
-        StatusCode::UNAUTHORIZED if is_json(&response) && server.as_oauth().is_none() => {
-            let (status, compressed) = (response.status(), compressed(&response));
-            match response.json::<Refusal>().await {
-                // It was not good before either.
-                Ok(refusal) if refusal.is_invalid_grant(false) => Ok(()),
-                _ => Err(compressed.unwrap_or_else(|| from_elsewhere(status, None))),
+        status if status.is_success() && is_from_token_server(server, &response) => Ok(()),
+        status @ StatusCode::UNAUTHORIZED if is_json(&response) && server.as_oauth().is_none() => {
+            let compressed = compressed(&response);
+            match response.json::<ErrorResponse>().await {
+                // The session had ended before.
+                Ok(error) if error.is_invalid_grant(false) => Ok(()),
+                _ => Err(compressed.unwrap_or_else(|| not_from_token_server(status, None))),
             }
         }
-        _ => Err(refusal(server, response, &secrets(server, held)).await),
+        _ => Err(error_from(server, response, &secrets(server, tokens)).await),
     }
 }
 
-/// Whether two pairs of tokens are certainly of two sessions of a Matchbook server. The
-/// access tokens of another server are not for its clients to read (RFC 9068 §6).
+/// Returns whether two sets of tokens certainly belong to two sessions of a Matchbook server.
+/// Clients must not read the access tokens of another server (RFC 9068 §6).
 pub(crate) fn differ_in_session(server: &Server, one: &StoredTokens, other: &StoredTokens) -> bool {
     let one = session_id(&one.access_token);
     let other = session_id(&other.access_token);
     server.as_oauth().is_none() && one.is_some() && other.is_some() && one != other
 }
 
-/// Reads the claim `sid` of an access token, without verifying anything: it decides only
-/// whether tokens that were replaced are given back.
+/// Reads the claim `sid` of an access token. Nothing is verified: the result only decides
+/// whether the session of replaced tokens is ended.
 fn session_id(access_token: &str) -> Option<String> {
     #[derive(Deserialize)]
     struct Claims {
@@ -254,29 +185,6 @@ fn session_id(access_token: &str) -> Option<String> {
     serde_json::from_slice(&claims).ok().map(|Claims { sid }| sid)
 }
 
-/// Whether a response is the server's own: a Matchbook server marks each. One of RFC
-/// 6749 has its errors in JSON (§5.2); what it says to a revocation has no meaning
-/// (RFC 7009 §2.2), but it is no page.
-pub(crate) fn is_from_server(server: &Server, response: &Response) -> bool {
-    if server.as_oauth().is_some() && response.status().is_success() {
-        let kind = response.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-        return !kind.is_some_and(|kind| kind.to_ascii_lowercase().starts_with(b"text/html"));
-    }
-    if server.as_oauth().is_some() {
-        return is_json(response);
-    }
-    let mark = response.headers().get(SERVER_MARK).and_then(|mark| mark.to_str().ok());
-    mark == Some(SERVER_MARK_VALUE)
-}
-
-/// A response of something in between, such as a gateway, a proxy or the portal of a
-/// network: it ends nothing, and may pass.
-pub(crate) fn from_elsewhere(status: StatusCode, retry_after: Option<Duration>) -> Error {
-    let status = status.as_u16();
-    let problem = format!("{status} from something between here and the token server");
-    Error::Transient { problem, retry_after }
-}
-
 /// A form for an endpoint of the server.
 struct Form<'a> {
     path: &'a str,
@@ -287,16 +195,64 @@ struct Form<'a> {
 }
 
 impl<'a> Form<'a> {
-    /// A form for an endpoint of RFC 6749, which says who asks.
-    fn authenticated(path: &'a str, oauth: &'a OAuth) -> Result<Self, Error> {
-        let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        let mut form =
-            Self { path, headers, authorization: None, fields: vec![], repeatable: false };
+    fn new(path: &'a str) -> Self {
+        Self {
+            path,
+            headers: HeaderMap::new(),
+            authorization: None,
+            fields: Vec::new(),
+            repeatable: false,
+        }
+    }
+
+    fn matchbook_refresh(tokens: &'a StoredTokens) -> Self {
+        let mut form = Self::new("/refresh");
+        // A key is a UUID, so it is always a valid header value.
+        let key = tokens.idempotency_key.as_deref().map(HeaderValue::from_str);
+        if let Some(Ok(key)) = key {
+            form.headers.insert(HeaderName::from_static(IDEMPOTENCY_KEY), key);
+        }
+        form.repeatable = is_repeatable(&Method::POST, &form.headers);
+        form.fields.push(("refresh_token", &tokens.refresh_token));
+        form
+    }
+
+    fn oauth_refresh(oauth: &'a OAuth, tokens: &'a StoredTokens) -> Result<Self, Error> {
+        let mut form = Self::client_auth(&oauth.token_path, oauth)?;
+        form.fields.push(("grant_type", "refresh_token"));
+        form.fields.push(("refresh_token", &tokens.refresh_token));
+        form.fields.extend(oauth.scope.as_deref().map(|scope| ("scope", scope)));
+        Ok(form)
+    }
+
+    fn matchbook_logout(tokens: &'a StoredTokens) -> Self {
+        let mut form = Self::new("/logout");
+        form.fields.push(("refresh_token", &tokens.refresh_token));
+        // A second logout of the same session changes nothing.
+        form.repeatable = true;
+        form
+    }
+
+    fn oauth_revocation(
+        path: &'a str,
+        oauth: &'a OAuth,
+        tokens: &'a StoredTokens,
+    ) -> Result<Self, Error> {
+        let mut form = Self::client_auth(path, oauth)?;
+        form.fields.push(("token", &tokens.refresh_token));
+        form.fields.push(("token_type_hint", "refresh_token"));
+        form.repeatable = true;
+        Ok(form)
+    }
+
+    /// Creates a form for an OAuth endpoint, with client authentication (RFC 6749 §2.3.1).
+    fn client_auth(path: &'a str, oauth: &'a OAuth) -> Result<Self, Error> {
+        let mut form = Self::new(path);
+        form.headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         match &oauth.client_secret {
             Some(secret) => {
-                // Both are form-encoded first (§2.3.1).
-                let pair = format!("{}:{}", encoded(&oauth.client_id), encoded(secret));
+                let id = form_encoded(&oauth.client_id);
+                let pair = format!("{id}:{}", form_encoded(secret));
                 let basic = format!("Basic {}", encode_block(pair.as_bytes()));
                 let basic = HeaderValue::try_from(basic);
                 form.authorization =
@@ -307,39 +263,33 @@ impl<'a> Form<'a> {
         Ok(form)
     }
 
-    /// Sends it. The timeout is for the whole answer: a body that stalls must not
-    /// keep the turn.
+    /// Sends the form. The timeout covers the whole response, so that a stalled body does not
+    /// delay other requests that wait for the tokens.
     async fn post(
         mut self,
         server: &Server,
         http: &Http,
-        mut tell: impl FnMut(Event),
+        mut emit: impl FnMut(Event),
     ) -> Result<Response, Error> {
         let body = serde_urlencoded::to_string(&self.fields);
         let body = body.map_err(|error| Error::Invalid(format!("the form: {error}")))?;
-        let form = HeaderValue::from_static("application/x-www-form-urlencoded");
-        self.headers.insert(CONTENT_TYPE, form);
+        let content_type = HeaderValue::from_static("application/x-www-form-urlencoded");
+        self.headers.insert(CONTENT_TYPE, content_type);
         let outgoing = Outgoing {
             method: &Method::POST,
-            target: &server.at(self.path)?,
+            target: &server.target(self.path)?,
             headers: &self.headers,
             authorization: self.authorization,
             repeatable: self.repeatable,
         };
-        let response = http.send(&outgoing, body.into(), |event| tell(event())).await?;
+        let response = http.send(&outgoing, body.into(), |event| emit(event())).await?;
         Ok(response.timeout(server.timeout()))
     }
 }
 
-/// As a value of a form.
-fn encoded(value: &str) -> String {
+/// Encodes `value` as the value of a form field.
+fn form_encoded(value: &str) -> String {
     serde_urlencoded::to_string([("", value)]).unwrap_or_default().split_off(1)
-}
-
-/// Reads the rest of an answer that nobody will look at, so that its connection
-/// can be used again.
-pub(crate) async fn drain(response: Response) {
-    let _ = response.timeout(DRAIN).body().limit(64 * 1024).await;
 }
 
 #[cfg(test)]
@@ -347,13 +297,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_basic_authentication_carries_is_form_encoded() {
-        assert_eq!(encoded("a b:c%"), "a+b%3Ac%25");
-        assert_eq!(encoded("plain-1"), "plain-1");
+    fn what_basic_authentication_carries_is_form_form_encoded() {
+        assert_eq!(form_encoded("a b:c%"), "a+b%3Ac%25");
+        assert_eq!(form_encoded("plain-1"), "plain-1");
     }
 
     #[test]
-    fn a_session_is_read_from_an_access_token_of_any_length() {
+    fn the_session_id_is_read_from_an_access_token_of_any_length() {
         let token = |claims: &str| {
             let payload = encode_block(claims.as_bytes()).replace('+', "-").replace('/', "_");
             format!("e30.{}.c2ln", payload.trim_end_matches('='))
@@ -368,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lifetime_is_read_from_whatever_servers_send() {
+    fn the_lifetime_is_read_from_numbers_fractions_and_strings() {
         let lifetime = |expires_in: &str| {
             let json = format!(r#"{{"access_token":"a","expires_in":{expires_in}}}"#);
             serde_json::from_str::<OAuthTokens>(&json).unwrap().lifetime()
@@ -379,17 +329,5 @@ mod tests {
         for odd in ["null", "-1", "\"soon\"", "{}"] {
             assert_eq!(lifetime(odd), None, "{odd}");
         }
-    }
-
-    #[test]
-    fn debug_does_not_show_the_secret() {
-        let oauth = OAuth {
-            token_path: "/token".into(),
-            revocation_path: None,
-            client_id: "app".into(),
-            client_secret: Some("hush".into()),
-            scope: None,
-        };
-        assert!(!format!("{oauth:?}").contains("hush"));
     }
 }

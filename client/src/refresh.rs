@@ -1,159 +1,234 @@
-//! One turn at the tokens: under the store's lock, with the server's word, and
-//! told of only when both are over.
+//! Refreshes: a request joins the refresh in progress or starts one.
+//!
+//! A refresh takes the lock of the store, calls the token endpoint and stores the response.
+//! Only after that it notifies the waiting requests and emits events.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix_rt::time::sleep;
+use matchbook_shared::Reason;
+use tracing::Instrument;
 
-use crate::credentials::{Granted, Held, Landing, Outcome};
+use crate::credentials::Credentials;
+use crate::error::Error;
+use crate::event::Event;
+use crate::protocol;
+use crate::server::Server;
+use crate::single_flight::{Action, Outcome, RefreshLeader};
 use crate::store::{StoreGuard, StoredTokens};
+use crate::token_set::TokenSet;
 use crate::transport::Http;
-use crate::{Credentials, Error, Event, Server, protocol};
 
-/// The pause before a refresh is sent again, longer each time. The same attempt
-/// key makes that safe.
-const PAUSE: Duration = Duration::from_millis(100);
+/// The delay before a refresh is retried. It triples with each retry. The idempotency key
+/// makes the retry safe.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// Refreshes `refused`, or finds that others have, and lets it be known.
-pub(crate) async fn refresh(
-    server: Server,
-    http: Http,
-    refused: Held,
-    landing: Landing,
-    credentials: Credentials,
-) {
-    let mut events = Vec::new();
-    let outcome = match credentials.lock_store().await {
-        Ok(mut lock) => {
-            let outcome =
-                under_lock(&server, &http, &refused, &credentials, &mut lock, &mut events).await;
-            drop(lock);
-            outcome
-        }
-        Err(error) => Err(error),
-    };
-    match outcome {
-        Ok(_) | Err(Error::LoggedOut(_) | Error::NotLoggedIn) => landing.land(outcome),
-        Err(error) => landing.rest(error),
-    }
-    // Whatever the application does now, nobody waits for it.
-    for event in &events {
-        credentials.tell(event);
-    }
+/// The server, the connections of one thread, and the tokens that they refresh.
+#[derive(Debug, Clone)]
+pub(crate) struct Refresher {
+    pub(crate) server: Server,
+    pub(crate) http: Http,
+    pub(crate) credentials: Credentials,
 }
 
-async fn under_lock(
-    server: &Server,
-    http: &Http,
-    refused: &Held,
-    credentials: &Credentials,
-    lock: &mut Option<StoreGuard>,
-    events: &mut Vec<Event>,
-) -> Outcome {
-    let held = match in_store(refused, credentials, lock).await? {
-        Found::TheRefused(held) => held,
-        Found::Others(stored) => return Ok(Arc::new(stored.into())),
-    };
-    let held = journaled(held, refused, credentials, lock).await?;
-    match ask(server, http, &held, credentials.retries(), events).await {
-        Ok(granted) => {
-            // What could not be kept can be had again under the attempt key that
-            // the store still has, and is kept before anything comes after it.
-            if let Err(error) = credentials.write(lock, Some(granted.tokens.clone())).await {
-                tracing::warn!("refreshed tokens are in memory only: {error}");
+/// The tokens in the store, compared with rejected ones.
+pub(crate) enum StoreState {
+    /// The rejected tokens are stored.
+    Unchanged(StoredTokens),
+    /// Another process has stored other tokens.
+    Replaced(StoredTokens),
+}
+
+/// A change of the tokens under the lock of the store. Its caller is the leader.
+pub(crate) struct Update<'a> {
+    refresher: &'a Refresher,
+    /// `None` if there is no store.
+    guard: Option<StoreGuard>,
+    /// Emitted after the change, when no lock is held.
+    events: Vec<Event>,
+}
+
+impl Refresher {
+    /// Returns tokens in place of `rejected`: those of another request or process, or
+    /// refreshed ones.
+    ///
+    /// # Errors
+    /// Those of the refresh; [`Error::SupersededByLogin`] if the new tokens are of another
+    /// login.
+    pub(crate) async fn replace(&self, rejected: &Arc<TokenSet>) -> Outcome {
+        let wait_timeout = self.credentials.wait_timeout();
+        let tokens = match self.credentials.after_rejection(rejected)? {
+            Action::UseNewer(newer) => Ok(newer),
+            Action::BackOff(error) => self.credentials.adopt_newer(rejected).await.ok_or(error),
+            Action::Wait(follower) => follower.outcome(wait_timeout).await,
+            Action::Refresh { current, leader, follower } => {
+                // In a task of its own: the caller may be dropped, but the tokens that the
+                // server issues must be kept.
+                let span = tracing::info_span!("refresh", generation = current.tokens.generation);
+                let refresher = self.clone();
+                let refresh = async move { refresher.run(&current, leader).await };
+                actix_rt::spawn(refresh.instrument(span));
+                follower.outcome(wait_timeout).await
             }
-            tracing::debug!(count = granted.tokens.generation, "refreshed");
-            events.push(Event::Refreshed { count: granted.tokens.generation });
-            Ok(Arc::new(granted))
-        }
-        Err(Error::LoggedOut(reason)) => {
-            tracing::info!(
-                reason = reason.map(matchbook_shared::Reason::as_str),
-                "the server has ended the session"
-            );
-            // Nobody else can have put others there: the lock is ours.
-            if let Err(error) = credentials.write(lock, None).await {
-                tracing::warn!("tokens that are over are still stored: {error}");
-            }
-            events.push(Event::LoggedOut(reason));
-            Err(Error::LoggedOut(reason))
-        }
-        Err(Error::Superseded) => match credentials.read().await? {
-            Some(stored) if stored.refresh_token != held.refresh_token => {
-                Ok(Arc::new(stored.into()))
-            }
-            _ => Err(Error::Superseded),
-        },
-        Err(error) => Err(error),
-    }
-}
-
-/// Stores the idempotency key with the tokens that are about to be refreshed, unless
-/// a refresh before has: without it a response that a crash loses would be lost for
-/// good.
-async fn journaled(
-    mut held: StoredTokens,
-    refused: &Held,
-    credentials: &Credentials,
-    lock: &mut Option<StoreGuard>,
-) -> Result<StoredTokens, Error> {
-    if held.idempotency_key.is_none() {
-        held.idempotency_key = Some(refused.idempotency_key());
-        credentials.write(lock, Some(held.clone())).await?;
-    }
-    Ok(held)
-}
-
-/// What the store has where tokens were refused.
-pub(crate) enum Found {
-    /// The same, certainly kept.
-    TheRefused(StoredTokens),
-    /// Those of somebody who came first.
-    Others(StoredTokens),
-}
-
-/// Looks for what others have done, and makes sure that what is about to be
-/// traded is kept, with its attempt key.
-pub(crate) async fn in_store(
-    refused: &Held,
-    credentials: &Credentials,
-    lock: &mut Option<StoreGuard>,
-) -> Result<Found, Error> {
-    let ours = &refused.tokens;
-    if !credentials.has_store() {
-        return Ok(Found::TheRefused(ours.clone()));
-    }
-    let stored = credentials.read().await?.ok_or(Error::NotLoggedIn)?;
-    if stored.access_token == ours.access_token && stored.refresh_token == ours.refresh_token {
-        return Ok(Found::TheRefused(stored));
-    }
-    if refused.succeed(&stored) {
-        // They could not be kept when they were granted.
-        credentials.write(lock, Some(ours.clone())).await?;
-        return Ok(Found::TheRefused(ours.clone()));
-    }
-    Ok(Found::Others(stored))
-}
-
-async fn ask(
-    server: &Server,
-    http: &Http,
-    held: &StoredTokens,
-    retries: u32,
-    events: &mut Vec<Event>,
-) -> Result<Granted, Error> {
-    let mut pause = PAUSE;
-    for _ in 0..retries {
-        match protocol::refresh(server, http, held, |event| events.push(event)).await {
-            Err(Error::Transient { problem, retry_after: None }) => {
-                tracing::debug!("the refresh is sent again: {problem}");
-                events.push(Event::Retried);
-                sleep(pause).await;
-                pause *= 3;
-            }
-            outcome => return outcome,
+        }?;
+        if tokens.tokens.login_id == rejected.tokens.login_id {
+            Ok(tokens)
+        } else {
+            Err(Error::SupersededByLogin)
         }
     }
-    protocol::refresh(server, http, held, |event| events.push(event)).await
+
+    async fn run(&self, rejected: &TokenSet, leader: RefreshLeader) {
+        let (outcome, events) = match Update::start(self).await {
+            Ok(mut update) => {
+                let outcome = update.refresh_locked(rejected).await;
+                (outcome, update.finish())
+            }
+            Err(error) => (Err(error), Vec::new()),
+        };
+        match outcome {
+            Ok(_) | Err(Error::LoggedOut(_) | Error::NotLoggedIn) => leader.complete(outcome),
+            Err(error) => leader.fail(error),
+        }
+        self.emit(&events);
+    }
+
+    /// Calls the application's hook. The caller holds no lock.
+    pub(crate) fn emit(&self, events: &[Event]) {
+        for event in events {
+            self.credentials.emit(event);
+        }
+    }
+
+    /// Returns a function that returns the refresher while other credentials of the same
+    /// login exist.
+    pub(crate) fn downgrade(&self) -> impl Fn() -> Option<Self> + use<> {
+        let server = self.server.clone();
+        let http = self.http.clone();
+        let credentials = self.credentials.downgrade();
+        move || {
+            let credentials = credentials()?;
+            Some(Self { server: server.clone(), http: http.clone(), credentials })
+        }
+    }
+}
+
+impl<'a> Update<'a> {
+    /// Takes the lock of the store.
+    pub(crate) async fn start(refresher: &'a Refresher) -> Result<Self, Error> {
+        let guard = refresher.credentials.lock_store().await?;
+        Ok(Self { refresher, guard, events: Vec::new() })
+    }
+
+    /// Releases the lock of the store, and returns the events to emit.
+    pub(crate) fn finish(self) -> Vec<Event> {
+        self.events
+    }
+
+    pub(crate) fn record(&mut self, event: Event) {
+        self.events.push(event);
+    }
+
+    /// Writes the store, if there is one.
+    pub(crate) async fn write(&mut self, tokens: Option<StoredTokens>) -> Result<(), Error> {
+        self.refresher.credentials.write(&mut self.guard, tokens).await
+    }
+
+    /// Compares the store with `rejected` tokens. Afterwards the tokens to refresh are in
+    /// the store, with the idempotency key of a refresh that has started.
+    pub(crate) async fn reconcile(&mut self, rejected: &TokenSet) -> Result<StoreState, Error> {
+        let ours = &rejected.tokens;
+        if !self.refresher.credentials.has_store() {
+            return Ok(StoreState::Unchanged(ours.clone()));
+        }
+        let stored = self.refresher.credentials.read().await?.ok_or(Error::NotLoggedIn)?;
+        if stored.access_token == ours.access_token && stored.refresh_token == ours.refresh_token {
+            return Ok(StoreState::Unchanged(stored));
+        }
+        if rejected.is_successor_of(&stored) {
+            // They could not be written when the server issued them.
+            self.write(Some(ours.clone())).await?;
+            return Ok(StoreState::Unchanged(ours.clone()));
+        }
+        Ok(StoreState::Replaced(stored))
+    }
+
+    /// Ends the session of `tokens` at the server.
+    pub(crate) async fn end_session(&mut self, tokens: &StoredTokens) -> Result<(), Error> {
+        let Refresher { server, http, .. } = self.refresher;
+        protocol::log_out(server, http, tokens, |event| self.events.push(event)).await
+    }
+
+    async fn refresh_locked(&mut self, rejected: &TokenSet) -> Outcome {
+        let tokens = match self.reconcile(rejected).await? {
+            StoreState::Unchanged(tokens) => tokens,
+            StoreState::Replaced(stored) => return Ok(Arc::new(stored.into())),
+        };
+        let tokens = self.write_key_ahead(tokens, rejected).await?;
+        match self.refresh_with_retries(&tokens).await {
+            Ok(refreshed) => {
+                // If this write fails, the response can be recovered: the store still has
+                // the idempotency key, and the next refresh writes these tokens first.
+                if let Err(error) = self.write(Some(refreshed.tokens.clone())).await {
+                    tracing::warn!(%error, "refreshed tokens not stored, kept in memory only");
+                }
+                let count = refreshed.tokens.generation;
+                tracing::debug!(count, "tokens refreshed");
+                self.record(Event::Refreshed { count });
+                Ok(Arc::new(refreshed))
+            }
+            Err(Error::LoggedOut(reason)) => {
+                tracing::info!(reason = reason.map(Reason::as_str), "session ended by the server");
+                // The lock is held, so the store has no tokens of another login.
+                if let Err(error) = self.write(None).await {
+                    tracing::warn!(%error, "tokens of the ended session not deleted");
+                }
+                self.record(Event::LoggedOut(reason));
+                Err(Error::LoggedOut(reason))
+            }
+            Err(Error::Superseded) => match self.refresher.credentials.read().await? {
+                Some(stored) if stored.refresh_token != tokens.refresh_token => {
+                    Ok(Arc::new(stored.into()))
+                }
+                _ => Err(Error::Superseded),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Stores the idempotency key with the tokens to refresh, unless an earlier refresh has.
+    /// Without it, a response lost in a crash could not be recovered.
+    async fn write_key_ahead(
+        &mut self,
+        mut tokens: StoredTokens,
+        rejected: &TokenSet,
+    ) -> Result<StoredTokens, Error> {
+        if tokens.idempotency_key.is_none() {
+            tokens.idempotency_key = Some(rejected.idempotency_key());
+            self.write(Some(tokens.clone())).await?;
+        }
+        Ok(tokens)
+    }
+
+    async fn refresh_with_retries(&mut self, tokens: &StoredTokens) -> Result<TokenSet, Error> {
+        let mut delay = RETRY_DELAY;
+        for _ in 0..self.refresher.credentials.retries() {
+            match self.send_refresh(tokens).await {
+                Err(Error::Transient { problem, retry_after: None }) => {
+                    tracing::debug!(problem, "refresh failed, retrying");
+                    self.record(Event::Retried);
+                    sleep(delay).await;
+                    delay *= 3;
+                }
+                outcome => return outcome,
+            }
+        }
+        self.send_refresh(tokens).await
+    }
+
+    async fn send_refresh(&mut self, tokens: &StoredTokens) -> Result<TokenSet, Error> {
+        let Refresher { server, http, .. } = self.refresher;
+        protocol::refresh(server, http, tokens, |event| self.events.push(event)).await
+    }
 }

@@ -1,4 +1,4 @@
-//! A request that carries an access token, and what is done about a `401`.
+//! A request with the access token, and its recovery from a `401`.
 
 use std::error::Error as StdError;
 
@@ -10,16 +10,18 @@ use futures_core::Stream;
 use serde::Serialize;
 use tracing::{Instrument, Span};
 
-use crate::credentials::Held;
-use crate::protocol::drain;
-use crate::transport::{Outgoing, Target, is_repeatable};
-use crate::{Client, Error, Event, Response};
+use crate::client::Client;
+use crate::error::Error;
+use crate::event::Event;
+use crate::response::drain;
+use crate::token_set::TokenSet;
+use crate::transport::{Outgoing, Response, Target, is_repeatable};
 
-/// How often a request is sent at the most: with the tokens at hand, with those
-/// that others have left, and with fresh ones.
-const MOST_ATTEMPTS: u32 = 3;
+/// The most times that a request is sent: with the current tokens, with those that another
+/// process left in the store, and with refreshed ones.
+const MAX_ATTEMPTS: u32 = 3;
 
-/// A request to be. What is wrong with it is said when it is sent.
+/// A request that is not sent yet. Its methods record an error, which [`Self::send`] returns.
 #[must_use = "nothing is sent before `send`"]
 pub struct Request {
     client: Client,
@@ -30,19 +32,54 @@ pub struct Request {
     body: Option<Bytes>,
 }
 
-impl Request {
-    pub(crate) fn new(client: Client, method: Method, target: Result<Target, Error>) -> Self {
-        let headers = HeaderMap::new();
-        Self { client, method, target, query: None, headers, body: None }
+impl Client {
+    /// Starts a request. `target` is a path below the server's base URL, or a URL of an
+    /// origin that [`Server::allow_origin`](crate::Server::allow_origin) allows.
+    pub fn request(&self, method: Method, target: &str) -> Request {
+        Request {
+            client: self.clone(),
+            method,
+            target: self.server().bearer_target(target),
+            query: None,
+            headers: HeaderMap::new(),
+            body: None,
+        }
     }
 
-    /// Adds a header. `Authorization` is the session's own. `Expect` is refused:
-    /// interim responses are skipped, and a body is sent without waiting for one.
+    /// Starts a `GET` request to a target of [`Self::request`].
+    pub fn get(&self, target: &str) -> Request {
+        self.request(Method::GET, target)
+    }
+
+    /// Starts a `POST` request to a target of [`Self::request`].
+    pub fn post(&self, target: &str) -> Request {
+        self.request(Method::POST, target)
+    }
+
+    /// Starts a `PUT` request to a target of [`Self::request`].
+    pub fn put(&self, target: &str) -> Request {
+        self.request(Method::PUT, target)
+    }
+
+    /// Starts a `PATCH` request to a target of [`Self::request`].
+    pub fn patch(&self, target: &str) -> Request {
+        self.request(Method::PATCH, target)
+    }
+
+    /// Starts a `DELETE` request to a target of [`Self::request`].
+    pub fn delete(&self, target: &str) -> Request {
+        self.request(Method::DELETE, target)
+    }
+}
+
+impl Request {
+    /// Adds a header. The client sets `Authorization` itself. `Expect` is an error: a body
+    /// is sent without waiting for `100 Continue`.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         match (HeaderName::try_from(name), HeaderValue::from_str(value)) {
-            (Ok(EXPECT), _) => self.fail("`Expect` is not supported".to_owned()),
+            (Ok(EXPECT), _) => self.record_error("`Expect` is not supported".to_owned()),
             (Ok(name), Ok(value)) => self.headers.append(name, value),
-            _ => self.fail(format!("`{name}` is no header, or its value cannot be one")),
+            _ => self.record_error(format!("`{name}` is not a valid header, or its value is not")),
         }
         self
     }
@@ -51,30 +88,30 @@ impl Request {
     pub fn query(mut self, query: &impl Serialize) -> Self {
         match serde_urlencoded::to_string(query) {
             Ok(query) => self.query = Some(query),
-            Err(error) => self.fail(format!("the query: {error}")),
+            Err(error) => self.record_error(format!("the query: {error}")),
         }
         self
     }
 
-    /// Sends `value` as JSON.
+    /// Sets `value` as a JSON body.
     pub fn json(mut self, value: &impl Serialize) -> Self {
         match serde_json::to_vec(value) {
-            Ok(json) => self.typed("application/json", json.into()),
-            Err(error) => self.fail(format!("the JSON body: {error}")),
+            Ok(json) => self.set_body("application/json", json.into()),
+            Err(error) => self.record_error(format!("the JSON body: {error}")),
         }
         self
     }
 
-    /// Sends `value` as a form.
+    /// Sets `value` as a form body (`application/x-www-form-urlencoded`).
     pub fn form(mut self, value: &impl Serialize) -> Self {
         match serde_urlencoded::to_string(value) {
-            Ok(form) => self.typed("application/x-www-form-urlencoded", form.into()),
-            Err(error) => self.fail(format!("the form: {error}")),
+            Ok(form) => self.set_body("application/x-www-form-urlencoded", form.into()),
+            Err(error) => self.record_error(format!("the form: {error}")),
         }
         self
     }
 
-    /// Sends `body` as it stands.
+    /// Sets the bytes of the body. `Content-Type` is left to [`Self::header`].
     pub fn body(mut self, body: impl Into<Bytes>) -> Self {
         self.body = Some(body.into());
         self
@@ -84,104 +121,111 @@ impl Request {
         tracing::debug_span!("request", method = %self.method)
     }
 
-    fn typed(&mut self, content_type: &'static str, body: Bytes) {
+    fn set_body(&mut self, content_type: &'static str, body: Bytes) {
         self.headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         self.body = Some(body);
     }
 
-    fn fail(&mut self, problem: String) {
+    /// Records the first error.
+    fn record_error(&mut self, problem: String) {
         if self.target.is_ok() {
             self.target = Err(Error::Invalid(problem));
         }
     }
 
-    /// Sends it. On a `401` it refreshes the tokens, or waits for whoever does,
-    /// and sends it again; the answer to fresh tokens is final. Redirects are
-    /// answers like any other: none is followed.
+    /// Sends the request. After a `401` the tokens are refreshed, or the refresh in progress
+    /// is awaited, and the request is sent again. A `401` to refreshed tokens is returned like
+    /// any other response. Redirects are returned too: none is followed.
     ///
     /// # Errors
-    /// When nobody is logged in, the session has ended, or the server cannot be
-    /// reached; [`Error::NotReplayable`] for a body beyond the limit.
+    /// [`Error::NotLoggedIn`] or [`Error::LoggedOut`] without a session,
+    /// [`Error::Transient`] if there is no response, [`Error::Misconfigured`] if retrying
+    /// cannot help, [`Error::NotReplayable`] for a body beyond
+    /// [`body_limit`](crate::CredentialsBuilder::body_limit), [`Error::Invalid`] or
+    /// [`Error::OriginNotAllowed`] before anything is sent.
     pub async fn send(self) -> Result<Response, Error> {
         let span = self.span();
-        self.send_and_again().instrument(span).await
+        self.send_replayable().instrument(span).await
     }
 
-    async fn send_and_again(mut self) -> Result<Response, Error> {
+    async fn send_replayable(mut self) -> Result<Response, Error> {
         let body = self.body.take().unwrap_or_default();
-        let is_kept = body.len() <= self.client.credentials().body_limit();
+        let is_replayable = body.len() <= self.client.credentials().body_limit();
         let target = self.target()?;
-        let mut held = self.client.ready(is_kept).await?;
+        let mut tokens = self.client.fresh_tokens(is_replayable).await?;
         let mut attempts = 0;
         loop {
-            let outgoing = self.outgoing(&target, &held)?;
-            let tell = |event: &dyn Fn() -> Event| self.client.credentials().tell_of(event);
-            let response = self.client.http().send(&outgoing, body.clone(), tell).await?;
+            let outgoing = self.outgoing(&target, &tokens)?;
+            let emit = |event: &dyn Fn() -> Event| self.client.credentials().emit_with(event);
+            let response = self.client.http().send(&outgoing, body.clone(), emit).await?;
             attempts += 1;
-            // Tokens that others left in the store may have expired as well.
-            let again = attempts == 1 || attempts < MOST_ATTEMPTS && held.may_have_expired();
-            if response.status() != StatusCode::UNAUTHORIZED || !again {
+            // Tokens that another process left in the store may have expired as well.
+            let may_repeat = attempts == 1 || attempts < MAX_ATTEMPTS && tokens.may_have_expired();
+            if response.status() != StatusCode::UNAUTHORIZED || !may_repeat {
                 return Ok(response);
             }
             drain(response).await;
-            held = self.client.renew(&held).await?;
-            if !is_kept {
+            tokens = self.client.recover_from_401(&tokens).await?;
+            if !is_replayable {
                 return Err(Error::NotReplayable);
             }
-            self.client.credentials().tell(&Event::Retried);
+            self.client.credentials().emit(&Event::Retried);
         }
     }
 
-    /// Sends `stream` as the body, once: a refresh comes before it where the
-    /// access token is not known to be fresh.
+    /// Sends the request once, with `stream` as its body. The tokens are refreshed first,
+    /// unless the access token is known to be fresh.
     ///
     /// # Errors
-    /// Those of [`Self::send`]; [`Error::NotReplayable`] when the server answers
-    /// `401` all the same. The tokens are fresh then.
+    /// Those of [`Self::send`]. [`Error::NotReplayable`] if the server responds `401`
+    /// nevertheless; the tokens have been refreshed by then.
     pub async fn send_stream<S, E>(self, stream: S) -> Result<Response, Error>
     where
         S: Stream<Item = Result<Bytes, E>> + 'static,
         E: Into<Box<dyn StdError>> + 'static,
     {
         let span = self.span();
-        self.send_stream_once(stream).instrument(span).await
+        self.send_once(stream).instrument(span).await
     }
 
-    async fn send_stream_once<S, E>(self, stream: S) -> Result<Response, Error>
+    async fn send_once<S, E>(self, stream: S) -> Result<Response, Error>
     where
         S: Stream<Item = Result<Bytes, E>> + 'static,
         E: Into<Box<dyn StdError>> + 'static,
     {
         let target = self.target()?;
-        let held = self.client.ready(false).await?;
-        let outgoing = self.outgoing(&target, &held)?;
+        let tokens = self.client.fresh_tokens(false).await?;
+        let outgoing = self.outgoing(&target, &tokens)?;
         let send = |request: ClientRequest| request.send_stream(stream);
-        let tell = |event: &dyn Fn() -> Event| self.client.credentials().tell_of(event);
-        let response = self.client.http().send_once(&outgoing, send, tell).await?;
+        let emit = |event: &dyn Fn() -> Event| self.client.credentials().emit_with(event);
+        let response = self.client.http().send_once(&outgoing, send, emit).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
         drain(response).await;
-        self.client.renew(&held).await?;
+        self.client.recover_from_401(&tokens).await?;
         Err(Error::NotReplayable)
     }
 
-    /// Where it goes, with the query.
+    /// Returns the target with the query.
     fn target(&self) -> Result<Target, Error> {
         let target = self.target.as_ref().map_err(Clone::clone)?;
         let Some(query) = &self.query else { return Ok(target.clone()) };
         let url = target.uri.to_string();
         let separator = if url.contains('?') { '&' } else { '?' };
         let uri = Uri::try_from(format!("{url}{separator}{query}"));
-        let uri = uri.map_err(|error| Error::Invalid(format!("its URL: {error}")))?;
+        let uri = uri.map_err(|error| Error::Invalid(format!("the URL: {error}")))?;
         Ok(Target { uri, ..target.clone() })
     }
 
-    fn outgoing<'a>(&'a self, target: &'a Target, held: &Held) -> Result<Outgoing<'a>, Error> {
-        let bearer = held.bearer.clone().ok_or_else(|| {
-            Error::UnexpectedResponse(
-                "an access token with characters that no header takes".to_owned(),
-            )
+    fn outgoing<'a>(
+        &'a self,
+        target: &'a Target,
+        tokens: &TokenSet,
+    ) -> Result<Outgoing<'a>, Error> {
+        let bearer = tokens.bearer.clone().ok_or_else(|| {
+            let problem = "the access token has characters that a header cannot have";
+            Error::UnexpectedResponse(problem.to_owned())
         })?;
         Ok(Outgoing {
             method: &self.method,

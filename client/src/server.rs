@@ -1,35 +1,33 @@
-//! The token server as the client sees it: where it is, whom to trust, how it
-//! is spoken to, and which origins may see the access token.
+//! The settings of a token server: its URL, the certificates to accept, its protocol, and
+//! the origins that may receive the access token.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use awc::http::header::{CONTENT_ENCODING, HeaderValue, RETRY_AFTER};
-use awc::http::{StatusCode, Uri};
+use awc::http::Uri;
+use awc::http::header::HeaderValue;
 use matchbook_shared::{UrlError, base_url, web_url};
 use openssl::error::ErrorStack;
 use openssl::ssl::{SslConnector, SslMethod};
 use openssl::x509::X509;
 use openssl::x509::store::{X509Store, X509StoreBuilder};
-use serde::de::DeserializeOwned;
 use url::{Origin, Url};
 
-use crate::protocol::{Refusal, from_elsewhere, is_from_server};
-use crate::transport::{Http, Response, Target, is_json, redirected, warn_of_unused};
-use crate::{Error, OAuth};
+use crate::error::Error;
+use crate::transport::{Http, Target, warn_of_unused};
 
-/// Whose certificates to accept. Verification is never off.
+/// The root certificates to accept. Certificates are always verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RootCerts {
-    /// Those that the system trusts.
+    /// The root certificates of the system.
     System,
-    /// Those under the CA in this PEM file, and no others.
+    /// The certificates in this PEM file, and no others.
     File(PathBuf),
 }
 
-/// Why nobody can be trusted.
+/// Why [`RootCerts`] cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RootCertsError {
     /// The file cannot be read.
@@ -37,10 +35,10 @@ pub enum RootCertsError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: std::io::Error,
     },
-    /// The file holds no certificate.
+    /// The file has no certificate.
     #[error("the CA file {} holds no certificate in PEM", path.display())]
     Empty {
         /// The file.
@@ -52,13 +50,12 @@ pub enum RootCertsError {
         /// The file.
         path: PathBuf,
     },
-    /// OpenSSL refused.
-    #[error("TLS cannot be set up: {0}")]
+    /// An error of OpenSSL.
+    #[error("cannot set up TLS: {0}")]
     OpenSsl(#[from] ErrorStack),
 }
 
-/// The certificates in `path`, and no others.
-fn only(path: &Path) -> Result<X509Store, RootCertsError> {
+fn load_ca_file(path: &Path) -> Result<X509Store, RootCertsError> {
     let pem = std::fs::read(path)
         .map_err(|source| RootCertsError::Unreadable { path: path.to_owned(), source })?;
     let mut store = X509StoreBuilder::new()?;
@@ -73,60 +70,87 @@ fn only(path: &Path) -> Result<X509Store, RootCertsError> {
     Ok(store.build())
 }
 
-/// Why a server cannot be used as it is described.
+/// Why the settings of a [`Server`] are invalid.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServerError {
-    /// The URL is not that of a server.
+    /// The URL of the server is invalid.
     #[error("the server's URL {0}")]
     Url(#[from] UrlError),
-    /// A further origin is none.
-    #[error("the URL of a further origin {0}")]
+    /// The URL of an additional origin is invalid.
+    #[error("the URL of an additional origin {0}")]
     Origin(UrlError),
-    /// A further origin has a path, but the access token could go anywhere on it.
-    #[error("the URL of a further origin must have no path")]
+    /// The URL of an additional origin has a path. The access token can be sent to any path
+    /// of an origin, so a path would restrict nothing.
+    #[error("the URL of an additional origin must have no path")]
     OriginWithPath,
-    /// The path of an OAuth endpoint is not a path.
+    /// The path of an OAuth endpoint is invalid.
     #[error("the path of an OAuth endpoint: {0}")]
     Endpoint(Error),
-    /// Nobody can be trusted.
+    /// The root certificates cannot be used.
     #[error(transparent)]
     RootCerts(#[from] RootCertsError),
 }
 
-/// Where the token server is and how to talk to it. Clones are cheap, and may
-/// go to other threads.
+/// The endpoints of an OAuth 2.0 token server (RFC 6749). Its access tokens are usually for
+/// an API of another origin, which [`Server::allow_origin`] allows.
+#[derive(Clone)]
+pub struct OAuth {
+    /// The path of the token endpoint (RFC 6749 §3.2), below the server's URL.
+    pub token_path: String,
+    /// The path of the revocation endpoint (RFC 7009). Without one, a logout only erases the
+    /// tokens.
+    pub revocation_path: Option<String>,
+    /// The client identifier (RFC 6749 §2.2).
+    pub client_id: String,
+    /// The client secret, sent by HTTP Basic authentication (RFC 6749 §2.3.1).
+    pub client_secret: Option<String>,
+    /// The scope to request (RFC 6749 §6). Without one, the scope of the login stays.
+    pub scope: Option<String>,
+}
+
+/// Shows no secret.
+impl fmt::Debug for OAuth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OAuth")
+            .field("token_path", &self.token_path)
+            .field("client_id", &self.client_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The settings of a token server. Clones are cheap, and can be sent to other threads.
 #[derive(Clone)]
 pub struct Server(Arc<Settings>);
 
 #[derive(Clone)]
 struct Settings {
     site: Site,
-    /// What stands before each path, without a slash at its end.
+    /// The path of the base URL, without a slash at its end.
     base_path: String,
     tls: SslConnector,
     timeout: Duration,
     oauth: Option<OAuth>,
-    further: Vec<Site>,
+    additional: Vec<Site>,
 }
 
-/// An origin, and how awc is asked for it.
+/// An origin, and the parts of a request to it.
 #[derive(Clone)]
 struct Site {
     origin: Origin,
-    /// `http://` with host and port.
+    /// `http://` with host and port: the transport speaks TLS itself.
     prefix: String,
     tls: bool,
     host: Option<HeaderValue>,
 }
 
 impl Site {
-    fn of(url: &Url) -> Self {
+    fn new(url: &Url) -> Self {
         let host = url.host_str().unwrap_or_default();
         let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
-        // awc leaves these ports out whatever the scheme.
-        let is_odd = matches!(url.port(), Some(80 | 443));
-        let header = is_odd.then(|| HeaderValue::from_str(&format!("{host}{port}")).ok());
+        // awc omits these ports from `Host` for either scheme.
+        let is_omitted = matches!(url.port(), Some(80 | 443));
+        let header = is_omitted.then(|| HeaderValue::from_str(&format!("{host}{port}")).ok());
         Self {
             origin: url.origin(),
             prefix: format!("http://{host}{port}"),
@@ -141,31 +165,32 @@ impl Site {
         }
     }
 
-    fn target(&self, rest: &str) -> Result<Target, Error> {
-        let uri = Uri::try_from(format!("{}{rest}", self.prefix));
+    fn target(&self, path_and_query: &str) -> Result<Target, Error> {
+        let uri = Uri::try_from(format!("{}{path_and_query}", self.prefix));
         let uri = uri.map_err(|error| Error::Invalid(format!("the URL: {error}")))?;
         Ok(Target { uri, tls: self.tls, host: self.host.clone() })
     }
 }
 
 impl Server {
-    /// Takes the base URL of a token server, whom to trust there, and how long
-    /// one exchange may take.
+    /// Takes the base URL of a token server, such as `https://auth.example.com`, its root
+    /// certificates, and the timeout of one exchange.
     ///
-    /// Logs a warning where the environment names a proxy (`HTTPS_PROXY` and the
-    /// like): none is used.
+    /// Logs a warning if the environment names a proxy (such as `HTTPS_PROXY`), because
+    /// proxies are not supported.
     ///
     /// # Errors
-    /// When the URL is not that of a server, or the CA file cannot be used.
-    pub fn new(url: &str, trust: &RootCerts, timeout: Duration) -> Result<Self, ServerError> {
+    /// [`ServerError::Url`] if the URL is invalid, [`ServerError::RootCerts`] if the CA file
+    /// cannot be used.
+    pub fn new(url: &str, roots: &RootCerts, timeout: Duration) -> Result<Self, ServerError> {
         let url = base_url(url)?;
-        // Chain and host name are verified: these are the defaults of OpenSSL.
+        // By default OpenSSL verifies the certificate chain and the host name.
         let mut tls =
             SslConnector::builder(SslMethod::tls_client()).map_err(RootCertsError::from)?;
-        if let RootCerts::File(path) = trust {
-            tls.set_cert_store(only(path)?);
+        if let RootCerts::File(path) = roots {
+            tls.set_cert_store(load_ca_file(path)?);
         }
-        let site = Site::of(&url);
+        let site = Site::new(&url);
         site.warn_of_unused_proxy();
         Ok(Self(Arc::new(Settings {
             site,
@@ -173,51 +198,57 @@ impl Server {
             tls: tls.build(),
             timeout,
             oauth: None,
-            further: Vec::new(),
+            additional: Vec::new(),
         })))
     }
 
-    /// Speaks RFC 6749 to it in place of Matchbook's own endpoints.
+    /// Uses the endpoints of RFC 6749 in place of Matchbook's own.
     ///
     /// # Errors
-    /// When the path of an endpoint is not a path.
+    /// [`ServerError::Endpoint`] if the path of an endpoint is invalid.
     pub fn oauth(mut self, oauth: OAuth) -> Result<Self, ServerError> {
         for path in std::iter::once(&oauth.token_path).chain(&oauth.revocation_path) {
-            self.at(path).map_err(ServerError::Endpoint)?;
+            self.target(path).map_err(ServerError::Endpoint)?;
         }
         Arc::make_mut(&mut self.0).oauth = Some(oauth);
         Ok(self)
     }
 
-    /// Lets the access token go to another origin as well, like
-    /// `https://api.example.com`. No other gets it.
+    /// Allows requests with the access token to an additional origin, such as
+    /// `https://api.example.com`.
     ///
     /// # Errors
-    /// When it is not the URL of an origin.
+    /// [`ServerError::Origin`] or [`ServerError::OriginWithPath`] if it is not the URL of an
+    /// origin.
     pub fn allow_origin(mut self, origin: &str) -> Result<Self, ServerError> {
         let url = base_url(origin).map_err(ServerError::Origin)?;
         if url.path() != "/" {
             return Err(ServerError::OriginWithPath);
         }
-        let site = Site::of(&url);
+        let site = Site::new(&url);
         site.warn_of_unused_proxy();
-        Arc::make_mut(&mut self.0).further.push(site);
+        Arc::make_mut(&mut self.0).additional.push(site);
         Ok(self)
     }
 
-    /// How RFC 6749 is spoken there, where it is.
+    /// Returns the OAuth settings, unless Matchbook's own endpoints are used.
     pub(crate) fn as_oauth(&self) -> Option<&OAuth> {
         self.0.oauth.as_ref()
     }
 
-    /// The place of `path`, which may lack its slash, but never changes the host.
-    pub(crate) fn at(&self, path: &str) -> Result<Target, Error> {
+    /// Returns the timeout of one exchange.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.0.timeout
+    }
+
+    /// Returns the target of `path` below the base URL. A path cannot change the host; its
+    /// first slash may be missing.
+    pub(crate) fn target(&self, path: &str) -> Result<Target, Error> {
         let path = path.strip_prefix('/').unwrap_or(path);
-        // A URL without its scheme, a whole one, or what is read differently by
-        // whoever is in between.
+        // Rejects URLs, and characters that proxies and servers interpret differently.
         let is_url = path.starts_with('/') || path.split('?').next().is_some_and(has_scheme);
-        let odd = |c: char| matches!(c, '\\' | '#') || c.is_whitespace() || c.is_control();
-        if is_url || path.contains(odd) {
+        let is_ambiguous = |c: char| matches!(c, '\\' | '#') || c.is_whitespace() || c.is_control();
+        if is_url || path.contains(is_ambiguous) {
             return Err(Error::Invalid(
                 "a path begins with one slash, and has no backslash, space or fragment".into(),
             ));
@@ -226,16 +257,11 @@ impl Server {
         site.target(&format!("{base_path}/{path}"))
     }
 
-    /// How long one exchange may take.
-    pub(crate) fn timeout(&self) -> Duration {
-        self.0.timeout
-    }
-
-    /// The place to send an access token to: a path on this server, or a whole URL
-    /// of an origin that may see it.
+    /// Returns the target of a request with the access token: a path below the base URL, or
+    /// a URL of an allowed origin.
     pub(crate) fn bearer_target(&self, target: &str) -> Result<Target, Error> {
         if target.starts_with('/') {
-            return self.at(target);
+            return self.target(target);
         }
         let url = web_url(target).map_err(|error| match error {
             UrlError::Scheme => {
@@ -243,102 +269,32 @@ impl Server {
             }
             error => Error::Invalid(format!("the URL {error}")),
         })?;
-        let Settings { site, further, .. } = &*self.0;
-        let site = std::iter::once(site).chain(further).find(|site| site.origin == url.origin());
-        let foreign = || Error::OriginNotAllowed(url.origin().ascii_serialization());
+        let Settings { site, additional, .. } = &*self.0;
+        let mut sites = std::iter::once(site).chain(additional);
+        let site = sites.find(|site| site.origin == url.origin());
+        let not_allowed = || Error::OriginNotAllowed(url.origin().ascii_serialization());
         let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
-        site.ok_or_else(foreign)?.target(&format!("{}{query}", url.path()))
+        site.ok_or_else(not_allowed)?.target(&format!("{}{query}", url.path()))
     }
 
-    /// The connections of a thread.
+    /// Creates the connections of a thread.
     pub(crate) fn http(&self) -> Http {
         Http::new(self.0.tls.clone(), self.0.timeout)
     }
 }
 
-/// Whether a path is a whole URL in truth.
+/// Returns whether `path` begins with a scheme, so that it is a URL.
 fn has_scheme(path: &str) -> bool {
     path.split_once("://").is_some_and(|(scheme, _)| !scheme.contains('/'))
 }
 
-/// The URL alone: the settings of OAuth hold a secret.
+/// Shows the URL only, because the OAuth settings have a secret.
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let origin = self.0.site.origin.ascii_serialization();
         let url = format!("{origin}{}", self.0.base_path);
         f.debug_struct("Server").field("url", &url).finish_non_exhaustive()
     }
-}
-
-/// Reads the JSON of a good answer; any other is an error of its own, without
-/// `secrets`.
-pub(crate) async fn read<T: DeserializeOwned>(
-    server: &Server,
-    mut response: Response,
-    secrets: &[&str],
-) -> Result<T, Error> {
-    let status = response.status();
-    if status != StatusCode::OK {
-        return Err(refusal(server, response, secrets).await);
-    }
-    if let Some(error) = compressed(&response) {
-        return Err(error);
-    }
-    let is_ours = is_from_server(server, &response);
-    // The parser's own words may quote a token.
-    response.json().await.map_err(|_| {
-        if is_ours {
-            Error::UnexpectedResponse("not the JSON of a token server".to_owned())
-        } else {
-            from_elsewhere(status, None)
-        }
-    })
-}
-
-/// What an answer other than a good one means. `secrets` are not shown, should it
-/// quote them.
-pub(crate) async fn refusal(server: &Server, mut response: Response, secrets: &[&str]) -> Error {
-    if let Some(error) = redirected(&response) {
-        return error;
-    }
-    let compressed = compressed(&response);
-    let status = response.status();
-    let retry_after = retry_after(&response);
-    let may_pass = status.is_server_error()
-        || matches!(status.as_u16(), 408 | 425)
-        || status == StatusCode::TOO_MANY_REQUESTS;
-    if !may_pass && !is_from_server(server, &response) {
-        return compressed.unwrap_or_else(|| from_elsewhere(status, retry_after));
-    }
-    let said = match response.json::<Refusal>().await {
-        Ok(refusal) => format!("{} ({})", status.as_u16(), refusal.said(secrets)),
-        Err(_) => status.as_u16().to_string(),
-    };
-    if may_pass {
-        let problem = format!("the token server answers {said}");
-        Error::Transient { problem, retry_after }
-    } else {
-        compressed.unwrap_or(Error::UnexpectedResponse(said))
-    }
-}
-
-/// The error that JSON is when it is compressed. Every request refuses that, so a
-/// proxy in between has done it.
-pub(crate) fn compressed(response: &Response) -> Option<Error> {
-    let encoding = response.headers().get(CONTENT_ENCODING)?.to_str().unwrap_or("unknown");
-    (is_json(response) && !encoding.eq_ignore_ascii_case("identity")).then(|| {
-        Error::Misconfigured(format!(
-            "the response is compressed ({encoding}), although the request refuses that: turn \
-             compression off in the proxy before the server"
-        ))
-    })
-}
-
-/// How long the server asks to wait, in seconds (RFC 9110 §10.2.3). Its other
-/// form, a date, is passed over: it is of a clock that may not be ours.
-pub(crate) fn retry_after(response: &Response) -> Option<Duration> {
-    let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
-    Some(Duration::from_secs(seconds))
 }
 
 #[cfg(test)]
@@ -349,7 +305,7 @@ mod tests {
         Server::new(url, &RootCerts::System, Duration::ZERO)
     }
 
-    /// Where a target leads, as a URL with the scheme that is spoken.
+    /// Returns the URL of a target, with the scheme of its connection.
     fn url(target: Result<Target, Error>) -> Result<String, Error> {
         let target = target?;
         let url = target.uri.to_string();
@@ -357,32 +313,32 @@ mod tests {
     }
 
     #[test]
-    fn an_access_token_goes_to_the_server_and_to_origins_that_were_named_and_nowhere_else() {
+    fn an_access_token_is_sent_to_the_server_and_to_allowed_origins_only() {
         let server = server("https://auth.example:8443/x").unwrap();
         let server = server.allow_origin("https://api.example").unwrap();
         let at = |target| url(server.bearer_target(target));
         assert_eq!(at("/user").unwrap(), "https://auth.example:8443/x/user");
-        let endpoint = url(server.at("oauth/token")).unwrap();
+        let endpoint = url(server.target("oauth/token")).unwrap();
         assert_eq!(endpoint, "https://auth.example:8443/x/oauth/token");
         assert_eq!(
             at("/a?to=https://b/c").unwrap(),
             "https://auth.example:8443/x/a?to=https://b/c"
         );
-        for (good, leads_to) in [
+        for (allowed, url) in [
             ("https://auth.example:8443/y", "https://auth.example:8443/y"),
             ("https://API.example:443/", "https://api.example/"),
             ("HTTPS://api.example/?q=1", "https://api.example/?q=1"),
             ("https://api.example", "https://api.example/"),
         ] {
-            assert_eq!(at(good).unwrap(), leads_to);
+            assert_eq!(at(allowed).unwrap(), url);
         }
-        for (evil, named) in [
+        for (foreign, origin) in [
             ("http://api.example/", "http://api.example"),
             ("https://auth.example/", "https://auth.example"),
             ("https://api.example.evil/", "https://api.example.evil"),
             ("https://api.example:444/", "https://api.example:444"),
         ] {
-            assert_eq!(at(evil), Err(Error::OriginNotAllowed(named.to_owned())));
+            assert_eq!(at(foreign), Err(Error::OriginNotAllowed(origin.to_owned())));
         }
         for bad in [
             "https://api.example@evil.example/",
@@ -410,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_that_is_none_is_an_error_before_anything_is_sent() {
+    fn an_invalid_url_is_an_error_before_anything_is_sent() {
         for bad in [
             "https://h:99999",
             "https://h:500l",
@@ -423,8 +379,8 @@ mod tests {
             "https://xn--a",
         ] {
             assert!(matches!(server(bad), Err(ServerError::Url(_))), "{bad}");
-            let further = server("https://h").unwrap().allow_origin(bad);
-            assert!(matches!(further, Err(ServerError::Origin(_))), "{bad}");
+            let origin = server("https://h").unwrap().allow_origin(bad);
+            assert!(matches!(origin, Err(ServerError::Origin(_))), "{bad}");
         }
         let with_path = server("https://h").unwrap().allow_origin("https://api.example/only/here");
         assert!(matches!(with_path, Err(ServerError::OriginWithPath)));
@@ -461,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn the_port_of_another_scheme_is_in_the_host_header() {
+    fn the_host_header_has_the_default_port_of_the_other_scheme() {
         for (text, header) in [
             ("https://h:80", Some("h:80")),
             ("http://h:443", Some("h:443")),
@@ -470,8 +426,21 @@ mod tests {
             ("https://h", None),
             ("http://[::1]:5001", None),
         ] {
-            let host = server(text).unwrap().at("/").unwrap().host;
+            let host = server(text).unwrap().target("/").unwrap().host;
             assert_eq!(host.as_ref().map(|host| host.to_str().unwrap()), header, "{text}");
         }
+    }
+
+    #[test]
+    fn debug_shows_no_client_secret() {
+        let oauth = OAuth {
+            token_path: "/token".into(),
+            revocation_path: None,
+            client_id: "app".into(),
+            client_secret: Some("secret".into()),
+            scope: None,
+        };
+        let server = server("https://h").unwrap().oauth(oauth.clone()).unwrap();
+        assert!(!format!("{oauth:?} {server:?}").contains("secret"));
     }
 }

@@ -29,7 +29,8 @@ use futures_util::future::{Either, select};
 use openssl::ssl::SslConnector;
 use tokio::sync::Notify;
 
-use crate::{Error, Event};
+use crate::error::Error;
+use crate::event::Event;
 
 use dial::{DialError, Dialer, speaks_tls};
 pub(crate) use proxy::warn_of_unused;

@@ -5,7 +5,7 @@ use awc::http::header::LOCATION;
 use url::Url;
 
 use super::{Response, Target};
-use crate::Error;
+use crate::error::Error;
 use crate::scrub::scrub;
 
 /// What a redirect in the response of a server means.
