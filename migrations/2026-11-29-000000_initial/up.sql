@@ -1,18 +1,26 @@
 -- One folder for both databases: SQLite accepts PostgreSQL's type names. The server
 -- sets what SQLite does not accept (storage parameters) after it has migrated.
+--
+-- `place` is a hash of the user id into 64 values, and a session id carries it. It comes
+-- first in the keys of all tables whose rows belong to a user, so that a distributed
+-- database (Citus) stores all rows of a user on one node. Every statement that finds rows
+-- by key names it.
 
 CREATE TABLE users (
-    id uuid NOT NULL PRIMARY KEY,
+    place smallint NOT NULL,
+    id uuid NOT NULL,
     created_at timestamptz NOT NULL,
     -- When the guest used its one login.
-    logged_in_at timestamptz
+    logged_in_at timestamptz,
+    PRIMARY KEY (place, id)
 );
 
 -- One row per session, however often it rotates. Only columns that never change are
 -- indexed, so that every rotation is a HOT update on PostgreSQL.
 CREATE TABLE sessions (
-    id uuid NOT NULL PRIMARY KEY,
-    user_id uuid NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+    place smallint NOT NULL,
+    id uuid NOT NULL,
+    user_id uuid NOT NULL,
     generation bigint NOT NULL,
     -- SHA-256 of the current refresh token's secret.
     secret_digest bytea NOT NULL,
@@ -43,19 +51,23 @@ CREATE TABLE sessions (
     -- Of the last login or refresh.
     user_agent text,
     ip inet,
+    PRIMARY KEY (place, id),
+    FOREIGN KEY (place, user_id) REFERENCES users (place, id) ON DELETE CASCADE,
     CHECK ((ended_at IS NULL) = (end_reason IS NULL))
 );
 
-CREATE INDEX sessions_user_id ON sessions (user_id);
+CREATE INDEX sessions_user_id ON sessions (place, user_id);
 
 -- Revoked sessions whose access tokens have not all expired. Every server reads new
 -- rows and enforces them. A row is deleted when the last access token has expired.
 CREATE TABLE session_revocations (
-    session_id uuid NOT NULL PRIMARY KEY,
+    place smallint NOT NULL,
+    session_id uuid NOT NULL,
     access_expires_at timestamptz NOT NULL,
     -- The transaction that wrote the row, 0 on SQLite. A poll reads the rows of
     -- transactions that were running or had not begun when the previous poll began.
-    transaction_id bigint NOT NULL DEFAULT 0
+    transaction_id bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (place, session_id)
 );
 
 CREATE INDEX session_revocations_transaction_id ON session_revocations (transaction_id);
@@ -63,7 +75,9 @@ CREATE INDEX session_revocations_transaction_id ON session_revocations (transact
 -- The audit log. Rows outlive users and sessions, so nothing is referenced. Ids sort
 -- by time.
 CREATE TABLE events (
-    id uuid NOT NULL PRIMARY KEY,
+    -- Of the session.
+    place smallint NOT NULL,
+    id uuid NOT NULL,
     occurred_at timestamptz NOT NULL,
     kind text NOT NULL,
     reason text,
@@ -77,11 +91,12 @@ CREATE TABLE events (
     count bigint NOT NULL DEFAULT 1,
     -- Digest of the values that events counted in one row have in common, so that
     -- concurrent servers find the same row. NULL for events that are never counted.
-    fold_key bytea
+    fold_key bytea,
+    PRIMARY KEY (place, id)
 );
 
-CREATE INDEX events_session_id ON events (session_id);
-CREATE UNIQUE INDEX events_fold_key ON events (fold_key);
+CREATE INDEX events_session_id ON events (place, session_id);
+CREATE UNIQUE INDEX events_fold_key ON events (place, fold_key);
 
 -- Keys follow each other in their sequence. The phase of a key (pending, active,
 -- retiring) follows from its own `active_from` and that of the next one.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
-use crate::crypto::{RngError, random};
+use crate::crypto::{Digest, RngError, random};
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
@@ -41,9 +41,53 @@ id! {
     EventId
 }
 
+/// The routing value of a user and of all its sessions: the first column in the keys of
+/// `users`, `sessions`, `session_revocations` and `events`. A distributed database can so
+/// store all rows of a user on one node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place(u8);
+
+/// NEVER CHANGE THIS MASK once a version is released: the place is the low six bits of a
+/// byte in every stored key and in every session id that clients hold.
+const PLACE_MASK: u8 = 0x3f;
+
+/// NEVER CHANGE THIS POSITION once a version is released: sessions of issued tokens would
+/// no longer be found. The byte's two high bits are the variant of the UUID.
+const PLACE_BYTE: usize = 8;
+
+impl Place {
+    /// The smallest place.
+    pub const MIN: Self = Self(0);
+
+    /// Returns all places, in the order of the primary keys.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Self::MIN.and_later()
+    }
+
+    /// Returns this place and those after it.
+    pub fn and_later(self) -> impl Iterator<Item = Self> {
+        (self.0..=PLACE_MASK).map(Self)
+    }
+
+    /// Returns the value of the column `place`.
+    #[must_use]
+    pub fn value(self) -> i16 {
+        i16::from(self.0)
+    }
+}
+
 impl UserId {
     /// The smallest id.
     pub const MIN: Self = Self(Uuid::nil());
+
+    /// Returns the place of the user.
+    ///
+    /// NEVER CHANGE THIS HASH once a version is released: stored users would no longer be
+    /// found. In SQL it is `get_byte(sha256(uuid_send(id)), 0) & 63`.
+    #[must_use]
+    pub fn place(self) -> Place {
+        Place(Digest::of(&[self.0.as_bytes()]).as_bytes()[0] & PLACE_MASK)
+    }
 
     /// Returns a new id that cannot be guessed.
     #[must_use]
@@ -56,13 +100,21 @@ impl SessionId {
     /// The smallest id.
     pub const MIN: Self = Self(Uuid::nil());
 
-    /// Returns a new id. Later ids sort later (UUID version 7), so that new rows go to
-    /// one end of the primary key's index.
+    /// Returns a new id that carries the place of its user. Later ids sort later (UUID
+    /// version 7), so that new rows of a place are neighbours in the primary key's index.
     ///
     /// # Errors
     /// Fails if the system's random number generator fails.
-    pub fn new(now: Timestamp) -> Result<Self, RngError> {
-        Ok(Self(uuid_v7(now, &random()?)))
+    pub fn new(user: UserId, now: Timestamp) -> Result<Self, RngError> {
+        let mut bytes = uuid_v7(now, &random()?).into_bytes();
+        bytes[PLACE_BYTE] = bytes[PLACE_BYTE] & !PLACE_MASK | user.place().0;
+        Ok(Self(Uuid::from_bytes(bytes)))
+    }
+
+    /// Returns the place of the session's user.
+    #[must_use]
+    pub fn place(self) -> Place {
+        Place(self.0.as_bytes()[PLACE_BYTE] & PLACE_MASK)
     }
 }
 
@@ -111,8 +163,34 @@ mod tests {
 
     #[test]
     fn later_session_ids_sort_later() {
-        let early = SessionId::new(Timestamp::from_secs(1_700_000_000)).unwrap();
-        let late = SessionId::new(Timestamp::from_secs(1_700_000_001)).unwrap();
+        let user = UserId::random();
+        let early = SessionId::new(user, Timestamp::from_secs(1_700_000_000)).unwrap();
+        let late = SessionId::new(user, Timestamp::from_secs(1_700_000_001)).unwrap();
         assert!(early.0 < late.0);
+    }
+
+    #[test]
+    fn session_id_is_a_version_7_uuid_with_the_place_of_its_user() {
+        let now = Timestamp::from_secs(1_700_000_000);
+        let mut places = std::collections::HashSet::new();
+        for _ in 0..2000 {
+            let user = UserId::random();
+            let session = SessionId::new(user, now).unwrap();
+            assert_eq!(session.place(), user.place());
+            assert_eq!(session.0.get_version_num(), 7);
+            assert_eq!(session.0.get_variant(), uuid::Variant::RFC4122);
+            assert_ne!(session, SessionId::new(user, now).unwrap());
+            places.insert(user.place());
+        }
+        assert_eq!(places.len(), Place::all().count());
+    }
+
+    /// Places of released ids never change.
+    #[test]
+    fn place_of_a_user_and_of_a_session_is_fixed() {
+        let user = UserId(Uuid::from_u128(0x0190_0000_0000_4000_8000_0000_0000_0001));
+        let session = SessionId(Uuid::from_u128(0x0190_0000_0000_7000_a500_0000_0000_0001));
+        assert_eq!(user.place().value(), 47);
+        assert_eq!(session.place().value(), 0x25);
     }
 }

@@ -679,7 +679,7 @@ mod tests {
             iat: NOW.as_secs(),
             exp: NOW.as_secs() + 60,
             jti: RotationRandomness::generate(NOW).unwrap().access,
-            sid: SessionId::new(NOW).unwrap(),
+            sid: SessionId::new(UserId::random(), NOW).unwrap(),
         }
     }
 

@@ -686,7 +686,7 @@ pub fn log_out_everywhere(
             let subject = Subject { session, user: Some(user), generation: None };
             record(conn, EventKind::LoggedOut, None, &subject, device, event.offset(n), now)?;
         }
-        Ok((ended.len(), revocations::of_user(conn, user)?))
+        Ok((ended.len(), revocations::for_user(conn, user)?))
     })
 }
 
@@ -724,25 +724,28 @@ fn note_end(
 /// When a statement fails.
 pub fn sweep(
     conn: &mut Conn,
-    after: SessionId,
+    after: Option<SessionId>,
     limit: i64,
     policy: &Policy,
     now: Timestamp,
 ) -> QueryResult<SweepReport> {
-    store::sessions::sweep(conn, after, limit, |dust| chore(dust, policy, now))
+    store::sessions::sweep(conn, after, limit, |candidate| retention_action(candidate, policy, now))
 }
 
-fn chore(dust: &SweepCandidate, policy: &Policy, now: Timestamp) -> SweepAction {
-    let expires_at = dust.idle_expires_at.min(dust.expires_at);
-    let over_at = dust.ended_at.map_or(expires_at, |ended_at| ended_at.min(expires_at));
+fn retention_action(candidate: &SweepCandidate, policy: &Policy, now: Timestamp) -> SweepAction {
+    let expires_at = candidate.idle_expires_at.min(candidate.expires_at);
+    let over_at = candidate.ended_at.map_or(expires_at, |ended_at| ended_at.min(expires_at));
     if over_at.after(policy.retention) <= now {
         return SweepAction::Delete;
     }
-    let salt_ends = dust.rotated_at.unwrap_or(now).after(policy.salt_lifetime(dust.keyed));
-    if dust.salted && (over_at <= now || salt_ends < now) {
-        SweepAction::Clear
+    let salt_ends = candidate
+        .rotated_at
+        .unwrap_or(now)
+        .after(policy.salt_lifetime(candidate.has_idempotency_key));
+    if candidate.has_salt && (over_at <= now || salt_ends < now) {
+        SweepAction::ClearSalt
     } else {
-        SweepAction::Leave
+        SweepAction::Keep
     }
 }
 

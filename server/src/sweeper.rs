@@ -1,13 +1,11 @@
-//! Takes away what has had its time: salts, sessions that are long over, old
-//! entries of the security log.
+//! Deletes expired data in the background: successor salts, sessions, guests, revocations
+//! and old events of the audit log.
 //!
-//! A server remembers which sessions it has rotated and clears their salts once
-//! the retry window is over. All else it comes across on its rounds: a small
-//! batch each second, along the primary key, and a rest when it is through.
-//! There is no index to find work by, since one on a column that rotations
-//! change would make each of them dearer. A batch reads rows that lie side by
-//! side and writes only where there is something to do; a round of ten million
-//! sessions takes some hours.
+//! A server tracks the sessions that it rotates, and clears their salts when the grace
+//! period ends. A pass finds everything else: one small step per second along the primary
+//! keys, then a pause. There is no index for this, because an index on a column that
+//! rotations write would make each rotation slower. A step reads neighbouring rows and
+//! writes only where something has expired; a pass over ten million sessions takes hours.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -15,43 +13,77 @@ use std::time::{Duration, Instant};
 use diesel::QueryResult;
 use tokio::sync::mpsc;
 
-use crate::clock::{self, CLOCKS_APART, Timestamp};
-use crate::ids::{SessionId, UserId};
+use crate::clock::{self, MAX_CLOCK_SKEW, Timestamp};
+use crate::ids::{Place, SessionId, UserId};
 use crate::sessions::{self, Policy};
 use crate::store::{self, Conn, Store, events, revocations, users};
 
 /// The pause between two steps.
-const PAUSE: Duration = Duration::from_secs(1);
-/// The rest between two rounds, long enough for a database that sleeps when
-/// nobody asks it.
-const BETWEEN_ROUNDS: Duration = Duration::from_secs(10 * 60);
-/// The pause where the database does not answer.
-const LONG_PAUSE: Duration = Duration::from_secs(10);
-/// How many rows a round looks at in one step.
+const STEP_INTERVAL: Duration = Duration::from_secs(1);
+/// The pause between two passes. It lets a database that scales to zero do so.
+const PASS_INTERVAL: Duration = Duration::from_secs(10 * 60);
+/// The pause after a failure.
+const RETRY_INTERVAL: Duration = Duration::from_secs(10);
+/// How many rows of a table one step reads.
 pub const ROWS_PER_TICK: i64 = 500;
-/// How long a guest may wait before it signs in.
-const UNUSED_GUEST: Duration = Duration::from_secs(24 * 60 * 60);
-/// How many of the remembered salts one statement clears: few milliseconds of
-/// locks on rows that are in use.
-const BATCH: usize = 100;
-/// After each piece of work the sweeper rests this many times as long as that
-/// took, so that it never has more than a tenth of one connection's time.
-const REST: u32 = 9;
-/// How many rotations wait to be noticed, and how many noticed ones wait for
-/// their window to end. What is beyond is come across.
-const NOTICED: usize = 1 << 16;
-const REMEMBERED: usize = 1 << 18;
+/// How long a guest that has not logged in is kept.
+const UNUSED_GUEST_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+/// How many tracked salts one call clears. It limits how long rows in use are locked.
+const SALTS_PER_BATCH: usize = 100;
+/// The sweeper pauses this many times as long as its last statements took, and so uses at
+/// most a tenth of one connection's time.
+const THROTTLE: u32 = 9;
+/// How many rotations can wait to be tracked. A pass finds what does not fit.
+const QUEUE_CAPACITY: usize = 1 << 16;
+/// How many rotations are tracked. A pass finds what does not fit.
+const MAX_TRACKED: usize = 1 << 18;
 
-/// Tells the sweeper what may be rotated now. Clones tell the same sweeper.
+/// Reports rotations to the sweeper. Clones report to the same sweeper.
 #[derive(Clone)]
 pub struct SaltExpiry(mpsc::Sender<(Timestamp, SessionId)>);
 
 impl SaltExpiry {
-    /// Notes that a session is about to be rotated without an attempt key. Never
+    /// Tracks a session that is about to be rotated without an idempotency key. Never
     /// waits.
     pub fn track(&self, session: SessionId, now: Timestamp) {
-        // Where the sweeper is behind, its round has to do.
+        // A full queue is no error: the next pass finds the salt.
         let _ = self.0.try_send((now, session));
+    }
+}
+
+/// How far a pass has come in one table.
+#[derive(Clone, Copy)]
+struct Cursor<T> {
+    at: Option<T>,
+    done: bool,
+}
+
+impl<T> Cursor<T> {
+    const START: Self = Self { at: None, done: false };
+
+    /// Continues at `next`, or ends if there is nothing left.
+    fn advance(&mut self, next: Option<T>) {
+        self.done = next.is_none();
+        if next.is_some() {
+            self.at = next;
+        }
+    }
+}
+
+/// One pass through all tables.
+#[derive(Clone, Copy)]
+struct Pass {
+    sessions: Cursor<SessionId>,
+    guests: Cursor<UserId>,
+    events: Cursor<Place>,
+}
+
+impl Pass {
+    const START: Self =
+        Self { sessions: Cursor::START, guests: Cursor::START, events: Cursor::START };
+
+    fn is_done(&self) -> bool {
+        self.sessions.done && self.guests.done && self.events.done
     }
 }
 
@@ -60,119 +92,139 @@ pub struct Sweeper {
     store: Store,
     policy: Policy,
     event_retention: Duration,
-    noticed: mpsc::Receiver<(Timestamp, SessionId)>,
+    incoming: mpsc::Receiver<(Timestamp, SessionId)>,
     /// Sessions and when they were rotated, oldest first.
-    rotated: VecDeque<(Timestamp, SessionId)>,
-    /// How far the round has come.
-    at: SessionId,
-    /// How far the round through the guests has come.
-    guests_at: UserId,
-    /// When the round goes on.
+    tracked: VecDeque<(Timestamp, SessionId)>,
+    pass: Pass,
+    /// When the next step of a pass may run.
     resume: Instant,
 }
 
 impl Sweeper {
-    /// A sweeper, and how to tell it of rotations.
+    /// Returns a sweeper and the handle that reports rotations to it.
     #[must_use]
     pub fn new(store: Store, policy: Policy, event_retention: Duration) -> (Self, SaltExpiry) {
-        let (note, noticed) = mpsc::channel(NOTICED);
+        let (sender, incoming) = mpsc::channel(QUEUE_CAPACITY);
         let sweeper = Self {
             store,
             policy,
             event_retention,
-            noticed,
-            rotated: VecDeque::new(),
-            at: SessionId::MIN,
-            guests_at: UserId::MIN,
+            incoming,
+            tracked: VecDeque::new(),
+            pass: Pass::START,
             resume: Instant::now(),
         };
-        (sweeper, SaltExpiry(note))
+        (sweeper, SaltExpiry(sender))
     }
 
-    /// Sweeps until it is dropped, which it may be at any time.
+    /// Sweeps until the future is dropped, which is safe at any time.
     pub async fn run(mut self) {
         let mut failing = false;
         loop {
             let done = self.tick().await;
             if let (Err(error), false) = (&done, failing) {
-                tracing::warn!(%error, "the sweeper cannot work, and will try again");
+                tracing::warn!(%error, "sweeper failed, retrying");
             }
             failing = done.is_err();
-            tokio::time::sleep(if failing { LONG_PAUSE } else { PAUSE }).await;
+            tokio::time::sleep(if failing { RETRY_INTERVAL } else { STEP_INTERVAL }).await;
         }
     }
 
-    /// Clears the salts that it was told of and the ends that nobody needs any
-    /// more, and takes a step of its round.
-    ///
-    /// # Errors
-    /// When the database does not answer.
+    /// Clears tracked salts, deletes expired revocations and takes one step of the pass.
     pub async fn tick(&mut self) -> Result<(), store::Error> {
         self.clear_salts().await?;
-        let over = clock::now().before(CLOCKS_APART);
-        self.work(move |conn| revocations::delete_old(conn, over)).await?;
+        let expired = clock::now().before(MAX_CLOCK_SKEW);
+        self.run_throttled(move |conn| revocations::delete_old(conn, expired)).await?;
         if Instant::now() < self.resume {
             return Ok(());
         }
-        let (policy, at, now) = (self.policy, self.at, clock::now());
-        let sweep = move |conn: &mut Conn| sessions::sweep(conn, at, ROWS_PER_TICK, &policy, now);
-        let swept = self.work(sweep).await?;
-        if swept.cleared + swept.deleted > 0 {
-            tracing::debug!(cleared = swept.cleared, deleted = swept.deleted, "swept");
+        let now = clock::now();
+        if !self.pass.sessions.done {
+            self.sweep_sessions(now).await?;
         }
-        let before = now.before(self.event_retention);
-        let old = self.work(move |conn| events::delete_old(conn, before, ROWS_PER_TICK)).await?;
-        let (guest, retention) = (self.guests_at, self.policy.retention);
-        let (unused, used) = (now.before(UNUSED_GUEST), now.before(retention));
-        let guests =
-            self.work(move |conn| users::sweep(conn, guest, ROWS_PER_TICK, unused, used)).await?;
-        if guests.deleted > 0 {
-            tracing::debug!(deleted = guests.deleted, "guests swept");
+        if !self.pass.events.done {
+            self.sweep_events(now).await?;
         }
-        // The shorter of the two rounds waits at its end for the longer one.
-        self.at = swept.last.unwrap_or(self.at);
-        self.guests_at = guests.last.unwrap_or(self.guests_at);
-        if swept.last.is_none() && guests.last.is_none() && old == 0 {
-            self.at = SessionId::MIN;
-            self.guests_at = UserId::MIN;
-            self.resume = Instant::now() + BETWEEN_ROUNDS;
+        if !self.pass.guests.done {
+            self.sweep_guests(now).await?;
+        }
+        if self.pass.is_done() {
+            self.pass = Pass::START;
+            self.resume = Instant::now() + PASS_INTERVAL;
         }
         Ok(())
     }
 
-    /// Clears the salts of the remembered rotations whose window is over.
-    async fn clear_salts(&mut self) -> Result<(), store::Error> {
-        // Strict rotations leave no salt.
-        let Some(reuse) = self.policy.reuse else { return Ok(()) };
-        while let Ok(rotation) = self.noticed.try_recv() {
-            if self.rotated.len() < REMEMBERED {
-                self.rotated.push_back(rotation);
-            }
+    async fn sweep_sessions(&mut self, now: Timestamp) -> Result<(), store::Error> {
+        let policy = self.policy;
+        let after = self.pass.sessions.at;
+        let sweep =
+            move |conn: &mut Conn| sessions::sweep(conn, after, ROWS_PER_TICK, &policy, now);
+        let swept = self.run_throttled(sweep).await?;
+        if swept.cleared + swept.deleted > 0 {
+            tracing::debug!(cleared = swept.cleared, deleted = swept.deleted, "sessions swept");
         }
-        let (policy, now) = (self.policy, clock::now());
-        let over = now.before(reuse.grace_period);
-        loop {
-            let ripe = self.rotated.iter().take_while(|(rotated_at, _)| *rotated_at < over);
-            let ids: Vec<SessionId> = ripe.take(BATCH).map(|(_, session)| *session).collect();
-            if ids.is_empty() {
-                return Ok(());
-            }
-            let count = ids.len();
-            let clear = move |conn: &mut Conn| sessions::clear_salts(conn, &ids, &policy, now);
-            let cleared = self.work(clear).await?;
-            tracing::debug!(cleared, "salts of own rotations cleared");
-            self.rotated.drain(..count);
-        }
+        self.pass.sessions.advance(swept.last);
+        Ok(())
     }
 
-    /// Does a piece of work, and rests after it.
-    async fn work<T: Send + 'static>(
+    async fn sweep_events(&mut self, now: Timestamp) -> Result<(), store::Error> {
+        let before = now.before(self.event_retention);
+        let from = self.pass.events.at.unwrap_or(Place::MIN);
+        let delete = move |conn: &mut Conn| events::delete_old(conn, from, before, ROWS_PER_TICK);
+        let swept = self.run_throttled(delete).await?;
+        self.pass.events.advance(swept.next);
+        Ok(())
+    }
+
+    async fn sweep_guests(&mut self, now: Timestamp) -> Result<(), store::Error> {
+        let after = self.pass.guests.at;
+        let unused = now.before(UNUSED_GUEST_LIFETIME);
+        let used = now.before(self.policy.retention);
+        let sweep = move |conn: &mut Conn| users::sweep(conn, after, ROWS_PER_TICK, unused, used);
+        let swept = self.run_throttled(sweep).await?;
+        if swept.deleted > 0 {
+            tracing::debug!(deleted = swept.deleted, "guests swept");
+        }
+        self.pass.guests.advance(swept.last);
+        Ok(())
+    }
+
+    /// Clears the salts of tracked rotations whose grace period is over.
+    async fn clear_salts(&mut self) -> Result<(), store::Error> {
+        // Strict rotations store no salt.
+        let Some(reuse) = self.policy.reuse else { return Ok(()) };
+        while let Ok(rotation) = self.incoming.try_recv() {
+            if self.tracked.len() < MAX_TRACKED {
+                self.tracked.push_back(rotation);
+            }
+        }
+        let policy = self.policy;
+        let now = clock::now();
+        let over = now.before(reuse.grace_period);
+        let due = self.tracked.iter().take_while(|(rotated_at, _)| *rotated_at < over);
+        let mut due: Vec<SessionId> = due.map(|(_, session)| *session).collect();
+        let count = due.len();
+        // A statement clears the salts of one place.
+        due.sort_unstable_by_key(|session| session.place());
+        for batch in due.chunks(SALTS_PER_BATCH) {
+            let batch = batch.to_vec();
+            let clear = move |conn: &mut Conn| sessions::clear_salts(conn, &batch, &policy, now);
+            let cleared = self.run_throttled(clear).await?;
+            tracing::debug!(cleared, "tracked salts cleared");
+        }
+        self.tracked.drain(..count);
+        Ok(())
+    }
+
+    /// Runs `work`, then pauses in proportion to the time it took.
+    async fn run_throttled<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Conn) -> QueryResult<T> + Send + 'static,
     ) -> Result<T, store::Error> {
         let start = Instant::now();
         let done = self.store.write(work).await;
-        tokio::time::sleep(start.elapsed() * REST).await;
+        tokio::time::sleep(start.elapsed() * THROTTLE).await;
         done
     }
 }

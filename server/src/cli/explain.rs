@@ -13,7 +13,7 @@ use crate::data_dir::DataDir;
 use crate::keys::DerivedKeys;
 use crate::secrets;
 use crate::sessions::{Assessment, InvalidGrant, Policy, judge};
-use crate::store::events::{self, Entry};
+use crate::store::events::{self, LoggedEvent};
 use crate::store::sessions::{self, SessionRow};
 use crate::store::{self, Address, OpenError};
 use crate::tokens::RefreshToken;
@@ -51,7 +51,7 @@ pub enum Error {
 pub struct Explanation {
     token: RefreshToken,
     standing: Option<SessionRow>,
-    entries: Vec<Entry>,
+    entries: Vec<LoggedEvent>,
     policy: Policy,
     now: Timestamp,
 }
@@ -70,7 +70,7 @@ pub fn explain(config: &Config, text: &str, now: Timestamp) -> Result<Explanatio
     let token = RefreshToken::parse(text, &derived.token_keys).ok_or(Error::NotOurs)?;
     let mut conn = store::connect(&config.database.url)?;
     let standing = sessions::find(&mut conn, token.session)?;
-    let entries = events::of_session(&mut conn, token.session, ENTRIES)?;
+    let entries = events::for_session(&mut conn, token.session, ENTRIES)?;
     Ok(Explanation { token, standing, entries, policy: config.policy, now })
 }
 

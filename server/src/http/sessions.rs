@@ -147,7 +147,7 @@ async fn end(
     let end = async move {
         let in_database = |conn: &mut Conn| {
             let (ended, sessions) = in_database(conn)?;
-            Ok((ended, revocations::of(conn, &sessions)?))
+            Ok((ended, revocations::for_sessions(conn, &sessions)?))
         };
         let (ended, ends) = state.store.write(in_database).await?;
         state.metrics.ended(EndReason::LoggedOut.as_str(), ended);

@@ -66,7 +66,9 @@ pub(super) async fn token(
         Error::InvalidRequest("`userId` is not an id: send the one from /register.")
     })?;
     let now = clock::now();
-    let (session, secret, device) = (SessionId::new(now)?, Secret::random()?, device(&request));
+    let session = SessionId::new(user, now)?;
+    let secret = Secret::random()?;
+    let device = device(&request);
     let (ip, randomness) = (device.ip, RotationRandomness::generate(now)?);
     let sign_in = Login { user, session, secret, device };
     let (policy, token_keys) = (state.policy, state.token_keys.clone());
@@ -200,7 +202,8 @@ async fn settle(
         let rotation = state.store.write(settle).await?;
         if let RefreshOutcome::Rejected { refusal: InvalidGrant::Reuse, .. } = rotation {
             state.metrics.ended(EndReason::Reuse.as_str(), 1);
-            let ends = state.store.run(move |conn| revocations::of(conn, &[session])).await?;
+            let ends =
+                state.store.run(move |conn| revocations::for_sessions(conn, &[session])).await?;
             state.active.ended(&ends).await;
         }
         Ok(rotation)

@@ -4,7 +4,7 @@ use diesel::QueryResult;
 
 use super::{ClientInfo, EndReason, EventKind, Policy, Subject, note_end, record};
 use crate::clock::Timestamp;
-use crate::ids::{EventId, SessionId};
+use crate::ids::EventId;
 use crate::store::sessions::Selection;
 use crate::store::{self, Conn};
 
@@ -21,7 +21,7 @@ pub fn end_selected(
     now: Timestamp,
 ) -> QueryResult<usize> {
     let device = ClientInfo { user_agent: Some("matchbook-server".to_owned()), ip: None };
-    let mut after = SessionId::MIN;
+    let mut after = None;
     let mut count = 0;
     loop {
         let ended = conn.write(|conn| {
@@ -44,7 +44,7 @@ pub fn end_selected(
         })?;
         count += ended.len() as u128;
         match ended.last() {
-            Some((last, ..)) => after = *last,
+            Some((last, ..)) => after = Some(*last),
             None => return Ok(usize::try_from(count).unwrap_or(usize::MAX)),
         }
     }

@@ -10,7 +10,7 @@ use super::schema::events;
 use super::types::Address;
 use crate::clock::Timestamp;
 use crate::crypto::Digest;
-use crate::ids::{EventId, SessionId, UserId};
+use crate::ids::{EventId, Place, SessionId, UserId};
 
 /// Something that whoever looks into an incident wants to know of. Never holds
 /// a token.
@@ -39,6 +39,7 @@ pub struct Event<'a> {
 macro_rules! row {
     ($event:expr, $fold_key:expr) => {
         (
+            events::place.eq($event.session.place().value()),
             events::id.eq($event.id),
             events::occurred_at.eq($event.occurred_at),
             events::kind.eq($event.kind),
@@ -58,7 +59,7 @@ macro_rules! upsert {
     ($conn:expr, $event:expr) => {
         diesel::insert_into(events::table)
             .values(row!($event, Some(fold_key($event).as_bytes())))
-            .on_conflict(events::fold_key)
+            .on_conflict((events::place, events::fold_key))
             .do_update()
             .set(events::count.eq(events::count + 1))
             .execute($conn)
@@ -105,7 +106,7 @@ fn fold_key(event: &Event<'_>) -> Digest {
 
 /// An entry as it is read back.
 #[derive(Queryable)]
-pub struct Entry {
+pub struct LoggedEvent {
     /// When.
     pub occurred_at: Timestamp,
     /// What happened.
@@ -126,8 +127,13 @@ pub struct Entry {
 ///
 /// # Errors
 /// When the query fails.
-pub fn of_session(conn: &mut Conn, session: SessionId, limit: i64) -> QueryResult<Vec<Entry>> {
-    let mut entries: Vec<Entry> = events::table
+pub fn for_session(
+    conn: &mut Conn,
+    session: SessionId,
+    limit: i64,
+) -> QueryResult<Vec<LoggedEvent>> {
+    let mut entries: Vec<LoggedEvent> = events::table
+        .filter(events::place.eq(session.place().value()))
         .filter(events::session_id.eq(session))
         .order(events::id.desc())
         .limit(limit)
@@ -145,12 +151,41 @@ pub fn of_session(conn: &mut Conn, session: SessionId, limit: i64) -> QueryResul
     Ok(entries)
 }
 
-/// Deletes up to `limit` entries that are older than `before`; answers how many.
-///
-/// # Errors
-/// When a statement fails.
-pub fn delete_old(conn: &mut Conn, before: Timestamp, limit: i64) -> QueryResult<usize> {
+/// The result of one step of the sweeper.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SweepReport {
+    /// Where the next step begins, or `None` if no place has more old events.
+    pub next: Option<Place>,
+    /// How many events were deleted.
+    pub deleted: usize,
+}
+
+/// Deletes up to `limit` events that are older than `before`, from the place `from` on.
+pub fn delete_old(
+    conn: &mut Conn,
+    from: Place,
+    before: Timestamp,
+    limit: i64,
+) -> QueryResult<SweepReport> {
+    let mut deleted = 0;
+    for place in from.and_later() {
+        let left = limit.saturating_sub(i64::try_from(deleted).unwrap_or(i64::MAX));
+        if left <= 0 {
+            return Ok(SweepReport { next: Some(place), deleted });
+        }
+        deleted += delete_old_in(conn, place, before, left)?;
+    }
+    Ok(SweepReport { next: None, deleted })
+}
+
+fn delete_old_in(
+    conn: &mut Conn,
+    place: Place,
+    before: Timestamp,
+    limit: i64,
+) -> QueryResult<usize> {
     let ids: Vec<EventId> = events::table
+        .filter(events::place.eq(place.value()))
         .filter(events::id.lt(EventId::first_at(before)))
         .order(events::id)
         .limit(limit)
@@ -159,12 +194,17 @@ pub fn delete_old(conn: &mut Conn, before: Timestamp, limit: i64) -> QueryResult
     if ids.is_empty() {
         return Ok(0);
     }
-    let old = events::table.filter(events::id.eq_any(ids)).select(events::id);
+    let those = |ids| {
+        events::table
+            .filter(events::place.eq(place.value()))
+            .filter(events::id.eq_any::<Vec<_>>(ids))
+    };
+    let old = those(ids).select(events::id);
     conn.write(|conn| {
         let ids: Vec<EventId> = match conn {
             Conn::Postgres(conn) => old.for_update().skip_locked().load(conn)?,
             Conn::Sqlite(conn) => old.load(conn)?,
         };
-        diesel::delete(events::table.filter(events::id.eq_any(ids))).execute(conn)
+        diesel::delete(those(ids)).execute(conn)
     })
 }

@@ -57,6 +57,7 @@ pub fn insert(conn: &mut Conn, end: &Revocation) -> QueryResult<()> {
     };
     diesel::insert_into(session_revocations::table)
         .values((
+            session_revocations::place.eq(end.session_id.place().value()),
             session_revocations::session_id.eq(end.session_id),
             session_revocations::access_expires_at.eq(end.access_expires_at),
             session_revocations::transaction_id.eq(sql::<BigInt>(transaction_id)),
@@ -69,20 +70,23 @@ pub fn insert(conn: &mut Conn, end: &Revocation) -> QueryResult<()> {
 ///
 /// # Errors
 /// When the query fails.
-pub fn of(conn: &mut Conn, sessions: &[SessionId]) -> QueryResult<Vec<Revocation>> {
-    let those = session_revocations::table.filter(session_revocations::session_id.eq_any(sessions));
-    those
+pub fn for_sessions(conn: &mut Conn, sessions: &[SessionId]) -> QueryResult<Vec<Revocation>> {
+    let places = sessions.iter().map(|session| session.place().value());
+    session_revocations::table
+        .filter(session_revocations::place.eq_any(places))
+        .filter(session_revocations::session_id.eq_any(sessions))
         .select((session_revocations::session_id, session_revocations::access_expires_at))
         .load(conn)
 }
 
 /// Returns the revoked sessions of a user.
-///
-/// # Errors
-/// When the query fails.
-pub fn of_user(conn: &mut Conn, user: UserId) -> QueryResult<Vec<SessionId>> {
+pub fn for_user(conn: &mut Conn, user: UserId) -> QueryResult<Vec<SessionId>> {
+    let revocation = session_revocations::place
+        .eq(sessions::place)
+        .and(session_revocations::session_id.eq(sessions::id));
     sessions::table
-        .inner_join(session_revocations::table.on(session_revocations::session_id.eq(sessions::id)))
+        .inner_join(session_revocations::table.on(revocation))
+        .filter(sessions::place.eq(user.place().value()))
         .filter(sessions::user_id.eq(user))
         .select(sessions::id)
         .load(conn)

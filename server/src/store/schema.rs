@@ -1,10 +1,11 @@
 //! The tables as diesel sees them; `migrations/` makes them.
 
 diesel::table! {
-    use diesel::sql_types::Nullable;
+    use diesel::sql_types::{Nullable, SmallInt};
     use crate::store::types::sql::{Id, PointInTime};
 
-    users (id) {
+    users (place, id) {
+        place -> SmallInt,
         id -> Id,
         created_at -> PointInTime,
         logged_in_at -> Nullable<PointInTime>,
@@ -12,10 +13,11 @@ diesel::table! {
 }
 
 diesel::table! {
-    use diesel::sql_types::{BigInt, Binary, Bool, Nullable, Text};
+    use diesel::sql_types::{BigInt, Binary, Bool, Nullable, SmallInt, Text};
     use crate::store::types::sql::{Id, IpAddress, PointInTime};
 
-    sessions (id) {
+    sessions (place, id) {
+        place -> SmallInt,
         id -> Id,
         user_id -> Id,
         generation -> BigInt,
@@ -42,10 +44,11 @@ diesel::table! {
 }
 
 diesel::table! {
-    use diesel::sql_types::{BigInt, Binary, Nullable, Text};
+    use diesel::sql_types::{BigInt, Binary, Nullable, SmallInt, Text};
     use crate::store::types::sql::{Id, IpAddress, PointInTime};
 
-    events (id) {
+    events (place, id) {
+        place -> SmallInt,
         id -> Id,
         occurred_at -> PointInTime,
         kind -> Text,
@@ -76,10 +79,11 @@ diesel::table! {
 }
 
 diesel::table! {
-    use diesel::sql_types::BigInt;
+    use diesel::sql_types::{BigInt, SmallInt};
     use crate::store::types::sql::{Id, PointInTime};
 
-    session_revocations (session_id) {
+    session_revocations (place, session_id) {
+        place -> SmallInt,
         session_id -> Id,
         access_expires_at -> PointInTime,
         transaction_id -> BigInt,

@@ -1,6 +1,7 @@
 //! Rows of `sessions`.
 
 mod rotate;
+mod sweep;
 
 use std::net::IpAddr;
 
@@ -15,17 +16,23 @@ use super::types::Address;
 use super::types::sql::PointInTime;
 use crate::clock::Timestamp;
 use crate::crypto::Digest;
-use crate::ids::{AccessTokenId, SessionId, UserId};
+use crate::ids::{AccessTokenId, Place, SessionId, UserId};
 
 pub use rotate::{Rotated, RotationUpdate, redate, redate_late, rotate, rotate_batch, rotate_from};
+pub use sweep::{SweepAction, SweepCandidate, SweepReport, clear_salts, sweep};
 
 /// `until`, or what is there already where that is later: settings may change
 /// while tokens are out.
-macro_rules! at_least {
+macro_rules! greatest {
     ($until:expr) => {
         case_when(sessions::access_expires_at.gt($until), sessions::access_expires_at)
             .otherwise(Some($until).into_sql::<Nullable<PointInTime>>())
     };
+}
+
+/// The primary key of a session.
+fn key(id: SessionId) -> (i16, SessionId) {
+    (id.place().value(), id)
 }
 
 /// A session as it begins.
@@ -59,6 +66,7 @@ pub struct NewSession<'a> {
 pub fn insert(conn: &mut Conn, new: &NewSession<'_>) -> QueryResult<()> {
     diesel::insert_into(sessions::table)
         .values((
+            sessions::place.eq(new.id.place().value()),
             sessions::id.eq(new.id),
             sessions::user_id.eq(new.user),
             sessions::generation.eq(0),
@@ -137,7 +145,7 @@ impl SessionRow {
 /// When the query fails.
 pub fn find(conn: &mut Conn, id: SessionId) -> QueryResult<Option<SessionRow>> {
     sessions::table
-        .find(id)
+        .find(key(id))
         .select((
             sessions::user_id,
             sessions::generation,
@@ -177,7 +185,7 @@ pub fn renew_access(
     now: Timestamp,
 ) -> QueryResult<bool> {
     let same = sessions::table
-        .find(id)
+        .find(key(id))
         .filter(sessions::generation.eq(seen.generation))
         .filter(sessions::access_jti.eq(seen.access))
         .filter(sessions::ended_at.is_null());
@@ -185,7 +193,7 @@ pub fn renew_access(
         .set((
             sessions::access_jti.eq(access),
             sessions::access_issued_at.eq(now),
-            sessions::access_expires_at.eq(at_least!(access_expires_at)),
+            sessions::access_expires_at.eq(greatest!(access_expires_at)),
         ))
         .execute(conn)?;
     Ok(changed == 1)
@@ -203,7 +211,7 @@ pub fn end(
     reason: &str,
     now: Timestamp,
 ) -> QueryResult<Option<(UserId, Option<Timestamp>)>> {
-    diesel::update(sessions::table.find(id).filter(sessions::ended_at.is_null()))
+    diesel::update(sessions::table.find(key(id)).filter(sessions::ended_at.is_null()))
         .set((sessions::ended_at.eq(now), sessions::end_reason.eq(reason)))
         .returning((sessions::user_id, sessions::access_expires_at))
         .get_result(conn)
@@ -222,44 +230,48 @@ pub struct Selection {
     pub opened_before: Option<Timestamp>,
 }
 
-/// Ends the next sessions of `selection` after `after` that have not ended; returns
-/// them in their order, each with its user and the end of its last access token.
-///
-/// # Errors
-/// When a statement fails.
+/// Ends the next sessions of `selection` after `after` that have not ended. Returns them
+/// in the order of the primary key, each with its user and the time at which its last
+/// access token expires.
 pub fn end_next(
     conn: &mut Conn,
     selection: &Selection,
-    after: SessionId,
+    after: Option<SessionId>,
     reason: &str,
     now: Timestamp,
 ) -> QueryResult<Vec<(SessionId, UserId, Option<Timestamp>)>> {
     let Selection { user, opened_before } = *selection;
-    let next = sessions::table
-        .filter(sessions::id.gt(after))
-        .filter(sessions::ended_at.is_null())
-        .filter(sessions::created_at.lt(opened_before.unwrap_or(Timestamp::END_OF_9999)))
-        .filter(sessions::user_id.ge(user.unwrap_or(UserId(Uuid::nil()))))
-        .filter(sessions::user_id.le(user.unwrap_or(UserId(Uuid::max()))))
-        .order(sessions::id)
-        .limit(ENDED_AT_ONCE)
-        .select((sessions::id, sessions::user_id, sessions::access_expires_at));
-    let ended: Vec<(SessionId, UserId, Option<Timestamp>)> = match conn {
-        Conn::Postgres(conn) => next.for_update().load(conn)?,
-        Conn::Sqlite(conn) => next.load(conn)?,
-    };
-    let ids = ended.iter().map(|(id, ..)| *id);
-    diesel::update(sessions::table.filter(sessions::id.eq_any(ids)))
-        .set((sessions::ended_at.eq(now), sessions::end_reason.eq(reason)))
-        .execute(conn)?;
+    let first = after.map_or(Place::MIN, SessionId::place);
+    let places = first.and_later().filter(|place| user.is_none_or(|user| user.place() == *place));
+    let mut ended: Vec<(SessionId, UserId, Option<Timestamp>)> = Vec::new();
+    for place in places {
+        let left = ENDED_AT_ONCE.saturating_sub(i64::try_from(ended.len()).unwrap_or(i64::MAX));
+        if left == 0 {
+            break;
+        }
+        let after = after.filter(|after| after.place() == place);
+        let next = sessions::table
+            .filter(sessions::place.eq(place.value()))
+            .filter(sessions::id.gt(after.unwrap_or(SessionId::MIN)))
+            .filter(sessions::ended_at.is_null())
+            .filter(sessions::created_at.lt(opened_before.unwrap_or(Timestamp::END_OF_9999)))
+            .filter(sessions::user_id.ge(user.unwrap_or(UserId(Uuid::nil()))))
+            .filter(sessions::user_id.le(user.unwrap_or(UserId(Uuid::max()))))
+            .order(sessions::id)
+            .limit(left)
+            .select((sessions::id, sessions::user_id, sessions::access_expires_at));
+        let rows: Vec<(SessionId, UserId, Option<Timestamp>)> = match conn {
+            Conn::Postgres(conn) => next.for_update().load(conn)?,
+            Conn::Sqlite(conn) => next.load(conn)?,
+        };
+        mark_ended(conn, place, rows.iter().map(|(id, ..)| *id), reason, now)?;
+        ended.extend(rows);
+    }
     Ok(ended)
 }
 
-/// Ends all sessions of a user that have not ended, but for the one to `keep`;
-/// answers which those were, and until when access tokens of theirs are out.
-///
-/// # Errors
-/// When a statement fails.
+/// Ends all sessions of a user that have not ended, except `keep`. Returns each with the
+/// time at which its last access token expires.
 pub fn end_all(
     conn: &mut Conn,
     user: UserId,
@@ -267,22 +279,40 @@ pub fn end_all(
     reason: &str,
     now: Timestamp,
 ) -> QueryResult<Vec<(SessionId, Option<Timestamp>)>> {
+    let place = user.place();
     let others = sessions::table
+        .filter(sessions::place.eq(place.value()))
         .filter(sessions::user_id.eq(user))
         .filter(sessions::ended_at.is_null())
         .filter(sessions::id.ne(keep.unwrap_or(SessionId::MIN)))
+        // Concurrent requests lock the rows in one order, so that they cannot deadlock.
         .order(sessions::id)
         .select((sessions::id, sessions::access_expires_at));
-    // In one order, so that two who do this at once wait for each other.
     let ended: Vec<(SessionId, Option<Timestamp>)> = match conn {
         Conn::Postgres(conn) => others.for_update().load(conn)?,
         Conn::Sqlite(conn) => others.load(conn)?,
     };
-    let ids = ended.iter().map(|(id, _)| *id);
-    diesel::update(sessions::table.filter(sessions::id.eq_any(ids)))
-        .set((sessions::ended_at.eq(now), sessions::end_reason.eq(reason)))
-        .execute(conn)?;
+    mark_ended(conn, place, ended.iter().map(|(id, _)| *id), reason, now)?;
     Ok(ended)
+}
+
+fn mark_ended(
+    conn: &mut Conn,
+    place: Place,
+    ids: impl Iterator<Item = SessionId>,
+    reason: &str,
+    now: Timestamp,
+) -> QueryResult<()> {
+    let ids: Vec<SessionId> = ids.collect();
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let those =
+        sessions::table.filter(sessions::place.eq(place.value())).filter(sessions::id.eq_any(ids));
+    diesel::update(those)
+        .set((sessions::ended_at.eq(now), sessions::end_reason.eq(reason)))
+        .execute(conn)
+        .map(drop)
 }
 
 /// Deletes a session that was never rotated; `false` where there is none.
@@ -290,7 +320,7 @@ pub fn end_all(
 /// # Errors
 /// When the statement fails.
 pub fn delete_unused(conn: &mut Conn, id: SessionId) -> QueryResult<bool> {
-    let unused = sessions::table.find(id).filter(sessions::generation.eq(0));
+    let unused = sessions::table.find(key(id)).filter(sessions::generation.eq(0));
     Ok(diesel::delete(unused).execute(conn)? == 1)
 }
 
@@ -299,7 +329,7 @@ pub fn delete_unused(conn: &mut Conn, id: SessionId) -> QueryResult<bool> {
 /// # Errors
 /// When the query fails.
 pub fn owner(conn: &mut Conn, id: SessionId) -> QueryResult<Option<UserId>> {
-    sessions::table.find(id).select(sessions::user_id).first(conn).optional()
+    sessions::table.find(key(id)).select(sessions::user_id).first(conn).optional()
 }
 
 /// A session as its user sees it.
@@ -334,6 +364,7 @@ pub fn list_live(
     now: Timestamp,
 ) -> QueryResult<Vec<SessionSummary>> {
     let mut live: Vec<SessionSummary> = sessions::table
+        .filter(sessions::place.eq(user.place().value()))
         .filter(sessions::user_id.eq(user))
         .filter(sessions::ended_at.is_null())
         .filter(sessions::idle_expires_at.gt(now))
@@ -360,7 +391,7 @@ pub fn list_live(
 /// When the query fails.
 pub fn is_live(conn: &mut Conn, id: SessionId, now: Timestamp) -> QueryResult<bool> {
     let found = sessions::table
-        .find(id)
+        .find(key(id))
         .filter(sessions::ended_at.is_null())
         .filter(sessions::idle_expires_at.gt(now))
         .filter(sessions::expires_at.gt(now))
@@ -376,6 +407,7 @@ pub fn is_live(conn: &mut Conn, id: SessionId, now: Timestamp) -> QueryResult<bo
 /// When the query fails.
 pub fn has_live(conn: &mut Conn, user: UserId, now: Timestamp) -> QueryResult<bool> {
     let found = sessions::table
+        .filter(sessions::place.eq(user.place().value()))
         .filter(sessions::user_id.eq(user))
         .filter(sessions::ended_at.is_null())
         .filter(sessions::idle_expires_at.gt(now))
@@ -384,134 +416,4 @@ pub fn has_live(conn: &mut Conn, user: UserId, now: Timestamp) -> QueryResult<bo
         .first::<SessionId>(conn)
         .optional()?;
     Ok(found.is_some())
-}
-
-/// A session as the sweeper sees it.
-#[derive(Queryable)]
-pub struct SweepCandidate {
-    /// Its id.
-    pub id: SessionId,
-    /// Whether it has a salt.
-    pub salted: bool,
-    /// Whether it was last rotated with an attempt key.
-    pub keyed: bool,
-    /// When it was rotated last.
-    pub rotated_at: Option<Timestamp>,
-    /// When it ends unless it is refreshed before.
-    pub idle_expires_at: Timestamp,
-    /// When it ends in any case.
-    pub expires_at: Timestamp,
-    /// When it ended, if it did.
-    pub ended_at: Option<Timestamp>,
-}
-
-/// What the sweeper does with a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SweepAction {
-    /// Nothing.
-    Leave,
-    /// Take its salt.
-    Clear,
-    /// Delete it.
-    Delete,
-}
-
-/// What a sweep has done.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct SweepReport {
-    /// The last session it looked at; `None` where there was none.
-    pub last: Option<SessionId>,
-    /// How many salts are gone.
-    pub cleared: usize,
-    /// How many sessions are gone.
-    pub deleted: usize,
-}
-
-/// Looks at the `limit` sessions that follow on `after` and does with each what
-/// `judge` says. It goes by the primary key, which is the order in which
-/// sessions were opened and, nearly, lie on the disk. Rows that are being
-/// changed are passed over, so that neither a refresh nor another server's
-/// sweeper is waited for.
-///
-/// # Errors
-/// When a statement fails.
-pub fn sweep(
-    conn: &mut Conn,
-    after: SessionId,
-    limit: i64,
-    judge: impl Fn(&SweepCandidate) -> SweepAction,
-) -> QueryResult<SweepReport> {
-    let dust = sessions::table.select((
-        sessions::id,
-        sessions::successor_salt.is_not_null(),
-        sessions::idempotency_key_digest.is_not_null(),
-        sessions::rotated_at,
-        sessions::idle_expires_at,
-        sessions::expires_at,
-        sessions::ended_at,
-    ));
-    let seen: Vec<SweepCandidate> =
-        dust.filter(sessions::id.gt(after)).order(sessions::id).limit(limit).load(conn)?;
-    let mut swept = SweepReport { last: seen.last().map(|dust| dust.id), ..SweepReport::default() };
-    let work = seen.iter().filter(|dust| judge(dust) != SweepAction::Leave);
-    let work: Vec<SessionId> = work.map(|dust| dust.id).collect();
-    if work.is_empty() {
-        return Ok(swept);
-    }
-    let work = dust.filter(sessions::id.eq_any(work));
-    conn.write(|conn| {
-        // As they are now that nobody else can change them.
-        let held: Vec<SweepCandidate> = match conn {
-            Conn::Postgres(conn) => work.for_update().skip_locked().load(conn)?,
-            Conn::Sqlite(conn) => work.load(conn)?,
-        };
-        let all = |chore| {
-            let those = held.iter().filter(|dust| judge(dust) == chore);
-            those.map(|dust| dust.id).collect::<Vec<_>>()
-        };
-        swept.cleared = clear(conn, all(SweepAction::Clear))?;
-        swept.deleted = delete(conn, all(SweepAction::Delete))?;
-        Ok(swept)
-    })
-}
-
-/// Clears the salts of those of `ids` that were rotated before `before`, without
-/// an attempt key; answers how many.
-///
-/// # Errors
-/// When a statement fails.
-pub fn clear_salts(conn: &mut Conn, ids: &[SessionId], before: Timestamp) -> QueryResult<usize> {
-    let old = sessions::table
-        .filter(sessions::id.eq_any(ids))
-        .filter(sessions::rotated_at.lt(before))
-        .filter(sessions::idempotency_key_digest.is_null())
-        .filter(sessions::successor_salt.is_not_null())
-        .select(sessions::id);
-    conn.write(|conn| {
-        let ids: Vec<SessionId> = match conn {
-            Conn::Postgres(conn) => old.for_update().skip_locked().load(conn)?,
-            Conn::Sqlite(conn) => old.load(conn)?,
-        };
-        clear(conn, ids)
-    })
-}
-
-/// Takes away what a successor could be derived from; answers how many had it.
-fn clear(conn: &mut Conn, ids: Vec<SessionId>) -> QueryResult<usize> {
-    if ids.is_empty() {
-        return Ok(0);
-    }
-    diesel::update(sessions::table.filter(sessions::id.eq_any(ids)))
-        .set((
-            sessions::successor_salt.eq(None::<&[u8]>),
-            sessions::idempotency_key_digest.eq(None::<&[u8]>),
-        ))
-        .execute(conn)
-}
-
-fn delete(conn: &mut Conn, ids: Vec<SessionId>) -> QueryResult<usize> {
-    if ids.is_empty() {
-        return Ok(0);
-    }
-    diesel::delete(sessions::table.filter(sessions::id.eq_any(ids))).execute(conn)
 }

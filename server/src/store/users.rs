@@ -6,7 +6,12 @@ use diesel::prelude::*;
 use super::Conn;
 use super::schema::{sessions, users};
 use crate::clock::Timestamp;
-use crate::ids::UserId;
+use crate::ids::{Place, UserId};
+
+/// The primary key of a user.
+fn key(id: UserId) -> (i16, UserId) {
+    (id.place().value(), id)
+}
 
 /// Adds a guest.
 ///
@@ -14,7 +19,7 @@ use crate::ids::UserId;
 /// When the statement fails.
 pub fn insert(conn: &mut Conn, id: UserId, now: Timestamp) -> QueryResult<()> {
     diesel::insert_into(users::table)
-        .values((users::id.eq(id), users::created_at.eq(now)))
+        .values((users::place.eq(id.place().value()), users::id.eq(id), users::created_at.eq(now)))
         .execute(conn)?;
     Ok(())
 }
@@ -24,7 +29,7 @@ pub fn insert(conn: &mut Conn, id: UserId, now: Timestamp) -> QueryResult<()> {
 /// # Errors
 /// When the statement fails.
 pub fn use_login(conn: &mut Conn, id: UserId, now: Timestamp) -> QueryResult<bool> {
-    let changed = diesel::update(users::table.find(id).filter(users::logged_in_at.is_null()))
+    let changed = diesel::update(users::table.find(key(id)).filter(users::logged_in_at.is_null()))
         .set(users::logged_in_at.eq(now))
         .execute(conn)?;
     Ok(changed == 1)
@@ -35,50 +40,60 @@ pub fn use_login(conn: &mut Conn, id: UserId, now: Timestamp) -> QueryResult<boo
 /// # Errors
 /// When the statement fails.
 pub fn release_login(conn: &mut Conn, id: UserId) -> QueryResult<()> {
-    diesel::update(users::table.find(id))
+    diesel::update(users::table.find(key(id)))
         .set(users::logged_in_at.eq(None::<Timestamp>))
         .execute(conn)?;
     Ok(())
 }
 
-/// What a sweep of users has done.
+/// The result of one step of the sweeper.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SweepReport {
-    /// The last user it looked at; `None` where there was none.
+    /// The last user that was read, or `None` if there are no more.
     pub last: Option<UserId>,
-    /// How many are gone.
+    /// How many users were deleted.
     pub deleted: usize,
 }
 
-/// Deletes, of the `limit` guests that follow on `after`, those that were registered
-/// before `unused` and never signed in, and those that signed in before `used` and
-/// have no session left: a guest signs in once.
-///
-/// # Errors
-/// When a statement fails.
+/// Deletes, of the `limit` guests after `after`, those that were registered before
+/// `unused` and never logged in, and those that logged in before `used` and have no
+/// session left: a guest logs in once. The order is that of the primary key.
 pub fn sweep(
     conn: &mut Conn,
-    after: UserId,
+    after: Option<UserId>,
     limit: i64,
     unused: Timestamp,
     used: Timestamp,
 ) -> QueryResult<SweepReport> {
-    let seen: Vec<UserId> = users::table
-        .filter(users::id.gt(after))
-        .order(users::id)
-        .limit(limit)
-        .select(users::id)
-        .load(conn)?;
-    let Some(last) = seen.last().copied() else { return Ok(SweepReport::default()) };
-    let sessions_left = exists(sessions::table.filter(sessions::user_id.eq(users::id)));
-    let never_used = users::logged_in_at.is_null().and(users::created_at.lt(unused));
-    let is_over = users::logged_in_at.is_not_null().and(users::logged_in_at.lt(used));
-    // Asked again by the statement that deletes: one may be signing in.
-    let gone = users::table
-        .filter(users::id.eq_any(seen))
-        .filter(never_used.or(is_over.and(not(sessions_left)).assume_not_null()));
-    let deleted = diesel::delete(gone).execute(conn)?;
-    Ok(SweepReport { last: Some(last), deleted })
+    let mut report = SweepReport::default();
+    let mut left = limit;
+    for place in after.map_or(Place::MIN, UserId::place).and_later() {
+        if left <= 0 {
+            break;
+        }
+        let after = after.filter(|after| after.place() == place);
+        let seen: Vec<UserId> = users::table
+            .filter(users::place.eq(place.value()))
+            .filter(users::id.gt(after.unwrap_or(UserId::MIN)))
+            .order(users::id)
+            .limit(left)
+            .select(users::id)
+            .load(conn)?;
+        let Some(last) = seen.last() else { continue };
+        report.last = Some(*last);
+        left = left.saturating_sub(i64::try_from(seen.len()).unwrap_or(i64::MAX));
+        let own_sessions = sessions::place.eq(users::place).and(sessions::user_id.eq(users::id));
+        let has_sessions = exists(sessions::table.filter(own_sessions));
+        let never_used = users::logged_in_at.is_null().and(users::created_at.lt(unused));
+        let is_over = users::logged_in_at.is_not_null().and(users::logged_in_at.lt(used));
+        // The statement that deletes checks again: a guest may be logging in.
+        let due = users::table
+            .filter(users::place.eq(place.value()))
+            .filter(users::id.eq_any(seen))
+            .filter(never_used.or(is_over.and(not(has_sessions)).assume_not_null()));
+        report.deleted += diesel::delete(due).execute(conn)?;
+    }
+    Ok(report)
 }
 
 /// Whether there is such a user.
@@ -86,6 +101,6 @@ pub fn sweep(
 /// # Errors
 /// When the query fails.
 pub fn is_there(conn: &mut Conn, id: UserId) -> QueryResult<bool> {
-    let found = users::table.find(id).select(users::id).first::<UserId>(conn).optional()?;
+    let found = users::table.find(key(id)).select(users::id).first::<UserId>(conn).optional()?;
     Ok(found.is_some())
 }

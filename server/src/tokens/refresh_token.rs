@@ -112,6 +112,7 @@ impl RotationRandomness {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::UserId;
 
     fn token_keys(current: u8, old: &[u8]) -> TokenKeys {
         let token_key = |byte: &u8| TokenKey::new(&[*byte; 32]);
@@ -120,7 +121,7 @@ mod tests {
 
     fn token() -> RefreshToken {
         RefreshToken {
-            session: SessionId::new(Timestamp::from_secs(1_700_000_000)).unwrap(),
+            session: SessionId::new(UserId::random(), Timestamp::from_secs(1_700_000_000)).unwrap(),
             generation: 3,
             secret: Secret::random().unwrap(),
         }

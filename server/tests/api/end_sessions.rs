@@ -66,10 +66,16 @@ async fn sessions_opened_before_a_time_or_all_can_be_ended() {
 async fn more_sessions_than_one_batch_are_all_ended() {
     let server = Server::start();
     let one = server.log_in().await;
-    let columns = "user_id, generation, secret_digest, access_jti, access_issued_at, \
+    let columns = "place, user_id, generation, secret_digest, access_jti, access_issued_at, \
                    access_expires_at, created_at, idle_expires_at, expires_at";
     let is_sqlite = server.world.database_url().starts_with("sqlite");
-    let id = if is_sqlite { "randomblob(16)" } else { "gen_random_uuid()" };
+    // Random, but with the byte that holds the place.
+    let id = if is_sqlite {
+        "unhex(hex(randomblob(8)) || hex(substr(id, 9, 1)) || hex(randomblob(7)))"
+    } else {
+        "encode(set_byte(uuid_send(gen_random_uuid()), 8, get_byte(uuid_send(id), 8)), \
+         'hex')::uuid"
+    };
     // More than two batches, as copies of one row.
     server.sql(&format!(
         "WITH RECURSIVE numbers (n) AS \

@@ -31,8 +31,8 @@ fn lock(tables: &str) -> String {
 
 fn revoke(transaction_id: &str) -> String {
     format!(
-        "INSERT INTO session_revocations (session_id, access_expires_at, transaction_id) \
-         VALUES (gen_random_uuid(), now() + INTERVAL '10 minutes', {transaction_id})"
+        "INSERT INTO session_revocations (place, session_id, access_expires_at, transaction_id) \
+         VALUES (0, gen_random_uuid(), now() + INTERVAL '10 minutes', {transaction_id})"
     )
 }
 

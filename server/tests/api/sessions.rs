@@ -1,5 +1,8 @@
 //! `GET /sessions`, `DELETE /sessions/{id}`, `DELETE /sessions`.
 
+use matchbook_server::clock;
+use matchbook_server::ids::{Place, UserId};
+use matchbook_server::store::users;
 use matchbook_testkit::TestResponse;
 use serde_json::Value;
 
@@ -22,13 +25,17 @@ fn id(tokens: &Tokens) -> String {
 /// One user on several devices. Guests have one session each, so their rows are
 /// moved to the first user; later tokens belong to that user.
 async fn devices(server: &Server, count: usize) -> Vec<Tokens> {
-    let mut all = vec![server.log_in().await];
-    for _ in 1..count {
-        all.push(server.log_in().await);
+    let mut all = Vec::new();
+    // Sessions of one user have one place.
+    let mut users =
+        std::iter::repeat_with(UserId::random).filter(|user| user.place() == Place::MIN);
+    for _ in 0..count {
+        let user = users.next().unwrap();
+        users::insert(&mut server.database(), user, clock::now()).unwrap();
+        all.push(Tokens::of(&server.http.get(&format!("/token?userId={user}")).await));
     }
-    server.sql(
-        "UPDATE sessions SET user_id = (SELECT user_id FROM sessions ORDER BY created_at LIMIT 1)",
-    );
+    let user = "(SELECT user_id FROM sessions ORDER BY created_at LIMIT 1)";
+    server.sql(&format!("UPDATE sessions SET user_id = {user}"));
     for tokens in &mut all {
         *tokens = Tokens::of(&server.refresh(&tokens.refresh).await);
     }

@@ -5,7 +5,7 @@ use std::sync::Barrier;
 use std::thread;
 
 use matchbook_server::clock::Timestamp;
-use matchbook_server::ids::{EventId, SessionId};
+use matchbook_server::ids::{EventId, SessionId, UserId};
 use matchbook_server::store::events::{Event, count, insert};
 
 use crate::harness::{DEFAULT, Harness, MINUTE, SECOND, START};
@@ -39,7 +39,7 @@ fn concurrent_servers_count_in_one_row() {
     let mut harness = Harness::new(DEFAULT);
     let barrier = Barrier::new(SERVERS);
     for round in 1..=5 {
-        let session = SessionId::new(START).unwrap();
+        let session = SessionId::new(UserId::random(), START).unwrap();
         let connections: Vec<_> = (0..SERVERS).map(|_| harness.connection()).collect();
         thread::scope(|scope| {
             for mut conn in connections {
@@ -59,7 +59,7 @@ fn concurrent_servers_count_in_one_row() {
 #[test]
 fn different_events_or_minutes_have_separate_rows() {
     let mut harness = Harness::new(DEFAULT);
-    let session = SessionId::new(START).unwrap();
+    let session = SessionId::new(UserId::random(), START).unwrap();
     let first = refusal(session, START);
     let same = refusal(session, START.after(59 * SECOND));
     let entries = [
@@ -69,7 +69,7 @@ fn different_events_or_minutes_have_separate_rows() {
         Event { reason: None, ..refusal(session, START) },
         Event { ip: Some([192, 0, 2, 2].into()), ..refusal(session, START) },
         Event { ip: None, ..refusal(session, START) },
-        refusal(SessionId::new(START).unwrap(), START),
+        refusal(SessionId::new(UserId::random(), START).unwrap(), START),
     ];
     for event in [&first, &same].into_iter().chain(&entries) {
         count(&mut harness.conn, event).unwrap();

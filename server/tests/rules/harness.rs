@@ -178,7 +178,12 @@ impl Harness {
 
     /// Logs a new guest in.
     pub(crate) fn open(&mut self) -> (SessionId, TokenPair) {
-        let (user, session) = (UserId::random(), SessionId::new(self.now).unwrap());
+        self.open_as(UserId::random())
+    }
+
+    /// Logs a new guest with this id in.
+    pub(crate) fn open_as(&mut self, user: UserId) -> (SessionId, TokenPair) {
+        let session = SessionId::new(user, self.now).unwrap();
         users::insert(&mut self.conn, user, self.now).unwrap();
         let device = device();
         let sign_in = Login { user, session, secret: Secret::random().unwrap(), device };
@@ -275,13 +280,13 @@ impl Harness {
     /// Runs a pass of the sweeper; returns the numbers of cleared salts and deleted sessions.
     pub(crate) fn sweep(&mut self) -> (usize, usize) {
         let Harness { conn, policy, now, .. } = self;
-        let (mut at, mut cleared, mut deleted) = (SessionId::MIN, 0, 0);
+        let (mut at, mut cleared, mut deleted) = (None, 0, 0);
         loop {
             let swept = sessions::sweep(conn, at, 100, policy, *now).unwrap();
             cleared += swept.cleared;
             deleted += swept.deleted;
             match swept.last {
-                Some(last) => at = last,
+                Some(last) => at = Some(last),
                 None => return (cleared, deleted),
             }
         }
@@ -344,7 +349,8 @@ fn token_keys(secrets: &[SecretString]) -> TokenKeys {
 
 /// Prepares a refresh with a genuine token of a session that does not exist.
 fn foreign_refresh(token_keys: &TokenKeys, policy: &Policy, now: Timestamp) -> Refresh {
-    let (session, secret) = (SessionId::new(now).unwrap(), Secret::random().unwrap());
+    let session = SessionId::new(UserId::random(), now).unwrap();
+    let secret = Secret::random().unwrap();
     let token = RefreshToken { session, generation: 0, secret };
     let shown = PresentedToken { token, attempt: None, device: device() };
     Refresh::new(shown, RotationRandomness::generate(now).unwrap(), token_keys, policy, now)

@@ -13,6 +13,7 @@ mod harness;
 mod histories;
 mod honest;
 mod model;
+mod place;
 mod postgres;
 mod sweeping;
 mod table;

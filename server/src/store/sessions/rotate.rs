@@ -14,7 +14,7 @@ use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::serialize::ToSql;
-use diesel::sql_types::{Array, BigInt, Binary, Bool, HasSqlType, Nullable, Text};
+use diesel::sql_types::{Array, BigInt, Binary, Bool, HasSqlType, Nullable, SmallInt, Text};
 use diesel::sqlite::Sqlite;
 
 use super::SessionRow;
@@ -174,35 +174,115 @@ pub fn redate(
     now: Timestamp,
 ) -> QueryResult<usize> {
     use crate::store::schema::sessions;
+    let places = rotations.iter().map(|(id, _)| id.place().value());
     let ids = rotations.iter().map(|(id, _)| *id);
     let secrets = rotations.iter().map(|(_, secret)| *secret);
     let those = sessions::table
+        .filter(sessions::place.eq_any(places))
         .filter(sessions::id.eq_any(ids))
         .filter(sessions::secret_digest.eq_any(secrets))
         .filter(sessions::rotated_at.lt(now));
     diesel::update(those).set(sessions::rotated_at.eq(now)).execute(conn)
 }
 
-/// A value of a rotation.
-#[derive(Clone, Copy)]
-enum Field {
-    Id,
-    Generation,
-    NextGeneration,
-    Presented,
-    Current,
-    Successor,
-    Salt,
-    Attempt,
-    KeyRequired,
-    Access,
-    AccessExpiresAt,
-    Now,
-    GraceFrom,
-    Deadline,
-    IdleExpiresAt,
-    UserAgent,
-    Ip,
+/// Declares the parameters of a rotation once for both statements: the name of each,
+/// its SQL type, its Rust type and its value for a [`RotationUpdate`].
+macro_rules! parameters {
+    ($($field:ident $name:ident: $sql:ty = $rust:ty, |$next:ident| $value:expr;)+) => {
+        /// A value in the text of a rotation.
+        #[derive(Clone, Copy)]
+        enum Field {
+            $($field,)+
+            NextGeneration,
+            /// The digest that the row must hold.
+            Current,
+        }
+
+        /// The parameters of one rotation.
+        struct Parameters<'a> {
+            $($name: $rust,)+
+        }
+
+        impl<'a> Parameters<'a> {
+            fn new(next: &'a RotationUpdate) -> Self {
+                Self { $($name: { let $next = next; $value },)+ }
+            }
+        }
+
+        impl<'a, DB, const SKIP_LOCKED: bool> Values<DB> for RotateOne<'a, SKIP_LOCKED>
+        where
+            DB: Backend $(+ HasSqlType<$sql>)+,
+            $($rust: ToSql<$sql, DB>,)+
+            &'a [u8]: ToSql<Binary, DB>,
+        {
+            fn push<'b>(&'b self, field: Field, out: &mut AstPass<'_, 'b, DB>) -> QueryResult<()> {
+                match field {
+                    $(Field::$field => out.push_bind_param::<$sql, $rust>(&self.values.$name),)+
+                    Field::NextGeneration => out.push_bind_param::<BigInt, _>(&self.next_generation),
+                    Field::Current => out.push_bind_param::<Binary, &'a [u8]>(&self.current),
+                }
+            }
+        }
+
+        /// The rotation of many sessions on PostgreSQL. Each parameter is an array, and
+        /// each array is a column of `next`.
+        struct RotateBatch<'a> {
+            $($name: Vec<$rust>,)+
+        }
+
+        impl<'a> RotateBatch<'a> {
+            fn new(all: &[&'a RotationUpdate]) -> Self {
+                Self { $($name: all.iter().map(|$next| $value).collect(),)+ }
+            }
+
+            /// Writes the arrays and the names of their columns.
+            fn push_table<'b>(&'b self, out: &mut AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+                let mut before = "unnest(";
+                $(
+                    out.push_sql(std::mem::replace(&mut before, ", "));
+                    out.push_bind_param::<Array<$sql>, Vec<$rust>>(&self.$name)?;
+                )+
+                let mut before = ") AS next (";
+                $(
+                    out.push_sql(std::mem::replace(&mut before, ", "));
+                    out.push_sql(stringify!($name));
+                )+
+                out.push_sql(")");
+                Ok(())
+            }
+        }
+
+        impl Values<Pg> for RotateBatch<'_> {
+            fn push<'b>(&'b self, field: Field, out: &mut AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+                out.push_sql(match field {
+                    $(Field::$field => concat!("next.", stringify!($name)),)+
+                    Field::NextGeneration => "next.generation + 1",
+                    Field::Current => "next.presented",
+                });
+                Ok(())
+            }
+        }
+    };
+}
+
+parameters! {
+    Place place: SmallInt = i16, |next| next.session.place().value();
+    Id id: Id = SessionId, |next| next.session;
+    Generation generation: BigInt = i64, |next| next.generation;
+    Presented presented: Binary = &'a [u8], |next| next.presented.as_bytes();
+    Successor successor: Binary = &'a [u8], |next| next.successor.as_bytes();
+    Salt salt: Nullable<Binary> = Option<&'a [u8]>, |next| next.salt.as_ref().map(Salt::as_bytes);
+    IdempotencyKey idempotency_key: Nullable<Binary> = Option<&'a [u8]>,
+        |next| next.attempt.as_ref().map(Digest::as_bytes);
+    KeyRequired key_required: Bool = bool, |next| next.key_required;
+    Access access: Id = AccessTokenId, |next| next.access;
+    AccessExpiresAt access_expires_at: PointInTime = Timestamp, |next| next.access_expires_at;
+    Now now: PointInTime = Timestamp, |next| next.now;
+    GraceFrom grace_from: PointInTime = Timestamp, |next| next.grace_from;
+    Deadline deadline: PointInTime = Timestamp, |next| next.deadline;
+    IdleExpiresAt idle_expires_at: PointInTime = Timestamp, |next| next.idle_expires_at;
+    UserAgent user_agent: Nullable<Text> = Option<&'a str>, |next| next.user_agent.as_deref();
+    Ip ip: Nullable<IpAddress> = Option<Address>, |next| next.ip.map(Address);
 }
 
 /// A piece of a statement.
@@ -213,11 +293,14 @@ enum Part {
 
 use Part::{Sql, Value};
 
-/// What a rotation writes. `oldest_recent_generation` follows the generations that were current in the
-/// last windows: it moves at most once a window, to what was presented a window
-/// before, so that neither the owner nor a thief who keeps rotating can keep an
-/// old token excused. `idle_expires_at` never moves back, so that a server whose
-/// clock is behind shortens nobody's session.
+/// The columns that a rotation writes.
+///
+/// `oldest_recent_generation` moves at most once per grace period, to the generation
+/// that was presented one grace period before. So neither the owner nor a thief who
+/// keeps rotating can keep an old token out of reuse detection.
+///
+/// `idle_expires_at` never moves back: a server whose clock is behind shortens no
+/// session.
 const SET: &[Part] = &[
     Sql("generation = "),
     Value(Field::NextGeneration),
@@ -228,9 +311,9 @@ const SET: &[Part] = &[
     Sql(", successor_salt = "),
     Value(Field::Salt),
     Sql(", idempotency_key_digest = "),
-    Value(Field::Attempt),
+    Value(Field::IdempotencyKey),
     Sql(", has_used_idempotency_key = held.has_used_idempotency_key OR "),
-    Value(Field::Attempt),
+    Value(Field::IdempotencyKey),
     Sql(" IS NOT NULL, oldest_recent_generation = CASE WHEN held.rotated_at >= "),
     Value(Field::GraceFrom),
     Sql(" THEN CASE WHEN held.oldest_recent_moved_at >= "),
@@ -265,10 +348,12 @@ const SET: &[Part] = &[
     Value(Field::Ip),
 ];
 
-/// Which row may be rotated.
+/// The primary key of the row.
+const KEY: &[Part] =
+    &[Sql("held.place = "), Value(Field::Place), Sql(" AND held.id = "), Value(Field::Id)];
+
+/// Whether the row may be rotated.
 const GUARD: &[Part] = &[
-    Sql("held.id = "),
-    Value(Field::Id),
     Sql(" AND held.generation = "),
     Value(Field::Generation),
     Sql(" AND held.secret_digest = "),
@@ -282,8 +367,8 @@ const GUARD: &[Part] = &[
     Sql(")"),
 ];
 
-/// The deadline on PostgreSQL, whose clock goes on while a statement waits.
-const IN_TIME: &[Part] = &[Sql(" AND clock_timestamp() < "), Value(Field::Deadline)];
+/// The deadline on PostgreSQL, whose clock continues while a statement waits.
+const BEFORE_DEADLINE: &[Part] = &[Sql(" AND clock_timestamp() < "), Value(Field::Deadline)];
 
 /// Writes the values of a rotation into a statement.
 trait Values<DB: Backend> {
@@ -315,70 +400,18 @@ impl Dialect for Sqlite {
 
 /// The rotation of one session. `SKIP_LOCKED` is for PostgreSQL alone.
 struct RotateOne<'a, const SKIP_LOCKED: bool> {
-    generation: i64,
-    current: &'a [u8],
+    values: Parameters<'a>,
     next_generation: i64,
-    salt: Option<&'a [u8]>,
-    attempt: Option<&'a [u8]>,
-    user_agent: Option<&'a str>,
-    ip: Option<Address>,
-    next: &'a RotationUpdate,
+    current: &'a [u8],
 }
 
 impl<'a, const SKIP_LOCKED: bool> RotateOne<'a, SKIP_LOCKED> {
-    /// From the row with this generation and digest.
+    /// Rotates the row only if it has this generation and digest.
     fn new(generation: i64, current: &'a [u8], next: &'a RotationUpdate) -> Self {
         Self {
-            generation,
-            current,
+            values: Parameters { generation, ..Parameters::new(next) },
             next_generation: next.generation.saturating_add(1),
-            salt: next.salt.as_ref().map(Salt::as_bytes),
-            attempt: next.attempt.as_ref().map(Digest::as_bytes),
-            user_agent: next.user_agent.as_deref(),
-            ip: next.ip.map(Address),
-            next,
-        }
-    }
-}
-
-impl<DB, const SKIP_LOCKED: bool> Values<DB> for RotateOne<'_, SKIP_LOCKED>
-where
-    DB: Backend
-        + HasSqlType<Bool>
-        + HasSqlType<Id>
-        + HasSqlType<IpAddress>
-        + HasSqlType<PointInTime>,
-    i64: ToSql<BigInt, DB>,
-    bool: ToSql<Bool, DB>,
-    [u8]: ToSql<Binary, DB>,
-    str: ToSql<Text, DB>,
-    Timestamp: ToSql<PointInTime, DB>,
-    SessionId: ToSql<Id, DB>,
-    AccessTokenId: ToSql<Id, DB>,
-    Address: ToSql<IpAddress, DB>,
-{
-    fn push<'b>(&'b self, field: Field, out: &mut AstPass<'_, 'b, DB>) -> QueryResult<()> {
-        let next = self.next;
-        match field {
-            Field::Id => out.push_bind_param::<Id, _>(&next.session),
-            Field::Generation => out.push_bind_param::<BigInt, _>(&self.generation),
-            Field::NextGeneration => out.push_bind_param::<BigInt, _>(&self.next_generation),
-            Field::Presented => out.push_bind_param::<Binary, [u8]>(next.presented.as_bytes()),
-            Field::Current => out.push_bind_param::<Binary, _>(&self.current),
-            Field::Successor => out.push_bind_param::<Binary, [u8]>(next.successor.as_bytes()),
-            Field::Salt => out.push_bind_param::<Nullable<Binary>, _>(&self.salt),
-            Field::Attempt => out.push_bind_param::<Nullable<Binary>, _>(&self.attempt),
-            Field::KeyRequired => out.push_bind_param::<Bool, _>(&next.key_required),
-            Field::Access => out.push_bind_param::<Id, _>(&next.access),
-            Field::AccessExpiresAt => {
-                out.push_bind_param::<PointInTime, _>(&next.access_expires_at)
-            }
-            Field::Now => out.push_bind_param::<PointInTime, _>(&next.now),
-            Field::GraceFrom => out.push_bind_param::<PointInTime, _>(&next.grace_from),
-            Field::Deadline => out.push_bind_param::<PointInTime, _>(&next.deadline),
-            Field::IdleExpiresAt => out.push_bind_param::<PointInTime, _>(&next.idle_expires_at),
-            Field::UserAgent => out.push_bind_param::<Nullable<Text>, _>(&self.user_agent),
-            Field::Ip => out.push_bind_param::<Nullable<IpAddress>, _>(&self.ip),
+            current,
         }
     }
 }
@@ -393,11 +426,14 @@ where
         self.push_all(SET, &mut out)?;
         out.push_sql(" WHERE ");
         if SKIP_LOCKED {
-            out.push_sql("held.ctid = (SELECT ctid FROM sessions AS held WHERE ");
+            out.push_sql("held.place = ");
+            self.push(Field::Place, &mut out)?;
+            out.push_sql(" AND held.id = (SELECT id FROM sessions AS held WHERE ");
         }
+        self.push_all(KEY, &mut out)?;
         self.push_all(GUARD, &mut out)?;
         if DB::HAS_CLOCK {
-            self.push_all(IN_TIME, &mut out)?;
+            self.push_all(BEFORE_DEADLINE, &mut out)?;
         }
         if SKIP_LOCKED {
             out.push_sql(" FOR NO KEY UPDATE SKIP LOCKED)");
@@ -418,123 +454,19 @@ impl<const SKIP_LOCKED: bool> Query for RotateOne<'_, SKIP_LOCKED> {
 
 impl<const SKIP_LOCKED: bool, C> RunQueryDsl<C> for RotateOne<'_, SKIP_LOCKED> {}
 
-/// The rotation of many sessions on PostgreSQL: each parameter is a column.
-struct RotateBatch<'a> {
-    sessions: Vec<SessionId>,
-    generations: Vec<i64>,
-    presented: Vec<&'a [u8]>,
-    successors: Vec<&'a [u8]>,
-    salts: Vec<Option<&'a [u8]>>,
-    attempts: Vec<Option<&'a [u8]>>,
-    key_required: Vec<bool>,
-    accesses: Vec<AccessTokenId>,
-    access_expires_at: Vec<Timestamp>,
-    now: Vec<Timestamp>,
-    grace_from: Vec<Timestamp>,
-    deadlines: Vec<Timestamp>,
-    idle_expires_at: Vec<Timestamp>,
-    user_agents: Vec<Option<&'a str>>,
-    ips: Vec<Option<Address>>,
-}
-
-impl<'a> RotateBatch<'a> {
-    fn new(all: &[&'a RotationUpdate]) -> Self {
-        fn column<'a, T>(
-            all: &[&'a RotationUpdate],
-            of: impl Fn(&'a RotationUpdate) -> T,
-        ) -> Vec<T> {
-            all.iter().map(|next| of(next)).collect()
-        }
-        Self {
-            sessions: column(all, |next| next.session),
-            generations: column(all, |next| next.generation),
-            presented: column(all, |next| next.presented.as_bytes()),
-            successors: column(all, |next| next.successor.as_bytes()),
-            salts: column(all, |next| next.salt.as_ref().map(Salt::as_bytes)),
-            attempts: column(all, |next| next.attempt.as_ref().map(Digest::as_bytes)),
-            key_required: column(all, |next| next.key_required),
-            accesses: column(all, |next| next.access),
-            access_expires_at: column(all, |next| next.access_expires_at),
-            now: column(all, |next| next.now),
-            grace_from: column(all, |next| next.grace_from),
-            deadlines: column(all, |next| next.deadline),
-            idle_expires_at: column(all, |next| next.idle_expires_at),
-            user_agents: column(all, |next| next.user_agent.as_deref()),
-            ips: column(all, |next| next.ip.map(Address)),
-        }
-    }
-}
-
-/// Each value is a column of `next`.
-impl Values<Pg> for RotateBatch<'_> {
-    fn push<'b>(&'b self, field: Field, out: &mut AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        out.push_sql(match field {
-            Field::Id => "next.id",
-            Field::Generation => "next.generation",
-            Field::NextGeneration => "next.generation + 1",
-            Field::Presented | Field::Current => "next.presented",
-            Field::Successor => "next.successor",
-            Field::Salt => "next.salt",
-            Field::Attempt => "next.attempt",
-            Field::KeyRequired => "next.key_required",
-            Field::Access => "next.access",
-            Field::AccessExpiresAt => "next.access_expires_at",
-            Field::Now => "next.now",
-            Field::GraceFrom => "next.grace_from",
-            Field::Deadline => "next.deadline",
-            Field::IdleExpiresAt => "next.idle_expires_at",
-            Field::UserAgent => "next.user_agent",
-            Field::Ip => "next.ip",
-        });
-        Ok(())
-    }
-}
-
 impl QueryFragment<Pg> for RotateBatch<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         out.push_sql("UPDATE sessions AS held SET ");
         self.push_all(SET, &mut out)?;
-        out.push_sql(" FROM (SELECT held.ctid AS at, next.* FROM unnest(");
-        out.push_bind_param::<Array<Id>, _>(&self.sessions)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<BigInt>, _>(&self.generations)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<Binary>, _>(&self.presented)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<Binary>, _>(&self.successors)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<Nullable<Binary>>, _>(&self.salts)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<Nullable<Binary>>, _>(&self.attempts)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<Bool>, _>(&self.key_required)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<Id>, _>(&self.accesses)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<PointInTime>, _>(&self.access_expires_at)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<PointInTime>, _>(&self.now)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<PointInTime>, _>(&self.grace_from)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<PointInTime>, _>(&self.deadlines)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<PointInTime>, _>(&self.idle_expires_at)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<Nullable<Text>>, _>(&self.user_agents)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<Nullable<IpAddress>>, _>(&self.ips)?;
-        out.push_sql(
-            ") AS next (id, generation, presented, successor, salt, attempt, key_required, access, \
-             access_expires_at, now, grace_from, deadline, idle_expires_at, user_agent, ip) \
-             JOIN sessions AS held ON ",
-        );
+        out.push_sql(" FROM (SELECT next.* FROM ");
+        self.push_table(&mut out)?;
+        out.push_sql(" JOIN sessions AS held ON ");
+        self.push_all(KEY, &mut out)?;
         self.push_all(GUARD, &mut out)?;
-        self.push_all(IN_TIME, &mut out)?;
-        out.push_sql(
-            " FOR NO KEY UPDATE OF held SKIP LOCKED) AS next WHERE held.ctid = next.at \
-             RETURNING held.id, held.user_id, held.expires_at",
-        );
+        self.push_all(BEFORE_DEADLINE, &mut out)?;
+        out.push_sql(" FOR NO KEY UPDATE OF held SKIP LOCKED) AS next WHERE ");
+        self.push_all(KEY, &mut out)?;
+        out.push_sql(" RETURNING held.id, held.user_id, held.expires_at");
         Ok(())
     }
 }

@@ -12,7 +12,6 @@ use matchbook_server::ids::SessionId;
 use matchbook_server::keys::DerivedKeys;
 use matchbook_server::tokens::RefreshToken;
 use openssl::sha::sha256;
-use uuid::Uuid;
 
 use crate::stop_if_asked;
 
@@ -21,9 +20,6 @@ const STEP: u64 = 1_000_000;
 
 /// The most tokens that are written down for a run to choose from.
 const TOKENS: u64 = 100_000;
-
-/// The id before that of the first session.
-const FIRST: u128 = 0x0190_0000_0000_7000_8000_0000_0000_0000;
 
 /// Whose sessions.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -46,27 +42,10 @@ pub(crate) fn fill(url: &str, sessions: u64) {
         if sessions > STEP {
             eprintln!("bench: filling, {from} of {sessions} sessions");
         }
-        conn.batch_execute(&statements(from, until)).unwrap();
+        conn.batch_execute(&seed::statements(from, until)).unwrap();
     }
     conn.batch_execute("VACUUM (ANALYZE)").unwrap();
     conn.batch_execute("CHECKPOINT").unwrap();
-}
-
-/// Inserts the sessions from `from` to before `until`, each with a user.
-fn statements(from: u64, until: u64) -> String {
-    let numbers = format!("generate_series({from}, {}) AS n", until - 1);
-    let digits = "lpad(to_hex(n), 12, '0')";
-    let user = format!("('01900000-0000-4000-8000-' || {digits})::uuid");
-    format!(
-        "INSERT INTO users (id, created_at, logged_in_at) SELECT {user}, now(), now() FROM {numbers};
-         INSERT INTO sessions (id, user_id, generation, secret_digest, access_jti,
-             access_issued_at, access_expires_at, created_at, idle_expires_at, expires_at, user_agent, ip)
-         SELECT ('01900000-0000-7000-8000-' || {digits})::uuid, {user}, 0,
-             sha256(sha256(('secret ' || n)::bytea)), gen_random_uuid(), now(),
-             now() + interval '15 minutes', now(), now() + interval '30 days',
-             now() + interval '90 days', 'matchbook-load', '127.0.0.1'
-         FROM {numbers}"
-    )
 }
 
 /// Writes refresh tokens of one half of the sessions into a file, in an order
@@ -85,7 +64,7 @@ pub(crate) fn write_tokens(
     for i in 0..pairs.min(TOKENS) {
         let n = 2 * (i * step % pairs) + half as u64;
         let token = RefreshToken {
-            session: SessionId(Uuid::from_u128(FIRST + u128::from(n))),
+            session: seed::session(n),
             generation: 0,
             secret: Secret::from_bytes(sha256(format!("secret {n}").as_bytes())),
         };

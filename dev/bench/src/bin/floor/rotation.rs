@@ -8,7 +8,9 @@ use diesel::pg::data_types::PgTimestamp;
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::serialize::{self, IsNull, Output, ToSql};
-use diesel::sql_types::{Array, BigInt, Binary, Inet, Nullable, Text, Timestamptz, Uuid as Id};
+use diesel::sql_types::{
+    Array, BigInt, Binary, Inet, Nullable, SmallInt, Text, Timestamptz, Uuid as Id,
+};
 use uuid::Uuid;
 
 /// The values of a rotation, of the types that Matchbook binds, each with what
@@ -50,8 +52,8 @@ macro_rules! values {
                 )+
                 out.push_sql(") WITH ORDINALITY AS new (");
                 $(out.push_sql(concat!(stringify!($name), ", "));)+
-                out.push_sql("place) WHERE old.id = new.id ");
-                out.push_sql("RETURNING new.place, old.user_id, old.expires_at");
+                out.push_sql("number) WHERE old.place = new.place AND old.id = new.id ");
+                out.push_sql("RETURNING new.number, old.user_id, old.expires_at");
                 Ok(())
             }
         }
@@ -71,7 +73,8 @@ values! {
     " END, idle_expires_at = " idle: Timestamptz = PgTimestamp;
     ", user_agent = " agent: Nullable<Text> = Option<String>;
     ", ip = " ip: Nullable<Inet> = Option<Loopback>;
-    " WHERE id = " id: Id = Uuid;
+    " WHERE place = " place: SmallInt = i16;
+    " AND id = " id: Id = Uuid;
 }
 
 const MANY: &str = "UPDATE sessions AS old SET generation = new.generation, \
@@ -134,6 +137,7 @@ impl Rotation {
             idle: at(IDLE_LIFETIME),
             agent,
             ip: Some(Loopback),
+            place: i16::from(id.as_bytes()[8] & 63),
             id,
         }
     }

@@ -7,6 +7,7 @@ use clap::Args;
 use diesel::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
+use matchbook_bench::seed;
 use uuid::Uuid;
 
 use crate::queue::connect;
@@ -78,13 +79,10 @@ fn rotate(conn: &mut PgConnection, sessions: &[Uuid], batched: bool) {
 /// The ids of so many sessions with an odd number, spread evenly over the table.
 fn sessions(database: &str, count: usize) -> Vec<Uuid> {
     let mut conn = connect(database);
-    // Those that were filled in; others may have been opened since.
-    let all = diesel::dsl::sql::<BigInt>(
-        "SELECT count(*) FROM sessions WHERE id < '01900000-0000-7000-8001-000000000000'",
-    );
-    let all = usize::try_from(all.get_result::<i64>(&mut conn).unwrap()).unwrap();
-    let step = all / count / 2 * 2;
+    // Servers may have opened others since.
+    let all = format!("SELECT count(*) FROM sessions WHERE {}", seed::SEEDED);
+    let all = diesel::dsl::sql::<BigInt>(&all).get_result::<i64>(&mut conn).unwrap();
+    let step = usize::try_from(all).unwrap() / count / 2 * 2;
     assert!(step > 0, "there are too few sessions");
-    let first = Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0001).as_u128();
-    (0..count).map(|n| Uuid::from_u128(first + (n * step) as u128)).collect()
+    (0..count).map(|n| seed::session((1 + n * step) as u64).0).collect()
 }
