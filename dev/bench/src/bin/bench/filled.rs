@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use diesel::connection::SimpleConnection;
 use diesel::{Connection, PgConnection};
+use matchbook_bench::seed;
 use matchbook_server::crypto::Secret;
-use matchbook_server::ids::SessionId;
 use matchbook_server::keys::DerivedKeys;
 use matchbook_server::tokens::RefreshToken;
 use openssl::sha::sha256;
