@@ -19,6 +19,7 @@ use crate::config::{Config, Tls};
 use crate::connections::Connections;
 use crate::data_dir::{self, DataDir};
 use crate::http::state::State;
+use crate::issuer::{self, Issuer};
 use crate::keys::{DerivedKeys, KeyRing};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
@@ -120,18 +121,22 @@ pub async fn start(config: &Config) -> Result<Application, Error> {
     let connections =
         Connections::new(config.limits.as_ref(), config.proxies.clone(), measures.clone());
     let max_connections = config.max_connections.min(connections_for(raise_file_limit()));
-    let state = web::Data::new(State {
+    let issuer = Issuer::new(issuer::Parts {
         store,
         keys: keys.clone(),
-        token_keys: Arc::new(derived.token_keys),
-        active: active.clone(),
+        status: active.clone(),
+        token_keys: derived.token_keys,
         policy: config.policy,
+        salt_expiry,
+        metrics: measures.clone(),
+        name: config.keys.issuer.clone(),
+        audience: config.keys.audience.clone(),
+    });
+    let state = web::Data::new(State {
+        issuer: Arc::new(issuer),
         limits: Limits::new(config.limits),
         proxies: config.proxies.clone(),
         metrics: measures,
-        salt_expiry,
-        issuer: config.keys.issuer.clone(),
-        audience: config.keys.audience.clone(),
     });
 
     let metrics =

@@ -1,12 +1,17 @@
-//! Routes and handlers, a file for each group of endpoints.
+//! The HTTP API: routes and handlers, one file for each group of endpoints.
+//!
+//! A handler parses its request, calls one method of the issuer and writes the
+//! response. Status codes are in `error`.
 
 pub mod error;
 mod extract;
+mod guests;
 mod health;
+mod metrics;
 mod middleware;
+mod refresh;
 mod sessions;
 pub mod state;
-mod tokens;
 mod user;
 mod well_known;
 
@@ -18,55 +23,55 @@ use actix_web::{HttpRequest, Resource, Route, guard, web};
 use error::Error;
 pub use middleware::{close_unread_bodies, request_log};
 
-/// The most bytes of a form. The longest good one is a tenth of this.
-const LONGEST_FORM: usize = 8 * 1024;
+/// The maximum length of a form, in bytes. The longest valid one is a tenth of this.
+const MAX_FORM_LEN: usize = 8 * 1024;
 
-/// Every route of the server.
+/// Adds the routes of the API.
 pub fn routes(service: &mut web::ServiceConfig) {
     service
-        .app_data(web::FormConfig::default().limit(LONGEST_FORM).error_handler(bad_form))
-        .app_data(web::QueryConfig::default().error_handler(bad_query))
-        // In the order of how often they are asked for: the first that fits is taken.
+        .app_data(web::FormConfig::default().limit(MAX_FORM_LEN).error_handler(form_error))
+        .app_data(web::QueryConfig::default().error_handler(query_error))
+        // The most frequent first: actix takes the first route that matches.
         .service(resource("/user", "GET", web::get().to(user::user)))
-        .service(resource("/refresh", "POST", web::post().to(tokens::refresh)))
+        .service(resource("/refresh", "POST", web::post().to(refresh::refresh)))
         .service(
             resource("/.well-known/jwks.json", "GET, HEAD, OPTIONS", read().to(well_known::jwks))
                 .route(web::route().guard(guard::Options()).to(well_known::preflight)),
         )
-        .service(resource("/register", "GET", web::get().to(tokens::register)))
-        .service(resource("/token", "GET", web::get().to(tokens::token)))
+        .service(resource("/register", "GET", web::get().to(guests::register)))
+        .service(resource("/token", "GET", web::get().to(guests::token)))
         .service(resource("/logout", "POST", web::post().to(sessions::logout)))
         .service(resource("/health/live", "GET, HEAD", read().to(health::live)))
         .service(resource("/health/ready", "GET, HEAD", read().to(health::ready)))
         .service(
             resource("/sessions", "GET, DELETE", web::get().to(sessions::list))
-                .route(web::delete().to(sessions::end_all)),
+                .route(web::delete().to(sessions::revoke_all)),
         )
-        .service(resource("/sessions/{id}", "DELETE", web::delete().to(sessions::end_one)))
+        .service(resource("/sessions/{id}", "DELETE", web::delete().to(sessions::revoke)))
         .default_service(web::to(async || Err::<(), _>(Error::NotFound)));
 }
 
-/// The one route of the server for measures.
+/// Adds the route of the metrics, which have an address of their own.
 pub fn metrics_routes(service: &mut web::ServiceConfig) {
     service
-        .service(resource("/metrics", "GET, HEAD", read().to(health::metrics)))
+        .service(resource("/metrics", "GET, HEAD", read().to(metrics::metrics)))
         .default_service(web::to(async || Err::<(), _>(Error::NotFound)));
 }
 
-/// A path that answers other methods with those that it takes.
+/// Returns a path that rejects other methods than `methods`.
 fn resource(path: &str, methods: &'static str, route: Route) -> Resource {
     web::resource(path)
         .route(route)
         .default_service(web::to(move || ready(Err::<(), _>(Error::MethodNotAllowed(methods)))))
 }
 
-/// A route that changes nothing.
+/// Returns a route for `GET` and `HEAD`.
 fn read() -> Route {
     web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the signature is actix's")]
-fn bad_form(error: UrlencodedError, _: &HttpRequest) -> actix_web::Error {
+fn form_error(error: UrlencodedError, _: &HttpRequest) -> actix_web::Error {
     match error {
         UrlencodedError::Overflow { .. } => Error::PayloadTooLarge,
         UrlencodedError::ContentType => {
@@ -79,7 +84,7 @@ fn bad_form(error: UrlencodedError, _: &HttpRequest) -> actix_web::Error {
     .into()
 }
 
-fn bad_query(_: QueryPayloadError, _: &HttpRequest) -> actix_web::Error {
+fn query_error(_: QueryPayloadError, _: &HttpRequest) -> actix_web::Error {
     Error::InvalidRequest(
         "The query cannot be read: send each parameter once, percent-encoded as UTF-8.",
     )

@@ -8,6 +8,8 @@ pub mod app;
 
 pub mod http;
 
+pub mod issuer;
+
 pub mod config;
 
 pub mod tls;

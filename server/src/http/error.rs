@@ -1,4 +1,4 @@
-//! How a refusal looks on the wire: the one place that knows status codes.
+//! The errors of the API: status, code and message of each, and its headers.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,230 +8,242 @@ use actix_web::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
 use matchbook_shared::{ErrorBody, Reason};
 
-use crate::crypto::RngError;
+use crate::issuer::{self, ErrorKind, LoginError, RefreshError, VerifyError};
 use crate::sessions::InvalidGrant;
-use crate::{keys, store};
 
-/// Why a request is not granted. `Display` is what the client is told; what a
-/// `5xx` was about goes to the log alone.
+/// Why a request is rejected. `Display` is the message for the client. The cause of
+/// a `5xx` is only logged.
 #[derive(Debug)]
 pub enum Error {
     /// The request is malformed; what to send instead.
     InvalidRequest(&'static str),
     /// The bearer token was sent in a way that RFC 6750 forbids.
     InvalidBearer(&'static str),
-    /// No access token was sent.
+    /// The request has no access token.
     MissingToken,
-    /// The access token is not good; why.
+    /// The access token is not valid; why.
     InvalidToken(&'static str),
-    /// The refresh token is not good; why, where it was genuine.
+    /// The refresh token is not valid. `None`: this server did not issue it.
     InvalidGrant(Option<InvalidGrant>),
-    /// No user has that id.
     UserNotFound,
-    /// The guest's session still lives.
+    /// The guest has a live session.
     AlreadyActive,
-    /// The guest's one sign-in is used up.
+    /// The guest has logged in before.
     GuestIdUsed,
-    /// The user has no such session.
+    /// The user has no session of this id.
     SessionNotFound,
-    /// There were too many requests; how long to wait.
+    /// How long to wait.
     RateLimited(Duration),
-    /// There is nothing at this path.
     NotFound,
-    /// The path takes other methods.
+    /// The methods that the path allows.
     MethodNotAllowed(&'static str),
-    /// The body is longer than any good request.
     PayloadTooLarge,
-    /// The body did not arrive in time.
     BodyTimeout,
-    /// The database failed.
-    Store(store::Error),
-    /// A key operation failed.
-    Keys(keys::Error),
-    /// This server has no key to sign with: its secret is not the database's.
-    NoKey,
-    /// This server could not read its keys for too long.
-    StaleKeys,
+    Failed(issuer::Error),
 }
 
-impl From<store::Error> for Error {
-    fn from(error: store::Error) -> Self {
-        Self::Store(error)
+impl From<issuer::Error> for Error {
+    fn from(error: issuer::Error) -> Self {
+        Self::Failed(error)
     }
 }
 
-impl From<keys::Error> for Error {
-    fn from(error: keys::Error) -> Self {
+impl From<LoginError> for Error {
+    fn from(error: LoginError) -> Self {
         match error {
-            keys::Error::NoKey => Self::NoKey,
-            keys::Error::Stale => Self::StaleKeys,
-            keys::Error::Store(error) => Self::Store(error),
-            error => Self::Keys(error),
+            LoginError::UserNotFound => Self::UserNotFound,
+            LoginError::AlreadyActive => Self::AlreadyActive,
+            LoginError::GuestIdUsed => Self::GuestIdUsed,
+            LoginError::Failed(error) => Self::Failed(error),
         }
     }
 }
 
-impl From<RngError> for Error {
-    fn from(error: RngError) -> Self {
-        Self::Keys(error.into())
+impl From<RefreshError> for Error {
+    fn from(error: RefreshError) -> Self {
+        match error {
+            RefreshError::InvalidGrant(reason) => Self::InvalidGrant(Some(reason)),
+            RefreshError::Failed(error) => Self::Failed(error),
+        }
     }
 }
 
-/// The protection space (RFC 9110 §11.5) named in every challenge.
+impl From<VerifyError> for Error {
+    fn from(error: VerifyError) -> Self {
+        match error {
+            VerifyError::Invalid => Self::INVALID_ACCESS_TOKEN,
+            VerifyError::Expired => Self::InvalidToken("The access token has expired: refresh it."),
+            VerifyError::Revoked => Self::InvalidToken("The session has ended: log in again."),
+            VerifyError::Failed(error) => Self::Failed(error),
+        }
+    }
+}
+
+/// The protection space (RFC 9110 §11.5) of each challenge.
 const REALM: &str = r#"Bearer realm="matchbook""#;
 
 impl Error {
-    /// The code in the answer, for programs.
-    fn code(&self) -> &'static str {
+    pub(super) const INVALID_ACCESS_TOKEN: Self =
+        Self::InvalidToken("The access token is not valid: log in or refresh.");
+
+    /// Returns the status, the code for programs and the message for people.
+    fn parts(&self) -> (StatusCode, &'static str, &'static str) {
+        use StatusCode as Status;
         match self {
-            Self::InvalidRequest(_) | Self::InvalidBearer(_) => "invalid_request",
-            Self::MissingToken => "missing_token",
-            Self::InvalidToken(_) => "invalid_token",
-            Self::InvalidGrant(_) => "invalid_grant",
-            Self::UserNotFound => "unknown_user",
-            // The article's own words, which its clients look for.
-            Self::AlreadyActive => "User already has an active token",
-            Self::GuestIdUsed => "sign_in_used",
-            Self::SessionNotFound => "unknown_session",
-            Self::RateLimited(_) => "too_many_requests",
-            Self::NotFound => "not_found",
-            Self::MethodNotAllowed(_) => "method_not_allowed",
-            Self::PayloadTooLarge => "too_large",
-            Self::BodyTimeout => "too_slow",
-            Self::NoKey | Self::StaleKeys => "temporarily_unavailable",
-            Self::Store(error) if error.is_transient() => "temporarily_unavailable",
-            Self::Store(_) | Self::Keys(_) => "server_error",
+            Self::InvalidRequest(message) | Self::InvalidBearer(message) => {
+                (Status::BAD_REQUEST, "invalid_request", message)
+            }
+            Self::MissingToken => (
+                Status::UNAUTHORIZED,
+                "missing_token",
+                "Send an access token: `Authorization: Bearer <token>`.",
+            ),
+            Self::InvalidToken(message) => (Status::UNAUTHORIZED, "invalid_token", message),
+            Self::InvalidGrant(reason) => {
+                (Status::UNAUTHORIZED, "invalid_grant", invalid_grant_message(*reason))
+            }
+            Self::UserNotFound => {
+                (Status::NOT_FOUND, "unknown_user", "No user has this id: get one from /register.")
+            }
+            // Code and message of the article that this API follows; its clients compare
+            // the code.
+            Self::AlreadyActive => (
+                Status::BAD_REQUEST,
+                "User already has an active token",
+                "Use the /refresh endpoint with your refresh token to get a new token",
+            ),
+            Self::GuestIdUsed => (
+                Status::BAD_REQUEST,
+                "sign_in_used",
+                "A guest id permits one login, and this one is used: get a new id from /register.",
+            ),
+            Self::SessionNotFound => (
+                Status::NOT_FOUND,
+                "unknown_session",
+                "You have no session of this id: GET /sessions lists them.",
+            ),
+            Self::RateLimited(_) => (
+                Status::TOO_MANY_REQUESTS,
+                "too_many_requests",
+                "Too many requests: wait for as long as the Retry-After header says.",
+            ),
+            Self::NotFound => (Status::NOT_FOUND, "not_found", "There is nothing at this path."),
+            Self::MethodNotAllowed(_) => (
+                Status::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "This path does not allow this method: see the Allow header.",
+            ),
+            Self::PayloadTooLarge => {
+                (Status::PAYLOAD_TOO_LARGE, "too_large", "The request body is too large.")
+            }
+            Self::BodyTimeout => (
+                Status::REQUEST_TIMEOUT,
+                "too_slow",
+                "The request body did not arrive in time: send it again.",
+            ),
+            Self::Failed(error) => failure_parts(error.kind()),
         }
     }
 
-    /// Why a genuine refresh token is refused, for programs.
+    /// Returns why a token that this server issued is rejected.
     fn reason(&self) -> Option<Reason> {
-        let Self::InvalidGrant(Some(refusal)) = self else { return None };
-        Some(refusal.reason())
+        let Self::InvalidGrant(Some(reason)) = self else { return None };
+        Some(reason.reason())
     }
 
-    /// The challenge that goes with a `401` (RFC 6750 §3).
+    /// Returns the challenge of a `401` (RFC 6750 §3).
     fn challenge(&self) -> Option<String> {
         match self {
             Self::MissingToken | Self::InvalidGrant(_) => Some(REALM.to_owned()),
             Self::InvalidToken(_) | Self::InvalidBearer(_) => {
-                Some(format!(r#"{REALM}, error="{}", error_description="{self}""#, self.code()))
+                let (_, code, message) = self.parts();
+                Some(format!(r#"{REALM}, error="{code}", error_description="{message}""#))
             }
             _ => None,
         }
     }
 }
 
+fn invalid_grant_message(reason: Option<InvalidGrant>) -> &'static str {
+    match reason {
+        None | Some(InvalidGrant::Unknown) => "The refresh token is not valid: log in again.",
+        Some(InvalidGrant::ExpiredIdle) => {
+            "The session expired because it was not used: log in again."
+        }
+        Some(InvalidGrant::ExpiredAbsolute) => {
+            "The session has reached its maximum lifetime: log in again."
+        }
+        Some(InvalidGrant::Ended(_)) => "The session has ended: log in again.",
+        Some(InvalidGrant::Superseded) => {
+            "A newer refresh token was issued a moment ago: use that one."
+        }
+        Some(InvalidGrant::Reuse) => {
+            "The refresh token was used before and may have been copied, so the session has ended: \
+             log in again."
+        }
+    }
+}
+
+fn failure_parts(kind: ErrorKind) -> (StatusCode, &'static str, &'static str) {
+    let message = match kind {
+        ErrorKind::DatabaseUnavailable => {
+            "The server cannot reach its database: try again in a moment."
+        }
+        ErrorKind::WrongClock => "The clock of the server is wrong: try again in a moment.",
+        ErrorKind::NoKey => "The server has no key to sign with: try again in a moment.",
+        ErrorKind::StaleKeys => "The server cannot read its signing keys: try again in a moment.",
+        ErrorKind::Internal => {
+            let message = "The server failed: its log has the cause.";
+            return (StatusCode::INTERNAL_SERVER_ERROR, "server_error", message);
+        }
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable", message)
+}
+
+/// Rounds a duration up, so that a client that waits for it does not come too early.
+pub(super) fn round_up_to_seconds(duration: Duration) -> u64 {
+    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::InvalidRequest(problem)
-            | Self::InvalidBearer(problem)
-            | Self::InvalidToken(problem) => problem,
-            Self::MissingToken => "Send an access token: `Authorization: Bearer <token>`.",
-            Self::InvalidGrant(None | Some(InvalidGrant::Unknown)) => {
-                "The refresh token is not valid: log in again."
-            }
-            Self::InvalidGrant(Some(InvalidGrant::ExpiredIdle)) => {
-                "The session was not used for too long: log in again."
-            }
-            Self::InvalidGrant(Some(InvalidGrant::ExpiredAbsolute)) => {
-                "The session has reached its longest life: log in again."
-            }
-            Self::InvalidGrant(Some(InvalidGrant::Ended(_))) => {
-                "The session has ended: log in again."
-            }
-            Self::InvalidGrant(Some(InvalidGrant::Superseded)) => {
-                "A newer refresh token was granted a moment ago: use that one."
-            }
-            Self::InvalidGrant(Some(InvalidGrant::Reuse)) => {
-                "The refresh token was used before, so somebody may hold a copy of it; the session \
-                 has ended: log in again."
-            }
-            Self::UserNotFound => "No user has this id: get one from /register.",
-            Self::AlreadyActive => {
-                "Use the /refresh endpoint with your refresh token to get a new token"
-            }
-            Self::GuestIdUsed => {
-                "A guest id is good for one sign-in, and this one is used: get a new id from \
-                 /register."
-            }
-            Self::SessionNotFound => "You have no session of this id: GET /sessions lists them.",
-            Self::RateLimited(_) => {
-                "There were too many requests: wait for as long as the Retry-After header says."
-            }
-            Self::NotFound => "There is nothing at this path.",
-            Self::MethodNotAllowed(_) => {
-                "This path does not take this method: see the Allow header."
-            }
-            Self::PayloadTooLarge => "The request is longer than any that is good.",
-            Self::BodyTimeout => "The request did not arrive in time: send it again.",
-            Self::StaleKeys => "The server cannot read its signing keys: try again in a moment.",
-            Self::NoKey => "The server has no key to sign with: try again in a moment.",
-            Self::Store(store::Error::WrongClock) => {
-                "The clock of the server is wrong: try again in a moment."
-            }
-            Self::Store(error) if error.is_transient() => {
-                "The server cannot reach its database: try again in a moment."
-            }
-            Self::Store(_) | Self::Keys(_) => "The server failed; its log says why.",
-        })
+        f.write_str(self.parts().2)
     }
 }
 
 impl ResponseError for Error {
     fn status_code(&self) -> StatusCode {
-        match self {
-            Self::InvalidRequest(_)
-            | Self::InvalidBearer(_)
-            | Self::AlreadyActive
-            | Self::GuestIdUsed => StatusCode::BAD_REQUEST,
-            Self::MissingToken | Self::InvalidToken(_) | Self::InvalidGrant(_) => {
-                StatusCode::UNAUTHORIZED
-            }
-            Self::UserNotFound | Self::SessionNotFound | Self::NotFound => StatusCode::NOT_FOUND,
-            Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
-            Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::NoKey | Self::StaleKeys => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Store(error) if error.is_transient() => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Store(_) | Self::Keys(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        }
+        self.parts().0
     }
 
     fn error_response(&self) -> HttpResponse {
-        match self {
-            Self::Store(error) => tracing::error!(%error, "the database failed a request"),
-            Self::Keys(error) => tracing::error!(%error, "a key operation failed"),
-            Self::NoKey => tracing::error!("no key to sign with"),
-            Self::StaleKeys => tracing::error!("signing keys too old to be used"),
-            _ => {}
+        if let Self::Failed(error) = self {
+            tracing::error!(%error, "request failed");
         }
-        let mut response = HttpResponse::build(self.status_code());
+        let (status, code, message) = self.parts();
+        let mut response = HttpResponse::build(status);
         if let Some(challenge) = self.challenge() {
             response.insert_header((WWW_AUTHENTICATE, challenge));
         }
         match self {
             Self::RateLimited(wait) => {
-                let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-                response.insert_header((RETRY_AFTER, seconds));
+                response.insert_header((RETRY_AFTER, round_up_to_seconds(*wait)));
             }
             Self::MethodNotAllowed(allowed) => {
                 response.insert_header((ALLOW, *allowed));
             }
-            // What is left of the body is of no interest.
+            // The rest of the body is not read.
             Self::PayloadTooLarge | Self::BodyTimeout => {
                 response.force_close();
             }
-            _ if self.status_code() == StatusCode::SERVICE_UNAVAILABLE => {
+            _ if status == StatusCode::SERVICE_UNAVAILABLE => {
                 response.insert_header((RETRY_AFTER, "1"));
             }
             _ => {}
         }
         response.json(ErrorBody {
-            error: self.code().to_owned(),
-            message: self.to_string(),
+            error: code.to_owned(),
+            message: message.to_owned(),
             reason: self.reason(),
         })
     }

@@ -2,3 +2,5 @@
 
 pub(super) mod bearer;
 pub(super) mod body_timeout;
+pub(super) mod client_info;
+pub(super) mod idempotency_key;

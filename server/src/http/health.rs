@@ -1,59 +1,35 @@
-//! For whatever watches over the server.
+//! Health checks, for a load balancer or an operator.
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::RETRY_AFTER;
 use actix_web::{HttpRequest, HttpResponse, web};
 use matchbook_shared::{Health, Readiness, ServerStatus};
 
-use super::tokens::limit;
-use crate::http::error::Error;
-use crate::http::state::State;
+use super::error::Error;
+use super::middleware::request_log::client_ip;
+use super::state::State;
+use crate::issuer::HealthReport;
 use crate::limits::Limit;
-use crate::store::ClockState;
 
-/// `GET /health/live`: the process answers. Asks nothing of anybody.
+/// `GET /health/live`: the process responds. Checks nothing else.
 pub(super) async fn live() -> HttpResponse {
     HttpResponse::Ok().json(serde_json::json!({ "status": "live" }))
 }
 
-/// `GET /health/ready`: the server can do its work, or says why it cannot.
-/// Without its database it cannot (`503`); without Redis it is slower and correct,
-/// and with a key that it cannot open it refuses what other servers sign (`200`).
-///
-/// # Errors
-/// When its address asks too often.
+/// `GET /health/ready`: whether the server can work, and what is wrong. It responds
+/// `503` without its database, and `200` without Redis: slower, but correct. It also
+/// responds `200` with a key that it cannot decrypt, whose tokens it rejects.
 pub(super) async fn ready(
     state: web::Data<State>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Error> {
-    limit(&state, &request, Limit::Ready)?;
-    Ok(readiness(&state).await)
+    state.check_limit(client_ip(&request).map(Limit::Ready))?;
+    Ok(readiness(state.issuer.health().await))
 }
 
-async fn readiness(state: &State) -> HttpResponse {
+fn readiness(report: HealthReport) -> HttpResponse {
     let up = |up| if up { Health::Up } else { Health::Down };
-    let database = state.store.check_writable().await;
-    let redis = state.active.ask_redis().await;
-    let mut problems = redis.problems;
-    if let Err(error) = &database {
-        tracing::warn!(%error, "not ready");
-        problems.push("The database takes no writes: nothing can be granted.".to_owned());
-    }
-    let (clock, problem) = state.store.clock();
-    problems.extend(problem.map(|problem| sentence(&problem)));
-    if !state.keys.is_whole() {
-        problems.push(
-            "A signing key in the database was sealed under another secret: what other servers \
-             sign with it is refused here."
-                .to_owned(),
-        );
-    }
-    let can_sign = state.keys.can_sign();
-    if !can_sign {
-        problems.push("There is no key to sign with: nothing can be granted.".to_owned());
-    }
-    let works = database.is_ok() && can_sign && clock != ClockState::Wrong;
-    let (status, code) = match (works, problems.is_empty()) {
+    let (status, code) = match (report.can_issue, report.problems.is_empty()) {
         (false, _) => (ServerStatus::Unavailable, StatusCode::SERVICE_UNAVAILABLE),
         (true, false) => (ServerStatus::Degraded, StatusCode::OK),
         (true, true) => (ServerStatus::Ready, StatusCode::OK),
@@ -64,24 +40,8 @@ async fn readiness(state: &State) -> HttpResponse {
     }
     response.json(Readiness {
         status,
-        database: up(database.is_ok()),
-        redis: redis.up.map(up),
-        problems,
+        database: up(report.database),
+        redis: report.redis.map(up),
+        problems: report.problems,
     })
-}
-
-/// The same, as the others begin and end.
-fn sentence(text: &str) -> String {
-    let mut letters = text.chars();
-    letters
-        .next()
-        .map_or_else(String::new, |first| format!("{}{}.", first.to_uppercase(), letters.as_str()))
-}
-
-/// `GET /metrics`, for Prometheus.
-pub(super) async fn metrics(state: web::Data<State>) -> HttpResponse {
-    let redis = state.active.redis();
-    HttpResponse::Ok()
-        .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
-        .body(state.metrics.text(&state.store, redis.up == Some(true), redis.evicting))
 }

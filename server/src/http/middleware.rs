@@ -1,7 +1,7 @@
-//! Middleware around every handler.
+//! Middleware around each handler.
 
 pub(super) mod request_log;
-pub(super) mod unread_body;
+mod unread_body;
 
 pub use request_log::request_log;
 pub use unread_body::close_unread_bodies;

@@ -1,39 +1,30 @@
-//! What a handler may use.
+//! The state that all handlers share.
 
 use std::sync::Arc;
 
-use crate::crypto::TokenKeys;
-use crate::keys::KeyRing;
-use crate::limits::Limits;
+use crate::http::error::Error;
+use crate::issuer::Issuer;
+use crate::limits::{Limit, Limits};
 use crate::metrics::Metrics;
 use crate::proxies::TrustedProxies;
-use crate::sessions::Policy;
-use crate::store::Store;
-use crate::sweeper::SaltExpiry;
-use crate::token_status::TokenStatus;
 
-/// Shared by all handlers of a server.
+/// What a handler may use. It holds no database: handlers call the issuer.
 pub struct State {
-    /// The database.
-    pub store: Store,
-    /// Signs and verifies access tokens.
-    pub keys: Arc<KeyRing>,
-    /// Tags and recognises refresh tokens.
-    pub token_keys: Arc<TokenKeys>,
-    /// Knows which access tokens are active.
-    pub active: Arc<TokenStatus>,
-    /// How long tokens and sessions live.
-    pub policy: Policy,
-    /// Counts requests against their limits.
+    pub issuer: Arc<Issuer>,
     pub limits: Limits,
-    /// Whose word is taken on who asked them.
     pub proxies: TrustedProxies,
-    /// What is counted and measured.
     pub metrics: Arc<Metrics>,
-    /// Tells the sweeper what was rotated.
-    pub salt_expiry: SaltExpiry,
-    /// `iss` in access tokens.
-    pub issuer: String,
-    /// `aud` in access tokens.
-    pub audience: String,
+}
+
+impl State {
+    /// Counts a request against a rate limit. `None`, for a request without a client
+    /// address, is not limited.
+    pub(super) fn check_limit(&self, limit: Option<Limit>) -> Result<(), Error> {
+        let Some(limit) = limit else { return Ok(()) };
+        self.limits.check(limit).map_err(|wait| {
+            self.metrics.limited(limit.as_str());
+            tracing::debug!(?limit, "rate limit exceeded");
+            Error::RateLimited(wait)
+        })
+    }
 }

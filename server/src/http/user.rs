@@ -1,4 +1,4 @@
-//! The protected resource.
+//! `GET /user`, the protected resource.
 
 use actix_web::web::Json;
 use matchbook_shared::UserInfo;
@@ -6,7 +6,7 @@ use matchbook_shared::UserInfo;
 use super::extract::bearer::Bearer;
 use crate::clock;
 
-/// `GET /user`: whose access token this is, and until when.
+/// Returns the user of the access token, and when the token expires.
 pub(super) async fn user(Bearer(access): Bearer) -> Json<UserInfo> {
     Json(UserInfo {
         user_id: access.user.0,

@@ -239,7 +239,7 @@ async fn key_encrypted_under_an_unknown_secret_shows_in_readiness() {
     })
     .await;
     let problems = server.http.get("/health/ready").await.json()["problems"].to_string();
-    assert!(problems.contains("sealed under another secret"), "{problems}");
+    assert!(problems.contains("encrypted under another secret"), "{problems}");
     server.process.await_log("cannot be opened with this server's secret");
     server.log_in().await;
     let wrong = server.world.server(binary()).set("secret", "a-third-secret-of-at-least-32-chars");

@@ -32,7 +32,7 @@ async fn trace_log_of_a_complete_run_contains_no_secret() {
 
     let log = server.process.log();
     let log_holds = |text: &str| assert!(log.contains(text), "{text} is not in {log}");
-    log_holds("refresh repeated");
+    log_holds("refresh reissued");
     assert!(log.contains("session opened") && log.contains("refresh token reused"), "{log}");
     for tokens in [&first, &second] {
         let signature = tokens.access.rsplit('.').next().unwrap();

@@ -35,7 +35,7 @@ async fn rotated_token_within_the_grace_period_gets_the_same_pair() {
         assert_eq!(server.user(&again.access).await, 200);
     }
     assert_eq!(server.number("SELECT generation AS number FROM sessions"), 1);
-    server.process.await_log("refresh repeated");
+    server.process.await_log("refresh reissued");
     Tokens::of(&server.refresh(&second.refresh).await);
 }
 
@@ -57,7 +57,7 @@ async fn grace_period_counts_from_the_first_use_and_later_reuse_ends_the_session
     assert!(begun.elapsed() >= Duration::from_secs(2));
     assert_eq!((reused.status, reused.field("error").as_str()), (401, "invalid_grant"));
     assert_eq!(reused.field("reason"), "reuse");
-    server.process.await_log("refresh token reused: session ended");
+    server.process.await_log("refresh token reused, session ended");
     assert_eq!(server.user(&second.access).await, 401);
     assert_eq!(server.refresh(&second.refresh).await.field("reason"), "reuse");
 }
@@ -148,7 +148,7 @@ async fn strict_mode_reuse_ends_the_session_and_its_access_tokens_at_once() {
     let reused = server.refresh_with(&first.refresh, KEY).await;
     assert_eq!((reused.status, reused.field("error").as_str()), (401, "invalid_grant"));
     assert_eq!(reused.field("reason"), "reuse");
-    server.process.await_log("refresh token reused: session ended");
+    server.process.await_log("refresh token reused, session ended");
 
     assert_eq!(server.user(&first.access).await, 401);
     assert_eq!(server.user(&second.access).await, 401);

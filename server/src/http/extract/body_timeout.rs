@@ -1,4 +1,4 @@
-//! Bodies that arrive in time.
+//! A timeout for request bodies.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,11 +9,10 @@ use actix_web::{FromRequest, HttpRequest};
 
 use crate::http::error::Error;
 
-/// How long a body may take to arrive. Any good one fits into one packet.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a body may take to arrive. Each valid one fits into one packet.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What `T` reads from the body, if it arrives in time: whoever sends a byte
-/// now and then must not hold connections open for ever.
+/// Adds a timeout to `T`, against slow-body (slowloris) attacks.
 pub(in crate::http) struct WithTimeout<T>(pub(in crate::http) T);
 
 impl<T: FromRequest + 'static> FromRequest for WithTimeout<T> {
@@ -23,7 +22,7 @@ impl<T: FromRequest + 'static> FromRequest for WithTimeout<T> {
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let read = T::from_request(request, payload);
         Box::pin(async move {
-            match tokio::time::timeout(PATIENCE, read).await {
+            match tokio::time::timeout(BODY_TIMEOUT, read).await {
                 Ok(read) => read.map(Self).map_err(Into::into),
                 Err(_) => Err(Error::BodyTimeout.into()),
             }

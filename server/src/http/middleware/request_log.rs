@@ -1,5 +1,4 @@
-//! What is written down of each request: a line, a measure, and an id that its
-//! answer carries too.
+//! The log line, the duration metric and the id of each request.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -18,22 +17,19 @@ use crate::connections::Connection;
 use crate::http::state::State;
 use crate::metrics::{Label, Request};
 
-/// Names a request in logs and in its answer.
+/// The header that names a request, in the response and from a trusted proxy.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// The longest id that is taken over from a proxy, in characters.
-const LONGEST_ID: usize = 64;
-/// Where a proxy says whom it was asked by.
+/// The maximum length of a request id from a proxy, in characters.
+const MAX_REQUEST_ID_LEN: usize = 64;
+/// The header in which proxies name the addresses before them.
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
-/// The address of the client, as far as trusted proxies vouch for it.
+/// The address of the client: the first one that no trusted proxy has.
 #[derive(Clone, Copy)]
-struct Client(IpAddr);
+struct ClientIp(IpAddr);
 
-/// Logs and measures method, path, status and time. The path is the route's:
-/// what a client wrote instead may hold a guest id, which is a ticket.
-///
-/// # Errors
-/// Those of the request.
+/// Logs and measures method, path, status and duration. The path is the route's
+/// pattern: the path of the request may hold a guest id, which permits a login.
 pub async fn request_log(
     state: Data<State>,
     request: ServiceRequest,
@@ -43,43 +39,44 @@ pub async fn request_log(
     if let Some(connection) = request.request().conn_data::<Connection>() {
         connection.has_request();
     }
-    let (method, route) = (known(request.method()), request.match_pattern().unwrap_or_default());
+    let method = method_label(request.method());
+    let route = request.match_pattern().unwrap_or_default();
     let peer = request.peer_addr().map(|peer| peer.ip());
     if let Some(peer) = peer {
         let lines = request.headers().get_all(FORWARDED_FOR);
-        // What is not even text stops the walk along the proxies.
+        // A value that is not text ends the walk along the proxies.
         let lines: Vec<&str> = lines.map(|line| line.to_str().unwrap_or("?")).collect();
         let client = state.proxies.client(peer, lines.into_iter());
-        request.extensions_mut().insert(Client(client));
+        request.extensions_mut().insert(ClientIp(client));
     }
     let from_proxy = peer.is_some_and(|peer| state.proxies.include(peer.to_canonical()));
-    let id = from_proxy.then(|| given_id(&request)).flatten();
+    let id = from_proxy.then(|| forwarded_request_id(&request)).flatten();
     let id = id.unwrap_or_else(|| Uuid::new_v4().to_string());
 
-    // Whatever is logged on the way says what it was for.
     let span = tracing::info_span!("request", id, method, path = route);
-    let answered = async {
+    let respond = async {
         let response = next.call(request).await?;
-        let (status, took) = (response.status().as_u16(), start.elapsed());
-        tracing::debug!(status, micros = took.as_micros(), "answered");
-        state.metrics.answered(&Request { method: Label(method), route, status }, took);
+        let status = response.status().as_u16();
+        let duration = start.elapsed();
+        tracing::debug!(status, micros = duration.as_micros(), "response sent");
+        state.metrics.answered(&Request { method: Label(method), route, status }, duration);
         Ok::<_, Error>(response)
     };
-    let mut response = answered.instrument(span).await?;
+    let mut response = respond.instrument(span).await?;
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
     Ok(response)
 }
 
-/// The address of the client of a request that is observed.
-pub(in crate::http) fn client_address(request: &HttpRequest) -> Option<IpAddr> {
-    request.extensions().get::<Client>().map(|Client(address)| *address)
+/// Returns the client's address of a request that passed [`request_log`].
+pub(in crate::http) fn client_ip(request: &HttpRequest) -> Option<IpAddr> {
+    request.extensions().get::<ClientIp>().map(|ClientIp(address)| *address)
 }
 
-/// The name of a method that some route has: whatever else a client makes up
-/// must not become a label.
-fn known(method: &Method) -> &'static str {
+/// Returns the name of a method that a route has, or `other`: a client must not be
+/// able to create labels.
+fn method_label(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
         Method::HEAD => "HEAD",
@@ -90,10 +87,10 @@ fn known(method: &Method) -> &'static str {
     }
 }
 
-/// The id that a proxy has given the request, if it is fit for a log.
-fn given_id(request: &ServiceRequest) -> Option<String> {
+/// Returns the request id from a proxy, if it is fit for a log.
+fn forwarded_request_id(request: &ServiceRequest) -> Option<String> {
     let id = request.headers().get(REQUEST_ID)?.to_str().ok()?;
-    let fit = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
-    let good = !id.is_empty() && id.len() <= LONGEST_ID && id.bytes().all(fit);
-    good.then(|| id.to_owned())
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
+    let is_fit = !id.is_empty() && id.len() <= MAX_REQUEST_ID_LEN && id.bytes().all(is_allowed);
+    is_fit.then(|| id.to_owned())
 }

@@ -1,4 +1,4 @@
-//! Bodies that nobody reads to their end.
+//! Chunked request bodies that no handler reads to their end.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -15,16 +15,13 @@ use actix_web::web::Bytes;
 use actix_web::{Error, HttpMessage};
 use futures_util::Stream;
 
-/// How long a body in chunks is kept after the answer; longer than it takes to
-/// send one.
-const KEPT: Duration = Duration::from_secs(2);
+/// How long a chunked body is kept after the response: longer than it takes to send
+/// one.
+const LINGER: Duration = Duration::from_secs(2);
 
-/// Closes the connection of whoever sends a body in chunks that has not ended when
-/// the answer goes out. actix reads on for ever where such a body was dropped, and
-/// does close the connection where it was not: so it is kept for a moment.
-///
-/// # Errors
-/// Those of the request.
+/// Closes the connection if its chunked request body has not ended when the response
+/// is sent. actix keeps reading such a body once it is dropped, but closes the
+/// connection while it is held; so this holds it for [`LINGER`].
 pub async fn close_unread_bodies(
     mut request: ServiceRequest,
     next: Next<impl MessageBody>,
@@ -33,20 +30,20 @@ pub async fn close_unread_bodies(
         return next.call(request).await;
     }
     let body = Rc::new(RefCell::new(request.take_payload()));
-    let read: Pin<Box<dyn Stream<Item = _>>> = Box::pin(Shared(body.clone()));
-    request.set_payload(Payload::from(read));
-    let answer = next.call(request).await;
+    let stream: Pin<Box<dyn Stream<Item = _>>> = Box::pin(SharedPayload(body.clone()));
+    request.set_payload(Payload::from(stream));
+    let response = next.call(request).await;
     actix_web::rt::spawn(async move {
-        tokio::time::sleep(KEPT).await;
+        tokio::time::sleep(LINGER).await;
         drop(body);
     });
-    answer
+    response
 }
 
-/// A body that somebody else keeps as well.
-struct Shared(Rc<RefCell<Payload>>);
+/// A request body with two owners.
+struct SharedPayload(Rc<RefCell<Payload>>);
 
-impl Stream for Shared {
+impl Stream for SharedPayload {
     type Item = Result<Bytes, PayloadError>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {

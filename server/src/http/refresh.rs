@@ -1,0 +1,36 @@
+//! `POST /refresh`, the native form of OAuth's refresh token grant (RFC 6749 §6).
+
+use actix_web::web::{Data, Form, Json};
+use matchbook_shared::{RefreshRequest, TokenResponse};
+
+use super::error::{Error, round_up_to_seconds};
+use super::extract::body_timeout::WithTimeout;
+use super::extract::idempotency_key::OptionalKey;
+use super::state::State;
+use crate::issuer::IssuedTokens;
+use crate::limits::Limit;
+use crate::sessions::ClientInfo;
+
+/// Exchanges a refresh token for its successor.
+pub(super) async fn refresh(
+    state: Data<State>,
+    WithTimeout(form): WithTimeout<Form<RefreshRequest>>,
+    OptionalKey(key): OptionalKey,
+    client: ClientInfo,
+) -> Result<Json<TokenResponse>, Error> {
+    state.check_limit(client.ip.map(Limit::Refresh))?;
+    let text = form.into_inner().refresh_token.filter(|token| !token.is_empty());
+    let text = text.ok_or(Error::InvalidRequest("Send the form field `refresh_token`."))?;
+    let presented = state.issuer.authenticate(&text, key, client);
+    let presented = presented.ok_or(Error::InvalidGrant(None))?;
+    state.check_limit(Some(Limit::Session(presented.token.session)))?;
+    Ok(token_response(state.issuer.refresh(presented).await?))
+}
+
+pub(super) fn token_response(tokens: IssuedTokens) -> Json<TokenResponse> {
+    Json(TokenResponse {
+        token: tokens.access_token,
+        refresh_token: tokens.refresh_token,
+        expires_in: round_up_to_seconds(tokens.expires_in),
+    })
+}

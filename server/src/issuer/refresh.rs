@@ -1,0 +1,178 @@
+//! Refresh: exchanges a refresh token for its successor.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Error, IssuedTokens, Issuer};
+use crate::clock;
+use crate::crypto::IdempotencyKey;
+use crate::ids::SessionId;
+use crate::sessions::{
+    self, ClientInfo, EndReason, InvalidGrant, Look, PresentedToken, Refresh, RefreshOutcome,
+};
+use crate::store::sessions::redate_late;
+use crate::store::{self, Conn, revocations};
+use crate::tokens::{RefreshToken, RotationRandomness};
+
+/// The pause before a token that looks reused is assessed again. A rotation that
+/// was committed late has its date corrected by then.
+const REASSESS_AFTER: Duration = Duration::from_secs(1);
+
+/// Why a refresh is rejected.
+#[derive(Debug)]
+pub enum RefreshError {
+    InvalidGrant(InvalidGrant),
+    Failed(Error),
+}
+
+impl<E: Into<Error>> From<E> for RefreshError {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl Issuer {
+    /// Authenticates a refresh token by its tag, without a query. Returns `None` for
+    /// a token that this server did not issue.
+    #[must_use]
+    pub fn authenticate(
+        &self,
+        refresh_token: &str,
+        attempt: Option<IdempotencyKey>,
+        client: ClientInfo,
+    ) -> Option<PresentedToken> {
+        if let Some(token) = RefreshToken::parse(refresh_token, &self.token_keys) {
+            return Some(PresentedToken { token, attempt, device: client });
+        }
+        let ip = client.ip.map(tracing::field::display);
+        tracing::info!(ip, "refresh rejected: not a token of this server");
+        self.metrics.refreshed("not_ours");
+        None
+    }
+
+    /// Returns the session of a refresh token, or `None` for a token that this server
+    /// did not issue. Makes no query.
+    #[must_use]
+    pub fn session_of(&self, refresh_token: &str) -> Option<SessionId> {
+        RefreshToken::parse(refresh_token, &self.token_keys).map(|token| token.session)
+    }
+
+    /// Exchanges a refresh token for its successor and a new access token, or reissues
+    /// the response to a token that was rotated a moment ago.
+    pub async fn refresh(
+        self: &Arc<Self>,
+        presented: PresentedToken,
+    ) -> Result<IssuedTokens, RefreshError> {
+        let now = clock::now();
+        let session = presented.token.session;
+        let keyed = presented.attempt.is_some();
+        let randomness = RotationRandomness::generate(now)?;
+        let refresh = Refresh::new(presented, randomness, &self.token_keys, &self.policy, now)
+            .until(self.store.deadline(now));
+        if !keyed {
+            // Before the rotation: the client may disconnect, and the salt has to be
+            // cleared all the same.
+            self.salt_expiry.track(session, now);
+        }
+        let refresh = Arc::new(refresh);
+        let outcome = match self.store.rotate(refresh.update.clone()).await? {
+            Some(row) => refresh.rotated(row, &self.token_keys, &self.policy),
+            None => self.resolve_conflict(&refresh).await?,
+        };
+        self.record_refresh(&refresh, &outcome);
+        match outcome {
+            RefreshOutcome::Rotated(grant) | RefreshOutcome::Reissued(grant) => {
+                Ok(self.issue(grant, now).await?)
+            }
+            RefreshOutcome::TooLate | RefreshOutcome::LooksLikeReuse => {
+                Err(store::Error::TooLate.into())
+            }
+            RefreshOutcome::Rejected { refusal, .. } => Err(RefreshError::InvalidGrant(refusal)),
+        }
+    }
+
+    /// Handles a rotation that matched no row.
+    async fn resolve_conflict(
+        self: &Arc<Self>,
+        refresh: &Arc<Refresh>,
+    ) -> Result<RefreshOutcome, Error> {
+        let outcome = self.resolve_conflict_once(refresh, Look::First).await?;
+        if !matches!(outcome, RefreshOutcome::LooksLikeReuse) {
+            return Ok(outcome);
+        }
+        tokio::time::sleep(REASSESS_AFTER).await;
+        self.resolve_conflict_once(refresh, Look::Last).await
+    }
+
+    async fn resolve_conflict_once(
+        self: &Arc<Self>,
+        refresh: &Arc<Refresh>,
+        look: Look,
+    ) -> Result<RefreshOutcome, Error> {
+        let issuer = self.clone();
+        let refresh = refresh.clone();
+        Self::detached(async move {
+            let session = refresh.update.session;
+            let policy = issuer.policy;
+            let token_keys = issuer.token_keys.clone();
+            let resolve = move |conn: &mut Conn| {
+                let outcome = sessions::settle(conn, &refresh, &token_keys, &policy, look)?;
+                if let RefreshOutcome::Rotated(_) = outcome {
+                    redate_late(conn, std::iter::once(&*refresh.update));
+                }
+                Ok(outcome)
+            };
+            let outcome = issuer.store.write(resolve).await?;
+            if let RefreshOutcome::Rejected { refusal: InvalidGrant::Reuse, .. } = outcome {
+                issuer.metrics.ended(EndReason::Reuse.as_str(), 1);
+                let find = move |conn: &mut Conn| revocations::for_sessions(conn, &[session]);
+                let revoked = issuer.store.run(find).await?;
+                issuer.status.ended(&revoked).await;
+            }
+            Ok(outcome)
+        })
+        .await
+    }
+
+    /// Logs and counts the outcome of a refresh.
+    fn record_refresh(&self, refresh: &Refresh, outcome: &RefreshOutcome) {
+        let presented = refresh.presented();
+        let RefreshToken { session, generation, .. } = presented.token;
+        let keyed = presented.attempt.is_some();
+        let ip = presented.device.ip.map(tracing::field::display);
+        let user_agent = presented.device.user_agent.as_deref();
+        match outcome {
+            RefreshOutcome::Rotated(_) => self.metrics.refreshed("rotated"),
+            RefreshOutcome::Reissued(grant) => {
+                self.metrics.refreshed("repeated");
+                let user = grant.user;
+                tracing::info!(
+                    %session, %user, generation, keyed, ip, user_agent, "refresh reissued"
+                );
+            }
+            RefreshOutcome::TooLate | RefreshOutcome::LooksLikeReuse => {
+                self.metrics.refreshed("too_late");
+            }
+            RefreshOutcome::Rejected { refusal, user, elsewhere } => {
+                let reason = refusal.reason().as_str();
+                self.metrics.refreshed(reason);
+                let user = user.map(tracing::field::display);
+                if *refusal == InvalidGrant::Reuse {
+                    tracing::warn!(
+                        %session, user, generation, ip, user_agent,
+                        "refresh token reused, session ended"
+                    );
+                } else if *refusal == InvalidGrant::Superseded && *elsewhere {
+                    tracing::warn!(
+                        %session, user, generation, ip, user_agent,
+                        "superseded refresh token presented from another address or device"
+                    );
+                } else {
+                    tracing::info!(
+                        %session, user, generation, ip, user_agent, reason, "refresh rejected"
+                    );
+                }
+            }
+        }
+    }
+}

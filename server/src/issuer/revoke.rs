@@ -1,0 +1,98 @@
+//! Sessions: list and revoke.
+
+use std::sync::Arc;
+
+use diesel::QueryResult;
+
+use super::{Error, Issuer, SessionSummary};
+use crate::clock;
+use crate::ids::{EventId, SessionId, UserId};
+use crate::sessions::{self, ClientInfo, EndReason};
+use crate::store::revocations::{self, Revocation};
+use crate::store::{self, Conn};
+
+impl Issuer {
+    /// Returns the live sessions of a user, the last used first.
+    pub async fn sessions(&self, user: UserId) -> Result<Vec<SessionSummary>, Error> {
+        let now = clock::now();
+        let list = move |conn: &mut Conn| store::sessions::list_live(conn, user, now);
+        Ok(self.store.run(list).await?)
+    }
+
+    /// Revokes a session. When this returns, no server accepts its tokens any more.
+    pub async fn revoke(
+        self: &Arc<Self>,
+        session: SessionId,
+        client: ClientInfo,
+    ) -> Result<(), Error> {
+        let now = clock::now();
+        let event = EventId::new(now)?;
+        let policy = self.policy;
+        self.revoke_with(move |conn| {
+            let ended = sessions::log_out(conn, session, &client, event, &policy, now)?;
+            // Publish again even if it had ended: the request that ended it may not have
+            // published yet.
+            Ok((usize::from(ended), vec![session]))
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Revokes a session of this user. Returns `false` if the user has no such session.
+    pub async fn revoke_own(
+        self: &Arc<Self>,
+        user: UserId,
+        session: SessionId,
+        client: ClientInfo,
+    ) -> Result<bool, Error> {
+        let find = move |conn: &mut Conn| store::sessions::owner(conn, session);
+        if self.store.run(find).await? != Some(user) {
+            return Ok(false);
+        }
+        self.revoke(session, client).await?;
+        Ok(true)
+    }
+
+    /// Revokes all live sessions of a user except `keep`. Returns how many.
+    pub async fn revoke_all(
+        self: &Arc<Self>,
+        user: UserId,
+        keep: Option<SessionId>,
+        client: ClientInfo,
+    ) -> Result<usize, Error> {
+        let now = clock::now();
+        let event = EventId::new(now)?;
+        let policy = self.policy;
+        self.revoke_with(move |conn| {
+            sessions::log_out_everywhere(conn, user, keep, &client, event, &policy, now)
+        })
+        .await
+    }
+
+    /// Ends sessions in the database, then publishes their revocations. `end` returns
+    /// how many it ended, and which to publish.
+    async fn revoke_with(
+        self: &Arc<Self>,
+        end: impl FnOnce(&mut Conn) -> QueryResult<(usize, Vec<SessionId>)> + Send + 'static,
+    ) -> Result<usize, Error> {
+        let issuer = self.clone();
+        Self::detached(async move {
+            let end = |conn: &mut Conn| {
+                let (ended, sessions) = end(conn)?;
+                Ok((ended, revocations::for_sessions(conn, &sessions)?))
+            };
+            let (ended, revoked) = issuer.store.write(end).await?;
+            issuer.metrics.ended(EndReason::LoggedOut.as_str(), ended);
+            if ended > 0 {
+                for Revocation { session_id: session, .. } in &revoked {
+                    tracing::info!(%session, "logged out");
+                }
+            }
+            if !revoked.is_empty() {
+                issuer.status.ended(&revoked).await;
+            }
+            Ok(ended)
+        })
+        .await
+    }
+}
