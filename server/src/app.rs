@@ -10,23 +10,23 @@ use actix_web::dev::Server;
 use actix_web::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use actix_web::middleware::{DefaultHeaders, from_fn};
 use actix_web::{App, HttpServer, web};
-use matchbook_settings::loopback_if_unspecified;
 use matchbook_shared::{SERVER_MARK, SERVER_MARK_VALUE};
 
 use tokio::sync::Notify;
 
-use crate::config::{Config, Tls};
+use crate::config::Config;
 use crate::connections::Connections;
 use crate::data_dir::{self, DataDir};
 use crate::http::state::State;
 use crate::issuer::{self, Issuer};
-use crate::keys::{DerivedKeys, KeyRing};
+use crate::keys::KeyRing;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
+use crate::secrets::{self, DerivedKeys};
 use crate::store::{self, Store};
 use crate::sweeper::Sweeper;
 use crate::token_status::TokenStatus;
-use crate::{http, keys, secrets, tls};
+use crate::{http, keys, tls};
 
 /// How long the head of a further request on a connection may take to arrive: longer than
 /// a machine stands still for, so that nobody honest is sent away after it. For the first
@@ -100,7 +100,7 @@ pub async fn start(config: &Config) -> Result<Application, Error> {
     let data_dir = DataDir::at(&config.data_dir);
     if let store::Url::Sqlite(path) = &config.database.url {
         if path.starts_with(&config.data_dir) {
-            data_dir.make()?;
+            data_dir.create()?;
         }
         data_dir::close_database(path)?;
     }
@@ -111,7 +111,8 @@ pub async fn start(config: &Config) -> Result<Application, Error> {
 
     let database = config.database.clone();
     let store = actix_rt::task::spawn_blocking(move || Store::open(&database)).await??;
-    let keys = KeyRing::open(store.clone(), derived.sealing, config.keys.clone()).await?;
+    let keys =
+        KeyRing::open(store.clone(), derived.key_encryption_keys, config.keys.clone()).await?;
     let keys = Arc::new(keys);
     let active = Arc::new(TokenStatus::new(config.redis.as_ref(), store.clone()).await);
     let lanes = store.clone().run_batches();
@@ -183,7 +184,7 @@ pub async fn start(config: &Config) -> Result<Application, Error> {
         actix_rt::spawn(renewal.run(hangups));
     }
     actix_rt::spawn(sweeper.run());
-    actix_rt::spawn(keys.keep());
+    actix_rt::spawn(keys.run());
     actix_rt::spawn(active.keep());
     Ok(Application { server: server.run(), addresses })
 }
@@ -231,50 +232,7 @@ fn serve_metrics(address: SocketAddr, state: web::Data<State>) -> Result<Server,
 
 /// The URL of a server that listens on `address`.
 #[must_use]
-pub fn base_url(tls: &Tls, address: SocketAddr) -> String {
-    let scheme = if matches!(tls, Tls::Off) { "http" } else { "https" };
+pub fn base_url(tls: &tls::Mode, address: SocketAddr) -> String {
+    let scheme = if matches!(tls, tls::Mode::Off) { "http" } else { "https" };
     format!("{scheme}://{address}")
-}
-
-/// Why a server is not healthy.
-#[derive(Debug, thiserror::Error)]
-pub enum HealthError {
-    /// The certificate to trust cannot be read.
-    #[error(transparent)]
-    Tls(#[from] tls::Error),
-    /// It does not answer.
-    #[error("{url} does not answer: {problem}")]
-    NoResponse {
-        /// Where it was asked.
-        url: String,
-        /// What went wrong.
-        problem: String,
-    },
-    /// It answers that it is not ready.
-    #[error("{url} answers {status}")]
-    NotReady {
-        /// Where it was asked.
-        url: String,
-        /// The status of its answer.
-        status: u16,
-    },
-}
-
-/// Asks the server of these settings, on this machine, whether it is ready.
-///
-/// # Errors
-/// When it is not.
-pub async fn health(config: &Config) -> Result<(), HealthError> {
-    let address = loopback_if_unspecified(config.address);
-    let (scheme, name, connector) = match tls::connector(&config.tls, &config.data_dir)? {
-        None => ("http", "localhost".to_owned(), awc::Connector::new()),
-        Some((tls, name)) => ("https", name, awc::Connector::new().openssl(tls.build())),
-    };
-    let url = format!("{scheme}://{name}:{}/health/ready", address.port());
-    let http = awc::Client::builder().connector(connector).finish();
-    match http.get(&url).address(address).send().await {
-        Ok(response) if response.status().is_success() => Ok(()),
-        Ok(response) => Err(HealthError::NotReady { url, status: response.status().as_u16() }),
-        Err(error) => Err(HealthError::NoResponse { url, problem: error.to_string() }),
-    }
 }

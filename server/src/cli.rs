@@ -1,6 +1,19 @@
-//! Subcommands that work on the database and the data folder, beside a running server.
+//! The commands of `matchbook-server`, a module for each.
 
+pub mod check_config;
 pub mod explain;
+pub mod health;
 pub mod keys;
 pub mod secret;
+pub mod serve;
 pub mod sessions;
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+/// The time after which every running server has read a change in the database.
+const PROPAGATION_TIME: Duration = Duration::from_secs(3);
+
+fn print(text: &str) -> io::Result<()> {
+    io::stdout().lock().write_all(text.as_bytes())
+}

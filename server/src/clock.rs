@@ -103,7 +103,7 @@ impl From<Timestamp> for SystemTime {
 pub const MAX_CLOCK_SKEW: Duration = Duration::from_secs(30);
 
 /// By how much the clocks of two servers may differ then.
-pub const CLOCKS_APART: Duration = Duration::from_secs(2 * MAX_CLOCK_SKEW.as_secs());
+pub const MAX_SKEW_BETWEEN_SERVERS: Duration = Duration::from_secs(2 * MAX_CLOCK_SKEW.as_secs());
 
 /// The present. Handlers call this once and hand the value down.
 #[must_use]

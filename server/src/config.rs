@@ -12,7 +12,7 @@ use secrecy::SecretString;
 use crate::keys::Algorithm;
 use crate::proxies::TrustedProxies;
 use crate::sessions::{Policy, Reuse};
-use crate::{keys, limits, secrets, store, token_status};
+use crate::{keys, limits, secrets, store, tls, token_status};
 
 const LAYERS: ConfigSources = ConfigSources {
     defaults: include_str!("../default.toml"),
@@ -53,7 +53,7 @@ pub struct Config {
     /// Redis, where there is one.
     pub redis: Option<token_status::Options>,
     /// How connections are protected.
-    pub tls: Tls,
+    pub tls: tls::Mode,
     /// Which keys sign access tokens, and what is in those.
     pub keys: keys::Options,
     /// How long tokens and sessions live.
@@ -62,24 +62,6 @@ pub struct Config {
     pub event_retention: Duration,
     /// How to log.
     pub log: Log,
-}
-
-/// How connections to the server are protected.
-pub enum Tls {
-    /// By a certificate of the server's own development CA.
-    SelfSigned {
-        /// What the server is called beside localhost and its address.
-        names: Vec<String>,
-    },
-    /// By a certificate from elsewhere.
-    Files {
-        /// The certificate and its chain, PEM.
-        certificate: PathBuf,
-        /// Its private key, PEM.
-        key: PathBuf,
-    },
-    /// Not at all.
-    Off,
 }
 
 /// Reads the settings: `file`, or `matchbook.toml` where that exists.
@@ -207,7 +189,7 @@ fn redis(settings: &Settings) -> Result<Option<token_status::Options>, SettingsE
         .map_err(|problem| settings.invalid("redis.url", &problem.to_string()))
 }
 
-fn tls(settings: &Settings) -> Result<Tls, SettingsError> {
+fn tls(settings: &Settings) -> Result<tls::Mode, SettingsError> {
     let file = |key| {
         settings
             .path(key)?
@@ -219,7 +201,7 @@ fn tls(settings: &Settings) -> Result<Tls, SettingsError> {
             let names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
             let names: Vec<String> = names.map(str::to_owned).collect();
             match names.iter().find(|name| !is_host(name)) {
-                None => Ok(Tls::SelfSigned { names }),
+                None => Ok(tls::Mode::SelfSigned { names }),
                 Some(name) => {
                     let problem = format!(
                         "must be host names or IP addresses with commas between; `{name}` is none"
@@ -228,8 +210,10 @@ fn tls(settings: &Settings) -> Result<Tls, SettingsError> {
                 }
             }
         }
-        "files" => Ok(Tls::Files { certificate: file("tls.certificate")?, key: file("tls.key")? }),
-        "off" => Ok(Tls::Off),
+        "files" => {
+            Ok(tls::Mode::Files { certificate: file("tls.certificate")?, key: file("tls.key")? })
+        }
+        "off" => Ok(tls::Mode::Off),
         _ => Err(settings.invalid("tls.mode", "must be \"self-signed\", \"files\" or \"off\"")),
     }
 }
@@ -448,7 +432,7 @@ mod tests {
             let config = loaded(text).unwrap();
             assert!(config.secret.is_none() && config.old_secrets.is_empty());
             assert!(config.redis.is_none());
-            assert!(matches!(config.tls, Tls::SelfSigned { names } if names.is_empty()));
+            assert!(matches!(config.tls, tls::Mode::SelfSigned { names } if names.is_empty()));
         }
     }
 

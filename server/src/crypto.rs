@@ -1,7 +1,10 @@
-//! Randomness, secrets, their digests and the keys of message authentication codes.
+//! Randomness, secrets, digests, message authentication codes and encryption. Everything
+//! here uses aws-lc-rs; OpenSSL is used for TLS only.
 
+use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::digest::{Context, SHA256};
-use aws_lc_rs::{constant_time, hmac, rand};
+use aws_lc_rs::error::Unspecified;
+use aws_lc_rs::{constant_time, hkdf, hmac, rand};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -9,6 +12,26 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 #[derive(Debug, thiserror::Error)]
 #[error("the system's random number generator failed")]
 pub struct RngError;
+
+/// A cryptographic operation failed. The library gives no reason.
+#[derive(Debug, thiserror::Error)]
+#[error("a cryptographic operation failed")]
+pub struct CryptoError;
+
+impl From<Unspecified> for CryptoError {
+    fn from(_: Unspecified) -> Self {
+        Self
+    }
+}
+
+/// Derives a key from `secret` (HKDF-SHA256 without a salt, RFC 5869). Keys with different
+/// labels are independent of each other.
+pub(crate) fn derive_key(secret: &[u8], label: &[u8]) -> Result<[u8; 32], CryptoError> {
+    let pseudorandom_key = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(secret);
+    let mut key = [0; 32];
+    pseudorandom_key.expand(&[label], hkdf::HKDF_SHA256)?.fill(&mut key)?;
+    Ok(key)
+}
 
 pub(crate) fn random<const N: usize>() -> Result<[u8; N], RngError> {
     let mut bytes = [0; N];
@@ -151,6 +174,10 @@ impl Digest {
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
+
+    pub(crate) fn to_bytes(self) -> [u8; 32] {
+        self.0
+    }
 }
 
 /// The key that authenticates refresh tokens and derives successors. It never leaves the
@@ -175,6 +202,40 @@ impl TokenKey {
     /// Compares the tag of `message` with `tag`, in constant time.
     pub(crate) fn verifies<const N: usize>(&self, message: &[u8], tag: &[u8]) -> bool {
         constant_time::verify_slices_are_equal(&self.tag::<N>(message), tag).is_ok()
+    }
+}
+
+/// Encrypts private keys for the database (AES-256-GCM).
+pub struct KeyEncryptionKey([u8; 32]);
+
+impl KeyEncryptionKey {
+    /// Returns the key with this derived key material.
+    #[must_use]
+    pub fn new(key: [u8; 32]) -> Self {
+        Self(key)
+    }
+
+    /// Encrypts `plaintext`. `aad` is the associated data, which decryption has to repeat.
+    /// Returns nonce 12 ‖ ciphertext ‖ tag 16.
+    ///
+    /// NEVER CHANGE THIS FORMAT once a version is released: servers could not read the
+    /// signing keys in their database.
+    pub(crate) fn encrypt(&self, aad: &[u8], plaintext: &[u8]) -> Result<Vec<u8>, CryptoError> {
+        let key = RandomizedNonceKey::new(&AES_256_GCM, &self.0)?;
+        let mut ciphertext = plaintext.to_vec();
+        let nonce = key.seal_in_place_append_tag(Aad::from(aad), &mut ciphertext)?;
+        Ok([nonce.as_ref().as_slice(), &ciphertext].concat())
+    }
+
+    /// Decrypts what [`Self::encrypt`] returned; `None` if it was encrypted under another
+    /// key or with other associated data, or was altered.
+    pub(crate) fn decrypt(&self, aad: &[u8], encrypted: &[u8]) -> Option<Vec<u8>> {
+        let (nonce, ciphertext) = encrypted.split_at_checked(NONCE_LEN)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+        let key = RandomizedNonceKey::new(&AES_256_GCM, &self.0).ok()?;
+        let mut buffer = ciphertext.to_vec();
+        let plaintext = key.open_in_place(nonce, Aad::from(aad), &mut buffer).ok()?;
+        Some(plaintext.to_vec())
     }
 }
 
@@ -207,6 +268,29 @@ mod tests {
         assert!(successor != Secret([9; 32]).successor(&salt, &token_key));
         assert!(successor != secret.successor(&Salt([9; 32]), &token_key));
         assert!(successor != secret.successor(&salt, &TokenKey::new(&[9; 32])));
+    }
+
+    #[test]
+    fn decryption_needs_the_same_key_and_associated_data() {
+        let key = |byte| KeyEncryptionKey([byte; 32]);
+        let encrypted = key(1).encrypt(b"a", b"private").unwrap();
+        assert_eq!(encrypted.len(), 12 + 7 + 16);
+        assert_ne!(encrypted, key(1).encrypt(b"a", b"private").unwrap());
+        assert_eq!(key(1).decrypt(b"a", &encrypted).as_deref(), Some(&b"private"[..]));
+        assert_eq!(key(2).decrypt(b"a", &encrypted), None);
+        assert_eq!(key(1).decrypt(b"b", &encrypted), None);
+        for length in 0..encrypted.len() {
+            assert_eq!(key(1).decrypt(b"a", &encrypted[..length]), None);
+        }
+    }
+
+    #[test]
+    fn derived_keys_follow_rfc_5869() {
+        // RFC 5869, test case 3: no salt and no info, the first 32 bytes.
+        let expected = "8da4e775a563c18f715f802a063c5a31b8a11f5c5ee1879ec3454e5f3c738d2d";
+        let key = derive_key(&[0x0b; 22], b"").unwrap();
+        let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, expected);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use diesel::QueryResult;
 use tokio::sync::mpsc;
 
-use crate::clock::{self, MAX_CLOCK_SKEW, Timestamp};
+use crate::clock::{self, MAX_SKEW_BETWEEN_SERVERS, Timestamp};
 use crate::ids::{Place, SessionId, UserId};
 use crate::sessions::{self, Policy};
 use crate::store::{self, Conn, Store, events, revocations, users};
@@ -133,7 +133,7 @@ impl Sweeper {
     /// Clears tracked salts, deletes expired revocations and takes one step of the pass.
     pub async fn tick(&mut self) -> Result<(), store::Error> {
         self.clear_salts().await?;
-        let expired = clock::now().before(MAX_CLOCK_SKEW);
+        let expired = clock::now().before(MAX_SKEW_BETWEEN_SERVERS);
         self.run_throttled(move |conn| revocations::delete_old(conn, expired)).await?;
         if Instant::now() < self.resume {
             return Ok(());

@@ -2,16 +2,16 @@
 //! why somebody was logged out. Changes nothing.
 
 use std::fmt::{self, Display};
+use std::io::{self, BufRead, IsTerminal, Read};
 use std::time::Duration;
 
 use diesel::result::Error as QueryError;
-use openssl::error::ErrorStack;
 
-use crate::clock::Timestamp;
+use crate::clock::{self, Timestamp};
 use crate::config::Config;
+use crate::crypto::CryptoError;
 use crate::data_dir::DataDir;
-use crate::keys::DerivedKeys;
-use crate::secrets;
+use crate::secrets::{self, DerivedKeys};
 use crate::sessions::{Assessment, InvalidGrant, Policy, judge};
 use crate::store::events::{self, LoggedEvent};
 use crate::store::sessions::{self, SessionRow};
@@ -42,13 +42,30 @@ pub enum Error {
     /// The database does not answer.
     #[error("the database failed: {0}")]
     Query(#[from] QueryError),
-    /// OpenSSL refused.
     #[error("a key operation failed: {0}")]
-    Crypto(#[from] ErrorStack),
+    Crypto(#[from] CryptoError),
+    #[error("cannot read the token or write the output: {0}")]
+    Terminal(#[from] io::Error),
+}
+
+/// The maximum length of the input in bytes. A token is much shorter.
+const MAX_INPUT_LEN: u64 = 1024;
+
+/// Explains the token on standard input: other users can read a command line. Blocks.
+pub fn run(config: &Config) -> Result<(), Error> {
+    if io::stdin().is_terminal() {
+        eprintln!("Paste the refresh token, then press Enter.");
+    }
+    let mut text = Vec::new();
+    let mut input = io::stdin().lock().take(MAX_INPUT_LEN);
+    // The first line that is not empty: at a terminal, the input does not end with it.
+    while text.trim_ascii().is_empty() && input.read_until(b'\n', &mut text)? > 0 {}
+    let explanation = explain(config, &String::from_utf8_lossy(&text), clock::now())?;
+    Ok(super::print(&explanation.to_string())?)
 }
 
 /// What there is to say about a token.
-pub struct Explanation {
+struct Explanation {
     token: RefreshToken,
     standing: Option<SessionRow>,
     entries: Vec<LoggedEvent>,
@@ -60,7 +77,7 @@ pub struct Explanation {
 ///
 /// # Errors
 /// When it is no token of this server, or the database does not answer.
-pub fn explain(config: &Config, text: &str, now: Timestamp) -> Result<Explanation, Error> {
+fn explain(config: &Config, text: &str, now: Timestamp) -> Result<Explanation, Error> {
     let text = text.trim().trim_matches('"');
     if text.is_empty() {
         return Err(Error::Nothing);

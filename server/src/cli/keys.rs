@@ -1,47 +1,68 @@
-//! `matchbook-server keys …`: for whoever looks after the signing keys.
+//! `matchbook-server keys …`: lists, rotates and revokes signing keys.
 
 use std::fmt::Write;
+use std::io;
 
-use openssl::error::ErrorStack;
+use clap::Subcommand;
 
 use crate::clock;
 use crate::config::Config;
+use crate::crypto::CryptoError;
 use crate::data_dir::DataDir;
-use crate::keys::{self, DerivedKeys, KeyEncryptionKeys, REFRESH_INTERVAL};
-use crate::secrets;
+use crate::keys::{self, KeyContext, REFRESH_INTERVAL};
+use crate::secrets::{self, DerivedKeys, KeyEncryptionKeys};
 use crate::store::{self, Conn, OpenError, signing_keys};
 
-/// Why a command cannot be carried out. Each is a sentence for an operator.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// There is no secret to seal a key with.
-    #[error("{0}; run this where the server runs, with the settings that it has")]
-    NoSecret(#[from] secrets::Error),
-    /// The database cannot be opened.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// The database does not answer.
-    #[error("the database failed: {0}; a server that starts on it makes its tables")]
-    Query(#[from] diesel::result::Error),
-    /// The keys are not as they should be.
-    #[error(transparent)]
-    Keys(#[from] keys::Error),
-    /// OpenSSL refused.
-    #[error("a key operation failed: {0}")]
-    Crypto(#[from] ErrorStack),
+#[derive(Clone, Subcommand)]
+pub enum Command {
+    /// Print the keys: thumbprint, algorithm, current phase.
+    List,
+    /// Publish the next key, which signs after `keys.publish_ahead`.
+    Rotate,
+    /// Revoke a key: its access tokens are rejected at once, sessions continue.
+    Revoke {
+        /// The key's thumbprint, from `keys list`.
+        // One in 64 thumbprints begins with a hyphen.
+        #[arg(allow_hyphen_values = true)]
+        kid: String,
+    },
 }
 
-/// The keys that there are, a line for each. Blocks.
-///
-/// # Errors
-/// When the database does not answer.
-pub fn list(config: &Config) -> Result<String, Error> {
+/// The reasons why a command fails, for an operator.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{0}; run this command where the server runs, with the server's settings")]
+    NoSecret(#[from] secrets::Error),
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("the database failed: {0}; the server creates its tables when it starts")]
+    Query(#[from] diesel::result::Error),
+    #[error(transparent)]
+    Keys(#[from] keys::Error),
+    #[error("a key operation failed: {0}")]
+    Crypto(#[from] CryptoError),
+    #[error("cannot write the output: {0}")]
+    Output(#[from] io::Error),
+}
+
+/// Carries out a command and prints its result. Blocks.
+pub fn run(config: &Config, command: &Command) -> Result<(), Error> {
+    let output = match command {
+        Command::List => list(config)?,
+        Command::Rotate => rotate(config)?,
+        Command::Revoke { kid } => revoke(config, kid)?,
+    };
+    Ok(super::print(&output)?)
+}
+
+fn list(config: &Config) -> Result<String, Error> {
     let mut conn = store::connect(&config.database.url)?;
     let keys = signing_keys::all(&mut conn)?;
     let phases = keys::phases(&keys, config.keys.access_lifetime, clock::now());
     let mut lines = String::new();
     for (key, phase) in keys.iter().zip(phases) {
-        let (phase, from) = (phase.as_str(), key.active_from);
+        let phase = phase.as_str();
+        let from = key.active_from;
         let _ = write!(lines, "{}  {:<5}  {phase:<8}  signs from {from}", key.kid, key.algorithm);
         if let Some(at) = key.revoked_at {
             let _ = write!(lines, ", revoked {at}");
@@ -51,36 +72,34 @@ pub fn list(config: &Config) -> Result<String, Error> {
     Ok(lines)
 }
 
-/// Makes the next key. Blocks.
-///
-/// # Errors
-/// When one is pending, or the secret or the database is not to be had.
-pub fn rotate(config: &Config) -> Result<String, Error> {
-    let (mut conn, sealing) = open(config)?;
-    let key = keys::rotate(&mut conn, &sealing, &config.keys, clock::now())?;
-    let (kid, algorithm, from) = (key.kid, key.algorithm, key.active_from);
-    Ok(format!("{kid} ({algorithm}) is published, and signs from {from} on\n"))
+fn rotate(config: &Config) -> Result<String, Error> {
+    let (mut conn, encryption) = open(config)?;
+    let cx = KeyContext { encryption: &encryption, options: &config.keys, now: clock::now() };
+    let key = keys::rotate(&mut conn, &cx)?;
+    Ok(format!(
+        "{} ({}) is published, and signs from {} on\n",
+        key.kid, key.algorithm, key.active_from
+    ))
 }
 
-/// Revokes a key, and waits until every server that reaches the database knows.
-/// Blocks.
-///
-/// # Errors
-/// When there is no such key, or the secret or the database is not to be had.
-pub fn revoke(config: &Config, kid: &str) -> Result<String, Error> {
-    let (mut conn, sealing) = open(config)?;
-    let heir = keys::revoke(&mut conn, &sealing, &config.keys, kid, clock::now())?;
+/// Revokes a key, and waits until every server that reaches the database rejects its tokens.
+fn revoke(config: &Config, kid: &str) -> Result<String, Error> {
+    let (mut conn, encryption) = open(config)?;
+    let cx = KeyContext { encryption: &encryption, options: &config.keys, now: clock::now() };
+    let replacement = keys::revoke(&mut conn, kid, &cx)?;
     std::thread::sleep(2 * REFRESH_INTERVAL);
-    let mut said = format!("{kid} is revoked: access tokens that it signed are refused from now ");
-    said.push_str("on, and their sessions get new ones with their next refresh\n");
-    if let Some(heir) = heir {
-        let _ = writeln!(said, "{heir} signs now; whoever caches the key set has to fetch it anew");
+    let mut output = format!(
+        "{kid} is revoked: its access tokens are rejected from now on, and their sessions get new \
+         ones with their next refresh\n"
+    );
+    if let Some(replacement) = replacement {
+        let _ = writeln!(output, "{replacement} signs now; caches of the key set must be renewed");
     }
-    Ok(said)
+    Ok(output)
 }
 
 fn open(config: &Config) -> Result<(Conn, KeyEncryptionKeys), Error> {
     let secret = secrets::existing(config.secret.as_ref(), &DataDir::at(&config.data_dir))?;
     let derived = DerivedKeys::from_secrets(&secret, &config.old_secrets)?;
-    Ok((store::connect_to_change(&config.database.url)?, derived.sealing))
+    Ok((store::connect_to_change(&config.database.url)?, derived.key_encryption_keys))
 }

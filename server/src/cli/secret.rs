@@ -1,78 +1,88 @@
-//! `matchbook-server secret …`: what to do when others know the secret.
+//! `matchbook-server secret …`: replaces the server's secret.
 
-use std::thread;
-use std::time::Duration;
+use std::{io, thread};
 
-use openssl::error::ErrorStack;
+use clap::Subcommand;
 
+use super::PROPAGATION_TIME;
 use crate::clock;
 use crate::config::Config;
-use crate::crypto::RngError;
+use crate::crypto::{CryptoError, RngError};
 use crate::data_dir::DataDir;
 use crate::ids::EventId;
-use crate::keys::{self, DerivedKeys};
-use crate::secrets;
+use crate::keys::{self, KeyContext};
+use crate::secrets::{self, DerivedKeys};
 use crate::sessions::end_selected;
 use crate::store::sessions::Selection;
 use crate::store::{self, Conn, OpenError};
 
-/// Within this time every server that runs has read what was revoked.
-const PUBLISHED_AFTER: Duration = Duration::from_secs(3);
-
-/// Why the secret is not replaced. Each is a sentence for an operator.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The secret cannot be read or written.
-    #[error("{0}; run this where the server runs, with the settings that it has")]
-    Secret(#[from] secrets::Error),
-    /// The database cannot be opened.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// The database does not respond.
-    #[error("the database failed: {0}; run this again")]
-    Query(#[from] diesel::result::Error),
-    /// The keys cannot be replaced.
-    #[error(transparent)]
-    Keys(#[from] keys::Error),
-    /// OpenSSL refused.
-    #[error("a key operation failed: {0}")]
-    Crypto(#[from] ErrorStack),
-    /// The system gave no random bytes.
-    #[error(transparent)]
-    Randomness(#[from] RngError),
+#[derive(Clone, Subcommand)]
+pub enum Command {
+    /// Revoke all signing keys, end all sessions, and replace a generated secret, so that the
+    /// old secret is of no use. A configured secret must be the new one already.
+    Rotate {
+        /// Confirm that the old secret may have leaked. A planned change needs no command:
+        /// see `old_secrets`.
+        #[arg(long, required = true)]
+        compromised: bool,
+    },
 }
 
-/// Ends everything that somebody with the old secret, and perhaps a copy of the
-/// database, could make use of: all signing keys are revoked and all sessions end.
-/// A generated secret is replaced; a configured one has to be the new one. Blocks.
-/// It can be run again after a failure.
-///
-/// # Errors
-/// When the configured secret is the one in use, or a part cannot be replaced.
-pub fn rotate_compromised(config: &Config) -> Result<String, Error> {
+/// The reasons why the secret is not replaced, for an operator.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{0}; run this command where the server runs, with the server's settings")]
+    Secret(#[from] secrets::Error),
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("the database failed: {0}; run this command again")]
+    Query(#[from] diesel::result::Error),
+    #[error(transparent)]
+    Keys(#[from] keys::Error),
+    #[error("a key operation failed: {0}")]
+    Crypto(#[from] CryptoError),
+    #[error(transparent)]
+    Randomness(#[from] RngError),
+    #[error("cannot write the output: {0}")]
+    Output(#[from] io::Error),
+}
+
+/// Carries out a command and prints its result. Blocks.
+pub fn run(config: &Config, command: &Command) -> Result<(), Error> {
+    let output = match command {
+        Command::Rotate { .. } => rotate_compromised(config)?,
+    };
+    Ok(super::print(&output)?)
+}
+
+/// Ends everything that an attacker with the old secret, and perhaps a copy of the database,
+/// could use: revokes all signing keys and all sessions. Replaces a generated secret; a
+/// configured one must be the new one already. Can be run again after a failure.
+fn rotate_compromised(config: &Config) -> Result<String, Error> {
     let mut conn = store::connect_to_change(&config.database.url)?;
     let secret = match &config.secret {
         Some(configured) => configured.clone(),
         None => secrets::generate()?,
     };
-    let sealing = DerivedKeys::from_secrets(&secret, &config.old_secrets)?.sealing;
-    keys::check_new_secret(&mut conn, &sealing)?;
-    let place = if config.secret.is_some() {
-        "the configured secret is in force".to_owned()
+    let encryption = DerivedKeys::from_secrets(&secret, &config.old_secrets)?.key_encryption_keys;
+    keys::check_new_secret(&mut conn, &encryption)?;
+    let replaced = if config.secret.is_some() {
+        "the configured secret is in use".to_owned()
     } else {
         let path = secrets::replace(&DataDir::at(&config.data_dir), &secret)?;
         format!("{} holds a new secret", path.display())
     };
 
-    let ended = end_all(config, &mut conn)?;
-    let (key, revoked) = keys::replace_all(&mut conn, &sealing, &config.keys, clock::now())?;
-    // Those that began before the keys changed.
-    let ended = ended + end_all(config, &mut conn)?;
-    thread::sleep(PUBLISHED_AFTER);
+    let before = end_all(config, &mut conn)?;
+    let cx = KeyContext { encryption: &encryption, options: &config.keys, now: clock::now() };
+    let (key, revoked) = keys::replace_all(&mut conn, &cx)?;
+    // Sessions that were opened before the keys changed.
+    let ended = before + end_all(config, &mut conn)?;
+    thread::sleep(PROPAGATION_TIME);
     Ok(format!(
-        "{place}\n{revoked} signing keys are revoked, and {} ({}) signs from now on\n{ended} \
-         sessions have ended\nnow restart every server with the new secret: one that runs with the \
-         old secret can sign nothing\n",
+        "{replaced}\n{revoked} signing keys are revoked, and {} ({}) signs from now on\n{ended} \
+         sessions have ended\nnow restart every server with the new secret: a server with the old \
+         secret cannot sign\n",
         key.kid, key.algorithm
     ))
 }

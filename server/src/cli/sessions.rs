@@ -1,44 +1,67 @@
-//! `matchbook-server sessions …`: ends sessions that nobody can log out of any more.
+//! `matchbook-server sessions …`: ends sessions, for example after a restored backup.
 
-use std::thread;
-use std::time::Duration;
+use std::time::SystemTime;
+use std::{io, thread};
 
-use crate::clock;
+use clap::{ArgGroup, Subcommand};
+use humantime::parse_rfc3339;
+use uuid::Uuid;
+
+use super::PROPAGATION_TIME;
+use crate::clock::{self, Timestamp};
 use crate::config::Config;
 use crate::crypto::RngError;
-use crate::ids::EventId;
+use crate::ids::{EventId, UserId};
 use crate::sessions::end_selected;
 use crate::store::sessions::Selection;
 use crate::store::{self, OpenError};
 
-/// Within this time every server that runs has read the revocations.
-const PUBLISHED_AFTER: Duration = Duration::from_secs(3);
-
-/// Why the sessions are not ended. Each is a sentence for an operator.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The database cannot be opened.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// The database failed.
-    #[error("the database failed: {0}; some sessions may have ended: run this again")]
-    Query(#[from] diesel::result::Error),
-    /// The system gave no random bytes.
-    #[error(transparent)]
-    Randomness(#[from] RngError),
+#[derive(Clone, Subcommand)]
+pub enum Command {
+    /// End sessions at every server. The audit log records them as logged out.
+    #[command(group = ArgGroup::new("which").required(true).args(["before", "user", "all"]))]
+    End {
+        /// Sessions that were opened before this time, like 2026-11-27T08:00:00Z.
+        #[arg(long, value_name = "TIME", value_parser = parse_rfc3339)]
+        before: Option<SystemTime>,
+        /// Sessions of the user with this id.
+        #[arg(long, value_name = "ID")]
+        user: Option<Uuid>,
+        /// All sessions.
+        #[arg(long)]
+        all: bool,
+    },
 }
 
-/// Ends the selected sessions, and waits until every server that reaches the database
-/// refuses their access tokens. Returns a line that says how many. Blocks.
-///
-/// # Errors
-/// When the database cannot be used. It can be run again.
-pub fn end(config: &Config, selection: &Selection) -> Result<String, Error> {
+/// The reasons why the sessions are not ended, for an operator.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("the database failed: {0}; some sessions may have ended: run this command again")]
+    Query(#[from] diesel::result::Error),
+    #[error(transparent)]
+    Randomness(#[from] RngError),
+    #[error("cannot write the output: {0}")]
+    Output(#[from] io::Error),
+}
+
+/// Carries out a command and prints its result. Blocks.
+pub fn run(config: &Config, command: &Command) -> Result<(), Error> {
+    let Command::End { before, user, .. } = *command;
+    let selection =
+        Selection { user: user.map(UserId), opened_before: before.map(Timestamp::from) };
+    Ok(super::print(&end(config, &selection)?)?)
+}
+
+/// Ends the selected sessions, and waits until every server that reaches the database rejects
+/// their access tokens. Can be run again after a failure.
+fn end(config: &Config, selection: &Selection) -> Result<String, Error> {
     let mut conn = store::connect_to_change(&config.database.url)?;
     let now = clock::now();
     let ended = end_selected(&mut conn, selection, EventId::new(now)?, &config.policy, now)?;
     if ended > 0 {
-        thread::sleep(PUBLISHED_AFTER);
+        thread::sleep(PROPAGATION_TIME);
     }
     let sessions = if ended == 1 { "session has" } else { "sessions have" };
     Ok(format!("{ended} {sessions} ended\n"))

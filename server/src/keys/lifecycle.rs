@@ -1,39 +1,39 @@
-//! The order in which keys sign: each is published before it signs, and stays
-//! published until what it signed has expired.
+//! The phases of a signing key: it is published before it signs, and stays published until
+//! every token that it signed has expired.
 //!
-//! Nothing is written when a key begins or ceases to sign: every server tells
-//! that from the same rows, by its clock.
+//! Nothing is written when a key begins or ceases to sign: every server derives the phase
+//! from the same rows and its clock.
 
 use std::time::Duration;
 
-use crate::clock::{CLOCKS_APART, Timestamp};
+use crate::clock::{MAX_SKEW_BETWEEN_SERVERS, Timestamp};
 use crate::store::signing_keys::StoredKey;
 
-/// How long a key stays published after its last signature, at least: tokens may
-/// be out that were made to live longer than tokens do by now.
-const AT_LEAST: Duration = Duration::from_secs(24 * 3600);
+/// The minimum time for which a key stays published after its last signature. Tokens may
+/// exist that were issued when `tokens.access_lifetime` was longer.
+const MIN_RETENTION: Duration = Duration::from_secs(24 * 3600);
 
-/// When a key signs whose insert is not known to be committed: never. Its time is
-/// set once other servers can read it, so that a late commit shortens no lead.
-pub(super) const UNDECIDED: Timestamp = Timestamp::END_OF_9999;
+/// The `active_from` of a key whose insert may not be committed yet. The time is set once
+/// other servers can read the row, so that a late commit does not shorten the time for
+/// which the key is published before it signs.
+pub(super) const UNSCHEDULED: Timestamp = Timestamp::END_OF_9999;
 
-/// What a key is at a time.
+/// The state of a key at a point in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// Published, and does not sign yet.
     Pending,
     /// Signs.
     Active,
-    /// Published, and signs no longer.
+    /// Published, and no longer signs.
     Retiring,
-    /// Nothing that it signed is good any more.
+    /// Not published: its tokens are rejected.
     Revoked,
-    /// All that it signed has expired.
-    Gone,
+    /// Every token that it signed has expired.
+    Expired,
 }
 
 impl Phase {
-    /// In one word.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -41,51 +41,52 @@ impl Phase {
             Self::Active => "active",
             Self::Retiring => "retiring",
             Self::Revoked => "revoked",
-            Self::Gone => "gone",
+            Self::Expired => "expired",
         }
     }
 
-    /// Whether its public half is published, and its signatures are good.
+    /// Returns whether the public key is published and its signatures are accepted.
     #[must_use]
     pub fn is_published(self) -> bool {
         matches!(self, Self::Pending | Self::Active | Self::Retiring)
     }
 }
 
-/// What each of `keys`, all there are in their order, is `now`; access tokens
-/// live for `lifetime`.
+/// Returns the phase of each of `keys`, which must be all keys, in sequence. `lifetime` is
+/// that of access tokens.
 #[must_use]
 pub fn phases(keys: &[StoredKey], lifetime: Duration, now: Timestamp) -> Vec<Phase> {
-    let unrevoked = |key: &&StoredKey| key.revoked_at.is_none();
-    let mut begun = keys.iter().filter(unrevoked).filter(|key| key.active_from <= now);
-    // A clock that was set back may find none that has begun.
-    let active = begun.next_back().or_else(|| keys.iter().find(unrevoked)).map(|key| key.sequence);
+    let is_unrevoked = |key: &&StoredKey| key.revoked_at.is_none();
+    let mut begun = keys.iter().filter(is_unrevoked).filter(|key| key.active_from <= now);
+    // After the clock was set back, no key may be active yet.
+    let active = begun.next_back().or_else(|| keys.iter().find(is_unrevoked));
+    let active = active.map(|key| key.sequence);
+    let retention = lifetime.max(MIN_RETENTION) + MAX_SKEW_BETWEEN_SERVERS;
     let phase = |key: &StoredKey| {
-        let kept = lifetime.max(AT_LEAST) + CLOCKS_APART;
-        let over = |since: Timestamp| since.after(kept) <= now;
+        let is_over = |since: Timestamp| since.after(retention) <= now;
         match key.revoked_at {
-            Some(revoked_at) if over(revoked_at) => Phase::Gone,
+            Some(revoked_at) if is_over(revoked_at) => Phase::Expired,
             Some(_) => Phase::Revoked,
             None if Some(key.sequence) == active => Phase::Active,
             None if Some(key.sequence) > active => Phase::Pending,
-            None if superseded_at(keys, key).is_some_and(over) => Phase::Gone,
+            None if superseded_at(keys, key).is_some_and(is_over) => Phase::Expired,
             None => Phase::Retiring,
         }
     };
     keys.iter().map(phase).collect()
 }
 
-/// When another began to sign in the place of `key`.
+/// Returns the time at which another key began to sign in place of `key`.
 fn superseded_at(keys: &[StoredKey], key: &StoredKey) -> Option<Timestamp> {
     let later = keys.iter().filter(|later| later.sequence > key.sequence);
-    // One that was revoked before its time never signed.
+    // A key that was revoked before its time never signed.
     let signed = later.filter(|later| later.revoked_at.is_none_or(|at| at > later.active_from));
     signed.map(|later| later.active_from).min()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Phase::{Active, Gone, Pending, Retiring, Revoked};
+    use super::Phase::{Active, Expired, Pending, Retiring, Revoked};
     use super::*;
 
     const LIFETIME: Duration = Duration::from_secs(900);
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_waits_signs_retires_and_is_gone_when_its_last_token_is() {
+    fn key_is_pending_active_retiring_and_expired_in_turn() {
         let keys = [key(1, 0, None), key(2, 600, None)];
         for (second, expected) in [
             (-10, [Active, Pending]),
@@ -116,22 +117,22 @@ mod tests {
             (599, [Active, Pending]),
             (600, [Retiring, Active]),
             (600 + DAY + 59, [Retiring, Active]),
-            (600 + DAY + 60, [Gone, Active]),
+            (600 + DAY + 60, [Expired, Active]),
         ] {
             assert_eq!(phases(&keys, LIFETIME, at(second)), expected, "{second}");
         }
     }
 
     #[test]
-    fn a_revoked_key_never_signs_again_and_is_remembered_as_long_as_its_tokens() {
+    fn revoked_key_is_kept_until_its_tokens_expire() {
         let keys = [key(1, 0, None), key(2, 600, Some(700)), key(3, 700, None)];
         assert_eq!(phases(&keys, LIFETIME, at(700)), [Retiring, Revoked, Active]);
-        assert_eq!(phases(&keys, LIFETIME, at(600 + DAY + 60)), [Gone, Revoked, Active]);
-        assert_eq!(phases(&keys, LIFETIME, at(700 + DAY + 60)), [Gone, Gone, Active]);
+        assert_eq!(phases(&keys, LIFETIME, at(600 + DAY + 60)), [Expired, Revoked, Active]);
+        assert_eq!(phases(&keys, LIFETIME, at(700 + DAY + 60)), [Expired, Expired, Active]);
     }
 
     #[test]
-    fn a_key_that_was_revoked_before_it_signed_supersedes_nothing() {
+    fn key_revoked_before_it_signed_supersedes_no_key() {
         let keys = [key(1, 0, None), key(2, 600, Some(300)), key(3, 2000, None)];
         assert_eq!(phases(&keys, LIFETIME, at(1999)), [Active, Revoked, Pending]);
         assert_eq!(phases(&keys, LIFETIME, at(2000)), [Retiring, Revoked, Active]);

@@ -1,5 +1,5 @@
-//! Certificates and keys from PEM files, and a sentence for what is wrong with
-//! one: the error queue of OpenSSL means nothing to an operator.
+//! Certificates and private keys from PEM files, with an error message for every defect.
+//! The error queue of OpenSSL does not help an operator.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use openssl::pkey::{PKey, Private};
 use openssl::ssl::SslAcceptorBuilder;
 use openssl::x509::{X509, X509Ref};
 
-use super::Error;
+use super::{Error, path_error};
 
 /// A certificate with its chain and its private key.
 pub(super) struct Identity {
@@ -19,28 +19,28 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// Reads the files that `tls.certificate` and `tls.key` name. Logs a
-    /// certificate that is not valid at this time.
+    /// Reads the files of `tls.certificate` and `tls.key`. Logs a certificate that is not
+    /// valid at this time.
     pub(super) fn read(certificate: &Path, key: &Path) -> Result<Self, Error> {
         let chain = read_chain("tls.certificate", certificate)?;
         let private = read_key("tls.key", key)?;
-        match chain.iter().position(|certificate| is_for(certificate, &private)) {
+        match chain.iter().position(|certificate| belongs_to(certificate, &private)) {
             Some(0) => {}
             Some(at) => {
                 let problem = format!(
-                    "holds another certificate first: the one of the key in {} is number {} in it; \
-                     put that one first and its issuers after it",
+                    "does not begin with the certificate of the key in {}, which is number {} in \
+                     it; put that one first and its issuers after it",
                     key.display(),
                     at + 1
                 );
-                return Err(unusable("tls.certificate", certificate, &problem));
+                return Err(path_error("tls.certificate", certificate, problem));
             }
             None => {
                 let problem = format!(
-                    "is not the key of the certificate in {}; give the two that belong together",
+                    "is not the key of the certificate in {}; set both settings to one pair",
                     certificate.display()
                 );
-                return Err(unusable("tls.key", key, &problem));
+                return Err(path_error("tls.key", key, problem));
             }
         }
         warn_of_dates(certificate, &chain);
@@ -51,7 +51,7 @@ impl Identity {
         Ok(Self { chain, key: private })
     }
 
-    /// Shows it to whoever connects.
+    /// Sets the certificate, its chain and the key for handshakes.
     pub(super) fn install(&self, acceptor: &mut SslAcceptorBuilder) -> Result<(), ErrorStack> {
         let mut chain = self.chain.iter();
         if let Some(certificate) = chain.next() {
@@ -64,23 +64,23 @@ impl Identity {
     }
 }
 
-/// Reads the certificates in a PEM file, of which there is at least one.
-pub(super) fn read_chain(setting: &'static str, path: &Path) -> Result<Vec<X509>, Error> {
+/// Reads the certificates in a PEM file: at least one.
+pub(crate) fn read_chain(setting: &'static str, path: &Path) -> Result<Vec<X509>, Error> {
     let pem = read(setting, path)?;
     match X509::stack_from_pem(&pem) {
         Ok(chain) if !chain.is_empty() => Ok(chain),
-        Ok(_) => Err(unusable(setting, path, "holds no certificate in PEM")),
-        Err(_) => Err(unusable(setting, path, "holds a certificate that cannot be parsed")),
+        Ok(_) => Err(path_error(setting, path, "holds no certificate in PEM")),
+        Err(_) => Err(path_error(setting, path, "holds a certificate that cannot be parsed")),
     }
 }
 
 /// Reads the private key in a PEM file.
 pub(super) fn read_key(setting: &'static str, path: &Path) -> Result<PKey<Private>, Error> {
     let pem = read(setting, path)?;
-    // OpenSSL would ask the terminal for the passphrase.
+    // OpenSSL would prompt for the passphrase on the terminal.
     if pem.windows(9).any(|word| word == b"ENCRYPTED") {
-        let problem = "holds a private key under a passphrase; decrypt it with `openssl pkey`";
-        return Err(unusable(setting, path, problem));
+        let problem = "holds an encrypted private key; decrypt it with `openssl pkey`";
+        return Err(path_error(setting, path, problem));
     }
     PKey::private_key_from_pem(&pem).map_err(|_| {
         let begun = pem.windows(12).any(|word| word == b"PRIVATE KEY-");
@@ -89,40 +89,36 @@ pub(super) fn read_key(setting: &'static str, path: &Path) -> Result<PKey<Privat
         } else {
             "holds no private key in PEM"
         };
-        unusable(setting, path, problem)
+        path_error(setting, path, problem)
     })
 }
 
 fn read(setting: &'static str, path: &Path) -> Result<Vec<u8>, Error> {
     std::fs::read(path)
-        .map_err(|error| unusable(setting, path, &format!("cannot be read: {error}")))
+        .map_err(|error| path_error(setting, path, format!("cannot be read: {error}")))
 }
 
-fn is_for(certificate: &X509Ref, key: &PKey<Private>) -> bool {
+fn belongs_to(certificate: &X509Ref, key: &PKey<Private>) -> bool {
     certificate.public_key().is_ok_and(|public| public.public_eq(key))
 }
 
-/// Logs what clients will refuse: a certificate that has expired, or whose time
-/// has not come. The server starts all the same, since a clock may be wrong.
+/// Logs each certificate that has expired or is not valid yet. The server starts all the
+/// same, because the clock may be wrong.
 pub(super) fn warn_of_dates(path: &Path, chain: &[X509]) {
     let Ok(now) = Asn1Time::days_from_now(0) else { return };
     for certificate in chain {
         let file = path.display();
         if *certificate.not_after() < *now {
             let since = certificate.not_after();
-            tracing::error!(%file, %since, "certificate expired, clients refuse it; renew it");
+            tracing::error!(%file, %since, "certificate expired, clients reject it; renew it");
         } else if *certificate.not_before() > *now {
             let from = certificate.not_before();
-            tracing::error!(%file, %from, "certificate not valid yet, clients refuse it");
+            tracing::error!(%file, %from, "certificate not valid yet, clients reject it");
         }
     }
 }
 
-fn unusable(setting: &'static str, path: &Path, problem: &str) -> Error {
-    Error::File { setting, path: path.display().to_string(), problem: problem.to_owned() }
-}
-
-/// The reason of the first error in the queue.
+/// Returns the reason of the first error in the queue.
 pub(super) fn reason(stack: &ErrorStack) -> String {
     let reason = stack.errors().first().and_then(openssl::error::Error::reason);
     reason.unwrap_or("OpenSSL gives no reason").to_owned()

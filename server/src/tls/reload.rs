@@ -1,23 +1,24 @@
-//! A certificate that is renewed on disk while the server runs.
+//! Reads a certificate again when its files change while the server runs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use actix_rt::task::spawn_blocking;
-use openssl::sha::sha256;
 use openssl::ssl::{ClientHelloResponse, SslAcceptor, SslAcceptorBuilder, SslContext, SslMethod};
 
 use super::certificate::{Identity, reason};
 use super::{Error, path_error};
+use crate::crypto::Digest;
 
-/// How often the files are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// The interval at which the files are checked.
+const CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The certificate of `tls.certificate` and `tls.key`, as they were read last.
+/// The certificate of `tls.certificate` and `tls.key` that was read last.
 pub struct Renewal {
     certificate: PathBuf,
     key: PathBuf,
+    /// A `std` lock: handshakes only clone the context, which is reference-counted.
     current: RwLock<SslContext>,
 }
 
@@ -28,7 +29,7 @@ impl Renewal {
         Ok(Arc::new(Self { certificate, key, current }))
     }
 
-    /// Has each handshake use the certificate that was read last.
+    /// Makes each handshake use the certificate that was read last.
     pub(super) fn install(self: &Arc<Self>, acceptor: &mut SslAcceptorBuilder) {
         let renewal = self.clone();
         acceptor.set_client_hello_callback(move |ssl, _| {
@@ -38,30 +39,33 @@ impl Renewal {
         });
     }
 
-    /// Reads the files again when they have changed, until it is dropped. Looks each
-    /// minute, and whenever `asked` says so.
-    pub async fn run(self: Arc<Self>, asked: Arc<tokio::sync::Notify>) {
+    /// Reads the files again when they have changed: checks each minute, and at each
+    /// notification of `hangups`. Never returns.
+    pub async fn run(self: Arc<Self>, hangups: Arc<tokio::sync::Notify>) {
         let mut seen = self.fingerprint().await;
         loop {
-            let _ = tokio::time::timeout(LOOK_EVERY, asked.notified()).await;
+            let _ = tokio::time::timeout(CHECK_INTERVAL, hangups.notified()).await;
             let now = self.fingerprint().await;
-            // Half of a pair that is being replaced is not there yet, or does not fit.
+            // While a pair is being replaced, one half may be missing or not match.
             if now != seen && self.reload().await {
                 seen = now;
             }
         }
     }
 
-    /// Digests of both files, if they can be read.
-    async fn fingerprint(&self) -> [Option<[u8; 32]>; 2] {
+    /// Returns the digests of both files, if they can be read.
+    async fn fingerprint(&self) -> [Option<Digest>; 2] {
         let files = [self.certificate.clone(), self.key.clone()];
-        let digests = move || files.map(|file| std::fs::read(file).ok().map(|text| sha256(&text)));
+        let digest = |file| std::fs::read(file).ok().map(|content| Digest::of(&[&content]));
+        let digests = move || files.map(digest);
         spawn_blocking(digests).await.unwrap_or_default()
     }
 
-    /// Whether the files are good; the certificate in use stays where they are not.
+    /// Reads both files. Returns whether they can be used; otherwise the current certificate
+    /// stays in use.
     async fn reload(&self) -> bool {
-        let (certificate, key) = (self.certificate.clone(), self.key.clone());
+        let certificate = self.certificate.clone();
+        let key = self.key.clone();
         match spawn_blocking(move || context(&certificate, &key)).await {
             Ok(Ok(renewed)) => {
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = renewed;
@@ -69,7 +73,7 @@ impl Renewal {
                 true
             }
             Ok(Err(error)) => {
-                tracing::error!(%error, "certificate not renewed, the one before stays in use");
+                tracing::error!(%error, "certificate not renewed, the current one stays in use");
                 false
             }
             Err(_) => false,
@@ -77,12 +81,12 @@ impl Renewal {
     }
 }
 
-/// What a handshake needs of a certificate and its key.
-fn context(certificate: &std::path::Path, key: &std::path::Path) -> Result<SslContext, Error> {
+/// Returns the context of handshakes with a certificate and its key.
+fn context(certificate: &Path, key: &Path) -> Result<SslContext, Error> {
     let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server())?;
-    // What is left for OpenSSL to refuse is a key that is too short.
+    // `Identity` has checked all but the strength of the key.
     Identity::read(certificate, key)?.install(&mut acceptor).map_err(|error| {
-        let problem = format!("is not good enough for TLS: {}", reason(&error));
+        let problem = format!("is too weak for TLS: {}", reason(&error));
         path_error("tls.certificate", certificate, problem)
     })?;
     Ok(acceptor.build().into_context())

@@ -19,7 +19,7 @@ use super::connection::{Connection, Options, is_out_of_memory};
 use super::identity::{self, Facts, Unusable};
 use super::problems::Problems;
 use super::{LEASE, access_key, ended_key};
-use crate::clock::{self, CLOCKS_APART, Timestamp};
+use crate::clock::{self, MAX_SKEW_BETWEEN_SERVERS, Timestamp};
 use crate::ids::SessionId;
 use crate::store::revocations::Revocation;
 use crate::tokens::VerifiedToken;
@@ -280,7 +280,7 @@ impl Link {
 
     /// Forgets the revocations of sessions whose access tokens have all expired.
     pub(super) fn forget_expired(&self) {
-        let time = clock::now().before(CLOCKS_APART);
+        let time = clock::now().before(MAX_SKEW_BETWEEN_SERVERS);
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         current.ended.retain(|_, access_expires_at| *access_expires_at > time);
     }
@@ -386,7 +386,7 @@ impl Link {
     }
 
     async fn write(&self, connection: &Connection, ended: &[Revocation]) -> RedisResult<()> {
-        let now = clock::now().before(CLOCKS_APART);
+        let now = clock::now().before(MAX_SKEW_BETWEEN_SERVERS);
         for batch in ended.chunks(AT_ONCE) {
             let write = |end: &Revocation| {
                 let lifetime = end.access_expires_at.since(now);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout};
 
-use crate::clock::{self, CLOCKS_APART};
+use crate::clock::{self, MAX_SKEW_BETWEEN_SERVERS};
 use crate::store::Store;
 use crate::store::own::{self, Own};
 use crate::store::revocations::{self, Cursor, Revocation};
@@ -67,7 +67,7 @@ impl Poller {
         self.row.polls += 1;
         identity.clone_into(&mut self.row.redis);
         let row = self.row.clone();
-        let time = clock::now().before(CLOCKS_APART);
+        let time = clock::now().before(MAX_SKEW_BETWEEN_SERVERS);
         let read = self.own.run(PATIENCE, move |conn| {
             // In this order, each committed: see the top of this file.
             servers::set(conn, &row)?;

@@ -26,7 +26,7 @@ async fn health_command_reports_whether_the_server_is_ready() {
     let output = command.run(&["health"]);
     assert!(!output.status.success());
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("/health/ready does not answer"), "{said}");
+    assert!(said.contains("/health/ready does not respond"), "{said}");
 }
 
 #[actix_rt::test]

@@ -171,7 +171,7 @@ async fn pending_key_replaces_a_revoked_key() {
     let server = Server::with(|launch| launch.set("tokens.algorithm", "EdDSA"));
     keys(&server, &["rotate"]).unwrap();
     let refused = keys(&server, &["rotate"]).unwrap_err();
-    assert!(refused.contains("is published already"), "{refused}");
+    assert!(refused.contains("is already published"), "{refused}");
     let_time_pass(&server, 11);
     keys(&server, &["rotate"]).unwrap();
     let (kids, phases): (Vec<_>, Vec<_>) = listed(&server).into_iter().unzip();
@@ -240,13 +240,13 @@ async fn key_encrypted_under_an_unknown_secret_shows_in_readiness() {
     .await;
     let problems = server.http.get("/health/ready").await.json()["problems"].to_string();
     assert!(problems.contains("encrypted under another secret"), "{problems}");
-    server.process.await_log("cannot be opened with this server's secret");
+    server.process.await_log("cannot decrypt the signing key");
     server.log_in().await;
     let wrong = server.world.server(binary()).set("secret", "a-third-secret-of-at-least-32-chars");
     let output = wrong.run(&["keys", "rotate"]);
     assert!(!output.status.success());
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("cannot be opened with this server's secret"), "{said}");
+    assert!(said.contains("cannot decrypt the signing key"), "{said}");
 }
 
 #[actix_rt::test]

@@ -82,7 +82,7 @@ async fn secret_that_does_not_match_the_database_stops_startup() {
     let output = other.run(&[]);
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success());
-    assert!(said.contains("cannot be opened with this server's secret"), "{said}");
+    assert!(said.contains("cannot decrypt the signing key"), "{said}");
     assert!(!said.contains("another-secret"), "{said}");
 }
 

@@ -20,7 +20,7 @@ async fn listed_old_secret_is_accepted_and_replaced_at_the_next_rotation() {
         launch.set("secret", NEW).set("old_secrets", OLD)
     };
     let mut server = Server::within(server.world, both);
-    server.process.await_log("signing key sealed under the new secret");
+    server.process.await_log("signing key encrypted under the new secret");
     assert_eq!(server.user(&first.access).await, 200);
     let second = Tokens::of(&server.refresh(&first.refresh).await);
     let again = Tokens::of(&server.refresh(&first.refresh).await);
@@ -144,7 +144,7 @@ async fn compromised_configured_secret_must_be_replaced_on_every_server_first() 
     assert_eq!(here.user(&tokens.access).await, 200, "nothing was done");
 
     let said = rotate_compromised(&launch().set("secret", NEW)).unwrap();
-    assert!(said.contains("the configured secret is in force"), "{said}");
+    assert!(said.contains("the configured secret is in use"), "{said}");
     assert!(said.contains("1 sessions have ended"), "{said}");
     assert!(!said.contains(NEW) && !said.contains(OLD));
     assert_over(&here, &tokens).await;

@@ -121,19 +121,19 @@ async fn server_without_local_files_needs_no_data_folder() {
         launch.clone().variable("DATABASE_URL", "sqlite://{data_dir}/matchbook.db"),
     ] {
         let error = refusal(&needs);
-        assert!(error.contains("/proc/nowhere cannot be made"), "{error}");
+        assert!(error.contains("/proc/nowhere cannot be created"), "{error}");
         assert!(error.contains("`data_dir`"), "{error}");
     }
     let nowhere = launch.variable("DATABASE_URL", "sqlite://nowhere/x.db");
     let error = refusal(&nowhere);
     let path = world.folder().join("nowhere/x.db");
     let said =
-        format!("the database file {} cannot be made (`database.url`): No such", path.display());
+        format!("cannot create the database file {} (`database.url`): No such", path.display());
     assert!(error.contains(&said), "{error}");
     let folder = world.folder().join("in/the/way");
     std::fs::write(world.folder().join("in"), "a file").unwrap();
     let error = refusal(&world.server(binary()).set("data_dir", "in/the/way"));
-    assert!(error.contains(&format!("{} cannot be made", folder.display())), "{error}");
+    assert!(error.contains(&format!("{} cannot be created", folder.display())), "{error}");
 }
 
 #[actix_rt::test]

@@ -171,7 +171,7 @@ async fn unusable_certificate_or_key_stops_startup_with_a_sentence() {
         (&certificate, &empty, "tls.key", "empty.pem holds no private key in PEM"),
         (&certificate, &certificate, "tls.key", "holds no private key in PEM"),
         (&certificate, &torn_key, "tls.key", "torn.key holds a private key that cannot be parsed"),
-        (&certificate, locked, "tls.key", "holds a private key under a passphrase"),
+        (&certificate, locked, "tls.key", "holds an encrypted private key"),
         (&certificate, &other_key, "tls.key", "is not the key of the certificate in "),
         (&swapped, &key, "tls.certificate", "is number 2 in it; put that one first"),
     ] {
@@ -194,8 +194,8 @@ async fn unusable_certificate_or_key_stops_startup_with_a_sentence() {
 async fn expired_or_future_certificate_is_reported_at_startup() {
     let now = matchbook_server::clock::now().as_secs();
     for (from, until, said) in [
-        (now - 7200, now - 3600, "certificate expired, clients refuse it"),
-        (now + 3600, now + 7200, "certificate not valid yet, clients refuse it"),
+        (now - 7200, now - 3600, "certificate expired, clients reject it"),
+        (now + 3600, now + 7200, "certificate not valid yet, clients reject it"),
     ] {
         let world = TestEnv::new();
         let (certificate, key) = certificate_of(from, until);

@@ -8,7 +8,7 @@ use diesel::sql_types::{BigInt, Text};
 use matchbook_server::clock::Timestamp;
 use matchbook_server::crypto::{IdempotencyKey, Secret, TokenKeys};
 use matchbook_server::ids::{EventId, SessionId, UserId};
-use matchbook_server::keys::DerivedKeys;
+use matchbook_server::secrets::DerivedKeys;
 use matchbook_server::sessions::{
     self, ClientInfo, Login, LoginOutcome, Look, Policy, PresentedToken, Refresh, RefreshOutcome,
     Reuse, TokenGrant,

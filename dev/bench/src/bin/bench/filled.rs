@@ -9,7 +9,7 @@ use diesel::connection::SimpleConnection;
 use diesel::{Connection, PgConnection};
 use matchbook_bench::seed;
 use matchbook_server::crypto::Secret;
-use matchbook_server::keys::DerivedKeys;
+use matchbook_server::secrets::DerivedKeys;
 use matchbook_server::tokens::RefreshToken;
 use openssl::sha::sha256;
 

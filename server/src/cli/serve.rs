@@ -1,0 +1,23 @@
+//! `matchbook-server serve`: responds to requests until it is stopped.
+
+use std::error::Error;
+
+use crate::app::{self, base_url};
+use crate::config::Config;
+
+/// Starts the server and waits until it stops.
+pub async fn run(config: &Config, warnings: &[String]) -> Result<(), Box<dyn Error>> {
+    config.log.start();
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    let application = app::start(config).await?;
+    for address in &application.addresses {
+        let url = base_url(&config.tls, *address);
+        tracing::info!(%url, database = %config.database.url, "listening");
+        super::print(&format!("matchbook-server listens on {url}\n"))?;
+    }
+    application.server.await?;
+    tracing::info!("stopped");
+    Ok(())
+}

@@ -1,0 +1,344 @@
+//! The key ring: a cache of the published keys, kept current with the database.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use actix_rt::task::spawn_blocking;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::jwk::JwkSet;
+
+use super::encryption::Decrypted;
+use super::lifecycle::{Phase, UNSCHEDULED, phases};
+use super::rotation::{KeyContext, NewKey};
+use super::signing_key::SigningKey;
+use super::verification::SignatureError;
+use super::{Error, Options, VerifyError};
+use crate::clock::{self, Timestamp};
+use crate::crypto::Digest;
+use crate::secrets::KeyEncryptionKeys;
+use crate::store::signing_keys::StoredKey;
+use crate::store::{self, Conn, Store, signing_keys};
+use crate::tokens::{Claims, VerifiedToken};
+
+/// The interval at which a server reads the keys.
+pub const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
+/// The minimum time between two reads. A token with an unknown key causes a read at once.
+const MIN_REFRESH_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Signs and verifies with the keys in the database.
+pub struct KeyRing {
+    store: Store,
+    encryption: KeyEncryptionKeys,
+    options: Options,
+    /// The keys that were read last. A `std` lock: it is held only to clone or to replace
+    /// the `Arc`, never across an `await`.
+    snapshot: RwLock<Arc<KeySnapshot>>,
+    /// Limits reads on demand to one at a time, so that many tokens with an unknown key
+    /// cause one query.
+    refresh_lock: tokio::sync::Mutex<()>,
+}
+
+/// The published keys at the time of one read.
+pub(super) struct KeySnapshot {
+    pub(super) keys: Vec<PublishedKey>,
+    /// The errors of keys that this server's secrets do not decrypt.
+    unreadable: Vec<String>,
+    set: KeySet,
+    read_at: Instant,
+}
+
+#[derive(Clone)]
+pub(super) struct PublishedKey {
+    pub(super) key: Arc<SigningKey>,
+    pub(super) active_from: Timestamp,
+}
+
+/// The public keys as they are published (RFC 7517 §5).
+#[derive(Clone)]
+pub struct KeySet {
+    /// JSON.
+    pub body: String,
+    /// A strong entity tag (RFC 9110 §8.8.3).
+    pub etag: String,
+    /// The time for which it may be cached.
+    pub max_age: Duration,
+}
+
+/// The published keys that could be read, and the errors of the others.
+struct Opened {
+    keys: Vec<PublishedKey>,
+    unreadable: Vec<Error>,
+}
+
+impl KeySnapshot {
+    pub(super) fn empty() -> Self {
+        let set = KeySet { body: String::new(), etag: String::new(), max_age: Duration::ZERO };
+        Self { keys: vec![], unreadable: vec![], set, read_at: Instant::now() }
+    }
+}
+
+impl KeyRing {
+    /// Reads the keys from the database, and creates one if there is no key. Servers that
+    /// start at the same time get the same key. Keys that were encrypted under an old secret
+    /// are encrypted again under the current one. If the newest key has another algorithm
+    /// than new keys shall have, the next key is created.
+    pub async fn open(
+        store: Store,
+        encryption: KeyEncryptionKeys,
+        options: Options,
+    ) -> Result<Self, Error> {
+        let snapshot = RwLock::new(Arc::new(KeySnapshot::empty()));
+        let refresh_lock = tokio::sync::Mutex::default();
+        let ring = Self { store, encryption, options, snapshot, refresh_lock };
+        let now = clock::now();
+        if ring.stored().await?.is_empty() && ring.store.check_clock().is_ok() {
+            ring.create_key(1, now).await?;
+        }
+        let read_at = Instant::now();
+        let stored = ring.stored().await?;
+        let mut opened = ring.open_published(&stored, now).await?;
+        if let Some(error) = opened.unreadable.pop() {
+            return Err(error);
+        }
+        let newest = opened.keys.last().map(|newest| newest.key.clone());
+        ring.replace(opened, read_at);
+        if newest.is_some_and(|newest| !newest.matches_algorithm(ring.options.algorithm)) {
+            let sequence = stored.last().map_or(1, |key| key.sequence + 1);
+            ring.create_key(sequence, now).await?;
+        }
+        Ok(ring)
+    }
+
+    /// Reads the keys each second and creates the next key in time. Never returns, and may
+    /// be dropped at any time.
+    pub async fn run(self: Arc<Self>) {
+        let mut failing = false;
+        loop {
+            tokio::time::sleep(REFRESH_INTERVAL).await;
+            let result = self.maintain().await;
+            if let Err(error) = &result
+                && !failing
+            {
+                tracing::warn!(%error, "signing keys not read, retrying");
+            }
+            failing = result.is_err();
+        }
+    }
+
+    async fn maintain(&self) -> Result<(), Error> {
+        let stored = self.refresh().await?;
+        let now = clock::now();
+        if self.store.check_clock().is_err() {
+            return Ok(());
+        }
+        if stored.is_empty() {
+            return self.create_key(1, now).await;
+        }
+        let is_unscheduled =
+            |key: &&StoredKey| key.active_from == UNSCHEDULED && key.revoked_at.is_none();
+        if let Some(key) = stored.iter().find(is_unscheduled) {
+            return self.schedule(key.kid.clone()).await;
+        }
+        let phases = phases(&stored, self.options.access_lifetime, now);
+        for (key, _) in stored.iter().zip(&phases).filter(|(_, phase)| **phase == Phase::Expired) {
+            let kid = key.kid.clone();
+            tracing::info!(kid, "signing key deleted, all its tokens have expired");
+            self.store.run_aside(move |conn| signing_keys::delete(conn, &kid)).await?;
+        }
+        let Some(newest) = stored.last() else { return Ok(()) };
+        let Some(rotate_after) = self.options.rotate_after else { return Ok(()) };
+        let due = newest.active_from.after(rotate_after);
+        let published_until_then = now.after(self.options.publish_ahead);
+        if due <= published_until_then {
+            self.create_key(newest.sequence + 1, now).await?;
+        }
+        Ok(())
+    }
+
+    /// Signs an access token with `claims`.
+    pub fn sign(&self, claims: &Claims<'_>, now: Timestamp) -> Result<String, Error> {
+        let payload = serde_json::to_vec(claims).map_err(|_| Error::Signature)?;
+        let snapshot = self.snapshot();
+        let active = snapshot.keys.iter().rfind(|key| key.active_from <= now);
+        // After the clock was set back, no key may be active yet.
+        active.or(snapshot.keys.first()).ok_or(Error::NoKey)?.key.sign(&payload)
+    }
+
+    /// Verifies the signature and the expiry of an access token, without leeway.
+    pub async fn verify(&self, token: &str, now: Timestamp) -> Result<VerifiedToken, VerifyError> {
+        self.store.check_clock().map_err(|error| VerifyError::Unavailable(error.into()))?;
+        let snapshot = self.current().await.map_err(VerifyError::Unavailable)?;
+        let verified = match snapshot.verify(token, &self.options) {
+            // Another server may already sign with a key that this server has not read yet.
+            Err(SignatureError::UnknownKey) => {
+                let refreshed = self.refresh_now().await;
+                refreshed.map_err(|error| VerifyError::Unavailable(error.into()))?;
+                self.snapshot().verify(token, &self.options)
+            }
+            result => result,
+        };
+        let verified = verified.map_err(|_| VerifyError::Invalid)?;
+        if verified.expires_at <= now {
+            return Err(VerifyError::Expired);
+        }
+        Ok(verified)
+    }
+
+    /// Returns the public keys. They may be cached for half of `publish_ahead`, and for less
+    /// if the database has not been read recently.
+    pub async fn jwks(&self) -> Result<KeySet, Error> {
+        let snapshot = self.current().await?;
+        let publish_ahead = self.options.publish_ahead;
+        let until_next_key = publish_ahead.saturating_sub(snapshot.read_at.elapsed());
+        Ok(KeySet { max_age: (publish_ahead / 2).min(until_next_key), ..snapshot.set.clone() })
+    }
+
+    /// Returns whether this server has a key to sign with.
+    #[must_use]
+    pub fn can_sign(&self) -> bool {
+        !self.snapshot().keys.is_empty()
+    }
+
+    /// Returns whether this server can decrypt every published key.
+    #[must_use]
+    pub fn all_readable(&self) -> bool {
+        self.snapshot().unreadable.is_empty()
+    }
+
+    /// Returns the keys, unless they are so old that one may have been revoked meanwhile.
+    async fn current(&self) -> Result<Arc<KeySnapshot>, Error> {
+        let max_staleness = self.options.max_staleness();
+        let snapshot = self.snapshot();
+        if snapshot.read_at.elapsed() <= max_staleness {
+            return Ok(snapshot);
+        }
+        // This process may have been suspended.
+        self.refresh_now().await?;
+        let snapshot = self.snapshot();
+        if snapshot.read_at.elapsed() <= max_staleness { Ok(snapshot) } else { Err(Error::Stale) }
+    }
+
+    fn snapshot(&self) -> Arc<KeySnapshot> {
+        self.snapshot.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn stored(&self) -> Result<Vec<StoredKey>, store::Error> {
+        self.store.run_aside(signing_keys::all).await
+    }
+
+    /// Reads the keys, unless they were read a moment ago.
+    async fn refresh_now(&self) -> Result<(), store::Error> {
+        let _guard = self.refresh_lock.lock().await;
+        if self.snapshot().read_at.elapsed() < MIN_REFRESH_INTERVAL {
+            return Ok(());
+        }
+        match self.refresh().await {
+            Err(Error::Store(error)) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    async fn refresh(&self) -> Result<Vec<StoredKey>, Error> {
+        let read_at = Instant::now();
+        let stored = self.stored().await?;
+        let opened = self.open_published(&stored, clock::now()).await?;
+        self.replace(opened, read_at);
+        Ok(stored)
+    }
+
+    /// Decrypts the published keys of `stored` that are not in the snapshot already.
+    async fn open_published(&self, stored: &[StoredKey], now: Timestamp) -> Result<Opened, Error> {
+        let before = self.snapshot();
+        let phases = phases(stored, self.options.access_lifetime, now);
+        let published = stored.iter().zip(phases).filter(|(_, phase)| phase.is_published());
+        let mut opened = Opened { keys: Vec::new(), unreadable: Vec::new() };
+        for (stored, _) in published {
+            let known = before.keys.iter().find(|known| known.key.kid == stored.kid);
+            let key = match known {
+                Some(known) => Ok(known.key.clone()),
+                None => self.open_key(stored).await,
+            };
+            match key {
+                Ok(key) => {
+                    opened.keys.push(PublishedKey { key, active_from: stored.active_from });
+                }
+                Err(error @ (Error::WrongSecret { .. } | Error::Unusable { .. })) => {
+                    opened.unreadable.push(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(opened)
+    }
+
+    async fn open_key(&self, stored: &StoredKey) -> Result<Arc<SigningKey>, Error> {
+        let Decrypted { pkcs8, is_current } = self.encryption.decrypt(stored)?;
+        if !is_current {
+            let seen = stored.clone();
+            let sealed = self.encryption.encrypt(&stored.kid, &pkcs8)?;
+            self.store.run_aside(move |conn| signing_keys::reseal(conn, &seen, &sealed)).await?;
+            tracing::info!(kid = %stored.kid, "signing key encrypted under the new secret");
+        }
+        let key = SigningKey::parse(&stored.algorithm, &pkcs8)
+            .map_err(|problem| Error::Unusable { kid: stored.kid.clone(), problem })?;
+        Ok(Arc::new(key))
+    }
+
+    fn replace(&self, opened: Opened, read_at: Instant) {
+        let before = self.snapshot();
+        let mut unreadable = Vec::new();
+        for error in opened.unreadable {
+            let message = error.to_string();
+            if !before.unreadable.contains(&message) {
+                tracing::error!(%error, "signing key not readable, access tokens of other servers are rejected");
+            }
+            unreadable.push(message);
+        }
+        log_changes(&before.keys, &opened.keys);
+        let keys = opened.keys.iter().map(|published| published.key.jwk.clone()).collect();
+        // Public keys always serialize.
+        let body = serde_json::to_string(&JwkSet { keys }).unwrap_or_default();
+        let digest = Digest::of(&[body.as_bytes()]);
+        let etag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(&digest.as_bytes()[..16]));
+        let set = KeySet { etag, body, max_age: Duration::ZERO };
+        let snapshot = KeySnapshot { keys: opened.keys, unreadable, set, read_at };
+        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(snapshot);
+    }
+
+    /// Creates the key with this sequence number, unless another server does. The first key
+    /// signs at once, every other one once it was published for long enough.
+    async fn create_key(&self, sequence: i64, now: Timestamp) -> Result<(), Error> {
+        let active_from = if sequence == 1 { now } else { UNSCHEDULED };
+        let algorithm = self.options.algorithm;
+        let new = spawn_blocking(move || NewKey::generate(algorithm)).await??;
+        let cx = KeyContext { encryption: &self.encryption, options: &self.options, now };
+        let key = new.into_stored(sequence, active_from, &cx)?;
+        let kid = key.kid.clone();
+        if self.store.run_aside(move |conn| signing_keys::insert(conn, &key)).await? {
+            tracing::info!(kid, algorithm = algorithm.name(), "signing key created");
+            if active_from == UNSCHEDULED {
+                self.schedule(kid).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets the time from which a key signs, after its row is committed.
+    async fn schedule(&self, kid: String) -> Result<(), Error> {
+        let at = clock::now().after(self.options.publish_ahead);
+        let schedule = move |conn: &mut Conn| signing_keys::schedule(conn, &kid, UNSCHEDULED, at);
+        Ok(self.store.run_aside(schedule).await?)
+    }
+}
+
+/// Logs which keys this server began and ceased to accept, for the analysis of incidents.
+fn log_changes(before: &[PublishedKey], after: &[PublishedKey]) {
+    let lacks = |keys: &[PublishedKey], kid: &str| keys.iter().all(|known| known.key.kid != kid);
+    for PublishedKey { key, active_from } in after.iter().filter(|k| lacks(before, &k.key.kid)) {
+        tracing::info!(kid = key.kid, algorithm = ?key.algorithm, %active_from, "signing key published");
+    }
+    for PublishedKey { key, .. } in before.iter().filter(|k| lacks(after, &k.key.kid)) {
+        tracing::info!(kid = key.kid, "signing key retired, its access tokens are rejected");
+    }
+}

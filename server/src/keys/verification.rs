@@ -1,0 +1,244 @@
+//! The verification of access tokens, without their expiry.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::Validation;
+use serde::Deserialize;
+
+use super::ring::KeySnapshot;
+use super::{ACCESS_TOKEN_TYPE, Error, Options};
+use crate::crypto::Digest;
+use crate::tokens::{Claims, VerifiedToken};
+
+/// The maximum length of an access token in bytes. A token of this server is much shorter.
+const MAX_TOKEN_LEN: usize = 4096;
+
+/// The reasons why an access token is rejected.
+#[derive(Debug)]
+pub enum VerifyError {
+    /// The token is malformed, was issued for another audience, or was not signed by a
+    /// published key.
+    Invalid,
+    Expired,
+    /// The token names a key that may be new or revoked, and the database cannot be read,
+    /// or this server's clock is wrong.
+    Unavailable(Error),
+}
+
+pub(super) enum SignatureError {
+    Invalid,
+    UnknownKey,
+}
+
+/// The header of an access token. Other members than those of this server's tokens are
+/// rejected: `crit` (RFC 7515 §4.1.11) lists members that a verifier must understand, `b64`
+/// (RFC 7797) changes the signed bytes, and `jku`, `jwk`, `x5u` and `x5c` carry keys.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokenHeader {
+    typ: String,
+    kid: String,
+    /// The verification compares it with the key's algorithm.
+    #[serde(rename = "alg")]
+    _alg: String,
+}
+
+impl TokenHeader {
+    fn parse(token: &str) -> Option<Self> {
+        let header = URL_SAFE_NO_PAD.decode(token.split('.').next()?).ok()?;
+        serde_json::from_slice(&header).ok()
+    }
+}
+
+impl KeySnapshot {
+    /// Verifies the signature, the issuer and the audience of a token, but not its expiry.
+    pub(super) fn verify(
+        &self,
+        token: &str,
+        options: &Options,
+    ) -> Result<VerifiedToken, SignatureError> {
+        if token.len() > MAX_TOKEN_LEN {
+            return Err(SignatureError::Invalid);
+        }
+        let digest = Digest::of(&[token.as_bytes()]).to_bytes();
+        // Each key has its own cache, so that a retired key takes its entries along.
+        let cached = self.keys.iter().find_map(|published| published.key.verified.get(&digest));
+        if let Some(verified) = cached {
+            return Ok(verified);
+        }
+        let header = TokenHeader::parse(token).ok_or(SignatureError::Invalid)?;
+        if header.typ != ACCESS_TOKEN_TYPE {
+            return Err(SignatureError::Invalid);
+        }
+        let key = self.keys.iter().find(|published| published.key.kid == header.kid);
+        let key = &key.ok_or(SignatureError::UnknownKey)?.key;
+        let mut validation = Validation::new(key.algorithm);
+        validation.set_issuer(&[&options.issuer]);
+        validation.set_audience(&[&options.audience]);
+        validation.set_required_spec_claims(&["iss", "aud", "exp", "sub"]);
+        // The ring compares `exp` with the caller's `now`, to the second.
+        validation.validate_exp = false;
+        let decoded = jsonwebtoken::decode::<Claims<'_>>(token, &key.public, &validation);
+        let verified = decoded.map_err(|_| SignatureError::Invalid)?.claims.verified();
+        key.verified.insert(digest, verified);
+        Ok(verified)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::ids::{SessionId, UserId};
+    use crate::keys::Algorithm;
+    use crate::keys::ring::PublishedKey;
+    use crate::keys::signing_key::SigningKey;
+    use crate::tokens::RotationRandomness;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
+
+    fn options() -> Options {
+        Options {
+            algorithm: Algorithm::EdDsa,
+            publish_ahead: Duration::from_secs(600),
+            rotate_after: None,
+            issuer: "https://issuer".into(),
+            audience: "https://audience".into(),
+            access_lifetime: Duration::from_secs(60),
+        }
+    }
+
+    /// Returns a key of each algorithm.
+    fn keys() -> Vec<SigningKey> {
+        [Algorithm::Rs256 { bits: 2048 }, Algorithm::Es256, Algorithm::EdDsa]
+            .into_iter()
+            .map(|made| SigningKey::parse(made.name(), &made.generate().unwrap()).unwrap())
+            .collect()
+    }
+
+    fn snapshot(key: SigningKey) -> KeySnapshot {
+        let mut snapshot = KeySnapshot::empty();
+        snapshot.keys = vec![PublishedKey { key: Arc::new(key), active_from: NOW }];
+        snapshot
+    }
+
+    fn claims() -> Claims<'static> {
+        Claims {
+            iss: "https://issuer".into(),
+            aud: "https://audience".into(),
+            sub: UserId::random(),
+            client_id: "matchbook".into(),
+            iat: NOW.as_secs(),
+            exp: NOW.as_secs() + 60,
+            jti: RotationRandomness::generate(NOW).unwrap().access,
+            sid: SessionId::new(UserId::random(), NOW).unwrap(),
+        }
+    }
+
+    fn sign(key: &SigningKey, claims: &Claims<'_>) -> String {
+        key.sign(&serde_json::to_vec(claims).unwrap()).unwrap()
+    }
+
+    fn is_rejected(snapshot: &KeySnapshot, token: &str) -> bool {
+        matches!(snapshot.verify(token, &options()), Err(SignatureError::Invalid))
+    }
+
+    #[test]
+    fn tokens_of_every_algorithm_are_verified() {
+        for key in keys() {
+            let claims = claims();
+            let snapshot = snapshot(key);
+            let token = sign(&snapshot.keys[0].key, &claims);
+            // The second time from the cache.
+            for _ in 0..2 {
+                let verified = snapshot.verify(&token, &options());
+                assert!(verified.is_ok_and(|it| it == claims.verified()));
+            }
+            assert!(is_rejected(&snapshot, &format!("{token}A")));
+            assert!(is_rejected(&snapshot, token.strip_suffix(|_| true).unwrap()));
+        }
+    }
+
+    #[test]
+    fn tokens_of_another_issuer_audience_or_key_are_rejected() {
+        for key in keys() {
+            let snapshot = snapshot(key);
+            let key = &snapshot.keys[0].key;
+            for change in [
+                |c: &mut Claims<'_>| c.iss = "https://elsewhere".into(),
+                |c: &mut Claims<'_>| c.aud = "https://elsewhere".into(),
+            ] {
+                let mut claims = claims();
+                change(&mut claims);
+                assert!(is_rejected(&snapshot, &sign(key, &claims)));
+            }
+            let other = self::snapshot(keys().swap_remove(0));
+            let token = sign(key, &claims());
+            assert!(matches!(other.verify(&token, &options()), Err(SignatureError::UnknownKey)));
+        }
+    }
+
+    #[test]
+    fn header_with_another_or_a_missing_member_is_rejected() {
+        for key in keys() {
+            let snapshot = snapshot(key);
+            let key = &snapshot.keys[0].key;
+            let claims = serde_json::to_string(&claims()).unwrap();
+            let ours = format!(r#""typ":"at+jwt","alg":"{:?}""#, key.algorithm);
+            let kid = &key.kid;
+            let signed = |header: &str| key.sign_under(header, &claims);
+            let good = signed(&format!(r#"{{{ours},"kid":"{kid}"}}"#));
+            assert!(snapshot.verify(&good, &options()).is_ok());
+            for more in [
+                r#""crit":["exp"]"#,
+                r#""crit":[]"#,
+                r#""crit":["b64"],"b64":false"#,
+                r#""b64":true"#,
+                r#""jku":"https://elsewhere""#,
+                r#""jwk":{}"#,
+                r#""x5u":"https://elsewhere""#,
+                r#""x5c":[]"#,
+                r#""cty":"JWT""#,
+                r#""zip":"DEF""#,
+                r#""typ":"at+jwt""#,
+                r#""alg":"none""#,
+                r#""kid":"other""#,
+                r#""":0"#,
+            ] {
+                let header = format!(r#"{{{ours},"kid":"{kid}",{more}}}"#);
+                assert!(is_rejected(&snapshot, &signed(&header)), "{more}");
+            }
+            let without = [format!("{{{ours}}}"), format!(r#"{{"kid":"{kid}"}}"#), "[]".into()];
+            for header in without.iter().map(String::as_str).chain(["", "null", "\u{fffd}", "{"]) {
+                assert!(is_rejected(&snapshot, &signed(header)), "{header}");
+            }
+        }
+    }
+
+    #[test]
+    fn other_type_other_algorithm_or_repeated_claim_is_rejected() {
+        for key in keys() {
+            let snapshot = snapshot(key);
+            let key = &snapshot.keys[0].key;
+            let claims = serde_json::to_string(&claims()).unwrap();
+            let signed = |typ: &str, alg: &str| {
+                let header = format!(r#"{{"typ":"{typ}","alg":"{alg}","kid":"{}"}}"#, key.kid);
+                key.sign_under(&header, &claims)
+            };
+            let alg = format!("{:?}", key.algorithm);
+            assert!(snapshot.verify(&signed("at+jwt", &alg), &options()).is_ok());
+            assert!(is_rejected(&snapshot, &signed("JWT", &alg)));
+            for other in ["none", "HS256", "RS256", "ES256", "EdDSA", "PS256"] {
+                let token = signed("at+jwt", other);
+                assert!(other == alg || is_rejected(&snapshot, &token), "{other}");
+            }
+            let twice = claims.replacen('{', r#"{"exp":99999999999,"#, 1);
+            let header = format!(r#"{{"typ":"at+jwt","alg":"{alg}","kid":"{}"}}"#, key.kid);
+            let token = key.sign_under(&header, &twice);
+            assert!(is_rejected(&snapshot, &token), "a claim appears twice");
+        }
+    }
+}

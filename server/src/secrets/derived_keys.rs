@@ -1,0 +1,91 @@
+//! The keys that are derived from the server's secret.
+
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::crypto::{CryptoError, KeyEncryptionKey, TokenKey, TokenKeys, derive_key};
+
+/// NEVER CHANGE THIS LABEL once a version is released: every refresh token would be rejected.
+const TOKEN_KEY_LABEL: &[u8] = b"matchbook refresh token tag";
+
+/// NEVER CHANGE THIS LABEL once a version is released: servers could not decrypt the signing
+/// keys in their database.
+const KEY_ENCRYPTION_LABEL: &[u8] = b"matchbook signing key seal";
+
+/// The keys that are derived from `secret` and `old_secrets`, each purpose under its own
+/// label (HKDF, RFC 5869), so that they are independent of each other.
+pub struct DerivedKeys {
+    pub token_keys: TokenKeys,
+    pub key_encryption_keys: KeyEncryptionKeys,
+}
+
+/// The current key that encrypts private keys in the database, and earlier ones that still
+/// decrypt them.
+pub struct KeyEncryptionKeys {
+    pub(crate) current: KeyEncryptionKey,
+    pub(crate) old: Vec<KeyEncryptionKey>,
+}
+
+impl DerivedKeys {
+    /// Derives the keys of the current secret and of the old ones.
+    pub fn from_secrets(secret: &SecretString, old: &[SecretString]) -> Result<Self, CryptoError> {
+        Ok(Self {
+            token_keys: TokenKeys {
+                current: token_key(secret)?,
+                old: old.iter().map(token_key).collect::<Result<_, _>>()?,
+            },
+            key_encryption_keys: KeyEncryptionKeys {
+                current: key_encryption_key(secret)?,
+                old: old.iter().map(key_encryption_key).collect::<Result<_, _>>()?,
+            },
+        })
+    }
+}
+
+fn token_key(secret: &SecretString) -> Result<TokenKey, CryptoError> {
+    let key = derive_key(secret.expose_secret().as_bytes(), TOKEN_KEY_LABEL)?;
+    Ok(TokenKey::new(&key))
+}
+
+fn key_encryption_key(secret: &SecretString) -> Result<KeyEncryptionKey, CryptoError> {
+    let key = derive_key(secret.expose_secret().as_bytes(), KEY_ENCRYPTION_LABEL)?;
+    Ok(KeyEncryptionKey::new(key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::Secret;
+    use crate::ids::SessionId;
+    use crate::tokens::RefreshToken;
+
+    const SECRET: &str = "fixed-vector-secret-of-today-4711";
+
+    /// These were derived by OpenSSL, before the server used aws-lc-rs.
+    #[test]
+    fn derived_keys_equal_those_that_openssl_derived() {
+        for (label, expected) in [
+            (TOKEN_KEY_LABEL, "381e5ea1dcfc2eb5b390cffc95d98a6006c6bd73d8a9b9a0ee2d214f5dd15e54"),
+            (
+                KEY_ENCRYPTION_LABEL,
+                "6d9441a935cc905ad7c9c865ca8de4ac5ea93baf035babfab5ae6d69adcbecb1",
+            ),
+        ] {
+            let key = derive_key(SECRET.as_bytes(), label).unwrap();
+            let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(hex, expected);
+        }
+    }
+
+    #[test]
+    fn refresh_tokens_of_a_secret_stay_valid_across_versions() {
+        let keys = DerivedKeys::from_secrets(&SECRET.to_owned().into(), &[]).unwrap().token_keys;
+        let token = RefreshToken {
+            session: SessionId(uuid::Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0001)),
+            generation: 42,
+            secret: Secret::from_bytes([7; 32]),
+        };
+        let text = "mb_rt_AQGQAAAAAHAAgAAAAAAAAAEAAAAAAAAAKgcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHFUVx9ZHPS4Mu0Ja7oclaMA";
+        assert_eq!(token.encode(&keys.current), text);
+        assert!(RefreshToken::parse(text, &keys) == Some(token));
+    }
+}
