@@ -1,4 +1,4 @@
-//! Settings in, listening server out.
+//! Builds the server from its settings: [`Config`] in, [`Application`] out.
 
 use std::io;
 use std::net::SocketAddr;
@@ -28,74 +28,63 @@ use crate::sweeper::Sweeper;
 use crate::token_status::TokenStatus;
 use crate::{http, keys, tls};
 
-/// How long the head of a further request on a connection may take to arrive: longer than
-/// a machine stands still for, so that nobody honest is sent away after it. For the first
-/// one [`Connections`] counts five seconds in which this process runs.
+/// The timeout of the head of a further request on a connection. It is long enough to survive
+/// a pause of the virtual machine. The head of the first request has five seconds in which
+/// this process runs: see [`Connections`].
 const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The usual limit of open files.
-const DEFAULT_FILES: u64 = 1024;
+/// The limit of open files that is assumed if it cannot be read.
+const DEFAULT_FILE_LIMIT: u64 = 1024;
 
-/// Files that are no clients' connections: to the database and Redis, and the log.
-const OTHER_FILES: u64 = 200;
+/// The number of files that are not connections of clients: the database, Redis, the log.
+const RESERVED_FILES: u64 = 200;
 
-/// The most TLS handshakes under way in one worker. Those of silent clients end after
-/// three seconds, and must not keep others waiting.
+/// The maximum number of concurrent TLS handshakes in one worker. It is high, because a client
+/// that sends nothing occupies a handshake for three seconds.
 const MAX_HANDSHAKES: usize = 10_000;
 
-/// Why the server does not start. Each is a sentence for its operator.
+/// The reasons why the server does not start, for an operator.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The data folder.
     #[error(transparent)]
     DataDir(#[from] data_dir::Error),
-    /// The database.
     #[error(transparent)]
     Store(#[from] store::OpenError),
-    /// The secret.
     #[error(transparent)]
     Secret(#[from] secrets::Error),
-    /// The keys.
     #[error(transparent)]
     Keys(#[from] keys::Error),
-    /// The certificate.
     #[error(transparent)]
     Tls(#[from] tls::Error),
-    /// The address.
-    #[error("{address} cannot be listened on (`server.address`): {source}")]
-    Listen {
-        /// The configured address.
-        address: SocketAddr,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// The address of the metrics.
-    #[error("{address} cannot be listened on (`metrics.address`; \"off\" does without): {source}")]
-    ListenForMetrics {
-        /// The configured address.
-        address: SocketAddr,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// The runtime.
-    #[error("the start was interrupted: {0}")]
-    Interrupted(#[from] actix_rt::task::JoinError),
+    #[error("cannot bind to {address} (`server.address`): {source}")]
+    Bind { address: SocketAddr, source: io::Error },
+    #[error("cannot bind to {address} (`metrics.address`, which may be \"off\"): {source}")]
+    BindMetrics { address: SocketAddr, source: io::Error },
+    #[error("the start was canceled: {0}")]
+    Canceled(#[from] actix_rt::task::JoinError),
 }
 
-/// A server that listens. It answers once `server` is awaited, and ends in
-/// good order on SIGINT or SIGTERM.
+/// A server that listens on its addresses.
 pub struct Application {
-    /// The server.
-    pub server: Server,
-    /// Where it listens: with a port, also where the settings say 0.
-    pub addresses: Vec<SocketAddr>,
+    server: Server,
+    addresses: Vec<SocketAddr>,
 }
 
-/// Opens everything that the settings name, in the order in which it can fail
-/// soonest.
-///
-/// # Errors
-/// The first part that is not to be had.
+impl Application {
+    /// Returns the addresses, with the actual port if the settings say 0.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Responds to requests until SIGINT or SIGTERM, then shuts down gracefully.
+    pub async fn run(self) -> io::Result<()> {
+        self.server.await
+    }
+}
+
+/// Opens everything that the settings name, and binds to the addresses. What fails fast comes
+/// first.
 pub async fn start(config: &Config) -> Result<Application, Error> {
     let data_dir = DataDir::at(&config.data_dir);
     if let store::Url::Sqlite(path) = &config.database.url {
@@ -115,12 +104,12 @@ pub async fn start(config: &Config) -> Result<Application, Error> {
         KeyRing::open(store.clone(), derived.key_encryption_keys, config.keys.clone()).await?;
     let keys = Arc::new(keys);
     let active = Arc::new(TokenStatus::new(config.redis.as_ref(), store.clone()).await);
-    let lanes = store.clone().run_batches();
+    let batches = store.clone().run_batches();
     let clock = store.clone().watch_clock();
     let (sweeper, salt_expiry) = Sweeper::new(store.clone(), config.policy, config.event_retention);
-    let measures = Arc::new(Metrics::new());
+    let metrics = Arc::new(Metrics::new());
     let connections =
-        Connections::new(config.limits.as_ref(), config.proxies.clone(), measures.clone());
+        Connections::new(config.limits.as_ref(), config.proxies.clone(), metrics.clone());
     let max_connections = config.max_connections.min(connections_for(raise_file_limit()));
     let issuer = Issuer::new(issuer::Parts {
         store,
@@ -129,7 +118,7 @@ pub async fn start(config: &Config) -> Result<Application, Error> {
         token_keys: derived.token_keys,
         policy: config.policy,
         salt_expiry,
-        metrics: measures.clone(),
+        metrics: metrics.clone(),
         name: config.keys.issuer.clone(),
         audience: config.keys.audience.clone(),
     });
@@ -137,10 +126,10 @@ pub async fn start(config: &Config) -> Result<Application, Error> {
         issuer: Arc::new(issuer),
         limits: Limits::new(config.limits),
         proxies: config.proxies.clone(),
-        metrics: measures,
+        metrics,
     });
 
-    let metrics =
+    let metrics_server =
         config.metrics.map(|address| serve_metrics(address, state.clone())).transpose()?;
     let server = HttpServer::new(move || {
         App::new()
@@ -170,12 +159,12 @@ pub async fn start(config: &Config) -> Result<Application, Error> {
         Some(acceptor) => server.bind_openssl(config.address, acceptor.builder),
         None => server.bind(config.address),
     }
-    .map_err(|source| Error::Listen { address: config.address, source })?;
+    .map_err(|source| Error::Bind { address: config.address, source })?;
     let addresses = server.addrs();
-    if let Some(metrics) = metrics {
-        actix_rt::spawn(metrics);
+    if let Some(metrics_server) = metrics_server {
+        actix_rt::spawn(metrics_server);
     }
-    actix_rt::spawn(lanes);
+    actix_rt::spawn(batches);
     actix_rt::spawn(connections.run());
     actix_rt::spawn(clock);
     let hangups = Arc::new(Notify::new());
@@ -185,36 +174,36 @@ pub async fn start(config: &Config) -> Result<Application, Error> {
     }
     actix_rt::spawn(sweeper.run());
     actix_rt::spawn(keys.run());
-    actix_rt::spawn(active.keep());
+    actix_rt::spawn(active.run());
     Ok(Application { server: server.run(), addresses })
 }
 
-/// Notifies of each SIGHUP, which otherwise would end the process.
+/// Notifies of each SIGHUP, which by default would end the process.
 async fn notify_of_hangups(hangups: Arc<Notify>) {
     let Ok(mut signals) = signal(SignalKind::hangup()) else { return };
     while signals.recv().await.is_some() {
-        tracing::info!("hangup: certificate files are read again if they have changed");
+        tracing::info!("hangup received, checking the certificate files");
         hangups.notify_one();
     }
 }
 
-/// Raises the limit of open files to what the system allows: each connection is one.
+/// Raises the limit of open files to the maximum: each connection is a file.
 fn raise_file_limit() -> u64 {
     rlimit::increase_nofile_limit(u64::MAX).unwrap_or_else(|error| {
         tracing::warn!(%error, "limit of open files not raised");
-        rlimit::Resource::NOFILE.get_soft().unwrap_or(DEFAULT_FILES)
+        rlimit::Resource::NOFILE.get_soft().unwrap_or(DEFAULT_FILE_LIMIT)
     })
 }
 
-/// How many connections so many files are enough for: two for one without a request,
-/// and some for the rest of the server.
+/// Returns the number of connections that a limit of open files permits. A connection without
+/// a request needs two files.
 fn connections_for(files: u64) -> usize {
-    let connections = usize::try_from(files.saturating_sub(OTHER_FILES) / 2).unwrap_or(usize::MAX);
+    let connections =
+        usize::try_from(files.saturating_sub(RESERVED_FILES) / 2).unwrap_or(usize::MAX);
     connections.max(1)
 }
 
-/// A server for measures alone, on an address of its own. It ends with the
-/// process.
+/// Binds the server of the metrics, which has an address of its own and ends with the process.
 fn serve_metrics(address: SocketAddr, state: web::Data<State>) -> Result<Server, Error> {
     let app = move || {
         App::new()
@@ -223,14 +212,14 @@ fn serve_metrics(address: SocketAddr, state: web::Data<State>) -> Result<Server,
             .configure(http::metrics_routes)
     };
     let server = HttpServer::new(app).workers(1).disable_signals().bind(address);
-    let server = server.map_err(|source| Error::ListenForMetrics { address, source })?;
+    let server = server.map_err(|source| Error::BindMetrics { address, source })?;
     for address in server.addrs() {
-        tracing::info!(url = %format!("http://{address}/metrics"), "metrics");
+        tracing::info!(url = %format!("http://{address}/metrics"), "metrics listening");
     }
     Ok(server.run())
 }
 
-/// The URL of a server that listens on `address`.
+/// Returns the URL of a server that listens on `address`.
 #[must_use]
 pub fn base_url(tls: &tls::Mode, address: SocketAddr) -> String {
     let scheme = if matches!(tls, tls::Mode::Off) { "http" } else { "https" };

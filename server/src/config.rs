@@ -1,4 +1,5 @@
-//! The settings: defaults < file < environment. Nonsense stops the start.
+//! The settings: defaults, overridden by the file, overridden by the environment. An invalid
+//! setting stops the start.
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
@@ -14,7 +15,7 @@ use crate::proxies::TrustedProxies;
 use crate::sessions::{Policy, Reuse};
 use crate::{keys, limits, secrets, store, tls, token_status};
 
-const LAYERS: ConfigSources = ConfigSources {
+const SOURCES: ConfigSources = ConfigSources {
     defaults: include_str!("../default.toml"),
     file: "matchbook.toml",
     prefix: "MATCHBOOK",
@@ -23,53 +24,44 @@ const LAYERS: ConfigSources = ConfigSources {
     secrets: &["secret", "old_secrets", "database.url", "redis.url"],
 };
 
-/// The shortest time for which a key is published before it signs.
-const SHORTEST_LEAD: Duration = Duration::from_secs(4);
+/// The minimum of `keys.publish_ahead`.
+const MIN_PUBLISH_AHEAD: Duration = Duration::from_secs(4);
 
-/// Everything that can be set, checked. `default.toml` says what each means.
+/// All settings, checked. `default.toml` documents them.
 pub struct Config {
-    /// Where the server keeps its files.
     pub data_dir: PathBuf,
-    /// The secret, where the operator sets it.
+    /// The configured secret; `None` if the server generates one.
     pub secret: Option<SecretString>,
-    /// Secrets beside it that are good as well.
     pub old_secrets: Vec<SecretString>,
-    /// The address to listen on.
     pub address: SocketAddr,
-    /// How many threads answer requests.
+    /// The number of threads that handle requests.
     pub workers: usize,
-    /// How long a stopping server waits for running requests.
+    /// The time for which a stopping server waits for requests.
     pub shutdown_timeout: Duration,
-    /// How many connections are open at once.
+    /// The maximum number of open connections.
     pub max_connections: usize,
-    /// Whose word is taken on who asked them.
+    /// The proxies whose `X-Forwarded-For` is trusted.
     pub proxies: TrustedProxies,
-    /// How many requests are granted; `None`: as many as come.
+    /// The rate limits; `None` if they are disabled.
     pub limits: Option<limits::Options>,
-    /// Where measures can be read, if anywhere.
+    /// The address of the metrics, if they are enabled.
     pub metrics: Option<SocketAddr>,
-    /// The database.
     pub database: store::Options,
-    /// Redis, where there is one.
     pub redis: Option<token_status::Options>,
-    /// How connections are protected.
     pub tls: tls::Mode,
-    /// Which keys sign access tokens, and what is in those.
+    /// The signing keys and the claims of access tokens.
     pub keys: keys::Options,
-    /// How long tokens and sessions live.
+    /// The lifetimes of tokens and sessions, and the rules of rotation.
     pub policy: Policy,
-    /// How long entries of the security log are kept.
+    /// The time for which entries of the audit log are kept.
     pub event_retention: Duration,
-    /// How to log.
     pub log: Log,
 }
 
-/// Reads the settings: `file`, or `matchbook.toml` where that exists.
-///
-/// # Errors
-/// The first thing that is wrong, as a sentence.
+/// Reads the settings from `file`, or from `matchbook.toml` if it exists. The error describes
+/// the first invalid setting.
 pub fn load(file: Option<&Path>) -> Result<(Config, Settings), SettingsError> {
-    let settings = LAYERS.load(file)?;
+    let settings = SOURCES.load(file)?;
     Ok((check(&settings)?, settings))
 }
 
@@ -89,7 +81,7 @@ fn check(settings: &Settings) -> Result<Config, SettingsError> {
             .list("old_secrets")?
             .split_whitespace()
             .map(|text| {
-                // A weak one may be named here: so it is replaced.
+                // A weak secret is permitted here, so that it can be replaced.
                 let form = secrets::check_form(text);
                 form.map_err(|problem| settings.invalid("old_secrets", &problem))?;
                 Ok(text.into())
@@ -136,7 +128,7 @@ fn proxies(settings: &Settings) -> Result<TrustedProxies, SettingsError> {
     let key = "server.trusted_proxies";
     TrustedProxies::parse(&settings.list(key)?).map_err(|entry| {
         let problem =
-            format!("must be addresses or networks with commas between; `{entry}` is none");
+            format!("must be addresses or networks, separated by commas; `{entry}` is not one");
         settings.invalid(key, &problem)
     })
 }
@@ -145,7 +137,7 @@ fn max_connections(settings: &Settings) -> Result<usize, SettingsError> {
     let key = "server.max_connections";
     match settings.get(key)? {
         0 => Err(settings.invalid(key, "must be at least 1")),
-        most => Ok(most),
+        max => Ok(max),
     }
 }
 
@@ -153,19 +145,19 @@ fn limits(settings: &Settings) -> Result<Option<limits::Options>, SettingsError>
     if !settings.get::<bool>("limits.enabled")? {
         return Ok(None);
     }
-    let a_minute = |key| {
+    let per_minute = |key| {
         NonZeroU32::new(settings.get(key)?)
             .ok_or_else(|| settings.invalid(key, "must be at least 1"))
     };
     Ok(Some(limits::Options {
-        register: a_minute("limits.register")?,
-        token: a_minute("limits.token")?,
-        refresh: a_minute("limits.refresh")?,
-        session: a_minute("limits.session")?,
-        logout: a_minute("limits.logout")?,
-        ready: a_minute("limits.ready")?,
-        register_total: a_minute("limits.register_total")?,
-        connections: a_minute("limits.connections")?,
+        register: per_minute("limits.register")?,
+        token: per_minute("limits.token")?,
+        refresh: per_minute("limits.refresh")?,
+        session: per_minute("limits.session")?,
+        logout: per_minute("limits.logout")?,
+        ready: per_minute("limits.ready")?,
+        register_total: per_minute("limits.register_total")?,
+        connections: per_minute("limits.connections")?,
     }))
 }
 
@@ -204,7 +196,7 @@ fn tls(settings: &Settings) -> Result<tls::Mode, SettingsError> {
                 None => Ok(tls::Mode::SelfSigned { names }),
                 Some(name) => {
                     let problem = format!(
-                        "must be host names or IP addresses with commas between; `{name}` is none"
+                        "must be host names or IP addresses, separated by commas; `{name}` is not one"
                     );
                     Err(settings.invalid("tls.names", &problem))
                 }
@@ -218,7 +210,7 @@ fn tls(settings: &Settings) -> Result<tls::Mode, SettingsError> {
     }
 }
 
-/// Whether a certificate can name it: an IP address, or a host name in ASCII
+/// Returns whether a certificate can contain the name: an IP address, or a host name in ASCII
 /// whose first label may be `*` (RFC 6125 §6.4.3).
 fn is_host(name: &str) -> bool {
     let is_label = |label: &str| {
@@ -248,13 +240,13 @@ fn keys(settings: &Settings) -> Result<keys::Options, SettingsError> {
             .ok_or_else(|| settings.invalid("tokens.audience", "must not be empty"))?,
         access_lifetime: settings.seconds("tokens.access_lifetime")?,
     };
-    // Servers read the keys once a second, and a verifier asks any of them.
-    if options.publish_ahead < SHORTEST_LEAD {
-        let problem = "must be at least 4s: servers notice a key within a second or two";
+    // Servers read the keys once a second, and a verifier may fetch the key set from any of them.
+    if options.publish_ahead < MIN_PUBLISH_AHEAD {
+        let problem = "must be at least 4s: servers read a new key within two seconds";
         return Err(settings.invalid("keys.publish_ahead", problem));
     }
     if options.rotate_after.is_some_and(|after| after <= options.publish_ahead) {
-        let problem = "must be longer than `keys.publish_ahead`: a key signs after the one before";
+        let problem = "must be longer than `keys.publish_ahead`: the next key is published while this one signs";
         return Err(settings.invalid("keys.rotate_after", problem));
     }
     Ok(options)
@@ -292,7 +284,7 @@ fn policy(settings: &Settings) -> Result<Policy, SettingsError> {
     Ok(policy)
 }
 
-/// When a rotated token gets the same answer again.
+/// Reads when a rotated token gets the same successor again; `None` in the strict mode.
 fn reuse(settings: &Settings) -> Result<Option<Reuse>, SettingsError> {
     if settings.choice("rotation.mode", &[("idempotent", false), ("strict", true)])? {
         return Ok(None);
@@ -305,7 +297,7 @@ fn reuse(settings: &Settings) -> Result<Option<Reuse>, SettingsError> {
     if reuse.grace_period > reuse.recovery_window {
         return Err(settings.invalid(
             "rotation.grace_period",
-            "must not be longer than `rotation.recovery_window`: a request with a key is never worse off",
+            "must not be longer than `rotation.recovery_window`: a request with a key gets at least as long as one without",
         ));
     }
     Ok(Some(reuse))
@@ -315,7 +307,7 @@ fn reuse(settings: &Settings) -> Result<Option<Reuse>, SettingsError> {
 mod tests {
     use super::*;
 
-    /// What comes of a settings file with this text.
+    /// Loads a settings file with this text.
     fn loaded(text: &str) -> Result<Config, SettingsError> {
         let path = std::env::temp_dir().join(format!("config-{}.toml", uuid::Uuid::new_v4()));
         std::fs::write(&path, text).unwrap();
@@ -324,12 +316,12 @@ mod tests {
         loaded.map(|(config, _)| config)
     }
 
-    fn refusal(text: &str) -> String {
-        loaded(text).err().expect("it is refused").to_string()
+    fn error_of(text: &str) -> String {
+        loaded(text).err().expect("it is rejected").to_string()
     }
 
     #[test]
-    fn the_defaults_are_valid() {
+    fn default_settings_are_valid() {
         let (config, _) = load(None).unwrap();
         assert_eq!(config.address.to_string(), "127.0.0.1:5001");
         assert_eq!(config.policy.access_lifetime, Duration::from_secs(15 * 60));
@@ -337,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn impossible_values_are_refused_by_name() {
+    fn invalid_values_are_rejected_with_the_name_of_the_setting() {
         for (text, key) in [
             ("[server]\naddress = 'localhost'", "server.address"),
             ("[server]\nworkers = -1", "server.workers"),
@@ -398,14 +390,14 @@ mod tests {
             ("[database]\nurl = 'sqlite://x.db?mode=ro'", "database.url"),
             ("secrets = 'typo'", "secrets"),
         ] {
-            let said = refusal(text);
-            assert!(said.starts_with(&format!("`{key}`")), "{text:?} is refused with: {said}");
-            assert_eq!(said.lines().count(), 1, "{said}");
+            let error = error_of(text);
+            assert!(error.starts_with(&format!("`{key}`")), "{text:?} is rejected with: {error}");
+            assert_eq!(error.lines().count(), 1, "{error}");
         }
     }
 
     #[test]
-    fn a_setting_that_is_not_used_is_not_checked() {
+    fn unused_settings_are_not_checked() {
         for text in [
             "[redis]\ntimeout = 'never'\nca_file = '/nowhere'",
             "[redis]\nurl = 'redis://x'\nca_file = '/nowhere'",
@@ -425,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_stands_for_each_setting_that_may_be_not_set() {
+    fn optional_settings_can_be_unset_by_a_word() {
         let text = "secret = 'none'\nold_secrets = 'none'\n[server]\ntrusted_proxies = 'none'\n\
                     [redis]\nurl = 'none'\nca_file = 'system'\n[tls]\nnames = 'none'";
         for text in [text, &text.replace("none", "").replace("system", "")] {
@@ -437,8 +429,8 @@ mod tests {
     }
 
     #[test]
-    fn a_password_in_a_bad_url_is_not_repeated() {
-        assert!(!refusal("[database]\nurl = 'mysql://me:hush@x'").contains("hush"));
-        assert!(!refusal("[redis]\nurl = 'http://me:hush@x'").contains("hush"));
+    fn password_in_an_invalid_url_is_not_printed() {
+        assert!(!error_of("[database]\nurl = 'mysql://me:hush@x'").contains("hush"));
+        assert!(!error_of("[redis]\nurl = 'http://me:hush@x'").contains("hush"));
     }
 }

@@ -1,9 +1,8 @@
-//! Connections: how many one address may have, and which are closed because no request
-//! comes on them.
+//! Limits the connections of each address, and closes connections without a request.
 //!
-//! The time in which a request has to come counts only while this process runs: a
-//! machine that stood still finds the requests that arrived meanwhile, and closes
-//! nobody's connection.
+//! The time that a request may take to arrive counts only while this process runs. After
+//! the machine was suspended, requests that arrived meanwhile are read first, so that no
+//! connection with a request is closed.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -18,91 +17,92 @@ use actix_web::dev::Extensions;
 use actix_web::rt::net;
 use socket2::SockRef;
 
-use crate::limits::{self, network};
+use crate::limits::{self, subnet_key};
 use crate::metrics::Metrics;
 use crate::proxies::TrustedProxies;
 
-/// How often connections without a request are looked at.
+/// The interval at which connections without a request are checked.
 const TICK: Duration = Duration::from_millis(500);
 
-/// After how many ticks without a request a connection is closed: five seconds. A request
-/// whose head has begun has come when the head is complete.
-const MAX_SILENT_TICKS: u32 = 10;
+/// The number of ticks after which a connection without a request is closed: five seconds.
+/// A request counts from the end of its head.
+const MAX_IDLE_TICKS: u32 = 10;
 
 /// The connections of one server.
 pub struct Connections {
-    /// The most from one address, except for trusted proxies.
-    per_address: Option<usize>,
+    /// The maximum for one address. It does not apply to trusted proxies.
+    max_per_address: Option<usize>,
     proxies: TrustedProxies,
     metrics: Arc<Metrics>,
+    /// A `std` lock: it is never held across an `await`.
     open: Mutex<Open>,
 }
 
 #[derive(Default)]
 struct Open {
     by_address: HashMap<u128, usize>,
-    /// Those on which no request has come yet.
-    silent: HashMap<u64, Silent>,
-    last: u64,
+    /// Connections without a request, by their id.
+    idle: HashMap<u64, Idle>,
+    last_id: u64,
 }
 
-struct Silent {
+struct Idle {
     stream: TcpStream,
     ticks: u32,
 }
 
-/// Stands for a connection for as long as it is open.
+/// An open connection. Dropping it releases its place in the limit of its address.
 pub struct Connection {
     connections: Arc<Connections>,
     address: u128,
-    number: u64,
-    is_silent: AtomicBool,
+    id: u64,
+    is_idle: AtomicBool,
 }
 
 impl Connections {
-    /// Without `limits` an address may have as many as there are.
+    /// Without `limits`, the connections of one address are not limited.
     #[must_use]
     pub fn new(
         limits: Option<&limits::Options>,
         proxies: TrustedProxies,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
-        let per_address = limits.and_then(|limits| limits.connections.get().try_into().ok());
-        Arc::new(Self { per_address, proxies, metrics, open: Mutex::default() })
+        let max_per_address = limits.and_then(|limits| limits.connections.get().try_into().ok());
+        Arc::new(Self { max_per_address, proxies, metrics, open: Mutex::default() })
     }
 
-    /// Takes a new connection in, or closes it where its address has too many.
+    /// Admits a new connection, or closes it if its address has too many.
     pub fn admit(self: &Arc<Self>, io: &dyn Any, data: &mut Extensions) {
         let Some(stream) = tcp_stream(io) else { return };
         let Ok(peer) = stream.peer_addr() else { return };
-        // A second handle, which closes the connection whatever actix is at. Where there
-        // are no more files, nothing could ever close this one.
+        // A second handle, because actix owns the first one. Without it, this connection could
+        // never be closed, so it is refused if no more files can be opened.
         let Ok(handle) = stream.as_fd().try_clone_to_owned().map(TcpStream::from) else {
             tracing::warn!("connection refused: no more files can be opened");
             let _ = SockRef::from(stream).shutdown(Shutdown::Both);
             return;
         };
         let ip = peer.ip().to_canonical();
-        let address = network(ip);
+        let address = subnet_key(ip);
         let mut open = self.open();
         let count = open.by_address.entry(address).or_default();
-        if self.per_address.is_some_and(|most| *count >= most) && !self.proxies.include(ip) {
+        if self.max_per_address.is_some_and(|max| *count >= max) && !self.proxies.contains(ip) {
             drop(open);
-            self.metrics.limited("connections");
-            tracing::debug!(%ip, "connection refused: its address has too many");
+            self.metrics.record_rate_limit("connections");
+            tracing::debug!(%ip, "connection refused: too many from its address");
             let _ = handle.shutdown(Shutdown::Both);
             return;
         }
         *count += 1;
-        open.last += 1;
-        let number = open.last;
-        open.silent.insert(number, Silent { stream: handle, ticks: 0 });
+        open.last_id += 1;
+        let id = open.last_id;
+        open.idle.insert(id, Idle { stream: handle, ticks: 0 });
         drop(open);
         let connections = self.clone();
-        data.insert(Connection { connections, address, number, is_silent: AtomicBool::new(true) });
+        data.insert(Connection { connections, address, id, is_idle: AtomicBool::new(true) });
     }
 
-    /// Closes connections on which no request comes, until it is dropped.
+    /// Closes connections without a request. Never returns.
     pub async fn run(self: Arc<Self>) {
         loop {
             tokio::time::sleep(TICK).await;
@@ -112,31 +112,31 @@ impl Connections {
 
     fn tick(&self) {
         let mut open = self.open();
-        let closed = open.silent.extract_if(|_, silent| {
-            silent.ticks += 1;
-            silent.ticks > MAX_SILENT_TICKS
+        let closed = open.idle.extract_if(|_, idle| {
+            idle.ticks += 1;
+            idle.ticks > MAX_IDLE_TICKS
         });
-        let closed: Vec<Silent> = closed.map(|(_, silent)| silent).collect();
+        let closed: Vec<Idle> = closed.map(|(_, idle)| idle).collect();
         drop(open);
         if !closed.is_empty() {
-            tracing::debug!(connections = closed.len(), "closed: no request came");
+            tracing::debug!(connections = closed.len(), "connections closed: no request arrived");
         }
-        for silent in closed {
-            let _ = silent.stream.shutdown(Shutdown::Both);
+        for idle in closed {
+            let _ = idle.stream.shutdown(Shutdown::Both);
         }
     }
 
-    /// Nothing that holds this lock can panic halfway through a change.
+    /// Ignores poisoning: no holder of the lock can panic during a change.
     fn open(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Connection {
-    /// Notes that a request has come.
+    /// Records that a request has arrived.
     pub fn has_request(&self) {
-        if self.is_silent.load(Ordering::Relaxed) && self.is_silent.swap(false, Ordering::Relaxed) {
-            self.connections.open().silent.remove(&self.number);
+        if self.is_idle.load(Ordering::Relaxed) && self.is_idle.swap(false, Ordering::Relaxed) {
+            self.connections.open().idle.remove(&self.id);
         }
     }
 }
@@ -144,7 +144,7 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         let mut open = self.connections.open();
-        open.silent.remove(&self.number);
+        open.idle.remove(&self.id);
         if let Some(count) = open.by_address.get_mut(&self.address) {
             *count -= 1;
             if *count == 0 {
@@ -154,7 +154,7 @@ impl Drop for Connection {
     }
 }
 
-/// The TCP connection below, with TLS or without.
+/// Returns the TCP connection, with or without TLS above it.
 fn tcp_stream(io: &dyn Any) -> Option<&net::TcpStream> {
     let tls = io.downcast_ref::<TlsStream<net::TcpStream>>().map(|tls| tls.get_ref());
     tls.or_else(|| io.downcast_ref())

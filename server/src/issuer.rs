@@ -138,7 +138,7 @@ impl Issuer {
 
     /// Returns the public keys that verify access tokens (RFC 7517 §5).
     pub async fn jwks(&self) -> Result<KeySet, Error> {
-        Ok(self.keys.published().await?)
+        Ok(self.keys.jwks().await?)
     }
 
     /// Signs the access token of a grant, and caches it as active meanwhile.
@@ -159,10 +159,10 @@ impl Issuer {
             tokio::task::yield_now().await;
             let start = Instant::now();
             let token = self.keys.sign(&claims, now);
-            self.metrics.signed(start.elapsed());
+            self.metrics.record_signing(start.elapsed());
             token
         };
-        let ((), access_token) = join(self.status.granted(&verified, now), sign).await;
+        let ((), access_token) = join(self.status.cache_active(&verified, now), sign).await;
         Ok(IssuedTokens {
             access_token: access_token?,
             refresh_token: grant.refresh_token,

@@ -21,11 +21,12 @@ pub mod sessions;
 pub mod keys;
 pub mod token_status;
 
+pub mod connections;
+
 pub mod limits;
 pub mod metrics;
 pub mod proxies;
 
-pub mod connections;
 pub mod data_dir;
 pub mod secrets;
 pub mod store;

@@ -1,5 +1,4 @@
-//! Limits against abuse: so many requests a minute, at once or spread out, by
-//! the client's address and by session.
+//! Rate limits against abuse: requests per minute, by client address and by session.
 
 use std::hash::Hash;
 use std::net::IpAddr;
@@ -12,48 +11,42 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 use crate::ids::SessionId;
 
-/// How many requests a minute are granted.
+/// The number of requests per minute. All of them may arrive at once.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// `/register`, to one address.
+    /// `/register`, for each address.
     pub register: NonZeroU32,
-    /// `/token`, to one address.
+    /// `/token`, for each address.
     pub token: NonZeroU32,
-    /// `/refresh`, to one address.
+    /// `/refresh`, for each address.
     pub refresh: NonZeroU32,
-    /// `/refresh`, for one session.
+    /// `/refresh`, for each session.
     pub session: NonZeroU32,
-    /// `/logout`, to one address.
+    /// `/logout`, for each address.
     pub logout: NonZeroU32,
-    /// `/health/ready`, to one address.
+    /// `/health/ready`, for each address.
     pub ready: NonZeroU32,
-    /// `/register`, to all addresses together.
+    /// `/register`, for all addresses together.
     pub register_total: NonZeroU32,
-    /// Connections that are open at once, from one address.
+    /// Open connections, for each address.
     pub connections: NonZeroU32,
 }
 
-/// What is limited.
+/// A limit, with the key that it counts by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
-    /// `/register` by address.
     Register(IpAddr),
-    /// `/token` by address.
     Token(IpAddr),
-    /// `/refresh` by address.
     Refresh(IpAddr),
     /// `/refresh` by session.
     Session(SessionId),
-    /// `/logout` by address.
     Logout(IpAddr),
-    /// `/health/ready` by address.
     Ready(IpAddr),
-    /// `/register` by all together.
+    /// `/register` for all addresses together.
     RegisterTotal,
 }
 
 impl Limit {
-    /// In one word.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -69,93 +62,91 @@ impl Limit {
 }
 
 /// Counts requests against their limits.
-pub struct Limits(Option<Counts>);
+pub struct Limits(Option<Limiters>);
 
-struct Counts {
-    register: Keyed<u128>,
-    token: Keyed<u128>,
-    refresh: Keyed<u128>,
-    session: Keyed<u128>,
-    logout: Keyed<u128>,
-    ready: Keyed<u128>,
-    register_total: Keyed<u128>,
+struct Limiters {
+    register: KeyedLimiter<u128>,
+    token: KeyedLimiter<u128>,
+    refresh: KeyedLimiter<u128>,
+    session: KeyedLimiter<u128>,
+    logout: KeyedLimiter<u128>,
+    ready: KeyedLimiter<u128>,
+    register_total: KeyedLimiter<u128>,
 }
 
 impl Limits {
-    /// With `None` nothing is limited.
+    /// With `None`, all requests are permitted.
     #[must_use]
     pub fn new(options: Option<Options>) -> Self {
-        Self(options.map(|options| Counts {
-            register: Keyed::new(options.register),
-            token: Keyed::new(options.token),
-            refresh: Keyed::new(options.refresh),
-            session: Keyed::new(options.session),
-            logout: Keyed::new(options.logout),
-            ready: Keyed::new(options.ready),
-            register_total: Keyed::new(options.register_total),
+        Self(options.map(|options| Limiters {
+            register: KeyedLimiter::new(options.register),
+            token: KeyedLimiter::new(options.token),
+            refresh: KeyedLimiter::new(options.refresh),
+            session: KeyedLimiter::new(options.session),
+            logout: KeyedLimiter::new(options.logout),
+            ready: KeyedLimiter::new(options.ready),
+            register_total: KeyedLimiter::new(options.register_total),
         }))
     }
 
-    /// Counts a request.
-    ///
-    /// # Errors
-    /// When it is one too many: how long to wait.
+    /// Counts a request. The error is the time after which the limit permits one again.
     pub fn check(&self, limit: Limit) -> Result<(), Duration> {
-        let Some(counts) = &self.0 else { return Ok(()) };
+        let Some(limiters) = &self.0 else { return Ok(()) };
         match limit {
-            Limit::Register(ip) => counts.register.check(&network(ip)),
-            Limit::Token(ip) => counts.token.check(&network(ip)),
-            Limit::Refresh(ip) => counts.refresh.check(&network(ip)),
-            Limit::Session(session) => counts.session.check(&session.0.as_u128()),
-            Limit::Logout(ip) => counts.logout.check(&network(ip)),
-            Limit::Ready(ip) => counts.ready.check(&network(ip)),
-            Limit::RegisterTotal => counts.register_total.check(&0),
+            Limit::Register(ip) => limiters.register.check(&subnet_key(ip)),
+            Limit::Token(ip) => limiters.token.check(&subnet_key(ip)),
+            Limit::Refresh(ip) => limiters.refresh.check(&subnet_key(ip)),
+            Limit::Session(session) => limiters.session.check(&session.0.as_u128()),
+            Limit::Logout(ip) => limiters.logout.check(&subnet_key(ip)),
+            Limit::Ready(ip) => limiters.ready.check(&subnet_key(ip)),
+            Limit::RegisterTotal => limiters.register_total.check(&0),
         }
     }
 }
 
-/// What one party holds of addresses: one of version 4, or the 64 bits of a
-/// subnet (RFC 6177) of version 6.
-pub(crate) fn network(ip: IpAddr) -> u128 {
+/// Returns the key that a client is counted by: its IPv4 address, or the /64 subnet of its
+/// IPv6 address, because a client controls a whole subnet (RFC 6177).
+pub(crate) fn subnet_key(ip: IpAddr) -> u128 {
     match ip.to_canonical() {
         IpAddr::V4(v4) => v4.to_bits().into(),
         IpAddr::V6(v6) => v6.to_bits() >> 64 << 64,
     }
 }
 
-/// More keys than this are looked through for those that have had their minute.
-const MANY: usize = 50_000;
-/// How often, at most.
-const LOOK_THROUGH_EVERY: Duration = Duration::from_secs(1);
+/// The number of keys above which idle ones are evicted.
+const EVICT_ABOVE: usize = 50_000;
+/// The minimum time between two evictions.
+const EVICTION_INTERVAL: Duration = Duration::from_secs(1);
 
-struct Keyed<K: Hash + Eq + Clone> {
+struct KeyedLimiter<K: Hash + Eq + Clone> {
     counts: DefaultKeyedRateLimiter<K>,
     clock: DefaultClock,
-    looked_through: Mutex<Instant>,
+    last_eviction: Mutex<Instant>,
 }
 
-impl<K: Hash + Eq + Clone> Keyed<K> {
-    fn new(a_minute: NonZeroU32) -> Self {
+impl<K: Hash + Eq + Clone> KeyedLimiter<K> {
+    fn new(per_minute: NonZeroU32) -> Self {
         Self {
-            counts: RateLimiter::keyed(Quota::per_minute(a_minute)),
+            counts: RateLimiter::keyed(Quota::per_minute(per_minute)),
             clock: DefaultClock::default(),
-            looked_through: Mutex::new(Instant::now()),
+            last_eviction: Mutex::new(Instant::now()),
         }
     }
 
     fn check(&self, key: &K) -> Result<(), Duration> {
-        if self.counts.len() > MANY {
-            self.forget();
+        if self.counts.len() > EVICT_ABOVE {
+            self.evict_idle();
         }
         self.counts.check_key(key).map_err(|until| until.wait_time_from(self.clock.now()))
     }
 
-    /// Forgets those who may have all their requests at once again.
-    fn forget(&self) {
-        let Ok(mut looked_through) = self.looked_through.try_lock() else { return };
-        if looked_through.elapsed() > LOOK_THROUGH_EVERY {
+    /// Evicts the keys that have their whole quota again. Does nothing while another thread
+    /// does so.
+    fn evict_idle(&self) {
+        let Ok(mut last_eviction) = self.last_eviction.try_lock() else { return };
+        if last_eviction.elapsed() > EVICTION_INTERVAL {
             self.counts.retain_recent();
-            *looked_through = Instant::now();
+            *last_eviction = Instant::now();
         }
     }
 }
@@ -183,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn each_address_has_a_minutes_worth_and_is_told_when_there_is_more() {
+    fn each_address_has_its_own_quota_and_gets_the_time_to_wait() {
         let limits = limits(3);
         for _ in 0..3 {
             assert_eq!(limits.check(Limit::Token(ip("192.0.2.1"))), Ok(()));
@@ -196,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subnet_of_version_6_counts_as_one() {
+    fn addresses_of_one_ipv6_subnet_share_a_quota() {
         let limits = limits(1);
         assert_eq!(limits.check(Limit::Refresh(ip("2001:db8::1"))), Ok(()));
         assert!(limits.check(Limit::Refresh(ip("2001:db8::ffff:0:0:2"))).is_err());

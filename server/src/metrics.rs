@@ -1,9 +1,9 @@
-//! What the server counts and measures, for Prometheus (`OpenMetrics` 1.0).
+//! Metrics for Prometheus (`OpenMetrics` 1.0).
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -13,13 +13,14 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::store::Store;
 
-/// Upper bounds in seconds: from a cached answer to a client's patience.
-const LATENCIES: [f64; 14] =
+/// Upper bounds in seconds: from a cached response to the timeout of a client.
+const LATENCY_BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// Upper bounds in seconds: from Ed25519 to RSA with 4096 bits on a busy machine.
-const SIGNATURES: [f64; 9] = [0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.02];
+const SIGNING_BUCKETS: [f64; 9] =
+    [0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.02];
 
-/// A label's value: a word of ours, never of a client's.
+/// A label value. It is always a constant, so that clients cannot create time series.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Label(pub &'static str);
 
@@ -29,14 +30,13 @@ impl EncodeLabelValue for Label {
     }
 }
 
-/// What a request was, and what became of it.
+/// The labels of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Request {
-    /// Its method; `other` for those that no route has.
+    /// The method; `other` for a method that no route has.
     pub method: Label,
-    /// The route's pattern; empty where there is none.
+    /// The pattern of the route; empty if no route matches.
     pub route: String,
-    /// The status of the answer.
     pub status: u16,
 }
 
@@ -51,7 +51,8 @@ struct Reason {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Answer {
+struct CheckSource {
+    /// The label's name, which must not change once a version is released.
     answer: Label,
 }
 
@@ -65,14 +66,14 @@ struct State {
     state: Label,
 }
 
-/// All counters and measures of a server.
+/// The metrics of a server.
 pub struct Metrics {
     registry: Registry,
     requests: Family<Request, Histogram, fn() -> Histogram>,
     refreshes: Family<Outcome, Counter>,
     opened: Counter,
     ended: Family<Reason, Counter>,
-    checks: Family<Answer, Counter>,
+    checks: Family<CheckSource, Counter>,
     limited: Family<Limit, Counter>,
     signing: Histogram,
     pool: Family<State, Gauge>,
@@ -82,12 +83,11 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// All at zero.
     #[must_use]
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("matchbook");
         let requests: Family<Request, Histogram, fn() -> Histogram> =
-            Family::new_with_constructor(|| Histogram::new(LATENCIES));
+            Family::new_with_constructor(|| Histogram::new(LATENCY_BUCKETS));
         let metrics = Self {
             requests: requests.clone(),
             refreshes: Family::default(),
@@ -95,7 +95,7 @@ impl Metrics {
             ended: Family::default(),
             checks: Family::default(),
             limited: Family::default(),
-            signing: Histogram::new(SIGNATURES),
+            signing: Histogram::new(SIGNING_BUCKETS),
             pool: Family::default(),
             clock_offset: Gauge::default(),
             redis_up: Gauge::default(),
@@ -104,7 +104,7 @@ impl Metrics {
         };
         registry.register_with_unit(
             "request_duration",
-            "Time from a request's head to its answer",
+            "Time from the head of a request to its response",
             Unit::Seconds,
             requests,
         );
@@ -113,11 +113,11 @@ impl Metrics {
         registry.register("sessions_ended", "Sessions ended by reason", metrics.ended.clone());
         registry.register(
             "access_checks",
-            "Whether an access token is active: hit (Redis knew), miss (Redis did not, the \
-             database did), fallback (Redis could not be asked)",
+            "Checks whether an access token is active, by source: hit (Redis), miss (the database, \
+             because Redis had no entry), fallback (the database, because Redis was unavailable)",
             metrics.checks.clone(),
         );
-        registry.register("limited", "Requests refused by a rate limit", metrics.limited.clone());
+        registry.register("limited", "Requests rejected by a rate limit", metrics.limited.clone());
         registry.register_with_unit(
             "signing_duration",
             "Time to sign an access token",
@@ -131,62 +131,55 @@ impl Metrics {
         );
         registry.register_with_unit(
             "database_clock_offset",
-            "What has to be added to this server's clock to get the database's",
+            "The clock of the database minus that of this server",
             Unit::Seconds,
             metrics.clock_offset.clone(),
         );
         registry.register(
             "redis_up",
-            "Whether Redis is asked: 0 while it is away or there is none",
+            "Whether Redis is in use: 0 while it is unavailable or not configured",
             metrics.redis_up.clone(),
         );
         registry.register(
             "redis_evicting",
-            "Whether Redis may evict revocations: 1 where its maxmemory-policy is not noeviction",
+            "Whether Redis may evict revocations: 1 if its maxmemory-policy is not noeviction",
             metrics.redis_evicting.clone(),
         );
         Self { registry, ..metrics }
     }
 
-    /// A request was answered.
-    pub fn answered(&self, request: &Request, after: Duration) {
+    pub fn record_request(&self, request: &Request, after: Duration) {
         self.requests.get_or_create(request).observe(after.as_secs_f64());
     }
 
-    /// A refresh came to this end.
-    pub fn refreshed(&self, outcome: &'static str) {
+    pub fn record_refresh(&self, outcome: &'static str) {
         self.refreshes.get_or_create(&Outcome { outcome: Label(outcome) }).inc();
     }
 
-    /// A session was opened.
-    pub fn opened(&self) {
+    pub fn record_login(&self) {
         self.opened.inc();
     }
 
-    /// Sessions were ended.
-    pub fn ended(&self, reason: &'static str, sessions: usize) {
+    pub fn record_revocations(&self, reason: &'static str, sessions: usize) {
         let sessions = u64::try_from(sessions).unwrap_or(u64::MAX);
         self.ended.get_or_create(&Reason { reason: Label(reason) }).inc_by(sessions);
     }
 
-    /// It was asked whether an access token is active.
-    pub fn checked(&self, answer: &'static str) {
-        self.checks.get_or_create(&Answer { answer: Label(answer) }).inc();
+    pub fn record_check(&self, source: &'static str) {
+        self.checks.get_or_create(&CheckSource { answer: Label(source) }).inc();
     }
 
-    /// A request was refused by a rate limit.
-    pub fn limited(&self, limit: &'static str) {
+    pub fn record_rate_limit(&self, limit: &'static str) {
         self.limited.get_or_create(&Limit { limit: Label(limit) }).inc();
     }
 
-    /// An access token was signed.
-    pub fn signed(&self, after: Duration) {
+    pub fn record_signing(&self, after: Duration) {
         self.signing.observe(after.as_secs_f64());
     }
 
-    /// All of it as text, with what can be read off at this moment.
+    /// Encodes all metrics as text, with the current values of the gauges.
     #[must_use]
-    pub fn text(&self, store: &Store, redis_up: bool, redis_evicting: bool) -> String {
+    pub fn encode(&self, store: &Store, redis_up: bool, redis_evicting: bool) -> String {
         let pool = store.pool();
         for (state, count) in [("busy", pool.busy), ("idle", pool.idle), ("waiting", pool.waiting)]
         {
@@ -195,10 +188,10 @@ impl Metrics {
         self.clock_offset.set(store.clock_offset());
         self.redis_up.set(redis_up.into());
         self.redis_evicting.set(redis_evicting.into());
-        let mut text = String::new();
+        let mut output = String::new();
         // Writing to a string cannot fail.
-        let _ = encode(&mut text, &self.registry);
-        text
+        let _ = text::encode(&mut output, &self.registry);
+        output
     }
 }
 

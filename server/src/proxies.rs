@@ -1,18 +1,16 @@
-//! Who asks: the address of the client, also where a proxy stands between.
+//! The address of the client, also behind trusted proxies.
 
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-/// Whose word is taken on who asked them.
+/// The proxies whose `X-Forwarded-For` is trusted (`server.trusted_proxies`).
 #[derive(Debug, Clone, Default)]
 pub struct TrustedProxies(Vec<IpNet>);
 
 impl TrustedProxies {
-    /// Takes addresses and networks (`10.0.0.0/8`), separated by commas.
-    ///
-    /// # Errors
-    /// The first that is none.
+    /// Parses addresses and networks (`10.0.0.0/8`), separated by commas. The error is the
+    /// first invalid entry.
     pub fn parse(text: &str) -> Result<Self, String> {
         let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
         let network = |entry: &str| match entry.parse::<IpAddr>() {
@@ -22,36 +20,35 @@ impl TrustedProxies {
         entries.map(network).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Whether this is one of them.
     #[must_use]
-    pub fn include(&self, address: IpAddr) -> bool {
+    pub fn contains(&self, address: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(&address))
     }
 
-    /// The client, as far as trusted proxies vouch for it: `forwarded_for` are
-    /// the lines of `X-Forwarded-For`, where each proxy adds whom it was asked
-    /// by, the nearest last.
+    /// Returns the address of the client, as far as trusted proxies report it.
+    /// `forwarded_for` are the lines of `X-Forwarded-For`, to which each proxy appends the
+    /// address of its own client.
     #[must_use]
-    pub fn client<'a>(
+    pub fn client_ip<'a>(
         &self,
         peer: IpAddr,
         forwarded_for: impl DoubleEndedIterator<Item = &'a str>,
     ) -> IpAddr {
         let mut client = peer.to_canonical();
         for hop in forwarded_for.rev().flat_map(|line| line.rsplit(',')) {
-            // What is in front of this was written by whoever is no proxy of ours.
-            if !self.include(client) {
+            // An untrusted client may have written everything before this hop.
+            if !self.contains(client) {
                 break;
             }
-            let Some(address) = address(hop.trim()) else { break };
+            let Some(address) = parse_hop(hop.trim()) else { break };
             client = address.to_canonical();
         }
         client
     }
 }
 
-/// An address, also with a port, as some proxies write it.
-fn address(hop: &str) -> Option<IpAddr> {
+/// Parses an address with or without a port, which some proxies add.
+fn parse_hop(hop: &str) -> Option<IpAddr> {
     let with_port = || hop.parse::<SocketAddr>().ok().map(|address| address.ip());
     hop.parse().ok().or_else(with_port)
 }
@@ -62,11 +59,11 @@ mod tests {
 
     fn client(peer: &str, forwarded: &[&str]) -> String {
         let proxies = TrustedProxies::parse("10.0.0.0/8, 192.0.2.1, fd00::/8").unwrap();
-        proxies.client(peer.parse().unwrap(), forwarded.iter().copied()).to_string()
+        proxies.client_ip(peer.parse().unwrap(), forwarded.iter().copied()).to_string()
     }
 
     #[test]
-    fn only_a_trusted_proxy_is_believed_and_only_about_the_next_hop() {
+    fn x_forwarded_for_is_used_only_from_trusted_proxies() {
         for (peer, forwarded, expected) in [
             ("203.0.113.9", &["198.51.100.7"][..], "203.0.113.9"),
             ("10.0.0.1", &[], "10.0.0.1"),
@@ -87,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_network_is_refused() {
+    fn invalid_network_is_rejected() {
         assert_eq!(TrustedProxies::parse("10.0.0.0/8, here").unwrap_err(), "here");
         assert!(TrustedProxies::parse("10.0.0.0/33").is_err());
     }

@@ -1,30 +1,30 @@
-//! Is this access token active? Redis is asked first, then the database.
+//! Checks whether access tokens are active: in Redis first, then in the database.
 //!
-//! | key | value | lives for |
+//! | key | value | expires after |
 //! |---|---|---|
-//! | `access:{sid}:jti` | the epoch: this access token is active | the rest of the token's life |
-//! | `ended:{sid}` | `1`: this session has ended | until its last token has expired |
-//! | `matchbook:epoch` | a random epoch | until Redis is flushed |
+//! | `access:{sid}:jti` | the epoch: this access token is active | the remaining lifetime of the token |
+//! | `ended:{sid}` | `1`: this session has ended | the remaining lifetime of its last token |
+//! | `matchbook:epoch` | a random epoch | never |
 //!
-//! Servers of several versions share these keys: never change their form, only add
-//! others. The braces are a Redis Cluster hash tag: both keys are on one slot, and
-//! one `MGET` reads them.
+//! NEVER CHANGE THE FORM OF THESE KEYS once a version is released, only add others: servers
+//! of several versions share them, and one would miss revocations of the other. The braces
+//! are a Redis Cluster hash tag: both keys are on one slot, and one `MGET` reads them.
 //!
-//! # What makes a logout final
+//! # Why a logout is final
 //!
-//! The database is the truth. A revocation is committed to `ends`, then written to
-//! Redis as a tombstone, which outweighs an "active" in whichever order they come.
+//! The database is the source of truth. A revocation is committed to `session_revocations`,
+//! then written to Redis as a tombstone. A tombstone overrides "active", in any order.
 //!
-//! * Every second each server polls (`poll`): it verifies that its Redis is the
-//!   same as before (`identity`), reads new revocations, keeps them in memory and
-//!   writes them to its own Redis. A tombstone that Redis loses is thus known.
-//! * Redis is trusted for two seconds after a poll began that read the database.
-//! * A Redis that was away, replaced, restarted, demoted or flushed gets every
+//! * Every second each server polls (`poll`): it verifies that its Redis is the same as
+//!   before (`identity`), reads new revocations, keeps them in memory and writes them to its
+//!   own Redis. Tombstones that Redis loses remain in memory.
+//! * A successful poll is a lease: Redis is trusted for two seconds after the poll began.
+//! * A Redis that was unavailable, replaced, restarted, demoted or flushed gets every
 //!   revocation before it is read again.
-//! * The epoch is read with each token, except on a cluster. `FLUSHALL` removes it,
-//!   and what was cached before, or is written late, belongs to no epoch any more.
-//! * A logout is acknowledged when every server has polled since, or reads the same
-//!   Redis that has the tombstone (`peers`).
+//! * The epoch is read with each token, except on a cluster. `FLUSHALL` removes it, and
+//!   entries of another epoch, also those that are written late, are ignored.
+//! * A logout is acknowledged when every server has polled since, or reads the same Redis
+//!   that has the tombstone (`peers`).
 
 mod connection;
 mod identity;
@@ -47,75 +47,72 @@ use crate::store::{self, Store};
 use crate::tokens::VerifiedToken;
 
 pub use connection::Options;
-use link::{Link, Status};
+use link::{CachedStatus, RedisLink};
 use peers::{Lagging, Peers};
 use poll::Poller;
 
-/// How often a server polls.
-const POLL_EVERY: Duration = Duration::from_secs(1);
-/// The pause after each poll.
-const BETWEEN_POLLS: Duration = Duration::from_millis(100);
-/// For how long after the start of a poll Redis is trusted: longer than from one
-/// poll to the next.
+/// The interval between two polls of a server.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// The minimum pause between two polls.
+const MIN_POLL_GAP: Duration = Duration::from_millis(100);
+/// The time after the start of a poll for which Redis is trusted. It is longer than the time
+/// from one poll to the next.
 const LEASE: Duration = Duration::from_secs(2);
-/// When the lease of a server that polls no more is over, as another one counts.
-const LEASE_OVER: Duration = Duration::from_millis(2250);
-/// When a server that polls no more is deleted from the table.
-const FORGET_AFTER: Duration = Duration::from_secs(20);
-/// How long one look at other servers' polls may take, and the pause between two.
-const BRIEFLY: Duration = Duration::from_millis(500);
-const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
+/// The time after which other servers regard the lease of a stopped server as expired.
+const LEASE_EXPIRED_AFTER: Duration = Duration::from_millis(2250);
+/// The time after which a stopped server is deleted from the table.
+const DELETE_AFTER: Duration = Duration::from_secs(20);
+/// The timeout of one query for the other servers' polls, and the pause between two.
+const PEERS_TIMEOUT: Duration = Duration::from_millis(500);
+const PEERS_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Knows whether access tokens are active.
+/// Checks whether access tokens are active, and publishes revocations.
 pub struct TokenStatus {
-    redis: Option<Arc<Link>>,
+    redis: Option<Arc<RedisLink>>,
     store: Store,
     /// Identifies this run of this server in the table of servers.
     id: String,
     poller: tokio::sync::Mutex<Poller>,
-    /// Held for moments only, never across a wait.
+    /// A `std` lock: it is never held across an `await`.
     peers: Mutex<Peers>,
     started: Instant,
 }
 
-/// Whether a token is active, and who knew.
+/// The status of a token, and its source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Checked {
-    /// Its session is live.
+pub struct TokenCheck {
     pub active: bool,
-    /// Who knew.
     pub source: Source,
 }
 
-/// Who knew whether a token is active.
+/// The source of a token's status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// Redis, or this server by itself.
+    /// Redis, or the revocations in this server's memory.
     Cache,
-    /// The database, since Redis did not know.
+    /// The database, because Redis had no entry.
     Database,
-    /// The database, since Redis could not be trusted.
+    /// The database, because Redis was unavailable.
     DatabaseFallback,
 }
 
 /// The state of Redis, for health and metrics.
 #[derive(Debug, Clone, Default)]
 pub struct RedisState {
-    /// Whether it is in use; `None` where none is configured.
+    /// Whether it is in use; `None` if it is not configured.
     pub up: Option<bool>,
     /// Whether its `maxmemory-policy` lets it evict revocations.
     pub evicting: bool,
-    /// What is wrong: sentences for an operator.
+    /// Messages for an operator.
     pub problems: Vec<String>,
 }
 
 impl TokenStatus {
-    /// Connects to Redis, where there is one to connect to. A server starts
-    /// without its Redis, too.
+    /// Connects to Redis, if it is configured. The server also starts if Redis is unavailable.
     pub async fn new(redis: Option<&Options>, store: Store) -> Self {
         let id = Uuid::new_v4().simple().to_string();
         let active = Self {
-            redis: redis.map(|options| Arc::new(Link::new(options))),
+            redis: redis.map(|options| Arc::new(RedisLink::new(options))),
             poller: tokio::sync::Mutex::new(Poller::new(&store, id.clone())),
             store,
             id,
@@ -128,74 +125,77 @@ impl TokenStatus {
         active
     }
 
-    /// Whether the session of this unexpired access token is live.
-    ///
-    /// # Errors
-    /// When Redis does not know it and the database does not respond.
+    /// Checks whether the session of this unexpired access token is live.
     pub async fn check(
         &self,
         access: &VerifiedToken,
         now: Timestamp,
-    ) -> Result<Checked, store::Error> {
+    ) -> Result<TokenCheck, store::Error> {
         let status = match &self.redis {
             None => None,
             Some(redis) => redis.look_up(access).await,
         };
         let source = match status {
-            Some(Status::Ended) => return Ok(Checked { active: false, source: Source::Cache }),
-            Some(Status::Active) => return Ok(Checked { active: true, source: Source::Cache }),
-            Some(Status::Missing) => Source::Database,
+            Some(CachedStatus::Ended) => {
+                return Ok(TokenCheck { active: false, source: Source::Cache });
+            }
+            Some(CachedStatus::Active) => {
+                return Ok(TokenCheck { active: true, source: Source::Cache });
+            }
+            Some(CachedStatus::Missing) => Source::Database,
             None => Source::DatabaseFallback,
         };
         let session = access.session;
         let active =
             self.store.run(move |conn| store::sessions::is_live(conn, session, now)).await?;
         if active && source == Source::Database {
-            self.granted(access, now).await;
+            self.cache_active(access, now).await;
         }
-        Ok(Checked { active, source })
+        Ok(TokenCheck { active, source })
     }
 
-    /// Caches that an access token was granted. Redis may miss this: it only spares
-    /// the database.
-    pub async fn granted(&self, access: &VerifiedToken, now: Timestamp) {
+    /// Caches an access token as active. Redis may lose this entry: it only saves queries.
+    pub async fn cache_active(&self, access: &VerifiedToken, now: Timestamp) {
         let Some(redis) = &self.redis else { return };
-        redis.put(access, access.expires_at.since(now)).await;
+        redis.set_best_effort(access, access.expires_at.since(now)).await;
     }
 
-    /// Makes revocations known that the database has. When this returns, no server
-    /// accepts a token of these sessions any more.
-    pub async fn ended(&self, ended: &[Revocation]) {
+    /// Publishes revocations that are committed. After it returns, no server accepts a token
+    /// of these sessions.
+    pub async fn publish_revocations(&self, ended: &[Revocation]) {
         let published = match &self.redis {
             None => None,
             Some(redis) => {
-                redis.learn(ended.to_vec());
+                redis.add_revocations(ended.to_vec());
                 redis.publish(ended).await
             }
         };
         let since = Instant::now();
         let mut lagging: Option<Lagging> = None;
-        // The database was committed to before: see the top of `poll`.
-        while since.elapsed() < LEASE_OVER {
-            if let Ok(Ok(rows)) = timeout(BRIEFLY, self.store.run(servers::all)).await {
+        // The revocations are committed already: see the top of `poll`.
+        while since.elapsed() < LEASE_EXPIRED_AFTER {
+            if let Ok(Ok(rows)) = timeout(PEERS_TIMEOUT, self.store.run(servers::all)).await {
                 let live = self.live(rows);
                 let lagging = lagging.get_or_insert_with(|| {
                     let lagging = Lagging::new(&live, published.as_deref());
-                    tracing::debug!(servers = lagging.len(), "servers to wait for");
+                    tracing::debug!(
+                        servers = lagging.len(),
+                        "waiting for other servers to read the revocations"
+                    );
                     lagging
                 });
-                if !lagging.still(&live) {
+                if !lagging.is_lagging(&live) {
                     return;
                 }
             }
-            sleep(BETWEEN_LOOKS).await;
+            sleep(PEERS_POLL_INTERVAL).await;
         }
     }
 
-    /// The other servers of these rows that may still trust their Redis.
+    /// Returns the other servers that may still trust their Redis.
     fn live(&self, mut rows: Vec<Server>) -> Vec<Server> {
         rows.retain(|row| row.id != self.id);
-        self.with_peers(|peers, now| peers.note(rows, now))
+        self.with_peers(|peers, now| peers.record(rows, now))
     }
 
     fn with_peers<T>(&self, work: impl FnOnce(&mut Peers, Duration) -> T) -> T {
@@ -203,19 +203,19 @@ impl TokenStatus {
         work(&mut self.peers.lock().unwrap_or_else(PoisonError::into_inner), now)
     }
 
-    /// The state of Redis, as it was last seen.
+    /// Returns the last known state of Redis.
     #[must_use]
     pub fn redis(&self) -> RedisState {
         let Some(redis) = &self.redis else { return RedisState::default() };
         RedisState {
             up: Some(redis.is_up()),
             evicting: redis.problems.is_evicting(),
-            problems: redis.problems.sentences(),
+            problems: redis.problems.messages(),
         }
     }
 
-    /// The state of Redis, asked now.
-    pub async fn ask_redis(&self) -> RedisState {
+    /// Queries Redis and returns its state.
+    pub async fn query_redis(&self) -> RedisState {
         if let Some(redis) = &self.redis {
             redis.check().await;
         }

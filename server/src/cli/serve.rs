@@ -12,12 +12,12 @@ pub async fn run(config: &Config, warnings: &[String]) -> Result<(), Box<dyn Err
         tracing::warn!("{warning}");
     }
     let application = app::start(config).await?;
-    for address in &application.addresses {
+    for address in application.addresses() {
         let url = base_url(&config.tls, *address);
         tracing::info!(%url, database = %config.database.url, "listening");
         super::print(&format!("matchbook-server listens on {url}\n"))?;
     }
-    application.server.await?;
+    application.run().await?;
     tracing::info!("stopped");
     Ok(())
 }

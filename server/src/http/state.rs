@@ -22,7 +22,7 @@ impl State {
     pub(super) fn check_limit(&self, limit: Option<Limit>) -> Result<(), Error> {
         let Some(limit) = limit else { return Ok(()) };
         self.limits.check(limit).map_err(|wait| {
-            self.metrics.limited(limit.as_str());
+            self.metrics.record_rate_limit(limit.as_str());
             tracing::debug!(?limit, "rate limit exceeded");
             Error::RateLimited(wait)
         })

@@ -19,7 +19,7 @@ impl Issuer {
     /// Checks the database, Redis, the clock and the keys.
     pub async fn health(&self) -> HealthReport {
         let writable = self.store.check_writable().await;
-        let redis = self.status.ask_redis().await;
+        let redis = self.status.query_redis().await;
         let mut problems = redis.problems;
         if let Err(error) = &writable {
             tracing::warn!(%error, "not ready");
@@ -27,7 +27,7 @@ impl Issuer {
         }
         let (clock, clock_problem) = self.store.clock();
         problems.extend(clock_problem.map(|problem| sentence(&problem)));
-        if !self.keys.is_whole() {
+        if !self.keys.all_readable() {
             problems.push(
                 "A signing key in the database was encrypted under another secret: this server \
                  rejects the tokens that other servers sign with it."
@@ -50,7 +50,7 @@ impl Issuer {
     #[must_use]
     pub fn encode_metrics(&self) -> String {
         let redis = self.status.redis();
-        self.metrics.text(&self.store, redis.up == Some(true), redis.evicting)
+        self.metrics.encode(&self.store, redis.up == Some(true), redis.evicting)
     }
 }
 

@@ -61,7 +61,7 @@ impl Issuer {
         let rejection = match outcome {
             LoginOutcome::Granted(grant) => {
                 tracing::info!(%session, %user, ip, "session opened");
-                self.metrics.opened();
+                self.metrics.record_login();
                 return Ok(self.issue(grant, now).await?);
             }
             LoginOutcome::UserNotFound => LoginError::UserNotFound,

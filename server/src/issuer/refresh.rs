@@ -46,7 +46,7 @@ impl Issuer {
         }
         let ip = client.ip.map(tracing::field::display);
         tracing::info!(ip, "refresh rejected: not a token of this server");
-        self.metrics.refreshed("not_ours");
+        self.metrics.record_refresh("not_ours");
         None
     }
 
@@ -124,10 +124,10 @@ impl Issuer {
             };
             let outcome = issuer.store.write(resolve).await?;
             if let RefreshOutcome::Rejected { refusal: InvalidGrant::Reuse, .. } = outcome {
-                issuer.metrics.ended(EndReason::Reuse.as_str(), 1);
+                issuer.metrics.record_revocations(EndReason::Reuse.as_str(), 1);
                 let find = move |conn: &mut Conn| revocations::for_sessions(conn, &[session]);
                 let revoked = issuer.store.run(find).await?;
-                issuer.status.ended(&revoked).await;
+                issuer.status.publish_revocations(&revoked).await;
             }
             Ok(outcome)
         })
@@ -142,20 +142,20 @@ impl Issuer {
         let ip = presented.device.ip.map(tracing::field::display);
         let user_agent = presented.device.user_agent.as_deref();
         match outcome {
-            RefreshOutcome::Rotated(_) => self.metrics.refreshed("rotated"),
+            RefreshOutcome::Rotated(_) => self.metrics.record_refresh("rotated"),
             RefreshOutcome::Reissued(grant) => {
-                self.metrics.refreshed("repeated");
+                self.metrics.record_refresh("repeated");
                 let user = grant.user;
                 tracing::info!(
                     %session, %user, generation, keyed, ip, user_agent, "refresh reissued"
                 );
             }
             RefreshOutcome::TooLate | RefreshOutcome::LooksLikeReuse => {
-                self.metrics.refreshed("too_late");
+                self.metrics.record_refresh("too_late");
             }
             RefreshOutcome::Rejected { refusal, user, elsewhere } => {
                 let reason = refusal.reason().as_str();
-                self.metrics.refreshed(reason);
+                self.metrics.record_refresh(reason);
                 let user = user.map(tracing::field::display);
                 if *refusal == InvalidGrant::Reuse {
                     tracing::warn!(

@@ -82,14 +82,14 @@ impl Issuer {
                 Ok((ended, revocations::for_sessions(conn, &sessions)?))
             };
             let (ended, revoked) = issuer.store.write(end).await?;
-            issuer.metrics.ended(EndReason::LoggedOut.as_str(), ended);
+            issuer.metrics.record_revocations(EndReason::LoggedOut.as_str(), ended);
             if ended > 0 {
                 for Revocation { session_id: session, .. } in &revoked {
                     tracing::info!(%session, "logged out");
                 }
             }
             if !revoked.is_empty() {
-                issuer.status.ended(&revoked).await;
+                issuer.status.publish_revocations(&revoked).await;
             }
             Ok(ended)
         })

@@ -29,7 +29,7 @@ impl Issuer {
         })?;
         let status = self.status.check(&verified, now).await;
         let status = status.map_err(|error| VerifyError::Failed(error.into()))?;
-        self.metrics.checked(match status.source {
+        self.metrics.record_check(match status.source {
             Source::Cache => "hit",
             Source::Database => "miss",
             Source::DatabaseFallback => "fallback",

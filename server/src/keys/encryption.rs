@@ -35,12 +35,12 @@ impl KeyEncryptionKeys {
 
 #[cfg(test)]
 mod tests {
-    use aws_lc_rs::digest::{SHA256, digest};
     use base64::Engine;
     use base64::engine::general_purpose::STANDARD;
 
     use super::*;
     use crate::clock::Timestamp;
+    use crate::crypto::{Digest, from_hex};
     use crate::keys::signing_key::SigningKey;
     use crate::secrets::DerivedKeys;
 
@@ -66,9 +66,7 @@ mod tests {
                 revoked_at: None,
             };
             let Decrypted { pkcs8, is_current } = keys.decrypt(&stored).unwrap();
-            let hex: String =
-                digest(&SHA256, &pkcs8).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-            assert_eq!(hex, sha256);
+            assert_eq!(Digest::of(&[&pkcs8]).as_bytes(), from_hex(sha256));
             assert!(is_current);
             assert_eq!(SigningKey::parse(algorithm, &pkcs8).unwrap().kid, kid);
             algorithms.push(algorithm);

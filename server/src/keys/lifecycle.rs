@@ -76,7 +76,7 @@ pub fn phases(keys: &[StoredKey], lifetime: Duration, now: Timestamp) -> Vec<Pha
     keys.iter().map(phase).collect()
 }
 
-/// Returns the time at which another key began to sign in place of `key`.
+/// Returns the time at which another key began to sign instead of `key`.
 fn superseded_at(keys: &[StoredKey], key: &StoredKey) -> Option<Timestamp> {
     let later = keys.iter().filter(|later| later.sequence > key.sequence);
     // A key that was revoked before its time never signed.

@@ -54,7 +54,7 @@ fn key_encryption_key(secret: &SecretString) -> Result<KeyEncryptionKey, CryptoE
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crypto::Secret;
+    use crate::crypto::{Secret, from_hex};
     use crate::ids::SessionId;
     use crate::tokens::RefreshToken;
 
@@ -71,8 +71,7 @@ mod tests {
             ),
         ] {
             let key = derive_key(SECRET.as_bytes(), label).unwrap();
-            let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-            assert_eq!(hex, expected);
+            assert_eq!(key.as_slice(), from_hex(expected));
         }
     }
 

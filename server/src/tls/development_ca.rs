@@ -12,11 +12,11 @@ use openssl::pkey::{PKey, Private};
 use openssl::stack::Stack;
 use openssl::x509::store::X509StoreBuilder;
 use openssl::x509::verify::X509VerifyFlags;
-use openssl::x509::{X509, X509StoreContext};
+use openssl::x509::{X509, X509StoreContext, X509StoreContextRef};
 use rcgen::{
-    BasicConstraints, CertificateParams, CidrSubnet, DnType, ExtendedKeyUsagePurpose,
-    GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints,
-    PKCS_ECDSA_P256_SHA256,
+    BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    NameConstraints, PKCS_ECDSA_P256_SHA256,
 };
 
 use super::Error;
@@ -83,7 +83,7 @@ impl Authority {
     fn issue(&self, names: &[String]) -> Result<Identity, Error> {
         let mut params = CertificateParams::new(names)?;
         set_lifetime(&mut params, CERTIFICATE_LIFETIME);
-        params.distinguished_name = Default::default();
+        params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, "Matchbook");
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -105,7 +105,7 @@ impl Authority {
         let trusted = trusted.build();
         let chain = Stack::new()?;
         let mut context = X509StoreContext::new()?;
-        Ok(context.init(&trusted, &certificate, &chain, |context| context.verify_cert())?)
+        Ok(context.init(&trusted, &certificate, &chain, X509StoreContextRef::verify_cert)?)
     }
 }
 
@@ -119,7 +119,7 @@ fn create(names: &[String]) -> Result<String, Error> {
 fn authority_params(names: &[String]) -> Result<CertificateParams, Error> {
     let mut params = CertificateParams::new(Vec::new())?;
     set_lifetime(&mut params, AUTHORITY_LIFETIME);
-    params.distinguished_name = Default::default();
+    params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, AUTHORITY_NAME);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];

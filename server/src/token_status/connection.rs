@@ -12,7 +12,7 @@ use redis::{
     TlsCertificates, Value,
 };
 
-/// Which Redis, and how long to wait for it.
+/// The address of Redis and its timeout.
 #[derive(Clone)]
 pub struct Options {
     target: Target,
@@ -22,15 +22,15 @@ pub struct Options {
 #[derive(Clone)]
 enum Target {
     Single(Box<Single>),
-    /// And its first node.
+    /// The cluster, and its first node.
     Cluster(Box<ClusterClient>, Box<Single>),
 }
 
-/// A single Redis. The library keeps to itself why a login was refused, so the
-/// commands that log in are sent from here.
+/// A single Redis server. The library hides why a login failed, so the login commands are
+/// sent here.
 #[derive(Clone)]
 struct Single {
-    /// Knows neither login nor database.
+    /// Without login and database.
     client: Client,
     login: Option<Cmd>,
     select: Option<Cmd>,
@@ -61,7 +61,7 @@ impl Single {
     async fn connect(&self, timeout: Duration) -> RedisResult<MultiplexedConnection> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(timeout))
-            // Each command has its own.
+            // Each command has its own timeout.
             .set_response_timeout(None);
         let mut connection =
             self.client.get_multiplexed_async_connection_with_config(&config).await?;
@@ -72,21 +72,17 @@ impl Single {
     }
 }
 
-/// How many times as long as a response a connection may take, which no request
-/// waits for.
-const CONNECTING: u32 = 4;
+/// The timeout of a connection, as a multiple of that of a response. No request waits for a
+/// connection.
+const CONNECT_TIMEOUT_FACTOR: u32 = 4;
 
-/// What is in front of the URL of a cluster.
+/// The part of a URL that marks a cluster.
 const CLUSTER: &str = "-cluster://";
 
 impl Options {
-    /// Takes `redis[s]://[user:password@]host[:port][/database]`, or
-    /// `redis[s]-cluster://[user:password@]host[:port],host[:port],…`, a CA in
-    /// PEM where the system's are not the ones to trust, and the longest that a
-    /// request waits for a response before it falls back to the database.
-    ///
-    /// # Errors
-    /// When the URL is invalid.
+    /// Parses `redis[s]://[user:password@]host[:port][/database]`, or
+    /// `redis[s]-cluster://[user:password@]host[:port],host[:port],…`. `ca` (PEM) replaces the
+    /// CAs of the system. After `timeout` a request falls back to the database.
     pub fn new(url: &str, ca: Option<Vec<u8>>, timeout: Duration) -> RedisResult<Self> {
         let certificates = TlsCertificates { client_tls: None, root_cert: ca };
         let target = match url.split_once(CLUSTER) {
@@ -98,9 +94,9 @@ impl Options {
                 let first = nodes.first().map_or("", String::as_str);
                 let first = Single::new(first, certificates.clone())?;
                 let mut builder = ClusterClientBuilder::new(nodes)
-                    .connection_timeout(timeout * CONNECTING)
+                    .connection_timeout(timeout * CONNECT_TIMEOUT_FACTOR)
                     .response_timeout(timeout)
-                    // A redirection is an error, so that a new topology is noticed.
+                    // A redirection is an error, so that a new topology is detected.
                     .retries(0);
                 if scheme == "rediss" {
                     builder = builder.certs(certificates);
@@ -116,68 +112,67 @@ impl Options {
         matches!(self.target, Target::Cluster(..))
     }
 
-    /// Connects.
     pub(super) async fn connect(&self) -> RedisResult<Connection> {
         let timeout = self.timeout;
         let connect = async {
             match &self.target {
                 Target::Single(single) => {
-                    single.connect(timeout * CONNECTING).await.map(Connection::Single)
+                    single.connect(timeout * CONNECT_TIMEOUT_FACTOR).await.map(Connection::Single)
                 }
                 Target::Cluster(client, first) => match client.get_async_connection().await {
                     Ok(connection) => Ok(Connection::Cluster(connection)),
-                    // The library does not say what a node has said.
-                    Err(error) => Err(self.refusal(first).await.unwrap_or(error)),
+                    // The library hides the error of the node.
+                    Err(error) => Err(self.node_error(first).await.unwrap_or(error)),
                 },
             }
         };
-        // A cluster is several connections, made one after the other.
-        tokio::time::timeout(timeout * CONNECTING * 2, connect)
+        // The connections to the nodes of a cluster are opened one after the other.
+        tokio::time::timeout(timeout * CONNECT_TIMEOUT_FACTOR * 2, connect)
             .await
-            .unwrap_or_else(|_| Err(too_slow()))
+            .unwrap_or_else(|_| Err(timeout_error()))
     }
 
-    /// What a node of a cluster says to the commands that a connection begins with.
-    async fn refusal(&self, node: &Single) -> Option<RedisError> {
-        let connection = match node.connect(self.timeout * CONNECTING).await {
+    /// Returns the error of a cluster node to the first commands of a connection.
+    async fn node_error(&self, node: &Single) -> Option<RedisError> {
+        let connection = match node.connect(self.timeout * CONNECT_TIMEOUT_FACTOR).await {
             Ok(connection) => Connection::Single(connection),
             Err(error) => return Some(error),
         };
         let mut slots = redis::cmd("CLUSTER");
         slots.arg("SLOTS");
         for command in [slots, redis::cmd("PING")] {
-            if let Err(error) = self.ask::<Value>(connection.clone(), &command).await {
+            if let Err(error) = self.query::<Value>(connection.clone(), &command).await {
                 return Some(error);
             }
         }
         None
     }
 
-    /// Sends a command and waits for its response, as long as a request may.
-    pub(super) async fn ask<T: FromRedisValue>(
+    /// Sends a command and waits for its response until the timeout.
+    pub(super) async fn query<T: FromRedisValue>(
         &self,
         mut connection: Connection,
         command: &Cmd,
     ) -> RedisResult<T> {
-        self.in_time(command.query_async(&mut connection)).await
+        self.with_timeout(command.query_async(&mut connection)).await
     }
 
-    /// Sends a command to every primary; returns the response of each.
-    pub(super) async fn ask_each(
+    /// Sends a command to every primary and returns each response.
+    pub(super) async fn query_primaries(
         &self,
         connection: &Connection,
         command: Cmd,
     ) -> RedisResult<Vec<String>> {
         match connection.clone() {
             Connection::Single(single) => {
-                let response = self.ask(Connection::Single(single), &command).await?;
+                let response = self.query(Connection::Single(single), &command).await?;
                 Ok(vec![response])
             }
             Connection::Cluster(mut cluster) => {
                 let primaries = (MultipleNodeRoutingInfo::AllMasters, None);
                 let sent = cluster.route_command(command, RoutingInfo::MultiNode(primaries));
                 let responses: Vec<(String, Value)> =
-                    redis::from_redis_value(self.in_time(sent).await?)?;
+                    redis::from_redis_value(self.with_timeout(sent).await?)?;
                 let texts = responses
                     .into_iter()
                     .map(|(_, response)| Ok(redis::from_redis_value(response.extract_error()?)?));
@@ -186,21 +181,24 @@ impl Options {
         }
     }
 
-    async fn in_time<T>(&self, response: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
+    async fn with_timeout<T>(
+        &self,
+        response: impl Future<Output = RedisResult<T>>,
+    ) -> RedisResult<T> {
         let mut response = std::pin::pin!(response);
-        // The second time is for a thread that was itself busy for so long that the
-        // command has only just left.
-        for patience in [self.timeout, self.timeout / 4] {
-            if let Ok(response) = tokio::time::timeout(patience, &mut response).await {
+        // The second wait is for a thread that was busy for so long that it sent the command
+        // only now.
+        for wait in [self.timeout, self.timeout / 4] {
+            if let Ok(response) = tokio::time::timeout(wait, &mut response).await {
                 return response;
             }
         }
-        Err(too_slow())
+        Err(timeout_error())
     }
 }
 
-/// A connection, shared by all threads or a thread's own; commands of many requests
-/// travel on it at once.
+/// A connection, shared by all threads or owned by one. It multiplexes the commands of many
+/// requests.
 #[derive(Clone)]
 pub(super) enum Connection {
     Single(MultiplexedConnection),
@@ -235,8 +233,8 @@ impl ConnectionLike for Connection {
     }
 }
 
-/// An error in Redis's own words, where it has said something.
-pub(super) fn words(error: &RedisError) -> String {
+/// Returns the message of Redis itself, or of the library if Redis did not respond.
+pub(super) fn redis_message(error: &RedisError) -> String {
     match (error.code(), error.detail()) {
         (Some(code), Some(detail)) => format!("{code} {detail}"),
         (Some(code), None) => code.to_owned(),
@@ -244,12 +242,12 @@ pub(super) fn words(error: &RedisError) -> String {
     }
 }
 
-/// Whether Redis refuses a write because it has no memory left. It responds all the
-/// same, and loses nothing.
+/// Returns whether Redis rejected a write because its memory is full. It still responds, and
+/// keeps its keys.
 pub(super) fn is_out_of_memory(error: &RedisError) -> bool {
     error.code() == Some("OOM")
 }
 
-fn too_slow() -> RedisError {
+fn timeout_error() -> RedisError {
     RedisError::from((ErrorKind::Io, "no response in time"))
 }

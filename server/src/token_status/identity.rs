@@ -1,39 +1,39 @@
-//! Which Redis a connection leads to, as Redis itself says.
+//! Identifies the Redis of a connection by what it reports about itself.
 //!
-//! A Redis that was replaced, restarted, demoted or failed over may have lost
-//! revocations without a connection noticing it. Each of these changes one of
-//! the facts read here.
+//! A Redis that was replaced, restarted, demoted or failed over may have lost revocations,
+//! although the connection still works. Each of these events changes one of the facts here.
 
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use redis::{InfoDict, RedisError};
 
-use super::connection::{Connection, Options, words};
+use crate::crypto::Digest;
 
-/// What Redis says about itself.
+use super::connection::{Connection, Options, redis_message};
+
+/// The facts that Redis reports about itself.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Facts {
-    /// A digest of every primary's run id, replication id and configuration epoch.
-    /// Two servers with the same one read the same Redis.
+    /// A digest of every primary's run id, replication id and configuration epoch. Servers
+    /// with equal identities read the same Redis.
     pub(super) identity: Arc<str>,
-    /// The `maxmemory-policy`, where it lets Redis evict keys.
+    /// The `maxmemory-policy`, if it permits eviction.
     pub(super) evicting: Option<String>,
 }
 
-/// Why a Redis cannot be used.
+/// The reasons why a Redis cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unusable {
-    #[error("{}", words(.0))]
+pub(super) enum LinkError {
+    #[error("{}", redis_message(.0))]
     Redis(#[from] RedisError),
     #[error("it is a replica, not a primary")]
     Replica,
     #[error("it is a node of a cluster: set redis.url to redis-cluster://…")]
     ClusterNode,
     #[error("its response to INFO lacks `{0}`")]
-    Lacks(&'static str),
+    MissingField(&'static str),
     #[error("it was restarted, failed over or replaced")]
     Replaced,
     #[error("it was flushed or replaced: its epoch key has changed")]
@@ -42,9 +42,9 @@ pub(super) enum Unusable {
     Database(String),
 }
 
-/// Asks Redis for these facts.
-pub(super) async fn ask(options: &Options, connection: &Connection) -> Result<Facts, Unusable> {
-    let primaries = options.ask_each(connection, redis::cmd("INFO")).await?;
+/// Reads these facts from Redis.
+pub(super) async fn query(options: &Options, connection: &Connection) -> Result<Facts, LinkError> {
+    let primaries = options.query_primaries(connection, redis::cmd("INFO")).await?;
     let mut primaries: Vec<Primary> = primaries
         .iter()
         .map(|info| primary(info, options.is_cluster()))
@@ -54,14 +54,14 @@ pub(super) async fn ask(options: &Options, connection: &Connection) -> Result<Fa
     if options.is_cluster() {
         let mut command = redis::cmd("CLUSTER");
         command.arg("INFO");
-        for info in options.ask_each(connection, command).await? {
+        for info in options.query_primaries(connection, command).await? {
             parts.push(field(&InfoDict::new(&info), "cluster_my_epoch")?);
         }
     }
-    // Nodes respond in any order.
+    // The nodes respond in any order.
     parts.sort_unstable();
-    let digest = digest(&SHA256, parts.join(" ").as_bytes());
-    let identity = URL_SAFE_NO_PAD.encode(digest);
+    let digest = Digest::of(&[parts.join(" ").as_bytes()]);
+    let identity = URL_SAFE_NO_PAD.encode(digest.as_bytes());
     Ok(Facts { identity: identity.into(), evicting })
 }
 
@@ -70,22 +70,22 @@ struct Primary {
     evicting: Option<String>,
 }
 
-fn primary(info: &str, in_cluster: bool) -> Result<Primary, Unusable> {
+fn primary(info: &str, in_cluster: bool) -> Result<Primary, LinkError> {
     let info = InfoDict::new(info);
     let role = field(&info, "role")?;
     if role != "master" {
-        return Err(Unusable::Replica);
+        return Err(LinkError::Replica);
     }
     if !in_cluster && info.get("redis_mode") == Some("cluster".to_owned()) {
-        return Err(Unusable::ClusterNode);
+        return Err(LinkError::ClusterNode);
     }
     let run = format!("{}/{}", field(&info, "run_id")?, field(&info, "master_replid")?);
     let policy: Option<String> = info.get("maxmemory_policy");
     Ok(Primary { run, evicting: policy.filter(|policy| policy != "noeviction") })
 }
 
-fn field(info: &InfoDict, name: &'static str) -> Result<String, Unusable> {
-    info.get(name).ok_or(Unusable::Lacks(name))
+fn field(info: &InfoDict, name: &'static str) -> Result<String, LinkError> {
+    info.get(name).ok_or(LinkError::MissingField(name))
 }
 
 #[cfg(test)]
@@ -102,14 +102,14 @@ mod tests {
     }
 
     #[test]
-    fn a_primary_is_identified_by_its_run_and_its_history() {
+    fn primary_is_identified_by_run_id_and_replication_id() {
         assert_eq!(read(INFO), Ok(("a/b".to_owned(), None)));
         let lru = INFO.replace("noeviction", "allkeys-lru");
         assert_eq!(read(&lru), Ok(("a/b".to_owned(), Some("allkeys-lru".to_owned()))));
     }
 
     #[test]
-    fn what_is_no_primary_is_not_used() {
+    fn redis_that_is_not_a_primary_is_rejected() {
         for (from, to, problem) in [
             ("role:master", "role:slave", "it is a replica, not a primary"),
             ("standalone", "cluster", "it is a node of a cluster"),
@@ -117,8 +117,8 @@ mod tests {
             ("master_replid:b\r\n", "", "its response to INFO lacks `master_replid`"),
             ("role:master\r\n", "", "its response to INFO lacks `role`"),
         ] {
-            let said = read(&INFO.replace(from, to)).unwrap_err();
-            assert!(said.contains(problem), "{said}");
+            let error = read(&INFO.replace(from, to)).unwrap_err();
+            assert!(error.contains(problem), "{error}");
         }
     }
 }

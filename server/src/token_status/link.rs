@@ -1,9 +1,8 @@
-//! The link to Redis: up, or broken at the first fault and made again by the poll.
+//! The link to Redis. The first fault disconnects it, and the next poll reconnects it.
 //!
-//! No connection is made again behind the poll's back: a Redis that was away may have
-//! missed revocations, so it is not read before it has them all. Each thread has a
-//! connection of its own to the same run of the same Redis, so that no response has
-//! to travel from one thread to another.
+//! Only the poll reconnects. After an outage Redis may have missed revocations, so they are
+//! written to it before it is read again. Each thread has its own connection to the same run
+//! of the same Redis, so that responses need not be passed between threads.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -16,7 +15,7 @@ use redis::{Cmd, RedisResult, Value};
 use tokio::sync::Notify;
 
 use super::connection::{Connection, Options, is_out_of_memory};
-use super::identity::{self, Facts, Unusable};
+use super::identity::{self, Facts, LinkError};
 use super::problems::Problems;
 use super::{LEASE, access_key, ended_key};
 use crate::clock::{self, MAX_SKEW_BETWEEN_SERVERS, Timestamp};
@@ -24,132 +23,138 @@ use crate::ids::SessionId;
 use crate::store::revocations::Revocation;
 use crate::tokens::VerifiedToken;
 
-/// How many revocations travel at once.
-const AT_ONCE: usize = 100;
+/// The number of revocations that are sent without waiting for a response.
+const PIPELINE_LIMIT: usize = 100;
 
-/// The key whose loss tells that Redis was flushed. It never expires.
-const EPOCH: &str = "matchbook:epoch";
+/// The key whose loss shows that Redis was flushed. It never expires.
+///
+/// NEVER CHANGE THIS KEY once a version is released: servers of several versions share it.
+const EPOCH_KEY: &str = "matchbook:epoch";
 
-/// What stands for the epoch on a cluster, where one `MGET` reads one slot.
+/// A key that no token has, to check whether Redis permits writes.
+const PROBE_KEY: &str = "access:{probe}:probe";
+
+/// The epoch of a cluster, where one `MGET` can read only one slot.
 const NO_EPOCH: &str = "1";
 
-/// A thread's own connection, beside the one with that number.
-struct Own {
-    number: u64,
-    /// `None` until it is made, and where it cannot be.
+/// The connection of one thread, beside the shared one of the same generation.
+struct ThreadConnection {
+    generation: u64,
+    /// `None` until it is open, or if it cannot be opened.
     connection: Option<Connection>,
 }
 
 thread_local! {
-    static OWN: RefCell<Option<Own>> = const { RefCell::new(None) };
+    static THREAD_CONNECTION: RefCell<Option<ThreadConnection>> = const { RefCell::new(None) };
 }
 
-/// Numbers are given out once in a process. 0 stands for a broken link.
-static NUMBERS: AtomicU64 = AtomicU64::new(1);
+/// The generation of the next shared connection in this process. 0 means disconnected.
+static NEXT_GENERATION: AtomicU64 = AtomicU64::new(1);
 
 /// The link to Redis.
-pub(super) struct Link {
+pub(super) struct RedisLink {
     options: Options,
-    current: RwLock<Current>,
-    /// The number of the link in use: read without the lock once a response is there.
-    number: AtomicU64,
-    /// Revocations that Redis did not take: it had no memory, or was not connected.
+    /// A `std` lock: it is never held across an `await`.
+    state: RwLock<State>,
+    /// The generation in use, which is read without the lock after each response.
+    generation: AtomicU64,
+    /// Revocations that are not in Redis, because it was full or disconnected.
     unwritten: Mutex<Vec<Revocation>>,
     pub(super) problems: Problems,
-    /// Notified when the link breaks.
-    pub(super) broken: Notify,
+    /// Notified when the link is disconnected.
+    pub(super) disconnected: Notify,
     started: Instant,
-    /// When the poll began that read the database last, in milliseconds since the
-    /// start.
-    polled: AtomicU64,
+    /// The start of the last poll that read the database, in milliseconds since `started`.
+    lease_renewed_at: AtomicU64,
 }
 
 #[derive(Default)]
-struct Current {
+struct State {
     usable: Option<Usable>,
-    /// The revocations that this server has read. They hold whatever Redis loses.
+    /// The revocations that this server has read. They apply even if Redis loses them.
     ended: HashMap<SessionId, Timestamp>,
 }
 
 /// A connection in use.
 #[derive(Clone)]
 pub(super) struct Usable {
-    number: u64,
+    generation: u64,
     connection: Connection,
-    /// Identifies its Redis.
+    /// The identity of its Redis.
     pub(super) identity: Arc<str>,
     epoch: Arc<str>,
 }
 
-/// What may be read for a token.
-enum Standing {
-    /// Its session has ended.
+/// Whether Redis may be read for a token.
+enum Trust {
+    /// The session has ended: Redis need not be read.
     Ended,
-    /// Redis may be read on this connection.
-    Trusted(Usable),
-    /// Redis cannot be trusted.
-    Unknown,
+    /// The lease is valid: Redis may be read on this connection.
+    Leased(Usable),
+    /// Redis is disconnected, or the lease has expired.
+    Unavailable,
 }
 
-/// The status of an access token, as Redis has it.
+/// The status of an access token in Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Status {
+pub(super) enum CachedStatus {
     Ended,
     Active,
     Missing,
 }
 
-impl Link {
+impl RedisLink {
     pub(super) fn new(options: &Options) -> Self {
         Self {
             options: options.clone(),
-            current: RwLock::default(),
-            number: AtomicU64::new(0),
+            state: RwLock::default(),
+            generation: AtomicU64::new(0),
             unwritten: Mutex::default(),
             problems: Problems::default(),
-            broken: Notify::new(),
+            disconnected: Notify::new(),
             started: Instant::now(),
-            polled: AtomicU64::new(0),
+            lease_renewed_at: AtomicU64::new(0),
         }
     }
 
-    /// Time since the start: no change of the wall clock affects it.
+    /// Returns the time since the start, by the monotonic clock.
     pub(super) fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// Renews the lease: a poll that began at that time has read the database.
-    pub(super) fn polled(&self, at: Duration) {
-        self.polled.store(u64::try_from(at.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    /// Renews the lease after a poll that began at `at` and has read the database.
+    pub(super) fn renew_lease(&self, at: Duration) {
+        self.lease_renewed_at
+            .store(u64::try_from(at.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     fn has_lease(&self) -> bool {
-        let polled = Duration::from_millis(self.polled.load(Ordering::Relaxed));
-        self.elapsed().saturating_sub(polled) <= LEASE
+        let renewed_at = Duration::from_millis(self.lease_renewed_at.load(Ordering::Relaxed));
+        self.elapsed().saturating_sub(renewed_at) <= LEASE
     }
 
-    fn standing(&self, session: Option<SessionId>) -> Standing {
+    fn leased_connection(&self, session: Option<SessionId>) -> Trust {
         let has_lease = self.has_lease();
-        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-        if session.is_some_and(|session| current.ended.contains_key(&session)) {
-            return Standing::Ended;
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        if session.is_some_and(|session| state.ended.contains_key(&session)) {
+            return Trust::Ended;
         }
-        let Some(usable) = current.usable.as_ref().filter(|_| has_lease) else {
-            return Standing::Unknown;
+        let Some(usable) = state.usable.as_ref().filter(|_| has_lease) else {
+            return Trust::Unavailable;
         };
-        // The thread's own connection is cloned where there is one: threads that clone the
-        // shared one get in each other's way.
-        let number = usable.number;
-        let own = OWN.with_borrow_mut(|own| match own {
-            Some(own) if own.number == number => own.connection.clone(),
+        // Prefer the connection of this thread: cloning the shared one contends on its
+        // reference count.
+        let generation = usable.generation;
+        let own = THREAD_CONNECTION.with_borrow_mut(|own| match own {
+            Some(own) if own.generation == generation => own.connection.clone(),
             _ => {
-                *own = Some(Own { number, connection: None });
-                actix_rt::spawn(open_own(self.options.clone(), usable.clone()));
+                *own = Some(ThreadConnection { generation, connection: None });
+                actix_rt::spawn(open_thread_connection(self.options.clone(), usable.clone()));
                 None
             }
         });
-        Standing::Trusted(Usable {
-            number,
+        Trust::Leased(Usable {
+            generation,
             connection: own.unwrap_or_else(|| usable.connection.clone()),
             identity: usable.identity.clone(),
             epoch: usable.epoch.clone(),
@@ -157,30 +162,32 @@ impl Link {
     }
 
     pub(super) fn usable(&self) -> Option<Usable> {
-        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-        current.usable.clone()
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        state.usable.clone()
     }
 
     pub(super) fn is_up(&self) -> bool {
-        self.number.load(Ordering::Relaxed) != 0
+        self.generation.load(Ordering::Relaxed) != 0
     }
 
-    /// A new connection, not in use yet, that leads to a primary which takes every
-    /// command this server sends. Only its use is missing: it has no revocations.
-    pub(super) async fn connect(&self) -> Result<Usable, Unusable> {
+    /// Opens a connection to a primary that permits every command of this server. It must not
+    /// be read before [`Self::install`] has written the revocations.
+    pub(super) async fn connect(&self) -> Result<Usable, LinkError> {
         let connection = self.options.connect().await?;
-        let identity = identity::ask(&self.options, &connection).await?.identity;
+        let identity = identity::query(&self.options, &connection).await?.identity;
         let epoch = self.enter_epoch(&connection).await?;
-        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
-        Ok(Usable { number, connection, identity, epoch })
+        let generation = NEXT_GENERATION.fetch_add(1, Ordering::Relaxed);
+        Ok(Usable { generation, connection, identity, epoch })
     }
 
-    /// Returns the epoch of this Redis, begun here where it has none, and tries
-    /// every command and key pattern that is in use.
-    async fn enter_epoch(&self, connection: &Connection) -> Result<Arc<str>, Unusable> {
-        let (access, ended) = ("access:{probe}:probe", "ended:{probe}");
+    /// Reads the epoch of this Redis, or sets it if there is no epoch. Tries every command and
+    /// key pattern that is in use, so that missing permissions are found.
+    async fn enter_epoch(&self, connection: &Connection) -> Result<Arc<str>, LinkError> {
+        let access = PROBE_KEY;
+        let ended = "ended:{probe}";
         for key in [access, ended] {
-            let written = self.options.ask::<()>(connection.clone(), &set(key, NO_EPOCH, 1)).await;
+            let written =
+                self.options.query::<()>(connection.clone(), &set(key, NO_EPOCH, 1)).await;
             if let Err(error) = written
                 && !is_out_of_memory(&error)
             {
@@ -190,27 +197,26 @@ impl Link {
         if self.options.is_cluster() {
             let mut read = redis::cmd("MGET");
             read.arg(ended).arg(access);
-            self.options.ask::<Value>(connection.clone(), &read).await?;
+            self.options.query::<Value>(connection.clone(), &read).await?;
             return Ok(NO_EPOCH.into());
         }
         let mut begin = redis::cmd("SET");
-        begin.arg(EPOCH).arg(uuid::Uuid::new_v4().simple().to_string()).arg("NX");
-        self.options.ask::<Value>(connection.clone(), &begin).await?;
+        begin.arg(EPOCH_KEY).arg(uuid::Uuid::new_v4().simple().to_string()).arg("NX");
+        self.options.query::<Value>(connection.clone(), &begin).await?;
         let mut read = redis::cmd("MGET");
-        read.arg(ended).arg(access).arg(EPOCH);
-        let read = self.options.ask(connection.clone(), &read).await?;
+        read.arg(ended).arg(access).arg(EPOCH_KEY);
+        let read = self.options.query(connection.clone(), &read).await?;
         let (_, _, epoch): (Value, Value, Option<String>) = read;
-        epoch.map(Into::into).ok_or(Unusable::Flushed)
+        epoch.map(Into::into).ok_or(LinkError::Flushed)
     }
 
-    /// Fails unless `usable` leads to the same Redis, with all that was written to it
-    /// as far as it can tell.
-    pub(super) async fn verify(&self, usable: &Usable) -> Result<Facts, Unusable> {
-        let facts = identity::ask(&self.options, &usable.connection).await?;
-        if facts.identity == usable.identity { Ok(facts) } else { Err(Unusable::Replaced) }
+    /// Fails unless `usable` still leads to the same run of the same Redis.
+    pub(super) async fn verify(&self, usable: &Usable) -> Result<Facts, LinkError> {
+        let facts = identity::query(&self.options, &usable.connection).await?;
+        if facts.identity == usable.identity { Ok(facts) } else { Err(LinkError::Replaced) }
     }
 
-    /// Verifies the link in use, if there is one; breaks it where that fails.
+    /// Verifies the link, if it is connected, and disconnects it if that fails.
     pub(super) async fn check(&self) -> Option<Facts> {
         let usable = self.usable()?;
         match self.verify(&usable).await {
@@ -219,142 +225,142 @@ impl Link {
                 Some(facts)
             }
             Err(error) => {
-                self.break_off(usable.number, &error);
+                self.disconnect(usable.generation, &error);
                 None
             }
         }
     }
 
-    /// Takes a connection into use once Redis has these revocations, which are all
-    /// that matter.
-    pub(super) async fn restore(
+    /// Puts a connection in use after writing these revocations to Redis, which must be all
+    /// unexpired ones.
+    pub(super) async fn install(
         &self,
         usable: Usable,
         ended: Vec<Revocation>,
-    ) -> Result<(), Unusable> {
+    ) -> Result<(), LinkError> {
         let unwritten = match self.write(&usable.connection, &ended).await {
             Ok(()) => Vec::new(),
-            // This server knows them, and every other one reads them from the database.
+            // They are in this server's memory, and other servers read them from the database.
             Err(error) if is_out_of_memory(&error) => ended.clone(),
             Err(error) => return Err(error.into()),
         };
-        // Nothing may have happened to it meanwhile.
+        // Redis may have been flushed or replaced meanwhile.
         if self.enter_epoch(&usable.connection).await? != usable.epoch {
-            return Err(Unusable::Flushed);
+            return Err(LinkError::Flushed);
         }
         let facts = self.verify(&usable).await?;
         self.problems.evicts(facts.evicting.as_deref());
         self.problems.full(!unwritten.is_empty());
         self.problems.restored(ended.len());
         self.keep_unwritten(&unwritten);
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        current.ended.extend(ended.into_iter().map(|end| (end.session_id, end.access_expires_at)));
-        self.number.store(usable.number, Ordering::Relaxed);
-        current.usable = Some(usable);
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        state.ended.extend(ended.into_iter().map(|end| (end.session_id, end.access_expires_at)));
+        self.generation.store(usable.generation, Ordering::Relaxed);
+        state.usable = Some(usable);
         Ok(())
     }
 
-    /// Breaks the link with that number at its first fault: the requests that follow
-    /// do not wait for it too.
-    fn break_off(&self, number: u64, error: &Unusable) {
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        if current.usable.as_ref().is_some_and(|usable| usable.number == number) {
-            current.usable = None;
-            self.number.store(0, Ordering::Relaxed);
+    /// Disconnects this generation at its first fault, so that later requests do not wait for
+    /// a timeout too.
+    fn disconnect(&self, generation: u64, error: &LinkError) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        if state.usable.as_ref().is_some_and(|usable| usable.generation == generation) {
+            state.usable = None;
+            self.generation.store(0, Ordering::Relaxed);
             self.problems.unusable(error);
-            self.broken.notify_one();
+            self.disconnected.notify_one();
         }
     }
 
-    /// Notes revocations that hold from now on, whatever Redis says; returns those
-    /// that are new.
-    pub(super) fn learn(&self, ended: Vec<Revocation>) -> Vec<Revocation> {
+    /// Adds revocations to this server's memory, which overrides Redis. Returns the new ones.
+    pub(super) fn add_revocations(&self, ended: Vec<Revocation>) -> Vec<Revocation> {
         if ended.is_empty() {
             return ended;
         }
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let mut new = ended;
-        new.retain(|end| current.ended.insert(end.session_id, end.access_expires_at).is_none());
+        new.retain(|end| state.ended.insert(end.session_id, end.access_expires_at).is_none());
         new
     }
 
-    /// Forgets the revocations of sessions whose access tokens have all expired.
-    pub(super) fn forget_expired(&self) {
+    /// Removes the revocations of sessions whose access tokens have all expired.
+    pub(super) fn prune_expired(&self) {
         let time = clock::now().before(MAX_SKEW_BETWEEN_SERVERS);
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        current.ended.retain(|_, access_expires_at| *access_expires_at > time);
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        state.ended.retain(|_, access_expires_at| *access_expires_at > time);
     }
 
-    /// The status of an access token, or `None` where Redis cannot be trusted. One
+    /// Returns the status of an access token, or `None` if Redis is unavailable. Takes one
     /// round trip.
-    pub(super) async fn look_up(&self, access: &VerifiedToken) -> Option<Status> {
-        let usable = match self.standing(Some(access.session)) {
-            Standing::Ended => return Some(Status::Ended),
-            Standing::Trusted(usable) => usable,
-            Standing::Unknown => return None,
+    pub(super) async fn look_up(&self, access: &VerifiedToken) -> Option<CachedStatus> {
+        let usable = match self.leased_connection(Some(access.session)) {
+            Trust::Ended => return Some(CachedStatus::Ended),
+            Trust::Leased(usable) => usable,
+            Trust::Unavailable => return None,
         };
         let in_cluster = self.options.is_cluster();
         let mut command = redis::cmd("MGET");
         command.arg(ended_key(access.session)).arg(access_key(access));
         if !in_cluster {
-            command.arg(EPOCH);
+            command.arg(EPOCH_KEY);
         }
-        let values = match self.options.ask(usable.connection, &command).await {
+        let values = match self.options.query(usable.connection, &command).await {
             Ok(Value::Array(values)) => values,
             Ok(_) => return None,
             Err(error) => {
-                self.break_off(usable.number, &error.into());
+                self.disconnect(usable.generation, &error.into());
                 return None;
             }
         };
         let is_epoch = |value: Option<&Value>| matches!(value, Some(Value::BulkString(text)) if *text == usable.epoch.as_bytes());
         if !matches!(values.first(), Some(Value::Nil)) {
-            return Some(Status::Ended);
+            return Some(CachedStatus::Ended);
         }
         if !in_cluster && !is_epoch(values.get(2)) {
-            self.break_off(usable.number, &Unusable::Flushed);
+            self.disconnect(usable.generation, &LinkError::Flushed);
             return None;
         }
-        // A link that broke meanwhile may have led elsewhere for this command.
-        if self.number.load(Ordering::Relaxed) != usable.number {
+        // If the link was disconnected meanwhile, another Redis may have sent this response.
+        if self.generation.load(Ordering::Relaxed) != usable.generation {
             return None;
         }
         let active = is_epoch(values.get(1));
-        Some(if active { Status::Active } else { Status::Missing })
+        Some(if active { CachedStatus::Active } else { CachedStatus::Missing })
     }
 
-    /// Caches an access token as active. Redis may miss this.
-    pub(super) async fn put(&self, access: &VerifiedToken, lifetime: Duration) {
-        let Standing::Trusted(usable) = self.standing(None) else { return };
+    /// Caches an access token as active. Failures are ignored: the entry only saves queries.
+    pub(super) async fn set_best_effort(&self, access: &VerifiedToken, lifetime: Duration) {
+        let Trust::Leased(usable) = self.leased_connection(None) else { return };
         let command = set(&access_key(access), &usable.epoch, lifetime.as_secs());
-        match self.options.ask::<()>(usable.connection, &command).await {
+        match self.options.query::<()>(usable.connection, &command).await {
             Ok(()) => {}
             Err(error) if is_out_of_memory(&error) => self.problems.full(true),
-            Err(error) => self.break_off(usable.number, &error.into()),
+            Err(error) => self.disconnect(usable.generation, &error.into()),
         }
     }
 
-    /// Writes revocations; returns which Redis has them now, unless it took not all.
+    /// Writes revocations. Returns the identity of the Redis that has them, or `None` if not
+    /// all were written.
     pub(super) async fn publish(&self, ended: &[Revocation]) -> Option<Arc<str>> {
         let Some(usable) = self.usable() else {
-            // A connection that is just being made may have read the database before.
+            // A poll that is reconnecting may have read the database before.
             self.keep_unwritten(ended);
             return None;
         };
         let published = async {
             self.write(&usable.connection, ended).await?;
-            // A cluster's client follows a failover by itself, and a proxy does too.
+            // The client of a cluster follows a failover on its own, and a proxy does too.
             self.verify(&usable).await.map(drop)
         };
         match published.await {
             Ok(()) => Some(usable.identity),
-            Err(Unusable::Redis(error)) if is_out_of_memory(&error) => {
+            Err(LinkError::Redis(error)) if is_out_of_memory(&error) => {
                 self.problems.full(true);
                 self.keep_unwritten(ended);
                 None
             }
             Err(error) => {
-                self.break_off(usable.number, &error);
+                self.disconnect(usable.generation, &error);
                 None
             }
         }
@@ -364,13 +370,13 @@ impl Link {
         self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).extend(ended);
     }
 
-    /// Takes the revocations that Redis did not take.
+    /// Takes the revocations that are not in Redis.
     pub(super) fn take_unwritten(&self) -> Vec<Revocation> {
         std::mem::take(&mut *self.unwritten.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Writes them again, and finds out whether Redis has memory again.
-    pub(super) async fn write_again(&self) {
+    /// Retries the revocations that are not in Redis, and checks whether it has memory again.
+    pub(super) async fn retry_unwritten(&self) {
         let unwritten = self.take_unwritten();
         if unwritten.is_empty() && !self.problems.is_full() {
             return;
@@ -379,20 +385,20 @@ impl Link {
             return;
         }
         let Some(usable) = self.usable() else { return };
-        let probe = set("access:{probe}:probe", NO_EPOCH, 1);
-        if self.options.ask::<()>(usable.connection, &probe).await.is_ok() {
+        let probe = set(PROBE_KEY, NO_EPOCH, 1);
+        if self.options.query::<()>(usable.connection, &probe).await.is_ok() {
             self.problems.full(false);
         }
     }
 
     async fn write(&self, connection: &Connection, ended: &[Revocation]) -> RedisResult<()> {
         let now = clock::now().before(MAX_SKEW_BETWEEN_SERVERS);
-        for batch in ended.chunks(AT_ONCE) {
+        for batch in ended.chunks(PIPELINE_LIMIT) {
             let write = |end: &Revocation| {
                 let lifetime = end.access_expires_at.since(now);
                 let command = set(&ended_key(end.session_id), NO_EPOCH, lifetime.as_secs());
                 let connection = connection.clone();
-                async move { self.options.ask::<()>(connection, &command).await }
+                async move { self.options.query::<()>(connection, &command).await }
             };
             try_join_all(batch.iter().map(write)).await?;
         }
@@ -400,29 +406,30 @@ impl Link {
     }
 }
 
-/// Makes this thread a connection of its own beside the one in use.
-async fn open_own(options: Options, shared: Usable) {
-    // Several connections to each node would be many.
+/// Opens a connection for this thread beside the shared one.
+async fn open_thread_connection(options: Options, shared: Usable) {
+    // A cluster has many nodes: several connections to each would be too many.
     if options.is_cluster() {
         return;
     }
     let opened = async {
         let own = options.connect().await.ok()?;
-        // The address may lead to another Redis by now, which has missed revocations.
-        let same = identity::ask(&options, &own).await.ok()?.identity == shared.identity;
+        // The address may lead to another Redis meanwhile, which has missed revocations.
+        let same = identity::query(&options, &own).await.ok()?.identity == shared.identity;
         same.then_some(own)
     };
     let opened = opened.await;
     if opened.is_none() {
-        tracing::debug!("this thread shares its redis connection with others");
+        tracing::debug!("redis connection of this thread not opened, using the shared one");
     }
-    OWN.with_borrow_mut(|own| match own {
-        Some(own) if own.number == shared.number => own.connection = opened,
+    THREAD_CONNECTION.with_borrow_mut(|own| match own {
+        Some(own) if own.generation == shared.generation => own.connection = opened,
         _ => {}
     });
 }
 
-/// Sets a key for some seconds, at least one: to Redis, none is an error.
+/// Returns the command that sets a key for some seconds: at least one, because Redis rejects
+/// zero.
 fn set(key: &str, value: &str, seconds: u64) -> Cmd {
     let mut command = redis::cmd("SET");
     command.arg(key).arg(value).arg("EX").arg(seconds.max(1));

@@ -1,16 +1,16 @@
-//! The other servers on this database, as their counts in `servers` tell.
+//! The other servers that share this database, by their poll counters in `servers`.
 //!
-//! No server's clock is compared with another's: a server has stopped when its
-//! count has stood still for a lease, by the monotonic clock of the one that looks.
+//! Clocks of different servers are never compared. A server counts as stopped if its counter
+//! has not changed for the time of a lease, by the monotonic clock of the observer.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::store::servers::Server;
 
-use super::{FORGET_AFTER, LEASE_OVER};
+use super::{DELETE_AFTER, LEASE_EXPIRED_AFTER};
 
-/// What is known of the other servers.
+/// The last observation of each other server.
 #[derive(Default)]
 pub(super) struct Peers {
     seen: HashMap<String, Seen>,
@@ -18,14 +18,14 @@ pub(super) struct Peers {
 
 struct Seen {
     polls: i64,
-    /// When that count was first seen.
+    /// The time at which this count was first observed.
     since: Duration,
 }
 
 impl Peers {
-    /// Notes the rows that were read at `now`; returns those of servers that may
-    /// still trust their Redis.
-    pub(super) fn note(&mut self, rows: Vec<Server>, now: Duration) -> Vec<Server> {
+    /// Records the rows that were read at `now`. Returns those of servers that may still
+    /// trust their Redis.
+    pub(super) fn record(&mut self, rows: Vec<Server>, now: Duration) -> Vec<Server> {
         self.seen.retain(|id, _| rows.iter().any(|row| row.id == *id));
         let mut live = rows;
         live.retain(|row| {
@@ -34,44 +34,44 @@ impl Peers {
             if seen.polls != row.polls {
                 *seen = Seen { polls: row.polls, since: now };
             }
-            now.saturating_sub(seen.since) <= LEASE_OVER
+            now.saturating_sub(seen.since) <= LEASE_EXPIRED_AFTER
         });
         live
     }
 
-    /// Takes every server for one that may still trust its Redis. While the
-    /// database was away, no count went on.
+    /// Treats every server as running again. While the database was unavailable, no server
+    /// could increase its counter.
     pub(super) fn restart(&mut self, now: Duration) {
         for seen in self.seen.values_mut() {
             seen.since = now;
         }
     }
 
-    /// Returns the servers that stopped long ago.
+    /// Returns the servers that can be deleted.
     pub(super) fn stopped(&self, now: Duration) -> Vec<String> {
         let stopped =
-            self.seen.iter().filter(|(_, seen)| now.saturating_sub(seen.since) > FORGET_AFTER);
+            self.seen.iter().filter(|(_, seen)| now.saturating_sub(seen.since) > DELETE_AFTER);
         stopped.map(|(id, _)| id.clone()).collect()
     }
 }
 
-/// Servers that may not know of a revocation yet.
+/// The servers that may not have read a revocation yet.
 pub(super) struct Lagging {
-    /// Each with the poll that reads the revocation.
+    /// The number of the poll that reads the revocation, for each server.
     servers: HashMap<String, i64>,
 }
 
 impl Lagging {
-    /// Returns which of `live` do not read the Redis that has the revocation. The
-    /// rows were read after it was committed.
+    /// Returns those of `live` that do not use the Redis that has the revocation. The rows
+    /// must have been read after the revocation was committed.
     pub(super) fn new(live: &[Server], published_on: Option<&str>) -> Self {
         let lagging = live.iter().filter(|row| published_on != Some(row.redis.as_str()));
-        // The poll that has begun may have read before the commit.
+        // The poll that is running may have read the database before the commit.
         Self { servers: lagging.map(|row| (row.id.clone(), row.polls + 1)).collect() }
     }
 
-    /// Notes the rows as they are now; returns whether some still lag.
-    pub(super) fn still(&mut self, live: &[Server]) -> bool {
+    /// Records the current rows. Returns whether a server still lags.
+    pub(super) fn is_lagging(&mut self, live: &[Server]) -> bool {
         self.servers.retain(|id, poll| live.iter().any(|row| row.id == *id && row.applied < *poll));
         !self.servers.is_empty()
     }
@@ -94,10 +94,10 @@ mod tests {
     }
 
     #[test]
-    fn a_server_whose_count_stands_still_for_a_lease_has_stopped() {
+    fn server_without_polls_for_a_lease_is_stopped() {
         let mut peers = Peers::default();
         let live = |peers: &mut Peers, polls, millis| {
-            peers.note(vec![row("a", "x", polls, 0)], at(millis)).len()
+            peers.record(vec![row("a", "x", polls, 0)], at(millis)).len()
         };
         assert_eq!(live(&mut peers, 1, 10_000), 1);
         assert_eq!(live(&mut peers, 1, 12_250), 1);
@@ -111,15 +111,18 @@ mod tests {
     }
 
     #[test]
-    fn a_server_lags_until_a_poll_that_began_after_the_commit_is_in_force() {
+    fn server_lags_until_a_poll_that_began_after_the_commit_is_applied() {
         let live = [row("same", "x", 7, 6), row("other", "y", 7, 6)];
         let mut lagging = Lagging::new(&live, Some("x"));
         assert_eq!(lagging.len(), 1);
-        assert!(lagging.still(&[row("other", "y", 7, 7)]), "that poll may have read before");
-        assert!(lagging.still(&[row("other", "y", 8, 7)]));
-        assert!(!lagging.still(&[row("other", "y", 8, 8)]));
+        assert!(
+            lagging.is_lagging(&[row("other", "y", 7, 7)]),
+            "that poll may have read before the commit"
+        );
+        assert!(lagging.is_lagging(&[row("other", "y", 8, 7)]));
+        assert!(!lagging.is_lagging(&[row("other", "y", 8, 8)]));
         assert_eq!(Lagging::new(&live, None).len(), 2, "published nowhere");
         let mut lagging = Lagging::new(&live, Some("x"));
-        assert!(!lagging.still(&[row("same", "x", 7, 6)]), "the other has stopped");
+        assert!(!lagging.is_lagging(&[row("same", "x", 7, 6)]), "the other has stopped");
     }
 }

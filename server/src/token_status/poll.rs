@@ -1,8 +1,9 @@
-//! The poll: every second, is Redis the same as before, and what was revoked?
+//! The poll: every second, verifies that Redis is the same as before, and reads revocations.
 //!
-//! A server writes to `servers` that its poll has begun, then reads revocations. A
-//! server that ends a session commits the revocation, then reads `servers`. One of
-//! the two sees the other, so an acknowledged logout holds at both.
+//! A polling server first commits to `servers` that its poll has begun, then reads
+//! revocations. A server that ends a session first commits the revocation, then reads
+//! `servers`. At least one of the two sees the other's commit, so that an acknowledged logout
+//! applies at both.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,34 +16,34 @@ use crate::store::own::{self, Own};
 use crate::store::revocations::{self, Cursor, Revocation};
 use crate::store::servers::{self, Server};
 
-use super::identity::Unusable;
-use super::link::Link;
+use super::identity::LinkError;
+use super::link::RedisLink;
 use super::peers::Peers;
-use super::{BETWEEN_POLLS, LEASE, POLL_EVERY, TokenStatus};
+use super::{LEASE, MIN_POLL_GAP, POLL_INTERVAL, TokenStatus};
 
-/// How long a poll waits for the database. One that takes longer than the lease
-/// renews nothing.
-const PATIENCE: Duration = Duration::from_secs(4);
-/// How long servers may use different Redis servers before it is a problem: a
-/// restarted Redis is found by one server after the other.
-const SPLIT_FOR: Duration = Duration::from_secs(5);
-/// How often expired revocations are forgotten.
-const FORGET_EVERY: Duration = Duration::from_secs(60);
+/// The timeout of a poll's queries. A poll that takes longer than the lease does not extend
+/// it.
+const DB_TIMEOUT: Duration = Duration::from_secs(4);
+/// The time for which servers may use different Redis servers without a warning: after a
+/// restart of Redis, they reconnect one after the other.
+const SPLIT_TOLERANCE: Duration = Duration::from_secs(5);
+/// The interval at which expired revocations are removed from memory.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What one server's poll remembers.
+/// The state between polls.
 pub(super) struct Poller {
     own: Own,
     row: Server,
     cursor: Cursor,
-    /// How often the database was connected to when the cursor was taken.
+    /// The number of database connections so far, when the cursor was read.
     connections: u64,
-    /// Whether all servers used the same Redis at the last poll that succeeded.
+    /// Whether all servers used the same Redis at the last successful poll.
     is_united: bool,
     split_since: Option<Instant>,
-    forgot_at: Instant,
+    pruned_at: Instant,
 }
 
-/// What a poll reads.
+/// The rows that a poll reads.
 struct Read {
     ended: Vec<Revocation>,
     servers: Vec<Server>,
@@ -58,7 +59,7 @@ impl Poller {
             connections: 0,
             is_united: false,
             split_since: None,
-            forgot_at: Instant::now(),
+            pruned_at: Instant::now(),
         }
     }
 
@@ -68,8 +69,8 @@ impl Poller {
         identity.clone_into(&mut self.row.redis);
         let row = self.row.clone();
         let time = clock::now().before(MAX_SKEW_BETWEEN_SERVERS);
-        let read = self.own.run(PATIENCE, move |conn| {
-            // In this order, each committed: see the top of this file.
+        let read = self.own.run(DB_TIMEOUT, move |conn| {
+            // In this order, and each committed: see the top of this file.
             servers::set(conn, &row)?;
             let next = Cursor::next(conn)?;
             let ended = revocations::since(conn, cursor, time)?;
@@ -78,8 +79,8 @@ impl Poller {
         read.await
     }
 
-    /// Reads what is new. After a connection was lost, all: the database may be
-    /// another one by now, which counts transactions by itself.
+    /// Reads new revocations. After a connection was lost, reads all: it may lead to another
+    /// database now, which counts transactions differently.
     async fn read_new(&mut self, identity: &str) -> Result<Read, own::Error> {
         let mut read = self.read(identity, self.cursor).await?;
         if self.own.connections() != self.connections {
@@ -94,41 +95,41 @@ impl Poller {
         self.cursor = read.next;
     }
 
-    /// Tells the other servers that the revocations of this poll are in force.
-    async fn applied(&mut self) -> Result<(), own::Error> {
+    /// Announces to the other servers that the revocations of this poll are applied.
+    async fn announce_applied(&mut self) -> Result<(), own::Error> {
         self.row.applied = self.row.polls;
         let row = self.row.clone();
-        self.own.run(PATIENCE, move |conn| servers::set(conn, &row)).await
+        self.own.run(DB_TIMEOUT, move |conn| servers::set(conn, &row)).await
     }
 }
 
 impl TokenStatus {
-    /// Polls until it is dropped, which may be at any time.
-    pub async fn keep(self: Arc<Self>) {
+    /// Polls for revocations. Never returns, and may be dropped at any time.
+    pub async fn run(self: Arc<Self>) {
         let Some(redis) = &self.redis else { return };
         loop {
-            // A broken link is made again without delay.
-            let _ = timeout(POLL_EVERY, redis.broken.notified()).await;
+            // After a disconnect, reconnect without delay.
+            let _ = timeout(POLL_INTERVAL, redis.disconnected.notified()).await;
             self.poll(redis).await;
-            sleep(BETWEEN_POLLS).await;
+            sleep(MIN_POLL_GAP).await;
         }
     }
 
-    pub(super) async fn poll(&self, redis: &Link) {
+    pub(super) async fn poll(&self, redis: &RedisLink) {
         let mut poller = self.poller.lock().await;
         if redis.is_up() {
             self.poll_revocations(redis, &mut poller).await;
         } else if let Err(error) = self.reconnect(redis, &mut poller).await {
             redis.problems.unusable(&error);
         }
-        if poller.forgot_at.elapsed() > FORGET_EVERY {
-            poller.forgot_at = Instant::now();
-            redis.forget_expired();
+        if poller.pruned_at.elapsed() > PRUNE_INTERVAL {
+            poller.pruned_at = Instant::now();
+            redis.prune_expired();
         }
     }
 
-    /// Reads what was revoked, and writes it to this server's Redis.
-    async fn poll_revocations(&self, redis: &Link, poller: &mut Poller) {
+    /// Reads new revocations, and writes them to this server's Redis.
+    async fn poll_revocations(&self, redis: &RedisLink, poller: &mut Poller) {
         let began = redis.elapsed();
         if redis.check().await.is_none() {
             return;
@@ -137,10 +138,10 @@ impl TokenStatus {
         let read = match poller.read_new(&usable.identity).await {
             Ok(read) => read,
             Err(error) => {
-                // A database that is away takes no logout from others either, so what Redis
-                // has is still right. One that is slow for this server may take them.
+                // While the database is unreachable, no server can commit a logout, so Redis
+                // is still correct. A database that is only slow may accept logouts.
                 if error.is_connection_fault() && poller.is_united {
-                    redis.polled(began);
+                    redis.renew_lease(began);
                 }
                 self.with_peers(Peers::restart);
                 redis.problems.poll(Some(error.to_string()));
@@ -148,49 +149,47 @@ impl TokenStatus {
             }
         };
         redis.problems.poll(None);
-        let new = redis.learn(read.ended);
+        let new = redis.add_revocations(read.ended);
         if !new.is_empty() {
-            tracing::debug!(revocations = new.len(), "published");
+            tracing::debug!(revocations = new.len(), "revocations published");
             redis.publish(&new).await;
         }
-        redis.write_again().await;
-        redis.polled(began);
-        self.note_servers(redis, poller, read.servers).await;
+        redis.retry_unwritten().await;
+        redis.renew_lease(began);
+        self.record_servers(redis, poller, read.servers).await;
         if !new.is_empty()
-            && let Err(error) = poller.applied().await
+            && let Err(error) = poller.announce_applied().await
         {
-            tracing::debug!(%error, "other servers wait for the next poll");
+            tracing::debug!(%error, "revocations not announced as applied, other servers wait for the next poll");
         }
     }
 
-    /// Makes a connection to Redis, and gives it every revocation that matters before
-    /// it is read.
-    async fn reconnect(&self, redis: &Link, poller: &mut Poller) -> Result<(), Unusable> {
+    /// Connects to Redis, and writes every unexpired revocation to it before it is read.
+    async fn reconnect(&self, redis: &RedisLink, poller: &mut Poller) -> Result<(), LinkError> {
         let usable = redis.connect().await?;
         let began = redis.elapsed();
-        // All of them are in the database, where they are read next.
+        // All of them are in the database, which is read next.
         redis.take_unwritten();
         let read = match poller.read(&usable.identity, Cursor::START).await {
             Ok(read) => read,
             Err(error) => {
                 self.with_peers(Peers::restart);
-                return Err(Unusable::Database(error.to_string()));
+                return Err(LinkError::Database(error.to_string()));
             }
         };
         poller.advance(&read);
-        redis.restore(usable, read.ended).await?;
-        redis.polled(began);
+        redis.install(usable, read.ended).await?;
+        redis.renew_lease(began);
         redis.problems.poll(None);
-        self.note_servers(redis, poller, read.servers).await;
-        if let Err(error) = poller.applied().await {
-            tracing::debug!(%error, "other servers wait for the next poll");
+        self.record_servers(redis, poller, read.servers).await;
+        if let Err(error) = poller.announce_applied().await {
+            tracing::debug!(%error, "revocations not announced as applied, other servers wait for the next poll");
         }
         Ok(())
     }
 
-    /// Compares this server's Redis with the others', and deletes servers that
-    /// stopped long ago.
-    async fn note_servers(&self, redis: &Link, poller: &mut Poller, servers: Vec<Server>) {
+    /// Compares this server's Redis with that of the others, and deletes stopped servers.
+    async fn record_servers(&self, redis: &RedisLink, poller: &mut Poller, servers: Vec<Server>) {
         let live = self.live(servers);
         let stopped = self.with_peers(|peers, now| peers.stopped(now));
         poller.is_united = live.iter().all(|server| server.redis == poller.row.redis);
@@ -198,15 +197,15 @@ impl TokenStatus {
             poller.split_since = None;
         }
         let split_since = *poller.split_since.get_or_insert_with(Instant::now);
-        redis.problems.split(!poller.is_united && split_since.elapsed() > SPLIT_FOR);
+        redis.problems.split(!poller.is_united && split_since.elapsed() > SPLIT_TOLERANCE);
         if !stopped.is_empty() {
-            let deleted = poller.own.run(PATIENCE, move |conn| servers::delete(conn, &stopped));
+            let deleted = poller.own.run(DB_TIMEOUT, move |conn| servers::delete(conn, &stopped));
             if let Err(error) = deleted.await {
-                tracing::debug!(%error, "stopped servers are not deleted yet");
+                tracing::debug!(%error, "stopped servers not deleted, retrying");
             }
         }
     }
 }
 
-// Otherwise a lease would end between two polls that follow each other as they should.
-const _: () = assert!(LEASE.as_millis() > POLL_EVERY.as_millis() + BETWEEN_POLLS.as_millis());
+// Otherwise a lease would expire between two polls.
+const _: () = assert!(LEASE.as_millis() > POLL_INTERVAL.as_millis() + MIN_POLL_GAP.as_millis());

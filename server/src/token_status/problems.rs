@@ -1,16 +1,16 @@
-//! What is wrong with Redis: logged at each change, and kept for `/health/ready`.
+//! The current problems of Redis: logged at each change, and reported by `/health/ready`.
 
 use std::sync::{Mutex, PoisonError};
 
-use super::identity::Unusable;
+use super::identity::LinkError;
 
-/// The problems of the moment.
+/// The current problems.
 #[derive(Default)]
 pub(super) struct Problems(Mutex<Known>);
 
 #[derive(Default)]
 struct Known {
-    /// Why Redis cannot be used, in its own words where it has said something.
+    /// The reason why Redis cannot be used: the message of Redis itself, if it responded.
     unusable: Option<String>,
     has_been_up: bool,
     evicting: Option<String>,
@@ -20,11 +20,11 @@ struct Known {
 }
 
 impl Problems {
-    fn known<T>(&self, look: impl FnOnce(&mut Known) -> T) -> T {
-        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    fn known<T>(&self, access: impl FnOnce(&mut Known) -> T) -> T {
+        access(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) fn unusable(&self, error: &Unusable) {
+    pub(super) fn unusable(&self, error: &LinkError) {
         let reason = error.to_string();
         let changed = self.known(|known| change(&mut known.unusable, Some(reason)));
         if let Some(reason) = changed {
@@ -32,7 +32,7 @@ impl Problems {
         }
     }
 
-    /// Notes that Redis is in use, with so many revocations.
+    /// Records that Redis is in use, with this number of revocations.
     pub(super) fn restored(&self, revocations: usize) {
         let first = self.known(|known| {
             known.unusable = None;
@@ -55,7 +55,7 @@ impl Problems {
                     "redis may evict revocations: set maxmemory-policy noeviction"
                 );
             }
-            (Some(_), None) => tracing::info!("redis evicts nothing any more"),
+            (Some(_), None) => tracing::info!("redis no longer evicts keys"),
             (None, _) => {}
         }
     }
@@ -63,8 +63,8 @@ impl Problems {
     pub(super) fn full(&self, is_full: bool) {
         let was = self.known(|known| std::mem::replace(&mut known.is_full, is_full));
         match (was, is_full) {
-            (false, true) => tracing::warn!("redis has no memory left: it caches no more tokens"),
-            (true, false) => tracing::info!("redis has memory again"),
+            (false, true) => tracing::warn!("redis out of memory, tokens are no longer cached"),
+            (true, false) => tracing::info!("redis memory available again"),
             _ => {}
         }
     }
@@ -77,9 +77,9 @@ impl Problems {
         let was = self.known(|known| std::mem::replace(&mut known.is_split, is_split));
         match (was, is_split) {
             (false, true) => tracing::warn!(
-                "servers on this database use different redis servers: logouts are slow"
+                "servers on this database use different redis servers, logouts are slow"
             ),
-            (true, false) => tracing::info!("all servers use the same redis"),
+            (true, false) => tracing::info!("all servers use the same redis again"),
             _ => {}
         }
     }
@@ -91,48 +91,48 @@ impl Problems {
             changed
         });
         match (changed, error) {
-            (true, Some(error)) => tracing::warn!(%error, "cannot poll for revocations"),
-            (true, None) => tracing::info!("polling for revocations again"),
+            (true, Some(error)) => tracing::warn!(%error, "poll for revocations failed"),
+            (true, None) => tracing::info!("poll for revocations restored"),
             (false, _) => {}
         }
     }
 
-    /// Whether Redis may evict keys.
+    /// Returns whether Redis may evict keys.
     pub(super) fn is_evicting(&self) -> bool {
         self.known(|known| known.evicting.is_some())
     }
 
-    /// Sentences for an operator.
-    pub(super) fn sentences(&self) -> Vec<String> {
+    /// Returns messages for an operator.
+    pub(super) fn messages(&self) -> Vec<String> {
         self.known(|known| {
-            let mut sentences = Vec::new();
+            let mut messages = Vec::new();
             if let Some(reason) = &known.unusable {
-                sentences.push(format!(
-                    "Redis cannot be used, so the database is asked instead: {reason}"
+                messages.push(format!(
+                    "Redis cannot be used, so the database is queried instead: {reason}"
                 ));
             }
             if let Some(policy) = &known.evicting {
-                sentences.push(format!(
+                messages.push(format!(
                     "Redis may evict revocations: set its maxmemory-policy to noeviction instead of \
                      {policy}."
                 ));
             }
             if known.is_full {
-                sentences.push("Redis has no memory left: give it more, or raise maxmemory.".into());
+                messages.push("Redis is out of memory: give it more, or raise maxmemory.".into());
             }
             if known.is_split {
-                sentences.push(
+                messages.push(
                     "Servers on this database use different Redis servers, so each logout waits for \
                      all of them: give them the same redis.url."
                         .into(),
                 );
             }
-            sentences
+            messages
         })
     }
 }
 
-/// Sets `known` to `now`; returns the new value where it is another one.
+/// Sets `known` to `now`. Returns the new value if it has changed.
 fn change(known: &mut Option<String>, now: Option<String>) -> Option<String> {
     if *known == now {
         return None;

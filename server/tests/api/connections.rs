@@ -83,7 +83,7 @@ async fn connections_per_address_are_limited_and_silent_ones_closed() {
     eventually(10, async || closed(&mut streams).await).await;
     eventually(30, async || closed(&mut streams).await).await;
     // Not closed by actix, which waits twice as long for a request.
-    process.await_log("closed: no request came");
+    process.await_log("connections closed: no request arrived");
     assert_eq!(http(&world, &process).get("/health/live").await.status, 200);
 }
 

@@ -103,11 +103,11 @@ async fn with_programs_failing_poll_stops_trust_in_redis() {
     relay.cut();
     pair.log_out(&tokens).await;
     assert_eq!(pair.status(&tokens).await, (401, 401));
-    assert_eq!(pair.process.logged("cannot poll for revocations"), 1, "{}", pair.process.log());
+    assert_eq!(pair.process.logged("poll for revocations failed"), 1, "{}", pair.process.log());
     pair.here.sql("ALTER TABLE lost RENAME TO servers");
     relay.mend();
     pair.ready().await;
-    pair.process.await_log("polling for revocations again");
+    pair.process.await_log("poll for revocations restored");
 }
 
 #[actix_rt::test]

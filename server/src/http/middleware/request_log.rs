@@ -46,10 +46,10 @@ pub async fn request_log(
         let lines = request.headers().get_all(FORWARDED_FOR);
         // A value that is not text ends the walk along the proxies.
         let lines: Vec<&str> = lines.map(|line| line.to_str().unwrap_or("?")).collect();
-        let client = state.proxies.client(peer, lines.into_iter());
+        let client = state.proxies.client_ip(peer, lines.into_iter());
         request.extensions_mut().insert(ClientIp(client));
     }
-    let from_proxy = peer.is_some_and(|peer| state.proxies.include(peer.to_canonical()));
+    let from_proxy = peer.is_some_and(|peer| state.proxies.contains(peer.to_canonical()));
     let id = from_proxy.then(|| forwarded_request_id(&request)).flatten();
     let id = id.unwrap_or_else(|| Uuid::new_v4().to_string());
 
@@ -59,7 +59,7 @@ pub async fn request_log(
         let status = response.status().as_u16();
         let duration = start.elapsed();
         tracing::debug!(status, micros = duration.as_micros(), "response sent");
-        state.metrics.answered(&Request { method: Label(method), route, status }, duration);
+        state.metrics.record_request(&Request { method: Label(method), route, status }, duration);
         Ok::<_, Error>(response)
     };
     let mut response = respond.instrument(span).await?;
