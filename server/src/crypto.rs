@@ -163,6 +163,12 @@ impl Digest {
         Self(digest)
     }
 
+    /// Parses the bytes that the database stored.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
     /// Compares with a stored digest, in constant time.
     #[must_use]
     pub fn matches(&self, stored: &[u8]) -> bool {

@@ -148,9 +148,9 @@ impl Issuer {
             aud: self.audience.as_str().into(),
             sub: grant.user,
             client_id: FIRST_PARTY_CLIENT_ID.into(),
-            iat: grant.issued_at.as_secs(),
-            exp: grant.access_expires_at.as_secs(),
-            jti: grant.access,
+            iat: grant.access.issued_at.as_secs(),
+            exp: grant.access.expires_at.as_secs(),
+            jti: grant.access.id,
             sid: grant.session,
         };
         let verified = claims.verified();

@@ -1,8 +1,9 @@
-//! What a refresh token is and what would become of it: for whoever has to say
-//! why somebody was logged out. Changes nothing.
+//! `matchbook-server explain`: what a refresh token is, and what a refresh with it would
+//! do. Changes nothing.
 
 use std::fmt::{self, Display};
 use std::io::{self, BufRead, IsTerminal, Read};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use diesel::result::Error as QueryError;
@@ -12,34 +13,29 @@ use crate::config::Config;
 use crate::crypto::CryptoError;
 use crate::data_dir::DataDir;
 use crate::secrets::{self, DerivedKeys};
-use crate::sessions::{Assessment, InvalidGrant, Policy, judge};
+use crate::sessions::{Assessment, InvalidGrant, Policy, PresentedKey, assess};
 use crate::store::events::{self, LoggedEvent};
-use crate::store::sessions::{self, SessionRow};
-use crate::store::{self, Address, OpenError};
+use crate::store::sessions::{self, Session, State};
+use crate::store::{self, OpenError};
 use crate::tokens::RefreshToken;
 
-/// How many entries of the security log are told.
-const ENTRIES: i64 = 20;
+/// The maximum number of printed entries of the audit log.
+const MAX_EVENTS: i64 = 20;
 
-/// Why a token cannot be explained. Each is a sentence for an operator.
+/// Why a token cannot be explained: a sentence for an operator.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is none.
     #[error("give the refresh token on standard input")]
-    Nothing,
-    /// It is none.
+    NoToken,
     #[error(
         "this is not a refresh token of this server: it was cut short or altered, or was issued \
          under a secret that is neither `secret` nor in `old_secrets`"
     )]
     NotOurs,
-    /// There is no secret to recognise it by.
-    #[error("{0}; run this where the server runs, with the settings that it has")]
+    #[error("{0}; run this where the server runs, with its settings")]
     NoSecret(#[from] secrets::Error),
-    /// The database cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The database does not answer.
     #[error("the database failed: {0}")]
     Query(#[from] QueryError),
     #[error("a key operation failed: {0}")]
@@ -64,163 +60,150 @@ pub fn run(config: &Config) -> Result<(), Error> {
     Ok(super::print(&explanation.to_string())?)
 }
 
-/// What there is to say about a token.
+/// A refresh token, its session and the decision about it.
 struct Explanation {
     token: RefreshToken,
-    standing: Option<SessionRow>,
-    entries: Vec<LoggedEvent>,
+    session: Option<Session>,
+    events: Vec<LoggedEvent>,
     policy: Policy,
     now: Timestamp,
 }
 
-/// Looks a token up. Blocks.
-///
-/// # Errors
-/// When it is no token of this server, or the database does not answer.
+/// Looks up a token. Blocks.
 fn explain(config: &Config, text: &str, now: Timestamp) -> Result<Explanation, Error> {
     let text = text.trim().trim_matches('"');
     if text.is_empty() {
-        return Err(Error::Nothing);
+        return Err(Error::NoToken);
     }
     let secret = secrets::existing(config.secret.as_ref(), &DataDir::at(&config.data_dir))?;
     let derived = DerivedKeys::from_secrets(&secret, &config.old_secrets)?;
     let token = RefreshToken::parse(text, &derived.token_keys).ok_or(Error::NotOurs)?;
     let mut conn = store::connect(&config.database.url)?;
-    let standing = sessions::find(&mut conn, token.session)?;
-    let entries = events::for_session(&mut conn, token.session, ENTRIES)?;
-    Ok(Explanation { token, standing, entries, policy: config.policy, now })
+    let session = sessions::find(&mut conn, token.session)?;
+    let events = events::for_session(&mut conn, token.session, MAX_EVENTS)?;
+    Ok(Explanation { token, session, events, policy: config.policy, now })
 }
 
 impl Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "session      {}", self.token.session)?;
-        if let Some(standing) = &self.standing {
-            self.describe(standing, f)?;
+        if let Some(session) = &self.session {
+            self.write_session(session, f)?;
         } else {
             writeln!(f, "generation   {}", self.token.generation)?;
             writeln!(
                 f,
-                "verdict      it would be refused (unknown): the token is genuine, but its \
-                 session is not in this database; it was deleted some time after its end, or this \
-                 is another database"
+                "verdict      it would be rejected (unknown): this server issued the token, but \
+                 its session is not in this database. The session was deleted some time after its \
+                 end, or this is another database"
             )?;
         }
-        for (i, entry) in self.entries.iter().enumerate() {
+        for (i, event) in self.events.iter().enumerate() {
             let label = if i == 0 { "events" } else { "" };
-            let reason = entry.reason.as_deref().map(|reason| format!(" ({reason})"));
-            let times =
-                if entry.count > 1 { format!(", {} times", entry.count) } else { String::new() };
-            let shown = entry.generation.map(|generation| format!(", generation {generation}"));
-            writeln!(
-                f,
-                "{label:<12} {}  {}{}{}{times}, {}",
-                self.when(entry.occurred_at),
-                entry.kind,
-                reason.unwrap_or_default(),
-                shown.unwrap_or_default(),
-                origin(entry.ip, entry.user_agent.as_deref()),
-            )?;
+            self.write_event(label, event, f)?;
         }
         Ok(())
     }
 }
 
 impl Explanation {
-    fn describe(&self, standing: &SessionRow, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let RefreshToken { generation, .. } = self.token;
-        let live = standing.generation;
-        let origin = origin(standing.ip, standing.user_agent.as_deref());
-        writeln!(f, "user         {}", standing.user)?;
-        writeln!(f, "opened       {}", self.when(standing.created_at))?;
-        if generation == live {
+    fn write_session(&self, session: &Session, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let generation = self.token.generation;
+        let current = session.generation;
+        let client = describe_client(session.ip, session.user_agent.as_deref());
+        writeln!(f, "user         {}", session.user)?;
+        writeln!(f, "opened       {}", self.when(session.created_at))?;
+        if generation == current {
             writeln!(f, "generation   {generation}, the newest")?;
         } else {
-            writeln!(f, "generation   {generation}; the newest is {live}")?;
+            writeln!(f, "generation   {generation}; the newest is {current}")?;
         }
-        if let Some(rotated_at) = standing.rotated_at {
+        if let Some(rotated_at) = session.rotated_at() {
             let when = self.when(rotated_at);
-            if generation.checked_add(1) == Some(live) {
-                writeln!(f, "rotated      {when}, {origin}")?;
-            } else if generation < live {
-                writeln!(f, "rotated      before {when}; the last rotation was then, {origin}")?;
+            if generation.checked_add(1) == Some(current) {
+                writeln!(f, "rotated      {when}, {client}")?;
+            } else if generation < current {
+                writeln!(f, "rotated      before {when}; the last rotation was then, {client}")?;
             } else {
-                writeln!(f, "granted      {when}, {origin}")?;
+                writeln!(f, "issued       {when}, {client}")?;
             }
         }
-        if let (Some(ended_at), Some(reason)) = (standing.ended_at, &standing.end_reason) {
-            writeln!(f, "ended        {} ({reason})", self.when(ended_at))?;
+        if let State::Ended { at, reason } = session.state {
+            writeln!(f, "ended        {} ({})", self.when(at), reason.as_str())?;
         } else {
-            let (idle, absolute) = (standing.idle_expires_at, standing.expires_at);
-            writeln!(f, "ends         {} unless it is refreshed", self.when(idle.min(absolute)))?;
+            let absolute = session.expires_at;
+            let idle = session.idle_expires_at.min(absolute);
+            writeln!(f, "expires      {} unless it is refreshed", self.when(idle))?;
             writeln!(f, "             {} in any case", self.when(absolute))?;
         }
-        writeln!(f, "verdict      {}", self.verdict(standing))
+        writeln!(f, "verdict      {}", self.verdict(session))
     }
 
-    fn verdict(&self, standing: &SessionRow) -> String {
-        let verdict = judge(&self.token, None, standing, &self.policy, self.now);
-        let keyed = standing.idempotency_key_digest.is_some();
-        let again = |how_long| match standing.rotated_at {
-            Some(rotated_at) => format!("until {}", self.when(rotated_at.after(how_long))),
-            None => String::new(),
-        };
-        // What the key is, this does not know; so it says what the key would do.
-        let mine = standing.successor_salt.is_some()
-            && self.token.generation.checked_add(1) == Some(standing.generation);
-        let with_key = match (self.policy.reuse, standing.rotated_at, verdict) {
-            (
-                Some(reuse),
-                Some(rotated_at),
-                Assessment::Repeat | Assessment::Refused(InvalidGrant::Reuse),
-            ) if keyed && mine && self.now <= rotated_at.after(reuse.recovery_window) => {
-                let until = again(reuse.recovery_window);
-                format!("; with the `Idempotency-Key` that rotated it, the same answer {until}")
-            }
-            (Some(reuse), _, Assessment::Refused(InvalidGrant::Reuse))
-                if reuse.same_key_only && self.token.generation == standing.generation =>
-            {
-                "; with an `Idempotency-Key`, which its client always sends, it would be rotated"
-                    .to_owned()
-            }
-            _ => String::new(),
-        };
-        match verdict {
-            Assessment::Live => "it is good: it would be rotated".to_owned(),
-            Assessment::Ahead => {
-                "it is newer than this database knows, and would be taken as the live one \
+    fn write_event(
+        &self,
+        label: &str,
+        event: &LoggedEvent,
+        f: &mut fmt::Formatter<'_>,
+    ) -> fmt::Result {
+        write!(f, "{label:<12} {}  {}", self.when(event.occurred_at), event.kind)?;
+        if let Some(reason) = &event.reason {
+            write!(f, " ({reason})")?;
+        }
+        if let Some(generation) = event.generation {
+            write!(f, ", generation {generation}")?;
+        }
+        if event.count > 1 {
+            write!(f, ", {} times", event.count)?;
+        }
+        let ip = event.ip.map(|address| address.0);
+        writeln!(f, ", {}", describe_client(ip, event.user_agent.as_deref()))
+    }
+
+    /// Describes the decision without an idempotency key, and what a key would change.
+    fn verdict(&self, session: &Session) -> String {
+        let assess = |key| assess(&self.token, key, session, &self.policy, self.now);
+        let without_key = assess(PresentedKey::Missing);
+        let with_key = assess(PresentedKey::OfLastRotation);
+        let verdict = self.describe(without_key);
+        if with_key == without_key {
+            return verdict;
+        }
+        match with_key {
+            Assessment::Reissue { until } => format!(
+                "{verdict}; with the `Idempotency-Key` that rotated it, it would get the same \
+                 response again until {}",
+                self.when(until)
+            ),
+            Assessment::Current | Assessment::AheadOfDatabase => format!(
+                "{verdict}; with an `Idempotency-Key`, which its client always sends, it would be \
+                 rotated"
+            ),
+            Assessment::Rejected(_) => verdict,
+        }
+    }
+
+    fn describe(&self, assessment: Assessment) -> String {
+        match assessment {
+            Assessment::Current => "it is valid: it would be rotated".to_owned(),
+            Assessment::AheadOfDatabase => {
+                "it is newer than this database, and would be accepted as the current token \
                  (`rotation.accept_ahead_of_database`)"
                     .to_owned()
             }
-            Assessment::Repeat => {
-                let until =
-                    self.policy.reuse.map(|reuse| again(reuse.grace_period)).unwrap_or_default();
-                format!("it would get the same answer again {until}{with_key}")
+            Assessment::Reissue { until } => {
+                format!("it would get the same response again until {}", self.when(until))
             }
-            Assessment::Refused(refusal) => {
-                let why = match refusal {
-                    InvalidGrant::Unknown => {
-                        "it is newer than this database knows: the database was set back, as by a \
-                         failover to a replica that lagged"
-                    }
-                    InvalidGrant::ExpiredIdle => "the session was not refreshed for too long",
-                    InvalidGrant::ExpiredAbsolute => "the session reached its longest life",
-                    InvalidGrant::Ended(_) => "the session had ended before",
-                    InvalidGrant::Superseded => {
-                        "a newer token was granted within the retry window; the session would go on"
-                    }
-                    InvalidGrant::Reuse => {
-                        "it was rotated and is no longer to be shown; the session would end"
-                    }
-                };
-                let reason = refusal.reason().as_str();
-                format!("it would be refused ({reason}): {why}{with_key}")
+            Assessment::Rejected(reason) => {
+                let code = reason.reason().as_str();
+                format!("it would be rejected ({code}): {}", rejection(reason))
             }
         }
     }
 
-    /// A time, and how far off it is.
+    /// Formats a time and its distance from now.
     fn when(&self, time: Timestamp) -> String {
-        let (past, future) = (self.now.since(time), time.since(self.now));
+        let past = self.now.since(time);
+        let future = time.since(self.now);
         if future.is_zero() {
             format!("{time} ({} ago)", rounded(past))
         } else {
@@ -229,9 +212,27 @@ impl Explanation {
     }
 }
 
-/// A length of time in the one or two units that matter.
-fn rounded(length: Duration) -> String {
-    let seconds = length.as_secs();
+fn rejection(reason: InvalidGrant) -> &'static str {
+    match reason {
+        InvalidGrant::Unknown => {
+            "it is newer than this database: the database was restored from an older state, as by \
+             a failover to a replica that lagged"
+        }
+        InvalidGrant::ExpiredIdle => "the session was not refreshed for its idle lifetime",
+        InvalidGrant::ExpiredAbsolute => "the session reached its absolute lifetime",
+        InvalidGrant::Ended(_) => "the session had ended before",
+        InvalidGrant::Superseded => {
+            "a newer token was issued within the grace period; the session would go on"
+        }
+        InvalidGrant::Reuse => {
+            "it was rotated and must not be presented again; the session would end"
+        }
+    }
+}
+
+/// Formats a duration in its one or two largest units.
+fn rounded(duration: Duration) -> String {
+    let seconds = duration.as_secs();
     match seconds {
         0..3600 => humantime::format_duration(Duration::from_secs(seconds)).to_string(),
         3600..172_800 => {
@@ -241,9 +242,9 @@ fn rounded(length: Duration) -> String {
     }
 }
 
-/// Who asked, fit for a terminal, whatever they wrote into their header.
-fn origin(ip: Option<Address>, user_agent: Option<&str>) -> String {
-    let ip = ip.map_or("an unknown address".to_owned(), |ip| ip.0.to_string());
+/// Describes a client. The `User-Agent` is escaped: it must not control a terminal.
+fn describe_client(ip: Option<IpAddr>, user_agent: Option<&str>) -> String {
+    let ip = ip.map_or("an unknown address".to_owned(), |ip| ip.to_string());
     match user_agent {
         Some(user_agent) => format!("from {ip}, {user_agent:?}"),
         None => format!("from {ip}"),

@@ -12,7 +12,7 @@ use crate::data_dir::DataDir;
 use crate::ids::EventId;
 use crate::keys::{self, KeyContext};
 use crate::secrets::{self, DerivedKeys};
-use crate::sessions::end_selected;
+use crate::sessions::{ClientInfo, Context, end_selected};
 use crate::store::sessions::Selection;
 use crate::store::{self, Conn, OpenError};
 
@@ -89,5 +89,8 @@ fn rotate_compromised(config: &Config) -> Result<String, Error> {
 
 fn end_all(config: &Config, conn: &mut Conn) -> Result<usize, Error> {
     let now = clock::now();
-    Ok(end_selected(conn, &Selection::default(), EventId::new(now)?, &config.policy, now)?)
+    let event = EventId::new(now)?;
+    let client = ClientInfo::command_line();
+    let cx = Context { policy: &config.policy, client: &client, event, now };
+    Ok(end_selected(conn, &Selection::default(), &cx)?)
 }

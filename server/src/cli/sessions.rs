@@ -12,7 +12,7 @@ use crate::clock::{self, Timestamp};
 use crate::config::Config;
 use crate::crypto::RngError;
 use crate::ids::{EventId, UserId};
-use crate::sessions::end_selected;
+use crate::sessions::{ClientInfo, Context, end_selected};
 use crate::store::sessions::Selection;
 use crate::store::{self, OpenError};
 
@@ -59,7 +59,10 @@ pub fn run(config: &Config, command: &Command) -> Result<(), Error> {
 fn end(config: &Config, selection: &Selection) -> Result<String, Error> {
     let mut conn = store::connect_to_change(&config.database.url)?;
     let now = clock::now();
-    let ended = end_selected(&mut conn, selection, EventId::new(now)?, &config.policy, now)?;
+    let event = EventId::new(now)?;
+    let client = ClientInfo::command_line();
+    let cx = Context { policy: &config.policy, client: &client, event, now };
+    let ended = end_selected(&mut conn, selection, &cx)?;
     if ended > 0 {
         thread::sleep(PROPAGATION_TIME);
     }

@@ -4,7 +4,7 @@ use super::{Error, IssuedTokens, Issuer};
 use crate::clock;
 use crate::crypto::Secret;
 use crate::ids::{SessionId, UserId};
-use crate::sessions::{self, ClientInfo, Login, LoginOutcome};
+use crate::sessions::{self, ClientInfo, Context, Login, LoginOutcome};
 use crate::store::users;
 use crate::tokens::RotationRandomness;
 
@@ -45,13 +45,17 @@ impl Issuer {
         let secret = Secret::random()?;
         let randomness = RotationRandomness::generate(now)?;
         let ip = client.ip.map(tracing::field::display);
-        let login = Login { user, session, secret, device: client };
+        let login = Login { user, session, secret, access: randomness.access };
         let policy = self.policy;
         let token_keys = self.token_keys.clone();
         let outcome = self
             .store
             .write_or_undo(
-                move |conn| sessions::open(conn, login, &randomness, &token_keys, &policy, now),
+                move |conn| {
+                    let event = randomness.event;
+                    let cx = Context { policy: &policy, client: &client, event, now };
+                    sessions::log_in(conn, login, &token_keys.current, &cx)
+                },
                 move |conn, outcome| match outcome {
                     LoginOutcome::Granted(_) => sessions::undo_log_in(conn, session, user),
                     _ => Ok(()),

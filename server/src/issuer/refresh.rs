@@ -8,7 +8,7 @@ use crate::clock;
 use crate::crypto::IdempotencyKey;
 use crate::ids::SessionId;
 use crate::sessions::{
-    self, ClientInfo, EndReason, InvalidGrant, Look, PresentedToken, Refresh, RefreshOutcome,
+    self, ClientInfo, EndReason, InvalidGrant, Look, PresentedToken, Refresh, RefreshOutcome, Rules,
 };
 use crate::store::sessions::redate_late;
 use crate::store::{self, Conn, revocations};
@@ -38,11 +38,11 @@ impl Issuer {
     pub fn authenticate(
         &self,
         refresh_token: &str,
-        attempt: Option<IdempotencyKey>,
+        idempotency_key: Option<IdempotencyKey>,
         client: ClientInfo,
     ) -> Option<PresentedToken> {
         if let Some(token) = RefreshToken::parse(refresh_token, &self.token_keys) {
-            return Some(PresentedToken { token, attempt, device: client });
+            return Some(PresentedToken { token, idempotency_key, client });
         }
         let ip = client.ip.map(tracing::field::display);
         tracing::info!(ip, "refresh rejected: not a token of this server");
@@ -65,10 +65,10 @@ impl Issuer {
     ) -> Result<IssuedTokens, RefreshError> {
         let now = clock::now();
         let session = presented.token.session;
-        let keyed = presented.attempt.is_some();
+        let keyed = presented.idempotency_key.is_some();
         let randomness = RotationRandomness::generate(now)?;
-        let refresh = Refresh::new(presented, randomness, &self.token_keys, &self.policy, now)
-            .until(self.store.deadline(now));
+        let refresh =
+            Refresh::new(presented, randomness, self.rules(), now).until(self.store.deadline(now));
         if !keyed {
             // Before the rotation: the client may disconnect, and the salt has to be
             // cleared all the same.
@@ -76,7 +76,7 @@ impl Issuer {
         }
         let refresh = Arc::new(refresh);
         let outcome = match self.store.rotate(refresh.update.clone()).await? {
-            Some(row) => refresh.rotated(row, &self.token_keys, &self.policy),
+            Some(row) => refresh.rotated(row, self.rules()),
             None => self.resolve_conflict(&refresh).await?,
         };
         self.record_refresh(&refresh, &outcome);
@@ -87,7 +87,7 @@ impl Issuer {
             RefreshOutcome::TooLate | RefreshOutcome::LooksLikeReuse => {
                 Err(store::Error::TooLate.into())
             }
-            RefreshOutcome::Rejected { refusal, .. } => Err(RefreshError::InvalidGrant(refusal)),
+            RefreshOutcome::Rejected { reason, .. } => Err(RefreshError::InvalidGrant(reason)),
         }
     }
 
@@ -113,17 +113,17 @@ impl Issuer {
         let refresh = refresh.clone();
         Self::detached(async move {
             let session = refresh.update.session;
-            let policy = issuer.policy;
-            let token_keys = issuer.token_keys.clone();
+            let worker = issuer.clone();
             let resolve = move |conn: &mut Conn| {
-                let outcome = sessions::settle(conn, &refresh, &token_keys, &policy, look)?;
+                let rules = worker.rules();
+                let outcome = sessions::resolve_conflict(conn, &refresh, rules, look)?;
                 if let RefreshOutcome::Rotated(_) = outcome {
                     redate_late(conn, std::iter::once(&*refresh.update));
                 }
                 Ok(outcome)
             };
             let outcome = issuer.store.write(resolve).await?;
-            if let RefreshOutcome::Rejected { refusal: InvalidGrant::Reuse, .. } = outcome {
+            if let RefreshOutcome::Rejected { reason: InvalidGrant::Reuse, .. } = outcome {
                 issuer.metrics.record_revocations(EndReason::Reuse.as_str(), 1);
                 let find = move |conn: &mut Conn| revocations::for_sessions(conn, &[session]);
                 let revoked = issuer.store.run(find).await?;
@@ -134,13 +134,17 @@ impl Issuer {
         .await
     }
 
+    fn rules(&self) -> Rules<'_> {
+        Rules { policy: &self.policy, token_keys: &self.token_keys }
+    }
+
     /// Logs and counts the outcome of a refresh.
     fn record_refresh(&self, refresh: &Refresh, outcome: &RefreshOutcome) {
         let presented = refresh.presented();
         let RefreshToken { session, generation, .. } = presented.token;
-        let keyed = presented.attempt.is_some();
-        let ip = presented.device.ip.map(tracing::field::display);
-        let user_agent = presented.device.user_agent.as_deref();
+        let keyed = presented.idempotency_key.is_some();
+        let ip = presented.client.ip.map(tracing::field::display);
+        let user_agent = presented.client.user_agent.as_deref();
         match outcome {
             RefreshOutcome::Rotated(_) => self.metrics.record_refresh("rotated"),
             RefreshOutcome::Reissued(grant) => {
@@ -153,16 +157,16 @@ impl Issuer {
             RefreshOutcome::TooLate | RefreshOutcome::LooksLikeReuse => {
                 self.metrics.record_refresh("too_late");
             }
-            RefreshOutcome::Rejected { refusal, user, elsewhere } => {
-                let reason = refusal.reason().as_str();
+            RefreshOutcome::Rejected { reason: invalid_grant, user, elsewhere } => {
+                let reason = invalid_grant.reason().as_str();
                 self.metrics.record_refresh(reason);
                 let user = user.map(tracing::field::display);
-                if *refusal == InvalidGrant::Reuse {
+                if *invalid_grant == InvalidGrant::Reuse {
                     tracing::warn!(
                         %session, user, generation, ip, user_agent,
                         "refresh token reused, session ended"
                     );
-                } else if *refusal == InvalidGrant::Superseded && *elsewhere {
+                } else if *invalid_grant == InvalidGrant::Superseded && *elsewhere {
                     tracing::warn!(
                         %session, user, generation, ip, user_agent,
                         "superseded refresh token presented from another address or device"

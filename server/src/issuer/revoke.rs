@@ -7,7 +7,7 @@ use diesel::QueryResult;
 use super::{Error, Issuer, SessionSummary};
 use crate::clock;
 use crate::ids::{EventId, SessionId, UserId};
-use crate::sessions::{self, ClientInfo, EndReason};
+use crate::sessions::{self, ClientInfo, Context, EndReason, Revoked};
 use crate::store::revocations::{self, Revocation};
 use crate::store::{self, Conn};
 
@@ -29,10 +29,11 @@ impl Issuer {
         let event = EventId::new(now)?;
         let policy = self.policy;
         self.revoke_with(move |conn| {
-            let ended = sessions::log_out(conn, session, &client, event, &policy, now)?;
+            let cx = Context { policy: &policy, client: &client, event, now };
+            let ended = sessions::revoke(conn, session, &cx)?;
             // Publish again even if it had ended: the request that ended it may not have
             // published yet.
-            Ok((usize::from(ended), vec![session]))
+            Ok(Revoked { ended: usize::from(ended), to_publish: vec![session] })
         })
         .await?;
         Ok(())
@@ -64,22 +65,23 @@ impl Issuer {
         let event = EventId::new(now)?;
         let policy = self.policy;
         self.revoke_with(move |conn| {
-            sessions::log_out_everywhere(conn, user, keep, &client, event, &policy, now)
+            let cx = Context { policy: &policy, client: &client, event, now };
+            sessions::revoke_all(conn, user, keep, &cx)
         })
         .await
     }
 
-    /// Ends sessions in the database, then publishes their revocations. `end` returns
-    /// how many it ended, and which to publish.
+    /// Ends sessions in the database, then publishes their revocations. Returns how many
+    /// ended.
     async fn revoke_with(
         self: &Arc<Self>,
-        end: impl FnOnce(&mut Conn) -> QueryResult<(usize, Vec<SessionId>)> + Send + 'static,
+        end: impl FnOnce(&mut Conn) -> QueryResult<Revoked> + Send + 'static,
     ) -> Result<usize, Error> {
         let issuer = self.clone();
         Self::detached(async move {
             let end = |conn: &mut Conn| {
-                let (ended, sessions) = end(conn)?;
-                Ok((ended, revocations::for_sessions(conn, &sessions)?))
+                let Revoked { ended, to_publish } = end(conn)?;
+                Ok((ended, revocations::for_sessions(conn, &to_publish)?))
             };
             let (ended, revoked) = issuer.store.write(end).await?;
             issuer.metrics.record_revocations(EndReason::LoggedOut.as_str(), ended);

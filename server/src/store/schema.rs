@@ -32,7 +32,7 @@ diesel::table! {
         rotated_at -> Nullable<PointInTime>,
         access_jti -> Id,
         access_issued_at -> PointInTime,
-        access_expires_at -> Nullable<PointInTime>,
+        access_expires_at -> PointInTime,
         created_at -> PointInTime,
         idle_expires_at -> PointInTime,
         expires_at -> PointInTime,

@@ -1,13 +1,13 @@
 //! Rows of `sessions`.
 
 mod rotate;
+mod session;
 mod sweep;
 
 use std::net::IpAddr;
 
 use diesel::dsl::case_when;
 use diesel::prelude::*;
-use diesel::sql_types::Nullable;
 use uuid::Uuid;
 
 use super::Conn;
@@ -19,6 +19,7 @@ use crate::crypto::Digest;
 use crate::ids::{AccessTokenId, Place, SessionId, UserId};
 
 pub use rotate::{Rotated, RotationUpdate, redate, redate_late, rotate, rotate_batch, rotate_from};
+pub use session::{EndReason, Previous, Session, State, find};
 pub use sweep::{SweepAction, SweepCandidate, SweepReport, clear_salts, sweep};
 
 /// `until`, or what is there already where that is later: settings may change
@@ -26,7 +27,7 @@ pub use sweep::{SweepAction, SweepCandidate, SweepReport, clear_salts, sweep};
 macro_rules! greatest {
     ($until:expr) => {
         case_when(sessions::access_expires_at.gt($until), sessions::access_expires_at)
-            .otherwise(Some($until).into_sql::<Nullable<PointInTime>>())
+            .otherwise($until.into_sql::<PointInTime>())
     };
 }
 
@@ -84,123 +85,38 @@ pub fn insert(conn: &mut Conn, new: &NewSession<'_>) -> QueryResult<()> {
     Ok(())
 }
 
-/// A session as it stands: what a refusal, or the same answer again, is judged
-/// by.
-#[derive(Queryable)]
-pub struct SessionRow {
-    /// Whose it is.
-    pub user: UserId,
-    /// How often it has been rotated.
-    pub generation: i64,
-    /// Digest of the live token's secret.
-    pub secret_digest: Vec<u8>,
-    /// Digest of the secret before it.
-    pub previous_digest: Option<Vec<u8>>,
-    /// What the live secret was derived with, while it may be asked for again.
-    pub successor_salt: Option<Vec<u8>>,
-    /// Digest of the key of the attempt that rotated it.
-    pub idempotency_key_digest: Option<Vec<u8>>,
-    /// Whether it was ever rotated with an idempotency key.
-    pub has_used_idempotency_key: bool,
-    /// The oldest generation that was current in the last windows.
-    pub oldest_recent_generation: i64,
-    /// When it was rotated last.
-    pub rotated_at: Option<Timestamp>,
-    /// The access token granted last.
+/// A new access token in the place of one that has expired.
+pub struct AccessRenewal {
     pub access: AccessTokenId,
-    /// When that was issued.
-    pub access_issued_at: Timestamp,
-    /// By when every access token of the session has expired; unknown where an
-    /// older version granted it.
-    pub access_expires_at: Option<Timestamp>,
-    /// When it was opened.
-    pub created_at: Timestamp,
-    /// When it ends unless it is refreshed before.
-    pub idle_expires_at: Timestamp,
-    /// When it ends in any case.
     pub expires_at: Timestamp,
-    /// When it ended, if it did.
-    pub ended_at: Option<Timestamp>,
-    /// Why it ended, if it did.
-    pub end_reason: Option<String>,
-    /// The `User-Agent` that signed in or refreshed last.
-    pub user_agent: Option<String>,
-    /// The address that signed in or refreshed last.
-    pub ip: Option<Address>,
+    pub now: Timestamp,
 }
 
-impl SessionRow {
-    /// Takes the rotation of `generation` for one that happened after `time`: until
-    /// then its token was seen as the live one. A rotation that was committed late
-    /// is dated earlier than anybody could know of it.
-    pub fn rotated_after(&mut self, time: Timestamp, generation: i64) {
-        self.rotated_at = self.rotated_at.max(Some(time));
-        self.oldest_recent_generation = self.oldest_recent_generation.min(generation);
-    }
-}
-
-/// How a session stands.
-///
-/// # Errors
-/// When the query fails.
-pub fn find(conn: &mut Conn, id: SessionId) -> QueryResult<Option<SessionRow>> {
-    sessions::table
-        .find(key(id))
-        .select((
-            sessions::user_id,
-            sessions::generation,
-            sessions::secret_digest,
-            sessions::previous_digest,
-            sessions::successor_salt,
-            sessions::idempotency_key_digest,
-            sessions::has_used_idempotency_key,
-            sessions::oldest_recent_generation,
-            sessions::rotated_at,
-            sessions::access_jti,
-            sessions::access_issued_at,
-            sessions::access_expires_at,
-            sessions::created_at,
-            sessions::idle_expires_at,
-            sessions::expires_at,
-            sessions::ended_at,
-            sessions::end_reason,
-            sessions::user_agent,
-            sessions::ip,
-        ))
-        .first(conn)
-        .optional()
-}
-
-/// Puts a new access token in the place of one that has expired; `false` where
-/// the session is not as it was seen any more.
-///
-/// # Errors
-/// When the statement fails.
+/// Renews the last access token of a session. Returns `false` if the row has changed since
+/// it was `seen`.
 pub fn renew_access(
     conn: &mut Conn,
     id: SessionId,
-    seen: &SessionRow,
-    access: AccessTokenId,
-    access_expires_at: Timestamp,
-    now: Timestamp,
+    seen: &Session,
+    renewal: &AccessRenewal,
 ) -> QueryResult<bool> {
-    let same = sessions::table
+    let unchanged = sessions::table
         .find(key(id))
         .filter(sessions::generation.eq(seen.generation))
         .filter(sessions::access_jti.eq(seen.access))
         .filter(sessions::ended_at.is_null());
-    let changed = diesel::update(same)
+    let changed = diesel::update(unchanged)
         .set((
-            sessions::access_jti.eq(access),
-            sessions::access_issued_at.eq(now),
-            sessions::access_expires_at.eq(greatest!(access_expires_at)),
+            sessions::access_jti.eq(renewal.access),
+            sessions::access_issued_at.eq(renewal.now),
+            sessions::access_expires_at.eq(greatest!(renewal.expires_at)),
         ))
         .execute(conn)?;
     Ok(changed == 1)
 }
 
 /// Ends a session and answers whose it is and until when access tokens of its
-/// are out, where that is known; `None` where it had ended already. For use in a
+/// are out; `None` where it had ended already. For use in a
 /// transaction: without one, SQLite's error of the commit is lost.
 ///
 /// # Errors
@@ -210,7 +126,7 @@ pub fn end(
     id: SessionId,
     reason: &str,
     now: Timestamp,
-) -> QueryResult<Option<(UserId, Option<Timestamp>)>> {
+) -> QueryResult<Option<(UserId, Timestamp)>> {
     diesel::update(sessions::table.find(key(id)).filter(sessions::ended_at.is_null()))
         .set((sessions::ended_at.eq(now), sessions::end_reason.eq(reason)))
         .returning((sessions::user_id, sessions::access_expires_at))
@@ -239,11 +155,11 @@ pub fn end_next(
     after: Option<SessionId>,
     reason: &str,
     now: Timestamp,
-) -> QueryResult<Vec<(SessionId, UserId, Option<Timestamp>)>> {
+) -> QueryResult<Vec<(SessionId, UserId, Timestamp)>> {
     let Selection { user, opened_before } = *selection;
     let first = after.map_or(Place::MIN, SessionId::place);
     let places = first.and_later().filter(|place| user.is_none_or(|user| user.place() == *place));
-    let mut ended: Vec<(SessionId, UserId, Option<Timestamp>)> = Vec::new();
+    let mut ended: Vec<(SessionId, UserId, Timestamp)> = Vec::new();
     for place in places {
         let left = ENDED_AT_ONCE.saturating_sub(i64::try_from(ended.len()).unwrap_or(i64::MAX));
         if left == 0 {
@@ -260,7 +176,7 @@ pub fn end_next(
             .order(sessions::id)
             .limit(left)
             .select((sessions::id, sessions::user_id, sessions::access_expires_at));
-        let rows: Vec<(SessionId, UserId, Option<Timestamp>)> = match conn {
+        let rows: Vec<(SessionId, UserId, Timestamp)> = match conn {
             Conn::Postgres(conn) => next.for_update().load(conn)?,
             Conn::Sqlite(conn) => next.load(conn)?,
         };
@@ -278,7 +194,7 @@ pub fn end_all(
     keep: Option<SessionId>,
     reason: &str,
     now: Timestamp,
-) -> QueryResult<Vec<(SessionId, Option<Timestamp>)>> {
+) -> QueryResult<Vec<(SessionId, Timestamp)>> {
     let place = user.place();
     let others = sessions::table
         .filter(sessions::place.eq(place.value()))
@@ -288,7 +204,7 @@ pub fn end_all(
         // Concurrent requests lock the rows in one order, so that they cannot deadlock.
         .order(sessions::id)
         .select((sessions::id, sessions::access_expires_at));
-    let ended: Vec<(SessionId, Option<Timestamp>)> = match conn {
+    let ended: Vec<(SessionId, Timestamp)> = match conn {
         Conn::Postgres(conn) => others.for_update().load(conn)?,
         Conn::Sqlite(conn) => others.load(conn)?,
     };

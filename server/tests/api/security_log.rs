@@ -107,11 +107,11 @@ async fn explain_describes_a_token_and_the_outcome_of_a_refresh() {
     let exclusive = [("rotation.same_key_only", "true")];
     for (token, settings, parts) in [
         (&third, &[][..], &["generation   2, the newest", "it is good"][..]),
-        (&second, &[], &["generation   1; the newest is 2", "the same answer again until"]),
+        (&second, &[], &["generation   1; the newest is 2", "the same response again until"]),
         (&second, &[], &["; with the `Idempotency-Key` that rotated it, the same answer until"]),
-        (&second, &exclusive, &["would be refused (reuse)", "; with the `Idempotency-Key`"]),
-        (&second, &strict, &["would be refused (reuse)", "the session would end"]),
-        (&first, &[], &["generation   0", "rotated      before", "would be refused (superseded)"]),
+        (&second, &exclusive, &["would be rejected (reuse)", "; with the `Idempotency-Key`"]),
+        (&second, &strict, &["would be rejected (reuse)", "the session would end"]),
+        (&first, &[], &["generation   0", "rotated      before", "would be rejected (superseded)"]),
     ] {
         let (success, said) = explain(&server, &token.refresh, settings);
         assert!(success, "{said}");
@@ -129,11 +129,11 @@ async fn explain_describes_a_token_and_the_outcome_of_a_refresh() {
 
     server.http.post("/logout", &format!("refresh_token={}", third.refresh)).await;
     let (_, said) = explain(&server, &second.refresh, &[]);
-    assert!(said.contains("would be refused (logged_out)") && said.contains("ended  "), "{said}");
-    assert!(!said.contains("the same answer"), "{said}");
+    assert!(said.contains("would be rejected (logged_out)") && said.contains("ended  "), "{said}");
+    assert!(!said.contains("the same response"), "{said}");
     server.sql("DELETE FROM sessions");
     let (_, said) = explain(&server, &third.refresh, &[]);
-    assert!(said.contains("would be refused (unknown)"), "{said}");
+    assert!(said.contains("would be rejected (unknown)"), "{said}");
 }
 
 #[actix_rt::test]
@@ -149,7 +149,7 @@ async fn explain_creates_nothing_and_reports_what_is_missing() {
         assert!(!success && said.contains("not a refresh token of this server"), "{said}");
     }
     let (success, said) = explain(&server, format!("\n \"{token}\" \r\nand more"), &[]);
-    assert!(success && said.contains("it is good"), "{said}");
+    assert!(success && said.contains("it is valid"), "{said}");
     let (success, said) = explain(&server, &token, &[("data_dir", "elsewhere")]);
     assert!(!success && said.contains("run this where the server runs"), "{said}");
     assert!(!server.world.folder().join("elsewhere").exists());

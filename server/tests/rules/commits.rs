@@ -1,7 +1,7 @@
 //! Failing commits: a success that a client sees must have been committed.
 
 use matchbook_server::ids::EventId;
-use matchbook_server::sessions;
+use matchbook_server::sessions::{self, Context};
 use matchbook_server::store::Conn;
 use matchbook_server::store::sessions::{rotate, rotate_batch, rotate_from};
 
@@ -41,7 +41,7 @@ fn failed_commit_is_an_error_and_changes_nothing() {
     let (_, other) = harness.open();
     let attempt = harness.attempt(&pair.refresh, None, device());
     let second = harness.attempt(&other.refresh, None, device());
-    let row = harness.session_row(session).unwrap();
+    let row = harness.session(session).unwrap();
     fail_commits(&mut harness);
 
     let (one, two) = (&*attempt.update, &*second.update);
@@ -53,10 +53,11 @@ fn failed_commit_is_an_error_and_changes_nothing() {
     let event = EventId::new(harness.now).unwrap();
     let (policy, now) = (harness.policy, harness.now);
     let conn = &mut harness.conn;
-    assert!(sessions::log_out(conn, session, &device(), event, &policy, now).is_err());
+    let client = device();
+    let cx = Context { policy: &policy, client: &client, event, now };
+    assert!(sessions::revoke(conn, session, &cx).is_err());
     let user = row.user;
-    let everywhere = sessions::log_out_everywhere(conn, user, None, &device(), event, &policy, now);
-    assert!(everywhere.is_err());
+    assert!(sessions::revoke_all(conn, user, None, &cx).is_err());
 
     let changed = "SELECT count(*) AS number FROM sessions \
                    WHERE generation <> 0 OR ended_at IS NOT NULL";

@@ -10,10 +10,10 @@ use matchbook_server::crypto::{IdempotencyKey, Secret, TokenKeys};
 use matchbook_server::ids::{EventId, SessionId, UserId};
 use matchbook_server::secrets::DerivedKeys;
 use matchbook_server::sessions::{
-    self, ClientInfo, Login, LoginOutcome, Look, Policy, PresentedToken, Refresh, RefreshOutcome,
-    Reuse, TokenGrant,
+    self, ClientInfo, Context, Login, LoginOutcome, Look, Policy, PresentedToken, Refresh,
+    RefreshOutcome, Reuse, Rules, TokenGrant,
 };
-use matchbook_server::store::sessions::{SessionRow, find, redate, rotate_batch};
+use matchbook_server::store::sessions::{Session, find, redate, rotate_batch};
 use matchbook_server::store::{self, Conn, Options, Store, Url, users};
 use matchbook_server::tokens::{RefreshToken, RotationRandomness};
 use matchbook_shared::Reason;
@@ -91,8 +91,8 @@ impl From<TokenGrant> for TokenPair {
     fn from(grant: TokenGrant) -> Self {
         Self {
             refresh: grant.refresh_token,
-            jti: grant.access.to_string(),
-            expires_at: grant.access_expires_at.as_micros(),
+            jti: grant.access.id.to_string(),
+            expires_at: grant.access.expires_at.as_micros(),
         }
     }
 }
@@ -185,11 +185,13 @@ impl Harness {
     pub(crate) fn open_as(&mut self, user: UserId) -> (SessionId, TokenPair) {
         let session = SessionId::new(user, self.now).unwrap();
         users::insert(&mut self.conn, user, self.now).unwrap();
-        let device = device();
-        let sign_in = Login { user, session, secret: Secret::random().unwrap(), device };
-        let randomness = RotationRandomness::generate(self.now).unwrap();
+        let client = device();
+        let RotationRandomness { access, event, .. } =
+            RotationRandomness::generate(self.now).unwrap();
+        let login = Login { user, session, secret: Secret::random().unwrap(), access };
         let Harness { conn, token_keys, policy, now, .. } = self;
-        match sessions::open(conn, sign_in, &randomness, token_keys, policy, *now).unwrap() {
+        let cx = Context { policy, client: &client, event, now: *now };
+        match sessions::log_in(conn, login, &token_keys.current, &cx).unwrap() {
             LoginOutcome::Granted(grant) => (session, grant.into()),
             _ => panic!("a new guest logs in"),
         }
@@ -214,16 +216,16 @@ impl Harness {
     /// Executes a prepared refresh, whatever the time is now.
     pub(crate) fn carry_out(&mut self, attempt: &Refresh) -> Outcome {
         let Harness { conn, token_keys, policy, now, .. } = self;
+        let rules = Rules { policy, token_keys };
         // In the middle of a batch, as on a busy server.
-        let others =
-            [foreign_refresh(token_keys, policy, *now), foreign_refresh(token_keys, policy, *now)];
+        let others = [foreign_refresh(rules, *now), foreign_refresh(rules, *now)];
         let batch = [&*others[0].update, &*attempt.update, &*others[1].update];
         let rotation = match rotate_batch(conn, &batch).unwrap()[..] {
-            [None, Some(row), None] => attempt.rotated(row, token_keys, policy),
+            [None, Some(row), None] => attempt.rotated(row, rules),
             [None, None, None] => {
-                match sessions::settle(conn, attempt, token_keys, policy, Look::First).unwrap() {
+                match sessions::resolve_conflict(conn, attempt, rules, Look::First).unwrap() {
                     RefreshOutcome::LooksLikeReuse => {
-                        sessions::settle(conn, attempt, token_keys, policy, Look::Last).unwrap()
+                        sessions::resolve_conflict(conn, attempt, rules, Look::Last).unwrap()
                     }
                     rotation => rotation,
                 }
@@ -233,20 +235,20 @@ impl Harness {
         match rotation {
             RefreshOutcome::Rotated(grant) => Outcome::Rotated(grant.into()),
             RefreshOutcome::Reissued(grant) => Outcome::Repeated(grant.into()),
-            RefreshOutcome::Rejected { refusal, .. } => Outcome::Refused(refusal.reason()),
+            RefreshOutcome::Rejected { reason, .. } => Outcome::Refused(reason.reason()),
             RefreshOutcome::TooLate => Outcome::TooLate,
             RefreshOutcome::LooksLikeReuse => panic!("the last look decides"),
         }
     }
 
     /// Prepares a refresh for a presented token.
-    pub(crate) fn attempt(&self, refresh: &str, key: Option<&str>, device: ClientInfo) -> Refresh {
+    pub(crate) fn attempt(&self, refresh: &str, key: Option<&str>, client: ClientInfo) -> Refresh {
         let token = self.parse(refresh);
-        let attempt =
+        let idempotency_key =
             key.map(|key| IdempotencyKey::parse(&format!("attempt-key-{key:0>8}")).unwrap());
-        let shown = PresentedToken { token, attempt, device };
+        let shown = PresentedToken { token, idempotency_key, client };
         let randomness = RotationRandomness::generate(self.now).unwrap();
-        Refresh::new(shown, randomness, &self.token_keys, &self.policy, self.now)
+        Refresh::new(shown, randomness, self.rules(), self.now)
     }
 
     /// Dates a rotation that was committed only now.
@@ -257,7 +259,12 @@ impl Harness {
 
     /// Resolves a refresh that did not rotate its session.
     pub(crate) fn settle(&mut self, attempt: &Refresh) -> QueryResult<RefreshOutcome> {
-        sessions::settle(&mut self.conn, attempt, &self.token_keys, &self.policy, Look::First)
+        let rules = Rules { policy: &self.policy, token_keys: &self.token_keys };
+        sessions::resolve_conflict(&mut self.conn, attempt, rules, Look::First)
+    }
+
+    fn rules(&self) -> Rules<'_> {
+        Rules { policy: &self.policy, token_keys: &self.token_keys }
     }
 
     /// Parses a token that must be genuine.
@@ -268,8 +275,9 @@ impl Harness {
     /// Logs the user out.
     pub(crate) fn log_out(&mut self, session: SessionId) -> bool {
         let event = EventId::new(self.now).unwrap();
-        sessions::log_out(&mut self.conn, session, &device(), event, &self.policy, self.now)
-            .unwrap()
+        let client = device();
+        let cx = Context { policy: &self.policy, client: &client, event, now: self.now };
+        sessions::revoke(&mut self.conn, session, &cx).unwrap()
     }
 
     /// Clears the successor salts of tracked sessions, like the sweeper.
@@ -303,7 +311,7 @@ impl Harness {
     }
 
     /// Reads a session.
-    pub(crate) fn session_row(&mut self, session: SessionId) -> Option<SessionRow> {
+    pub(crate) fn session(&mut self, session: SessionId) -> Option<Session> {
         find(&mut self.conn, session).unwrap()
     }
 
@@ -348,12 +356,12 @@ fn token_keys(secrets: &[SecretString]) -> TokenKeys {
 }
 
 /// Prepares a refresh with a genuine token of a session that does not exist.
-fn foreign_refresh(token_keys: &TokenKeys, policy: &Policy, now: Timestamp) -> Refresh {
+fn foreign_refresh(rules: Rules<'_>, now: Timestamp) -> Refresh {
     let session = SessionId::new(UserId::random(), now).unwrap();
     let secret = Secret::random().unwrap();
     let token = RefreshToken { session, generation: 0, secret };
-    let shown = PresentedToken { token, attempt: None, device: device() };
-    Refresh::new(shown, RotationRandomness::generate(now).unwrap(), token_keys, policy, now)
+    let shown = PresentedToken { token, idempotency_key: None, client: device() };
+    Refresh::new(shown, RotationRandomness::generate(now).unwrap(), rules, now)
 }
 
 pub(crate) fn device() -> ClientInfo {

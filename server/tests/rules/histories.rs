@@ -129,7 +129,7 @@ fn play(harness: &mut Harness, policy: Policy, actions: &[Action]) {
             Action::Sweep => {
                 harness.sweep();
                 model.sweep(harness.now);
-                assert_eq!(harness.session_row(session).is_some(), model.state().0);
+                assert_eq!(harness.session(session).is_some(), model.state().0);
             }
             Action::EraseSalt => {
                 harness.sql("UPDATE sessions SET successor_salt = NULL");
@@ -153,7 +153,7 @@ fn play(harness: &mut Harness, policy: Policy, actions: &[Action]) {
         }
         let (exists, live) = model.state();
         if exists {
-            let row = harness.session_row(session).unwrap();
+            let row = harness.session(session).unwrap();
             assert_eq!(usize::try_from(row.generation).unwrap(), live);
             assert_eq!(live + 1, seen.chain.len(), "one token for each generation");
         }
@@ -199,7 +199,7 @@ fn present(
     };
     assert!(generation + 2 >= seen.chain.len(), "two generations old, and it yields something");
     let session = harness.parse(&granted.refresh).session;
-    let until = harness.session_row(session).unwrap().access_expires_at.unwrap();
+    let until = harness.session(session).unwrap().access_expires_at;
     assert!(granted.expires_at <= until.as_micros(), "its end is forgotten before it expires");
     let before = seen.successors.insert(shown, granted.refresh.clone());
     assert!(before.is_none_or(|before| before == granted.refresh), "one successor for each token");
@@ -233,18 +233,19 @@ fn grace_period_and_recovery_window_include_their_last_instant() {
 
 #[test]
 fn concurrent_access_token_renewals_succeed_once() {
-    use matchbook_server::store::sessions::renew_access;
+    use matchbook_server::store::sessions::{AccessRenewal, renew_access};
     use matchbook_server::tokens::RotationRandomness;
     let mut harness = Harness::new(DEFAULT);
     let (session, first) = harness.open();
     harness.present(&first.refresh, Some("k"));
     harness.wait(HOUR);
     // Both requests have read the same row.
-    let seen = harness.session_row(session).unwrap();
+    let seen = harness.session(session).unwrap();
     let (now, until) = (harness.now, harness.now.after(HOUR));
     let mut renew = || {
         let access = RotationRandomness::generate(now).unwrap().access;
-        renew_access(&mut harness.conn, session, &seen, access, until, now)
+        let renewal = AccessRenewal { access, expires_at: until, now };
+        renew_access(&mut harness.conn, session, &seen, &renewal)
     };
     assert_eq!((renew(), renew()), (Ok(true), Ok(false)));
 }

@@ -251,7 +251,7 @@ fn late_rotation_is_redated_after_an_access_token_renewal() {
     harness.policy.access_lifetime = REUSE.grace_period;
     assert!(matches!(harness.present(&pair.refresh, None), Outcome::Repeated(_)));
     harness.redate(&attempt);
-    assert_eq!(harness.session_row(session).unwrap().rotated_at, Some(harness.now));
+    assert_eq!(harness.session(session).unwrap().rotated_at(), Some(harness.now));
     harness.wait(REUSE.grace_period);
     assert!(matches!(harness.present(&pair.refresh, None), Outcome::Repeated(_)));
 }

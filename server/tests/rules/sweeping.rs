@@ -19,7 +19,7 @@ fn successor_salt_is_cleared_after_the_grace_period_and_not_before() {
     assert_eq!(harness.present(&first.refresh, None), Outcome::Repeated(second.clone()));
     harness.wait(SECOND);
     assert_eq!(harness.clear_salts(&[session]), 1);
-    assert!(harness.session_row(session).unwrap().successor_salt.is_none());
+    assert!(harness.session(session).unwrap().previous.unwrap().successor_salt.is_none());
     assert_eq!(harness.clear_salts(&[session]), 0, "there is nothing left to do");
     assert!(matches!(harness.present(&second.refresh, None), Outcome::Rotated(_)));
 }
@@ -35,8 +35,8 @@ fn successor_salt_with_an_idempotency_key_is_kept_for_the_recovery_window() {
     assert!(matches!(harness.present(&first.refresh, Some("k")), Outcome::Repeated(_)));
     harness.wait(SECOND);
     assert_eq!(harness.sweep(), (1, 0));
-    let row = harness.session_row(session).unwrap();
-    assert!(row.successor_salt.is_none() && row.idempotency_key_digest.is_none());
+    let previous = harness.session(session).unwrap().previous.unwrap();
+    assert!(previous.successor_salt.is_none() && previous.idempotency_key_digest.is_none());
     assert_eq!(harness.sweep(), (0, 0), "there is nothing left to do");
 }
 
@@ -49,7 +49,7 @@ fn successor_salt_of_a_killed_server_is_cleared() {
     assert_eq!(harness.sweep(), (0, 0));
     harness.wait(SECOND);
     assert_eq!(harness.sweep(), (1, 0));
-    assert!(harness.session_row(session).unwrap().successor_salt.is_none());
+    assert!(harness.session(session).unwrap().previous.unwrap().successor_salt.is_none());
 }
 
 #[test]
@@ -57,8 +57,8 @@ fn strict_mode_stores_no_successor_salt() {
     let mut harness = Harness::new(STRICT);
     let (session, first) = harness.open();
     harness.present(&first.refresh, Some("k"));
-    let row = harness.session_row(session).unwrap();
-    assert!(row.successor_salt.is_none() && row.idempotency_key_digest.is_none());
+    let previous = harness.session(session).unwrap().previous.unwrap();
+    assert!(previous.successor_salt.is_none() && previous.idempotency_key_digest.is_none());
 }
 
 #[test]
@@ -89,9 +89,9 @@ fn ended_session_is_deleted_after_retention_and_a_live_one_is_not() {
     }
     assert_eq!(deleted, [7, 37], "a week after its end: logged out, not refreshed");
     for session in [out, idle] {
-        assert!(harness.session_row(session).is_none());
+        assert!(harness.session(session).is_none());
     }
-    assert!(harness.session_row(live).is_some());
+    assert!(harness.session(live).is_some());
     assert_eq!(harness.present(&idle_token.refresh, None), Outcome::Refused(Reason::Unknown));
     assert_eq!(
         harness.events().last().unwrap(),
@@ -114,7 +114,7 @@ fn refreshed_session_is_kept_until_its_absolute_expiry() {
     assert_eq!(harness.sweep().1, 0);
     harness.wait(DAY);
     assert_eq!(harness.sweep().1, 1);
-    assert!(harness.session_row(session).is_none());
+    assert!(harness.session(session).is_none());
 }
 
 #[test]
@@ -159,7 +159,7 @@ async fn server_clears_salts_of_its_own_rotations_before_the_next_pass() {
     // This sweeper tracks the first session, not the second.
     salt_expiry.track(rotated[0], harness.now);
     sweeper.tick().await.unwrap();
-    assert!(harness.session_row(rotated[0]).unwrap().successor_salt.is_none());
+    assert!(harness.session(rotated[0]).unwrap().previous.unwrap().successor_salt.is_none());
     assert_eq!(harness.number(salts), 2);
     sweeper.tick().await.unwrap();
     assert_eq!(harness.number(salts), 1, "come across; the attempt key keeps its own");
@@ -244,10 +244,10 @@ fn guests_without_login_or_without_sessions_are_deleted() {
     };
     let unused = guest(&mut harness);
     let (ended, _) = harness.open();
-    let gone = harness.session_row(ended).unwrap().user;
+    let gone = harness.session(ended).unwrap().user;
     harness.sql("DELETE FROM sessions");
     let (live, _) = harness.open();
-    let kept = harness.session_row(live).unwrap().user;
+    let kept = harness.session(live).unwrap().user;
     let sweep = |harness: &mut Harness| {
         let (unused, used) = (harness.now.before(day), harness.now.before(week));
         users::sweep(&mut harness.conn, None, 100, unused, used).unwrap().deleted
@@ -265,5 +265,5 @@ fn guests_without_login_or_without_sessions_are_deleted() {
     assert_eq!(sweep(&mut harness), 1);
     assert!(!exists(&mut harness, gone) && exists(&mut harness, kept));
     assert!(exists(&mut harness, new), "it is logging in");
-    assert!(harness.session_row(live).is_some());
+    assert!(harness.session(live).is_some());
 }

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use matchbook_server::sessions::Policy;
+use matchbook_server::store::sessions::State;
 use matchbook_shared::Reason;
 
 use crate::harness::{DEFAULT, HOUR, Harness, Outcome, SAME_KEY_ONLY, SECOND, STRICT};
@@ -158,7 +159,7 @@ fn outcome(harness: &mut Harness, policy: Policy, case: &Case) -> &'static str {
     }
     harness.wait(case.wait);
     let response = harness.present(&first.refresh, case.keys.1);
-    let alive = harness.session_row(session).unwrap().ended_at.is_none();
+    let alive = harness.session(session).unwrap().state == State::Live;
     match response {
         Outcome::Repeated(pair) if alive && pair == second => "the same pair",
         Outcome::Repeated(pair) if alive && pair.refresh == second.refresh => {

@@ -17,7 +17,7 @@ use diesel::serialize::ToSql;
 use diesel::sql_types::{Array, BigInt, Binary, Bool, HasSqlType, Nullable, SmallInt, Text};
 use diesel::sqlite::Sqlite;
 
-use super::SessionRow;
+use super::Session;
 use crate::clock::{self, Timestamp};
 use crate::crypto::{Digest, Salt};
 use crate::ids::{AccessTokenId, SessionId, UserId};
@@ -105,10 +105,10 @@ pub fn rotate_batch(conn: &mut Conn, all: &[&RotationUpdate]) -> QueryResult<Vec
 /// When the statement fails.
 pub fn rotate_from(
     conn: &mut Conn,
-    seen: &SessionRow,
+    seen: &Session,
     next: &RotationUpdate,
 ) -> QueryResult<Option<Rotated>> {
-    advance_from(conn, seen.generation, &seen.secret_digest, next)
+    advance_from(conn, seen.generation, seen.secret_digest.as_bytes(), next)
 }
 
 fn advance_from(

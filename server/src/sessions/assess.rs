@@ -1,0 +1,169 @@
+//! The decision about a refresh token.
+
+use std::cmp::Ordering;
+
+use matchbook_shared::Reason;
+
+use super::{EndReason, Policy};
+use crate::clock::Timestamp;
+use crate::crypto::IdempotencyKey;
+use crate::store::sessions::{Previous, Session, State};
+use crate::tokens::RefreshToken;
+
+/// Why a refresh token that this server issued is not valid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InvalidGrant {
+    /// There is no such session, or it has not reached this generation.
+    Unknown,
+    /// The session was not refreshed for its idle lifetime.
+    ExpiredIdle,
+    /// The session reached its absolute lifetime.
+    ExpiredAbsolute,
+    /// The session had ended before.
+    Ended(EndReason),
+    /// A newer token was issued a moment ago. The session goes on.
+    Superseded,
+    /// The token had been rotated, so it was copied. The session ends.
+    Reuse,
+}
+
+impl InvalidGrant {
+    /// Returns the reason in the response.
+    #[must_use]
+    pub fn reason(self) -> Reason {
+        match self {
+            Self::Unknown => Reason::Unknown,
+            Self::ExpiredIdle => Reason::ExpiredIdle,
+            Self::ExpiredAbsolute => Reason::ExpiredAbsolute,
+            Self::Superseded => Reason::Superseded,
+            Self::Reuse | Self::Ended(EndReason::Reuse) => Reason::Reuse,
+            Self::Ended(EndReason::LoggedOut) => Reason::LoggedOut,
+            Self::Ended(EndReason::Other) => Reason::Other,
+        }
+    }
+}
+
+/// The decision about a refresh token, from the row of its session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Assessment {
+    /// It is the current token and is rotated.
+    Current,
+    /// It is newer than the database, and is rotated all the same
+    /// (`accept_ahead_of_database`).
+    AheadOfDatabase,
+    /// It was rotated, and its successor is reissued.
+    Reissue {
+        /// When the grace period or the recovery window ends.
+        until: Timestamp,
+    },
+    Rejected(InvalidGrant),
+}
+
+/// The idempotency key of a request.
+#[derive(Clone, Copy)]
+pub enum PresentedKey<'a> {
+    Missing,
+    Sent(&'a IdempotencyKey),
+    /// The key of the last rotation, whatever it is. `explain` asks what that key would
+    /// change.
+    OfLastRotation,
+}
+
+impl<'a> From<Option<&'a IdempotencyKey>> for PresentedKey<'a> {
+    fn from(key: Option<&'a IdempotencyKey>) -> Self {
+        key.map_or(Self::Missing, Self::Sent)
+    }
+}
+
+impl PresentedKey<'_> {
+    /// Returns whether the last rotation had this key and this token.
+    fn is_of_rotation(self, token: &RefreshToken, previous: &Previous) -> bool {
+        let Some(digest) = &previous.idempotency_key_digest else { return false };
+        match self {
+            Self::Missing => false,
+            Self::Sent(key) => token.secret.idempotency_key_digest(key).matches(digest.as_bytes()),
+            Self::OfLastRotation => true,
+        }
+    }
+}
+
+/// Decides about a token from the row of its session. The end of the session and its
+/// expiry come first.
+#[must_use]
+pub fn assess(
+    token: &RefreshToken,
+    key: PresentedKey<'_>,
+    session: &Session,
+    policy: &Policy,
+    now: Timestamp,
+) -> Assessment {
+    // A session that expired before it was ended counts as expired.
+    let at = match session.state {
+        State::Live => now,
+        State::Ended { at, .. } => at,
+    };
+    if session.expires_at <= at {
+        return Assessment::Rejected(InvalidGrant::ExpiredAbsolute);
+    }
+    if session.idle_expires_at <= at {
+        return Assessment::Rejected(InvalidGrant::ExpiredIdle);
+    }
+    if let State::Ended { reason, .. } = session.state {
+        return Assessment::Rejected(InvalidGrant::Ended(reason));
+    }
+    // A session that has used keys always needs one in this mode. A request without a
+    // key is not from its client.
+    let lacks_key = policy.same_key_only()
+        && session.has_used_idempotency_key
+        && matches!(key, PresentedKey::Missing);
+    match token.generation.cmp(&session.generation) {
+        Ordering::Less => assess_superseded(token, key, session, policy, now),
+        Ordering::Equal if !token.secret.digest().matches(session.secret_digest.as_bytes()) => {
+            // Two tokens of one generation exist: the database was restored from an older
+            // state and issued it a second time.
+            Assessment::Rejected(InvalidGrant::Reuse)
+        }
+        Ordering::Greater if !policy.accept_ahead_of_database => {
+            Assessment::Rejected(InvalidGrant::Unknown)
+        }
+        _ if lacks_key => Assessment::Rejected(InvalidGrant::Reuse),
+        Ordering::Equal => Assessment::Current,
+        Ordering::Greater => Assessment::AheadOfDatabase,
+    }
+}
+
+/// Decides about a token that is not the current one any more.
+fn assess_superseded(
+    token: &RefreshToken,
+    key: PresentedKey<'_>,
+    session: &Session,
+    policy: &Policy,
+    now: Timestamp,
+) -> Assessment {
+    let (Some(reuse), Some(previous)) = (policy.reuse, &session.previous) else {
+        return Assessment::Rejected(InvalidGrant::Reuse);
+    };
+    let is_previous = token.generation.checked_add(1) == Some(session.generation)
+        && token.secret.digest().matches(previous.digest.as_bytes());
+    let same_key = is_previous && key.is_of_rotation(token, previous);
+    if reuse.same_key_only && session.has_used_idempotency_key && !same_key {
+        return Assessment::Rejected(InvalidGrant::Reuse);
+    }
+    let mut until = previous.rotated_at.after(reuse.grace_period);
+    if same_key {
+        until = until.max(previous.rotated_at.after(reuse.recovery_window));
+    }
+    if until < now {
+        return Assessment::Rejected(InvalidGrant::Reuse);
+    }
+    if is_previous && previous.successor_salt.is_some() {
+        return Assessment::Reissue { until };
+    }
+    // A recent rotation, which may be a thief's, excuses only tokens that were current
+    // within the last grace periods.
+    if is_previous || token.generation >= session.oldest_recent_generation {
+        Assessment::Rejected(InvalidGrant::Superseded)
+    } else {
+        Assessment::Rejected(InvalidGrant::Reuse)
+    }
+}

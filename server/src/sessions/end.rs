@@ -1,0 +1,75 @@
+//! The end of sessions.
+
+use diesel::{Connection, QueryResult};
+
+use super::{Context, EndReason, EventKind};
+use crate::clock::Timestamp;
+use crate::ids::{SessionId, UserId};
+use crate::store::events::{self, Event};
+use crate::store::revocations::{self, Revocation};
+use crate::store::{self, Conn};
+
+/// The revocation of all sessions of a user.
+pub struct Revoked {
+    /// How many sessions ended.
+    pub ended: usize,
+    /// The sessions to publish: those, and others that a concurrent request has just
+    /// ended and may not have published yet.
+    pub to_publish: Vec<SessionId>,
+}
+
+/// Ends a session at the request of its user. Returns `false` if it had ended or never
+/// existed. An expired session ends as well, because a clock may be set back.
+pub fn revoke(conn: &mut Conn, session: SessionId, cx: &Context<'_>) -> QueryResult<bool> {
+    conn.transaction(|conn| {
+        let user = end(conn, session, EndReason::LoggedOut, cx)?;
+        if user.is_some() {
+            let event = Event { user, ..cx.event(EventKind::LoggedOut, session) };
+            events::insert(conn, &event)?;
+        }
+        Ok(user.is_some())
+    })
+}
+
+/// Ends all live sessions of a user except `keep`.
+pub fn revoke_all(
+    conn: &mut Conn,
+    user: UserId,
+    keep: Option<SessionId>,
+    cx: &Context<'_>,
+) -> QueryResult<Revoked> {
+    conn.write(|conn| {
+        let reason = EndReason::LoggedOut.as_str();
+        let ended = store::sessions::end_all(conn, user, keep, reason, cx.now)?;
+        for ((session, access_expires_at), n) in ended.iter().copied().zip(0..) {
+            record_revocation(conn, session, access_expires_at)?;
+            let cx = Context { event: cx.event.offset(n), ..*cx };
+            let event = Event { user: Some(user), ..cx.event(EventKind::LoggedOut, session) };
+            events::insert(conn, &event)?;
+        }
+        Ok(Revoked { ended: ended.len(), to_publish: revocations::for_user(conn, user)? })
+    })
+}
+
+/// Ends a session and records its revocation. Returns its user, or `None` if it had
+/// ended already.
+pub(super) fn end(
+    conn: &mut Conn,
+    session: SessionId,
+    reason: EndReason,
+    cx: &Context<'_>,
+) -> QueryResult<Option<UserId>> {
+    let ended = store::sessions::end(conn, session, reason.as_str(), cx.now)?;
+    let Some((user, access_expires_at)) = ended else { return Ok(None) };
+    record_revocation(conn, session, access_expires_at)?;
+    Ok(Some(user))
+}
+
+/// Records that a session is revoked, until its last access token has expired.
+pub(super) fn record_revocation(
+    conn: &mut Conn,
+    session: SessionId,
+    access_expires_at: Timestamp,
+) -> QueryResult<()> {
+    revocations::insert(conn, &Revocation { session_id: session, access_expires_at })
+}

@@ -1,0 +1,39 @@
+//! The end of many sessions at once, by an operator.
+
+use diesel::QueryResult;
+
+use super::end::record_revocation;
+use super::{Context, EndReason, EventKind};
+use crate::store::events::{self, Event};
+use crate::store::sessions::Selection;
+use crate::store::{self, Conn};
+
+/// Ends the selected sessions in batches, each session with a revocation that all
+/// servers publish and an entry of the audit log. Returns how many. After an error the
+/// sessions of earlier batches have ended.
+pub fn end_selected(
+    conn: &mut Conn,
+    selection: &Selection,
+    cx: &Context<'_>,
+) -> QueryResult<usize> {
+    let mut after = None;
+    let mut count = 0;
+    loop {
+        let ended = conn.write(|conn| {
+            let reason = EndReason::LoggedOut.as_str();
+            let ended = store::sessions::end_next(conn, selection, after, reason, cx.now)?;
+            for ((session, user, access_expires_at), n) in ended.iter().copied().zip(count..) {
+                record_revocation(conn, session, access_expires_at)?;
+                let cx = Context { event: cx.event.offset(n), ..*cx };
+                let event = Event { user: Some(user), ..cx.event(EventKind::LoggedOut, session) };
+                events::insert(conn, &event)?;
+            }
+            Ok(ended)
+        })?;
+        count += ended.len() as u128;
+        match ended.last() {
+            Some((last, ..)) => after = Some(*last),
+            None => return Ok(usize::try_from(count).unwrap_or(usize::MAX)),
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! The deletion of salts and sessions that are not needed any more.
+
+use diesel::QueryResult;
+
+use super::Policy;
+use crate::clock::Timestamp;
+use crate::ids::SessionId;
+use crate::store::sessions::{SweepAction, SweepCandidate, SweepReport};
+use crate::store::{self, Conn};
+
+/// Clears the unneeded salts and deletes the expired rows among the `limit` sessions
+/// after `after`.
+pub fn sweep(
+    conn: &mut Conn,
+    after: Option<SessionId>,
+    limit: i64,
+    policy: &Policy,
+    now: Timestamp,
+) -> QueryResult<SweepReport> {
+    let action = |candidate: &SweepCandidate| retention_action(candidate, policy, now);
+    store::sessions::sweep(conn, after, limit, action)
+}
+
+fn retention_action(candidate: &SweepCandidate, policy: &Policy, now: Timestamp) -> SweepAction {
+    let expires_at = candidate.idle_expires_at.min(candidate.expires_at);
+    let over_at = candidate.ended_at.map_or(expires_at, |ended_at| ended_at.min(expires_at));
+    if over_at.after(policy.retention) <= now {
+        return SweepAction::Delete;
+    }
+    let rotated_at = candidate.rotated_at.unwrap_or(now);
+    let salt_expires_at = rotated_at.after(policy.salt_lifetime(candidate.has_idempotency_key));
+    if candidate.has_salt && (over_at <= now || salt_expires_at < now) {
+        SweepAction::ClearSalt
+    } else {
+        SweepAction::Keep
+    }
+}
+
+/// Clears the salts of those of `sessions` whose grace period is over. A session that
+/// was rotated with an idempotency key keeps its salt for the recovery window.
+pub fn clear_salts(
+    conn: &mut Conn,
+    sessions: &[SessionId],
+    policy: &Policy,
+    now: Timestamp,
+) -> QueryResult<usize> {
+    store::sessions::clear_salts(conn, sessions, now.before(policy.salt_lifetime(false)))
+}
