@@ -1,36 +1,37 @@
-//! What an application may want to know of while its requests go on.
+//! Events for an application.
 
 use std::time::{Duration, Instant};
 
 use matchbook_shared::Reason;
 
-/// Something that happened to a [`crate::Credentials`]. None shows a token.
+/// An event of [`Credentials`](crate::Credentials), reported to
+/// [`on_event`](crate::CredentialsBuilder::on_event). No event shows a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// A request went out, and an answer came or did not.
+    /// A request was sent, and its response or its failure has arrived.
     Exchange {
         /// The method.
         method: String,
         /// The path of the URL, without the query.
         path: String,
-        /// The status of the answer; `None` where there was none.
+        /// The status of the response; `None` if there is no response.
         status: Option<u16>,
         /// When the request was sent.
         began: Instant,
-        /// How long it took until the head of the answer was there.
+        /// The time until the head of the response arrived.
         took: Duration,
     },
-    /// The tokens of a new sign-in are held.
+    /// A login has installed tokens.
     LoggedIn,
     /// The tokens were refreshed.
     Refreshed {
-        /// How often, since the sign-in.
+        /// The number of refreshes since the login.
         count: u64,
     },
-    /// A request is sent again: after a refresh, after a refresh that failed for
-    /// the moment, or on a new connection in place of a kept one that was dead.
+    /// A request is sent again: after a refresh, after a transient failure of a refresh, or
+    /// because its kept connection was dead.
     Retried,
-    /// The session is over and its tokens are erased; why, where the server said.
+    /// The session has ended and the tokens are erased. The server may have given a reason.
     LoggedOut(Option<Reason>),
 }

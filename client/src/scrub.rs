@@ -1,20 +1,19 @@
-//! What a server says, fit to be shown: without secrets, control characters, or
-//! more than a sentence or two.
+//! Makes a text of a server safe to show: without secrets and control characters, and short.
 
-/// The most characters that are shown.
+/// The longest result, in characters.
 const MAX_SHOWN: usize = 200;
 
-/// The most bytes that are looked at.
+/// The longest input, in bytes. The rest is ignored.
 const MAX_READ: usize = 4096;
 
-/// A part of a secret of this many bytes is not shown either.
+/// The length of a part of a secret that is hidden too, in bytes.
 const PART: usize = 12;
 
-/// Stands for a secret.
+/// Replaces a secret.
 const REDACTED: &str = "[redacted]";
 
-/// Returns `text` without `secrets`, in whichever encoding it quotes them, without
-/// control characters, and cut to 200 characters.
+/// Returns `text` without `secrets` in any encoding and without control characters, truncated
+/// to 200 characters.
 pub(crate) fn scrub(text: &str, secrets: &[&str]) -> String {
     let mut end = text.len().min(MAX_READ);
     while !text.is_char_boundary(end) {
@@ -48,8 +47,8 @@ pub(crate) fn scrub(text: &str, secrets: &[&str]) -> String {
     shown
 }
 
-/// A secret as text quotes it: as it is, percent-encoded (in a form or a URL, with
-/// digits of either case), and as a string of JSON.
+/// Returns the encodings of a secret in a text: plain, percent-encoded (as in a form or a URL,
+/// with digits of either case), and as a JSON string.
 fn encodings(secret: &str) -> Vec<String> {
     let form = serde_urlencoded::to_string([("", secret)]).unwrap_or_default();
     let form = form.trim_start_matches('=').to_owned();
@@ -58,7 +57,7 @@ fn encodings(secret: &str) -> Vec<String> {
     vec![secret.to_owned(), form.to_lowercase(), url.to_lowercase(), form, url, json]
 }
 
-/// Marks every part of `secret` in `text` that is long enough to be of use.
+/// Marks each part of `secret` in `text` that is long enough to help an attacker.
 fn hide(text: &str, secret: &str, hidden: &mut [bool]) {
     let length = secret.len().min(PART);
     if length == 0 {
@@ -97,11 +96,11 @@ mod tests {
                 assert!(!shown.contains(part), "{text}: {shown}");
             }
         }
-        assert_eq!(scrub("nothing of it", &[SECRET, ""]), "nothing of it");
+        assert_eq!(scrub("no secret here", &[SECRET, ""]), "no secret here");
     }
 
     #[test]
-    fn control_characters_are_not_shown_nor_more_than_a_sentence() {
+    fn control_characters_are_removed_and_long_texts_truncated() {
         assert_eq!(scrub("\x1b[31mred\r\n\x07bell\u{9b}2J", &[]), " [31mred bell 2J");
         let long = scrub(&"é".repeat(10_000), &[]);
         assert_eq!(long.chars().count(), MAX_SHOWN + 1);

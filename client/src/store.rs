@@ -1,4 +1,4 @@
-//! Where tokens outlive the process.
+//! Stores for tokens that outlive the process.
 
 mod file;
 
@@ -37,46 +37,45 @@ pub struct StoredTokens {
     pub login_id: String,
 }
 
-/// No token is shown.
+/// Shows no token.
 impl fmt::Debug for StoredTokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StoredTokens").field("generation", &self.generation).finish_non_exhaustive()
     }
 }
 
-/// Until it is dropped, nobody else has the lock that it stands for.
+/// Holds the lock of a store until it is dropped.
 pub type StoreGuard = Box<dyn Send>;
 
-/// Keeps the tokens of one sign-in for several processes, or for the next one.
+/// Keeps the tokens of one login for several processes, or for the next process.
 ///
-/// What an implementation has to hold, or honest users are logged out:
+/// An implementation that breaks one of these rules logs users out:
 ///
-/// * [`lock`](Self::lock) excludes everybody else who uses the same store, in any
-///   process, and is set free when its owner dies.
-/// * [`read`](Self::read) returns what was written last, whole. It is also called
-///   without the lock.
-/// * [`write`](Self::write) replaces all or nothing, and has reached what survives
-///   a crash when it returns. It is only called under the lock.
+/// * [`lock`](Self::lock) excludes all other users of the store, in every process. The lock is
+///   released when its process dies.
+/// * [`read`](Self::read) returns what was written last, whole. It is also called without the
+///   lock.
+/// * [`write`](Self::write) replaces everything or nothing. When it returns, the tokens survive
+///   a crash. It is called under the lock only.
 ///
-/// All of them may block: they are called on threads made for that.
+/// All methods may block: they are called on threads for blocking calls.
 pub trait TokenStore: Send + Sync + 'static {
-    /// Takes the lock, or gives up after `timeout`.
+    /// Takes the lock, and waits for at most `timeout`.
     ///
     /// # Errors
-    /// [`io::ErrorKind::WouldBlock`] when others had it all the time; others
-    /// when it cannot be had at all.
+    /// [`io::ErrorKind::WouldBlock`] if another user held the lock for the whole `timeout`;
+    /// other kinds if the lock cannot be used.
     fn lock(&self, timeout: Duration) -> io::Result<StoreGuard>;
 
-    /// What is kept, if anything.
+    /// Returns the stored tokens, or `None` if the store is empty.
     ///
     /// # Errors
-    /// When it cannot be read. "Nothing is kept" is no error, and an error does
-    /// not log anybody out.
+    /// Any kind if the store cannot be read. An error does not log the user out.
     fn read(&self) -> io::Result<Option<StoredTokens>>;
 
-    /// Keeps `tokens` in place of what was there; with `None`, nothing.
+    /// Replaces the stored tokens; `None` deletes them.
     ///
     /// # Errors
-    /// When they are not kept for certain.
+    /// Any kind if the tokens may not survive a crash.
     fn write(&self, tokens: Option<&StoredTokens>) -> io::Result<()>;
 }

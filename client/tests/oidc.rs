@@ -1,6 +1,6 @@
-//! The OAuth mode against a server that others wrote: oidc-provider for Node.js.
+//! The OAuth mode against a third-party server: oidc-provider for Node.js.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![expect(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use matchbook_client::{Client, Credentials, Error, OAuth, RootCerts, Server, TokenResponse};
 use serde_json::Value;
 
-/// The provider as a process. It is killed when this is dropped.
+/// The process of the provider. Dropping it kills the process.
 struct Provider {
     child: Child,
     said: Value,
@@ -19,7 +19,7 @@ struct Provider {
 
 impl Drop for Provider {
     fn drop(&mut self) {
-        // It may have ended.
+        // The process may have ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -64,8 +64,8 @@ impl Provider {
             .unwrap()
     }
 
-    /// A session with nothing but a refresh token.
-    async fn sign_in(&self, index: usize) -> Client {
+    /// Returns a client with a refresh token and an invalid access token.
+    async fn log_in(&self, index: usize) -> Client {
         let server = self.server(Some(self.text("clientSecret")));
         let client = Client::new(&server, Credentials::default());
         client.log_in_with(self.tokens(index)).await.unwrap();
@@ -78,44 +78,50 @@ impl Provider {
     }
 }
 
-/// Whom the provider takes the session for.
+/// Returns the user that the provider reports.
 async fn subject(client: &Client) -> Result<String, Error> {
     let mut response = client.get("/me").send().await?;
     let body: Value = response.json().await.unwrap();
     Ok(body["sub"].as_str().unwrap_or_default().to_owned())
 }
 
-#[actix_rt::test]
-#[ignore = "needs Node.js and npm"]
-async fn with_node_a_provider_that_rotates_refreshes_us_until_the_session_is_revoked() {
-    let provider = Provider::start();
+/// Tests that need Node.js. `scripts/test` leaves out this module without it.
+mod with_node {
+    use super::*;
 
-    // The first token is refused, so it refreshes; the second is good.
-    let alice = provider.sign_in(0).await;
-    assert_eq!(subject(&alice).await.as_deref(), Ok("alice"));
-    assert_eq!(alice.credentials().status().unwrap().refreshes, 1);
-    assert_eq!(alice.credentials().status().unwrap().lifetime, Some(Duration::from_secs(60)));
-    // The refresh token of the first refresh is another, and good.
-    alice.refresh().await.unwrap();
-    assert_eq!(subject(&alice).await.as_deref(), Ok("alice"));
-    assert_eq!(alice.credentials().status().unwrap().refreshes, 2);
+    #[actix_rt::test]
+    #[ignore = "needs Node.js and npm"]
+    async fn a_rotating_oidc_provider_refreshes_until_the_session_is_revoked() {
+        let provider = Provider::start();
 
-    // The provider ends a session whose traded refresh token is shown again.
-    let thief = provider.sign_in(0).await;
-    assert_eq!(subject(&thief).await, Err(Error::LoggedOut(None)));
-    assert_eq!(alice.refresh().await, Err(Error::LoggedOut(None)));
-    assert!(!alice.credentials().is_logged_in());
+        // The first access token is rejected and refreshed; the second is valid.
+        let alice = provider.log_in(0).await;
+        assert_eq!(subject(&alice).await.as_deref(), Ok("alice"));
+        assert_eq!(alice.credentials().status().unwrap().refreshes, 1);
+        assert_eq!(alice.credentials().status().unwrap().lifetime, Some(Duration::from_secs(60)));
+        // The rotated refresh token is valid.
+        alice.refresh().await.unwrap();
+        assert_eq!(subject(&alice).await.as_deref(), Ok("alice"));
+        assert_eq!(alice.credentials().status().unwrap().refreshes, 2);
 
-    // One that we revoke is over for whoever else holds it.
-    let (bob, elsewhere) = (provider.sign_in(1).await, provider.sign_in(1).await);
-    bob.log_out().await.unwrap();
-    assert_eq!(elsewhere.refresh().await, Err(Error::LoggedOut(None)));
-    assert!(!elsewhere.credentials().is_logged_in());
+        // The provider ends a session whose rotated refresh token is reused.
+        let thief = provider.log_in(0).await;
+        assert_eq!(subject(&thief).await, Err(Error::LoggedOut(None)));
+        assert_eq!(alice.refresh().await, Err(Error::LoggedOut(None)));
+        assert!(!alice.credentials().is_logged_in());
 
-    // A wrong secret is the application's mistake, and no logout.
-    let mistaken = Client::new(&provider.server(Some("wrong".into())), Credentials::default());
-    mistaken.log_in_with(provider.tokens(1)).await.unwrap();
-    let error = mistaken.refresh().await.unwrap_err();
-    assert!(matches!(error, Error::UnexpectedResponse(_)), "{error:?}");
-    assert!(mistaken.credentials().is_logged_in());
+        // A revoked session has ended for each holder of its tokens.
+        let bob = provider.log_in(1).await;
+        let elsewhere = provider.log_in(1).await;
+        bob.log_out().await.unwrap();
+        assert_eq!(elsewhere.refresh().await, Err(Error::LoggedOut(None)));
+        assert!(!elsewhere.credentials().is_logged_in());
+
+        // A wrong client secret is an error of the application and ends no session.
+        let mistaken = Client::new(&provider.server(Some("wrong".into())), Credentials::default());
+        mistaken.log_in_with(provider.tokens(1)).await.unwrap();
+        let error = mistaken.refresh().await.unwrap_err();
+        assert!(matches!(error, Error::UnexpectedResponse(_)), "{error:?}");
+        assert!(mistaken.credentials().is_logged_in());
+    }
 }

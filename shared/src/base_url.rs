@@ -1,40 +1,40 @@
-//! The check that every URL of a setting passes, whole.
+//! Strict parsing of the URLs in settings.
 
 use url::{ParseError, Url};
 
-/// Why a text is not the URL of a server. It completes "the URL …" and quotes
-/// nothing of the text, which may hold a password.
+/// Why a URL is rejected. The message completes "the URL …" and does not quote the URL, which
+/// may have a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UrlError {
-    /// The scheme is missing, or another one.
+    /// The scheme is missing, or neither `https` nor `http`.
     #[error("must begin with `https://` or `http://`")]
     Scheme,
-    /// A character that no URL has, and that parsers treat differently.
+    /// A character that is invalid in a URL, and that parsers treat differently.
     #[error("must not contain spaces, control characters or backslashes")]
     Character,
-    /// A user name or a password.
+    /// The URL has a user name or a password.
     #[error("must not contain a user name or a password")]
     UserInfo,
-    /// A query or a fragment.
+    /// The URL has a query or a fragment.
     #[error("must have no query and no fragment")]
     Query,
-    /// A port that is empty, 0, too large or no number.
+    /// The port is empty, 0, too large or not a number.
     #[error("must have a port from 1 to 65535, or none")]
     Port,
-    /// An IPv6 address with a zone identifier.
+    /// The host is an IPv6 address with a zone identifier.
     #[error("must not contain a zone identifier: use a host name, or an address without one")]
     Zone,
-    /// The host is missing, or is no name and no address.
+    /// The host is missing, or is neither a valid name nor an address.
     #[error("must have a valid host: {0}")]
     Host(ParseError),
 }
 
-/// Parses the URL of a server, to put paths after: `https` or `http`, a host, and
-/// a port and path where wanted. The parser alone would take far more.
+/// Parses the base URL of a server: `https` or `http`, a host, and optionally a port and a path.
+/// The parser of [`Url`] alone accepts and corrects more.
 ///
 /// # Errors
-/// The first thing that is wrong with it.
+/// The first violation found.
 pub fn base_url(text: &str) -> Result<Url, UrlError> {
     if text.contains(['?', '#']) {
         return Err(UrlError::Query);
@@ -42,16 +42,16 @@ pub fn base_url(text: &str) -> Result<Url, UrlError> {
     web_url(text)
 }
 
-/// Parses a whole URL of a resource on a server, which may have a query.
+/// Parses the URL of a resource, which may have a query. Otherwise like [`base_url`].
 ///
 /// # Errors
-/// The first thing that is wrong with it.
+/// The first violation found.
 pub fn web_url(text: &str) -> Result<Url, UrlError> {
     let (scheme, rest) = text.split_once("://").ok_or(UrlError::Scheme)?;
     if !scheme.eq_ignore_ascii_case("https") && !scheme.eq_ignore_ascii_case("http") {
         return Err(UrlError::Scheme);
     }
-    // The parser drops some of these, and takes a backslash for a slash.
+    // The parser drops some of these, and reads a backslash as a slash.
     if text.contains(|c: char| c == '\\' || c.is_whitespace() || c.is_control()) {
         return Err(UrlError::Character);
     }
@@ -69,7 +69,7 @@ pub fn web_url(text: &str) -> Result<Url, UrlError> {
     if authority.starts_with('[') && authority.contains('%') {
         return Err(UrlError::Zone);
     }
-    // The parser takes an empty port for the default one.
+    // The parser reads an empty port as the default one.
     if authority.ends_with(':') {
         return Err(UrlError::Port);
     }
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_base_url_is_checked_whole() {
+    fn an_invalid_base_url_is_rejected() {
         for (text, error) in [
             ("https://auth.example.com:99999", UrlError::Port),
             ("https://auth.example.com:65536", UrlError::Port),
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_base_url_is_read_as_browsers_read_it() {
+    fn a_base_url_is_parsed_like_in_a_browser() {
         for (text, host, port) in [
             ("https://auth.example.com", "auth.example.com", 443),
             ("http://auth.example.com/some/path/", "auth.example.com", 80),
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn the_url_of_a_resource_may_have_a_query_and_nothing_else_more() {
+    fn the_url_of_a_resource_may_have_a_query() {
         assert!(web_url("https://api.example.com/a?b=c&d=e@f").is_ok());
         for text in ["https://a.example/b?c#d", "https://u@a.example/?b", "https://a.example:?b"] {
             assert!(web_url(text).is_err(), "{text}");

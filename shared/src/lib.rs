@@ -1,8 +1,7 @@
-//! What travels between Matchbook's server and its clients: the request and
-//! response types, once, for both sides.
+//! The request and response types of Matchbook's HTTP API, shared by server and clients.
 //!
-//! JSON names are camelCase. Types that carry a token have no `Debug`, so that
-//! none can reach a log by accident.
+//! JSON names are camelCase, and part of the API: never change them. Types with a token do not
+//! implement `Debug`, so that no token can reach a log by accident.
 
 #[cfg(feature = "base-url")]
 mod base_url;
@@ -16,9 +15,8 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// The header that every response of the server has, with the value
-/// [`SERVER_MARK_VALUE`]. A response without it is from something in between: a
-/// gateway, a proxy, or the page of a network that wants a log-in of its own.
+/// The header of every response of the server, with the value [`SERVER_MARK_VALUE`]. Never
+/// change it: a response without it is that of a gateway, a proxy, or a network's login page.
 pub const SERVER_MARK: &str = "matchbook-server";
 
 /// The value of [`SERVER_MARK`].
@@ -28,118 +26,118 @@ pub const SERVER_MARK_VALUE: &str = "1";
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GuestLoginQuery {
-    /// The guest id that `GET /register` answered: a ticket for one sign-in.
+    /// The guest id from `GET /register`, valid for one login.
     pub user_id: Option<String>,
 }
 
 /// The form of `POST /refresh`.
 #[derive(Serialize, Deserialize)]
 pub struct RefreshRequest {
-    /// The refresh token, sent back unread.
+    /// The refresh token, which a client does not parse.
     pub refresh_token: Option<String>,
 }
 
-/// What `GET /token` and `POST /refresh` grant.
+/// The response of `GET /token` and `POST /refresh`.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TokenResponse {
-    /// The access token: a JWT to send as `Authorization: Bearer …`.
+    /// The access token, a JWT to send as `Authorization: Bearer …` (RFC 6750 §2.1).
     pub token: String,
-    /// The refresh token: opaque, replaced by a new one at each refresh.
+    /// The refresh token. Each refresh replaces it.
     pub refresh_token: String,
-    /// How long the access token lives, in seconds from when it was issued.
+    /// The lifetime of the access token in seconds, counted from when it was issued.
     pub expires_in: u64,
 }
 
-/// What `GET /user` answers to a good access token.
+/// The response of `GET /user` to a valid access token.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UserInfo {
-    /// Whose access token it was.
+    /// The user of the access token.
     pub user_id: Uuid,
-    /// The server's time when it answered.
+    /// The server's time of the response.
     #[serde(with = "time::serde::rfc3339")]
     pub now: OffsetDateTime,
-    /// When the access token ends.
+    /// When the access token expires.
     #[serde(with = "time::serde::rfc3339")]
     pub expires_at: OffsetDateTime,
 }
 
-/// A session of mine, in the answer of `GET /sessions`: one sign-in on one device.
+/// A session of the user in the response of `GET /sessions`: one login on one device.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionInfo {
-    /// Its id, for `DELETE /sessions/{id}`.
+    /// The id for `DELETE /sessions/{id}`.
     pub id: Uuid,
-    /// Whether it is the one that asks.
+    /// Whether the request belongs to this session.
     pub current: bool,
-    /// When it was opened.
+    /// When the user logged in.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
-    /// When it was opened or refreshed last.
+    /// The time of the login or of the last refresh.
     #[serde(with = "time::serde::rfc3339")]
     pub last_used_at: OffsetDateTime,
-    /// When it ends unless it is refreshed before.
+    /// When the session expires unless it is refreshed.
     #[serde(with = "time::serde::rfc3339")]
     pub expires_at: OffsetDateTime,
-    /// The address that opened or refreshed it last.
+    /// The IP address of the login or of the last refresh.
     pub ip: Option<IpAddr>,
-    /// The `User-Agent` that opened or refreshed it last.
+    /// The `User-Agent` of the login or of the last refresh.
     pub user_agent: Option<String>,
 }
 
-/// The query of `DELETE /sessions`. What is misspelt must not end more than was
-/// meant.
+/// The query of `DELETE /sessions`. Unknown parameters are rejected: a misspelt one must not
+/// end more sessions than intended.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RevokeSessionsQuery {
-    /// `current`: the session that asks goes on.
+    /// `current` keeps the session of the request.
     pub keep: Option<String>,
 }
 
-/// What `DELETE /sessions` answers.
+/// The response of `DELETE /sessions`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct RevokedSessions {
-    /// How many sessions ended with this.
+    /// The number of sessions that this request ended.
     pub ended: usize,
 }
 
-/// The body of every refusal.
+/// The body of every error response.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
-    /// What is wrong: a code of RFC 6749 §5.2 or RFC 6750 §3.1 where one fits.
+    /// A stable code: one of RFC 6749 §5.2 or RFC 6750 §3.1 if one fits.
     pub error: String,
-    /// What to do about it, for a person.
+    /// The error and its remedy, for a human.
     pub message: String,
-    /// Why a genuine refresh token is no longer good.
+    /// Why a genuine refresh token is rejected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
 }
 
-/// Why a refresh token that this server did issue is refused.
+/// Why a refresh token that this server issued is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Reason {
-    /// The session was not refreshed for its idle lifetime.
+    /// The session was not refreshed within its idle lifetime.
     ExpiredIdle,
-    /// The session reached the end that no refresh extends.
+    /// The session reached its absolute lifetime, which no refresh extends.
     ExpiredAbsolute,
-    /// The session was ended by its user.
+    /// The user ended the session.
     LoggedOut,
-    /// The token had been rotated before: somebody holds a copy.
+    /// The token was rotated before, so a copy of it exists.
     Reuse,
-    /// A newer token was granted a moment ago; the session goes on with it.
+    /// A newer token was issued a moment ago; the session continues with it.
     Superseded,
-    /// The server has no such session (any more).
+    /// The server does not have the session, or has deleted it.
     Unknown,
-    /// Another reason, or one that this version does not know.
+    /// Another reason, such as one of a newer server.
     #[serde(other)]
     Other,
 }
 
 impl Reason {
-    /// As it travels.
+    /// Returns the JSON name.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -154,40 +152,40 @@ impl Reason {
     }
 }
 
-/// What `GET /health/ready` answers.
+/// The response of `GET /health/ready`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Readiness {
-    /// The whole: the worst that the parts amount to.
+    /// The state of the server, from those of its parts.
     pub status: ServerStatus,
-    /// The database: without it nothing can be granted.
+    /// The database. Without it no token can be issued.
     pub database: Health,
-    /// Redis, when the server is configured to use it.
+    /// Redis, if the server is configured to use it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redis: Option<Health>,
-    /// What is wrong, for a person.
+    /// The problems, for a human.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
 }
 
-/// Whether the server can do its work.
+/// Whether the server can serve requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ServerStatus {
-    /// Everything answers.
+    /// All parts respond.
     Ready,
-    /// Slower than usual, and correct.
+    /// The server is slower than usual, and correct.
     Degraded,
-    /// A part is away without which nothing can be granted.
+    /// A required part does not respond.
     Unavailable,
 }
 
-/// Whether a part answers.
+/// Whether a part responds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
-    /// It answered.
+    /// The part responded.
     Up,
-    /// It did not.
+    /// The part did not respond.
     Down,
 }
 
@@ -196,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_travel_under_the_names_of_the_article() {
+    fn a_token_response_has_the_documented_json_names() {
         let tokens = TokenResponse { token: "t".into(), refresh_token: "r".into(), expires_in: 60 };
         assert_eq!(
             serde_json::to_string(&tokens).unwrap(),
@@ -205,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_is_spelled_one_way() {
+    fn a_reason_serializes_as_its_name() {
         use Reason::{ExpiredAbsolute, ExpiredIdle, LoggedOut, Other, Reuse, Superseded, Unknown};
         for reason in [ExpiredIdle, ExpiredAbsolute, LoggedOut, Reuse, Superseded, Unknown, Other] {
             assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
@@ -213,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_that_is_not_known_yet_does_not_break_an_old_client() {
+    fn an_unknown_reason_deserializes_as_other() {
         let body = r#"{"error":"invalid_grant","message":"…","reason":"from_the_future"}"#;
         let body: ErrorBody = serde_json::from_str(body).unwrap();
         assert_eq!(body.reason, Some(Reason::Other));

@@ -10,14 +10,11 @@ use std::time::{Duration, Instant};
 
 use actix_rt::System;
 use matchbook_client::{Client, Credentials, FileStore, RootCerts, Server};
-use matchbook_testkit::{ProcessBuilder, TestEnv};
+use matchbook_testkit::{ProcessBuilder, Reaction, ScriptedServer, TestEnv};
 use uuid::Uuid;
 
-#[expect(dead_code, reason = "the rules need more of it")]
-#[path = "../../tests/rules/script.rs"]
-mod script;
-
-use script::{Act, Script};
+/// The longest wait for an expected event, also on a busy machine.
+const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How many processes there are at once.
 const PROCESSES: usize = 8;
@@ -35,6 +32,11 @@ fn rounds(few: usize) -> usize {
 fn any(below: Duration) -> Duration {
     let dice = u32::try_from(Uuid::new_v4().as_u128() % 10_000).unwrap();
     below * dice / 10_000
+}
+
+/// The settings of the client for a scripted server.
+fn server_at(script: &ScriptedServer) -> Server {
+    Server::new(script.origin(), &RootCerts::System, Duration::from_secs(10)).unwrap()
 }
 
 /// The commands of the client on one file of tokens.
@@ -81,7 +83,7 @@ impl Commands {
             if code != Some(TRANSIENT) {
                 return (code, said);
             }
-            assert!(began.elapsed() < script::PATIENCE, "it never works again: {said}");
+            assert!(began.elapsed() < TEST_TIMEOUT, "it never works again: {said}");
             thread::sleep(Duration::from_millis(50));
         }
     }
@@ -185,12 +187,12 @@ fn processes_that_are_killed_lose_no_session_where_only_the_key_may_repeat_a_ref
 }
 
 /// A strict server, and the commands on a file of tokens of it.
-fn scripted() -> (Script, tempfile::TempDir, PathBuf, Commands) {
-    let (script, folder) = (Script::start(), tempfile::tempdir().unwrap());
+fn scripted() -> (ScriptedServer, tempfile::TempDir, PathBuf, Commands) {
+    let (script, folder) = (ScriptedServer::start(), tempfile::tempdir().unwrap());
     let file = folder.path().join("tokens");
     System::new().block_on(async {
-        let session = Client::new(&script.server(), on_file(&file));
-        session.log_in_with(script.sign_in()).await.unwrap();
+        let session = Client::new(&server_at(&script), on_file(&file));
+        session.log_in_with(script.log_in()).await.unwrap();
     });
     let commands = Commands::new(folder.path(), script.origin(), "", &file);
     (script, folder, file, commands)
@@ -201,19 +203,19 @@ fn a_process_killed_while_it_awaits_its_grant_leaves_the_next_one_to_get_it() {
     let (script, _folder, _file, commands) = scripted();
     for round in 1..=rounds(10) {
         script.expire();
-        script.on("/refresh", [Act::Do.held()]);
+        script.on("/refresh", [Reaction::Serve.held()]);
         let process = commands.begin();
-        System::new().block_on(script.until_asked("/refresh", 2 * round - 1));
+        System::new().block_on(script.until_received("/refresh", 2 * round - 1));
         drop(process);
         // The server acts after the death of who asked.
         script.release();
         let (code, said) = commands.complete_in_the_end();
         assert_eq!(code, Some(0), "{said}");
-        let asked = script.asked("/refresh");
-        assert_eq!(asked.len(), 2 * round, "one who was killed, one who got it");
-        assert!(asked[2 * round - 2].key().is_some());
-        assert_eq!(asked[2 * round - 2].key(), asked[2 * round - 1].key());
-        assert_eq!((script.trades(), script.reuses()), (round, 0));
+        let received = script.received("/refresh");
+        assert_eq!(received.len(), 2 * round, "one who was killed, one who got it");
+        assert!(received[2 * round - 2].key().is_some());
+        assert_eq!(received[2 * round - 2].key(), received[2 * round - 1].key());
+        assert_eq!((script.rotations(), script.reuses()), (round, 0));
     }
 }
 
@@ -224,7 +226,7 @@ fn eight_processes_and_their_murderer_get_one_grant_for_each_generation() {
     for round in 1..=rounds(12) {
         script.expire();
         if round % 3 == 0 {
-            script.on("/refresh", [Act::Lose]);
+            script.on("/refresh", [Reaction::DropConnection]);
         }
         let ends = Instant::now() + Duration::from_millis(200);
         let over = || Instant::now() >= ends;
@@ -236,7 +238,7 @@ fn eight_processes_and_their_murderer_get_one_grant_for_each_generation() {
         });
         let (code, said) = commands.complete_in_the_end();
         assert_eq!(code, Some(0), "{said}");
-        assert_eq!((script.trades(), script.reuses()), (round, 0), "one grant, whoever asked");
+        assert_eq!((script.rotations(), script.reuses()), (round, 0), "one grant, whoever asked");
     }
     assert!(killed > 0, "nothing was killed");
 }
@@ -256,11 +258,11 @@ fn left_undone(server: &Server, file: &Path, after: Duration) {
 #[test]
 fn eight_that_use_the_library_and_end_at_any_moment_get_one_grant_for_each_generation() {
     let (script, _folder, file, _commands) = scripted();
-    let server = script.server();
+    let server = server_at(&script);
     for round in 1..=rounds(12) {
         script.expire();
         if round % 3 == 0 {
-            script.on("/refresh", [Act::Lose, Act::Tear]);
+            script.on("/refresh", [Reaction::DropConnection, Reaction::TruncateBody]);
         }
         thread::scope(|scope| {
             for _ in 0..PROCESSES {
@@ -274,7 +276,7 @@ fn eight_that_use_the_library_and_end_at_any_moment_get_one_grant_for_each_gener
                 match session.get("/user").send().await {
                     Ok(response) => break response.status(),
                     Err(matchbook_client::Error::Transient { problem, .. }) => {
-                        assert!(began.elapsed() < script::PATIENCE, "{problem}");
+                        assert!(began.elapsed() < TEST_TIMEOUT, "{problem}");
                         actix_rt::time::sleep(Duration::from_millis(20)).await;
                     }
                     Err(error) => panic!("{error}"),
@@ -282,9 +284,9 @@ fn eight_that_use_the_library_and_end_at_any_moment_get_one_grant_for_each_gener
             };
             assert_eq!(status, 200);
         });
-        assert_eq!((script.trades(), script.reuses()), (round, 0));
-        let asked = script.asked("/refresh");
-        let mut keys: Vec<_> = asked.iter().map(|asked| asked.key().unwrap()).collect();
+        assert_eq!((script.rotations(), script.reuses()), (round, 0));
+        let received = script.received("/refresh");
+        let mut keys: Vec<_> = received.iter().map(|received| received.key().unwrap()).collect();
         keys.sort();
         keys.dedup();
         assert_eq!(keys.len(), round, "one key for each generation");
@@ -293,12 +295,12 @@ fn eight_that_use_the_library_and_end_at_any_moment_get_one_grant_for_each_gener
 
 #[test]
 fn a_process_at_log_level_trace_logs_no_token() {
-    let script = Script::start();
+    let script = ScriptedServer::start();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tokens.json");
     actix_rt::System::new().block_on(async {
         let credential = Credentials::builder().store(FileStore::new(&file)).build();
-        Client::new(&script.server(), credential).log_in_as_guest().await.unwrap();
+        Client::new(&server_at(&script), credential).log_in_as_guest().await.unwrap();
     });
     script.expire();
     let settings = folder.path().join("matchbook-client.toml");
@@ -315,5 +317,5 @@ fn a_process_at_log_level_trace_logs_no_token() {
     assert_eq!(output.status.code(), Some(0), "{log}");
     assert!(log.contains("/refresh"), "it says what it does:\n{log}");
     assert_eq!(script.refreshes(), 1);
-    assert!(!log.contains(script::SECRET), "{log}");
+    assert!(!log.contains(ScriptedServer::SECRET), "{log}");
 }

@@ -1,4 +1,4 @@
-//! Tokens in a file.
+//! A token store in a file.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -10,15 +10,15 @@ use serde::{Deserialize, Serialize};
 
 use super::{StoreGuard, StoredTokens, TokenStore};
 
-/// How often a lock that others have is asked for.
-const POLL: Duration = Duration::from_millis(5);
+/// The interval at which a lock held by another process is tried.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// The layout of the file.
+/// The version of the file format.
 const VERSION: u32 = 1;
 
-/// Tokens in a file that only its owner can read (mode 0600), for any number of
-/// processes on one machine. It is replaced in one step, and a lock file beside it
-/// (`.lock`) makes them take turns.
+/// A token store for the processes of one machine: a file that only its owner can read (mode
+/// 0600). Each write replaces the file atomically. A lock file beside it (`.lock`) serializes
+/// the processes.
 #[derive(Debug, Clone)]
 pub struct FileStore {
     path: PathBuf,
@@ -32,19 +32,20 @@ struct Contents {
 }
 
 impl FileStore {
-    /// The file need not exist, nor its folder.
+    /// Takes the path of the file. The file and its folder are created when necessary.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into() }
     }
 
-    /// The file.
+    /// Returns the path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    fn beside(&self, extension: &str) -> PathBuf {
+    /// Returns the path with `extension` appended.
+    fn sibling(&self, extension: &str) -> PathBuf {
         let mut name = self.path.clone().into_os_string();
         name.push(extension);
         name.into()
@@ -54,62 +55,62 @@ impl FileStore {
         self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
     }
 
-    /// Says which file it is about.
-    fn about(&self, error: &io::Error) -> io::Error {
+    /// Adds the path to an error.
+    fn with_path(&self, error: &io::Error) -> io::Error {
         io::Error::new(error.kind(), format!("{}: {error}", self.path.display()))
     }
 
     fn try_lock(&self, timeout: Duration) -> io::Result<File> {
         create_folder(self.folder())?;
-        self.refuse_what_is_no_file()?;
-        let lock = self.beside(".lock");
-        let file = private().create(true).truncate(false).open(&lock);
-        let file = file.map_err(|error| no_file(&lock).unwrap_or(error))?;
+        self.check_regular_file()?;
+        let lock = self.sibling(".lock");
+        let file = owner_only().create(true).truncate(false).open(&lock);
+        let file = file.map_err(|error| not_regular(&lock).unwrap_or(error))?;
         if !file.metadata()?.is_file() {
-            return Err(no_file(&lock).unwrap_or_else(|| io::ErrorKind::InvalidInput.into()));
+            return Err(not_regular(&lock).unwrap_or_else(|| io::ErrorKind::InvalidInput.into()));
         }
-        let asked = Instant::now();
+        let started_at = Instant::now();
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(file),
                 Err(TryLockError::Error(error)) => return Err(error),
-                Err(TryLockError::WouldBlock) if asked.elapsed() >= timeout => {
+                Err(TryLockError::WouldBlock) if started_at.elapsed() >= timeout => {
                     return Err(io::ErrorKind::WouldBlock.into());
                 }
-                Err(TryLockError::WouldBlock) => thread::sleep(POLL),
+                Err(TryLockError::WouldBlock) => thread::sleep(POLL_INTERVAL),
             }
         }
     }
 
-    /// A folder, a device or a pipe cannot be read like a file nor replaced by
-    /// one, and a link would be replaced itself.
-    fn refuse_what_is_no_file(&self) -> io::Result<()> {
+    /// Rejects anything but a regular file: a folder, a device or a pipe cannot be replaced by
+    /// a file, and replacing a symbolic link would leave its target.
+    fn check_regular_file(&self) -> io::Result<()> {
         match fs::symlink_metadata(&self.path) {
-            Ok(found) if !found.is_file() => Err(refused(found.file_type(), "it")),
+            Ok(found) if !found.is_file() => Err(not_regular_error(found.file_type(), "it")),
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
     }
 
     fn try_read(&self) -> io::Result<Option<StoredTokens>> {
-        self.refuse_what_is_no_file()?;
+        self.check_regular_file()?;
         let mut options = OpenOptions::new();
         let text = match no_links(options.read(true)).open(&self.path) {
             Ok(file) => {
-                refuse_what_others_can_read(&file)?;
+                check_permissions(&file)?;
                 io::read_to_string(file)?
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(no_file(&self.path).unwrap_or(error)),
+            Err(error) => return Err(not_regular(&self.path).unwrap_or(error)),
         };
-        // The parser's own words may quote what is in the file.
+        // The parser's error is not shown: it may quote a token.
         let damaged =
             || io::Error::new(io::ErrorKind::InvalidData, "not a file of tokens: delete it");
         let contents: Contents = serde_json::from_str(&text).map_err(|_| damaged())?;
         if contents.version != VERSION {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
-                format!("made by another version of this program (layout {})", contents.version),
+                format!("written by another version of this program (format {})", contents.version),
             ));
         }
         Ok(Some(contents.tokens))
@@ -118,11 +119,11 @@ impl FileStore {
     fn try_write(&self, tokens: Option<&StoredTokens>) -> io::Result<()> {
         match tokens {
             Some(tokens) => {
-                // Whoever was killed while writing had the lock that is ours now.
-                let draft = self.beside(".new");
+                // This process holds the lock, so a process killed while writing has left the draft.
+                let draft = self.sibling(".new");
                 remove(&draft)?;
                 create_folder(self.folder())?;
-                let mut file = private().create_new(true).open(&draft)?;
+                let mut file = owner_only().create_new(true).open(&draft)?;
                 let contents = Contents { version: VERSION, tokens: tokens.clone() };
                 file.write_all(&serde_json::to_vec(&contents)?)?;
                 file.sync_all()?;
@@ -138,16 +139,16 @@ impl FileStore {
 
 impl TokenStore for FileStore {
     fn lock(&self, timeout: Duration) -> io::Result<StoreGuard> {
-        let locked = self.try_lock(timeout).map_err(|error| self.about(&error))?;
+        let locked = self.try_lock(timeout).map_err(|error| self.with_path(&error))?;
         Ok(Box::new(locked))
     }
 
     fn read(&self) -> io::Result<Option<StoredTokens>> {
-        self.try_read().map_err(|error| self.about(&error))
+        self.try_read().map_err(|error| self.with_path(&error))
     }
 
     fn write(&self, tokens: Option<&StoredTokens>) -> io::Result<()> {
-        self.try_write(tokens).map_err(|error| self.about(&error))
+        self.try_write(tokens).map_err(|error| self.with_path(&error))
     }
 }
 
@@ -158,8 +159,8 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Opens for writing what is for the owner alone when it is created.
-fn private() -> OpenOptions {
+/// Returns options to open a file for writing; a new file gets mode 0600.
+fn owner_only() -> OpenOptions {
     let mut options = OpenOptions::new();
     no_links(options.write(true));
     #[cfg(unix)]
@@ -167,8 +168,8 @@ fn private() -> OpenOptions {
     options
 }
 
-/// Follows no link, which may be put there between the check and the opening, and
-/// does not wait for the other end of a pipe.
+/// Follows no symbolic link, which could appear between the check and the opening, and does
+/// not block on a pipe.
 fn no_links(options: &mut OpenOptions) -> &mut OpenOptions {
     #[cfg(unix)]
     {
@@ -179,14 +180,14 @@ fn no_links(options: &mut OpenOptions) -> &mut OpenOptions {
     options
 }
 
-/// Why `path` cannot be opened, where it is there and not a regular file.
-fn no_file(path: &Path) -> Option<io::Error> {
+/// Returns the error for `path` if it exists and is not a regular file.
+fn not_regular(path: &Path) -> Option<io::Error> {
     let found = fs::symlink_metadata(path).ok().filter(|found| !found.is_file())?;
-    Some(refused(found.file_type(), &path.display().to_string()))
+    Some(not_regular_error(found.file_type(), &path.display().to_string()))
 }
 
-/// Names what is in the place of a regular file, and what to do about it.
-fn refused(found: fs::FileType, name: &str) -> io::Error {
+/// Names the kind of file, and the remedy.
+fn not_regular_error(found: fs::FileType, name: &str) -> io::Error {
     let problem = if found.is_symlink() {
         format!("{name} is a symbolic link: delete the link, or name the file that it points to")
     } else if found.is_dir() {
@@ -205,7 +206,7 @@ fn create_folder(folder: &Path) -> io::Result<()> {
     builder.create(folder)
 }
 
-/// A rename lasts when the folder has reached the disk.
+/// Makes a rename durable: it is an entry of the folder.
 #[cfg(unix)]
 fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
@@ -217,19 +218,18 @@ fn sync_folder(_: &Path) -> io::Result<()> {
 }
 
 #[cfg(unix)]
-fn refuse_what_others_can_read(file: &File) -> io::Result<()> {
+fn check_permissions(file: &File) -> io::Result<()> {
     use std::os::unix::fs::MetadataExt;
     let others = file.metadata()?.mode() & 0o077;
     if others == 0 {
         return Ok(());
     }
-    let problem =
-        "others on this machine may read it; `chmod 600` it, or delete it and log in anew";
+    let problem = "other users can read it: `chmod 600` it, or delete it and log in again";
     Err(io::Error::new(io::ErrorKind::PermissionDenied, problem))
 }
 
 #[cfg(not(unix))]
-fn refuse_what_others_can_read(_: &File) -> io::Result<()> {
+fn check_permissions(_: &File) -> io::Result<()> {
     Ok(())
 }
 
@@ -244,7 +244,7 @@ mod tests {
             expires_in: Some(60),
             idempotency_key: Some("key".to_owned()),
             generation: 0,
-            login_id: "sign-in".to_owned(),
+            login_id: "login".to_owned(),
         }
     }
 
@@ -261,7 +261,16 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_last_is_read_and_nothing_where_nothing_is_kept() {
+    fn the_names_in_the_file_do_not_change() {
+        let (_folder, store) = store();
+        store.write(Some(&tokens("a"))).unwrap();
+        let text = fs::read_to_string(store.path()).unwrap();
+        let expected = r#"{"version":1,"access_token":"a","refresh_token":"a-r","expires_in":60,"attempt_key":"key","refreshes":0,"sign_in":"login"}"#;
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn the_last_write_is_read_and_an_empty_store_reads_as_none() {
         let (_folder, store) = store();
         assert_eq!(store.read().unwrap(), None);
         store.write(Some(&tokens("a"))).unwrap();
@@ -273,52 +282,52 @@ mod tests {
     }
 
     #[test]
-    fn a_draft_that_a_killed_process_left_is_in_nobodys_way() {
+    fn a_draft_of_a_killed_process_is_ignored_and_replaced() {
         let (_folder, store) = store();
         store.write(Some(&tokens("a"))).unwrap();
-        fs::write(store.beside(".new"), "half of").unwrap();
+        fs::write(store.sibling(".new"), "truncated").unwrap();
         assert_eq!(store.read().unwrap(), Some(tokens("a")));
         store.write(Some(&tokens("b"))).unwrap();
         assert_eq!(store.read().unwrap(), Some(tokens("b")));
     }
 
     #[test]
-    fn one_at_a_time_has_the_lock_and_waiting_for_it_ends() {
+    fn the_lock_is_exclusive_and_waiting_for_it_times_out() {
         let (_folder, store) = store();
-        let held = store.lock(Duration::ZERO).unwrap();
-        let refused = store.lock(Duration::from_millis(20)).err().unwrap();
-        assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
-        drop(held);
+        let guard = store.lock(Duration::ZERO).unwrap();
+        let error = store.lock(Duration::from_millis(20)).err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        drop(guard);
         store.lock(Duration::ZERO).unwrap();
     }
 
     #[test]
-    fn a_damaged_file_is_told_and_not_taken_for_nobody_logged_in() {
+    fn a_damaged_file_is_an_error_and_not_an_empty_store() {
         let (_folder, store) = store();
         store.write(Some(&tokens("a"))).unwrap();
         fs::write(store.path(), "{\"access_token\":\"secret").unwrap();
-        let said = store.read().unwrap_err().to_string();
-        assert!(said.contains("tokens.json: not a file of tokens"), "{said}");
-        assert!(!said.contains("secret"), "{said}");
+        let message = store.read().unwrap_err().to_string();
+        assert!(message.contains("tokens.json: not a file of tokens"), "{message}");
+        assert!(!message.contains("secret"), "{message}");
     }
 
     #[cfg(unix)]
     #[test]
-    fn a_folder_or_a_link_is_not_taken_for_the_file() {
+    fn a_folder_or_a_symbolic_link_is_rejected() {
         let (folder, store) = store();
         store.write(Some(&tokens("a"))).unwrap();
         let link = folder.path().join("link");
         std::os::unix::fs::symlink(store.path(), &link).unwrap();
         for other in [FileStore::new(folder.path()), FileStore::new(link)] {
             assert_eq!(other.read().unwrap_err().kind(), io::ErrorKind::InvalidInput);
-            let refused = other.lock(Duration::ZERO).err().unwrap();
-            assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+            let error = other.lock(Duration::ZERO).err().unwrap();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
         }
     }
 
     #[cfg(unix)]
     #[test]
-    fn the_file_is_for_its_owner_alone_and_refused_when_it_is_not() {
+    fn the_file_is_readable_by_its_owner_only_and_rejected_otherwise() {
         use std::os::unix::fs::PermissionsExt;
         let (_folder, store) = store();
         store.write(Some(&tokens("a"))).unwrap();

@@ -1,8 +1,7 @@
-//! Opens connections: resolves the host, tries its addresses side by side, and
-//! speaks TLS.
+//! Opens connections: resolves the host, races its addresses, and speaks TLS.
 //!
-//! awc would do this itself, but waits for each address in turn, hands IPv6
-//! addresses to OpenSSL in brackets, and does not set `TCP_NODELAY`.
+//! The connector of awc is not used: it tries one address after another, passes IPv6 addresses
+//! to OpenSSL in brackets, and does not set `TCP_NODELAY`.
 
 use std::cell::Cell;
 use std::io;
@@ -25,28 +24,28 @@ use socket2::{SockRef, TcpKeepalive};
 
 use super::stream::{Io, Stream};
 
-/// How long one address may take before the next one is tried as well
-/// (RFC 8305 §5, Connection Attempt Delay).
+/// The delay before the next address is tried as well (RFC 8305 §5, Connection Attempt
+/// Delay).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-/// How long TLS with one address may take before the next one is tried as well.
+/// The additional delay during a TLS handshake.
 const HANDSHAKE_DELAY: Duration = Duration::from_secs(2);
-/// After so long without traffic the system asks whether the peer is there.
+/// The idle time after which the system probes the peer.
 const KEEPALIVE: Duration = Duration::from_secs(5);
-/// How long it waits before it asks again, and how often it asks.
+/// The delay between two probes, and the number of probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEPALIVE_RETRIES: u32 = 3;
-/// How long a peer may take to show that it speaks TLS.
+/// The timeout of the probe for TLS.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DialError {
-    /// Another try does not help before something is changed.
+    /// A retry does not help until something is changed.
     #[error("{0}")]
     Permanent(String),
-    /// It may pass.
+    /// A retry may help.
     #[error("{0}")]
-    Passing(String),
+    Transient(String),
 }
 
 impl DialError {
@@ -55,7 +54,7 @@ impl DialError {
     }
 }
 
-/// Opens connections for awc: with TLS, or plain ones.
+/// Opens connections for awc, with or without TLS.
 #[derive(Clone)]
 pub(super) struct Dialer {
     pub(super) tls: Option<SslConnector>,
@@ -82,29 +81,29 @@ impl Service<ConnectInfo<Uri>> for Dialer {
 async fn dial(uri: &Uri, tls: Option<&SslConnector>) -> Result<Io, DialError> {
     let host = bare_host(uri);
     let port = uri.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
-    let addresses = in_turn(resolve(host, port).await?);
-    let shaking = Cell::new(0_u32);
+    let addresses = interleaved(resolve(host, port).await?);
+    let handshakes = Cell::new(0_u32);
     let open = |address| {
-        let shaking = &shaking;
+        let handshakes = &handshakes;
         async move {
             let tcp = connect_to(address).await.map_err(|error| unreachable(host, port, &error))?;
             let Some(tls) = tls else { return Ok(Io::Plain(tcp)) };
-            shaking.set(shaking.get() + 1);
-            let shaken = handshake(tls, host, port, tcp).await;
-            shaking.set(shaking.get() - 1);
-            Ok(Io::Tls(Box::new(shaken?)))
+            handshakes.set(handshakes.get() + 1);
+            let connected = handshake(tls, host, port, tcp).await;
+            handshakes.set(handshakes.get() - 1);
+            Ok(Io::Tls(Box::new(connected?)))
         }
     };
     let no_address = io::Error::new(io::ErrorKind::AddrNotAvailable, "the host has no address");
     let none = unreachable(host, port, &no_address);
-    race(addresses, open, || shaking.get() > 0, none).await
+    race(addresses, open, || handshakes.get() > 0, none).await
 }
 
 fn unreachable(host: &str, port: u16, error: &io::Error) -> DialError {
-    DialError::Passing(format!("{host} port {port}: {error}"))
+    DialError::Transient(format!("{host} port {port}: {error}"))
 }
 
-/// The host without the brackets of an IPv6 address, which are of URLs alone.
+/// Returns the host without the brackets that an IPv6 address has in a URL.
 fn bare_host(uri: &Uri) -> &str {
     let host = uri.host().unwrap_or_default();
     host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
@@ -116,24 +115,24 @@ async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, DialError> {
         Err(error) if is_unknown_host(&error) => Err(DialError::Permanent(format!(
             "the host `{host}` is unknown: correct the server's URL, or the DNS of this machine"
         ))),
-        Err(error) => Err(DialError::Passing(format!("cannot resolve `{host}`: {error}"))),
+        Err(error) => Err(DialError::Transient(format!("cannot resolve `{host}`: {error}"))),
     }
 }
 
-/// Whether the resolver says that a name does not exist. The standard library
-/// keeps its words and not its code: those of glibc, musl, macOS and Windows.
+/// Returns whether the resolver reports that a name does not exist. The standard library keeps
+/// its message and not its code: those of glibc, musl, macOS and Windows are compared.
 fn is_unknown_host(error: &io::Error) -> bool {
     const HOST_NOT_FOUND: i32 = 11001;
     let text = error.to_string();
     error.raw_os_error() == Some(HOST_NOT_FOUND)
         || ["Name or service not known", "Name does not resolve", "nor servname provided"]
             .iter()
-            .any(|words| text.contains(words))
+            .any(|message| text.contains(message))
 }
 
-/// Puts addresses of both families in turn (RFC 8305 §4), the system's first
-/// choice first.
-fn in_turn(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+/// Orders addresses so that both families alternate (RFC 8305 §4), the system's first choice
+/// first.
+fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (mut preferred, mut others): (Vec<_>, Vec<_>) =
         addresses.into_iter().partition(|address| address.is_ipv6() == first_is_v6);
@@ -147,23 +146,23 @@ fn in_turn(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     ordered
 }
 
-/// Connects to the first of the addresses that accepts.
+/// Connects to the first address that accepts.
 async fn connect(addresses: Vec<SocketAddr>) -> Result<TcpStream, DialError> {
-    let none = DialError::Passing("the host has no address".to_owned());
+    let none = DialError::Transient("the host has no address".to_owned());
     let open = async |address| {
         let connected = connect_to(address).await;
-        connected.map_err(|error| DialError::Passing(error.to_string()))
+        connected.map_err(|error| DialError::Transient(error.to_string()))
     };
     race(addresses, open, || false, none).await
 }
 
-/// Opens a connection to the first of the addresses with which that succeeds. The next
-/// one is tried as soon as one has failed or has taken too long; those before stay in
-/// the race. Where all fail, a failure that does not pass counts for more.
+/// Opens a connection to the first address that succeeds. The next address is tried when one
+/// has failed or has taken too long; the earlier attempts continue. If all fail, a permanent
+/// error takes precedence over a transient one.
 async fn race<T, F>(
     addresses: Vec<SocketAddr>,
     open: impl Fn(SocketAddr) -> F,
-    is_shaking: impl Fn() -> bool,
+    is_handshaking: impl Fn() -> bool,
     mut failure: DialError,
 ) -> Result<T, DialError>
 where
@@ -179,7 +178,7 @@ where
             attempts.next().await
         } else {
             match timeout(ATTEMPT_DELAY, attempts.next()).await {
-                Err(_) if is_shaking() => timeout(HANDSHAKE_DELAY, attempts.next()).await,
+                Err(_) if is_handshaking() => timeout(HANDSHAKE_DELAY, attempts.next()).await,
                 outcome => outcome,
             }
             .unwrap_or(None)
@@ -195,19 +194,19 @@ where
 
 async fn connect_to(address: SocketAddr) -> io::Result<TcpStream> {
     let tcp = TcpStream::connect(address).await?;
-    // A request is written whole: to wait for more to send would only delay it.
+    // A request is written whole, so waiting for more bytes would only delay it.
     tcp.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
     #[cfg(any(target_os = "linux", target_os = "macos", target_os = "windows"))]
     let keepalive = keepalive.with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_RETRIES);
-    // Without it a dead connection is only noticed later.
+    // Without it, a dead connection is detected later.
     if let Err(error) = SockRef::from(&tcp).set_tcp_keepalive(&keepalive) {
         tracing::debug!(%error, "tcp keepalive unavailable");
     }
     Ok(tcp)
 }
 
-/// The host as certificates name it: without the dot of an absolute name.
+/// Returns the host as in a certificate: without the final dot of an absolute name.
 fn certified_name(host: &str) -> &str {
     host.strip_suffix('.').unwrap_or(host)
 }
@@ -218,7 +217,7 @@ async fn handshake(
     port: u16,
     tcp: TcpStream,
 ) -> Result<AsyncSslStream<TcpStream>, DialError> {
-    let unusable = |error| DialError::Passing(format!("TLS with {host}: {error}"));
+    let unusable = |error| DialError::Transient(format!("TLS with {host}: {error}"));
     let name = certified_name(host);
     let ssl = tls.configure().and_then(|tls| tls.into_ssl(name)).map_err(unusable)?;
     let mut stream = AsyncSslStream::new(ssl, tcp).map_err(unusable)?;
@@ -228,7 +227,7 @@ async fn handshake(
     }
 }
 
-/// Explains why there is no TLS with a peer.
+/// Returns the error of a failed handshake, with its cause and remedy.
 fn handshake_failure(
     ssl: &SslRef,
     error: &openssl::ssl::Error,
@@ -244,10 +243,10 @@ fn handshake_failure(
         reasons.collect::<Vec<_>>().join(", ")
     });
     let reasons = reasons.unwrap_or_default();
-    // What answers in another protocol looks like a wrong version of TLS.
+    // A response of another protocol looks like a wrong version of TLS.
     if ["wrong version number", "http request", "packet length too long"]
         .iter()
-        .any(|words| reasons.contains(words))
+        .any(|reason| reasons.contains(reason))
     {
         return DialError::Permanent(format!(
             "{host} port {port} does not speak TLS: correct the port, or write `http://` in the \
@@ -256,7 +255,7 @@ fn handshake_failure(
     }
     if ["unsupported protocol", "protocol version", "no protocols available"]
         .iter()
-        .any(|words| reasons.contains(words))
+        .any(|reason| reasons.contains(reason))
     {
         return DialError::Permanent(format!(
             "{host} port {port} speaks no version of TLS that this client speaks ({reasons}): \
@@ -264,12 +263,12 @@ fn handshake_failure(
         ));
     }
     let cause = if reasons.is_empty() { error.to_string() } else { reasons };
-    DialError::Passing(format!("TLS with {host} port {port}: {cause}"))
+    DialError::Transient(format!("TLS with {host} port {port}: {cause}"))
 }
 
-/// What is wrong with a certificate, and what to do.
+/// Describes the error of a certificate, and its remedy.
 fn certificate_problem(problem: X509VerifyResult, host: &str) -> String {
-    /// `X509_V_ERR_…`, which the bindings do not name.
+    /// `X509_V_ERR_…` of OpenSSL, which the bindings do not define.
     const NOT_YET_VALID: i32 = 9;
     const EXPIRED: i32 = 10;
     const OTHER_HOST: i32 = 62;
@@ -283,17 +282,17 @@ fn certificate_problem(problem: X509VerifyResult, host: &str) -> String {
     format!("the certificate of {host} is not accepted ({}): {remedy}", problem.error_string())
 }
 
-/// Whether the peer of a plain connection speaks TLS in truth.
+/// Returns whether the server at a plain URL speaks TLS.
 pub(super) async fn speaks_tls(uri: &Uri, tls: &SslConnector, left: Duration) -> bool {
     let host = bare_host(uri);
     let port = uri.port_u16().unwrap_or(80);
     let probe = async {
-        let addresses = in_turn(resolve(host, port).await.ok()?);
+        let addresses = interleaved(resolve(host, port).await.ok()?);
         let tcp = connect(addresses).await.ok()?;
         let ssl = tls.configure().and_then(|tls| tls.into_ssl(host)).ok()?;
         let mut stream = AsyncSslStream::new(ssl, tcp).ok()?;
         let connected = Pin::new(&mut stream).connect().await;
-        // A certificate came, whether or not it is accepted.
+        // The server sent a certificate, accepted or not.
         let has_certificate = stream.ssl().peer_certificate().is_some();
         let unverified = stream.ssl().verify_result() != X509VerifyResult::OK;
         Some(connected.is_ok() || has_certificate || unverified)
@@ -310,9 +309,9 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// An address that completes no connection, because its queue is full, while
-    /// the rest is kept.
-    pub(in crate::transport) fn swallowing() -> (SocketAddr, impl Sized) {
+    /// Returns an address that accepts no connection, because its queue is full while the second
+    /// value is kept.
+    pub(in crate::transport) fn unresponsive() -> (SocketAddr, impl Sized) {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
         socket.listen(0).unwrap();
@@ -335,8 +334,8 @@ pub(super) mod tests {
     }
 
     #[actix_rt::test]
-    async fn an_address_that_swallows_the_attempt_does_not_hold_up_the_next_one() {
-        let ((silent, _kept), (good, _listener)) = (swallowing(), listening());
+    async fn an_unresponsive_address_does_not_delay_the_next_one() {
+        let ((silent, _kept), (good, _listener)) = (unresponsive(), listening());
         for addresses in [vec![silent, good], vec![silent, refusing(), silent, good]] {
             let began = Instant::now();
             let connected = connect(addresses).await.unwrap();
@@ -346,7 +345,7 @@ pub(super) mod tests {
     }
 
     #[actix_rt::test]
-    async fn an_address_that_refuses_is_passed_over_at_once() {
+    async fn an_address_that_refuses_is_skipped_at_once() {
         let (good, _listener) = listening();
         let began = Instant::now();
         let connected = connect(vec![refusing(), refusing(), good]).await.unwrap();
@@ -357,41 +356,41 @@ pub(super) mod tests {
         assert!(connect(vec![]).await.is_err());
     }
 
-    /// Tries addresses as one whose TLS fails, hangs, or works.
+    /// Races addresses whose handshakes have these outcomes after so many milliseconds.
     async fn race_with_tls(handshakes: &[(&str, u64)]) -> Result<usize, DialError> {
         let addresses = (0..handshakes.len())
             .map(|at| SocketAddr::from(([127, 0, 0, 1], u16::try_from(at).unwrap())));
-        let shaking = Cell::new(0_u32);
+        let running = Cell::new(0_u32);
         let open = async |address: SocketAddr| {
             let at = usize::from(address.port());
             let (outcome, millis) = handshakes[at];
-            shaking.set(shaking.get() + 1);
+            running.set(running.get() + 1);
             actix_rt::time::sleep(Duration::from_millis(millis)).await;
-            shaking.set(shaking.get() - 1);
+            running.set(running.get() - 1);
             match outcome {
                 "works" => Ok(at),
                 "is not accepted" => Err(DialError::Permanent(outcome.to_owned())),
-                _ => Err(DialError::Passing(outcome.to_owned())),
+                _ => Err(DialError::Transient(outcome.to_owned())),
             }
         };
-        let none = DialError::Passing("no address".to_owned());
-        race(addresses.collect(), open, || shaking.get() > 0, none).await
+        let none = DialError::Transient("no address".to_owned());
+        race(addresses.collect(), open, || running.get() > 0, none).await
     }
 
     #[actix_rt::test]
-    async fn an_address_that_accepts_and_then_speaks_no_tls_does_not_hold_up_the_next_one() {
+    async fn an_address_whose_handshake_fails_or_hangs_does_not_delay_the_next_one() {
         let began = Instant::now();
         for first in ["closes", "is not accepted"] {
             assert_eq!(race_with_tls(&[(first, 0), ("works", 0)]).await.unwrap(), 1);
         }
         assert!(began.elapsed() < ATTEMPT_DELAY, "{:?}", began.elapsed());
         assert_eq!(race_with_tls(&[("hangs", 60_000), ("works", 0)]).await.unwrap(), 1);
-        // A slow handshake is under way: no second connection is made for it.
+        // During a slow handshake no second connection is opened.
         assert_eq!(race_with_tls(&[("works", 600), ("works", 0)]).await.unwrap(), 0);
     }
 
     #[actix_rt::test]
-    async fn of_several_failures_the_one_that_does_not_pass_is_reported() {
+    async fn a_permanent_failure_is_reported_before_transient_ones() {
         for handshakes in [
             [("is not accepted", 0), ("refused", 0)],
             [("refused", 0), ("is not accepted", 0)],
@@ -405,7 +404,7 @@ pub(super) mod tests {
     }
 
     #[actix_rt::test]
-    async fn a_connection_does_not_delay_what_is_written_and_is_probed_when_idle() {
+    async fn a_connection_has_nodelay_and_keepalive() {
         let (address, _listener) = listening();
         let connected = connect(vec![address]).await.unwrap();
         assert!(connected.nodelay().unwrap());
@@ -417,7 +416,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_host_is_looked_up_and_verified_as_it_is_named_there() {
+    fn the_host_is_resolved_without_brackets_and_verified_without_final_dot() {
         for (url, host, name) in [
             ("http://[::1]:5001/", "::1", "::1"),
             ("http://auth.example.com.", "auth.example.com.", "auth.example.com"),
@@ -429,7 +428,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn addresses_of_both_families_take_turns() {
+    fn addresses_of_both_families_alternate() {
         for (addresses, ordered) in [
             (
                 "[::1]:1 [::1]:2 [::1]:3 1.1.1.1:1 1.1.1.1:2",
@@ -441,7 +440,7 @@ pub(super) mod tests {
         ] {
             let addresses = addresses.split_whitespace().map(|text| text.parse().unwrap());
             let in_turn: Vec<_> =
-                in_turn(addresses.collect()).iter().map(ToString::to_string).collect();
+                interleaved(addresses.collect()).iter().map(ToString::to_string).collect();
             assert_eq!(in_turn.join(" "), ordered);
         }
     }

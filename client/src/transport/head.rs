@@ -1,4 +1,4 @@
-//! The head of a response, prepared for awc.
+//! Corrects the head of a response for awc.
 //!
 //! awc 3.11 misreads some heads that RFC 9112 §6.3 allows. It takes a body that ends
 //! with the connection for an empty one, waits for the body of a `304`, waits for the
@@ -8,13 +8,13 @@
 /// How the body of a response ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
-    /// By its length or its last chunk: the end of the connection cuts it short.
+    /// By its length or its last chunk. An earlier end of the connection truncates it.
     Framed,
-    /// With the connection.
+    /// By the end of the connection.
     Close,
 }
 
-/// What a head says of the body and the connection.
+/// The headers about the body and the connection.
 #[derive(Default)]
 struct Facts<'a> {
     /// `Content-Length`.
@@ -24,8 +24,8 @@ struct Facts<'a> {
     keeps: bool,
 }
 
-/// Returns a complete head as awc has to see it, where it differs, and how the body
-/// ends. A malformed head is left to awc, which reports it.
+/// Returns the head that awc must read, if it differs, and how the body ends. awc itself
+/// reports a malformed head.
 pub(super) fn prepare(head: &[u8], is_head: bool) -> (Option<Vec<u8>>, End) {
     const VERSION: usize = "HTTP/1.".len();
     let Some(status) = head.get(9..12) else { return (None, End::Framed) };
@@ -84,7 +84,7 @@ fn read(head: &[u8]) -> Facts<'_> {
     facts
 }
 
-/// The name and the value of a line.
+/// Returns the name and the value of a header line.
 fn field(line: &[u8]) -> Option<(&[u8], &[u8])> {
     let colon = line.iter().position(|byte| *byte == b':')?;
     Some((line[..colon].trim_ascii_end(), line[colon + 1..].trim_ascii()))
@@ -98,7 +98,7 @@ fn is_one_of(text: &[u8], names: &[&str]) -> bool {
 mod tests {
     use super::*;
 
-    /// The lines of a head as awc sees it, and how the body ends.
+    /// Returns the lines of the head that awc reads, and how the body ends.
     fn prepared(lines: &str, is_head: bool) -> (String, End) {
         let head = format!("{}\r\n\r\n", lines.replace('|', "\r\n"));
         let (changed, end) = prepare(head.as_bytes(), is_head);
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_changed_only_where_awc_would_misread_it() {
+    fn a_head_is_changed_only_if_awc_would_misread_it() {
         for (head, seen, end) in [
             ("HTTP/1.1 200 OK|content-length: 4", None, End::Framed),
             ("HTTP/1.1 200 OK|Transfer-Encoding: chunked", None, End::Framed),

@@ -1,17 +1,18 @@
-//! The variables that name a proxy. None is used, which is said.
+//! The environment variables that name a proxy. Proxies are not supported, so a warning names
+//! the variable.
 
 use std::net::IpAddr;
 
 use awc::http::Uri;
 
-/// Logs that a proxy which the environment names for a server is not used.
+/// Logs a warning if the environment names a proxy for a server.
 pub(crate) fn warn_of_unused(tls: bool, uri: &Uri) {
     if let Some(variable) = unused(tls, uri) {
         tracing::warn!("{variable} is set, but this client connects without a proxy");
     }
 }
 
-/// The variable that names a proxy for a server, if one does.
+/// Returns the variable that names a proxy for a server.
 pub(super) fn unused(tls: bool, uri: &Uri) -> Option<&'static str> {
     let read = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     unused_in(read, tls, uri)
@@ -32,8 +33,7 @@ fn unused_in(read: impl Fn(&str) -> Option<String>, tls: bool, uri: &Uri) -> Opt
     (!is_direct).then_some(variable)
 }
 
-/// Whether an entry of `NO_PROXY` covers a host: by name, with everything below
-/// it, or by network.
+/// Returns whether an entry of `NO_PROXY` covers a host: by its domain or by its network.
 fn covers(entry: &str, host: &str, address: Option<IpAddr>) -> bool {
     if entry.is_empty() {
         return false;
@@ -53,7 +53,7 @@ fn covers(entry: &str, host: &str, address: Option<IpAddr>) -> bool {
     entry == "*" || !name.is_empty() && below.is_some_and(|b| b.is_empty() || b.ends_with('.'))
 }
 
-/// Whether the first `bits` of two addresses are the same.
+/// Returns whether the first `bits` of two addresses are equal.
 fn is_within(address: IpAddr, network: IpAddr, bits: u32) -> bool {
     match (address, network) {
         (IpAddr::V4(address), IpAddr::V4(network)) => {
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn the_variable_of_the_scheme_counts_or_the_one_for_all() {
+    fn the_variable_of_the_scheme_or_all_proxy_names_the_proxy() {
         let url = "https://auth.example.com";
         for variable in ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"] {
             assert_eq!(unused_with(&[(variable, "http://proxy:3128")], url), Some(variable));
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn no_proxy_and_this_machine_need_none() {
+    fn no_proxy_and_loopback_need_no_proxy() {
         let with = |direct, url| unused_with(&[("ALL_PROXY", "p"), ("NO_PROXY", direct)], url);
         for (direct, url) in [
             ("*", "https://auth.example.com"),

@@ -1,4 +1,4 @@
-//! Redirects: none is followed, and the error names where they lead.
+//! Redirects. None is followed; the error names the target.
 
 use actix_http::HttpMessage;
 use awc::http::header::LOCATION;
@@ -8,29 +8,29 @@ use super::{Response, Target};
 use crate::error::Error;
 use crate::scrub::scrub;
 
-/// What a redirect in the response of a server means.
+/// The error of a redirect, stored with its response.
 #[derive(Clone)]
 struct Redirect(Error);
 
-/// Notes with a response where it redirects to. Only there is it known what was
-/// asked.
+/// Stores the error of a redirect with the response, because only this caller knows the target
+/// of the request.
 pub(super) fn note(response: &Response, target: &Target) {
     if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
         return;
     }
     let location = response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
-    let asked = Url::parse(&target.uri.to_string()).ok();
-    let to = location.and_then(|location| match &asked {
-        Some(asked) => asked.join(location).ok(),
+    let requested = Url::parse(&target.uri.to_string()).ok();
+    let to = location.and_then(|location| match &requested {
+        Some(requested) => requested.join(location).ok(),
         None => Url::parse(location).ok(),
     });
     let Some(mut to) = to else { return };
-    let is_same_host = asked.is_some_and(|asked| asked.host_str() == to.host_str());
+    let is_same_host = requested.is_some_and(|requested| requested.host_str() == to.host_str());
     if target.tls && location.is_some_and(|location| Url::parse(location).is_err()) {
-        // awc knows of no TLS.
+        // The URL of the request has the scheme `http` even for TLS.
         let _ = to.set_scheme("https");
     }
-    // What else is in it may be meant for a browser alone.
+    // The other parts may be secrets for a browser.
     to.set_query(None);
     to.set_fragment(None);
     let _ = to.set_username("");
@@ -41,7 +41,7 @@ pub(super) fn note(response: &Response, target: &Target) {
             "the server redirects to {to}, which is not followed: correct the server's URL"
         ))
     } else {
-        // Without TLS anybody in between can say this.
+        // Without TLS, any device of the network can send a redirect.
         Error::transient(format!(
             "something redirects to {to}, which is not followed: log in to this network first, or \
              correct the server's URL"
@@ -50,7 +50,7 @@ pub(super) fn note(response: &Response, target: &Target) {
     response.extensions_mut().insert(Redirect(error));
 }
 
-/// The error that a redirect is, where a response is none to follow.
+/// Returns the error of a response that is a redirect.
 pub(crate) fn redirected(response: &Response) -> Option<Error> {
     response.extensions().get::<Redirect>().map(|redirect| redirect.0.clone())
 }

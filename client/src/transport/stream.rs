@@ -1,5 +1,5 @@
-//! A connection as awc uses it: it skips interim responses, has awc see where a
-//! response ends, and records how far a request has come.
+//! The connection that awc uses: it skips interim responses, shows awc where a response ends,
+//! and records the progress of a request.
 
 use std::cell::Cell;
 use std::fmt;
@@ -23,29 +23,30 @@ const MAX_HEAD: usize = 64 * 1024;
 const MAX_INTERIMS: u32 = 32;
 
 tokio::task_local! {
-    /// What became of the request that the task is sending.
+    /// The progress of the request that this task sends.
     pub(super) static SENDING: Cell<Progress>;
 }
 
-/// How far a request has come.
+/// The progress of a request.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Progress {
-    /// How long the connection was idle before, where it was a kept one.
+    /// The idle time of a kept connection before the request; `None` for a new connection.
     pub(super) idle: Option<Duration>,
-    /// Whether a byte of the request was handed to the system.
+    /// Whether a byte of the request was passed to the system.
     pub(super) written: bool,
-    /// Whether a byte of a response came.
+    /// Whether a byte of a response arrived.
     pub(super) received: bool,
 }
 
 impl Progress {
-    /// Whether no byte of a response came on a kept connection that may have died unseen.
+    /// Returns whether the connection may be dead: it was idle, and no byte of a response has
+    /// arrived.
     pub(super) fn is_doubtful(self) -> bool {
         !self.received && self.idle.is_some_and(|idle| idle >= DOUBTFUL_AFTER)
     }
 }
 
-/// Records for the request that this task is sending.
+/// Changes the progress of the request that this task sends.
 fn record(change: impl FnOnce(&mut Progress)) {
     let _ = SENDING.try_with(|cell| {
         let mut progress = cell.get();
@@ -61,8 +62,8 @@ pub(super) enum Io {
 }
 
 impl Io {
-    /// Whether the peer itself has ended a connection that has no more to read. Without
-    /// TLS that is not known; with it, OpenSSL's bindings read any end as that of the peer.
+    /// Returns whether the peer itself closed the connection. Without TLS this is unknown. With
+    /// TLS, only a `close_notify` counts: the bindings of OpenSSL read any end as one.
     fn is_end_announced(&mut self, cx: &mut Context<'_>) -> bool {
         let Self::Tls(tls) = self else { return true };
         let peeked = Pin::new(tls.as_mut()).poll_peek(cx, &mut [0]);
@@ -79,25 +80,25 @@ macro_rules! on_either {
     };
 }
 
-/// Where an exchange stands.
+/// The state of an exchange.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Nothing was sent yet.
+    /// Nothing has been sent.
     New,
-    /// A request is being sent, or its response has not begun.
+    /// A request is being sent, or its response is awaited.
     Requesting,
-    /// A response has begun, and may be over.
+    /// A response has started, and may have ended.
     Responding,
 }
 
-/// A connection that awc sends one request after another on.
+/// A connection on which awc sends one request after another.
 pub(super) struct Stream {
     io: Io,
     phase: Phase,
     last_read: Instant,
     interims: u32,
-    /// What was read and is not handed on: the head of a response, or a part of it,
-    /// with the bytes behind it.
+    /// Bytes that were read and that awc has not read: a part of a head, or a head and the bytes
+    /// after it.
     held: BytesMut,
     /// Whether the request is a `HEAD`.
     is_head: bool,
@@ -105,7 +106,7 @@ pub(super) struct Stream {
     end: End,
     /// Whether a byte of the request was written.
     has_written: bool,
-    /// Whether the peer takes no more of the request. Its response may be there.
+    /// Whether the peer rejects the rest of the request. It may have sent a response.
     is_refused: bool,
 }
 
@@ -124,7 +125,7 @@ impl Stream {
         }
     }
 
-    /// Takes the beginning of a request.
+    /// Resets the state for the request that starts with these bytes.
     fn begin_request(&mut self, request: &[u8]) {
         let idle = (self.phase == Phase::Responding).then(|| self.last_read.elapsed());
         record(|progress| progress.idle = idle);
@@ -136,16 +137,16 @@ impl Stream {
         self.has_written = false;
     }
 
-    /// Drops interim responses from the beginning of what is held, and prepares the
-    /// head of the final one. Returns whether that is there.
+    /// Drops interim responses from the held bytes, and corrects the head of the final response.
+    /// Returns whether that head is complete.
     fn take_head(&mut self) -> io::Result<bool> {
         loop {
-            // Some servers send an empty line behind a body.
+            // Some servers send an empty line after a body.
             let blank = self.held.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
             self.held.advance(blank);
             let Some(is_interim) = interim(&self.held) else { return Ok(false) };
             if !is_interim && !self.held.starts_with(b"HTTP/1.") {
-                // awc reports what this is.
+                // awc reports the error.
                 return Ok(true);
             }
             let Some(length) = head_length(&self.held) else {
@@ -172,15 +173,15 @@ impl Stream {
         }
     }
 
-    fn hand_on(&mut self, buf: &mut ReadBuf<'_>) {
+    fn pass_on(&mut self, buf: &mut ReadBuf<'_>) {
         let length = self.held.len().min(buf.remaining());
         buf.put_slice(&self.held[..length]);
         self.held.advance(length);
     }
 }
 
-/// Whether a response begins with an interim one, which is `None` before enough
-/// of it is there. 101 is final: the connection changes to another protocol.
+/// Returns whether the bytes start with an interim response, or `None` if more are needed. 101
+/// is final: the connection changes to another protocol.
 fn interim(response: &[u8]) -> Option<bool> {
     let pattern = b"HTTP/1.? 1??";
     let is_like = response.iter().zip(pattern).all(|(byte, like)| byte == like || *like == b'?');
@@ -193,7 +194,7 @@ fn interim(response: &[u8]) -> Option<bool> {
     }
 }
 
-/// How long the head at the beginning is, with the empty line behind it.
+/// Returns the length of the head, including its empty line.
 fn head_length(response: &[u8]) -> Option<usize> {
     let mut line_is_empty = false;
     for (position, byte) in response.iter().enumerate() {
@@ -216,18 +217,18 @@ impl AsyncRead for Stream {
         let this = self.get_mut();
         loop {
             if this.phase == Phase::Responding && !this.held.is_empty() {
-                this.hand_on(buf);
+                this.pass_on(buf);
                 return Poll::Ready(Ok(()));
             }
             let before = buf.filled().len();
             ready!(on_either!(&mut this.io, io => Pin::new(io).poll_read(cx, buf)))?;
             let read = &buf.filled()[before..];
             if read.is_empty() {
-                // awc takes any end for that of the body.
+                // awc accepts any end as the end of the body.
                 let is_cut_short = this.phase == Phase::Responding
                     && (this.end == End::Framed || !this.io.is_end_announced(cx));
                 return Poll::Ready(if is_cut_short {
-                    Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the response is cut short"))
+                    Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the response is truncated"))
                 } else {
                     Ok(())
                 });
@@ -253,7 +254,7 @@ impl AsyncWrite for Stream {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        // awc reads no response before the whole request is written.
+        // awc reads no response before it has written the whole request.
         if this.phase != Phase::Requesting {
             this.begin_request(buf);
         }
@@ -262,8 +263,8 @@ impl AsyncWrite for Stream {
         }
         let outcome = ready!(on_either!(&mut this.io, io => Pin::new(io).poll_write(cx, buf)));
         if outcome.is_err() && this.has_written {
-            // A server may respond and hang up before it has read the whole request
-            // (RFC 9112 §9.5). Without a response the read fails.
+            // A server may respond and close before it has read the whole request (RFC 9112
+            // §9.5). Without a response, the read fails.
             this.is_refused = true;
             return Poll::Ready(Ok(buf.len()));
         }
@@ -313,7 +314,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn interim_responses_are_told_from_final_ones() {
+    fn interim_and_final_responses_are_distinguished() {
         for (response, is_interim) in [
             ("HTTP/1.1 100 Continue\r\n", Some(true)),
             ("HTTP/1.1 103 Early Hints\r\n", Some(true)),

@@ -1,4 +1,4 @@
-//! Kept connections that have died, and responses with others before them.
+//! Dead kept connections, and interim responses.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use awc::http::Method;
 use matchbook_client::{Client, Error, Response, RootCerts};
 
 use super::wire::{Do, Wire, certificate, client};
-use super::{is_transient, soon};
+use super::{is_transient, within_timeout};
 
 const TIMEOUT: Duration = Duration::from_secs(8);
 
@@ -14,20 +14,20 @@ async fn text(mut response: Response) -> String {
     String::from_utf8(response.body().await.unwrap().to_vec()).unwrap()
 }
 
-/// What a request comes to, its body read.
+/// Sends a request and returns the body of the response.
 async fn ask(client: &Client, method: &Method, key: Option<&str>) -> Result<String, Error> {
     let mut request = client.request(method.clone(), "/thing");
     if let Some(key) = key {
         request = request.header("idempotency-key", key);
     }
-    Ok(text(soon(request.send()).await?).await)
+    Ok(text(within_timeout(request.send()).await?).await)
 }
 
-/// A server whose first connection serves one request, and then does this.
+/// Starts a server whose first connection serves one request and then does this.
 fn dies_by(how: fn() -> Do) -> Wire {
     Wire::start(move |connection, request, _| match (connection, request) {
         (0, 1) => how(),
-        _ => Do::answer("good"),
+        _ => Do::respond("good"),
     })
 }
 
@@ -45,7 +45,7 @@ fn methods() -> [(Method, Option<&'static str>, bool); 8] {
 }
 
 #[actix_rt::test]
-async fn a_request_that_a_kept_connection_closes_on_is_sent_again_where_that_is_safe() {
+async fn a_request_on_a_dead_connection_is_sent_again_if_that_is_safe() {
     for (method, key, is_safe) in methods() {
         let wire = dies_by(|| Do::Close(""));
         let client = wire.client(TIMEOUT).await;
@@ -62,22 +62,22 @@ async fn a_request_that_a_kept_connection_closes_on_is_sent_again_where_that_is_
 }
 
 #[actix_rt::test]
-async fn a_kept_connection_that_has_died_in_silence_is_noticed_long_before_the_timeout() {
+async fn a_silent_dead_connection_is_detected_long_before_the_timeout() {
     for (method, key) in [(Method::GET, None), (Method::POST, Some("a key"))] {
         let wire = dies_by(|| Do::Silence);
         let client = wire.client(TIMEOUT).await;
         assert_eq!(ask(&client, &Method::GET, None).await.unwrap(), "good");
-        // Idle for so long, a connection is in doubt.
+        // A connection that was idle for this time is doubtful.
         actix_rt::time::sleep(Duration::from_millis(1100)).await;
-        let asked = Instant::now();
+        let started_at = Instant::now();
         assert_eq!(ask(&client, &method, key).await.unwrap(), "good");
-        assert!(asked.elapsed() < TIMEOUT / 2, "{:?}", asked.elapsed());
+        assert!(started_at.elapsed() < TIMEOUT / 2, "{:?}", started_at.elapsed());
         assert_eq!(wire.requests().len(), 3);
     }
 }
 
 #[actix_rt::test]
-async fn a_request_that_may_have_been_carried_out_is_not_sent_again_after_silence() {
+async fn a_request_that_may_have_been_executed_is_not_sent_again_after_silence() {
     let wire = dies_by(|| Do::Silence);
     let client = wire.client(Duration::from_secs(2)).await;
     assert_eq!(ask(&client, &Method::POST, None).await.unwrap(), "good");
@@ -86,7 +86,7 @@ async fn a_request_that_may_have_been_carried_out_is_not_sent_again_after_silenc
 }
 
 #[actix_rt::test]
-async fn a_request_that_cannot_be_sent_again_gets_no_doubtful_connection() {
+async fn a_request_that_cannot_be_sent_again_uses_no_doubtful_connection() {
     for method in [Method::POST, Method::PATCH] {
         let wire = dies_by(|| Do::Silence);
         let client = wire.client(TIMEOUT).await;
@@ -97,22 +97,22 @@ async fn a_request_that_cannot_be_sent_again_gets_no_doubtful_connection() {
     }
 }
 
-/// A server whose first connection serves one request, and takes this long for the next.
-/// Others refuse to serve, unless they may.
+/// Starts a server whose first connection serves one request and delays the next. Other
+/// connections serve requests only if `others_serve`.
 fn slow_after_the_first(seconds: u64, others_serve: bool) -> Wire {
     Wire::start(move |connection, request, _| match (connection, request) {
         (0, 1) => {
             std::thread::sleep(Duration::from_secs(seconds));
-            Do::answer("slow")
+            Do::respond("slow")
         }
-        (0, _) => Do::answer("good"),
-        _ if others_serve => Do::answer("quick"),
+        (0, _) => Do::respond("good"),
+        _ if others_serve => Do::respond("quick"),
         _ => Do::Close(""),
     })
 }
 
 #[actix_rt::test]
-async fn a_slow_response_on_a_doubtful_connection_is_not_lost() {
+async fn a_slow_response_on_a_doubtful_connection_is_used() {
     for (others_serve, expected) in [(false, "slow"), (true, "quick")] {
         let wire = slow_after_the_first(4, others_serve);
         let client = wire.client(TIMEOUT).await;
@@ -124,11 +124,11 @@ async fn a_slow_response_on_a_doubtful_connection_is_not_lost() {
 }
 
 #[actix_rt::test]
-async fn a_doubtful_connection_that_fails_leaves_the_response_to_the_new_one() {
+async fn the_response_of_the_new_connection_is_used_if_the_doubtful_one_fails() {
     for ends in [
         || Do::Close(""),
         || Do::Close("HTTP/1.1 2"),
-        || Do::answer_with(408, "connection: close\r\n", "late"),
+        || Do::respond_with(408, "connection: close\r\n", "late"),
     ] {
         // The new connection is opened after 2 seconds. It responds after the failure.
         let wire = Wire::start(move |connection, request, _| match (connection, request) {
@@ -136,10 +136,10 @@ async fn a_doubtful_connection_that_fails_leaves_the_response_to_the_new_one() {
                 std::thread::sleep(Duration::from_secs(3));
                 ends()
             }
-            (0, _) => Do::answer("good"),
+            (0, _) => Do::respond("good"),
             _ => {
                 std::thread::sleep(Duration::from_secs(2));
-                Do::answer("new")
+                Do::respond("new")
             }
         });
         let client = wire.client(TIMEOUT).await;
@@ -151,15 +151,15 @@ async fn a_doubtful_connection_that_fails_leaves_the_response_to_the_new_one() {
 }
 
 #[actix_rt::test]
-async fn the_timeout_holds_for_all_that_is_tried() {
-    // A doubtful connection, a new one, and the search for a server with TLS.
+async fn one_timeout_covers_all_attempts() {
+    // The attempts: a doubtful connection, a new one, and a probe for TLS.
     let silent = Wire::start(|connection, request, _| match (connection, request) {
-        (0, 0) => Do::answer("good"),
+        (0, 0) => Do::respond("good"),
         _ => Do::Silence,
     });
     let late = Wire::start(|_, _, _| {
         std::thread::sleep(Duration::from_millis(1500));
-        Do::answer_with(400, "connection: close\r\n", "late")
+        Do::respond_with(400, "connection: close\r\n", "late")
     });
     let timeout = Duration::from_secs(2);
     let client = silent.client(timeout).await;
@@ -176,9 +176,9 @@ async fn the_timeout_holds_for_all_that_is_tried() {
 }
 
 #[actix_rt::test]
-async fn a_response_that_is_late_on_a_plain_server_does_not_have_tls_looked_for() {
-    // A kept connection speaks no TLS, and neither does a server that keeps it.
-    let wire = Wire::start(|_, _, _| Do::answer_with(400, "content-type: text/html\r\n", "<p>"));
+async fn a_late_response_on_a_kept_plain_connection_causes_no_tls_probe() {
+    // Neither a kept plain connection nor a server that keeps it speaks TLS.
+    let wire = Wire::start(|_, _, _| Do::respond_with(400, "content-type: text/html\r\n", "<p>"));
     let client = wire.client(TIMEOUT).await;
     for _ in 0..2 {
         assert_eq!(ask(&client, &Method::GET, None).await.unwrap(), "<p>");
@@ -187,23 +187,23 @@ async fn a_response_that_is_late_on_a_plain_server_does_not_have_tls_looked_for(
 }
 
 #[actix_rt::test]
-async fn a_slow_response_is_waited_for_on_a_connection_that_was_just_used() {
+async fn a_slow_response_on_a_recently_used_connection_is_awaited() {
     let wire = Wire::start(|_, request, _| {
         if request == 1 {
             std::thread::sleep(Duration::from_secs(3));
         }
-        Do::answer("good")
+        Do::respond("good")
     });
     let client = wire.client(TIMEOUT).await;
     for _ in 0..2 {
         assert_eq!(ask(&client, &Method::GET, None).await.unwrap(), "good");
     }
-    assert_eq!(wire.requests().len(), 2, "it was sent twice");
+    assert_eq!(wire.requests().len(), 2, "the request was sent twice");
 }
 
 #[actix_rt::test]
-async fn a_timeout_that_the_server_declares_on_a_kept_connection_is_no_response() {
-    let wire = dies_by(|| Do::answer_with(408, "connection: close\r\n", "late"));
+async fn a_408_on_a_kept_connection_is_not_the_response() {
+    let wire = dies_by(|| Do::respond_with(408, "connection: close\r\n", "late"));
     let client = wire.client(TIMEOUT).await;
     for _ in 0..2 {
         assert_eq!(ask(&client, &Method::GET, None).await.unwrap(), "good");
@@ -212,7 +212,7 @@ async fn a_timeout_that_the_server_declares_on_a_kept_connection_is_no_response(
 }
 
 #[actix_rt::test]
-async fn what_got_a_byte_or_was_on_a_new_connection_is_not_sent_again() {
+async fn a_request_with_a_partial_response_or_on_a_new_connection_is_not_sent_again() {
     let wire = dies_by(|| Do::Close("HTTP/1.1 2"));
     let client = wire.client(TIMEOUT).await;
     assert_eq!(ask(&client, &Method::GET, None).await.unwrap(), "good");
@@ -226,13 +226,13 @@ async fn what_got_a_byte_or_was_on_a_new_connection_is_not_sent_again() {
 }
 
 #[actix_rt::test]
-async fn kept_connections_beside_a_dead_one_are_not_tried() {
-    // Two connections, both dead after their first request.
+async fn other_kept_connections_are_dropped_with_a_dead_one() {
+    // Both connections are dead after their first request.
     let wire = Wire::start(|connection, request, text| {
         if connection < 2 && request == 0 && text.contains("/together") {
             std::thread::sleep(Duration::from_millis(300));
         }
-        if connection < 2 && request == 1 { Do::Close("") } else { Do::answer("good") }
+        if connection < 2 && request == 1 { Do::Close("") } else { Do::respond("good") }
     });
     let client = wire.client(TIMEOUT).await;
     let together = || async { client.get("/together").send().await.unwrap() };
@@ -244,15 +244,15 @@ async fn kept_connections_beside_a_dead_one_are_not_tried() {
 }
 
 #[actix_rt::test]
-async fn a_refresh_on_a_dead_connection_is_sent_again_at_once_under_its_key() {
+async fn a_refresh_on_a_dead_connection_is_sent_again_with_its_key() {
     let tokens = r#"{"token":"a2","refreshToken":"r2","expiresIn":60}"#;
     let wire = Wire::start(move |connection, request, text| match (connection, request) {
-        (0, 0) => Do::answer_with(401, "", ""),
+        (0, 0) => Do::respond_with(401, "", ""),
         (0, _) => Do::Close(""),
         _ if text.starts_with("POST /refresh") => {
-            Do::answer_with(200, "content-type: application/json\r\n", tokens)
+            Do::respond_with(200, "content-type: application/json\r\n", tokens)
         }
-        _ => Do::answer("good"),
+        _ => Do::respond("good"),
     });
     let client = wire.client(TIMEOUT).await;
     assert_eq!(ask(&client, &Method::GET, None).await.unwrap(), "good");
@@ -267,11 +267,11 @@ async fn a_refresh_on_a_dead_connection_is_sent_again_at_once_under_its_key() {
 }
 
 #[actix_rt::test]
-async fn a_dead_connection_is_replaced_over_tls_too() {
+async fn a_dead_tls_connection_is_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let (ca, acceptor) = certificate(folder.path(), &["localhost"], (-1, 1));
     let wire = Wire::serve("127.0.0.1:0", Some(acceptor), |connection, request, _| {
-        if (connection, request) == (0, 1) { Do::Close("") } else { Do::answer("good") }
+        if (connection, request) == (0, 1) { Do::Close("") } else { Do::respond("good") }
     });
     let url = format!("https://localhost:{}", wire.address.port());
     let client = client(&url, &RootCerts::File(ca), TIMEOUT).await;
@@ -288,13 +288,13 @@ const INTERIMS: [&str; 4] = [
     "HTTP/1.0 199 Anything\n\n",
 ];
 
-/// The response `good` with others before it.
+/// Returns the response `good` after interim responses.
 fn after(interim: &str) -> Vec<u8> {
     format!("{interim}HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ngood").into()
 }
 
 #[actix_rt::test]
-async fn interim_responses_are_skipped_however_they_arrive() {
+async fn interim_responses_are_skipped_in_pieces_of_any_size() {
     for interim in INTERIMS {
         let whole = after(interim);
         let wire = Wire::start(move |_, request, _| match request {
@@ -307,13 +307,13 @@ async fn interim_responses_are_skipped_however_they_arrive() {
         for method in [Method::GET, Method::PUT, Method::GET] {
             assert_eq!(ask(&client, &method, None).await.as_deref(), Ok("good"), "{interim}");
         }
-        assert_eq!(wire.requests().len(), 3, "the connection is in step");
+        assert_eq!(wire.requests().len(), 3, "responses match their requests");
         assert_eq!(wire.connections(), 1, "the connection is kept");
     }
 }
 
 #[actix_rt::test]
-async fn interim_responses_are_skipped_over_tls_and_at_a_refresh() {
+async fn interim_responses_are_skipped_over_tls_and_during_a_refresh() {
     let folder = tempfile::tempdir().unwrap();
     let (ca, acceptor) = certificate(folder.path(), &["localhost"], (-1, 1));
     let wire = Wire::serve("127.0.0.1:0", Some(acceptor), |_, request, text| {
@@ -337,7 +337,7 @@ async fn interim_responses_are_skipped_over_tls_and_at_a_refresh() {
 }
 
 #[actix_rt::test]
-async fn an_interim_response_alone_is_no_response() {
+async fn an_interim_response_alone_is_an_error() {
     for (name, ends, problem) in [
         ("then nothing", Do::Write as fn(_) -> _, "in time"),
         (
@@ -357,14 +357,14 @@ async fn an_interim_response_alone_is_no_response() {
         let outcome = ask(&client, &Method::GET, None).await;
         assert!(is_transient(&outcome), "{name}: {outcome:?}");
         assert!(outcome.as_ref().unwrap_err().to_string().contains(problem), "{name}: {outcome:?}");
-        assert!(soon(client.refresh()).await.is_err(), "{name}");
+        assert!(within_timeout(client.refresh()).await.is_err(), "{name}");
         assert!(client.credentials().is_logged_in(), "{name}");
     }
 }
 
 #[actix_rt::test]
-async fn a_request_that_expects_an_interim_response_is_refused() {
-    let wire = Wire::start(|_, _, _| Do::answer("good"));
+async fn the_header_expect_is_rejected() {
+    let wire = Wire::start(|_, _, _| Do::respond("good"));
     let client = wire.client(TIMEOUT).await;
     let request = client.post("/thing").header("Expect", "100-continue").body("body");
     assert!(matches!(request.send().await, Err(Error::Invalid(_))));

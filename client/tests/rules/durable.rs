@@ -1,4 +1,4 @@
-//! What outlives a lost answer, a slow one, and the process.
+//! Recovery of lost responses, and tokens in a file.
 
 use std::collections::HashSet;
 use std::fs::Permissions;
@@ -11,39 +11,42 @@ use std::time::Duration;
 use matchbook_client::{
     Client, Credentials, Error, FileStore, StoreGuard, StoredTokens, TokenStore,
 };
+use matchbook_testkit::{Reaction, Received, ScriptedServer};
 
-use super::script::{Act, Asked, Script};
-use super::{get, get_after_rest, is_transient, logged_in, logged_in_with, on_file, soon, store};
+use super::{
+    get, get_after_backoff, is_transient, logged_in, logged_in_with, on_file, server_at, store,
+    within_timeout,
+};
 
-fn keys(script: &Script) -> Vec<Option<String>> {
-    script.asked("/refresh").iter().map(Asked::key).collect()
+fn keys(script: &ScriptedServer) -> Vec<Option<String>> {
+    script.received("/refresh").iter().map(Received::key).collect()
 }
 
-/// All refreshes were one attempt, made more than once.
-fn assert_one_key(script: &Script) {
+/// Asserts that all refreshes were one, sent several times with one key.
+fn assert_one_key(script: &ScriptedServer) {
     let keys = keys(script);
     assert!(keys.len() > 1 && keys[0].is_some(), "{keys:?}");
     assert!(keys.iter().all(|key| *key == keys[0]), "{keys:?}");
 }
 
 #[actix_rt::test]
-async fn an_answer_that_was_lost_is_had_again_with_the_same_key() {
-    for act in [Act::Lose, Act::Tear] {
-        let script = Script::start();
+async fn a_lost_response_is_recovered_with_the_same_key() {
+    for reaction in [Reaction::DropConnection, Reaction::TruncateBody] {
+        let script = ScriptedServer::start();
         let client = logged_in(&script).await;
         script.expire();
-        script.always("/refresh", act);
+        script.always("/refresh", reaction);
         assert!(is_transient(&get(&client, "/user").await));
-        script.always("/refresh", Act::Do);
-        assert_eq!(get_after_rest(&client, "/user").await, Ok(200));
+        script.always("/refresh", Reaction::Serve);
+        assert_eq!(get_after_backoff(&client, "/user").await, Ok(200));
         assert_one_key(&script);
-        assert_eq!((script.trades(), script.reuses()), (1, 0));
+        assert_eq!((script.rotations(), script.reuses()), (1, 0));
     }
 }
 
 #[actix_rt::test]
-async fn each_generation_has_a_key_of_its_own_that_is_long_enough_for_the_server() {
-    let script = Script::start();
+async fn each_generation_has_an_idempotency_key_that_the_server_accepts() {
+    let script = ScriptedServer::start();
     let client = logged_in(&script).await;
     for _ in 0..5 {
         client.refresh().await.unwrap();
@@ -57,23 +60,23 @@ async fn each_generation_has_a_key_of_its_own_that_is_long_enough_for_the_server
 }
 
 #[actix_rt::test]
-async fn the_key_is_in_the_store_before_the_server_is_asked() {
-    let (script, (_folder, file)) = (Script::start(), store());
+async fn the_idempotency_key_is_stored_before_the_refresh_is_sent() {
+    let (script, (_folder, file)) = (ScriptedServer::start(), store());
     let client = logged_in_with(&script, on_file(&file)).await;
     script.expire();
-    script.on("/refresh", [Act::Do.held()]);
-    let asking = actix_rt::spawn(async move { get(&client, "/user").await });
-    script.until_asked("/refresh", 1).await;
+    script.on("/refresh", [Reaction::Serve.held()]);
+    let request = actix_rt::spawn(async move { get(&client, "/user").await });
+    script.until_received("/refresh", 1).await;
     let written = std::fs::read_to_string(&file).unwrap();
     let key = keys(&script)[0].clone().unwrap();
-    assert!(written.contains(&key), "an attempt that the file does not know cannot be repeated");
+    assert!(written.contains(&key), "a refresh whose key is not stored cannot be recovered");
     script.release();
-    assert_eq!(soon(asking).await.unwrap(), Ok(200));
+    assert_eq!(within_timeout(request).await.unwrap(), Ok(200));
 }
 
 #[actix_rt::test]
-async fn tokens_at_rest_have_no_key_and_old_files_with_one_are_read() {
-    let (script, (_folder, file)) = (Script::start(), store());
+async fn stored_tokens_have_no_key_after_a_refresh_and_an_old_key_is_used() {
+    let (script, (_folder, file)) = (ScriptedServer::start(), store());
     let client = logged_in_with(&script, on_file(&file)).await;
     let at_rest = || FileStore::new(&file).read().unwrap().unwrap();
     assert_eq!(at_rest().idempotency_key, None);
@@ -84,36 +87,36 @@ async fn tokens_at_rest_have_no_key_and_old_files_with_one_are_read() {
     let old = "a-key-that-an-older-version-stored";
     let tokens = StoredTokens { idempotency_key: Some(old.to_owned()), ..at_rest() };
     FileStore::new(&file).write(Some(&tokens)).unwrap();
-    let next = Client::new(&script.server(), on_file(&file));
+    let next = Client::new(&server_at(&script), on_file(&file));
     next.refresh().await.unwrap();
     assert_eq!(keys(&script).last().unwrap().as_deref(), Some(old));
     assert_eq!(at_rest().idempotency_key, None);
 }
 
 #[actix_rt::test]
-async fn another_process_repeats_the_attempt_whose_answer_the_one_before_never_got() {
-    let (script, (_folder, file)) = (Script::start(), store());
+async fn another_process_recovers_a_lost_response() {
+    let (script, (_folder, file)) = (ScriptedServer::start(), store());
     let first = logged_in_with(&script, on_file(&file)).await;
     script.expire();
-    script.always("/refresh", Act::Lose);
+    script.always("/refresh", Reaction::DropConnection);
     assert!(is_transient(&get(&first, "/user").await));
     drop(first);
-    script.always("/refresh", Act::Do);
+    script.always("/refresh", Reaction::Serve);
 
-    let next = Client::new(&script.server(), on_file(&file));
-    assert_eq!(get_after_rest(&next, "/user").await, Ok(200));
+    let next = Client::new(&server_at(&script), on_file(&file));
+    assert_eq!(get_after_backoff(&next, "/user").await, Ok(200));
     assert_one_key(&script);
-    assert_eq!((script.trades(), script.reuses()), (1, 0));
+    assert_eq!((script.rotations(), script.reuses()), (1, 0));
 }
 
 #[actix_rt::test]
-async fn a_sign_in_outlives_its_process_in_a_file_that_nobody_else_reads() {
-    let (script, (folder, file)) = (Script::start(), store());
+async fn a_login_survives_its_process_in_a_file_that_only_the_owner_reads() {
+    let (script, (folder, file)) = (ScriptedServer::start(), store());
     let first = logged_in_with(&script, on_file(&file)).await;
     script.expire();
     assert_eq!(get(&first, "/user").await, Ok(200));
     drop(first);
-    let next = Client::new(&script.server(), on_file(&file));
+    let next = Client::new(&server_at(&script), on_file(&file));
     assert_eq!(get(&next, "/user").await, Ok(200));
     assert_eq!(script.refreshes(), 1);
     for entry in std::fs::read_dir(folder.path()).unwrap() {
@@ -126,37 +129,37 @@ async fn a_sign_in_outlives_its_process_in_a_file_that_nobody_else_reads() {
 }
 
 #[actix_rt::test]
-async fn a_file_that_is_no_store_is_told_of_and_not_overwritten_by_a_request() {
+async fn a_damaged_file_is_an_error_and_is_not_overwritten() {
     for garbage in ["", "{", "null", r#"{"version":1}"#, "\0\0\0\0"] {
-        let (script, (_folder, file)) = (Script::start(), store());
+        let (script, (_folder, file)) = (ScriptedServer::start(), store());
         std::fs::write(&file, garbage).unwrap();
         std::fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
-        let client = Client::new(&script.server(), on_file(&file));
+        let client = Client::new(&server_at(&script), on_file(&file));
         assert!(get(&client, "/user").await.is_err(), "{garbage:?}");
         assert_eq!(std::fs::read_to_string(&file).unwrap(), garbage);
-        assert!(script.asked_in_all().is_empty());
+        assert!(script.all_received().is_empty());
     }
 }
 
 #[actix_rt::test]
-async fn a_store_that_cannot_be_written_stops_a_refresh_before_the_server_is_asked() {
-    let (script, (folder, file)) = (Script::start(), store());
+async fn a_store_that_cannot_be_written_prevents_the_refresh() {
+    let (script, (folder, file)) = (ScriptedServer::start(), store());
     let client = logged_in_with(&script, on_file(&file)).await;
     script.expire();
-    // A folder that is gone can be written to by nobody, root included.
+    // Not even root can write to a deleted folder.
     std::fs::remove_dir_all(folder.path()).unwrap();
     assert!(get(&client, "/user").await.is_err());
-    assert_eq!(script.trades(), 0, "what is granted could not be kept");
+    assert_eq!(script.rotations(), 0, "the new tokens could not be stored");
 }
 
 #[actix_rt::test]
-async fn a_lifetime_runs_from_when_the_request_was_sent_however_slow_the_answer() {
+async fn a_lifetime_starts_when_the_request_is_sent_even_if_the_response_is_slow() {
     const LIFETIME: Duration = Duration::from_secs(60);
-    let script = Script::start();
-    let client = Client::new(&script.server(), Credentials::default());
+    let script = ScriptedServer::start();
+    let client = Client::new(&server_at(&script), Credentials::default());
     for path in ["/token", "/refresh"] {
-        script.on(path, [Act::Do.held()]);
-        let asking = actix_rt::spawn({
+        script.on(path, [Reaction::Serve.held()]);
+        let request = actix_rt::spawn({
             let client = client.clone();
             async move {
                 if path == "/token" {
@@ -166,16 +169,16 @@ async fn a_lifetime_runs_from_when_the_request_was_sent_however_slow_the_answer(
                 }
             }
         });
-        script.until_asked(path, 1).await;
+        script.until_received(path, 1).await;
         actix_rt::time::sleep(Duration::from_millis(700)).await;
         script.release();
-        soon(asking).await.unwrap().unwrap();
+        within_timeout(request).await.unwrap().unwrap();
         let status = client.credentials().status().unwrap();
-        let since = script.asked(path)[0].at.elapsed();
+        let since = script.received(path)[0].at.elapsed();
         assert_eq!(status.lifetime, Some(LIFETIME));
         let remaining = status.remaining.unwrap();
         assert!(remaining + Duration::from_millis(700) <= LIFETIME, "{path}: {remaining:?}");
-        // It was sent before it arrived; `since` was read after `remaining`.
+        // The request was sent before it arrived, and `since` was read after `remaining`.
         assert!(
             remaining + since <= LIFETIME + Duration::from_millis(100),
             "{path}: {remaining:?}"
@@ -185,10 +188,10 @@ async fn a_lifetime_runs_from_when_the_request_was_sent_however_slow_the_answer(
     assert!(client.credentials().status().unwrap().age >= Duration::from_millis(700));
 }
 
-/// A file on a disk that is full at times.
+/// A store on a disk that can be full.
 struct Full {
     file: FileStore,
-    /// How often it can be written to before it is.
+    /// The number of writes before the disk is full.
     left: Arc<AtomicUsize>,
 }
 
@@ -211,32 +214,38 @@ impl TokenStore for Full {
 }
 
 #[actix_rt::test]
-async fn tokens_that_could_not_be_kept_are_kept_before_they_are_traded() {
-    let (script, (_folder, file)) = (Script::start(), store());
+async fn tokens_that_were_not_stored_are_stored_before_their_refresh() {
+    let (script, (_folder, file)) = (ScriptedServer::start(), store());
     let left = Arc::new(AtomicUsize::new(usize::MAX));
     let disk = Full { file: FileStore::new(&file), left: left.clone() };
     let client = logged_in_with(&script, Credentials::builder().store(disk).build()).await;
 
-    // For the key of the refresh, and not for what it grants.
+    // One write is left, for the idempotency key but not for the new tokens.
     left.store(1, Ordering::SeqCst);
     client.refresh().await.unwrap();
-    assert_eq!(get(&client, "/user").await, Ok(200), "they are good all the same");
+    assert_eq!(get(&client, "/user").await, Ok(200), "the new tokens are valid");
     let kept = FileStore::new(&file).read().unwrap().unwrap();
     assert_eq!(kept.generation, 0);
-    assert!(matches!(client.refresh().await, Err(Error::Store(_))), "not kept, not traded");
+    assert!(
+        matches!(client.refresh().await, Err(Error::Store(_))),
+        "tokens that are not stored are not refreshed"
+    );
     assert_eq!(script.refreshes(), 1);
 
     left.store(usize::MAX, Ordering::SeqCst);
-    soon(async {
+    within_timeout(async {
         while client.refresh().await.is_err() {
             actix_rt::time::sleep(Duration::from_millis(50)).await;
         }
     })
     .await;
-    let shown: Vec<_> =
-        script.asked("/refresh").iter().map(|asked| asked.field("refresh_token")).collect();
+    let shown: Vec<_> = script
+        .received("/refresh")
+        .iter()
+        .map(|received| received.field("refresh_token"))
+        .collect();
     assert_eq!(shown.len(), 2);
-    assert_ne!(shown[0], shown[1], "the newer ones were traded");
+    assert_ne!(shown[0], shown[1], "the newer tokens were refreshed");
     assert_eq!(FileStore::new(&file).read().unwrap().unwrap().generation, 2);
     assert_eq!(script.reuses(), 0);
 }

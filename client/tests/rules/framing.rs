@@ -1,4 +1,4 @@
-//! Where a response ends: bodies of every kind, cut short, too long, or in pieces.
+//! The end of a response: truncated, endless, chunked and fragmented bodies.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -8,15 +8,16 @@ use awc::http::Method;
 use matchbook_client::{Client, Credentials, Error, RootCerts, Server, TokenResponse};
 
 use super::wire::{Do, Wire, certificate, client};
-use super::{is_transient, soon};
+use super::{is_transient, within_timeout};
 
 const TIMEOUT: Duration = Duration::from_secs(8);
 
-/// The status and the body of the response to a request, or why there is no such.
+/// Returns the status and the body of the response, or the error.
 async fn ask(client: &Client, method: Method) -> Result<(u16, String), String> {
-    let sent = soon(client.request(method, "/thing").send()).await;
+    let sent = within_timeout(client.request(method, "/thing").send()).await;
     let mut response = sent.map_err(|error| error.to_string())?;
-    let body = soon(async { response.body().await }).await.map_err(|error| error.to_string())?;
+    let body =
+        within_timeout(async { response.body().await }).await.map_err(|error| error.to_string())?;
     Ok((response.status().as_u16(), String::from_utf8_lossy(&body).into_owned()))
 }
 
@@ -30,7 +31,7 @@ fn good() -> Result<(u16, String), String> {
 }
 
 #[actix_rt::test]
-async fn a_body_that_is_cut_short_is_an_error() {
+async fn a_truncated_body_is_an_error() {
     for head in [
         "HTTP/1.1 200 -\r\ncontent-length: 10\r\n\r\ngood",
         "HTTP/1.1 200 -\r\ncontent-length: 10\r\n\r\n",
@@ -46,7 +47,7 @@ async fn a_body_that_is_cut_short_is_an_error() {
 }
 
 #[actix_rt::test]
-async fn a_refresh_whose_response_is_cut_short_keeps_the_session() {
+async fn a_refresh_with_a_truncated_response_keeps_the_session() {
     for head in [
         "HTTP/1.1 200 -\r\ncontent-type: application/json\r\ncontent-length: 60\r\n\r\n{\"token\":",
         "HTTP/1.1 401 -\r\ncontent-type: application/json\r\ncontent-length: 60\r\n\r\n{\"error\":\"inval",
@@ -54,14 +55,14 @@ async fn a_refresh_whose_response_is_cut_short_keeps_the_session() {
     ] {
         let wire = Wire::start(move |_, _, _| Do::Close(head));
         let client = wire.client(TIMEOUT).await;
-        let outcome = soon(client.refresh()).await;
+        let outcome = within_timeout(client.refresh()).await;
         assert!(is_transient(&outcome), "{head}: {outcome:?}");
         assert!(client.credentials().is_logged_in());
     }
 }
 
 #[actix_rt::test]
-async fn a_body_ends_with_its_connection_where_nothing_else_says_so() {
+async fn a_body_without_a_length_ends_with_its_connection() {
     for head in [
         "HTTP/1.1 200 -\r\n\r\ngood",
         "HTTP/1.1 200 -\r\nconnection: close\r\n\r\ngood",
@@ -80,7 +81,7 @@ async fn a_body_ends_with_its_connection_where_nothing_else_says_so() {
 }
 
 #[actix_rt::test]
-async fn over_tls_the_end_of_a_connection_is_the_end_of_a_body_only_where_it_is_announced() {
+async fn over_tls_only_close_notify_ends_a_body() {
     let folder = tempfile::tempdir().unwrap();
     let (ca, acceptor) = certificate(folder.path(), &["localhost"], (-1, 1));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -101,13 +102,13 @@ async fn over_tls_the_end_of_a_connection_is_the_end_of_a_body_only_where_it_is_
     assert_eq!(get(&client).await, good());
 }
 
-/// A server whose responses are all this, in one piece.
-fn says(response: &'static str) -> Wire {
+/// Starts a server that sends this response to each request, in one write.
+fn responding(response: &'static str) -> Wire {
     Wire::start(move |_, _, _| Do::Write(vec![response.into()]))
 }
 
 #[actix_rt::test]
-async fn a_response_without_a_body_is_not_waited_for() {
+async fn a_response_without_a_body_returns_at_once() {
     for (method, status, head) in [
         (Method::HEAD, 200, "HTTP/1.1 200 -\r\ncontent-length: 4\r\n\r\n"),
         (Method::HEAD, 200, "HTTP/1.1 200 -\r\ntransfer-encoding: chunked\r\n\r\n"),
@@ -119,7 +120,7 @@ async fn a_response_without_a_body_is_not_waited_for() {
         (Method::GET, 200, "HTTP/1.1 200 -\r\ncontent-length: 0\r\n\r\n"),
         (Method::GET, 200, "HTTP/1.0 200 -\r\ncontent-length: 0\r\nconnection: keep-alive\r\n\r\n"),
     ] {
-        let wire = says(head);
+        let wire = responding(head);
         let client = wire.client(TIMEOUT).await;
         for _ in 0..2 {
             assert_eq!(ask(&client, method.clone()).await, Ok((status, String::new())), "{head}");
@@ -129,7 +130,7 @@ async fn a_response_without_a_body_is_not_waited_for() {
 }
 
 #[actix_rt::test]
-async fn a_connection_is_kept_only_where_the_server_keeps_it() {
+async fn a_connection_is_kept_only_if_the_server_keeps_it() {
     for (head, is_kept) in [
         ("HTTP/1.1 200 -\r\ncontent-length: 4\r\n\r\ngood", true),
         ("HTTP/1.1 200 -\r\ncontent-length: 4\r\nconnection: CLOSE\r\n\r\ngood", false),
@@ -141,12 +142,12 @@ async fn a_connection_is_kept_only_where_the_server_keeps_it() {
             "HTTP/1.1 200 -\r\ntransfer-encoding: chunked\r\n\r\n4;x=y\r\ngood\r\n0\r\na: b\r\nc: d\r\n\r\n",
             true,
         ),
-        // An empty line behind the body is of no response.
+        // An empty line after the body belongs to no response.
         ("HTTP/1.1 200 -\r\ncontent-length: 4\r\n\r\ngood\r\n", true),
     ] {
-        // POST: nothing is sent again.
+        // A POST request is never sent again.
         for method in [Method::GET, Method::POST] {
-            let wire = says(head);
+            let wire = responding(head);
             let client = wire.client(TIMEOUT).await;
             for _ in 0..3 {
                 assert_eq!(ask(&client, method.clone()).await, good(), "{head}");
@@ -157,7 +158,7 @@ async fn a_connection_is_kept_only_where_the_server_keeps_it() {
 }
 
 #[actix_rt::test]
-async fn bytes_behind_a_response_are_not_taken_for_the_next_one() {
+async fn bytes_after_a_response_are_not_read_as_the_next_one() {
     let evil = "HTTP/1.1 200 -\r\ncontent-length: 4\r\n\r\nevil";
     for whole in [true, false] {
         let wire = Wire::start(move |_, _, _| {
@@ -177,7 +178,7 @@ async fn bytes_behind_a_response_are_not_taken_for_the_next_one() {
 }
 
 #[actix_rt::test]
-async fn a_response_in_small_pieces_is_the_same_response() {
+async fn a_response_in_small_pieces_is_read_whole() {
     for response in [
         "HTTP/1.1 200 -\r\ncontent-length: 4\r\n\r\ngood",
         "HTTP/1.1 200 -\r\ntransfer-encoding: chunked\r\n\r\n2\r\ngo\r\n2\r\nod\r\n0\r\nx: y\r\n\r\n",
@@ -195,7 +196,7 @@ async fn a_response_in_small_pieces_is_the_same_response() {
 }
 
 #[actix_rt::test]
-async fn a_head_or_a_body_without_end_is_an_error() {
+async fn an_endless_head_or_body_is_an_error() {
     let head = || Do::Write(vec![b"HTTP/1.1 200 -\r\n".to_vec(), b"x: y\r\n".repeat(1 << 20)]);
     let line = || Do::Write(vec![b"HTTP/1.1 200 -\r\nx: ".to_vec(), b"y".repeat(8 << 20)]);
     let body = || {
@@ -208,29 +209,29 @@ async fn a_head_or_a_body_without_end_is_an_error() {
         let client = wire.client(TIMEOUT).await;
         let outcome = get(&client).await.unwrap_err();
         assert!(outcome.contains(problem), "{outcome}");
-        assert!(is_transient(&soon(client.refresh()).await));
+        assert!(is_transient(&within_timeout(client.refresh()).await));
         assert!(client.credentials().is_logged_in());
     }
 }
 
 #[actix_rt::test]
-async fn another_protocol_is_no_response() {
+async fn a_response_of_another_protocol_is_an_error() {
     for garbage in ["SSH-2.0-OpenSSH_9.2\r\n", "\x15\x03\x01\0\x02\x02", "HTTP/2 200\r\n\r\n"] {
-        let wire = says(garbage);
+        let wire = responding(garbage);
         let client = wire.client(Duration::from_secs(2)).await;
         assert!(get(&client).await.is_err(), "{garbage:?}");
-        assert!(matches!(soon(client.refresh()).await, Err(Error::Transient { .. })));
+        assert!(matches!(within_timeout(client.refresh()).await, Err(Error::Transient { .. })));
     }
 }
 
 #[actix_rt::test]
-async fn a_server_that_responds_before_it_has_read_the_request_is_heard() {
+async fn a_response_before_the_end_of_the_request_is_read() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
         for tcp in listener.incoming() {
             let mut tcp = tcp.unwrap();
-            // The head, and no more.
+            // Read the head only.
             tcp.read_exact(&mut [0; 100]).unwrap();
             let response = "HTTP/1.1 413 -\r\ncontent-length: 4\r\nconnection: close\r\n\r\nlong";
             tcp.write_all(response.as_bytes()).unwrap();
@@ -244,7 +245,7 @@ async fn a_server_that_responds_before_it_has_read_the_request_is_heard() {
     client.log_in_with(tokens).await.unwrap();
     for method in [Method::PUT, Method::POST] {
         let request = client.request(method, "/thing").body(vec![b'x'; 32 << 20]);
-        let mut response = soon(request.send()).await.unwrap();
+        let mut response = within_timeout(request.send()).await.unwrap();
         assert_eq!(response.status().as_u16(), 413);
         assert_eq!(response.body().await.unwrap(), "long");
     }

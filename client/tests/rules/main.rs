@@ -1,68 +1,120 @@
-//! The rules that the client goes by, against a server that answers as told.
+//! The rules of the client, against a scripted server.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![expect(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
-use matchbook_client::{Client, Credentials, Error, Event, FileStore};
+use actix_rt::System;
+use actix_rt::task::JoinHandle;
+use matchbook_client::{Client, Credentials, Error, Event, FileStore, RootCerts, Server};
+use matchbook_testkit::{Reaction, ScriptedServer};
 
 mod connections;
 mod durable;
+mod events;
 mod framing;
 mod misconfigured;
 mod oauth;
 mod refusals;
 mod requests;
-mod script;
 mod secrets;
 mod sharing;
 mod strategies;
 mod wire;
 
-use script::{PATIENCE, Script};
+/// Is part of each token and key of a scripted server.
+const SECRET: &str = ScriptedServer::SECRET;
 
-/// A session with tokens in memory, logged in.
-async fn logged_in(script: &Script) -> Client {
+/// The longest wait for an expected event, also on a busy machine.
+const TEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Returns the settings of the client for a scripted server.
+fn server_at(script: &ScriptedServer) -> Server {
+    server_within(script, Duration::from_secs(10))
+}
+
+/// Returns the settings of the client, with this timeout of an exchange.
+fn server_within(script: &ScriptedServer, timeout: Duration) -> Server {
+    Server::new(script.origin(), &RootCerts::System, timeout).unwrap()
+}
+
+/// Returns a client that is logged in, with tokens in memory.
+async fn logged_in(script: &ScriptedServer) -> Client {
     logged_in_with(script, Credentials::default()).await
 }
 
-/// A session with these tokens to be, logged in.
-async fn logged_in_with(script: &Script, credentials: Credentials) -> Client {
-    let client = Client::new(&script.server(), credentials);
-    client.log_in_with(script.sign_in()).await.unwrap();
+/// Returns a client that is logged in. The age of its tokens is unknown.
+async fn logged_in_with(script: &ScriptedServer, credentials: Credentials) -> Client {
+    let client = Client::new(&server_at(script), credentials);
+    client.log_in_with(script.log_in()).await.unwrap();
     client
 }
 
-/// A session logged in as a guest: how old its tokens are is known then.
-async fn guest(script: &Script, credentials: Credentials) -> Client {
-    let client = Client::new(&script.server(), credentials);
+/// Returns a client that is logged in as a guest. The age of its tokens is known.
+async fn guest(script: &ScriptedServer, credentials: Credentials) -> Client {
+    let client = Client::new(&server_at(script), credentials);
     client.log_in_as_guest().await.unwrap();
     client
 }
 
-/// What a process has that keeps its tokens in this file.
+/// Returns credentials like those of a process that keeps its tokens in this file.
 fn on_file(path: &Path) -> Credentials {
     Credentials::builder().store(FileStore::new(path)).build()
 }
 
-/// A folder, and a file in it to be.
+/// Returns a temporary folder, and the path of a file in it that does not exist.
 fn store() -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tokens");
     (folder, file)
 }
 
-/// The status of the answer to `GET path`.
+/// Returns the status of the response to `GET path`.
 async fn get(client: &Client, path: &str) -> Result<u16, Error> {
     client.get(path).send().await.map(|response| response.status().as_u16())
 }
 
-/// The status of the answer to `GET path`, when a refresh that failed may be
-/// tried again.
-async fn get_after_rest(client: &Client, path: &str) -> Result<u16, Error> {
-    let waiting = async {
+/// Starts `GET path` in a task.
+fn spawn_get(client: &Client, path: &'static str) -> JoinHandle<Result<u16, Error>> {
+    let client = client.clone();
+    actix_rt::spawn(async move { get(&client, path).await })
+}
+
+/// Expires the access token and starts `GET path`. Returns when its refresh has arrived at
+/// the server, which holds `reaction` until its release.
+async fn hold_refresh(
+    script: &ScriptedServer,
+    client: &Client,
+    path: &'static str,
+    reaction: Reaction,
+) -> JoinHandle<Result<u16, Error>> {
+    let refreshes = script.refreshes();
+    script.expire();
+    script.on("/refresh", [reaction.held()]);
+    let request = spawn_get(client, path);
+    script.until_received("/refresh", refreshes + 1).await;
+    request
+}
+
+/// Runs `GET path` on a thread of its own.
+fn on_a_thread(
+    server: &Server,
+    credentials: &Credentials,
+    path: &'static str,
+) -> thread::JoinHandle<Result<u16, Error>> {
+    let server = server.clone();
+    let credentials = credentials.clone();
+    thread::spawn(move || {
+        System::new().block_on(async move { get(&Client::new(&server, credentials), path).await })
+    })
+}
+
+/// Returns the status of the response to `GET path`, and retries after transient errors.
+async fn get_after_backoff(client: &Client, path: &str) -> Result<u16, Error> {
+    let retried = async {
         loop {
             match get(client, path).await {
                 Err(Error::Transient { .. }) => {
@@ -72,22 +124,22 @@ async fn get_after_rest(client: &Client, path: &str) -> Result<u16, Error> {
             }
         }
     };
-    soon(waiting).await
+    within_timeout(retried).await
 }
 
-/// What must not take for ever.
-async fn soon<T>(future: impl Future<Output = T>) -> T {
-    actix_rt::time::timeout(PATIENCE, future).await.unwrap()
+/// Awaits `future`, and panics after [`TEST_TIMEOUT`].
+async fn within_timeout<T>(future: impl Future<Output = T>) -> T {
+    actix_rt::time::timeout(TEST_TIMEOUT, future).await.unwrap()
 }
 
 fn is_transient<T>(outcome: &Result<T, Error>) -> bool {
     matches!(outcome, Err(Error::Transient { .. }))
 }
 
-/// A credential that notes what happens, and what it notes.
-fn noting() -> (Credentials, Arc<Mutex<Vec<Event>>>) {
+/// Returns credentials that record their events, and the record.
+fn recording() -> (Credentials, Arc<Mutex<Vec<Event>>>) {
     let events = Arc::<Mutex<Vec<Event>>>::default();
-    let noted = events.clone();
-    let note = move |event: &Event| noted.lock().unwrap().push(event.clone());
-    (Credentials::builder().on_event(note).build(), events)
+    let recorded = events.clone();
+    let record = move |event: &Event| recorded.lock().unwrap().push(event.clone());
+    (Credentials::builder().on_event(record).build(), events)
 }

@@ -1,9 +1,9 @@
-//! RFC 6749 in place of Matchbook's own endpoints.
+//! OAuth 2.0 (RFC 6749) in place of Matchbook's own endpoints.
 
 use matchbook_client::{Client, Credentials, Error, OAuth, TokenResponse};
+use matchbook_testkit::{Reaction, ScriptedServer};
 
-use super::script::{Act, Script};
-use super::{get, is_transient, on_file, soon, store};
+use super::{get, is_transient, on_file, server_at, store, within_timeout};
 
 fn oauth() -> OAuth {
     OAuth {
@@ -15,53 +15,56 @@ fn oauth() -> OAuth {
     }
 }
 
-async fn logged_in(script: &Script, oauth: OAuth) -> Client {
-    let client = Client::new(&script.server().oauth(oauth).unwrap(), Credentials::default());
-    client.log_in_with(script.sign_in()).await.unwrap();
+async fn logged_in(script: &ScriptedServer, oauth: OAuth) -> Client {
+    let client = Client::new(&server_at(script).oauth(oauth).unwrap(), Credentials::default());
+    client.log_in_with(script.log_in()).await.unwrap();
     client
 }
 
 #[actix_rt::test]
-async fn tokens_from_elsewhere_end_no_session_of_an_oauth_server() {
-    let script = Script::start();
+async fn installed_tokens_end_no_session_of_an_oauth_server() {
+    let script = ScriptedServer::start();
     let client = logged_in(&script, oauth()).await;
-    // As an access token may look there; what it says is not for its client to read.
+    // A client must not read the access tokens of an OAuth server.
     for claims in ["eyJzaWQiOiJhIn0", "eyJzaWQiOiJiIn0"] {
         let token = format!("e30.{claims}.c2ln");
-        client.log_in_with(TokenResponse { token, ..script.sign_in() }).await.unwrap();
+        client.log_in_with(TokenResponse { token, ..script.log_in() }).await.unwrap();
     }
-    assert!(script.asked("/oauth/revoke").is_empty());
+    assert!(script.received("/oauth/revoke").is_empty());
 }
 
 #[actix_rt::test]
-async fn a_refresh_is_a_form_of_rfc_6749_and_its_answer_in_snake_case() {
-    let script = Script::start();
+async fn a_refresh_request_and_its_response_follow_rfc_6749() {
+    let script = ScriptedServer::start();
     let client = logged_in(&script, OAuth { scope: Some("read".into()), ..oauth() }).await;
     for _ in 0..2 {
         script.expire();
         assert_eq!(get(&client, "/user").await, Ok(200));
     }
-    let asked = script.asked("/oauth/token");
-    assert_eq!((asked.len(), script.refreshes(), script.trades(), script.reuses()), (2, 0, 2, 0));
-    for asked in &asked {
-        assert_eq!(asked.headers["content-type"], "application/x-www-form-urlencoded");
-        assert_eq!(asked.field("grant_type").as_deref(), Some("refresh_token"));
-        assert_eq!(asked.field("client_id").as_deref(), Some("an-app"));
-        assert_eq!(asked.field("scope").as_deref(), Some("read"));
-        assert!(!asked.query.contains("token"), "a secret has no place in a URL");
+    let received = script.received("/oauth/token");
+    assert_eq!(
+        (received.len(), script.refreshes(), script.rotations(), script.reuses()),
+        (2, 0, 2, 0)
+    );
+    for received in &received {
+        assert_eq!(received.headers["content-type"], "application/x-www-form-urlencoded");
+        assert_eq!(received.field("grant_type").as_deref(), Some("refresh_token"));
+        assert_eq!(received.field("client_id").as_deref(), Some("an-app"));
+        assert_eq!(received.field("scope").as_deref(), Some("read"));
+        assert!(!received.query.contains("token"), "no secret in a URL");
     }
-    assert_ne!(asked[0].field("refresh_token"), asked[1].field("refresh_token"));
+    assert_ne!(received[0].field("refresh_token"), received[1].field("refresh_token"));
 }
 
 #[actix_rt::test]
-async fn a_client_with_a_secret_shows_it() {
-    let script = Script::start();
+async fn a_client_secret_is_sent_by_basic_authentication_only() {
+    let script = ScriptedServer::start();
     let client = logged_in(&script, OAuth { client_secret: Some("hush".into()), ..oauth() }).await;
     client.refresh().await.unwrap();
-    let asked = &script.asked("/oauth/token")[0];
-    // By either of the two ways of RFC 6749 §2.3.1, not by both.
-    let basic = asked.headers.get("authorization").map(String::as_str);
-    let form = asked.field("client_secret");
+    let received = &script.received("/oauth/token")[0];
+    // By one of the two methods of RFC 6749 §2.3.1, not by both.
+    let basic = received.headers.get("authorization").map(String::as_str);
+    let form = received.field("client_secret");
     match (basic, form.as_deref()) {
         (Some(basic), None) => assert_eq!(basic, "Basic YW4tYXBwOmh1c2g="),
         (None, form) => assert_eq!(form, Some("hush")),
@@ -70,62 +73,65 @@ async fn a_client_with_a_secret_shows_it() {
 }
 
 #[actix_rt::test]
-async fn an_answer_without_a_refresh_token_leaves_the_one_there_is() {
-    let script = Script::start();
+async fn a_response_without_a_refresh_token_keeps_the_current_one() {
+    let script = ScriptedServer::start();
     script.stop_rotating();
     let client = logged_in(&script, oauth()).await;
     for _ in 0..3 {
         script.expire();
         assert_eq!(get(&client, "/user").await, Ok(200));
     }
-    let asked = script.asked("/oauth/token");
-    assert_eq!(asked.len(), 3);
-    assert!(asked.iter().all(|one| one.field("refresh_token") == asked[0].field("refresh_token")));
-    // Each of these is an attempt of its own all the same.
-    assert!(asked[0].key().is_none() || asked[0].key() != asked[1].key());
+    let received = script.received("/oauth/token");
+    assert_eq!(received.len(), 3);
+    assert!(
+        received.iter().all(|one| one.field("refresh_token") == received[0].field("refresh_token"))
+    );
+    // Each refresh nevertheless has a key of its own.
+    assert!(received[0].key().is_none() || received[0].key() != received[1].key());
 }
 
 #[actix_rt::test]
-async fn an_answer_without_a_lifetime_claims_none() {
-    let script = Script::start();
+async fn a_response_without_a_lifetime_leaves_it_unknown() {
+    let script = ScriptedServer::start();
     let client = logged_in(&script, oauth()).await;
     let answer = r#"{"access_token":"opaque","token_type":"bearer"}"#;
-    script.on("/oauth/token", [Act::json(200, answer)]);
+    script.on("/oauth/token", [Reaction::json(200, answer)]);
     client.refresh().await.unwrap();
     let status = client.credentials().status().unwrap();
     assert_eq!((status.lifetime, status.remaining, status.refreshes), (None, None, 1));
 }
 
 #[actix_rt::test]
-async fn invalid_grant_alone_is_a_logout() {
+async fn only_invalid_grant_ends_an_oauth_session() {
     for error in ["invalid_client", "invalid_request", "unauthorized_client", "invalid_scope"] {
         for status in [400, 401] {
-            let script = Script::start();
+            let script = ScriptedServer::start();
             let client = logged_in(&script, oauth()).await;
-            script.on("/oauth/token", [Act::json(status, &format!(r#"{{"error":"{error}"}}"#))]);
+            script
+                .on("/oauth/token", [Reaction::json(status, &format!(r#"{{"error":"{error}"}}"#))]);
             let told = client.refresh().await.unwrap_err();
             assert!(!matches!(told, Error::LoggedOut(_)), "{status} {error}: {told:?}");
             assert!(client.credentials().is_logged_in(), "{status} {error}");
         }
     }
-    let script = Script::start();
+    let script = ScriptedServer::start();
     let client = logged_in(&script, oauth()).await;
-    // Without the description, which is optional (RFC 6749 §5.2).
-    script.on("/oauth/token", [Act::json(400, r#"{"error":"invalid_grant"}"#)]);
+    // The description is optional (RFC 6749 §5.2).
+    script.on("/oauth/token", [Reaction::json(400, r#"{"error":"invalid_grant"}"#)]);
     assert_eq!(client.refresh().await, Err(Error::LoggedOut(None)));
     assert!(!client.credentials().is_logged_in());
 }
 
 #[actix_rt::test]
-async fn the_word_of_something_in_between_is_no_logout_here_either() {
+async fn a_response_of_a_gateway_ends_no_oauth_session() {
     for (status, content_type, body) in [
         (400, "text/html", "<html>"),
         (401, "text/html", "<html>"),
         (401, "application/json", "{}"),
     ] {
-        let script = Script::start();
+        let script = ScriptedServer::start();
         let client = logged_in(&script, oauth()).await;
-        script.always("/oauth/token", Act::say(status, content_type, body));
+        script.always("/oauth/token", Reaction::respond(status, content_type, body));
         let outcome = client.refresh().await;
         assert!(is_transient(&outcome), "{status} {body}: {outcome:?}");
         assert!(client.credentials().is_logged_in());
@@ -133,35 +139,35 @@ async fn the_word_of_something_in_between_is_no_logout_here_either() {
 }
 
 #[actix_rt::test]
-async fn logging_out_revokes_the_refresh_token() {
-    let script = Script::start();
+async fn a_logout_revokes_the_refresh_token() {
+    let script = ScriptedServer::start();
     let client = logged_in(&script, oauth()).await;
-    soon(client.log_out()).await.unwrap();
-    let asked = script.asked("/oauth/revoke");
-    assert_eq!(asked.len(), 1);
-    assert!(asked[0].field("token").unwrap().starts_with("mb_rt_"));
+    within_timeout(client.log_out()).await.unwrap();
+    let received = script.received("/oauth/revoke");
+    assert_eq!(received.len(), 1);
+    assert!(received[0].field("token").unwrap().starts_with("mb_rt_"));
     assert!(!client.credentials().is_logged_in());
 }
 
 #[actix_rt::test]
-async fn logging_out_where_nothing_can_be_revoked_erases_the_tokens_here() {
-    let script = Script::start();
+async fn a_logout_without_a_revocation_endpoint_erases_the_tokens() {
+    let script = ScriptedServer::start();
     let client = logged_in(&script, OAuth { revocation_path: None, ..oauth() }).await;
-    soon(client.log_out()).await.unwrap();
-    assert!(script.asked_in_all().is_empty());
+    within_timeout(client.log_out()).await.unwrap();
+    assert!(script.all_received().is_empty());
     assert!(!client.credentials().is_logged_in());
 }
 
 #[actix_rt::test]
-async fn where_nothing_rotates_the_newer_access_token_in_the_store_is_used_as_well() {
-    let (script, (_folder, file)) = (Script::start(), store());
+async fn a_newer_access_token_in_the_store_is_used_without_rotation_too() {
+    let (script, (_folder, file)) = (ScriptedServer::start(), store());
     script.stop_rotating();
-    let server = script.server().oauth(oauth()).unwrap();
+    let server = server_at(&script).oauth(oauth()).unwrap();
     let first = Client::new(&server, on_file(&file));
-    first.log_in_with(script.sign_in()).await.unwrap();
+    first.log_in_with(script.log_in()).await.unwrap();
     first.refresh().await.unwrap();
     Client::new(&server, on_file(&file)).refresh().await.unwrap();
     first.refresh().await.unwrap();
-    let refreshes = script.asked("/oauth/token").len();
-    assert_eq!(refreshes, 2, "the first finds what the second has got");
+    let refreshes = script.received("/oauth/token").len();
+    assert_eq!(refreshes, 2, "the first client uses the token of the second");
 }

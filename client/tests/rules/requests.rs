@@ -1,24 +1,24 @@
-//! What is sent again, and where it may go.
+//! Requests that are sent again, and their allowed targets.
 
 use std::time::Duration;
 
 use actix_web::web::Bytes;
 use futures_util::stream;
 use matchbook_client::{Client, Credentials, Error, RootCerts, Server};
+use matchbook_testkit::{Reaction, Received, ScriptedServer};
 use serde_json::json;
 
-use super::script::{Act, Asked, SECRET, Script};
-use super::{get, guest, logged_in, soon};
+use super::{SECRET, get, guest, logged_in, server_at, within_timeout};
 
-/// The body of an answer.
+/// Returns the body of a response.
 async fn text(mut response: matchbook_client::Response) -> String {
     let body = response.body().limit(64 << 20).await.unwrap();
     String::from_utf8(body.to_vec()).unwrap()
 }
 
 #[actix_rt::test]
-async fn a_request_is_sent_again_whole() {
-    let script = Script::start();
+async fn a_request_is_sent_again_with_its_query_headers_and_body() {
+    let script = ScriptedServer::start();
     let client = logged_in(&script).await;
     let pairs = [("a", "1"), ("b", "2")];
     let requests = [
@@ -30,18 +30,18 @@ async fn a_request_is_sent_again_whole() {
     for (name, request) in requests {
         script.expire();
         let request = request.query(&pairs).header("x-name", name);
-        let response = soon(request.send()).await.unwrap();
+        let response = within_timeout(request.send()).await.unwrap();
         assert_eq!(response.status(), 200);
-        let asked = script.asked(&format!("/{name}"));
-        assert_eq!(asked.len(), 2);
-        assert_eq!(text(response).await.as_bytes(), asked[0].body, "{name}");
-        assert_eq!(asked[0].body, asked[1].body, "{name}");
-        assert_eq!(asked[0].body.is_empty(), name == "none");
-        assert_ne!(asked[0].bearer(), asked[1].bearer());
-        for asked in asked {
-            assert_eq!(asked.query, "a=1&b=2");
-            assert_eq!(asked.headers["x-name"], name);
-            let content_type = asked.headers.get("content-type").map(String::as_str);
+        let received = script.received(&format!("/{name}"));
+        assert_eq!(received.len(), 2);
+        assert_eq!(text(response).await.as_bytes(), received[0].body, "{name}");
+        assert_eq!(received[0].body, received[1].body, "{name}");
+        assert_eq!(received[0].body.is_empty(), name == "none");
+        assert_ne!(received[0].bearer(), received[1].bearer());
+        for received in received {
+            assert_eq!(received.query, "a=1&b=2");
+            assert_eq!(received.headers["x-name"], name);
+            let content_type = received.headers.get("content-type").map(String::as_str);
             match name {
                 "json" => assert_eq!(content_type, Some("application/json")),
                 "form" => assert_eq!(content_type, Some("application/x-www-form-urlencoded")),
@@ -53,91 +53,91 @@ async fn a_request_is_sent_again_whole() {
 }
 
 #[actix_rt::test]
-async fn what_failed_otherwise_than_by_its_token_is_not_sent_again() {
-    let script = Script::start();
+async fn a_request_that_failed_for_another_reason_is_not_sent_again() {
+    let script = ScriptedServer::start();
     let client = logged_in(&script).await;
-    script.on("/order", [Act::Lose, Act::json(503, "{}")]);
+    script.on("/order", [Reaction::DropConnection, Reaction::json(503, "{}")]);
     let outcome = client.post("/order").body("one").send().await;
     assert!(matches!(outcome, Err(Error::Transient { .. })));
     assert_eq!(client.post("/order").body("one").send().await.unwrap().status(), 503);
-    assert_eq!(script.asked("/order").len(), 2, "it may have been done");
+    assert_eq!(script.received("/order").len(), 2, "the order may have been executed");
 }
 
-/// A stream of a few pieces, which can be had once.
+/// Returns a stream of several chunks.
 fn pieces() -> impl futures_util::Stream<Item = Result<Bytes, std::io::Error>> + 'static {
     stream::iter(["once", " and", " only", " once"].map(|piece| Ok(Bytes::from(piece))))
 }
 
 #[actix_rt::test]
-async fn a_stream_is_preceded_by_a_look_at_the_clock() {
-    let script = Script::start();
+async fn a_stream_is_sent_with_a_fresh_access_token() {
+    let script = ScriptedServer::start();
     script.set_lifetime(0);
     let client = guest(&script, Credentials::default()).await;
     script.set_lifetime(60);
     script.expire();
-    let response = soon(client.post("/stream").send_stream(pieces())).await.unwrap();
+    let response = within_timeout(client.post("/stream").send_stream(pieces())).await.unwrap();
     assert_eq!(
         (response.status().as_u16(), text(response).await.as_str()),
         (200, "once and only once")
     );
-    assert_eq!((script.refreshes(), script.asked("/stream").len()), (1, 1));
+    assert_eq!((script.refreshes(), script.received("/stream").len()), (1, 1));
 }
 
 #[actix_rt::test]
-async fn a_stream_whose_token_fails_all_the_same_is_not_sent_again_but_said_to_be_lost() {
-    let script = Script::start();
+async fn a_stream_whose_token_is_rejected_is_not_replayable() {
+    let script = ScriptedServer::start();
     let client = guest(&script, Credentials::default()).await;
     script.expire();
-    let outcome = soon(client.post("/stream").send_stream(pieces())).await;
+    let outcome = within_timeout(client.post("/stream").send_stream(pieces())).await;
     assert_eq!(outcome.err(), Some(Error::NotReplayable));
-    assert_eq!((script.refreshes(), script.asked("/stream").len()), (1, 1));
-    let response = soon(client.post("/stream").send_stream(pieces())).await.unwrap();
+    assert_eq!((script.refreshes(), script.received("/stream").len()), (1, 1));
+    let response = within_timeout(client.post("/stream").send_stream(pieces())).await.unwrap();
     assert_eq!(text(response).await, "once and only once");
-    assert_eq!((script.refreshes(), script.asked("/stream").len()), (1, 2));
+    assert_eq!((script.refreshes(), script.received("/stream").len()), (1, 2));
 }
 
 #[actix_rt::test]
-async fn a_body_over_the_limit_is_not_kept_for_another_time() {
-    let script = Script::start();
+async fn a_body_beyond_the_limit_is_not_replayable() {
+    let script = ScriptedServer::start();
     let client = guest(&script, Credentials::builder().body_limit(10).build()).await;
     script.expire();
     let large = || client.post("/large").body("eleven bytes");
     assert_eq!(large().send().await.err(), Some(Error::NotReplayable));
     assert_eq!(text(large().send().await.unwrap()).await, "eleven bytes");
-    assert_eq!((script.refreshes(), script.asked("/large").len()), (1, 2));
+    assert_eq!((script.refreshes(), script.received("/large").len()), (1, 2));
     script.expire();
     let small = client.post("/small").body("ten bytes!").send().await.unwrap();
     assert_eq!(text(small).await, "ten bytes!");
 }
 
 #[actix_rt::test]
-async fn a_redirect_to_another_origin_never_carries_the_tokens() {
-    let (script, elsewhere) = (Script::start(), Script::start());
+async fn a_redirect_to_another_origin_receives_no_tokens() {
+    let (script, elsewhere) = (ScriptedServer::start(), ScriptedServer::start());
     let client = logged_in(&script).await;
     let to = format!("{}/user", elsewhere.origin());
     let port = elsewhere.origin().rsplit(':').next().unwrap();
     for status in [301, 302, 303, 307, 308] {
         for to in [&to, &format!("//127.0.0.1:{port}/user"), &format!("http://localhost:{port}/")] {
-            script.on("/away", [Act::redirect(status, to)]);
+            script.on("/away", [Reaction::redirect(status, to)]);
             let response = client.post("/away").body(SECRET).send().await.unwrap();
-            assert_eq!(response.status(), status, "it is handed on");
+            assert_eq!(response.status(), status, "the redirect is returned");
         }
     }
     for status in [302, 307, 308] {
-        script.always("/refresh", Act::redirect(status, &to));
+        script.always("/refresh", Reaction::redirect(status, &to));
         assert!(client.refresh().await.is_err());
-        client.log_in_with(script.sign_in()).await.unwrap();
+        client.log_in_with(script.log_in()).await.unwrap();
     }
-    for asked in elsewhere.asked_in_all() {
-        let shown = format!("{:?} {:?}", asked.headers, asked.body);
+    for received in elsewhere.all_received() {
+        let shown = format!("{:?} {:?}", received.headers, received.body);
         assert!(!shown.contains(SECRET), "{shown}");
     }
     assert!(client.credentials().is_logged_in());
 }
 
 #[actix_rt::test]
-async fn an_absolute_url_elsewhere_is_refused_before_anything_is_sent() {
-    let (script, elsewhere) = (Script::start(), Script::start());
+async fn a_url_of_another_origin_is_rejected_before_anything_is_sent() {
+    let (script, elsewhere) = (ScriptedServer::start(), ScriptedServer::start());
     let client = logged_in(&script).await;
     let port = elsewhere.origin().rsplit(':').next().unwrap();
     let own = script.origin().trim_start_matches("http://");
@@ -150,19 +150,19 @@ async fn an_absolute_url_elsewhere_is_refused_before_anything_is_sent() {
         let outcome = get(&client, &url).await;
         assert!(matches!(outcome, Err(Error::OriginNotAllowed(_))), "{url}: {outcome:?}");
     }
-    // A user in front of the host, which looks like the host.
+    // A user name that looks like the host.
     let outcome = get(&client, &format!("http://{own}@127.0.0.1:{port}/user")).await;
     assert!(matches!(outcome, Err(Error::Invalid(_) | Error::OriginNotAllowed(_))), "{outcome:?}");
-    assert!(elsewhere.asked_in_all().is_empty() && script.asked_in_all().is_empty());
+    assert!(elsewhere.all_received().is_empty() && script.all_received().is_empty());
     assert_eq!(get(&client, &format!("{}/user?a=1", script.origin())).await, Ok(200));
-    assert_eq!(script.asked("/user")[0].query, "a=1");
+    assert_eq!(script.received("/user")[0].query, "a=1");
 }
 
 #[actix_rt::test]
-async fn nothing_that_is_given_as_a_path_leads_elsewhere() {
-    let elsewhere = Script::start();
+async fn a_path_cannot_change_the_origin() {
+    let elsewhere = ScriptedServer::start();
     let port = elsewhere.origin().rsplit(':').next().unwrap();
-    // A server whose origin is the beginning of the other's.
+    // The origin of the server is a prefix of the other origin.
     let short = elsewhere.origin().strip_suffix(port).unwrap().to_owned() + &port[..port.len() - 1];
     for (base, path) in [
         (short.as_str(), port[port.len() - 1..].to_owned() + "/user"),
@@ -175,33 +175,36 @@ async fn nothing_that_is_given_as_a_path_leads_elsewhere() {
     ] {
         let server = Server::new(base, &RootCerts::System, Duration::from_secs(2)).unwrap();
         let client = Client::new(&server, Credentials::default());
-        client.log_in_with(elsewhere.sign_in()).await.unwrap();
-        assert!(soon(get(&client, &path)).await.is_err(), "{base}{path}");
-        assert!(elsewhere.asked_in_all().is_empty(), "{base}{path}");
+        client.log_in_with(elsewhere.log_in()).await.unwrap();
+        assert!(within_timeout(get(&client, &path)).await.is_err(), "{base}{path}");
+        assert!(elsewhere.all_received().is_empty(), "{base}{path}");
     }
 }
 
 #[actix_rt::test]
-async fn a_further_origin_that_is_allowed_gets_the_bearer_and_the_server_alone_the_refresh() {
-    let (script, elsewhere) = (Script::start(), Script::start());
-    let server = script.server().allow_origin(elsewhere.origin()).unwrap();
+async fn an_allowed_origin_receives_the_access_token_but_no_refresh_token() {
+    let (script, elsewhere) = (ScriptedServer::start(), ScriptedServer::start());
+    let server = server_at(&script).allow_origin(elsewhere.origin()).unwrap();
     let client = Client::new(&server, Credentials::default());
-    client.log_in_with(script.sign_in()).await.unwrap();
+    client.log_in_with(script.log_in()).await.unwrap();
     let url = format!("{}/user", elsewhere.origin());
     let refused = r#"{"error":"invalid_token","message":"expired"}"#;
-    elsewhere.on("/user", [Act::json(200, "{}"), Act::json(401, refused), Act::json(200, "{}")]);
+    elsewhere.on(
+        "/user",
+        [Reaction::json(200, "{}"), Reaction::json(401, refused), Reaction::json(200, "{}")],
+    );
     assert_eq!(get(&client, &url).await, Ok(200));
     assert_eq!(get(&client, &url).await, Ok(200));
-    let bearers: Vec<_> = elsewhere.asked("/user").iter().map(Asked::bearer).collect();
+    let bearers: Vec<_> = elsewhere.received("/user").iter().map(Received::bearer).collect();
     assert!(bearers[0].is_some() && bearers[0] == bearers[1] && bearers[1] != bearers[2]);
-    assert_eq!((script.refreshes(), elsewhere.asked_in_all().len()), (1, 3));
+    assert_eq!((script.refreshes(), elsewhere.all_received().len()), (1, 3));
     let lookalike = format!("{}.example/user", elsewhere.origin());
     assert!(get(&client, &lookalike).await.is_err());
 }
 
 #[actix_rt::test]
-async fn what_is_no_header_no_path_and_no_url_is_told() {
-    let script = Script::start();
+async fn an_invalid_header_path_or_url_is_an_error() {
+    let script = ScriptedServer::start();
     let client = logged_in(&script).await;
     let outcome = client.get("/user").header("not a name", "x").send().await;
     assert!(matches!(outcome, Err(Error::Invalid(_))));
@@ -212,17 +215,17 @@ async fn what_is_no_header_no_path_and_no_url_is_told() {
         let told = matches!(outcome, Err(Error::Invalid(_) | Error::OriginNotAllowed(_)));
         assert!(told, "{url}: {outcome:?}");
     }
-    assert!(script.asked_in_all().is_empty());
+    assert!(script.all_received().is_empty());
 }
 
 #[actix_rt::test]
-async fn the_bearer_is_the_librarys_whatever_headers_a_caller_adds() {
-    let script = Script::start();
+async fn a_caller_cannot_replace_the_authorization_header() {
+    let script = ScriptedServer::start();
     let client = logged_in(&script).await;
     let request = client.get("/user").header("authorization", "Basic eDp5");
-    // It may be refused or overruled, not obeyed.
+    // The header may be rejected or replaced.
     if let Ok(response) = request.send().await {
         assert_eq!(response.status(), 200);
-        assert!(script.asked("/user")[0].bearer().is_some());
+        assert!(script.received("/user")[0].bearer().is_some());
     }
 }

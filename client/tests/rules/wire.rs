@@ -1,5 +1,4 @@
-//! A server of bare sockets, with or without TLS, that does to its connections
-//! what a test wants.
+//! A server on plain sockets, with or without TLS, whose connections follow a script.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -20,34 +19,35 @@ use openssl::ssl::{SslAcceptor, SslMethod};
 use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
 use openssl::x509::{X509, X509NameBuilder};
 
-/// What to do about one request on a connection. Both numbers count from 0: the
-/// connection, and the request on it.
+/// What the server does with one request.
 pub(crate) enum Do {
-    /// Write these pieces, one after another.
+    /// Writes these pieces, one after another.
     Write(Vec<Vec<u8>>),
-    /// Write this, and close the connection.
+    /// Writes this, and closes the connection.
     Close(&'static str),
-    /// Write nothing more, and leave it open.
+    /// Writes nothing, and leaves the connection open.
     Silence,
 }
 
 impl Do {
-    /// A response with a body.
-    pub(crate) fn answer(body: &str) -> Self {
-        Self::answer_with(200, "", body)
+    /// Sends a response with a body.
+    pub(crate) fn respond(body: &str) -> Self {
+        Self::respond_with(200, "", body)
     }
 
-    /// A response with these lines in its head as well.
-    pub(crate) fn answer_with(status: u16, lines: &str, body: &str) -> Self {
+    /// Sends a response with additional header lines.
+    pub(crate) fn respond_with(status: u16, lines: &str, body: &str) -> Self {
         let length = body.len();
         let head = format!("HTTP/1.1 {status} -\r\ncontent-length: {length}\r\n{lines}\r\n");
         Self::Write(vec![(head + body).into()])
     }
 }
 
+/// Decides by the numbers of the connection and of the request on it, both from 0, and by the
+/// text of the request.
 type Script = dyn Fn(usize, usize, &str) -> Do + Send + Sync;
 
-/// The server, and the requests that it got.
+/// The server and its requests.
 pub(crate) struct Wire {
     pub(crate) address: SocketAddr,
     requests: Arc<Mutex<Vec<String>>>,
@@ -55,12 +55,12 @@ pub(crate) struct Wire {
 }
 
 impl Wire {
-    /// A plain server on 127.0.0.1.
+    /// Starts a plain server on 127.0.0.1.
     pub(crate) fn start(script: impl Fn(usize, usize, &str) -> Do + Send + Sync + 'static) -> Self {
         Self::serve("127.0.0.1:0", None, script)
     }
 
-    /// A server on `address`, with TLS where there is an acceptor.
+    /// Starts a server on `address`, with TLS if there is an acceptor.
     pub(crate) fn serve(
         address: &str,
         tls: Option<SslAcceptor>,
@@ -70,16 +70,16 @@ impl Wire {
         let address = listener.local_addr().unwrap();
         let requests = Arc::<Mutex<Vec<String>>>::default();
         let connections = Arc::<AtomicUsize>::default();
-        let (noted, script, opened) = (requests.clone(), Arc::new(script), connections.clone());
+        let (recorded, script, opened) = (requests.clone(), Arc::new(script), connections.clone());
         thread::spawn(move || {
             for (connection, tcp) in listener.incoming().map_while(Result::ok).enumerate() {
                 opened.fetch_add(1, Ordering::SeqCst);
-                let (noted, script, tls) = (noted.clone(), script.clone(), tls.clone());
+                let (recorded, script, tls) = (recorded.clone(), script.clone(), tls.clone());
                 thread::spawn(move || match tls {
-                    None => converse(tcp, connection, &noted, &*script),
+                    None => converse(tcp, connection, &recorded, &*script),
                     Some(tls) => {
                         if let Ok(stream) = tls.accept(tcp) {
-                            converse(stream, connection, &noted, &*script);
+                            converse(stream, connection, &recorded, &*script);
                         }
                     }
                 });
@@ -88,25 +88,25 @@ impl Wire {
         Self { address, requests, connections }
     }
 
-    /// How many connections were opened.
+    /// Returns the number of connections so far.
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 
-    /// The requests so far, each with its body.
+    /// Returns the requests so far, with their bodies.
     pub(crate) fn requests(&self) -> Vec<String> {
         self.requests.lock().unwrap().clone()
     }
 
-    /// A session with tokens at the plain server.
+    /// Returns a logged-in client of the plain server.
     pub(crate) async fn client(&self, timeout: Duration) -> Client {
         client(&format!("http://{}", self.address), &RootCerts::System, timeout).await
     }
 }
 
-/// A session with tokens at any URL.
-pub(crate) async fn client(url: &str, trust: &RootCerts, timeout: Duration) -> Client {
-    let server = Server::new(url, trust, timeout).unwrap();
+/// Returns a logged-in client of the server at `url`.
+pub(crate) async fn client(url: &str, roots: &RootCerts, timeout: Duration) -> Client {
+    let server = Server::new(url, roots, timeout).unwrap();
     let client = Client::new(&server, Credentials::default());
     let tokens =
         TokenResponse { token: "access".into(), refresh_token: "refresh".into(), expires_in: 60 };
@@ -117,12 +117,12 @@ pub(crate) async fn client(url: &str, trust: &RootCerts, timeout: Duration) -> C
 fn converse(
     mut stream: impl Read + Write,
     connection: usize,
-    noted: &Mutex<Vec<String>>,
+    recorded: &Mutex<Vec<String>>,
     script: &Script,
 ) {
     let mut request = 0;
     while let Some(text) = read_request(&mut stream) {
-        noted.lock().unwrap().push(text.clone());
+        recorded.lock().unwrap().push(text.clone());
         match script(connection, request, &text) {
             Do::Write(pieces) => {
                 for piece in pieces {
@@ -136,7 +136,7 @@ fn converse(
                 return;
             }
             Do::Silence => {
-                // Until the client gives up.
+                // Wait until the client closes the connection.
                 while let Ok(1..) = stream.read(&mut [0; 1024]) {}
                 return;
             }
@@ -145,7 +145,7 @@ fn converse(
     }
 }
 
-/// A request with its body, whose length its head tells.
+/// Reads a request and its body, whose length is in its head.
 fn read_request(stream: &mut impl Read) -> Option<String> {
     let mut text = Vec::new();
     let mut byte = [0];
@@ -161,9 +161,8 @@ fn read_request(stream: &mut impl Read) -> Option<String> {
     Some(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// A certificate for these names and addresses that is its own CA, as PEM in a
-/// file, and an acceptor that shows it. It is valid from and to so many days from
-/// now.
+/// Creates a self-signed certificate for these names and addresses. Returns its PEM file and an
+/// acceptor with it. `days` are the start and the end of its validity, counted from now.
 pub(crate) fn certificate(
     folder: &Path,
     names: &[&str],

@@ -5,13 +5,15 @@
 //! database on it) and a Redis; without them tests run on SQLite alone.
 //!
 //! [`Postgres`] and [`Redis`] are servers of one test, from the installed
-//! programs, for tests that stop, freeze or reconfigure them.
+//! programs, for tests that stop, freeze or reconfigure them. [`ScriptedServer`] is a token
+//! server that follows a script, for tests of the client.
 
 mod http;
 mod postgres;
 mod process;
 mod programs;
 mod redis;
+mod scripted_server;
 mod tcp_proxy;
 mod test_env;
 
@@ -20,5 +22,6 @@ pub use http::{Http, TestResponse};
 pub use postgres::{Postgres, Stop};
 pub use process::{Process, ProcessBuilder};
 pub use programs::free_port;
+pub use scripted_server::{Reaction, Received, ScriptedResponse, ScriptedServer};
 pub use tcp_proxy::TcpProxy;
 pub use test_env::{TestEnv, through_proxy};
