@@ -1,5 +1,5 @@
-//! Logs in as a guest of a server on this machine and stays logged in: run it
-//! twice, and the second run goes on with the tokens of the first.
+//! Logs in as a guest at a server on this machine. A second run continues with the tokens of
+//! the first.
 
 use std::time::Duration;
 
@@ -7,17 +7,17 @@ use matchbook_client::{Client, Credentials, Error, FileStore, RootCerts, Server}
 
 #[actix_rt::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let trust = RootCerts::File("data/tls/ca.pem".into());
-    let server = Server::new("https://localhost:5001", &trust, Duration::from_secs(10))?;
+    let roots = RootCerts::File("data/tls/ca.pem".into());
+    let server = Server::new("https://localhost:5001", &roots, Duration::from_secs(10))?;
     let credentials = Credentials::builder().store(FileStore::new("tokens.json")).build();
     let client = Client::new(&server, credentials);
-    let answer = match client.get("/user").send().await {
+    let response = match client.get("/user").send().await {
         Err(Error::NotLoggedIn | Error::LoggedOut(_)) => {
             client.log_in_as_guest().await?;
             client.get("/user").send().await
         }
-        answer => answer,
+        response => response,
     };
-    println!("{}", String::from_utf8_lossy(&answer?.body().await?));
+    println!("{}", String::from_utf8_lossy(&response?.body().await?));
     Ok(())
 }

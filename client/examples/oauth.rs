@@ -1,4 +1,4 @@
-//! Goes on with a refresh token of any server that speaks RFC 6749:
+//! Uses a refresh token of any OAuth 2.0 server (RFC 6749):
 //! `cargo run -p matchbook-client --example oauth -- https://login.example.com REFRESH_TOKEN`.
 
 use std::time::Duration;

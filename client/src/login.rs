@@ -65,7 +65,7 @@ impl Client {
         Ok(())
     }
 
-    /// Ends the session at the server, then erases the tokens. Succeeds if there are none.
+    /// Ends the session at the server, then erases the tokens. Does nothing without tokens.
     ///
     /// # Errors
     /// Any error means that the server has not confirmed the end of the session. The tokens

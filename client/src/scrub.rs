@@ -90,7 +90,7 @@ mod tests {
             SECRET[8..].to_owned(),
         ];
         for text in quoted {
-            let shown = scrub(&format!("what is {text}?"), &["other", SECRET]);
+            let shown = scrub(&format!("unknown token {text}"), &["other", SECRET]);
             assert!(shown.contains(REDACTED), "{shown}");
             for part in ["secret", "parts", "with"] {
                 assert!(!shown.contains(part), "{text}: {shown}");

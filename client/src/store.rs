@@ -53,8 +53,7 @@ pub type StoreGuard = Box<dyn Send>;
 ///
 /// * [`lock`](Self::lock) excludes all other users of the store, in every process. The lock is
 ///   released when its process dies.
-/// * [`read`](Self::read) returns what was written last, whole. It is also called without the
-///   lock.
+/// * [`read`](Self::read) returns the last write as a whole. It is also called without the lock.
 /// * [`write`](Self::write) replaces everything or nothing. When it returns, the tokens survive
 ///   a crash. It is called under the lock only.
 ///

@@ -335,7 +335,8 @@ pub(super) mod tests {
 
     #[actix_rt::test]
     async fn an_unresponsive_address_does_not_delay_the_next_one() {
-        let ((silent, _kept), (good, _listener)) = (unresponsive(), listening());
+        let (silent, _kept) = unresponsive();
+        let (good, _listener) = listening();
         for addresses in [vec![silent, good], vec![silent, refusing(), silent, good]] {
             let began = Instant::now();
             let connected = connect(addresses).await.unwrap();

@@ -1,5 +1,5 @@
-// A server of somebody else's with rotating refresh tokens. It prints where it
-// listens and the tokens of two sign-ins, as one line of JSON.
+// A third-party server with rotating refresh tokens. It prints where it
+// listens and the tokens of two logins, as one line of JSON.
 
 import http from 'node:http';
 import Provider from 'oidc-provider';

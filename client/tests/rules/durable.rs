@@ -61,7 +61,8 @@ async fn each_generation_has_an_idempotency_key_that_the_server_accepts() {
 
 #[actix_rt::test]
 async fn the_idempotency_key_is_stored_before_the_refresh_is_sent() {
-    let (script, (_folder, file)) = (ScriptedServer::start(), store());
+    let script = ScriptedServer::start();
+    let (_folder, file) = store();
     let client = logged_in_with(&script, on_file(&file)).await;
     script.expire();
     script.on("/refresh", [Reaction::Serve.held()]);
@@ -76,7 +77,8 @@ async fn the_idempotency_key_is_stored_before_the_refresh_is_sent() {
 
 #[actix_rt::test]
 async fn stored_tokens_have_no_key_after_a_refresh_and_an_old_key_is_used() {
-    let (script, (_folder, file)) = (ScriptedServer::start(), store());
+    let script = ScriptedServer::start();
+    let (_folder, file) = store();
     let client = logged_in_with(&script, on_file(&file)).await;
     let at_rest = || FileStore::new(&file).read().unwrap().unwrap();
     assert_eq!(at_rest().idempotency_key, None);
@@ -95,7 +97,8 @@ async fn stored_tokens_have_no_key_after_a_refresh_and_an_old_key_is_used() {
 
 #[actix_rt::test]
 async fn another_process_recovers_a_lost_response() {
-    let (script, (_folder, file)) = (ScriptedServer::start(), store());
+    let script = ScriptedServer::start();
+    let (_folder, file) = store();
     let first = logged_in_with(&script, on_file(&file)).await;
     script.expire();
     script.always("/refresh", Reaction::DropConnection);
@@ -111,7 +114,8 @@ async fn another_process_recovers_a_lost_response() {
 
 #[actix_rt::test]
 async fn a_login_survives_its_process_in_a_file_that_only_the_owner_reads() {
-    let (script, (folder, file)) = (ScriptedServer::start(), store());
+    let script = ScriptedServer::start();
+    let (folder, file) = store();
     let first = logged_in_with(&script, on_file(&file)).await;
     script.expire();
     assert_eq!(get(&first, "/user").await, Ok(200));
@@ -131,7 +135,8 @@ async fn a_login_survives_its_process_in_a_file_that_only_the_owner_reads() {
 #[actix_rt::test]
 async fn a_damaged_file_is_an_error_and_is_not_overwritten() {
     for garbage in ["", "{", "null", r#"{"version":1}"#, "\0\0\0\0"] {
-        let (script, (_folder, file)) = (ScriptedServer::start(), store());
+        let script = ScriptedServer::start();
+        let (_folder, file) = store();
         std::fs::write(&file, garbage).unwrap();
         std::fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
         let client = Client::new(&server_at(&script), on_file(&file));
@@ -143,7 +148,8 @@ async fn a_damaged_file_is_an_error_and_is_not_overwritten() {
 
 #[actix_rt::test]
 async fn a_store_that_cannot_be_written_prevents_the_refresh() {
-    let (script, (folder, file)) = (ScriptedServer::start(), store());
+    let script = ScriptedServer::start();
+    let (folder, file) = store();
     let client = logged_in_with(&script, on_file(&file)).await;
     script.expire();
     // Not even root can write to a deleted folder.
@@ -215,7 +221,8 @@ impl TokenStore for Full {
 
 #[actix_rt::test]
 async fn tokens_that_were_not_stored_are_stored_before_their_refresh() {
-    let (script, (_folder, file)) = (ScriptedServer::start(), store());
+    let script = ScriptedServer::start();
+    let (_folder, file) = store();
     let left = Arc::new(AtomicUsize::new(usize::MAX));
     let disk = Full { file: FileStore::new(&file), left: left.clone() };
     let client = logged_in_with(&script, Credentials::builder().store(disk).build()).await;

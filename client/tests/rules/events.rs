@@ -28,7 +28,8 @@ fn an_event_hook_can_read_the_status() {
         let seen = Arc::<Mutex<Vec<(String, bool)>>>::default();
         let credentials = Credentials::builder()
             .on_event({
-                let (own, seen) = (own.clone(), seen.clone());
+                let own = own.clone();
+                let seen = seen.clone();
                 move |event| {
                     let Some(own) = own.get() else { return };
                     assert_eq!(own.status().is_some(), own.is_logged_in());

@@ -51,7 +51,8 @@ async fn an_untrusted_certificate_is_misconfigured_with_a_remedy() {
         (["localhost"], (-9, -2), ["expired", "renew"]),
         (["localhost"], (2, 9), ["not yet valid", "clock"]),
     ] {
-        let (trusted, shown) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let trusted = tempfile::tempdir().unwrap();
+        let shown = tempfile::tempdir().unwrap();
         let (ca, acceptor) = certificate(shown.path(), &names, days);
         let ca = match words[1] {
             "`server.ca_file`" => certificate(trusted.path(), &names, days).0,

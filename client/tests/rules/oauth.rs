@@ -94,8 +94,8 @@ async fn a_response_without_a_refresh_token_keeps_the_current_one() {
 async fn a_response_without_a_lifetime_leaves_it_unknown() {
     let script = ScriptedServer::start();
     let client = logged_in(&script, oauth()).await;
-    let answer = r#"{"access_token":"opaque","token_type":"bearer"}"#;
-    script.on("/oauth/token", [Reaction::json(200, answer)]);
+    let body = r#"{"access_token":"opaque","token_type":"bearer"}"#;
+    script.on("/oauth/token", [Reaction::json(200, body)]);
     client.refresh().await.unwrap();
     let status = client.credentials().status().unwrap();
     assert_eq!((status.lifetime, status.remaining, status.refreshes), (None, None, 1));
@@ -109,8 +109,11 @@ async fn only_invalid_grant_ends_an_oauth_session() {
             let client = logged_in(&script, oauth()).await;
             script
                 .on("/oauth/token", [Reaction::json(status, &format!(r#"{{"error":"{error}"}}"#))]);
-            let told = client.refresh().await.unwrap_err();
-            assert!(!matches!(told, Error::LoggedOut(_)), "{status} {error}: {told:?}");
+            let refresh_error = client.refresh().await.unwrap_err();
+            assert!(
+                !matches!(refresh_error, Error::LoggedOut(_)),
+                "{status} {error}: {refresh_error:?}"
+            );
             assert!(client.credentials().is_logged_in(), "{status} {error}");
         }
     }
@@ -160,7 +163,8 @@ async fn a_logout_without_a_revocation_endpoint_erases_the_tokens() {
 
 #[actix_rt::test]
 async fn a_newer_access_token_in_the_store_is_used_without_rotation_too() {
-    let (script, (_folder, file)) = (ScriptedServer::start(), store());
+    let script = ScriptedServer::start();
+    let (_folder, file) = store();
     script.stop_rotating();
     let server = server_at(&script).oauth(oauth()).unwrap();
     let first = Client::new(&server, on_file(&file));

@@ -60,30 +60,31 @@ async fn a_response_of_a_gateway_is_neither_a_login_nor_a_logout() {
         (407, "text/html", "<html>"),
         (502, "text/html", "<html>"),
     ] {
-        let (script, (_folder, file)) = (ScriptedServer::start(), store());
+        let script = ScriptedServer::start();
+        let (_folder, file) = store();
         let reaction = Reaction::respond(status, content_type, body);
         for path in ["/token", "/logout", "/sessions", "/refresh"] {
             script.always(path, reaction.clone());
         }
         let client = logged_in_with(&script, on_file(&file)).await;
-        let said = format!("{status} {body}");
+        let text = format!("{status} {body}");
         // The second time the gateway also responds to the first request of a login.
         for is_registered in [true, false] {
             let outcome = within_timeout(client.log_in_as_guest()).await;
-            assert!(is_transient(&outcome), "log in: {said}: {outcome:?}");
+            assert!(is_transient(&outcome), "log in: {text}: {outcome:?}");
             assert_eq!(script.received("/token").len(), 1, "{is_registered}");
             script.always("/register", reaction.clone());
         }
         let refreshed = within_timeout(client.refresh()).await;
-        assert!(is_transient(&refreshed), "refresh: {said}: {refreshed:?}");
-        assert!(is_transient(&within_timeout(client.log_out()).await), "log out: {said}");
+        assert!(is_transient(&refreshed), "refresh: {text}: {refreshed:?}");
+        assert!(is_transient(&within_timeout(client.log_out()).await), "log out: {text}");
         let everywhere = within_timeout(client.log_out_everywhere()).await;
-        assert!(is_transient(&everywhere), "log out everywhere: {said}: {everywhere:?}");
-        assert!(client.credentials().is_logged_in(), "{said}");
+        assert!(is_transient(&everywhere), "log out everywhere: {text}: {everywhere:?}");
+        assert!(client.credentials().is_logged_in(), "{text}");
         let other = Client::new(&server_at(&script), on_file(&file));
-        assert_eq!(get(&other, "/user").await, Ok(200), "the tokens are kept: {said}");
+        assert_eq!(get(&other, "/user").await, Ok(200), "the tokens are kept: {text}");
         script.always("/logout", Reaction::Serve);
-        assert_eq!(within_timeout(client.log_out()).await, Ok(()), "{said}");
+        assert_eq!(within_timeout(client.log_out()).await, Ok(()), "{text}");
     }
 }
 
@@ -108,7 +109,8 @@ async fn a_login_whose_response_is_lost_is_not_retried_and_the_next_one_succeeds
 #[actix_rt::test]
 async fn superseded_tokens_are_kept_until_the_server_decides() {
     let superseded = r#"{"error":"invalid_grant","message":"newer","reason":"superseded"}"#;
-    let (script, (_folder, file)) = (ScriptedServer::start(), store());
+    let script = ScriptedServer::start();
+    let (_folder, file) = store();
     let client = logged_in_with(&script, on_file(&file)).await;
     script.expire();
     script.on("/refresh", [Reaction::json(401, superseded).marked()]);
@@ -147,7 +149,8 @@ fn of_session(id: &str) -> String {
 
 #[actix_rt::test]
 async fn installed_tokens_end_the_previous_session_if_both_name_their_session() {
-    let (script, (_folder, file)) = (ScriptedServer::start(), store());
+    let script = ScriptedServer::start();
+    let (_folder, file) = store();
     let client = Client::new(&server_at(&script), on_file(&file));
     let log_in = async |token: String| {
         let tokens = TokenResponse { token, ..script.log_in() };
@@ -179,7 +182,8 @@ async fn invalid_grant_ends_the_session() {
 
 #[actix_rt::test]
 async fn an_ended_session_is_erased_from_the_store_and_not_refreshed_again() {
-    let (script, (_folder, file)) = (ScriptedServer::start(), store());
+    let script = ScriptedServer::start();
+    let (_folder, file) = store();
     let client = logged_in_with(&script, on_file(&file)).await;
     script.expire();
     script.on("/refresh", [Reaction::invalid_grant()]);
@@ -222,11 +226,11 @@ async fn a_transient_failure_keeps_the_tokens_and_returns_retry_after() {
 
 #[actix_rt::test]
 async fn an_error_other_than_invalid_grant_is_reported_and_keeps_the_tokens() {
-    let json = r#"{"error":"invalid_request","message":"what is this"}"#;
+    let json = r#"{"error":"invalid_request","message":"unknown parameter"}"#;
     let (error, kept) = fail_refresh(Reaction::json(400, json).marked()).await;
     assert!(kept);
     assert!(
-        matches!(&error, Error::UnexpectedResponse(said) if said.contains("what is this")),
+        matches!(&error, Error::UnexpectedResponse(text) if text.contains("unknown parameter")),
         "{error}"
     );
 }
@@ -241,8 +245,8 @@ async fn a_lost_truncated_or_invalid_response_keeps_the_tokens() {
         ("no content", Reaction::json(204, "")),
     ] {
         let (error, kept) = fail_refresh(reaction).await;
-        let told = matches!(error, Error::Transient { .. } | Error::UnexpectedResponse(_));
-        assert!(told && kept, "{name}: {error:?}");
+        let is_expected = matches!(error, Error::Transient { .. } | Error::UnexpectedResponse(_));
+        assert!(is_expected && kept, "{name}: {error:?}");
     }
 }
 
@@ -257,7 +261,7 @@ async fn a_timeout_keeps_the_tokens() {
         script.always("/refresh", reaction);
         let started_at = Instant::now();
         let outcome = actix_rt::time::timeout(TEST_TIMEOUT, get(&client, "/user")).await;
-        let outcome = outcome.unwrap_or_else(|_| panic!("{name}: it waits for ever"));
+        let outcome = outcome.unwrap_or_else(|_| panic!("{name}: no timeout"));
         assert!(is_transient(&outcome), "{outcome:?}");
         assert!(started_at.elapsed() < Duration::from_secs(10), "{:?}", started_at.elapsed());
         assert!(client.credentials().is_logged_in());
@@ -404,7 +408,8 @@ async fn responses_of_a_resource_end_no_session() {
 
 #[actix_rt::test]
 async fn a_logout_ends_the_session_and_erases_the_tokens() {
-    let (script, (_folder, file)) = (ScriptedServer::start(), store());
+    let script = ScriptedServer::start();
+    let (_folder, file) = store();
     let client = logged_in_with(&script, on_file(&file)).await;
     client.log_out().await.unwrap();
     assert_eq!(script.received("/logout").len(), 1);

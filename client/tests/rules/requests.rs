@@ -112,7 +112,8 @@ async fn a_body_beyond_the_limit_is_not_replayable() {
 
 #[actix_rt::test]
 async fn a_redirect_to_another_origin_receives_no_tokens() {
-    let (script, elsewhere) = (ScriptedServer::start(), ScriptedServer::start());
+    let script = ScriptedServer::start();
+    let elsewhere = ScriptedServer::start();
     let client = logged_in(&script).await;
     let to = format!("{}/user", elsewhere.origin());
     let port = elsewhere.origin().rsplit(':').next().unwrap();
@@ -137,7 +138,8 @@ async fn a_redirect_to_another_origin_receives_no_tokens() {
 
 #[actix_rt::test]
 async fn a_url_of_another_origin_is_rejected_before_anything_is_sent() {
-    let (script, elsewhere) = (ScriptedServer::start(), ScriptedServer::start());
+    let script = ScriptedServer::start();
+    let elsewhere = ScriptedServer::start();
     let client = logged_in(&script).await;
     let port = elsewhere.origin().rsplit(':').next().unwrap();
     let own = script.origin().trim_start_matches("http://");
@@ -183,7 +185,8 @@ async fn a_path_cannot_change_the_origin() {
 
 #[actix_rt::test]
 async fn an_allowed_origin_receives_the_access_token_but_no_refresh_token() {
-    let (script, elsewhere) = (ScriptedServer::start(), ScriptedServer::start());
+    let script = ScriptedServer::start();
+    let elsewhere = ScriptedServer::start();
     let server = server_at(&script).allow_origin(elsewhere.origin()).unwrap();
     let client = Client::new(&server, Credentials::default());
     client.log_in_with(script.log_in()).await.unwrap();
@@ -212,8 +215,8 @@ async fn an_invalid_header_path_or_url_is_an_error() {
     assert!(matches!(outcome, Err(Error::Invalid(_))));
     for url in ["http://", "http://[", "/user name"] {
         let outcome = get(&client, url).await;
-        let told = matches!(outcome, Err(Error::Invalid(_) | Error::OriginNotAllowed(_)));
-        assert!(told, "{url}: {outcome:?}");
+        let is_rejected = matches!(outcome, Err(Error::Invalid(_) | Error::OriginNotAllowed(_)));
+        assert!(is_rejected, "{url}: {outcome:?}");
     }
     assert!(script.all_received().is_empty());
 }

@@ -81,8 +81,10 @@ async fn a_whole_session(script: &ScriptedServer, credentials: Credentials) -> S
     client.log_in_with(script.log_in()).await.unwrap();
     // A response may quote the request.
     let tokens = script.log_in();
-    let echo =
-        format!(r#"{{"error":"invalid_request","message":"what is {}"}}"#, tokens.refresh_token);
+    let echo = format!(
+        r#"{{"error":"invalid_request","message":"unknown token {}"}}"#,
+        tokens.refresh_token
+    );
     client.log_in_with(tokens).await.unwrap();
     script.on("/refresh", [Reaction::json(400, &echo).marked()]);
     let error = client.refresh().await.unwrap_err();
@@ -138,7 +140,8 @@ async fn logs_at_trace_events_and_errors_show_no_token() {
 
 #[actix_rt::test]
 async fn debug_shows_no_token_and_no_secret() {
-    let (script, (_folder, file)) = (ScriptedServer::start(), store());
+    let script = ScriptedServer::start();
+    let (_folder, file) = store();
     let oauth = OAuth {
         token_path: "/oauth/token".into(),
         revocation_path: None,

@@ -58,7 +58,8 @@ async fn the_rejected_token_triggers_a_refresh_and_not_the_401() {
 
 #[actix_rt::test]
 async fn a_newer_token_in_the_store_is_used_without_a_refresh() {
-    let (script, (_folder, file)) = (ScriptedServer::start(), store());
+    let script = ScriptedServer::start();
+    let (_folder, file) = store();
     let one = logged_in_with(&script, on_file(&file)).await;
     let other = Client::new(&server_at(&script), on_file(&file));
     assert_eq!(get(&other, "/other").await, Ok(200));
@@ -74,7 +75,8 @@ async fn a_newer_token_in_the_store_is_used_without_a_refresh() {
 
 #[actix_rt::test]
 async fn backoff_does_not_block_tokens_refreshed_by_another_process() {
-    let (script, (_folder, file)) = (ScriptedServer::start(), store());
+    let script = ScriptedServer::start();
+    let (_folder, file) = store();
     let one = logged_in_with(&script, on_file(&file)).await;
     let other = Client::new(&server_at(&script), on_file(&file));
     script.expire();
@@ -87,7 +89,8 @@ async fn backoff_does_not_block_tokens_refreshed_by_another_process() {
 
 #[actix_rt::test]
 async fn a_login_of_another_process_is_read_from_the_store() {
-    let (script, (_folder, file)) = (ScriptedServer::start(), store());
+    let script = ScriptedServer::start();
+    let (_folder, file) = store();
     let early = Client::new(&server_at(&script), on_file(&file));
     assert_eq!(get(&early, "/user").await, Err(Error::NotLoggedIn));
     let other = logged_in_with(&script, on_file(&file)).await;
@@ -107,7 +110,8 @@ async fn many_requests_on_many_threads_cause_one_refresh() {
         script.on("/refresh", [Reaction::Serve.held()]);
         let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
         let fifty = {
-            let (server, credentials) = (server_at(&script), credentials.clone());
+            let server = server_at(&script);
+            let credentials = credentials.clone();
             move || async move {
                 let client = Client::new(&server, credentials);
                 let requests = (0..EACH).map(|_| get(&client, "/user"));
@@ -177,11 +181,13 @@ async fn an_explicit_refresh_joins_the_refresh_in_progress() {
 
 #[actix_rt::test]
 async fn many_processes_with_one_file_refresh_once() {
-    let (script, (_folder, file)) = (ScriptedServer::start(), store());
+    let script = ScriptedServer::start();
+    let (_folder, file) = store();
     let first = logged_in_with(&script, on_file(&file)).await;
     for round in 1..=3 {
         script.expire();
-        let (server, file) = (server_at(&script), &file);
+        let server = server_at(&script);
+        let file = &file;
         let processes: Vec<_> =
             (0..8).map(|_| on_a_thread(&server, &on_file(file), "/user")).collect();
         for process in processes {
@@ -221,7 +227,8 @@ async fn a_thread_that_ends_during_a_refresh_blocks_no_other_and_loses_no_tokens
 
 #[actix_rt::test]
 async fn a_process_that_ends_during_a_refresh_blocks_no_other_and_loses_no_tokens() {
-    let (script, (_folder, file)) = (ScriptedServer::start(), store());
+    let script = ScriptedServer::start();
+    let (_folder, file) = store();
     let client = logged_in_with(&script, on_file(&file)).await;
     script.expire();
     script.on("/refresh", [Reaction::DropConnection.held()]);
@@ -285,7 +292,8 @@ async fn a_refresh_of_old_tokens_does_not_replace_those_of_a_new_login() {
 
 #[actix_rt::test]
 async fn a_rejection_in_one_process_does_not_erase_a_new_login_in_another() {
-    let (script, (_folder, file)) = (ScriptedServer::start(), store());
+    let script = ScriptedServer::start();
+    let (_folder, file) = store();
     let one = logged_in_with(&script, on_file(&file)).await;
     let old = hold_refresh(&script, &one, "/old", Reaction::invalid_grant()).await;
     let other = Client::new(&server_at(&script), on_file(&file));
@@ -341,7 +349,8 @@ async fn a_request_waits_for_a_refresh_until_its_timeout_and_does_not_refresh_it
 
 #[actix_rt::test]
 async fn a_process_waits_for_another_until_its_timeout_and_does_not_refresh_itself() {
-    let (script, (_folder, file)) = (ScriptedServer::start(), store());
+    let script = ScriptedServer::start();
+    let (_folder, file) = store();
     let one = logged_in_with(&script, on_file(&file)).await;
     let wait_timeout = Duration::from_millis(300);
     let other =
@@ -379,7 +388,8 @@ async fn a_request_of_one_login_is_not_sent_again_under_another() {
 
 #[actix_rt::test]
 async fn a_logout_reaches_the_server_even_if_the_file_was_deleted() {
-    let (script, (_folder, file)) = (ScriptedServer::start(), store());
+    let script = ScriptedServer::start();
+    let (_folder, file) = store();
     let client = logged_in_with(&script, on_file(&file)).await;
     std::fs::remove_file(&file).unwrap();
     client.log_out().await.unwrap();
@@ -389,7 +399,8 @@ async fn a_logout_reaches_the_server_even_if_the_file_was_deleted() {
 
 #[actix_rt::test]
 async fn expired_tokens_in_the_store_are_refreshed() {
-    let (script, (_folder, file)) = (ScriptedServer::start(), store());
+    let script = ScriptedServer::start();
+    let (_folder, file) = store();
     let first = logged_in_with(&script, on_file(&file)).await;
     Client::new(&server_at(&script), on_file(&file)).refresh().await.unwrap();
     script.expire();

@@ -27,7 +27,8 @@ async fn past_half(client: &Client) {
     within_timeout(async {
         loop {
             let status = client.credentials().status().unwrap();
-            let (lifetime, remaining) = (status.lifetime.unwrap(), status.remaining.unwrap());
+            let lifetime = status.lifetime.unwrap();
+            let remaining = status.remaining.unwrap();
             let Some(wait) = remaining.checked_sub(lifetime / 2) else { break };
             actix_rt::time::sleep(wait + Duration::from_millis(10)).await;
         }
@@ -124,7 +125,8 @@ async fn a_background_task_refreshes_once_for_many_clients() {
     for count in 1..=3 {
         assert_eq!(within_timeout(refreshed.recv()).await, Some(count));
     }
-    let (rotations, refreshes) = (script.rotations(), script.refreshes());
+    let rotations = script.rotations();
+    let refreshes = script.refreshes();
     assert!(
         refreshes <= rotations + 1 && refreshes <= 4,
         "{refreshes} for {rotations} generations"

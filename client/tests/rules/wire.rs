@@ -70,11 +70,15 @@ impl Wire {
         let address = listener.local_addr().unwrap();
         let requests = Arc::<Mutex<Vec<String>>>::default();
         let connections = Arc::<AtomicUsize>::default();
-        let (recorded, script, opened) = (requests.clone(), Arc::new(script), connections.clone());
+        let recorded = requests.clone();
+        let script = Arc::new(script);
+        let opened = connections.clone();
         thread::spawn(move || {
             for (connection, tcp) in listener.incoming().map_while(Result::ok).enumerate() {
                 opened.fetch_add(1, Ordering::SeqCst);
-                let (recorded, script, tls) = (recorded.clone(), script.clone(), tls.clone());
+                let recorded = recorded.clone();
+                let script = script.clone();
+                let tls = tls.clone();
                 thread::spawn(move || match tls {
                     None => converse(tcp, connection, &recorded, &*script),
                     Some(tls) => {
