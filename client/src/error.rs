@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use matchbook_shared::Reason;
+use matchbook_shared::InvalidGrantReason;
 
 /// Why there is no response. No error shows a token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -14,7 +14,7 @@ pub enum Error {
     /// The server has ended the session, for the given reason if it named one. The tokens
     /// are erased; log in again.
     #[error("the session has ended: log in again")]
-    LoggedOut(Option<Reason>),
+    LoggedOut(Option<InvalidGrantReason>),
     /// The server issued newer tokens of this session a moment ago, and the store does not
     /// have them. Another process with another store uses this session, or a copy of the
     /// tokens is in use. The tokens are kept; the next refresh decides.

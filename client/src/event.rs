@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use matchbook_shared::Reason;
+use matchbook_shared::InvalidGrantReason;
 
 /// An event of [`Credentials`](crate::Credentials), reported to
 /// [`on_event`](crate::CredentialsBuilder::on_event). No event shows a token.
@@ -33,5 +33,5 @@ pub enum Event {
     /// because its kept connection was dead.
     Retried,
     /// The session has ended and the tokens are erased. The server may have given a reason.
-    LoggedOut(Option<Reason>),
+    LoggedOut(Option<InvalidGrantReason>),
 }

@@ -71,7 +71,7 @@ pub use client::Client;
 pub use credentials::{Credentials, CredentialsBuilder, Status, Strategy};
 pub use error::Error;
 pub use event::Event;
-pub use matchbook_shared::{Reason, TokenResponse, UrlError};
+pub use matchbook_shared::{InvalidGrantReason, TokenResponse, UrlError};
 pub use request::Request;
 pub use server::{OAuth, RootCerts, RootCertsError, Server, ServerError};
 pub use store::{FileStore, StoreGuard, StoredTokens, TokenStore};

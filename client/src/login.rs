@@ -6,7 +6,7 @@ use std::time::Instant;
 use awc::http::Method;
 use awc::http::header::HeaderMap;
 use bytes::Bytes;
-use matchbook_shared::{Reason, RevokedSessions, TokenResponse};
+use matchbook_shared::{InvalidGrantReason, RevokedSessions, TokenResponse};
 
 use crate::client::Client;
 use crate::error::Error;
@@ -150,7 +150,7 @@ impl Client {
         let outcome = self.end_session(login_id, &mut update).await;
         let events = update.finish();
         match &outcome {
-            Ok(()) => leader.complete(Err(Error::LoggedOut(Some(Reason::LoggedOut)))),
+            Ok(()) => leader.complete(Err(Error::LoggedOut(Some(InvalidGrantReason::LoggedOut)))),
             Err(error) => leader.complete(Err(error.clone())),
         }
         self.refresher().emit(&events);
@@ -178,7 +178,7 @@ impl Client {
         }
         update.end_session(&newest).await?;
         update.write(None).await?;
-        update.record(Event::LoggedOut(Some(Reason::LoggedOut)));
+        update.record(Event::LoggedOut(Some(InvalidGrantReason::LoggedOut)));
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use awc::http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use awc::http::{Method, StatusCode};
-use matchbook_shared::{Reason, TokenResponse};
+use matchbook_shared::{InvalidGrantReason, TokenResponse};
 use openssl::base64::{decode_block, encode_block};
 use serde::Deserialize;
 
@@ -106,7 +106,7 @@ async fn rejection(server: &Server, mut response: Response, tokens: &StoredToken
     let compressed = compressed(&response);
     match response.json::<ErrorResponse>().await {
         Ok(error) if error.is_invalid_grant(is_oauth) => match error.reason {
-            Some(Reason::Superseded) => Error::Superseded,
+            Some(InvalidGrantReason::Superseded) => Error::Superseded,
             reason => Error::LoggedOut(reason),
         },
         Ok(error) if is_from_server => {

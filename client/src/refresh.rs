@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_rt::time::sleep;
-use matchbook_shared::Reason;
+use matchbook_shared::InvalidGrantReason;
 use tracing::Instrument;
 
 use crate::credentials::Credentials;
@@ -179,7 +179,10 @@ impl<'a> Update<'a> {
                 Ok(Arc::new(refreshed))
             }
             Err(Error::LoggedOut(reason)) => {
-                tracing::info!(reason = reason.map(Reason::as_str), "session ended by the server");
+                tracing::info!(
+                    reason = reason.map(InvalidGrantReason::as_str),
+                    "session ended by the server"
+                );
                 // The lock is held, so the store has no tokens of another login.
                 if let Err(error) = self.write(None).await {
                     tracing::warn!(%error, "tokens of the ended session not deleted");

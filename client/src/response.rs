@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use awc::http::StatusCode;
 use awc::http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use matchbook_shared::{Reason, SERVER_MARK, SERVER_MARK_VALUE};
+use matchbook_shared::{InvalidGrantReason, SERVER_MARK, SERVER_MARK_VALUE};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -32,7 +32,7 @@ pub(crate) struct ErrorResponse {
     message: Option<String>,
     error_description: Option<String>,
     /// Why a refresh token is not valid. Only Matchbook's errors have it.
-    pub(crate) reason: Option<Reason>,
+    pub(crate) reason: Option<InvalidGrantReason>,
 }
 
 impl ErrorResponse {

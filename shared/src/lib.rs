@@ -111,14 +111,14 @@ pub struct ErrorBody {
     pub message: String,
     /// Why a genuine refresh token is rejected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<Reason>,
+    pub reason: Option<InvalidGrantReason>,
 }
 
 /// Why a refresh token that this server issued is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum Reason {
+pub enum InvalidGrantReason {
     /// The session was not refreshed within its idle lifetime.
     ExpiredIdle,
     /// The session reached its absolute lifetime, which no refresh extends.
@@ -136,7 +136,7 @@ pub enum Reason {
     Other,
 }
 
-impl Reason {
+impl InvalidGrantReason {
     /// Returns the JSON name.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -204,7 +204,9 @@ mod tests {
 
     #[test]
     fn a_reason_serializes_as_its_name() {
-        use Reason::{ExpiredAbsolute, ExpiredIdle, LoggedOut, Other, Reuse, Superseded, Unknown};
+        use InvalidGrantReason::{
+            ExpiredAbsolute, ExpiredIdle, LoggedOut, Other, Reuse, Superseded, Unknown,
+        };
         for reason in [ExpiredIdle, ExpiredAbsolute, LoggedOut, Reuse, Superseded, Unknown, Other] {
             assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
         }
@@ -214,6 +216,6 @@ mod tests {
     fn an_unknown_reason_deserializes_as_other() {
         let body = r#"{"error":"invalid_grant","message":"…","reason":"from_the_future"}"#;
         let body: ErrorBody = serde_json::from_str(body).unwrap();
-        assert_eq!(body.reason, Some(Reason::Other));
+        assert_eq!(body.reason, Some(InvalidGrantReason::Other));
     }
 }

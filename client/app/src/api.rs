@@ -13,7 +13,7 @@ use actix_web::web::{self, Data, Json, Path, ReqData, ServiceConfig};
 use actix_web::{HttpMessage, HttpResponse, ResponseError};
 use futures_util::future::join_all;
 use matchbook_client::{Client, Error};
-use matchbook_shared::{ErrorBody, Reason, RevokedSessions, SessionInfo};
+use matchbook_shared::{ErrorBody, InvalidGrantReason, RevokedSessions, SessionInfo};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -225,7 +225,7 @@ impl From<Error> for Problem {
 
 impl Problem {
     /// Why the session has ended, where it has.
-    fn reason(&self) -> Option<Reason> {
+    fn reason(&self) -> Option<InvalidGrantReason> {
         match self {
             Self::Failure(Failure::Client(Error::LoggedOut(reason))) => *reason,
             _ => None,

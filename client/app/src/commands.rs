@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use futures_util::StreamExt;
 use matchbook_client::{Client, Credentials, Error, FileStore, Response, Server, ServerError};
-use matchbook_shared::{Reason, UserInfo};
+use matchbook_shared::{InvalidGrantReason, UserInfo};
 
 use crate::config::Config;
 use crate::ended::{End, SUPERSEDED};
@@ -58,7 +58,7 @@ pub(crate) enum Failure {
     #[error("not logged in (no tokens in {}): run `matchbook-client login` first", .0.display())]
     NotLoggedIn(PathBuf),
     #[error("{}: run `matchbook-client login` to log in again", End::Ended(*.0).sentence())]
-    LoggedOut(Option<Reason>),
+    LoggedOut(Option<InvalidGrantReason>),
     #[error("{SUPERSEDED}: use one token file for all processes, and try again")]
     Superseded,
     #[error("{0} (another file: `--store FILE`, or the setting `store.path`)")]

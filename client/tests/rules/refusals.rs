@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use matchbook_client::{Client, Credentials, Error, TokenResponse};
-use matchbook_shared::Reason;
+use matchbook_shared::InvalidGrantReason;
 use matchbook_testkit::{Reaction, ScriptedServer};
 use openssl::base64::encode_block;
 
@@ -123,7 +123,7 @@ async fn superseded_tokens_are_kept_until_the_server_decides() {
     script.expire();
     script.on("/refresh", [Reaction::invalid_grant()]);
     let ended = get(&client, "/user").await.unwrap_err();
-    assert_eq!(ended, Error::LoggedOut(Some(Reason::LoggedOut)));
+    assert_eq!(ended, Error::LoggedOut(Some(InvalidGrantReason::LoggedOut)));
 }
 
 #[actix_rt::test]
@@ -176,7 +176,7 @@ async fn installed_tokens_end_the_previous_session_if_both_name_their_session() 
 #[actix_rt::test]
 async fn invalid_grant_ends_the_session() {
     let json = r#"{"error":"invalid_grant","message":"","reason":"expired_idle"}"#;
-    let ended = Error::LoggedOut(Some(Reason::ExpiredIdle));
+    let ended = Error::LoggedOut(Some(InvalidGrantReason::ExpiredIdle));
     assert_eq!(fail_refresh(Reaction::json(400, json)).await, (ended, false));
 }
 
@@ -188,7 +188,7 @@ async fn an_ended_session_is_erased_from_the_store_and_not_refreshed_again() {
     script.expire();
     script.on("/refresh", [Reaction::invalid_grant()]);
     let ended = get(&client, "/user").await.unwrap_err();
-    assert_eq!(ended, Error::LoggedOut(Some(Reason::LoggedOut)));
+    assert_eq!(ended, Error::LoggedOut(Some(InvalidGrantReason::LoggedOut)));
     assert_eq!(get(&client, "/user").await, Err(Error::NotLoggedIn));
     let other = Client::new(&server_at(&script), on_file(&file));
     assert_eq!(get(&other, "/user").await, Err(Error::NotLoggedIn));

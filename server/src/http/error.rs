@@ -6,7 +6,7 @@ use std::time::Duration;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
-use matchbook_shared::{ErrorBody, Reason};
+use matchbook_shared::{ErrorBody, InvalidGrantReason};
 
 use crate::issuer::{self, ErrorKind, LoginError, RefreshError, VerifyError};
 use crate::sessions::InvalidGrant;
@@ -146,7 +146,7 @@ impl Error {
     }
 
     /// Returns why a token that this server issued is rejected.
-    fn reason(&self) -> Option<Reason> {
+    fn reason(&self) -> Option<InvalidGrantReason> {
         let Self::InvalidGrant(Some(reason)) = self else { return None };
         Some(reason.reason())
     }

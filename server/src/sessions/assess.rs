@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use matchbook_shared::Reason;
+use matchbook_shared::InvalidGrantReason;
 
 use super::{EndReason, Policy};
 use crate::clock::Timestamp;
@@ -30,15 +30,15 @@ pub enum InvalidGrant {
 impl InvalidGrant {
     /// Returns the reason in the response.
     #[must_use]
-    pub fn reason(self) -> Reason {
+    pub fn reason(self) -> InvalidGrantReason {
         match self {
-            Self::Unknown => Reason::Unknown,
-            Self::ExpiredIdle => Reason::ExpiredIdle,
-            Self::ExpiredAbsolute => Reason::ExpiredAbsolute,
-            Self::Superseded => Reason::Superseded,
-            Self::Reuse | Self::Ended(EndReason::Reuse) => Reason::Reuse,
-            Self::Ended(EndReason::LoggedOut) => Reason::LoggedOut,
-            Self::Ended(EndReason::Other) => Reason::Other,
+            Self::Unknown => InvalidGrantReason::Unknown,
+            Self::ExpiredIdle => InvalidGrantReason::ExpiredIdle,
+            Self::ExpiredAbsolute => InvalidGrantReason::ExpiredAbsolute,
+            Self::Superseded => InvalidGrantReason::Superseded,
+            Self::Reuse | Self::Ended(EndReason::Reuse) => InvalidGrantReason::Reuse,
+            Self::Ended(EndReason::LoggedOut) => InvalidGrantReason::LoggedOut,
+            Self::Ended(EndReason::Other) => InvalidGrantReason::Other,
         }
     }
 }

@@ -4,7 +4,7 @@
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Binary};
 use matchbook_server::sessions::Policy;
-use matchbook_shared::Reason;
+use matchbook_shared::InvalidGrantReason;
 
 use crate::harness::{DEFAULT, Harness, MINUTE, Outcome, TokenPair};
 
@@ -49,8 +49,14 @@ fn hex(bytes: &[u8]) -> String {
 #[test]
 fn token_ahead_of_the_database_is_rejected_and_its_session_continues() {
     let (mut harness, [first, second, third]) = set_back(DEFAULT);
-    assert_eq!(harness.present(&third.refresh, None), Outcome::Refused(Reason::Unknown));
-    assert_eq!(harness.present(&second.refresh, None), Outcome::Refused(Reason::Unknown));
+    assert_eq!(
+        harness.present(&third.refresh, None),
+        Outcome::Refused(InvalidGrantReason::Unknown)
+    );
+    assert_eq!(
+        harness.present(&second.refresh, None),
+        Outcome::Refused(InvalidGrantReason::Unknown)
+    );
     assert!(matches!(harness.present(&first.refresh, None), Outcome::Rotated(_)));
 }
 
@@ -67,11 +73,14 @@ fn token_ahead_of_the_database_is_accepted_if_configured() {
         matches!(harness.present(&third.refresh, None), Outcome::Repeated(pair) if pair == fourth)
     );
     for old in [&first, &second] {
-        assert_eq!(harness.present(&old.refresh, None), Outcome::Refused(Reason::Superseded));
+        assert_eq!(
+            harness.present(&old.refresh, None),
+            Outcome::Refused(InvalidGrantReason::Superseded)
+        );
     }
     assert!(matches!(harness.present(&fourth.refresh, None), Outcome::Rotated(_)));
     harness.wait(2 * MINUTE);
-    assert_eq!(harness.present(&third.refresh, None), Outcome::Refused(Reason::Reuse));
+    assert_eq!(harness.present(&third.refresh, None), Outcome::Refused(InvalidGrantReason::Reuse));
 }
 
 #[test]
@@ -80,7 +89,10 @@ fn ended_session_does_not_accept_a_token_ahead_of_the_database() {
         set_back(Policy { accept_ahead_of_database: true, ..DEFAULT });
     let session = harness.parse(&third.refresh).session;
     assert!(harness.log_out(session));
-    assert_eq!(harness.present(&third.refresh, None), Outcome::Refused(Reason::LoggedOut));
+    assert_eq!(
+        harness.present(&third.refresh, None),
+        Outcome::Refused(InvalidGrantReason::LoggedOut)
+    );
 }
 
 #[test]
@@ -89,5 +101,5 @@ fn second_token_of_one_generation_ends_the_session() {
         set_back(Policy { accept_ahead_of_database: true, ..DEFAULT });
     // Rotated again from the restored state.
     assert!(matches!(harness.present(&first.refresh, None), Outcome::Rotated(_)));
-    assert_eq!(harness.present(&second.refresh, None), Outcome::Refused(Reason::Reuse));
+    assert_eq!(harness.present(&second.refresh, None), Outcome::Refused(InvalidGrantReason::Reuse));
 }

@@ -16,7 +16,7 @@ use matchbook_server::sessions::{
 use matchbook_server::store::sessions::{Session, find, redate, rotate_batch};
 use matchbook_server::store::{self, Conn, Options, Store, Url, users};
 use matchbook_server::tokens::{RefreshToken, RotationRandomness};
-use matchbook_shared::Reason;
+use matchbook_shared::InvalidGrantReason;
 use matchbook_testkit::{TcpProxy, TestEnv};
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, TestRunner};
@@ -74,7 +74,7 @@ pub(crate) enum Outcome {
     /// The same pair as in the previous response.
     Repeated(TokenPair),
     /// Rejected.
-    Refused(Reason),
+    Refused(InvalidGrantReason),
     /// The deadline had passed, and nothing changed.
     TooLate,
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use matchbook_server::clock::Timestamp;
 use matchbook_server::sessions::Policy;
-use matchbook_shared::Reason;
+use matchbook_shared::InvalidGrantReason;
 use proptest::prelude::*;
 
 use crate::harness::{
@@ -147,7 +147,11 @@ fn play(harness: &mut Harness, policy: Policy, actions: &[Action]) {
                 // Setting the clock back can undo an expiry.
                 over |= matches!(
                     expected,
-                    Expected::Refused(Reason::Reuse | Reason::LoggedOut | Reason::Unknown)
+                    Expected::Refused(
+                        InvalidGrantReason::Reuse
+                            | InvalidGrantReason::LoggedOut
+                            | InvalidGrantReason::Unknown
+                    )
                 );
             }
         }
@@ -261,7 +265,14 @@ fn session_ends_at_idle_expiry_and_at_absolute_expiry() {
         busy = pair;
     }
     let idle = harness.present(&resting.refresh, None);
-    assert_eq!(idle, Outcome::Refused(Reason::ExpiredIdle), "its absolute end is still to come");
+    assert_eq!(
+        idle,
+        Outcome::Refused(InvalidGrantReason::ExpiredIdle),
+        "its absolute end is still to come"
+    );
     harness.wait(3 * DAY);
-    assert_eq!(harness.present(&busy.refresh, None), Outcome::Refused(Reason::ExpiredAbsolute));
+    assert_eq!(
+        harness.present(&busy.refresh, None),
+        Outcome::Refused(InvalidGrantReason::ExpiredAbsolute)
+    );
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use matchbook_server::clock::Timestamp;
 use matchbook_server::sessions::{Policy, RefreshOutcome};
-use matchbook_shared::Reason;
+use matchbook_shared::InvalidGrantReason;
 use proptest::prelude::*;
 
 use crate::harness::{
@@ -222,7 +222,7 @@ fn take(stored: &mut Stored, shown: &str, response: Outcome) {
             }
         }
         // Another process was faster and has stored its response.
-        Outcome::Refused(Reason::Superseded) if stored.token != shown => {}
+        Outcome::Refused(InvalidGrantReason::Superseded) if stored.token != shown => {}
         Outcome::TooLate => panic!("there is no deadline"),
         Outcome::Refused(reason) => panic!("logged out: {reason:?}"),
     }

@@ -3,7 +3,7 @@
 
 use matchbook_server::clock::Timestamp;
 use matchbook_server::sessions::Policy;
-use matchbook_shared::Reason;
+use matchbook_shared::InvalidGrantReason;
 
 /// The expected outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub(crate) enum Expected {
     /// The current generation again, with a new access token.
     RepeatedAfresh,
     /// Rejected.
-    Refused(Reason),
+    Refused(InvalidGrantReason),
 }
 
 /// A session.
@@ -32,7 +32,7 @@ pub(crate) struct Model {
     floors: (usize, usize, Option<Timestamp>),
     idle_end: Timestamp,
     end: Timestamp,
-    ended: Option<(Timestamp, Reason)>,
+    ended: Option<(Timestamp, InvalidGrantReason)>,
     deleted: bool,
 }
 
@@ -61,16 +61,16 @@ impl Model {
     }
 
     /// Why every token of the session is rejected, if it has ended. Changes nothing.
-    pub(crate) fn is_over(&self, now: Timestamp) -> Option<Reason> {
+    pub(crate) fn is_over(&self, now: Timestamp) -> Option<InvalidGrantReason> {
         if self.deleted {
-            return Some(Reason::Unknown);
+            return Some(InvalidGrantReason::Unknown);
         }
         let at = self.ended.map_or(now, |(at, _)| at);
         if self.end <= at {
-            return Some(Reason::ExpiredAbsolute);
+            return Some(InvalidGrantReason::ExpiredAbsolute);
         }
         if self.idle_end <= at {
-            return Some(Reason::ExpiredIdle);
+            return Some(InvalidGrantReason::ExpiredIdle);
         }
         self.ended.map(|(_, reason)| reason)
     }
@@ -91,12 +91,14 @@ impl Model {
             return Expected::Rotated;
         }
         let expected = if generation == self.live {
-            Expected::Refused(Reason::Reuse)
+            Expected::Refused(InvalidGrantReason::Reuse)
         } else {
             self.show_old(generation, key, now)
         };
         match expected {
-            Expected::Refused(Reason::Reuse) => self.ended = Some((now, Reason::Reuse)),
+            Expected::Refused(InvalidGrantReason::Reuse) => {
+                self.ended = Some((now, InvalidGrantReason::Reuse));
+            }
             Expected::RepeatedAfresh => self.issue_access(now),
             _ => {}
         }
@@ -134,7 +136,7 @@ impl Model {
 
     fn show_old(&self, generation: usize, key: Option<u8>, now: Timestamp) -> Expected {
         let last = self.last.as_ref().expect("there is no old one without a rotation");
-        let reuse = Expected::Refused(Reason::Reuse);
+        let reuse = Expected::Refused(InvalidGrantReason::Reuse);
         let Some(window) = self.policy.reuse else { return reuse };
         let age = now.since(last.at);
         let is_parent = generation + 1 == self.live;
@@ -147,7 +149,7 @@ impl Model {
             return reuse;
         }
         if !is_parent || !last.repeatable {
-            return Expected::Refused(Reason::Superseded);
+            return Expected::Refused(InvalidGrantReason::Superseded);
         }
         let issued_at = Timestamp::from_secs(self.access_issued_at.as_secs());
         let access_end = issued_at.after(self.policy.access_lifetime);
@@ -157,7 +159,7 @@ impl Model {
 
     pub(crate) fn log_out(&mut self, now: Timestamp) {
         if !self.deleted && self.ended.is_none() {
-            self.ended = Some((now, Reason::LoggedOut));
+            self.ended = Some((now, InvalidGrantReason::LoggedOut));
         }
     }
 

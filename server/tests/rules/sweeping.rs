@@ -5,7 +5,7 @@ use matchbook_server::ids::{Place, UserId};
 use matchbook_server::store::users;
 use matchbook_server::sweeper::{ROWS_PER_TICK, Sweeper};
 use matchbook_server::{clock, sessions};
-use matchbook_shared::Reason;
+use matchbook_shared::InvalidGrantReason;
 
 use crate::harness::{DAY, DEFAULT, Harness, MINUTE, Outcome, SECOND, STRICT};
 
@@ -92,7 +92,10 @@ fn ended_session_is_deleted_after_retention_and_a_live_one_is_not() {
         assert!(harness.session(session).is_none());
     }
     assert!(harness.session(live).is_some());
-    assert_eq!(harness.present(&idle_token.refresh, None), Outcome::Refused(Reason::Unknown));
+    assert_eq!(
+        harness.present(&idle_token.refresh, None),
+        Outcome::Refused(InvalidGrantReason::Unknown)
+    );
     assert_eq!(
         harness.events().last().unwrap(),
         &("refresh_refused".to_owned(), "unknown".to_owned())

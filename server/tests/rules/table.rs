@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use matchbook_server::sessions::Policy;
 use matchbook_server::store::sessions::State;
-use matchbook_shared::Reason;
+use matchbook_shared::InvalidGrantReason;
 
 use crate::harness::{DEFAULT, HOUR, Harness, Outcome, SAME_KEY_ONLY, SECOND, STRICT};
 
@@ -165,8 +165,10 @@ fn outcome(harness: &mut Harness, policy: Policy, case: &Case) -> &'static str {
         Outcome::Repeated(pair) if alive && pair.refresh == second.refresh => {
             "the same refresh token, a new access token"
         }
-        Outcome::Refused(Reason::Superseded) if alive => "rejected, the session continues",
-        Outcome::Refused(Reason::Reuse) if !alive => "**the session ends**",
+        Outcome::Refused(InvalidGrantReason::Superseded) if alive => {
+            "rejected, the session continues"
+        }
+        Outcome::Refused(InvalidGrantReason::Reuse) if !alive => "**the session ends**",
         response => panic!("{}: {response:?}, alive: {alive}", case.says),
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use matchbook_server::sessions::{ClientInfo, EndReason, Policy};
 use matchbook_server::store::sessions::State;
-use matchbook_shared::Reason;
+use matchbook_shared::InvalidGrantReason;
 use proptest::prelude::*;
 
 use crate::harness::{
@@ -115,19 +115,22 @@ fn play(harness: &mut Harness, policy: Policy, actions: &[Action]) {
             }
             Outcome::TooLate => panic!("there is no deadline"),
             Outcome::Refused(reason) => {
-                assert!(!must_end || reason == Reason::Reuse, "{reason:?}");
-                if reason == Reason::Reuse {
+                assert!(!must_end || reason == InvalidGrantReason::Reuse, "{reason:?}");
+                if reason == InvalidGrantReason::Reuse {
                     assert!(may_end, "it was current a moment ago");
                     over = true;
                 }
-                assert!(over || reason == Reason::Superseded, "{reason:?}");
+                assert!(over || reason == InvalidGrantReason::Superseded, "{reason:?}");
                 None
             }
         };
         if over {
             // For owner and thief, permanently.
             for token in chain.clone() {
-                assert_eq!(harness.present(&token, key), Outcome::Refused(Reason::Reuse));
+                assert_eq!(
+                    harness.present(&token, key),
+                    Outcome::Refused(InvalidGrantReason::Reuse)
+                );
             }
             return;
         }
@@ -142,9 +145,9 @@ fn play(harness: &mut Harness, policy: Policy, actions: &[Action]) {
     if chain.len() > 1 {
         harness.wait(REUSE.grace_period + SECOND);
         let old = chain[chain.len() - 2].clone();
-        assert_eq!(harness.present(&old, None), Outcome::Refused(Reason::Reuse));
+        assert_eq!(harness.present(&old, None), Outcome::Refused(InvalidGrantReason::Reuse));
         let newest = chain[chain.len() - 1].clone();
-        assert_eq!(harness.present(&newest, None), Outcome::Refused(Reason::Reuse));
+        assert_eq!(harness.present(&newest, None), Outcome::Refused(InvalidGrantReason::Reuse));
     }
 }
 
@@ -176,10 +179,17 @@ fn rotating_thief_is_detected_when_the_owner_returns() {
                     rotate(&mut harness);
                 }
                 let response = harness.present(&owner.refresh, Some("owner"));
-                assert_eq!(response, Outcome::Refused(Reason::Reuse), "every {every} s");
+                assert_eq!(
+                    response,
+                    Outcome::Refused(InvalidGrantReason::Reuse),
+                    "every {every} s"
+                );
                 let state = harness.session(session).unwrap().state;
                 assert!(matches!(state, State::Ended { reason: EndReason::Reuse, .. }));
-                assert_eq!(harness.present(&stolen, None), Outcome::Refused(Reason::Reuse));
+                assert_eq!(
+                    harness.present(&stolen, None),
+                    Outcome::Refused(InvalidGrantReason::Reuse)
+                );
             }
         }
     }
@@ -202,7 +212,10 @@ fn tab_with_a_recently_current_token_is_superseded_however_often_others_rotate()
             if harness.now.since(*rotated_at) > REUSE.grace_period {
                 break;
             }
-            assert_eq!(harness.present(token, None), Outcome::Refused(Reason::Superseded));
+            assert_eq!(
+                harness.present(token, None),
+                Outcome::Refused(InvalidGrantReason::Superseded)
+            );
         }
     }
 }
@@ -214,7 +227,7 @@ fn same_key_only_session_rotated_with_a_key_requires_a_key() {
     let (session, first) = harness.open();
     let Outcome::Rotated(second) = harness.present(&first.refresh, Some("one")) else { panic!() };
     let Outcome::Rotated(third) = harness.present(&second.refresh, Some("two")) else { panic!() };
-    assert_eq!(harness.present(&third.refresh, None), Outcome::Refused(Reason::Reuse));
+    assert_eq!(harness.present(&third.refresh, None), Outcome::Refused(InvalidGrantReason::Reuse));
     assert_ne!(harness.session(session).unwrap().state, State::Live);
 }
 
@@ -230,9 +243,12 @@ fn reissue_to_another_address_is_logged() {
         Outcome::Repeated(_)
     ));
     let Outcome::Rotated(_) = harness.present(&second.refresh, Some("l")) else { panic!() };
-    assert_eq!(harness.present(&first.refresh, None), Outcome::Refused(Reason::Superseded));
+    assert_eq!(
+        harness.present(&first.refresh, None),
+        Outcome::Refused(InvalidGrantReason::Superseded)
+    );
     let superseded = harness.present_from(&first.refresh, None, elsewhere());
-    assert_eq!(superseded, Outcome::Refused(Reason::Superseded));
+    assert_eq!(superseded, Outcome::Refused(InvalidGrantReason::Superseded));
     harness.wait(REUSE.grace_period + SECOND);
     let late = harness.present(&second.refresh, Some("l"));
     assert!(matches!(late, Outcome::Repeated(_)));
