@@ -1,6 +1,9 @@
 //! Matchbook's server: short-lived access tokens and rotated refresh tokens.
 //!
-//! The modules in reading order. Each uses only modules that come after it.
+//! The modules are in reading order: each imports only from modules after it. The test
+//! `module_order` compares this list with the imports. In one line: the command line
+//! starts the application, which serves HTTP; handlers call the issuer; the issuer applies
+//! the rules of `sessions` to the `store`, with `keys` and `token_status`.
 
 pub mod cli;
 
@@ -27,8 +30,9 @@ pub mod limits;
 pub mod metrics;
 pub mod proxies;
 
-pub mod data_dir;
 pub mod secrets;
+
+pub mod data_dir;
 pub mod store;
 
 pub mod tokens;

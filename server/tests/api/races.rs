@@ -151,7 +151,7 @@ async fn refreshes_and_two_sweepers_do_not_interfere() {
     }
     let salts = "SELECT count(*) AS number FROM sessions WHERE successor_salt IS NOT NULL";
     eventually(0, async || pair.here.number(salts)).await;
-    pair.here.process.await_log("salts of own rotations cleared");
+    pair.here.process.await_log("tracked salts cleared");
     assert_eq!(
         pair.here.number("SELECT CAST(sum(generation) AS bigint) AS number FROM sessions"),
         300

@@ -106,9 +106,15 @@ async fn explain_describes_a_token_and_the_outcome_of_a_refresh() {
     let strict = [("rotation.mode", "strict")];
     let exclusive = [("rotation.same_key_only", "true")];
     for (token, settings, parts) in [
-        (&third, &[][..], &["generation   2, the newest", "it is good"][..]),
+        (&third, &[][..], &["generation   2, the newest", "it is valid"][..]),
         (&second, &[], &["generation   1; the newest is 2", "the same response again until"]),
-        (&second, &[], &["; with the `Idempotency-Key` that rotated it, the same answer until"]),
+        (
+            &second,
+            &[],
+            &[
+                "; with the `Idempotency-Key` that rotated it, it would get the same response again until",
+            ],
+        ),
         (&second, &exclusive, &["would be rejected (reuse)", "; with the `Idempotency-Key`"]),
         (&second, &strict, &["would be rejected (reuse)", "the session would end"]),
         (&first, &[], &["generation   0", "rotated      before", "would be rejected (superseded)"]),
