@@ -21,7 +21,7 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// Closes the connection if its chunked request body has not ended when the response
 /// is sent. actix keeps reading such a body once it is dropped, but closes the
-/// connection while it is held; so this holds it for [`LINGER`].
+/// connection while it is held; so this holds it for `LINGER`.
 pub async fn close_unread_bodies(
     mut request: ServiceRequest,
     next: Next<impl MessageBody>,
