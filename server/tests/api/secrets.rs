@@ -139,7 +139,7 @@ async fn compromised_configured_secret_must_be_replaced_on_every_server_first() 
         launch().set("old_secrets", OLD),
     ] {
         let error = rotate_compromised(&still_used).unwrap_err();
-        assert!(error.contains("name the compromised one nowhere"), "{error}");
+        assert!(error.contains("remove the compromised one"), "{error}");
     }
     assert_eq!(here.user(&tokens.access).await, 200, "nothing was done");
 
