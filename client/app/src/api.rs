@@ -1,4 +1,4 @@
-//! What the page calls: JSON, for browsers with a cookie.
+//! The JSON API of the page, for browsers with a cookie.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,33 +10,33 @@ use actix_web::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::web::{self, Data, Json, Path, ReqData, ServiceConfig};
-use actix_web::{HttpMessage, HttpResponse, ResponseError};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, ResponseError};
 use futures_util::future::join_all;
 use matchbook_client::{Client, Error};
-use matchbook_shared::{ErrorBody, InvalidGrantReason, RevokedSessions, SessionInfo};
+use matchbook_shared::{ErrorBody, Reason, RevokedSessions, SessionInfo};
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::browser_sessions::{Caller, Identities, Identity};
+use crate::browser_sessions::{BrowserSessions, Caller, Identity};
 use crate::csrf;
-use crate::ended::End;
-use crate::error::Failure;
+use crate::ended::SessionEnd;
+use crate::error::AppError;
 use crate::feed::{self, Exchange};
-use crate::logins::Logins;
-use crate::upstream::{read, user};
+use crate::login_limiter::LoginLimiter;
+use crate::upstream::{fetch_json, user};
 
-/// How many requests are a burst.
-const BURST: usize = 50;
+/// Number of requests in a burst.
+const BURST_SIZE: usize = 50;
 
-/// Of which a page is not told: it knows when it connects.
+/// The path of the event stream. It is not reported to the page, which opened it.
 const EVENTS: &str = "/api/events";
 
-/// The identity that `admit` found.
-type Who = ReqData<Arc<Identity>>;
+/// The identity of the request's browser, set by `authenticate`.
+type CurrentIdentity = ReqData<Arc<Identity>>;
 
 pub(crate) fn routes(config: &mut ServiceConfig) {
     let scope = web::scope("/api")
-        .wrap(from_fn(admit))
+        .wrap(from_fn(authenticate))
         .route("/login", web::post().to(login))
         .route("/refresh", web::post().to(refresh))
         .route("/logout", web::post().to(logout))
@@ -45,113 +45,120 @@ pub(crate) fn routes(config: &mut ServiceConfig) {
         .route("/info", web::post().to(info))
         .route("/sessions", web::get().to(sessions))
         .route("/sessions/{id}", web::delete().to(end_session))
-        .route("/events", web::get().to(event_stream))
-        .default_service(web::to(async || Err::<HttpResponse, _>(Problem::NotFound)));
+        .route("/events", web::get().to(events))
+        .default_service(web::to(async || Err::<HttpResponse, _>(ApiError::NotFound)));
     config.service(scope);
 }
 
-/// Lets the page in, and tells it of its own calls. What its handlers need to
-/// know of who asks, they get from here.
-async fn admit(
+/// Checks that the request comes from the page of a known browser, passes the identity
+/// to the handler, and reports the request to the browser's pages.
+async fn authenticate(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
     let identity = match identify(&request) {
         Ok(identity) => identity,
-        Err(problem) => {
-            let refusal = request.into_response(problem.error_response());
-            return Ok(refusal.map_into_right_body());
+        Err(error) => {
+            let response = request.into_response(error.error_response());
+            return Ok(response.map_into_right_body());
         }
     };
     request.extensions_mut().insert(identity.clone());
     let began = Instant::now();
-    let answer = next.call(request).await?;
-    // A path that leads nowhere is not worth a word.
-    if answer.request().match_pattern().is_some_and(|pattern| pattern != EVENTS) {
-        identity.feed().exchange(&Exchange {
+    let response = next.call(request).await?;
+    // Requests without a route are not reported.
+    if response.request().match_pattern().is_some_and(|pattern| pattern != EVENTS) {
+        identity.feed().publish_exchange(&Exchange {
             from: "browser",
             to: "client",
-            method: answer.request().method().as_str(),
-            path: answer.request().path(),
-            status: Some(answer.status().as_u16()),
+            method: response.request().method().as_str(),
+            path: response.request().path(),
+            status: Some(response.status().as_u16()),
             began,
             took: began.elapsed(),
         });
     }
-    Ok(answer.map_into_left_body())
+    Ok(response.map_into_left_body())
 }
 
-fn identify(request: &ServiceRequest) -> Result<Arc<Identity>, Problem> {
+fn identify(request: &ServiceRequest) -> Result<Arc<Identity>, ApiError> {
     let headers = request.headers();
-    let changes_nothing = matches!(*request.method(), Method::GET | Method::HEAD);
-    if csrf::is_of_another_site(headers) || !(changes_nothing || csrf::is_of_the_page(headers)) {
-        return Err(Problem::Forbidden);
+    let read_only = matches!(*request.method(), Method::GET | Method::HEAD);
+    if csrf::is_cross_site(headers) || !(read_only || csrf::passes_csrf_check(headers)) {
+        return Err(ApiError::Forbidden);
     }
-    let identities = request.app_data::<Data<Identities>>().ok_or(Problem::NoCookie)?;
-    match identities.caller(headers, Instant::now()) {
+    let sessions = request.app_data::<Data<BrowserSessions>>().ok_or(ApiError::NoCookie)?;
+    match sessions.caller(headers, Instant::now()) {
         Caller::Known(identity) => Ok(identity),
-        Caller::Stranger | Caller::Nobody => Err(Problem::NoCookie),
+        Caller::UnknownCookie | Caller::NoCookie => Err(ApiError::NoCookie),
     }
 }
 
-fn session(thread: &Client, who: &Identity) -> Client {
-    thread.with_credentials(who.credential().clone())
+/// Returns the thread's client with the credentials of the browser.
+fn client_for(client: &Session, identity: &Identity) -> Session {
+    client.with(identity.credentials().clone())
 }
 
-fn done() -> HttpResponse {
+fn no_content() -> HttpResponse {
     HttpResponse::NoContent().finish()
 }
 
 async fn login(
-    request: actix_web::HttpRequest,
-    identities: Data<Identities>,
-    thread: Data<Client>,
-    logins: Data<Logins>,
-    who: Who,
-) -> Result<HttpResponse, Problem> {
-    logins.admit(request.peer_addr())?;
-    session(&thread, &who).log_in_as_guest().await?;
-    let mut answer = HttpResponse::NoContent();
-    if let Some(cookie) = identities.renewed_cookie(&request, &who)? {
-        answer.insert_header(cookie);
+    request: HttpRequest,
+    sessions: Data<BrowserSessions>,
+    client: Data<Session>,
+    limiter: Data<LoginLimiter>,
+    identity: CurrentIdentity,
+) -> Result<HttpResponse, ApiError> {
+    limiter.check(request.peer_addr())?;
+    client_for(&client, &identity).log_in_as_guest().await?;
+    let mut response = HttpResponse::NoContent();
+    if let Some(cookie) = sessions.renewed_cookie(&request, &identity)? {
+        response.insert_header(cookie);
     }
-    Ok(answer.finish())
+    Ok(response.finish())
 }
 
-async fn refresh(thread: Data<Client>, who: Who) -> Result<HttpResponse, Problem> {
-    session(&thread, &who).refresh().await?;
-    Ok(done())
+async fn refresh(
+    client: Data<Session>,
+    identity: CurrentIdentity,
+) -> Result<HttpResponse, ApiError> {
+    client_for(&client, &identity).refresh().await?;
+    Ok(no_content())
 }
 
-async fn logout(thread: Data<Client>, who: Who) -> Result<HttpResponse, Problem> {
-    session(&thread, &who).log_out().await?;
-    Ok(done())
+async fn logout(client: Data<Session>, identity: CurrentIdentity) -> Result<HttpResponse, ApiError> {
+    client_for(&client, &identity).log_out().await?;
+    Ok(no_content())
 }
 
 async fn logout_everywhere(
-    thread: Data<Client>,
-    who: Who,
-) -> Result<Json<RevokedSessions>, Problem> {
-    let ended = session(&thread, &who).log_out_everywhere().await?;
+    client: Data<Session>,
+    identity: CurrentIdentity,
+) -> Result<Json<RevokedSessions>, ApiError> {
+    let ended = client_for(&client, &identity).log_out_everywhere().await?;
     Ok(Json(RevokedSessions { ended }))
 }
 
 #[derive(Serialize)]
-struct Burst {
+struct BurstResult {
     succeeded: usize,
     failed: usize,
 }
 
-/// Fifty requests at once, and one burst at a time. Where none succeeds, why the
-/// first did not.
-async fn burst(thread: Data<Client>, who: Who) -> Result<Json<Burst>, Problem> {
-    let _burst = who.feed().begin_burst().ok_or(Problem::Bursting)?;
-    let session = session(&thread, &who);
-    let answers = join_all((0..BURST).map(|_| user(&session))).await;
-    let succeeded = answers.iter().filter(|answer| answer.is_ok()).count();
-    match answers.into_iter().find_map(Result::err) {
-        Some(failure) if succeeded == 0 => Err(failure.into()),
-        _ => Ok(Json(Burst { succeeded, failed: BURST - succeeded })),
+/// Sends `BURST_SIZE` requests at once. Only one burst runs at a time. If all requests
+/// fail, returns the error of the first.
+async fn burst(
+    client: Data<Session>,
+    identity: CurrentIdentity,
+) -> Result<Json<BurstResult>, ApiError> {
+    let _guard = identity.feed().begin_burst().ok_or(ApiError::BurstInProgress)?;
+    let client = client_for(&client, &identity);
+    let results = join_all((0..BURST_SIZE).map(|_| user(&client))).await;
+    let succeeded = results.iter().filter(|result| result.is_ok()).count();
+    match results.into_iter().find_map(Result::err) {
+        Some(error) if succeeded == 0 => Err(error.into()),
+        _ => Ok(Json(BurstResult { succeeded, failed: BURST_SIZE - succeeded })),
     }
 }
 
@@ -161,138 +168,146 @@ struct Info {
     user_id: Uuid,
 }
 
-async fn info(thread: Data<Client>, who: Who) -> Result<Json<Info>, Problem> {
-    Ok(Json(Info { user_id: user(&session(&thread, &who)).await?.user_id }))
+async fn info(client: Data<Session>, identity: CurrentIdentity) -> Result<Json<Info>, ApiError> {
+    let user = user(&client_for(&client, &identity)).await?;
+    Ok(Json(Info { user_id: user.user_id }))
 }
 
-async fn sessions(thread: Data<Client>, who: Who) -> Result<Json<Vec<SessionInfo>>, Problem> {
-    Ok(Json(read(session(&thread, &who).get("/sessions")).await?))
+async fn sessions(
+    client: Data<Session>,
+    identity: CurrentIdentity,
+) -> Result<Json<Vec<SessionInfo>>, ApiError> {
+    Ok(Json(fetch_json(client_for(&client, &identity).get("/sessions")).await?))
 }
 
 async fn end_session(
-    thread: Data<Client>,
-    who: Who,
+    client: Data<Session>,
+    identity: CurrentIdentity,
     id: Path<String>,
-) -> Result<HttpResponse, Problem> {
-    let id = Uuid::try_parse(&id).map_err(|_| Problem::NotFound)?;
-    let session = session(&thread, &who);
-    let listed: Vec<SessionInfo> = read(session.get("/sessions")).await?;
-    if listed.iter().any(|one| one.current && one.id == id) {
-        // This way its tokens are forgotten as well.
-        session.log_out().await?;
-        return Ok(done());
+) -> Result<HttpResponse, ApiError> {
+    let id = Uuid::try_parse(&id).map_err(|_| ApiError::NotFound)?;
+    let client = client_for(&client, &identity);
+    let listed: Vec<SessionInfo> = fetch_json(client.get("/sessions")).await?;
+    if listed.iter().any(|session| session.current && session.id == id) {
+        // A logout also deletes the tokens.
+        client.log_out().await?;
+        return Ok(no_content());
     }
-    let answer = session.delete(&format!("/sessions/{id}")).send().await?;
-    match answer.status().as_u16() {
-        // One that is not there has ended before, which is what was wanted.
-        200..300 | 404 => Ok(done()),
-        _ => Err(Failure::of(&answer).into()),
+    let response = client.delete(&format!("/sessions/{id}")).send().await?;
+    match response.status().as_u16() {
+        // 404: the session has already ended.
+        200..300 | 404 => Ok(no_content()),
+        _ => Err(AppError::from_response(&response).into()),
     }
 }
 
-/// `GET /api/events`: what happens, as it happens.
-async fn event_stream(who: Who) -> Result<HttpResponse, Problem> {
-    let events = feed::stream(who.feed(), who.credential().clone());
+/// Streams the browser's events: `GET /api/events`.
+async fn events(identity: CurrentIdentity) -> Result<HttpResponse, ApiError> {
+    let stream = feed::event_stream(identity.feed(), identity.credentials().clone());
     Ok(HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, "text/event-stream"))
-        // A stop does not wait for a connection that nothing follows on.
+        // Keeps the shutdown from waiting for an idle connection.
         .force_close()
-        .streaming(events.ok_or(Problem::TooManyPages)?))
+        .streaming(stream.ok_or(ApiError::TooManyPages)?))
 }
 
-/// Why the page does not get what it asked for.
+/// An error of the API.
 #[derive(Debug)]
-enum Problem {
-    Failure(Failure),
-    Bursting,
+enum ApiError {
+    App(AppError),
+    BurstInProgress,
     Forbidden,
     NoCookie,
     NotFound,
     TooManyPages,
 }
 
-impl From<Failure> for Problem {
-    fn from(failure: Failure) -> Self {
-        Self::Failure(failure)
+impl From<AppError> for ApiError {
+    fn from(error: AppError) -> Self {
+        Self::App(error)
     }
 }
 
-impl From<Error> for Problem {
+impl From<Error> for ApiError {
     fn from(error: Error) -> Self {
-        Self::Failure(error.into())
+        Self::App(error.into())
     }
 }
 
-impl Problem {
-    /// Why the session has ended, where it has.
-    fn reason(&self) -> Option<InvalidGrantReason> {
+impl ApiError {
+    /// Returns why the session has ended, if the error says so.
+    fn reason(&self) -> Option<Reason> {
         match self {
-            Self::Failure(Failure::Client(Error::LoggedOut(reason))) => *reason,
+            Self::App(AppError::Client(Error::LoggedOut(reason))) => *reason,
             _ => None,
         }
     }
 
-    /// The name under which the page knows it.
+    /// Returns the stable code for programs.
     fn code(&self) -> &'static str {
         match self {
-            Self::Failure(Failure::Client(Error::NotLoggedIn)) => "not_logged_in",
-            Self::Failure(Failure::Client(Error::LoggedOut(_))) => "logged_out",
-            Self::Failure(Failure::Client(Error::SupersededByLogin)) => "other_sign_in",
-            Self::Failure(Failure::Client(Error::Superseded)) => "superseded",
-            Self::Failure(Failure::TooManyLogins(_)) => "slow_down",
-            Self::Bursting => "busy",
+            Self::App(AppError::Client(Error::NotLoggedIn)) => "not_logged_in",
+            Self::App(AppError::Client(Error::LoggedOut(_))) => "logged_out",
+            Self::App(AppError::Client(Error::OtherSignIn)) => "other_sign_in",
+            Self::App(AppError::Client(Error::Superseded)) => "superseded",
+            Self::App(AppError::LoginRateLimited(_)) => "slow_down",
+            Self::BurstInProgress => "busy",
             Self::Forbidden => "forbidden",
             Self::NoCookie => "no_cookie",
             Self::NotFound => "not_found",
             _ if self.status_code() == StatusCode::SERVICE_UNAVAILABLE => "away",
-            Self::Failure(_) | Self::TooManyPages => "refused",
+            Self::App(_) | Self::TooManyPages => "refused",
         }
     }
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for ApiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Failure(Failure::Client(Error::NotLoggedIn)) => {
-                f.write_str("Nobody is logged in.")
+            Self::App(AppError::Client(Error::NotLoggedIn)) => f.write_str("Not logged in."),
+            Self::App(AppError::Client(Error::LoggedOut(reason))) => {
+                f.write_str(&feed::end_message(SessionEnd::Ended(*reason)))
             }
-            Self::Failure(Failure::Client(Error::LoggedOut(reason))) => {
-                f.write_str(&feed::ended(End::Ended(*reason)))
-            }
-            Self::Failure(failure) => failure.fmt(f),
-            Self::Bursting => f.write_str("A burst is under way: wait for its end."),
-            Self::Forbidden => f.write_str("Only the page of this app may ask for this."),
-            Self::NoCookie => f.write_str("The app was restarted, or you were away for a day: load the page and log in again."),
-            Self::NotFound => f.write_str("There is no such thing here."),
+            Self::App(error) => error.fmt(f),
+            Self::BurstInProgress => f.write_str("A burst is in progress: wait until it ends."),
+            Self::Forbidden => f.write_str("Only the page of this app may send this request."),
+            Self::NoCookie => f.write_str(
+                "The app was restarted, or you were away for a day: load the page and log in \
+                 again.",
+            ),
+            Self::NotFound => f.write_str("Not found."),
             Self::TooManyPages => f.write_str("Too many pages are open: close one."),
         }
     }
 }
 
-impl ResponseError for Problem {
+impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
         match self {
-            Self::Failure(Failure::Client(Error::SupersededByLogin)) => StatusCode::CONFLICT,
-            Self::Failure(failure) => failure.status_code(),
+            Self::App(AppError::Client(Error::OtherSignIn)) => StatusCode::CONFLICT,
+            Self::App(error) => error.status_code(),
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NoCookie => StatusCode::UNAUTHORIZED,
             Self::NotFound => StatusCode::NOT_FOUND,
-            Self::Bursting | Self::TooManyPages => StatusCode::SERVICE_UNAVAILABLE,
+            Self::BurstInProgress | Self::TooManyPages => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
     fn error_response(&self) -> HttpResponse {
         let mut response = HttpResponse::build(self.status_code());
         let retry_after = match self {
-            Self::Failure(failure) => failure.retry_after(),
-            Self::Bursting | Self::TooManyPages => Some(1),
+            Self::App(error) => error.retry_after(),
+            Self::BurstInProgress | Self::TooManyPages => Some(1),
             _ => None,
         };
         if let Some(seconds) = retry_after {
             response.insert_header((RETRY_AFTER, seconds));
         }
-        let (error, message) = (self.code().to_owned(), self.to_string());
-        response.json(ErrorBody { error, message, reason: self.reason() })
+        response.json(ErrorBody {
+            error: self.code().to_owned(),
+            message: self.to_string(),
+            reason: self.reason(),
+        })
     }
 }
 
@@ -310,16 +325,16 @@ mod tests {
     use crate::cookie::Cookie;
 
     #[actix_rt::test]
-    async fn a_page_is_told_of_its_calls_but_not_of_streams_or_of_what_does_not_exist() {
+    async fn calls_of_the_page_are_reported_except_event_streams_and_unknown_paths() {
         let now = Instant::now();
-        let identities = Data::new(Identities::new(Cookie { secure: false }, 1, false, now));
-        let (id, identity) = identities.create(now).unwrap();
+        let sessions = Data::new(BrowserSessions::new(Cookie { secure: false }, 1, false, now));
+        let (id, identity) = sessions.create(now).unwrap();
         let server =
-            Server::new("http://localhost:1", &RootCerts::System, Duration::from_secs(1)).unwrap();
-        let session = Data::new(Client::new(&server, Credentials::default()));
-        let app = App::new().app_data(identities.clone()).app_data(session).configure(routes);
+            Server::new("http://localhost:1", &Trust::System, Duration::from_secs(1)).unwrap();
+        let client = Data::new(Session::new(&server, Credential::default()));
+        let app = App::new().app_data(sessions.clone()).app_data(client).configure(routes);
         let app = init_service(app).await;
-        let events = feed::stream(identity.feed(), identity.credential().clone()).unwrap();
+        let stream = feed::event_stream(identity.feed(), identity.credentials().clone()).unwrap();
 
         let long = format!("/api/{}", "x".repeat(1000));
         for (method, path, status) in [
@@ -332,27 +347,28 @@ mod tests {
                 .method(method)
                 .insert_header((COOKIE, format!("matchbook_client={id}")))
                 .insert_header(("x-matchbook", "page"));
-            let answer = call_service(&app, request.to_request()).await;
-            assert_eq!(answer.status().as_u16(), status, "{path}");
+            let response = call_service(&app, request.to_request()).await;
+            assert_eq!(response.status().as_u16(), status, "{path}");
         }
-        let told: Vec<_> = events.take(2).collect().await;
-        let told = String::from_utf8_lossy(told[1].as_ref().unwrap()).into_owned();
-        assert!(told.contains("\"path\":\"/api/logout\""), "{told}");
+        let received: Vec<_> = stream.take(2).collect().await;
+        let event = String::from_utf8_lossy(received[1].as_ref().unwrap()).into_owned();
+        assert!(event.contains("\"path\":\"/api/logout\""), "{event}");
     }
 
     #[actix_rt::test]
-    async fn a_second_burst_and_the_request_of_an_earlier_sign_in_are_told_what_is_the_matter() {
-        let earlier = Problem::Failure(Failure::Client(Error::SupersededByLogin));
-        for (problem, status, code, retry_after) in
-            [(Problem::Bursting, 503, "busy", Some("1")), (earlier, 409, "other_sign_in", None)]
-        {
-            let answer = problem.error_response();
-            assert_eq!(answer.status().as_u16(), status);
-            let wait = answer.headers().get(RETRY_AFTER).map(|value| value.to_str().unwrap());
-            assert_eq!(wait, retry_after);
-            let text = body::to_bytes(answer.into_body()).await.unwrap();
-            let told: ErrorBody = serde_json::from_slice(&text).unwrap();
-            assert_eq!(told.error, code);
+    async fn a_second_burst_and_a_request_of_an_earlier_login_have_their_own_error_codes() {
+        let superseded = ApiError::App(AppError::Client(Error::OtherSignIn));
+        for (error, status, code, retry_after) in [
+            (ApiError::BurstInProgress, 503, "busy", Some("1")),
+            (superseded, 409, "other_sign_in", None),
+        ] {
+            let response = error.error_response();
+            assert_eq!(response.status().as_u16(), status);
+            let header = response.headers().get(RETRY_AFTER).map(|value| value.to_str().unwrap());
+            assert_eq!(header, retry_after);
+            let bytes = body::to_bytes(response.into_body()).await.unwrap();
+            let error: ErrorBody = serde_json::from_slice(&bytes).unwrap();
+            assert_eq!(error.error, code);
         }
     }
 }

@@ -1,11 +1,11 @@
-//! The client app: the article's endpoints, and a page on which to watch what
-//! the library does. Each browser is somebody else.
+//! The app's HTTP server: the plain-text endpoints, the page and its API. Each browser
+//! has its own tokens.
 
 use std::net::SocketAddr;
 use std::time::Instant;
 
 use actix_web::body::MessageBody;
-use actix_web::dev::{Server as HttpServing, ServiceRequest, ServiceResponse};
+use actix_web::dev::{Server as HttpServerFuture, ServiceRequest, ServiceResponse};
 use actix_web::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CROSS_ORIGIN_RESOURCE_POLICY, ContentType,
     REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
@@ -15,38 +15,38 @@ use actix_web::{App, HttpRequest, HttpResponse, HttpServer, ResponseError, guard
 use matchbook_client::{Client, Credentials, RootCertsError, Server, ServerError};
 
 use crate::assets::get_or_head;
-use crate::browser_sessions::{Caller, Identities};
+use crate::browser_sessions::{BrowserSessions, Caller};
 use crate::config::Config;
 use crate::cookie::Cookie;
-use crate::csrf::Hosts;
-use crate::error::Failure;
-use crate::logins::Logins;
+use crate::csrf::AllowedHosts;
+use crate::error::AppError;
+use crate::login_limiter::LoginLimiter;
 use crate::upstream::user;
 use crate::{api, assets, csrf};
 
-/// The page has all its parts in files of this origin, and nobody frames it.
+/// The page loads files of its own origin only, and must not be framed.
 const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
                               img-src 'self'; connect-src 'self'; base-uri 'none'; \
                               form-action 'none'; frame-ancestors 'none'";
 
-/// How long a stopping app waits for the requests that it is answering.
+/// How long a graceful shutdown waits for requests in progress.
 const SHUTDOWN_SECONDS: u64 = 5;
 
-/// Has to answer whatever name it is asked under: a probe knows addresses alone.
+/// Exempt from the host check: health probes use bare addresses.
 const LIVE: &str = "/health/live";
 
-/// Why the app does not start. Each is a sentence for its operator.
+/// An error at the start of the app. Its message is for the operator.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
     #[error(
-        "`server.ca_file`: {0}; start the server first, which makes its development CA, or name \
-         the CA that signed its certificate"
+        "`server.ca_file`: {0}; start the server first, because it creates its development CA, or \
+         name the CA that signed its certificate"
     )]
     RootCerts(RootCertsError),
     #[error("`server.url`: {0}")]
     Url(ServerError),
-    #[error("{0} cannot be listened on (`client.address`): {1}")]
-    Listen(SocketAddr, #[source] std::io::Error),
+    #[error("cannot bind to {0} (`client.address`): {1}")]
+    Bind(SocketAddr, #[source] std::io::Error),
 }
 
 impl From<ServerError> for StartError {
@@ -58,25 +58,24 @@ impl From<ServerError> for StartError {
     }
 }
 
-/// Starts the app; it answers once the first part is awaited. The second is
-/// where it listens.
-pub(crate) fn start(config: &Config) -> Result<(HttpServing, Vec<SocketAddr>), StartError> {
+/// Binds the app. Returns the server, which runs once it is awaited, and its addresses.
+pub(crate) fn start(config: &Config) -> Result<(HttpServerFuture, Vec<SocketAddr>), StartError> {
     let server = Server::new(&config.server_url, &config.trust, config.timeout)?;
     let cookie = Cookie { secure: config.cookie_secure };
-    let identities =
-        web::Data::new(Identities::new(cookie, config.sessions, config.demo, Instant::now()));
-    let known = identities.clone();
-    let hosts = web::Data::new(Hosts::new(config.address.ip(), &config.hosts));
-    let logins = web::Data::new(Logins::new(config.logins));
+    let sessions = BrowserSessions::new(cookie, config.sessions, config.demo, Instant::now());
+    let sessions = web::Data::new(sessions);
+    let sessions_at_shutdown = sessions.clone();
+    let hosts = web::Data::new(AllowedHosts::new(config.address.ip(), &config.hosts));
+    let limiter = web::Data::new(LoginLimiter::new(config.logins));
     let login_by_get = config.demo || config.address.ip().is_loopback();
     let app = HttpServer::new(move || {
         App::new()
-            .app_data(logins.clone())
-            .app_data(known.clone())
+            .app_data(limiter.clone())
+            .app_data(sessions.clone())
             .app_data(hosts.clone())
-            // This thread's connections; whose tokens go over them, each request says.
-            .app_data(web::Data::new(Client::new(&server, Credentials::default())))
-            .wrap(from_fn(admit_host))
+            // The connections of this thread. Each request adds its own credentials.
+            .app_data(web::Data::new(Session::new(&server, Credential::default())))
+            .wrap(from_fn(check_host))
             .wrap(
                 DefaultHeaders::new()
                     .add((CACHE_CONTROL, "no-store"))
@@ -89,25 +88,24 @@ pub(crate) fn start(config: &Config) -> Result<(HttpServing, Vec<SocketAddr>), S
             .configure(api::routes)
             .route("/login", web::post().to(login))
             .route("/login", web::get().guard(guard::fn_guard(move |_| login_by_get)).to(login))
-            .route("/login", web::get().to(async || Err::<String, _>(Failure::LoginByGet)))
+            .route("/login", web::get().to(async || Err::<String, _>(AppError::LoginByGet)))
             .route("/info", web::get().to(info))
             .route(LIVE, get_or_head().to(async || "live"))
     })
     .workers(config.workers)
-    // A small response is sent at once, not after the acknowledgement of the last one.
+    // Sends small responses without waiting for the previous acknowledgement.
     .tcp_nodelay(true)
     .shutdown_timeout(SHUTDOWN_SECONDS)
     .bind(config.address)
-    .map_err(|error| StartError::Listen(config.address, error))?;
+    .map_err(|error| StartError::Bind(config.address, error))?;
     let addresses = app.addrs();
-    outlive_hangup();
-    end_event_streams_at_shutdown(identities);
+    ignore_hangup();
+    end_event_streams_at_shutdown(sessions_at_shutdown);
     Ok((app.run(), addresses))
 }
 
-/// Keeps the app running when SIGHUP comes, whose default is to end the process: it
-/// is what operators send to have files read again.
-fn outlive_hangup() {
+/// Ignores SIGHUP, which would end the process. Operators send it to reload settings.
+fn ignore_hangup() {
     #[cfg(unix)]
     {
         use actix_web::rt::signal::unix::{SignalKind, signal};
@@ -115,17 +113,20 @@ fn outlive_hangup() {
             Ok(mut hangup) => {
                 actix_web::rt::spawn(async move {
                     while hangup.recv().await.is_some() {
-                        tracing::info!("SIGHUP ignored: settings are read at the start alone");
+                        tracing::info!("SIGHUP ignored: settings are read at startup only");
                     }
                 });
             }
-            Err(error) => tracing::warn!(%error, "SIGHUP will end the app"),
+            Err(error) => {
+                tracing::warn!(%error, "no SIGHUP handler: SIGHUP will end the app");
+            }
         }
     }
 }
 
-/// A stream of events never ends by itself, and a stop waits for every answer.
-fn end_event_streams_at_shutdown(identities: web::Data<Identities>) {
+/// Ends event streams at SIGTERM. They never end on their own, and a graceful shutdown
+/// waits for every response.
+fn end_event_streams_at_shutdown(sessions: web::Data<BrowserSessions>) {
     #[cfg(unix)]
     {
         use actix_web::rt::signal::unix::{SignalKind, signal};
@@ -133,75 +134,78 @@ fn end_event_streams_at_shutdown(identities: web::Data<Identities>) {
             Ok(mut terminate) => {
                 actix_web::rt::spawn(async move {
                     terminate.recv().await;
-                    identities.close();
+                    sessions.close();
                 });
             }
-            Err(error) => tracing::warn!(%error, "open event streams will delay the stop"),
+            Err(error) => {
+                tracing::warn!(%error, "no SIGTERM handler: open event streams will delay shutdown");
+            }
         }
     }
     #[cfg(not(unix))]
-    drop(identities);
+    drop(sessions);
 }
 
-/// Refuses what is asked under a name that is not the app's: one of another
-/// site's that was made to resolve to here would pass for this origin.
-async fn admit_host(
+/// Rejects unknown `Host` headers, against DNS rebinding.
+async fn check_host(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
-    let hosts = request.app_data::<web::Data<Hosts>>();
-    if request.path() != LIVE && !hosts.is_some_and(|hosts| hosts.admit(request.headers())) {
-        let refusal = request.into_response(Failure::AnotherHost.error_response());
-        return Ok(refusal.map_into_right_body());
+    let hosts = request.app_data::<web::Data<AllowedHosts>>();
+    if request.path() != LIVE && !hosts.is_some_and(|hosts| hosts.allows(request.headers())) {
+        let response = request.into_response(AppError::HostNotAllowed.error_response());
+        return Ok(response.map_into_right_body());
     }
     Ok(next.call(request).await?.map_into_left_body())
 }
 
-/// `GET /login` and `POST /login`: a new guest, logged in.
+/// Logs in as a new guest: `GET /login` and `POST /login`.
 async fn login(
     request: HttpRequest,
-    logins: web::Data<Logins>,
-    identities: web::Data<Identities>,
-    session: web::Data<Client>,
-) -> Result<HttpResponse, Failure> {
-    let mut answer = HttpResponse::Ok();
-    let caller = caller(&request, &identities)?;
-    logins.admit(request.peer_addr())?;
+    limiter: web::Data<LoginLimiter>,
+    sessions: web::Data<BrowserSessions>,
+    client: web::Data<Session>,
+) -> Result<HttpResponse, AppError> {
+    let mut response = HttpResponse::Ok();
+    let caller = same_site_caller(&request, &sessions)?;
+    limiter.check(request.peer_addr())?;
     match caller {
         Caller::Known(identity) => {
-            session.with_credentials(identity.credential().clone()).log_in_as_guest().await?;
-            if let Some(cookie) = identities.renewed_cookie(&request, &identity)? {
-                answer.insert_header(cookie);
+            client.with(identity.credentials().clone()).log_in_as_guest().await?;
+            if let Some(cookie) = sessions.renewed_cookie(&request, &identity)? {
+                response.insert_header(cookie);
             }
         }
-        Caller::Nobody => {
-            let demo = identities.demo().ok_or(Failure::NoCookie)?;
-            session.with_credentials(demo).log_in_as_guest().await?;
+        Caller::NoCookie => {
+            let demo = sessions.demo().ok_or(AppError::NoCookie)?;
+            client.with(demo).log_in_as_guest().await?;
         }
-        Caller::Stranger => return Err(Failure::Forgotten),
+        Caller::UnknownCookie => return Err(AppError::UnknownCookie),
     }
-    Ok(answer.insert_header(ContentType::plaintext()).body("Logged in"))
+    Ok(response.insert_header(ContentType::plaintext()).body("Logged in"))
 }
 
-/// `GET /info`: who is logged in, as the server says.
+/// Returns the logged-in user, as known by the server: `GET /info`.
 async fn info(
     request: HttpRequest,
-    identities: web::Data<Identities>,
-    session: web::Data<Client>,
-) -> Result<String, Failure> {
-    let credential = match caller(&request, &identities)? {
-        Caller::Known(identity) => identity.credential().clone(),
-        Caller::Nobody => identities.demo().ok_or(Failure::NoCookie)?,
-        Caller::Stranger => return Err(Failure::Forgotten),
+    sessions: web::Data<BrowserSessions>,
+    client: web::Data<Session>,
+) -> Result<String, AppError> {
+    let credentials = match same_site_caller(&request, &sessions)? {
+        Caller::Known(identity) => identity.credentials().clone(),
+        Caller::NoCookie => sessions.demo().ok_or(AppError::NoCookie)?,
+        Caller::UnknownCookie => return Err(AppError::UnknownCookie),
     };
-    Ok(format!("User Id: {}", user(&session.with_credentials(credential)).await?.user_id))
+    Ok(format!("User Id: {}", user(&client.with(credentials)).await?.user_id))
 }
 
-/// Who asks. What another site made a browser ask for is refused: logging
-/// somebody in or out is not for it.
-fn caller(request: &HttpRequest, identities: &Identities) -> Result<Caller, Failure> {
-    if csrf::is_of_another_site(request.headers()) {
-        return Err(Failure::AnotherSite);
+/// Identifies the caller. Rejects cross-site requests (login CSRF).
+fn same_site_caller(
+    request: &HttpRequest,
+    sessions: &BrowserSessions,
+) -> Result<Caller, AppError> {
+    if csrf::is_cross_site(request.headers()) {
+        return Err(AppError::CrossSite);
     }
-    Ok(identities.caller(request.headers(), Instant::now()))
+    Ok(sessions.caller(request.headers(), Instant::now()))
 }

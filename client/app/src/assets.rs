@@ -1,4 +1,4 @@
-//! The page and what belongs to it, compiled in.
+//! The page and its files, compiled in.
 
 use std::time::Instant;
 
@@ -6,57 +6,70 @@ use actix_web::http::header::{CONTENT_TYPE, HeaderName, SET_COOKIE};
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse, guard};
 
-use crate::browser_sessions::{Caller, Identities};
+use crate::browser_sessions::{BrowserSessions, Caller};
 use crate::csrf;
-use crate::error::Failure;
+use crate::error::AppError;
 
 const HTML: &str = "text/html; charset=utf-8";
+const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
+const CSS: &str = "text/css; charset=utf-8";
 const INDEX: &str = include_str!("../page/index.html");
 
-/// Path, type and text.
-const PARTS: [(&str, &str, &str); 3] = [
-    ("/page.js", "text/javascript; charset=utf-8", include_str!("../page/page.js")),
-    ("/style.css", "text/css; charset=utf-8", include_str!("../page/style.css")),
+/// Path, content type and content.
+const FILES: [(&str, &str, &str); 12] = [
+    ("/page.js", JAVASCRIPT, include_str!("../page/page.js")),
+    ("/actions.js", JAVASCRIPT, include_str!("../page/actions.js")),
+    ("/api.js", JAVASCRIPT, include_str!("../page/api.js")),
+    ("/diagram.js", JAVASCRIPT, include_str!("../page/diagram.js")),
+    ("/dom.js", JAVASCRIPT, include_str!("../page/dom.js")),
+    ("/message.js", JAVASCRIPT, include_str!("../page/message.js")),
+    ("/session.js", JAVASCRIPT, include_str!("../page/session.js")),
+    ("/session_list.js", JAVASCRIPT, include_str!("../page/session_list.js")),
+    ("/style.css", CSS, include_str!("../page/style.css")),
+    ("/session.css", CSS, include_str!("../page/session.css")),
+    ("/diagram.css", CSS, include_str!("../page/diagram.css")),
     ("/favicon.svg", "image/svg+xml", include_str!("../page/favicon.svg")),
 ];
 
-/// Has a browser load another page, which then counts as asked for by this site.
+/// Makes the browser load the page again, as a same-site request.
 const REFRESH: HeaderName = HeaderName::from_static("refresh");
-const AGAIN: &str = "<!doctype html><html lang=\"en\"><title>Matchbook</title>\
-                     <p><a href=\"/\">To the page</a></p></html>";
+const RELOAD_PAGE: &str = "<!doctype html><html lang=\"en\"><title>Matchbook</title>\
+                           <p><a href=\"/\">To the page</a></p></html>";
 
 pub(crate) fn routes(config: &mut ServiceConfig) {
     config.route("/", get_or_head().to(index));
-    for (path, kind, text) in PARTS {
-        let part = move || async move {
-            HttpResponse::Ok().insert_header((CONTENT_TYPE, kind)).body(text)
+    for (path, content_type, content) in FILES {
+        let file = move || async move {
+            HttpResponse::Ok().insert_header((CONTENT_TYPE, content_type)).body(content)
         };
-        config.route(path, get_or_head().to(part));
+        config.route(path, get_or_head().to(file));
     }
 }
 
-/// `GET /`: the page. A browser without a cookie of this app's gets one.
+/// Serves the page at `GET /`. A browser without a known cookie gets one.
 async fn index(
     request: HttpRequest,
-    identities: web::Data<Identities>,
-) -> Result<HttpResponse, Failure> {
-    let mut answer = HttpResponse::Ok();
-    answer.insert_header((CONTENT_TYPE, HTML));
-    let caller = identities.caller(request.headers(), Instant::now());
+    sessions: web::Data<BrowserSessions>,
+) -> Result<HttpResponse, AppError> {
+    let mut response = HttpResponse::Ok();
+    response.insert_header((CONTENT_TYPE, HTML));
+    let caller = sessions.caller(request.headers(), Instant::now());
     if let Caller::Known(_) = caller {
-        return Ok(answer.body(INDEX));
+        return Ok(response.body(INDEX));
     }
-    // Who follows a link from another site may well have a cookie that is not
-    // sent then (`SameSite=Strict`). It must not be overwritten.
-    if csrf::is_of_another_site(request.headers()) {
-        return Ok(answer.insert_header((REFRESH, "0; url=/")).body(AGAIN));
+    // The browser may have a cookie that it does not send when it follows a link from
+    // another site (`SameSite=Strict`). A new cookie would overwrite it.
+    if csrf::is_cross_site(request.headers()) {
+        return Ok(response.insert_header((REFRESH, "0; url=/")).body(RELOAD_PAGE));
     }
-    let (id, _) = identities.create(Instant::now())?;
-    answer.insert_header((SET_COOKIE, identities.cookie().set(&id)));
+    let (id, _) = sessions.create(Instant::now())?;
+    response.insert_header((SET_COOKIE, sessions.cookie().set(&id)));
     Ok(match caller {
-        // The page says why nobody is logged in.
-        Caller::Stranger => answer.body(INDEX.replacen("<body>", "<body data-forgotten>", 1)),
-        _ => answer.body(INDEX),
+        // The page explains why the browser is logged out.
+        Caller::UnknownCookie => {
+            response.body(INDEX.replacen("<body>", "<body data-unknown-cookie>", 1))
+        }
+        _ => response.body(INDEX),
     })
 }
 

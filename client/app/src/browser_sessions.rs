@@ -1,4 +1,4 @@
-//! Who is who: the tokens of each browser, by its cookie.
+//! The tokens of each browser, identified by its cookie.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,26 +10,26 @@ use matchbook_client::Credentials;
 use openssl::error::ErrorStack;
 
 use crate::cookie::{Cookie, random_id};
-use crate::error::Failure;
-use crate::feed::Feed;
+use crate::error::AppError;
+use crate::feed::EventFeed;
 
-/// A browser that did not ask for so long is not known any more.
+/// A browser is forgotten after this time without a request.
 const IDLE_LIFETIME: Duration = Duration::from_secs(24 * 3600);
-/// A browser that is logged in and asked so lately does not go for another.
-const IN_USE: Duration = Duration::from_secs(3600);
+/// A logged-in browser with a request in this time is never evicted.
+const ACTIVE_WINDOW: Duration = Duration::from_secs(3600);
 
-/// All that use this app, across its threads.
-pub(crate) struct Identities {
+/// All browsers of this app, shared by its threads.
+pub(crate) struct BrowserSessions {
     cookie: Cookie,
-    most: usize,
+    max_browsers: usize,
     started: Instant,
-    demo: Option<Credentials>,
-    known: Mutex<Known>,
+    demo: Option<Credential>,
+    browsers: Mutex<Browsers>,
 }
 
-struct Known {
+struct Browsers {
     closed: bool,
-    browsers: HashMap<String, Browser>,
+    by_cookie: HashMap<String, Browser>,
 }
 
 struct Browser {
@@ -37,36 +37,36 @@ struct Browser {
     last_seen: Instant,
 }
 
-/// One browser's tokens, and what happens to them.
+/// One browser's tokens and the events about them.
 pub(crate) struct Identity {
-    credential: Credentials,
-    feed: Arc<Feed>,
+    credentials: Credential,
+    feed: Arc<EventFeed>,
 }
 
-/// Who asks.
+/// The sender of a request.
 pub(crate) enum Caller {
-    /// A browser with a cookie of this app's.
+    /// A browser with a cookie of this app.
     Known(Arc<Identity>),
-    /// A browser with a cookie that is not (any more) known. It is never taken
-    /// over: somebody else may have planted it.
-    Stranger,
-    /// There is no cookie, as with curl.
-    Nobody,
+    /// A browser with an unknown or expired cookie. The value is never adopted, because
+    /// an attacker may have set it (session fixation).
+    UnknownCookie,
+    /// A client without cookie, for example curl.
+    NoCookie,
 }
 
 impl Identity {
     fn new(started: Instant) -> Self {
-        let feed = Arc::new(Feed::new(started));
-        let told = feed.clone();
-        let credential = Credentials::builder().on_event(move |event| told.report(event)).build();
-        Self { credential, feed }
+        let feed = Arc::new(EventFeed::new(started));
+        let sink = feed.clone();
+        let credentials = Credential::builder().on_event(move |event| sink.handle(event)).build();
+        Self { credentials, feed }
     }
 
-    pub(crate) fn credential(&self) -> &Credentials {
-        &self.credential
+    pub(crate) fn credentials(&self) -> &Credential {
+        &self.credentials
     }
 
-    pub(crate) fn feed(&self) -> &Feed {
+    pub(crate) fn feed(&self) -> &EventFeed {
         &self.feed
     }
 }
@@ -74,164 +74,166 @@ impl Identity {
 impl Browser {
     fn is_expired(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.last_seen) >= IDLE_LIFETIME
-            && !self.identity.feed.has_listeners()
+            && !self.identity.feed.has_subscribers()
     }
 
     fn is_in_use(&self, now: Instant) -> bool {
-        let Identity { credential, feed } = &*self.identity;
-        let lately = now.saturating_duration_since(self.last_seen) < IN_USE;
-        credential.is_logged_in() && (lately || feed.has_listeners())
+        let Identity { credentials, feed } = &*self.identity;
+        let active = now.saturating_duration_since(self.last_seen) < ACTIVE_WINDOW;
+        credentials.is_logged_in() && (active || feed.has_subscribers())
     }
 
-    /// Who goes first where there are too many: those that do nothing and are
-    /// not logged in. Of the same kind, who was away for longest.
-    fn keep(&self) -> (bool, bool, Instant) {
-        let Identity { credential, feed } = &*self.identity;
-        (credential.is_logged_in(), feed.has_listeners(), self.last_seen)
+    /// Returns the sort key for eviction, lowest first: logged out before logged in,
+    /// without open page before with one, then the least recently seen.
+    fn eviction_order(&self) -> (bool, bool, Instant) {
+        let Identity { credentials, feed } = &*self.identity;
+        (credentials.is_logged_in(), feed.has_subscribers(), self.last_seen)
     }
 }
 
-impl Identities {
-    /// At `most` so many browsers, and with `demo`, one identity for all that
-    /// have no cookie.
-    pub(crate) fn new(cookie: Cookie, most: usize, demo: bool, started: Instant) -> Self {
-        let known = Known { closed: false, browsers: HashMap::new() };
-        let demo = demo.then(Credentials::default);
-        Self { cookie, most, started, demo, known: Mutex::new(known) }
+impl BrowserSessions {
+    /// Creates a registry for at most `max_browsers`. With `demo`, all clients without
+    /// cookie share one guest.
+    pub(crate) fn new(cookie: Cookie, max_browsers: usize, demo: bool, started: Instant) -> Self {
+        let browsers = Browsers { closed: false, by_cookie: HashMap::new() };
+        let demo = demo.then(Credential::default);
+        Self { cookie, max_browsers, started, demo, browsers: Mutex::new(browsers) }
     }
 
-    /// How the cookie is spelled.
+    /// Returns the cookie's format.
     pub(crate) fn cookie(&self) -> Cookie {
         self.cookie
     }
 
-    /// Who those without a cookie are, together.
-    pub(crate) fn demo(&self) -> Option<Credentials> {
+    /// Returns the tokens shared by clients without cookie. `None` if disabled.
+    pub(crate) fn demo(&self) -> Option<Credential> {
         self.demo.clone()
     }
 
-    /// Who asks with these headers.
+    /// Identifies the sender of a request.
     pub(crate) fn caller(&self, headers: &HeaderMap, now: Instant) -> Caller {
-        let mut ids: Vec<_> = self.cookie.of(headers).collect();
+        let mut ids: Vec<_> = self.cookie.values(headers).collect();
         if ids.is_empty() {
-            return Caller::Nobody;
+            return Caller::NoCookie;
         }
         ids.sort_unstable();
         ids.dedup();
-        let mut known = self.known();
+        let mut browsers = self.lock();
         let texts = ids.into_iter().filter_map(|id| std::str::from_utf8(id).ok());
-        let ids: Vec<_> = texts.filter(|id| known.is_known(id, now)).collect();
-        match ids[..] {
-            [id] => known.see(id, now).map_or(Caller::Stranger, Caller::Known),
-            // Which of two is the browser's own, nobody can tell.
-            _ => Caller::Stranger,
+        let known: Vec<_> = texts.filter(|id| browsers.contains(id, now)).collect();
+        match known[..] {
+            [id] => browsers.touch(id, now).map_or(Caller::UnknownCookie, Caller::Known),
+            // With two known cookies, the browser's own cannot be determined.
+            _ => Caller::UnknownCookie,
         }
     }
 
     #[cfg(test)]
     fn find(&self, id: &str, now: Instant) -> Option<Arc<Identity>> {
-        let mut known = self.known();
-        if known.is_known(id, now) { known.see(id, now) } else { None }
+        let mut browsers = self.lock();
+        if browsers.contains(id, now) { browsers.touch(id, now) } else { None }
     }
 
-    /// The header that gives a browser a new cookie at log-in: another site may
-    /// have planted the one that it had.
+    /// Returns the header with a new cookie at login. The old value may have been set by
+    /// an attacker (session fixation).
     pub(crate) fn renewed_cookie(
         &self,
         request: &HttpRequest,
         identity: &Arc<Identity>,
-    ) -> Result<Option<(HeaderName, String)>, Failure> {
+    ) -> Result<Option<(HeaderName, String)>, AppError> {
         let id = self.renew(request.headers(), identity)?;
         Ok(id.map(|id| (SET_COOKIE, self.cookie().set(&id))))
     }
 
-    /// Another value for the cookie of `identity`, which was found by these
-    /// headers; what they hold is not known from now on. `None` where this has
-    /// happened since: whoever asks with the old one is not told the new one.
+    /// Replaces the cookie of `identity`, which `headers` identified, and invalidates
+    /// the old value. Returns `None` if another request has already replaced it: the
+    /// holder of the old value must not learn the new one.
     ///
     /// # Errors
-    /// When there is no randomness to be had.
+    /// When the random number generator fails.
     pub(crate) fn renew(
         &self,
         headers: &HeaderMap,
         identity: &Arc<Identity>,
     ) -> Result<Option<String>, ErrorStack> {
         let new = random_id()?;
-        let mut known = self.known();
-        let mut old = self.cookie.of(headers).filter_map(|id| std::str::from_utf8(id).ok());
-        let is_of_it = |browser: &Browser| Arc::ptr_eq(&browser.identity, identity);
-        let Some(old) = old.find(|id| known.browsers.get(*id).is_some_and(is_of_it)) else {
+        let mut browsers = self.lock();
+        let mut ids = self.cookie.values(headers).filter_map(|id| std::str::from_utf8(id).ok());
+        let matches = |browser: &Browser| Arc::ptr_eq(&browser.identity, identity);
+        let Some(old) = ids.find(|id| browsers.by_cookie.get(*id).is_some_and(matches)) else {
             return Ok(None);
         };
-        let Some(browser) = known.browsers.remove(old) else { return Ok(None) };
-        known.browsers.insert(new.clone(), browser);
+        let Some(browser) = browsers.by_cookie.remove(old) else { return Ok(None) };
+        browsers.by_cookie.insert(new.clone(), browser);
         Ok(Some(new))
     }
 
-    /// A new browser, with the value of its cookie.
+    /// Registers a new browser. Returns the value of its cookie.
     ///
     /// # Errors
-    /// When all that there is room for are in use, or there is no randomness.
-    pub(crate) fn create(&self, now: Instant) -> Result<(String, Arc<Identity>), Failure> {
+    /// When the limit is reached and all browsers are in use, or the random number
+    /// generator fails.
+    pub(crate) fn create(&self, now: Instant) -> Result<(String, Arc<Identity>), AppError> {
         let id = random_id()?;
         let identity = Arc::new(Identity::new(self.started));
-        let mut known = self.known();
-        if known.closed {
+        let mut browsers = self.lock();
+        if browsers.closed {
             identity.feed.close();
         }
-        if known.browsers.len() >= self.most {
-            known.make_room(self.most, now)?;
+        if browsers.by_cookie.len() >= self.max_browsers {
+            browsers.evict(self.max_browsers, now)?;
         }
         let browser = Browser { identity: identity.clone(), last_seen: now };
-        known.browsers.insert(id.clone(), browser);
+        browsers.by_cookie.insert(id.clone(), browser);
         Ok((id, identity))
     }
 
-    /// Ends all event streams: the app stops.
+    /// Ends all event streams, at shutdown.
     pub(crate) fn close(&self) {
-        let mut known = self.known();
-        known.closed = true;
-        known.browsers.values().for_each(|browser| browser.identity.feed.close());
+        let mut browsers = self.lock();
+        browsers.closed = true;
+        browsers.by_cookie.values().for_each(|browser| browser.identity.feed.close());
     }
 
-    /// No change of it stops halfway.
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Poisoning is ignored: a panic cannot leave the map half changed.
+    fn lock(&self) -> MutexGuard<'_, Browsers> {
+        self.browsers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Known {
-    /// Whether there is a browser with this cookie; one that was away for too
-    /// long is forgotten.
-    fn is_known(&mut self, id: &str, now: Instant) -> bool {
-        let Some(browser) = self.browsers.get(id) else { return false };
+impl Browsers {
+    /// Returns whether the cookie is known. Removes the browser if it has expired.
+    fn contains(&mut self, id: &str, now: Instant) -> bool {
+        let Some(browser) = self.by_cookie.get(id) else { return false };
         let expired = browser.is_expired(now);
         if expired {
             browser.identity.feed.close();
-            self.browsers.remove(id);
+            self.by_cookie.remove(id);
         }
         !expired
     }
 
-    fn see(&mut self, id: &str, now: Instant) -> Option<Arc<Identity>> {
-        let browser = self.browsers.get_mut(id)?;
+    /// Returns the browser's identity and updates the time of its last request.
+    fn touch(&mut self, id: &str, now: Instant) -> Option<Arc<Identity>> {
+        let browser = self.by_cookie.get_mut(id)?;
         browser.last_seen = now;
         Some(browser.identity.clone())
     }
 
-    fn make_room(&mut self, most: usize, now: Instant) -> Result<(), Failure> {
-        self.browsers.retain(|_, browser| {
-            let stays = !browser.is_expired(now);
-            if !stays {
+    /// Removes expired browsers, then unused ones, until there is room for another.
+    fn evict(&mut self, max_browsers: usize, now: Instant) -> Result<(), AppError> {
+        self.by_cookie.retain(|_, browser| {
+            let keep = !browser.is_expired(now);
+            if !keep {
                 browser.identity.feed.close();
             }
-            stays
+            keep
         });
-        while self.browsers.len() >= most {
-            let free = self.browsers.iter().filter(|(_, browser)| !browser.is_in_use(now));
-            let first = free.min_by_key(|(_, browser)| browser.keep());
-            let id = first.map(|(id, _)| id.clone()).ok_or(Failure::Full)?;
-            if let Some(browser) = self.browsers.remove(&id) {
+        while self.by_cookie.len() >= max_browsers {
+            let unused = self.by_cookie.iter().filter(|(_, browser)| !browser.is_in_use(now));
+            let first = unused.min_by_key(|(_, browser)| browser.eviction_order());
+            let id = first.map(|(id, _)| id.clone()).ok_or(AppError::TooManyBrowsers)?;
+            if let Some(browser) = self.by_cookie.remove(&id) {
                 browser.identity.feed.close();
             }
         }
@@ -246,79 +248,84 @@ mod tests {
     use super::*;
     use crate::feed;
 
-    fn identities(most: usize) -> (Identities, Instant) {
+    fn sessions(max_browsers: usize) -> (BrowserSessions, Instant) {
         let now = Instant::now();
-        (Identities::new(Cookie { secure: false }, most, true, now), now)
+        (BrowserSessions::new(Cookie { secure: false }, max_browsers, true, now), now)
     }
 
     #[test]
-    fn a_browser_is_known_until_it_was_away_for_a_day() {
-        let (identities, start) = identities(10);
-        let (id, _) = identities.create(start).unwrap();
+    fn a_browser_expires_after_a_day_without_requests() {
+        let (sessions, start) = sessions(10);
+        let (id, _) = sessions.create(start).unwrap();
         let nearly = IDLE_LIFETIME.checked_sub(Duration::from_secs(1)).unwrap();
-        assert!(identities.find(&id, start + nearly).is_some());
-        assert!(identities.find(&id, start + 2 * nearly).is_some(), "it was there in between");
-        assert!(identities.find(&id, start + 2 * nearly + IDLE_LIFETIME).is_none());
-        assert!(identities.find(&id, start).is_none(), "it has gone for good");
+        assert!(sessions.find(&id, start + nearly).is_some());
+        assert!(sessions.find(&id, start + 2 * nearly).is_some(), "the request extended it");
+        assert!(sessions.find(&id, start + 2 * nearly + IDLE_LIFETIME).is_none());
+        assert!(sessions.find(&id, start).is_none(), "it was removed");
     }
 
     #[test]
-    fn an_open_page_keeps_a_browser_known() {
-        let (identities, start) = identities(10);
-        let (id, identity) = identities.create(start).unwrap();
-        let open = feed::stream(identity.feed(), identity.credential().clone());
-        assert!(identities.find(&id, start + IDLE_LIFETIME).is_some());
+    fn a_browser_with_an_open_page_does_not_expire() {
+        let (sessions, start) = sessions(10);
+        let (id, identity) = sessions.create(start).unwrap();
+        let open = feed::event_stream(identity.feed(), identity.credentials().clone());
+        assert!(sessions.find(&id, start + IDLE_LIFETIME).is_some());
         drop(open);
-        assert!(identities.find(&id, start + 3 * IDLE_LIFETIME).is_none());
+        assert!(sessions.find(&id, start + 3 * IDLE_LIFETIME).is_none());
     }
 
     #[test]
-    fn where_there_are_too_many_the_one_that_was_away_for_longest_has_to_go() {
-        let (identities, start) = identities(3);
+    fn above_the_limit_the_least_recently_seen_browser_without_an_open_page_is_evicted() {
+        let (sessions, start) = sessions(3);
         let later = |seconds| start + Duration::from_secs(seconds);
-        let ids: Vec<_> = (0..3).map(|n| identities.create(later(n)).unwrap()).collect();
-        let open = feed::stream(ids[1].1.feed(), ids[1].1.credential().clone());
-        assert!(identities.find(&ids[0].0, later(10)).is_some());
-        let (new, _) = identities.create(later(11)).unwrap();
-        let known = |id: &str| identities.find(id, later(12)).is_some();
-        assert!(!known(&ids[2].0), "nobody looks at it, and the first was there since");
+        let ids: Vec<_> = (0..3).map(|n| sessions.create(later(n)).unwrap()).collect();
+        let open = feed::event_stream(ids[1].1.feed(), ids[1].1.credentials().clone());
+        assert!(sessions.find(&ids[0].0, later(10)).is_some());
+        let (new, _) = sessions.create(later(11)).unwrap();
+        let known = |id: &str| sessions.find(id, later(12)).is_some();
+        assert!(!known(&ids[2].0), "it has no open page, and the first was seen later");
         assert!(known(&ids[0].0) && known(&ids[1].0) && known(&new));
         drop(open);
     }
 
-    fn caller(identities: &Identities, cookie: &str, now: Instant) -> Caller {
+    fn caller(sessions: &BrowserSessions, cookie: &str, now: Instant) -> Caller {
         let mut headers = HeaderMap::new();
         headers.insert(COOKIE, HeaderValue::from_str(cookie).unwrap());
-        identities.caller(&headers, now)
+        sessions.caller(&headers, now)
     }
 
     #[test]
-    fn of_several_cookies_one_that_is_known_counts_and_of_two_that_are_none() {
-        let (identities, now) = identities(10);
-        let [(own, identity), (other, _)] = [(); 2].map(|()| identities.create(now).unwrap());
-        let asks = |ids: &[&str]| {
+    fn one_known_cookie_among_several_identifies_the_browser_but_two_known_ones_do_not() {
+        let (sessions, now) = sessions(10);
+        let [(own, identity), (other, _)] = [(); 2].map(|()| sessions.create(now).unwrap());
+        let caller = |ids: &[&str]| {
             let pairs: Vec<_> = ids.iter().map(|id| format!("matchbook_client={id}")).collect();
-            caller(&identities, &pairs.join("; "), now)
+            caller(&sessions, &pairs.join("; "), now)
         };
         for ids in [&[&*own][..], &["planted", &own], &[&own, "planted"], &[&own, &own]] {
-            let Caller::Known(found) = asks(ids) else { panic!("{ids:?} is known") };
+            let Caller::Known(found) = caller(ids) else { panic!("{ids:?} is known") };
             assert!(Arc::ptr_eq(&found, &identity));
         }
         for ids in [&[&*own, &*other][..], &[&other, &own, &other], &["planted"], &[""]] {
-            assert!(matches!(asks(ids), Caller::Stranger), "{ids:?}");
+            assert!(matches!(caller(ids), Caller::UnknownCookie), "{ids:?}");
         }
-        assert!(matches!(caller(&identities, "a=b", now), Caller::Nobody));
     }
 
     #[test]
-    fn a_renewed_cookie_is_the_same_browser_and_the_old_one_is_not_told_of_it() {
-        let (identities, now) = identities(10);
-        let (old, identity) = identities.create(now).unwrap();
+    fn a_request_without_the_cookie_has_no_identity() {
+        let (sessions, now) = sessions(10);
+        assert!(matches!(caller(&sessions, "a=b", now), Caller::NoCookie));
+    }
+
+    #[test]
+    fn renewing_a_cookie_invalidates_the_old_value_and_happens_once() {
+        let (sessions, now) = sessions(10);
+        let (old, identity) = sessions.create(now).unwrap();
         let mut headers = HeaderMap::new();
         headers.insert(COOKIE, format!("matchbook_client={old}").parse().unwrap());
-        let new = identities.renew(&headers, &identity).unwrap().unwrap();
-        assert!(identities.find(&old, now).is_none());
-        assert!(Arc::ptr_eq(&identities.find(&new, now).unwrap(), &identity));
-        assert_eq!(identities.renew(&headers, &identity).unwrap(), None);
+        let new = sessions.renew(&headers, &identity).unwrap().unwrap();
+        assert!(sessions.find(&old, now).is_none());
+        assert!(Arc::ptr_eq(&sessions.find(&new, now).unwrap(), &identity));
+        assert_eq!(sessions.renew(&headers, &identity).unwrap(), None);
     }
 }

@@ -1,4 +1,4 @@
-//! Commands for a script, which stays logged in between them: the tokens are in
+//! Commands for scripts. They stay logged in between calls, because the tokens are in
 //! a file.
 
 use std::io::{self, ErrorKind, Write};
@@ -8,89 +8,89 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use futures_util::StreamExt;
 use matchbook_client::{Client, Credentials, Error, FileStore, Response, Server, ServerError};
-use matchbook_shared::{InvalidGrantReason, UserInfo};
+use matchbook_shared::{Reason, UserInfo};
 
 use crate::config::Config;
-use crate::ended::{End, SUPERSEDED};
+use crate::ended::{SUPERSEDED, SessionEnd};
 
-/// What a script can do.
+/// Commands for scripts.
 #[derive(Clone, Subcommand)]
 pub(crate) enum Command {
-    /// Log in as a new guest; whoever was logged in before is not any more.
+    /// Log in as a new guest. Ends the current session, if there is one.
     Login(Store),
-    /// Print who is logged in.
+    /// Print the id of the logged-in user.
     Info(Store),
-    /// Print what the server answers to `GET URL`.
+    /// Send `GET URL` and print the response body.
     Get {
-        /// A path below `server.url`, like `/user`, or a whole URL of that server.
+        /// Path below `server.url`, like `/user`, or a full URL of that server.
         url: String,
         #[command(flatten)]
         store: Store,
     },
-    /// End the session at the server, and forget its tokens.
+    /// End the session at the server and delete its tokens.
     Logout(Store),
 }
 
 #[derive(Clone, Args)]
 pub(crate) struct Store {
-    /// The file of the tokens, in place of the setting `store.path`.
+    /// Token file, in place of the setting `store.path`.
     #[arg(long = "store", value_name = "FILE")]
     path: Option<PathBuf>,
 }
 
-/// For `--help`.
+/// Help text. Scripts depend on these codes: they must never change.
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes of login, info, get and logout:
-  0  done; for `get`, the server answered 2xx
-  1  another failure: the message says what to change
-  2  the command is not written as it should be
-  3  nobody is logged in, or the session has ended: log in
-  4  this may pass: try again later, nobody is logged out
-  5  the server answered another status: its body is on standard output, the
+  0  success; for `get`: the server returned 2xx
+  1  permanent failure: the message says what to change
+  2  invalid command line
+  3  not logged in, or the session has ended: log in
+  4  temporary failure: try again later, the session is kept
+  5  the server returned another status: the body is on standard output, the
      status on standard error";
 
-/// What becomes of a command.
-type Outcome = Result<(), Failure>;
+/// The result of a command.
+type CliResult = Result<(), CliError>;
 
-/// Why a command fails.
+/// An error of a command. Its message names the cause and what to do.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
+pub(crate) enum CliError {
     #[error("not logged in (no tokens in {}): run `matchbook-client login` first", .0.display())]
     NotLoggedIn(PathBuf),
-    #[error("{}: run `matchbook-client login` to log in again", End::Ended(*.0).sentence())]
-    LoggedOut(Option<InvalidGrantReason>),
+    #[error("{}: run `matchbook-client login` to log in again", SessionEnd::Ended(*.0).message())]
+    LoggedOut(Option<Reason>),
     #[error("{SUPERSEDED}: use one token file for all processes, and try again")]
     Superseded,
-    #[error("{0} (another file: `--store FILE`, or the setting `store.path`)")]
+    #[error("{0} (to use another file: `--store FILE`, or the setting `store.path`)")]
     Store(Error),
     #[error("{0}; try again later")]
     Transient(String),
-    #[error("another process has logged in meanwhile: run this command again")]
+    #[error("another process logged in at the same time: run this command again")]
     SupersededByLogin,
-    #[error("the server answers {0}")]
+    #[error("the server returned status {0}")]
     Status(u16),
     #[error("{0}")]
     Usage(Error),
     #[error("{0}")]
     Other(String),
-    /// Standard output was closed. Whoever did that has seen enough.
+    /// The reader of standard output has closed it.
     #[error("standard output is closed")]
-    Closed,
+    OutputClosed,
 }
 
-impl Failure {
-    /// Names the file in which there are no tokens.
-    fn at(self, path: &Path) -> Self {
+impl CliError {
+    /// Adds the path of the token file, which the library's error does not contain.
+    fn with_store_path(self, path: &Path) -> Self {
         match self {
             Self::NotLoggedIn(_) => Self::NotLoggedIn(path.to_owned()),
             other => other,
         }
     }
 
-    /// What the shell is told.
+    /// Returns the exit code, as documented in `EXIT_CODES`.
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Self::Closed => 0,
+            Self::OutputClosed => 0,
             Self::Other(_) | Self::Store(_) => 1,
             Self::Usage(_) => 2,
             Self::NotLoggedIn(_) | Self::LoggedOut(_) => 3,
@@ -100,37 +100,37 @@ impl Failure {
     }
 }
 
-impl From<Error> for Failure {
+impl From<Error> for CliError {
     fn from(error: Error) -> Self {
         match error {
-            // `run` knows the file.
+            // `run` adds the path.
             Error::NotLoggedIn => Self::NotLoggedIn(PathBuf::new()),
             Error::LoggedOut(reason) => Self::LoggedOut(reason),
             Error::Transient { problem, .. } => Self::Transient(problem),
             Error::Superseded => Self::Superseded,
             Error::Store(_) => Self::Store(error),
-            Error::SupersededByLogin => Self::SupersededByLogin,
-            Error::Invalid(_) | Error::OriginNotAllowed(_) => Self::Usage(error),
+            Error::OtherSignIn => Self::SupersededByLogin,
+            Error::Invalid(_) | Error::ForeignOrigin(_) => Self::Usage(error),
             error => Self::Other(error.to_string()),
         }
     }
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for CliError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
-            ErrorKind::BrokenPipe => Self::Closed,
-            _ => Self::Other(format!("standard output: {error}")),
+            ErrorKind::BrokenPipe => Self::OutputClosed,
+            _ => Self::Other(format!("cannot write to standard output: {error}")),
         }
     }
 }
 
-/// Carries out a command.
-pub(crate) async fn run(command: &Command, config: &Config) -> Outcome {
+/// Runs a command.
+pub(crate) async fn run(command: &Command, config: &Config) -> CliResult {
     let server = Server::new(&config.server_url, &config.trust, config.timeout).map_err(
         |error| match error {
-            ServerError::RootCerts(error) => Failure::Other(format!("`server.ca_file`: {error}")),
-            error => Failure::Other(format!("`server.url`: {error}")),
+            ServerError::Trust(error) => CliError::Other(format!("`server.ca_file`: {error}")),
+            error => CliError::Other(format!("`server.url`: {error}")),
         },
     )?;
     let (Command::Login(store)
@@ -138,54 +138,63 @@ pub(crate) async fn run(command: &Command, config: &Config) -> Outcome {
     | Command::Get { store, .. }
     | Command::Logout(store)) = command;
     let path = store.path.as_ref().unwrap_or(&config.store);
-    let store = FileStore::new(path);
-    let credential = Credentials::builder().store(store).build();
-    let session = Client::new(&server, credential);
-    let outcome = match command {
-        Command::Login(_) => session.log_in_as_guest().await,
-        Command::Info(_) => return info(&session).await.map_err(|failure| failure.at(path)),
-        Command::Get { url, .. } => {
-            return get(&session, url).await.map_err(|failure| failure.at(path));
-        }
-        Command::Logout(_) => session.log_out().await,
+    let credentials = Credential::builder().store(FileStore::new(path)).build();
+    let client = Session::new(&server, credentials);
+    let result = match command {
+        Command::Login(_) => login(&client).await,
+        Command::Info(_) => info(&client).await,
+        Command::Get { url, .. } => get(&client, url).await,
+        Command::Logout(_) => logout(&client).await,
     };
-    outcome.map_err(|error| Failure::from(error).at(path))?;
-    say(if matches!(command, Command::Login(_)) { "Logged in" } else { "Logged out" })
+    result.map_err(|error| error.with_store_path(path))
 }
 
-async fn info(session: &Client) -> Outcome {
-    let mut response = session.get("/user").send().await?;
+async fn login(client: &Session) -> CliResult {
+    client.log_in_as_guest().await?;
+    println("Logged in")
+}
+
+async fn logout(client: &Session) -> CliResult {
+    client.log_out().await?;
+    println("Logged out")
+}
+
+async fn info(client: &Session) -> CliResult {
+    let mut response = client.get("/user").send().await?;
     if !response.status().is_success() {
-        return show(response).await;
+        return print_response(response).await;
     }
     let user = response.json::<UserInfo>().await;
-    // The parser's own words may quote what it read.
-    let user = user.map_err(|_| Failure::Transient("this is not the server's answer".into()))?;
-    say(&format!("User Id: {}", user.user_id))
+    // The parser's message may quote the body.
+    let user =
+        user.map_err(|_| CliError::Transient("the response is not from the token server".into()))?;
+    println(&format!("User Id: {}", user.user_id))
 }
 
-async fn get(session: &Client, url: &str) -> Outcome {
-    show(session.get(url).send().await?).await
+async fn get(client: &Session, url: &str) -> CliResult {
+    print_response(client.get(url).send().await?).await
 }
 
-/// Prints a body as it arrives. A status other than 2xx decides how that ends,
-/// whatever became of the printing.
-async fn show(mut response: Response) -> Outcome {
+/// Prints a body as it arrives. A status other than 2xx decides the exit code, even if
+/// the body cannot be printed.
+async fn print_response(mut response: Response) -> CliResult {
     let status = response.status();
     let printed = print_body(&mut response).await;
-    if status.is_success() { printed } else { Err(Failure::Status(status.as_u16())) }
+    if status.is_success() { printed } else { Err(CliError::Status(status.as_u16())) }
 }
 
-async fn print_body(response: &mut Response) -> Outcome {
+async fn print_body(response: &mut Response) -> CliResult {
     let mut out = io::stdout().lock();
     while let Some(chunk) = response.next().await {
-        let broken = |error| Failure::Transient(format!("the answer broke off: {error}"));
-        out.write_all(&chunk.map_err(broken)?)?;
+        let interrupted =
+            |error| CliError::Transient(format!("the response was interrupted: {error}"));
+        out.write_all(&chunk.map_err(interrupted)?)?;
     }
     Ok(out.flush()?)
 }
 
-fn say(text: &str) -> Outcome {
+/// Prints a line. Unlike the macro, it reports a closed output as an error.
+fn println(text: &str) -> CliResult {
     let mut out = io::stdout().lock();
     writeln!(out, "{text}")?;
     Ok(out.flush()?)

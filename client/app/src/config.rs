@@ -1,4 +1,4 @@
-//! The client app's settings: defaults < file < environment.
+//! The client app's settings: defaults, then the file, then the environment.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -12,30 +12,31 @@ use matchbook_settings::{ConfigSources, Log, Settings, SettingsError};
 
 const DEFAULTS: &str = include_str!("../default.toml");
 
-/// The level of the app's log, and of the log of a command in a script: unless
-/// somebody wants to see more, it writes its result and nothing else.
-const LEVELS: [&str; 2] = ["level = \"info,matchbook_client=debug\"", "level = \"warn\""];
+/// The log level in `default.toml`, and the one that commands use instead: by default
+/// a command prints its result and nothing else.
+const APP_LOG_LEVEL: &str = "level = \"info,matchbook_client=debug\"";
+const COMMAND_LOG_LEVEL: &str = "level = \"warn\"";
 
-static DEFAULTS_OF_COMMANDS: LazyLock<String> =
-    LazyLock::new(|| DEFAULTS.replace(LEVELS[0], LEVELS[1]));
+static COMMAND_DEFAULTS: LazyLock<String> =
+    LazyLock::new(|| DEFAULTS.replace(APP_LOG_LEVEL, COMMAND_LOG_LEVEL));
 
-/// What is to be run with the settings.
+/// What the settings are loaded for. It decides the default log level.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// The app.
+    /// The web app.
     App,
-    /// A command of a script's.
+    /// A command for scripts.
     Command,
 }
 
-/// Everything that can be set, checked. `default.toml` says what each means.
+/// The validated settings. `default.toml` documents them.
 pub(crate) struct Config {
     pub(crate) address: SocketAddr,
-    /// In small letters.
+    /// Lower case.
     pub(crate) hosts: Vec<String>,
     pub(crate) workers: usize,
     pub(crate) demo: bool,
-    /// Log-ins a minute from one address. `None`: any number.
+    /// Logins per minute from one address. `None`: no limit.
     pub(crate) logins: Option<NonZeroU32>,
     pub(crate) sessions: usize,
     pub(crate) cookie_secure: bool,
@@ -46,18 +47,18 @@ pub(crate) struct Config {
     pub(crate) log: Log,
 }
 
-/// Reads the settings: `file`, or `matchbook-client.toml` where that exists.
+/// Loads the settings from `file`, or from `matchbook-client.toml` if that exists.
 ///
 /// # Errors
-/// The first thing that is wrong, as a sentence.
+/// The first invalid setting.
 pub(crate) fn load(
     file: Option<&Path>,
     purpose: Purpose,
 ) -> Result<(Config, Settings), SettingsError> {
-    let layers = ConfigSources {
+    let sources = ConfigSources {
         defaults: match purpose {
             Purpose::App => DEFAULTS,
-            Purpose::Command => &DEFAULTS_OF_COMMANDS,
+            Purpose::Command => &COMMAND_DEFAULTS,
         },
         file: "matchbook-client.toml",
         prefix: "MATCHBOOK_CLIENT",
@@ -65,7 +66,7 @@ pub(crate) fn load(
         aliases: &[],
         secrets: &[],
     };
-    let settings = layers.load(file)?;
+    let settings = sources.load(file)?;
     let sessions = settings.get::<u32>("client.sessions")?;
     if sessions == 0 {
         return Err(settings.invalid("client.sessions", "must be at least 1"));
@@ -94,35 +95,38 @@ pub(crate) fn load(
     Ok((config, settings))
 }
 
-/// Where tokens were kept before there was a default for each platform.
-const OLD_STORE: &str = "data/client/tokens.json";
+/// The token file of earlier versions, relative to the working directory.
+const LEGACY_STORE: &str = "data/client/tokens.json";
 
-/// The file of the tokens: the one that is set, one that an earlier version left in
-/// this folder, or the one in the platform's folder for state.
+/// Returns the token file: the configured one, an existing legacy file, or the one in
+/// the platform's state directory.
 fn store(settings: &Settings) -> Result<PathBuf, SettingsError> {
     let path = settings.path("store.path")?;
     let path = path.ok_or_else(|| settings.invalid("store.path", "must name a file"))?;
     if path != Path::new("auto") {
         return Ok(path);
     }
-    let old = Path::new(OLD_STORE);
-    let state = if old.exists() { None } else { state_folder(|name| std::env::var_os(name)) };
-    Ok(state.map_or_else(|| old.to_owned(), |folder| folder.join("matchbook/tokens.json")))
+    let legacy = Path::new(LEGACY_STORE);
+    if legacy.exists() {
+        return Ok(legacy.to_owned());
+    }
+    let directory = state_dir(|name| std::env::var_os(name));
+    Ok(directory.map_or_else(|| legacy.to_owned(), |path| path.join("matchbook/tokens.json")))
 }
 
-/// The folder for the state of programs. A relative one is invalid (XDG Base
-/// Directory Specification).
-fn state_folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    let folder = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let home = || folder("HOME").filter(|home| home != Path::new("/"));
+/// Returns the directory for program state. Relative paths are invalid and ignored
+/// (XDG Base Directory Specification).
+fn state_dir(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let absolute = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = || absolute("HOME").filter(|home| home != Path::new("/"));
     if cfg!(target_os = "macos") {
         return home().map(|home| home.join("Library/Application Support"));
     }
-    folder("XDG_STATE_HOME").or_else(|| home().map(|home| home.join(".local/state")))
+    absolute("XDG_STATE_HOME").or_else(|| home().map(|home| home.join(".local/state")))
 }
 
-/// Whom to trust. Plain HTTP shows no certificate, so it needs no CA.
-fn trust(settings: &Settings, server_url: &str) -> Result<RootCerts, SettingsError> {
+/// Returns the trusted CAs. Plain HTTP has no certificate, so it needs no CA.
+fn trust(settings: &Settings, server_url: &str) -> Result<Trust, SettingsError> {
     if server_url.starts_with("http://") {
         return Ok(RootCerts::System);
     }
@@ -131,9 +135,11 @@ fn trust(settings: &Settings, server_url: &str) -> Result<RootCerts, SettingsErr
 
 fn hosts(settings: &Settings) -> Result<Vec<String>, SettingsError> {
     let key = "client.hosts";
-    crate::csrf::hosts(&settings.list(key)?).map_err(|entry| {
-        let problem =
-            format!("must be names or addresses with commas between, no ports; `{entry}` is none");
+    crate::csrf::parse_hosts(&settings.list(key)?).map_err(|entry| {
+        let problem = format!(
+            "must be host names or IP addresses without ports, separated by commas: `{entry}` is \
+             neither"
+        );
         settings.invalid(key, &problem)
     })
 }
@@ -143,9 +149,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_log_of_a_command_differs_from_that_of_the_app_in_its_level_alone() {
-        let lines = DEFAULTS.lines().zip(DEFAULTS_OF_COMMANDS.lines());
+    fn command_defaults_differ_from_app_defaults_only_in_the_log_level() {
+        let lines = DEFAULTS.lines().zip(COMMAND_DEFAULTS.lines());
         let differing: Vec<_> = lines.filter(|(app, command)| app != command).collect();
-        assert_eq!(differing, [(LEVELS[0], LEVELS[1])]);
+        assert_eq!(differing, [(APP_LOG_LEVEL, COMMAND_LOG_LEVEL)]);
     }
 }

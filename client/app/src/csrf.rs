@@ -1,19 +1,19 @@
-//! Where a browser says that a request comes from.
+//! Protection against cross-site requests (CSRF) and DNS rebinding.
 
 use std::net::{IpAddr, Ipv6Addr};
 
 use actix_web::http::header::{HOST, HeaderMap, HeaderName, ORIGIN, REFERER, X_FORWARDED_HOST};
 
-/// Fetch Metadata: browsers set it, and no script can.
+/// Fetch Metadata. Browsers set this header, and scripts cannot change it.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-/// A header that no form sends, and no other site without being asked first.
-const FROM_PAGE: HeaderName = HeaderName::from_static("x-matchbook");
+/// The page sends this header. Forms cannot send it, and other sites would need a CORS
+/// preflight, which the app does not grant.
+const PAGE_HEADER: HeaderName = HeaderName::from_static("x-matchbook");
 
-/// Whether another site, or another origin of this one, made a browser ask.
-/// Old browsers, and others over plain HTTP, tell by the address they come from
-/// alone. What says nothing about it is no browser, or one with an address that
-/// was typed.
-pub(crate) fn is_of_another_site(headers: &HeaderMap) -> bool {
+/// Returns whether the request is cross-site: by `Sec-Fetch-Site`, else by `Origin` and
+/// `Referer`. Requests without these headers come from other clients or from the
+/// address bar, and are not cross-site.
+pub(crate) fn is_cross_site(headers: &HeaderMap) -> bool {
     if headers.contains_key(SEC_FETCH_SITE) {
         return headers
             .get_all(SEC_FETCH_SITE)
@@ -22,14 +22,32 @@ pub(crate) fn is_of_another_site(headers: &HeaderMap) -> bool {
     headers
         .get_all(ORIGIN)
         .chain(headers.get_all(REFERER))
-        .any(|from| !from.to_str().is_ok_and(|from| is_own(from, headers)))
+        .any(|url| !url.to_str().is_ok_and(|url| is_same_origin(url, headers)))
 }
 
-/// Whether a URL is of the origin that the request went to. A proxy may leave the
-/// default port out of `Host` or add it, and may pass the browser's `Host` in
-/// `X-Forwarded-Host` alone. A page of another site cannot set that header without a
-/// preflight, which the app does not grant.
-fn is_own(url: &str, headers: &HeaderMap) -> bool {
+/// Returns whether the page may have sent a request that changes something. Requires
+/// the page's header, and then `Sec-Fetch-Site`, else `Origin`, to be of the same origin.
+///
+/// `Sec-Fetch-Site` comes first because it does not depend on the `Host` that a proxy
+/// sends. Browsers send it over HTTPS and to localhost.
+pub(crate) fn passes_csrf_check(headers: &HeaderMap) -> bool {
+    if headers.get(PAGE_HEADER).is_none_or(|value| value.as_bytes() != b"page") {
+        return false;
+    }
+    if headers.contains_key(SEC_FETCH_SITE) {
+        return headers.get_all(SEC_FETCH_SITE).all(|site| site.as_bytes() == b"same-origin");
+    }
+    headers
+        .get_all(ORIGIN)
+        .all(|origin| origin.to_str().is_ok_and(|origin| is_same_origin(origin, headers)))
+}
+
+/// Returns whether a URL has the origin that the request was sent to.
+///
+/// A proxy may add or remove the default port in `Host`, and may pass the browser's
+/// `Host` only in `X-Forwarded-Host`. Another site cannot set that header without a CORS
+/// preflight.
+fn is_same_origin(url: &str, headers: &HeaderMap) -> bool {
     let url = url.to_ascii_lowercase();
     let (rest, default_port) = match url.split_once("://") {
         Some(("http", rest)) => (rest, "80"),
@@ -37,100 +55,89 @@ fn is_own(url: &str, headers: &HeaderMap) -> bool {
         _ => return false,
     };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let normal = |authority: &str| -> Option<(String, String)> {
+    let normalize = |authority: &str| -> Option<(String, String)> {
         let authority = authority.trim().to_ascii_lowercase();
         let name = without_port(&authority)?;
         let port = authority[name.len()..].trim_start_matches(':');
-        let name = without_final_dot(name);
+        let name = without_trailing_dot(name);
         let port = if port.is_empty() { default_port } else { port };
         (!name.is_empty()).then(|| (name.to_owned(), port.to_owned()))
     };
-    let from = normal(authority);
-    from.is_some()
+    let origin = normalize(authority);
+    origin.is_some()
         && headers.get_all(HOST).chain(headers.get_all(X_FORWARDED_HOST)).any(|host| {
-            host.to_str().is_ok_and(|hosts| hosts.split(',').any(|host| normal(host) == from))
+            host.to_str().is_ok_and(|hosts| hosts.split(',').any(|host| normalize(host) == origin))
         })
 }
 
-/// A name with a final dot is the same name, written in full.
-fn without_final_dot(name: &str) -> &str {
+/// A name with a trailing dot is the fully qualified form of the same name.
+fn without_trailing_dot(name: &str) -> &str {
     name.strip_suffix('.').unwrap_or(name)
 }
 
-/// The names that the app answers under.
-pub(crate) struct Hosts {
-    /// In small letters and without ports. `None`: all.
+/// The allowed `Host` names. They prevent DNS rebinding: a site that makes its own name
+/// resolve to this app would otherwise have the app's origin.
+pub(crate) struct AllowedHosts {
+    /// Lower case, without ports. `None`: all names.
     names: Option<Vec<String>>,
 }
 
-impl Hosts {
-    /// An app that listens on `address`, and is known as `others` too. One on
-    /// loopback is for this machine; how others are reached, they have to say.
-    pub(crate) fn new(address: IpAddr, others: &[String]) -> Self {
-        let mut names = others.to_vec();
+impl AllowedHosts {
+    /// Allows `names`, and on a loopback `address` the usual names of this machine too.
+    /// Without names, any name is allowed on other addresses.
+    pub(crate) fn new(address: IpAddr, names: &[String]) -> Self {
+        let mut names = names.to_vec();
         if address.is_loopback() {
             names.extend(["localhost", "127.0.0.1", "[::1]"].map(String::from));
-            names.push(written(address));
+            names.push(url_host(address));
         }
         Self { names: (!names.is_empty()).then_some(names) }
     }
 
-    /// Whether a request is for one of them.
-    pub(crate) fn admit(&self, headers: &HeaderMap) -> bool {
+    /// Returns whether every `Host` header of a request is allowed.
+    pub(crate) fn allows(&self, headers: &HeaderMap) -> bool {
         let Some(names) = &self.names else { return true };
         headers.contains_key(HOST)
             && headers.get_all(HOST).all(|host| {
                 let name = host.to_str().ok().and_then(without_port);
-                let name = name.map(without_final_dot);
+                let name = name.map(without_trailing_dot);
                 name.is_some_and(|name| names.iter().any(|n| n.eq_ignore_ascii_case(name)))
             })
     }
 }
 
-/// The names in a list with commas between.
+/// Parses a comma-separated list of host names and IP addresses.
 ///
 /// # Errors
-/// The first that is none.
-pub(crate) fn hosts(list: &str) -> Result<Vec<String>, String> {
+/// The first invalid entry.
+pub(crate) fn parse_hosts(list: &str) -> Result<Vec<String>, String> {
     let entries = list.split(',').map(str::trim).filter(|entry| !entry.is_empty());
-    let name = |entry: &str| {
+    let parse = |entry: &str| {
         let bare = entry.strip_prefix('[').and_then(|e| e.strip_suffix(']')).unwrap_or(entry);
         if let Ok(address) = bare.parse::<Ipv6Addr>() {
-            return Ok(written(address.into()));
+            return Ok(url_host(address.into()));
         }
-        let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-        if entry.chars().all(is_name) {
-            Ok(without_final_dot(entry).to_ascii_lowercase())
+        let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        if entry.chars().all(is_allowed) {
+            Ok(without_trailing_dot(entry).to_ascii_lowercase())
         } else {
             Err(entry.into())
         }
     };
-    entries.map(name).collect()
+    entries.map(parse).collect()
 }
 
-/// An address as it stands in a URL.
-fn written(address: IpAddr) -> String {
+/// Formats an address as the host of a URL.
+fn url_host(address: IpAddr) -> String {
     if address.is_ipv6() { format!("[{address}]") } else { address.to_string() }
 }
 
+/// Removes the port. Returns `None` if the port is not a number.
 fn without_port(host: &str) -> Option<&str> {
     let end = host.find(']').map_or(0, |bracket| bracket + 1);
     let Some(colon) = host[end..].find(':') else { return Some(host) };
     let (name, port) = host.split_at(end + colon);
     port[1..].bytes().all(|byte| byte.is_ascii_digit()).then_some(name)
-}
-
-/// Whether the app's own page asks, for what changes something. Fetch Metadata
-/// decides where it is there: browsers send it over HTTPS and to localhost, whatever
-/// `Host` a proxy puts in place of theirs.
-pub(crate) fn is_of_the_page(headers: &HeaderMap) -> bool {
-    if headers.get(FROM_PAGE).is_none_or(|value| value.as_bytes() != b"page") {
-        return false;
-    }
-    if headers.contains_key(SEC_FETCH_SITE) {
-        return headers.get_all(SEC_FETCH_SITE).all(|site| site.as_bytes() == b"same-origin");
-    }
-    headers.get_all(ORIGIN).all(|origin| origin.to_str().is_ok_and(|from| is_own(from, headers)))
 }
 
 #[cfg(test)]
@@ -147,12 +154,12 @@ mod tests {
     }
 
     #[test]
-    fn the_page_is_known_by_its_header_and_by_nothing_that_speaks_against_it() {
+    fn the_csrf_check_needs_the_page_header_and_the_same_origin() {
         let page = [("x-matchbook", "page"), ("host", "app.example:5002")];
-        let of_the_page = |more: &[_]| is_of_the_page(&headers(&[&page, more].concat()));
-        assert!(of_the_page(&[]));
-        assert!(of_the_page(&[("sec-fetch-site", "same-origin")]));
-        assert!(of_the_page(&[("origin", "http://APP.example:5002")]));
+        let passes = |more: &[_]| passes_csrf_check(&headers(&[&page, more].concat()));
+        assert!(passes(&[]));
+        assert!(passes(&[("sec-fetch-site", "same-origin")]));
+        assert!(passes(&[("origin", "http://APP.example:5002")]));
         for (name, value) in [
             ("sec-fetch-site", "cross-site"),
             ("sec-fetch-site", "same-site"),
@@ -164,82 +171,86 @@ mod tests {
             ("origin", "http://evil.example"),
             ("origin", "app.example:5002"),
         ] {
-            assert!(!of_the_page(&[(name, value)]), "{name}: {value}");
+            assert!(!passes(&[(name, value)]), "{name}: {value}");
         }
-        assert!(!is_of_the_page(&headers(&page[1..])), "without its header");
-        assert!(!is_of_the_page(&headers(&[("x-matchbook", "page"), ("origin", "http://")])));
+        assert!(!passes_csrf_check(&headers(&page[1..])), "without the page header");
+        assert!(!passes_csrf_check(&headers(&[("x-matchbook", "page"), ("origin", "http://")])));
     }
 
     #[test]
-    fn the_page_behind_a_tls_proxy_is_known_under_every_form_of_its_host() {
+    fn the_csrf_check_passes_behind_a_tls_proxy_for_every_form_of_the_host() {
         let origin = ("origin", "https://app.example");
-        let page =
-            |more: &[_]| is_of_the_page(&headers(&[&[("x-matchbook", "page")], more].concat()));
+        let passes =
+            |more: &[_]| passes_csrf_check(&headers(&[&[("x-matchbook", "page")], more].concat()));
         for host in
             ["app.example", "app.example:443", "APP.example", "app.example.", "App.Example.:443"]
         {
-            assert!(page(&[origin, ("host", host)]), "{host}");
-            assert!(!is_of_another_site(&headers(&[origin, ("host", host)])), "{host}");
+            assert!(passes(&[origin, ("host", host)]), "{host}");
+            assert!(!is_cross_site(&headers(&[origin, ("host", host)])), "{host}");
         }
         let forwarded = [("host", "127.0.0.1:5002"), ("x-forwarded-host", "app.example")];
-        assert!(page(&[&forwarded[..], &[origin]].concat()));
+        assert!(passes(&[&forwarded[..], &[origin]].concat()));
         let metadata = ("sec-fetch-site", "same-origin");
-        assert!(page(&[("host", "127.0.0.1:5002"), origin, metadata]));
+        assert!(passes(&[("host", "127.0.0.1:5002"), origin, metadata]));
         for host in ["app.example:80", "app.example:5002", "evil.example", "app.example..", ""] {
-            assert!(!page(&[origin, ("host", host)]), "{host}");
+            assert!(!passes(&[origin, ("host", host)]), "{host}");
         }
-        assert!(!page(&[("host", "app.example:443"), ("origin", "http://app.example")]));
+        assert!(!passes(&[("host", "app.example:443"), ("origin", "http://app.example")]));
         let other = ("sec-fetch-site", "same-site");
-        assert!(!page(&[("host", "app.example"), origin, other]), "which says more");
+        assert!(!passes(&[("host", "app.example"), origin, other]), "it takes precedence");
     }
 
     #[test]
-    fn a_link_from_elsewhere_is_told_from_an_address_that_was_typed() {
-        let other = |site| is_of_another_site(&headers(&[("sec-fetch-site", site)]));
-        assert!(other("cross-site") && other("same-site") && other("what else"));
-        assert!(!other("none") && !other("same-origin"));
-        assert!(!is_of_another_site(&HeaderMap::new()));
+    fn fetch_metadata_distinguishes_links_from_typed_addresses() {
+        let cross_site = |site| is_cross_site(&headers(&[("sec-fetch-site", site)]));
+        assert!(cross_site("cross-site") && cross_site("same-site") && cross_site("new value"));
+        assert!(!cross_site("none") && !cross_site("same-origin"));
+        assert!(!is_cross_site(&HeaderMap::new()));
     }
 
     #[test]
-    fn a_browser_without_fetch_metadata_is_told_by_the_address_it_comes_from() {
-        let other = |name, value| {
-            is_of_another_site(&headers(&[("host", "app.example:5002"), (name, value)]))
-        };
-        for from in ["http://evil.example", "http://app.example", "http://app.example:50022"] {
-            assert!(other("origin", from) && other("referer", from), "{from}");
+    fn without_fetch_metadata_origin_and_referer_decide() {
+        let cross_site =
+            |name, value| is_cross_site(&headers(&[("host", "app.example:5002"), (name, value)]));
+        for url in ["http://evil.example", "http://app.example", "http://app.example:50022"] {
+            assert!(cross_site("origin", url) && cross_site("referer", url), "{url}");
         }
         assert!(
-            other("origin", "null") && other("referer", "http://evil.example/app.example:5002")
+            cross_site("origin", "null")
+                && cross_site("referer", "http://evil.example/app.example:5002")
         );
-        assert!(!other("origin", "http://app.example:5002"));
-        assert!(!other("referer", "http://APP.example:5002/some?thing"));
+        assert!(!cross_site("origin", "http://app.example:5002"));
+        assert!(!cross_site("referer", "http://APP.example:5002/some?thing"));
         let modern = [("sec-fetch-site", "none"), ("host", "a"), ("referer", "http://b/")];
-        assert!(!is_of_another_site(&headers(&modern)), "which says more");
+        assert!(!is_cross_site(&headers(&modern)), "Fetch Metadata takes precedence");
     }
 
     #[test]
-    fn on_loopback_only_names_of_this_machine_are_answered_and_those_that_are_set() {
-        let admits = |address: &str, list: &str, host| {
-            let hosts = Hosts::new(address.parse().unwrap(), &hosts(list).unwrap());
-            hosts.admit(&headers(&[("host", host)]))
+    fn on_loopback_only_local_and_configured_host_names_are_allowed() {
+        let allows = |address: &str, list: &str, host| {
+            let hosts = AllowedHosts::new(address.parse().unwrap(), &parse_hosts(list).unwrap());
+            hosts.allows(&headers(&[("host", host)]))
         };
         for host in ["localhost", "LOCALHOST:5002", "127.0.0.1:1", "[::1]:5002", "[::1]"] {
-            assert!(admits("127.0.0.1", "", host) && admits("::1", "", host), "{host}");
+            assert!(allows("127.0.0.1", "", host) && allows("::1", "", host), "{host}");
         }
         for host in ["evil.example", "localhost.evil.example:5002", "", ":5002", "localhost:a", "["]
         {
-            assert!(!admits("127.0.0.1", "app.example", host), "{host}");
-            assert!(admits("0.0.0.0", "", host), "{host}");
-            assert!(!admits("0.0.0.0", "localhost", host), "{host}");
+            assert!(!allows("127.0.0.1", "app.example", host), "{host}");
+            assert!(allows("0.0.0.0", "", host), "{host}");
+            assert!(!allows("0.0.0.0", "localhost", host), "{host}");
         }
-        assert!(admits("127.0.0.1", "a, App.example", "app.example:80"));
-        assert!(admits("127.0.0.1", "app.example.", "APP.example.:443"));
-        assert!(admits("0.0.0.0", "FE80::1,b", "[fe80::1]:5002"));
-        assert!(!admits("0.0.0.0", "app.example", "localhost"));
-        assert!(!Hosts::new(IpAddr::from([127, 0, 0, 1]), &[]).admit(&HeaderMap::new()));
+        assert!(allows("127.0.0.1", "a, App.example", "app.example:80"));
+        assert!(allows("127.0.0.1", "app.example.", "APP.example.:443"));
+        assert!(allows("0.0.0.0", "FE80::1,b", "[fe80::1]:5002"));
+        assert!(!allows("0.0.0.0", "app.example", "localhost"));
+        assert!(!AllowedHosts::new(IpAddr::from([127, 0, 0, 1]), &[]).allows(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn an_invalid_host_in_the_list_is_returned_as_the_error() {
         for list in ["a b", "http://a", "a:5002", "*"] {
-            assert_eq!(hosts(list), Err(list.to_owned()));
+            assert_eq!(parse_hosts(list), Err(list.to_owned()));
         }
     }
 }

@@ -1,49 +1,50 @@
-//! Why a session is over, as sentences. The commands, the endpoints and the page use
-//! the same ones, and each adds how to log in again there.
+//! Messages that say why a session has ended. The commands, the endpoints and the page
+//! share them, and each adds how to log in again there.
 
-use matchbook_shared::InvalidGrantReason;
+use matchbook_shared::Reason;
 
-/// Why a process has no tokens of a session any more.
+/// How a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum End {
-    /// The server ended the session, or does not know it; why, where it says so.
-    Ended(Option<InvalidGrantReason>),
-    /// Another log-in replaced the session.
+pub(crate) enum SessionEnd {
+    /// The server ended the session or does not know it. It may give the reason.
+    Ended(Option<Reason>),
+    /// Another login replaced the session.
     Replaced,
 }
 
-/// What the client says when another copy of the tokens was refreshed first.
+/// The message when another copy of the tokens was refreshed first.
 pub(crate) const SUPERSEDED: &str = "newer tokens of this session were issued to another process, \
                                      or to a copy of the tokens; you stay logged in";
 
-impl End {
-    /// The reason in one word: `replaced`, or as the server spells it.
+impl SessionEnd {
+    /// Returns the reason's code: `replaced`, or the server's code.
     pub(crate) fn code(self) -> Option<&'static str> {
         match self {
-            Self::Ended(reason) => reason.map(InvalidGrantReason::as_str),
+            Self::Ended(reason) => reason.map(Reason::as_str),
             Self::Replaced => Some("replaced"),
         }
     }
 
-    /// Names the cause in one sentence, without its end, and what to look after.
-    pub(crate) fn sentence(self) -> &'static str {
+    /// Returns the cause, and what to check, as a sentence without capital letter and
+    /// full stop.
+    pub(crate) fn message(self) -> &'static str {
         match self {
-            Self::Replaced => "another log-in with the same cookie has replaced the session",
-            Self::Ended(Some(InvalidGrantReason::Reuse)) => {
+            Self::Replaced => "another login with the same cookie has replaced the session",
+            Self::Ended(Some(Reason::Reuse)) => {
                 "the session has ended because an old refresh token of it was used: there may be \
-                 a copy of the tokens, so look at where they are stored"
+                 a copy of the tokens, so check where they are stored"
             }
-            Self::Ended(Some(InvalidGrantReason::LoggedOut)) => {
+            Self::Ended(Some(Reason::LoggedOut)) => {
                 "the session has ended because it was logged out, here or from another device"
             }
-            Self::Ended(Some(InvalidGrantReason::ExpiredIdle)) => {
+            Self::Ended(Some(Reason::ExpiredIdle)) => {
                 "the session has ended because it was not used for longer than the server allows"
             }
-            Self::Ended(Some(InvalidGrantReason::ExpiredAbsolute)) => {
+            Self::Ended(Some(Reason::ExpiredAbsolute)) => {
                 "the session has ended because it reached the longest lifetime that the server \
                  allows"
             }
-            Self::Ended(Some(InvalidGrantReason::Unknown)) => {
+            Self::Ended(Some(Reason::Unknown)) => {
                 "the server does not know this session: it was removed after its end, or the \
                  server's database was replaced"
             }
@@ -51,9 +52,9 @@ impl End {
         }
     }
 
-    /// The sentence with a capital letter.
+    /// Returns the message with a capital first letter.
     pub(crate) fn capitalized(self) -> String {
-        let sentence = self.sentence();
-        format!("{}{}", sentence[..1].to_uppercase(), &sentence[1..])
+        let message = self.message();
+        format!("{}{}", message[..1].to_uppercase(), &message[1..])
     }
 }

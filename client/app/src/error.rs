@@ -1,4 +1,4 @@
-//! Why somebody does not get what they asked for.
+//! Errors of the plain-text endpoints, which are also part of the JSON API's errors.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,42 +9,45 @@ use actix_web::{HttpResponse, ResponseError};
 use matchbook_client::{Error, Response};
 use openssl::error::ErrorStack;
 
-use crate::ended::{End, SUPERSEDED};
+use crate::ended::{SUPERSEDED, SessionEnd};
 
-/// What the person is told who asked.
+/// An error with a message for the visitor.
 #[derive(Debug)]
-pub(crate) enum Failure {
+pub(crate) enum AppError {
     Client(Error),
-    /// The server answered this, also to fresh tokens; and how many seconds it
-    /// asks to wait.
-    Refused(u16, Option<u64>),
-    /// Another site made the browser ask.
-    AnotherSite,
-    /// It was asked under a name that is not the app's.
-    AnotherHost,
-    /// There is no cookie of the app's, and without one nobody is anybody.
+    /// The server returned this status, even with fresh tokens.
+    UpstreamStatus {
+        status: u16,
+        /// From the `Retry-After` header, in seconds.
+        retry_after: Option<u64>,
+    },
+    /// Another site caused the request.
+    CrossSite,
+    /// The `Host` header is not in `client.hosts`.
+    HostNotAllowed,
+    /// The request has no cookie, and the demo guest is disabled.
     NoCookie,
-    /// The cookie is one that the app does not know: it was restarted since.
-    Forgotten,
-    /// Logging in by GET is for this machine alone.
+    /// The cookie is unknown, for example since the app restarted.
+    UnknownCookie,
+    /// Login by GET is disabled on a network address.
     LoginByGet,
-    /// Too many log-ins from one address: how long to wait.
-    TooManyLogins(Duration),
-    /// As many browsers are known as may be, and all are in use.
-    Full,
-    /// The machine has no randomness.
-    NoRandomness,
+    /// Too many logins from one address. Holds the time to wait.
+    LoginRateLimited(Duration),
+    /// The limit of browsers is reached, and all are in use.
+    TooManyBrowsers,
+    /// The random number generator failed.
+    Rng,
 }
 
-impl Failure {
-    /// What an answer means that is not the one hoped for.
-    pub(crate) fn of(response: &Response) -> Self {
+impl AppError {
+    /// Creates the error for a response with an unexpected status.
+    pub(crate) fn from_response(response: &Response) -> Self {
         let retry_after = response.headers().get("retry-after");
-        let seconds = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
-        Self::Refused(response.status().as_u16(), seconds)
+        let retry_after = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
+        Self::UpstreamStatus { status: response.status().as_u16(), retry_after }
     }
 
-    /// How long to wait in seconds, for what may work later.
+    /// Returns the `Retry-After` value in seconds, for errors that may pass.
     pub(crate) fn retry_after(&self) -> Option<u64> {
         if !matches!(
             self.status_code(),
@@ -54,86 +57,90 @@ impl Failure {
         }
         let wait = match self {
             Self::Client(Error::Transient { retry_after, .. }) => retry_after.unwrap_or_default(),
-            Self::Refused(_, Some(seconds)) => Duration::from_secs(*seconds),
-            Self::Full => Duration::from_secs(60),
-            Self::TooManyLogins(wait) => *wait,
+            Self::UpstreamStatus { retry_after: Some(seconds), .. } => {
+                Duration::from_secs(*seconds)
+            }
+            Self::TooManyBrowsers => Duration::from_secs(60),
+            Self::LoginRateLimited(wait) => *wait,
             _ => Duration::ZERO,
         };
         Some(wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1))
     }
 }
 
-impl From<Error> for Failure {
+impl From<Error> for AppError {
     fn from(error: Error) -> Self {
         Self::Client(error)
     }
 }
 
-impl From<ErrorStack> for Failure {
+impl From<ErrorStack> for AppError {
     fn from(_: ErrorStack) -> Self {
-        Self::NoRandomness
+        Self::Rng
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for AppError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Client(Error::NotLoggedIn) => f.write_str("Not logged in: open /login first."),
             Self::Client(Error::LoggedOut(reason)) => {
-                write!(f, "{}: open /login to log in again.", End::Ended(*reason).capitalized())
+                let message = SessionEnd::Ended(*reason).capitalized();
+                write!(f, "{message}: open /login to log in again.")
             }
             Self::Client(Error::Transient { problem, .. }) => {
-                write!(f, "Try again in a moment: {problem}.")
+                write!(f, "Temporary failure: {problem}. Try again in a moment.")
             }
-            Self::Client(Error::SupersededByLogin) => {
-                f.write_str("Another log-in has replaced the session meanwhile: try again.")
+            Self::Client(Error::OtherSignIn) => {
+                f.write_str("Another login has replaced the session: try again.")
             }
             Self::Client(Error::Superseded) => write!(
                 f,
-                "This did not work: {SUPERSEDED}. Try again; when that fails, log in again."
+                "Request failed: {SUPERSEDED}. Try again; if that fails, log in again."
             ),
-            Self::Client(error) => write!(f, "This did not work: {error}."),
-            Self::Refused(status, _) => {
-                write!(f, "This did not work: the server answers {status}.")
+            Self::Client(error) => write!(f, "Request failed: {error}."),
+            Self::UpstreamStatus { status, .. } => {
+                write!(f, "Request failed: the server returned status {status}.")
             }
-            Self::AnotherSite => f.write_str("Another site asked for this: it is refused."),
-            Self::AnotherHost => f.write_str(
-                "This app does not answer under this name: the setting `client.hosts` lists those \
-                 that it does.",
+            Self::CrossSite => f.write_str("Cross-site request rejected."),
+            Self::HostNotAllowed => f.write_str(
+                "This host name is not allowed: add it to the setting `client.hosts`.",
             ),
-            Self::Full => f.write_str("Too many browsers use this app: try again later."),
-            Self::Forgotten => f.write_str(
+            Self::TooManyBrowsers => {
+                f.write_str("Too many browsers use this app: try again later.")
+            }
+            Self::UnknownCookie => f.write_str(
                 "The app was restarted, or you were away for a day: open / and log in again.",
             ),
             Self::LoginByGet => f.write_str(
-                "Log in on the page, or by POST: GET logs in only where the app listens on a \
-                 loopback address, or with `client.demo = true`.",
+                "Log in on the page, or by POST: login by GET needs a loopback address, or \
+                 `client.demo = true`.",
             ),
-            Self::TooManyLogins(_) => {
-                f.write_str("Too many log-ins from this address: try again later.")
+            Self::LoginRateLimited(_) => {
+                f.write_str("Too many logins from this address: try again later.")
             }
-            Self::NoCookie => f.write_str("Open / in a browser first: it gets a cookie there."),
-            Self::NoRandomness => f.write_str("This machine has no randomness: try again."),
+            Self::NoCookie => f.write_str("No cookie: open / in a browser first."),
+            Self::Rng => f.write_str("The random number generator failed: try again."),
         }
     }
 }
 
-impl ResponseError for Failure {
+impl ResponseError for AppError {
     fn status_code(&self) -> StatusCode {
         match self {
             Self::Client(Error::NotLoggedIn | Error::LoggedOut(_))
             | Self::NoCookie
-            | Self::Forgotten => StatusCode::UNAUTHORIZED,
+            | Self::UnknownCookie => StatusCode::UNAUTHORIZED,
             Self::LoginByGet => StatusCode::METHOD_NOT_ALLOWED,
-            Self::TooManyLogins(_) => StatusCode::TOO_MANY_REQUESTS,
-            // The server has too much to do, or lacks a part.
+            Self::LoginRateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
+            // The server is overloaded, or a dependency of it is unavailable.
             Self::Client(Error::Transient { .. } | Error::Superseded)
-            | Self::Refused(429 | 503 | 504, _)
-            | Self::Full => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Client(_) | Self::Refused(..) => StatusCode::BAD_GATEWAY,
-            Self::AnotherHost => StatusCode::MISDIRECTED_REQUEST,
-            Self::AnotherSite => StatusCode::FORBIDDEN,
-            Self::NoRandomness => StatusCode::INTERNAL_SERVER_ERROR,
+            | Self::UpstreamStatus { status: 429 | 503 | 504, .. }
+            | Self::TooManyBrowsers => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Client(_) | Self::UpstreamStatus { .. } => StatusCode::BAD_GATEWAY,
+            Self::HostNotAllowed => StatusCode::MISDIRECTED_REQUEST,
+            Self::CrossSite => StatusCode::FORBIDDEN,
+            Self::Rng => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 

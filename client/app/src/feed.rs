@@ -1,4 +1,4 @@
-//! What a page is told while it is open, as server-sent events.
+//! Server-sent events for the open pages of a browser.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,57 +12,57 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::ended::End;
+use crate::ended::SessionEnd;
 
-/// How many notices may wait for a page: a burst and more. One that is further
-/// behind is cut off, and connects again.
-const BACKLOG: usize = 512;
-/// How many pages of one browser are told at once.
-const MOST_LISTENERS: usize = 16;
-/// How often something is sent where there is nothing to tell: whatever is in
-/// between does not take the connection for dead, and one that is dead shows.
-const PULSE: Duration = Duration::from_secs(10);
-/// So much of a path is told, in characters: a queue must not grow with what a
-/// browser thinks up.
-const LONGEST_TEXT: usize = 200;
+/// Events queued for one page: a burst and more. A page that falls further behind is
+/// disconnected, and reconnects.
+const QUEUE_CAPACITY: usize = 512;
+/// Open pages per browser.
+const MAX_SUBSCRIBERS: usize = 16;
+/// Interval of keep-alive comments. They keep proxies from closing an idle connection,
+/// and reveal a dead one.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Maximum length of a method or path in an event, in characters. It bounds the memory
+/// of the queues.
+const MAX_TEXT_LEN: usize = 200;
 
-/// What happens to one credential, told to all pages that show it.
-pub(crate) struct Feed {
+/// The events of one browser's tokens, for all of its open pages.
+pub(crate) struct EventFeed {
     started: Instant,
-    listeners: Mutex<Listeners>,
-    /// Every stream holds a clone until it is dropped, also when it is cut off.
-    places: Arc<()>,
-    /// Whoever holds it has a burst under way.
+    subscribers: Mutex<Subscribers>,
+    /// One clone per stream, which holds it until it is dropped. A disconnected stream
+    /// counts until then.
+    slots: Arc<()>,
+    /// Held during a burst.
     burst: tokio::sync::Mutex<()>,
 }
 
-struct Listeners {
+struct Subscribers {
     closed: bool,
     logged_in: bool,
-    /// How the last session ended, until the next log-in.
-    end: Option<End>,
-    channels: Vec<mpsc::Sender<Notice>>,
+    /// How the last session ended. Reset at login.
+    end: Option<SessionEnd>,
+    channels: Vec<mpsc::Sender<FeedEvent>>,
 }
 
-/// The end of a feed at one page.
-struct Listener {
-    notices: mpsc::Receiver<Notice>,
-    _place: Arc<()>,
+/// The receiving side of one page.
+struct Subscriber {
+    events: mpsc::Receiver<FeedEvent>,
+    _slot: Arc<()>,
 }
 
-/// Something to tell.
 #[derive(Clone)]
-enum Notice {
-    /// An exchange, written out.
+enum FeedEvent {
+    /// An encoded exchange.
     Exchange(Bytes),
-    /// The tokens are others now. What is told of them is looked up when it is
-    /// sent: whoever reports this may be in the middle of changing them.
+    /// The tokens have changed. Their status is read when the event is sent, because the
+    /// sender of the event may hold the lock of the tokens.
     ///
-    /// With how the session before ended, where one did.
-    State(Option<End>),
+    /// Holds how the previous session ended, if it did.
+    State(Option<SessionEnd>),
 }
 
-/// One request and its answer.
+/// One request and its response.
 pub(crate) struct Exchange<'a> {
     pub(crate) from: &'static str,
     pub(crate) to: &'static str,
@@ -73,7 +73,7 @@ pub(crate) struct Exchange<'a> {
     pub(crate) took: Duration,
 }
 
-/// Times are in milliseconds, `at` since the app started.
+/// Times in milliseconds. `at` counts from the start of the app.
 #[derive(Serialize)]
 struct ExchangeData<'a> {
     at: u64,
@@ -85,10 +85,10 @@ struct ExchangeData<'a> {
     status: Option<u16>,
 }
 
-/// Times are in seconds.
+/// Times in seconds.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct State {
+struct StateData {
     logged_in: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     lifetime: Option<f64>,
@@ -99,170 +99,192 @@ struct State {
     #[serde(skip_serializing_if = "Option::is_none")]
     age: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    ended: Option<Ended>,
+    ended: Option<EndData>,
 }
 
-/// How the session before ended.
+/// How the previous session ended.
 #[derive(Serialize)]
-struct Ended {
+struct EndData {
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
     message: String,
 }
 
-/// The sentence for the page on how a session ended.
-pub(crate) fn ended(end: End) -> String {
+/// Returns the page's message about the end of a session.
+pub(crate) fn end_message(end: SessionEnd) -> String {
     match end {
-        End::Ended(_) => format!("{}: log in again.", end.capitalized()),
-        End::Replaced => format!("{}: this page shows the new one.", end.capitalized()),
+        SessionEnd::Ended(_) => format!("{}: log in again.", end.capitalized()),
+        SessionEnd::Replaced => format!("{}: this page shows the new one.", end.capitalized()),
     }
 }
 
-impl Feed {
+impl EventFeed {
     pub(crate) fn new(started: Instant) -> Self {
-        let listeners =
-            Listeners { closed: false, logged_in: false, end: None, channels: Vec::new() };
-        let burst = tokio::sync::Mutex::new(());
-        Self { started, listeners: Mutex::new(listeners), places: Arc::new(()), burst }
+        let subscribers =
+            Subscribers { closed: false, logged_in: false, end: None, channels: Vec::new() };
+        Self {
+            started,
+            subscribers: Mutex::new(subscribers),
+            slots: Arc::new(()),
+            burst: tokio::sync::Mutex::new(()),
+        }
     }
 
-    /// Tells what the library reports.
-    pub(crate) fn report(&self, event: &Event) {
+    /// Publishes an event of the client library.
+    pub(crate) fn handle(&self, event: &Event) {
         match event {
-            Event::Exchange { method, path, status, began, took } => self.exchange(&Exchange {
-                from: "client",
-                to: "server",
-                method,
-                path,
-                status: *status,
-                began: *began,
-                took: *took,
-            }),
-            Event::LoggedIn => self.change(true, None),
-            Event::LoggedOut(reason) => self.change(false, Some(End::Ended(*reason))),
-            Event::Refreshed { .. } => self.tell(|| Some(Notice::State(None))),
+            Event::Exchange { method, path, status, began, took } => {
+                self.publish_exchange(&Exchange {
+                    from: "client",
+                    to: "server",
+                    method,
+                    path,
+                    status: *status,
+                    began: *began,
+                    took: *took,
+                });
+            }
+            Event::LoggedIn => self.publish_login(true, None),
+            Event::LoggedOut(reason) => {
+                self.publish_login(false, Some(SessionEnd::Ended(*reason)));
+            }
+            Event::Refreshed { .. } => self.publish(|| Some(FeedEvent::State(None))),
             _ => {}
         }
     }
 
-    /// Notes a log-in, or an end, and tells of it.
-    fn change(&self, logged_in: bool, end: Option<End>) {
-        let mut listeners = self.listeners();
-        let replaced = (logged_in && listeners.logged_in).then_some(End::Replaced);
-        listeners.logged_in = logged_in;
-        listeners.end = end.or(replaced);
-        let notice = Notice::State(listeners.end);
-        listeners.channels.retain(|channel| channel.try_send(notice.clone()).is_ok());
+    /// Records a login or the end of a session, and publishes it.
+    fn publish_login(&self, logged_in: bool, end: Option<SessionEnd>) {
+        let mut subscribers = self.lock();
+        let replaced = (logged_in && subscribers.logged_in).then_some(SessionEnd::Replaced);
+        subscribers.logged_in = logged_in;
+        subscribers.end = end.or(replaced);
+        let event = FeedEvent::State(subscribers.end);
+        subscribers.send(&event);
     }
 
-    /// Tells of a request and its answer.
-    pub(crate) fn exchange(&self, exchange: &Exchange<'_>) {
-        let Exchange { from, to, method, path, status, began, took } = *exchange;
-        let at = milliseconds(began.saturating_duration_since(self.started));
-        let (method, path) = (cut(method), cut(path));
-        let data = ExchangeData { at, took: milliseconds(took), from, to, method, path, status };
-        self.tell(|| written("exchange", &data).map(Notice::Exchange));
+    /// Publishes a request and its response.
+    pub(crate) fn publish_exchange(&self, exchange: &Exchange<'_>) {
+        let at = exchange.began.saturating_duration_since(self.started);
+        let data = ExchangeData {
+            at: milliseconds(at),
+            took: milliseconds(exchange.took),
+            from: exchange.from,
+            to: exchange.to,
+            method: truncate(exchange.method),
+            path: truncate(exchange.path),
+            status: exchange.status,
+        };
+        self.publish(|| encode_event("exchange", &data).map(FeedEvent::Exchange));
     }
 
-    /// A burst may begin, and lasts as long as this is held. `None` while
-    /// another one does.
+    /// Starts a burst, which lasts until the guard is dropped. Returns `None` during
+    /// another one.
     pub(crate) fn begin_burst(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
         self.burst.try_lock().ok()
     }
 
-    /// Whether a page is open.
-    pub(crate) fn has_listeners(&self) -> bool {
-        self.listeners().channels.iter().any(|channel| !channel.is_closed())
+    /// Returns whether a page is open.
+    pub(crate) fn has_subscribers(&self) -> bool {
+        self.lock().channels.iter().any(|channel| !channel.is_closed())
     }
 
-    /// Ends all streams, and those that begin from now on.
+    /// Ends all streams. Streams opened later end at once.
     pub(crate) fn close(&self) {
-        let mut listeners = self.listeners();
-        listeners.closed = true;
-        listeners.channels.clear();
+        let mut subscribers = self.lock();
+        subscribers.closed = true;
+        subscribers.channels.clear();
     }
 
-    fn listen(&self) -> Option<Listener> {
-        let (channel, notices) = mpsc::channel(BACKLOG);
-        let mut listeners = self.listeners();
-        listeners.channels.retain(|channel| !channel.is_closed());
-        // The lock is held, so no two take the last place.
-        if Arc::strong_count(&self.places) > MOST_LISTENERS {
+    fn subscribe(&self) -> Option<Subscriber> {
+        let (channel, events) = mpsc::channel(QUEUE_CAPACITY);
+        let mut subscribers = self.lock();
+        subscribers.channels.retain(|channel| !channel.is_closed());
+        // The lock keeps two pages from taking the last slot.
+        if Arc::strong_count(&self.slots) > MAX_SUBSCRIBERS {
             return None;
         }
-        // A page that connects again may have missed how its session ended.
-        let notice = Notice::State(listeners.end);
-        if !listeners.closed && channel.try_send(notice).is_ok() {
-            listeners.channels.push(channel);
+        // A page that reconnects may have missed the end of its session.
+        let state = FeedEvent::State(subscribers.end);
+        if !subscribers.closed && channel.try_send(state).is_ok() {
+            subscribers.channels.push(channel);
         }
-        Some(Listener { notices, _place: self.places.clone() })
+        Some(Subscriber { events, _slot: self.slots.clone() })
     }
 
-    fn tell(&self, notice: impl FnOnce() -> Option<Notice>) {
-        let mut listeners = self.listeners();
-        if listeners.channels.is_empty() {
+    /// Publishes the event that `event` returns. Without subscribers it is not called.
+    fn publish(&self, event: impl FnOnce() -> Option<FeedEvent>) {
+        let mut subscribers = self.lock();
+        if subscribers.channels.is_empty() {
             return;
         }
-        if let Some(notice) = notice() {
-            listeners.channels.retain(|channel| channel.try_send(notice.clone()).is_ok());
+        if let Some(event) = event() {
+            subscribers.send(&event);
         }
     }
 
-    /// No change of the listeners stops halfway.
-    fn listeners(&self) -> MutexGuard<'_, Listeners> {
-        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Poisoning is ignored: a panic cannot leave the subscribers half changed.
+    fn lock(&self) -> MutexGuard<'_, Subscribers> {
+        self.subscribers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The events of a credential from now on, first how things stand. `None` where
-/// too many listen already.
-pub(crate) fn stream(
-    feed: &Feed,
-    credential: Credentials,
+impl Subscribers {
+    /// Sends an event to all pages. Disconnects pages whose queue is full.
+    fn send(&mut self, event: &FeedEvent) {
+        self.channels.retain(|channel| channel.try_send(event.clone()).is_ok());
+    }
+}
+
+/// Returns a stream of events, which starts with the current state. Returns `None` if
+/// too many pages are open.
+pub(crate) fn event_stream(
+    feed: &EventFeed,
+    credentials: Credential,
 ) -> Option<impl Stream<Item = Result<Bytes, Infallible>> + use<>> {
-    let listener = feed.listen()?;
-    Some(stream::unfold((listener, credential), async |(mut listener, credential)| {
-        // Nobody waits for what is left: the page connects again.
-        if listener.notices.is_closed() {
+    let subscriber = feed.subscribe()?;
+    Some(stream::unfold((subscriber, credentials), async |(mut subscriber, credentials)| {
+        // After a disconnect the queue is dropped: the page reconnects and reads the state.
+        if subscriber.events.is_closed() {
             return None;
         }
-        let sent = match timeout(PULSE, listener.notices.recv()).await {
-            Ok(notice) => match notice? {
-                Notice::Exchange(text) => text,
-                Notice::State(end) => written("state", &State::of(&credential, end))?,
+        let bytes = match timeout(KEEP_ALIVE, subscriber.events.recv()).await {
+            Ok(event) => match event? {
+                FeedEvent::Exchange(bytes) => bytes,
+                FeedEvent::State(end) => encode_event("state", &StateData::new(&credentials, end))?,
             },
             Err(_) => Bytes::from_static(b":\n\n"),
         };
-        Some((Ok(sent), (listener, credential)))
+        Some((Ok(bytes), (subscriber, credentials)))
     }))
 }
 
-impl State {
-    fn of(credential: &Credentials, end: Option<End>) -> Self {
-        let status = credential.status();
+impl StateData {
+    fn new(credentials: &Credential, end: Option<SessionEnd>) -> Self {
+        let status = credentials.status();
         let seconds = |duration: Duration| duration.as_secs_f64();
-        // The tokens may have changed since: the notice of that follows.
-        let end = end.filter(|end| status.is_some() == matches!(end, End::Replaced));
+        // The tokens may have changed since the event was queued. Another event follows then.
+        let end = end.filter(|end| status.is_some() == matches!(end, SessionEnd::Replaced));
         Self {
             logged_in: status.is_some(),
             lifetime: status.as_ref().and_then(|status| status.lifetime).map(seconds),
             remaining: status.as_ref().and_then(|status| status.remaining).map(seconds),
             generation: status.as_ref().map(|status| status.refreshes),
             age: status.as_ref().map(|status| seconds(status.age)),
-            ended: end.map(|end| Ended { reason: end.code(), message: ended(end) }),
+            ended: end.map(|end| EndData { reason: end.code(), message: end_message(end) }),
         }
     }
 }
 
-/// An event as it is sent.
-fn written(event: &str, data: &impl Serialize) -> Option<Bytes> {
+/// Encodes a server-sent event.
+fn encode_event(event: &str, data: &impl Serialize) -> Option<Bytes> {
     let data = serde_json::to_string(data).ok()?;
     Some(format!("event: {event}\ndata: {data}\n\n").into())
 }
 
-/// What is told of a text of any length.
-fn cut(text: &str) -> &str {
-    text.char_indices().nth(LONGEST_TEXT).map_or(text, |(end, _)| &text[..end])
+/// Truncates a text to `MAX_TEXT_LEN` characters.
+fn truncate(text: &str) -> &str {
+    text.char_indices().nth(MAX_TEXT_LEN).map_or(text, |(end, _)| &text[..end])
 }
 
 fn milliseconds(duration: Duration) -> u64 {
@@ -277,79 +299,89 @@ mod tests {
 
     use super::*;
 
-    fn exchange(feed: &Feed, path: &str) {
-        let began = Instant::now();
-        let (from, to, status) = ("client", "server", None);
-        let took = Duration::from_millis(7);
-        feed.exchange(&Exchange { from, to, method: "GET", path, status, began, took });
+    fn publish(feed: &EventFeed, path: &str) {
+        feed.publish_exchange(&Exchange {
+            from: "client",
+            to: "server",
+            method: "GET",
+            path,
+            status: None,
+            began: Instant::now(),
+            took: Duration::from_millis(7),
+        });
     }
 
-    async fn rest(events: impl Stream<Item = Result<Bytes, Infallible>>) -> Vec<String> {
+    fn open(feed: &EventFeed) -> Option<impl Stream<Item = Result<Bytes, Infallible>> + use<>> {
+        event_stream(feed, Credential::default())
+    }
+
+    async fn collect(events: impl Stream<Item = Result<Bytes, Infallible>>) -> Vec<String> {
         let text = |event: Result<Bytes, _>| String::from_utf8(event.unwrap().to_vec()).unwrap();
         events.map(text).collect().await
     }
 
     #[actix_rt::test]
-    async fn a_page_is_told_how_things_stand_and_then_what_happens_until_the_feed_is_closed() {
-        let feed = Feed::new(Instant::now());
-        exchange(&feed, "/before");
-        let mut events = pin!(stream(&feed, Credentials::default()).unwrap());
-        exchange(&feed, "/a\n\"b");
-        feed.report(&Event::LoggedIn);
-        assert!(feed.has_listeners());
-        let told = rest(events.as_mut().take(3)).await;
+    async fn a_stream_starts_with_the_state_and_sends_events_until_the_feed_is_closed() {
+        let feed = EventFeed::new(Instant::now());
+        publish(&feed, "/before");
+        let mut events = pin!(open(&feed).unwrap());
+        publish(&feed, "/a\n\"b");
+        feed.handle(&Event::LoggedIn);
+        assert!(feed.has_subscribers());
+        let received = collect(events.as_mut().take(3)).await;
         feed.close();
         assert!(events.next().await.is_none());
         let state = "event: state\ndata: {\"loggedIn\":false}\n\n";
-        assert_eq!((told.len(), told[0].as_str(), told[2].as_str()), (3, state, state));
-        assert!(told[1].starts_with("event: exchange\ndata: {\"at\":"), "{}", told[1]);
-        let rest_of_it = "\"took\":7,\"from\":\"client\",\"to\":\"server\",\"method\":\"GET\",\
-                          \"path\":\"/a\\n\\\"b\",\"status\":null}\n\n";
-        assert!(told[1].ends_with(rest_of_it), "{}", told[1]);
-        assert!(rest(stream(&feed, Credentials::default()).unwrap()).await.is_empty());
+        assert_eq!(received.len(), 3);
+        assert_eq!(received[0], state);
+        assert_eq!(received[2], state);
+        assert!(received[1].starts_with("event: exchange\ndata: {\"at\":"), "{}", received[1]);
+        let end = "\"took\":7,\"from\":\"client\",\"to\":\"server\",\"method\":\"GET\",\
+                   \"path\":\"/a\\n\\\"b\",\"status\":null}\n\n";
+        assert!(received[1].ends_with(end), "{}", received[1]);
+        assert!(collect(open(&feed).unwrap()).await.is_empty());
     }
 
     #[actix_rt::test]
-    async fn a_page_that_does_not_keep_up_is_cut_off_and_the_others_go_on() {
-        let feed = Feed::new(Instant::now());
-        let slow = stream(&feed, Credentials::default()).unwrap();
-        let mut quick = pin!(stream(&feed, Credentials::default()).unwrap());
+    async fn a_slow_page_is_disconnected_and_the_others_keep_receiving() {
+        let feed = EventFeed::new(Instant::now());
+        let slow = open(&feed).unwrap();
+        let mut quick = pin!(open(&feed).unwrap());
         quick.next().await.unwrap().unwrap();
-        for _ in 0..BACKLOG {
-            exchange(&feed, "/user");
+        for _ in 0..QUEUE_CAPACITY {
+            publish(&feed, "/user");
             quick.next().await.unwrap().unwrap();
         }
-        assert!(rest(slow).await.is_empty(), "it ends at once");
-        exchange(&feed, "/last");
+        assert!(collect(slow).await.is_empty(), "it ends at once");
+        publish(&feed, "/last");
         assert!(String::from_utf8_lossy(&quick.next().await.unwrap().unwrap()).contains("/last"));
     }
 
     #[test]
-    fn a_page_that_is_cut_off_takes_a_place_until_its_stream_has_gone() {
-        let feed = Feed::new(Instant::now());
-        let slow: Vec<_> =
-            (0..MOST_LISTENERS).map(|_| stream(&feed, Credentials::default()).unwrap()).collect();
-        for _ in 0..BACKLOG {
-            exchange(&feed, "/user");
+    fn a_disconnected_page_holds_its_slot_until_its_stream_is_dropped() {
+        let feed = EventFeed::new(Instant::now());
+        let slow: Vec<_> = (0..MAX_SUBSCRIBERS).map(|_| open(&feed).unwrap()).collect();
+        for _ in 0..QUEUE_CAPACITY {
+            publish(&feed, "/user");
         }
-        assert!(!feed.has_listeners(), "all are cut off");
-        assert!(stream(&feed, Credentials::default()).is_none());
+        assert!(!feed.has_subscribers(), "all are disconnected");
+        assert!(open(&feed).is_none());
         drop(slow);
-        assert!(stream(&feed, Credentials::default()).is_some());
+        assert!(open(&feed).is_some());
     }
 
     #[actix_rt::test]
-    async fn of_a_long_path_the_beginning_is_told() {
-        let feed = Feed::new(Instant::now());
-        let events = stream(&feed, Credentials::default()).unwrap();
-        exchange(&feed, &"ü".repeat(LONGEST_TEXT + 1));
-        let told = rest(events.take(2)).await;
-        assert_eq!(told[1].matches('ü').count(), LONGEST_TEXT, "{}", told[1]);
+    async fn a_long_path_is_truncated() {
+        let feed = EventFeed::new(Instant::now());
+        let events = open(&feed).unwrap();
+        publish(&feed, &"ü".repeat(MAX_TEXT_LEN + 1));
+        let received = collect(events.take(2)).await;
+        assert_eq!(received[1].matches('ü').count(), MAX_TEXT_LEN, "{}", received[1]);
     }
 
     #[test]
-    fn a_burst_begins_when_the_one_before_has_ended() {
-        let feed = Feed::new(Instant::now());
+    fn only_one_burst_runs_at_a_time() {
+        let feed = EventFeed::new(Instant::now());
         let burst = feed.begin_burst();
         assert!(burst.is_some() && feed.begin_burst().is_none());
         drop(burst);
@@ -357,14 +389,13 @@ mod tests {
     }
 
     #[test]
-    fn so_many_pages_are_told_and_one_more_when_one_has_gone() {
-        let feed = Feed::new(Instant::now());
-        let mut open: Vec<_> =
-            (0..MOST_LISTENERS).map(|_| stream(&feed, Credentials::default()).unwrap()).collect();
-        assert!(stream(&feed, Credentials::default()).is_none());
-        open.pop();
-        assert!(stream(&feed, Credentials::default()).is_some());
-        open.clear();
-        assert!(!feed.has_listeners());
+    fn the_number_of_open_pages_is_limited() {
+        let feed = EventFeed::new(Instant::now());
+        let mut pages: Vec<_> = (0..MAX_SUBSCRIBERS).map(|_| open(&feed).unwrap()).collect();
+        assert!(open(&feed).is_none());
+        pages.pop();
+        assert!(open(&feed).is_some());
+        pages.clear();
+        assert!(!feed.has_subscribers());
     }
 }

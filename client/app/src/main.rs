@@ -1,4 +1,4 @@
-//! The client app: it logs in at a Matchbook server and stays logged in.
+//! The client app: logs in at a Matchbook server and stays logged in.
 
 mod api;
 mod app;
@@ -11,7 +11,7 @@ mod csrf;
 mod ended;
 mod error;
 mod feed;
-mod logins;
+mod login_limiter;
 mod upstream;
 
 use std::error::Error;
@@ -27,7 +27,7 @@ use matchbook_settings::loopback_if_unspecified;
 #[derive(Parser)]
 #[command(name = "matchbook-client", version, after_help = commands::EXIT_CODES)]
 struct Arguments {
-    /// The settings file; `matchbook-client.toml` is read where it exists.
+    /// Settings file. Default: `matchbook-client.toml`, if it exists.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -36,41 +36,42 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Answer requests (the default).
+    /// Serve the page and the API (default).
     Serve,
-    /// Print the settings in force, and where each comes from.
+    /// Print the effective settings and the source of each.
     CheckConfig,
-    /// Exit with 0 if the app of these settings answers.
+    /// Exit with 0 if the app with these settings is running.
     Health,
     #[command(flatten)]
-    Script(commands::Command),
+    Cli(commands::Command),
 }
 
 #[actix_rt::main]
 async fn main() -> ExitCode {
     match run(&Arguments::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => end(error.as_ref()),
+        Err(error) => report(error.as_ref()),
     }
 }
 
-/// Says what went wrong, unless nobody listens, and what the shell is told.
-fn end(error: &(dyn Error + 'static)) -> ExitCode {
-    let failure = error.downcast_ref::<commands::Failure>();
-    let io = error.downcast_ref::<std::io::Error>();
-    if matches!(failure, Some(commands::Failure::Closed))
-        || io.is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+/// Prints the error and returns the exit code. A closed output is a success: a pager
+/// or `head` has read enough.
+fn report(error: &(dyn Error + 'static)) -> ExitCode {
+    let cli_error = error.downcast_ref::<commands::CliError>();
+    let io_error = error.downcast_ref::<std::io::Error>();
+    if matches!(cli_error, Some(commands::CliError::OutputClosed))
+        || io_error.is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
     {
         return ExitCode::SUCCESS;
     }
     let _ = writeln!(std::io::stderr(), "matchbook-client: {error}");
-    failure.map_or(ExitCode::FAILURE, commands::Failure::exit_code)
+    cli_error.map_or(ExitCode::FAILURE, commands::CliError::exit_code)
 }
 
 async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let command = arguments.command.as_ref().unwrap_or(&Command::Serve);
     let purpose = match command {
-        Command::Script(_) => Purpose::Command,
+        Command::Cli(_) => Purpose::Command,
         _ => Purpose::App,
     };
     let (config, settings) = config::load(arguments.config.as_deref(), purpose)?;
@@ -83,38 +84,39 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
             Ok(settings.print(&mut std::io::stdout().lock())?)
         }
         Command::Health => health(&config).await,
-        Command::Script(command) => {
-            config.log.start();
-            for warning in settings.warnings() {
-                tracing::warn!("{warning}");
-            }
+        Command::Cli(command) => {
+            start_logging(&config, settings.warnings());
             Ok(commands::run(command, &config).await?)
         }
     }
 }
 
-async fn serve(config: &Config, warnings: &[String]) -> Result<(), Box<dyn Error>> {
+fn start_logging(config: &Config, warnings: &[String]) {
     config.log.start();
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    let (serving, addresses) = app::start(config)?;
+}
+
+async fn serve(config: &Config, warnings: &[String]) -> Result<(), Box<dyn Error>> {
+    start_logging(config, warnings);
+    let (server, addresses) = app::start(config)?;
     for address in addresses {
         tracing::info!(url = %format!("http://{address}"), server = config.server_url, "listening");
         writeln!(std::io::stdout(), "matchbook-client listens on http://{address}")?;
     }
-    serving.await?;
+    server.await?;
     tracing::info!("stopped");
     Ok(())
 }
 
 async fn health(config: &Config) -> Result<(), Box<dyn Error>> {
     let url = format!("http://{}/health/live", loopback_if_unspecified(config.address));
-    let answer = awc::Client::new().get(&url).send().await;
-    let answer = answer.map_err(|error| format!("{url} does not answer: {error}"))?;
-    if answer.status().is_success() {
+    let response = awc::Client::new().get(&url).send().await;
+    let response = response.map_err(|error| format!("no response from {url}: {error}"))?;
+    if response.status().is_success() {
         Ok(())
     } else {
-        Err(format!("{url} answers {}", answer.status().as_u16()).into())
+        Err(format!("{url} returned status {}", response.status().as_u16()).into())
     }
 }

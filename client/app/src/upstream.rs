@@ -1,28 +1,26 @@
-//! Requests to the token server and how their responses are read.
+//! Requests to the token server.
 
 use actix_web::http::StatusCode;
-use matchbook_client::Client;
+use matchbook_client::{Error, Request, Session};
 use matchbook_shared::UserInfo;
+use serde::de::DeserializeOwned;
 
-use crate::error::Failure;
+use crate::error::AppError;
 
-/// Asks the server which user is logged in.
-pub(crate) async fn user(session: &Client) -> Result<UserInfo, Failure> {
-    read(session.get("/user")).await
+/// Fetches the logged-in user.
+pub(crate) async fn user(client: &Session) -> Result<UserInfo, AppError> {
+    fetch_json(client.get("/user")).await
 }
 
-/// Sends a request and parses the JSON body of a successful response.
-pub(crate) async fn read<T: serde::de::DeserializeOwned>(
-    request: matchbook_client::Request,
-) -> Result<T, Failure> {
+/// Sends a request and parses the JSON body of a `200` response.
+pub(crate) async fn fetch_json<T: DeserializeOwned>(request: Request) -> Result<T, AppError> {
     let mut response = request.send().await?;
     if response.status().as_u16() != StatusCode::OK.as_u16() {
-        return Err(Failure::of(&response));
+        return Err(AppError::from_response(&response));
     }
-    // The parser's own words may quote what it read.
-    let problem = || "this is not the server's answer".to_owned();
-    let read = response.json().await;
-    read.map_err(|_| {
-        matchbook_client::Error::Transient { problem: problem(), retry_after: None }.into()
+    // The parser's message may quote the body.
+    response.json().await.map_err(|_| {
+        let problem = "the response is not from the token server".to_owned();
+        Error::Transient { problem, retry_after: None }.into()
     })
 }
