@@ -127,7 +127,10 @@ async fn refresh(
     Ok(no_content())
 }
 
-async fn logout(client: Data<Session>, identity: CurrentIdentity) -> Result<HttpResponse, ApiError> {
+async fn logout(
+    client: Data<Session>,
+    identity: CurrentIdentity,
+) -> Result<HttpResponse, ApiError> {
     client_for(&client, &identity).log_out().await?;
     Ok(no_content())
 }

@@ -200,10 +200,7 @@ async fn info(
 }
 
 /// Identifies the caller. Rejects cross-site requests (login CSRF).
-fn same_site_caller(
-    request: &HttpRequest,
-    sessions: &BrowserSessions,
-) -> Result<Caller, AppError> {
+fn same_site_caller(request: &HttpRequest, sessions: &BrowserSessions) -> Result<Caller, AppError> {
     if csrf::is_cross_site(request.headers()) {
         return Err(AppError::CrossSite);
     }

@@ -94,18 +94,17 @@ impl fmt::Display for AppError {
             Self::Client(Error::OtherSignIn) => {
                 f.write_str("Another login has replaced the session: try again.")
             }
-            Self::Client(Error::Superseded) => write!(
-                f,
-                "Request failed: {SUPERSEDED}. Try again; if that fails, log in again."
-            ),
+            Self::Client(Error::Superseded) => {
+                write!(f, "Request failed: {SUPERSEDED}. Try again; if that fails, log in again.")
+            }
             Self::Client(error) => write!(f, "Request failed: {error}."),
             Self::UpstreamStatus { status, .. } => {
                 write!(f, "Request failed: the server returned status {status}.")
             }
             Self::CrossSite => f.write_str("Cross-site request rejected."),
-            Self::HostNotAllowed => f.write_str(
-                "This host name is not allowed: add it to the setting `client.hosts`.",
-            ),
+            Self::HostNotAllowed => {
+                f.write_str("This host name is not allowed: add it to the setting `client.hosts`.")
+            }
             Self::TooManyBrowsers => {
                 f.write_str("Too many browsers use this app: try again later.")
             }

@@ -1,6 +1,4 @@
-//! Many processes that share one file of tokens, and are killed at any moment.
-
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+//! Processes that share one token file and are killed at any time.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,88 +11,90 @@ use matchbook_client::{Client, Credentials, FileStore, RootCerts, Server};
 use matchbook_testkit::{ProcessBuilder, Reaction, ScriptedServer, TestEnv};
 use uuid::Uuid;
 
-/// The longest wait for an expected event, also on a busy machine.
+use super::support::{client_binary, server_binary};
+
+/// Timeout for expected events, long enough for a busy machine.
 const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How many processes there are at once.
+/// Number of concurrent processes.
 const PROCESSES: usize = 8;
 
-/// What `get` says of itself by its exit code.
+/// Exit codes of `get`.
 const LOGGED_OUT: i32 = 3;
+
 const TRANSIENT: i32 = 4;
 
-/// How many generations a test goes through: `MATCHBOOK_KILL_ROUNDS`, or a few.
-fn rounds(few: usize) -> usize {
-    std::env::var("MATCHBOOK_KILL_ROUNDS").map_or(few, |rounds| rounds.parse().unwrap())
+/// Returns the number of generations of a test: `MATCHBOOK_KILL_ROUNDS`, or the default.
+fn rounds(default: usize) -> usize {
+    std::env::var("MATCHBOOK_KILL_ROUNDS").map_or(default, |rounds| rounds.parse().unwrap())
 }
 
-/// Any length of time below this.
-fn any(below: Duration) -> Duration {
-    let dice = u32::try_from(Uuid::new_v4().as_u128() % 10_000).unwrap();
-    below * dice / 10_000
+/// Returns a random duration below the limit.
+fn random_duration(limit: Duration) -> Duration {
+    let fraction = u32::try_from(Uuid::new_v4().as_u128() % 10_000).unwrap();
+    limit * fraction / 10_000
 }
 
-/// The settings of the client for a scripted server.
+/// Returns the client settings for a scripted server.
 fn server_at(script: &ScriptedServer) -> Server {
     Server::new(script.origin(), &RootCerts::System, Duration::from_secs(10)).unwrap()
 }
 
-/// The commands of the client on one file of tokens.
+/// The commands of the client app with one token file.
 struct Commands {
-    launch: ProcessBuilder,
+    builder: ProcessBuilder,
 }
 
 impl Commands {
     fn new(folder: &Path, url: &str, ca: &str, file: &Path) -> Self {
         let settings = format!("[server]\nca_file = '{ca}'");
         std::fs::write(folder.join("matchbook-client.toml"), settings).unwrap();
-        let binary = Path::new(env!("CARGO_BIN_EXE_matchbook-client"));
-        let launch = ProcessBuilder::new(binary, folder, "MATCHBOOK_CLIENT")
+        let builder = ProcessBuilder::new(client_binary(), folder, "MATCHBOOK_CLIENT")
             .set("server.url", url)
             .set("store.path", file.to_str().unwrap());
-        Self { launch }
+        Self { builder }
     }
 
     fn get(&self) -> Command {
-        let mut command = self.launch.command();
+        let mut command = self.builder.command();
         command.args(["get", "/user"]).stdin(Stdio::null());
         command
     }
 
-    /// `get`, begun and not looked at.
-    fn begin(&self) -> Killed {
+    /// Starts `get` without reading its output.
+    fn spawn(&self) -> KillOnDrop {
         let mut command = self.get();
         command.stdout(Stdio::null()).stderr(Stdio::null());
-        Killed(command.spawn().unwrap())
+        KillOnDrop(command.spawn().unwrap())
     }
 
-    /// `get`, to its end: the exit code, and what it said.
+    /// Runs `get`. Returns its exit code and standard error.
     fn complete(&self) -> (Option<i32>, String) {
         let output = self.get().output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        (output.status.code(), said)
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), stderr)
     }
 
-    /// `get`, again for as long as it says that it may work later.
-    fn complete_in_the_end(&self) -> (Option<i32>, String) {
-        let began = Instant::now();
+    /// Runs `get` until its failure is not temporary.
+    fn complete_with_retries(&self) -> (Option<i32>, String) {
+        let start = Instant::now();
         loop {
-            let (code, said) = self.complete();
+            let (code, stderr) = self.complete();
             if code != Some(TRANSIENT) {
-                return (code, said);
+                return (code, stderr);
             }
-            assert!(began.elapsed() < TEST_TIMEOUT, "it never works again: {said}");
+            assert!(start.elapsed() < TEST_TIMEOUT, "timeout: {stderr}");
             thread::sleep(Duration::from_millis(50));
         }
     }
 
-    /// One `get` after another, each killed at some moment unless it ends before,
-    /// until it is said that this is `over`. How many were killed.
-    fn until(&self, over: impl Fn() -> bool, at_most: Duration) -> usize {
+    /// Runs one `get` after another until `over`. Each is killed at a random time unless
+    /// it ends before. Returns the number of killed processes.
+    fn kill_repeatedly_until(&self, over: impl Fn() -> bool, at_most: Duration) -> usize {
         let mut killed = 0;
         while !over() {
-            let mut process = self.begin();
-            let kill_at = Instant::now() + any(at_most);
+            let mut process = self.spawn();
+            let kill_at = Instant::now() + random_duration(at_most);
             let code = loop {
                 if let Some(status) = process.0.try_wait().unwrap() {
                     break status.code();
@@ -105,7 +105,7 @@ impl Commands {
                 }
                 thread::sleep(Duration::from_millis(1));
             };
-            assert_ne!(code, Some(LOGGED_OUT), "a process believes that it is logged out");
+            assert_ne!(code, Some(LOGGED_OUT), "a process was logged out");
             assert!(matches!(code, None | Some(0 | TRANSIENT)), "{code:?}");
             killed += usize::from(code.is_none());
         }
@@ -113,46 +113,37 @@ impl Commands {
     }
 }
 
-/// A process that does not outlive its test.
-struct Killed(Child);
+/// A process that does not wait_for_expiry its test.
+struct KillOnDrop(Child);
 
-impl Drop for Killed {
+impl Drop for KillOnDrop {
     fn drop(&mut self) {
-        // It may have ended.
+        // Fails if the process has ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-fn on_file(file: &Path) -> Credentials {
-    Credentials::builder().store(FileStore::new(file)).build()
+fn credentials_in(file: &Path) -> Credential {
+    Credential::builder().store(FileStore::new(file)).build()
 }
 
-/// The server's binary lies beside the client's.
-fn server_binary() -> PathBuf {
-    let binary =
-        Path::new(env!("CARGO_BIN_EXE_matchbook-client")).with_file_name("matchbook-server");
-    assert!(binary.exists(), "build the server first: cargo build -p matchbook-server");
-    binary
-}
-
-/// Kills processes that use the real server, and looks whether it took one of
-/// them for a thief.
-fn kill_against_the_server(settings: impl FnOnce(ProcessBuilder) -> ProcessBuilder) {
-    let world = TestEnv::new();
-    // Whole seconds are counted from the one that has begun: of one, a new token may
-    // have nothing left.
-    let launch = world.server(&server_binary()).set("tokens.access_lifetime", "2s");
-    let server = settings(launch).start();
-    let (ca, file) = (world.folder().join("data/tls/ca.pem"), world.folder().join("tokens"));
+/// Kills processes that use the real server. Checks that the server detects no reuse.
+fn kill_processes_of_a_server(settings: impl FnOnce(ProcessBuilder) -> ProcessBuilder) {
+    let env = TestEnv::new();
+    // Expiry is in whole seconds: with a lifetime of 1 s, a new token may expire at once.
+    let builder = env.server(&server_binary()).set("tokens.access_lifetime", "2s");
+    let server = settings(builder).start();
+    let ca = env.folder().join("data/tls/ca.pem");
+    let file = env.folder().join("tokens");
     System::new().block_on(async {
         let trust = RootCerts::File(ca.clone());
         let server = Server::new(server.url(), &trust, Duration::from_secs(10)).unwrap();
-        Client::new(&server, on_file(&file)).log_in_as_guest().await.unwrap();
+        Session::new(&server, credentials_in(&file)).log_in_as_guest().await.unwrap();
     });
-    let commands = Commands::new(world.folder(), server.url(), ca.to_str().unwrap(), &file);
-    let (code, said) = commands.complete();
-    assert_eq!(code, Some(0), "{said}");
+    let commands = Commands::new(env.folder(), server.url(), ca.to_str().unwrap(), &file);
+    let (code, stderr) = commands.complete();
+    assert_eq!(code, Some(0), "{stderr}");
 
     // A generation lasts about as long as an access token.
     let ends = Instant::now() + Duration::from_secs(2) * u32::try_from(rounds(10)).unwrap();
@@ -161,37 +152,38 @@ fn kill_against_the_server(settings: impl FnOnce(ProcessBuilder) -> ProcessBuild
         for _ in 0..PROCESSES {
             scope.spawn(|| {
                 let over = || Instant::now() >= ends;
-                let some = commands.until(over, Duration::from_millis(400));
+                let some = commands.kill_repeatedly_until(over, Duration::from_millis(400));
                 killed.fetch_add(some, Ordering::SeqCst);
             });
         }
     });
     assert!(killed.into_inner() > 0, "nothing was killed");
-    let (code, said) = commands.complete_in_the_end();
-    assert_eq!(code, Some(0), "the last one works: {said}");
+    let (code, stderr) = commands.complete_with_retries();
+    assert_eq!(code, Some(0), "the session is still usable: {stderr}");
     assert_eq!(server.logged("refresh token reused"), 0, "{}", server.log());
     assert_eq!(server.logged("refresh refused"), 0, "{}", server.log());
     assert_eq!(server.logged("session opened"), 1);
 }
 
 #[test]
-fn processes_that_are_killed_at_any_moment_lose_no_session() {
-    kill_against_the_server(|server| server);
+fn killed_processes_lose_no_session() {
+    kill_processes_of_a_server(|server| server);
 }
 
 #[test]
-fn processes_that_are_killed_lose_no_session_where_only_the_key_may_repeat_a_refresh() {
-    kill_against_the_server(|server| {
+fn killed_processes_lose_no_session_when_only_the_same_key_may_repeat_a_refresh() {
+    kill_processes_of_a_server(|server| {
         server.set("rotation.same_key_only", "true").set("rotation.grace_period", "1s")
     });
 }
 
-/// A strict server, and the commands on a file of tokens of it.
+/// A scripted server with strict rotation, and the commands with a logged-in token file.
 fn scripted() -> (ScriptedServer, tempfile::TempDir, PathBuf, Commands) {
-    let (script, folder) = (ScriptedServer::start(), tempfile::tempdir().unwrap());
+    let script = ScriptedServer::start();
+    let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tokens");
     System::new().block_on(async {
-        let session = Client::new(&server_at(&script), on_file(&file));
+        let session = Session::new(&server_at(&script), credentials_in(&file));
         session.log_in_with(script.log_in()).await.unwrap();
     });
     let commands = Commands::new(folder.path(), script.origin(), "", &file);
@@ -199,28 +191,28 @@ fn scripted() -> (ScriptedServer, tempfile::TempDir, PathBuf, Commands) {
 }
 
 #[test]
-fn a_process_killed_while_it_awaits_its_grant_leaves_the_next_one_to_get_it() {
+fn a_process_killed_during_a_refresh_is_continued_by_the_next_with_the_same_key() {
     let (script, _folder, _file, commands) = scripted();
     for round in 1..=rounds(10) {
         script.expire();
         script.on("/refresh", [Reaction::Serve.held()]);
-        let process = commands.begin();
+        let process = commands.spawn();
         System::new().block_on(script.until_received("/refresh", 2 * round - 1));
         drop(process);
-        // The server acts after the death of who asked.
+        // The server processes the request after the client has died.
         script.release();
-        let (code, said) = commands.complete_in_the_end();
-        assert_eq!(code, Some(0), "{said}");
-        let received = script.received("/refresh");
-        assert_eq!(received.len(), 2 * round, "one who was killed, one who got it");
-        assert!(received[2 * round - 2].key().is_some());
-        assert_eq!(received[2 * round - 2].key(), received[2 * round - 1].key());
+        let (code, stderr) = commands.complete_with_retries();
+        assert_eq!(code, Some(0), "{stderr}");
+        let requests = script.received("/refresh");
+        assert_eq!(requests.len(), 2 * round, "one of the killed process, one of the next");
+        assert!(requests[2 * round - 2].key().is_some());
+        assert_eq!(requests[2 * round - 2].key(), requests[2 * round - 1].key());
         assert_eq!((script.rotations(), script.reuses()), (round, 0));
     }
 }
 
 #[test]
-fn eight_processes_and_their_murderer_get_one_grant_for_each_generation() {
+fn killed_processes_get_one_grant_per_generation() {
     let (script, _folder, _file, commands) = scripted();
     let mut killed = 0;
     for round in 1..=rounds(12) {
@@ -231,23 +223,24 @@ fn eight_processes_and_their_murderer_get_one_grant_for_each_generation() {
         let ends = Instant::now() + Duration::from_millis(200);
         let over = || Instant::now() >= ends;
         killed += thread::scope(|scope| {
-            let processes = (0..PROCESSES)
-                .map(|_| scope.spawn(|| commands.until(over, Duration::from_millis(150))));
+            let processes = (0..PROCESSES).map(|_| {
+                scope.spawn(|| commands.kill_repeatedly_until(over, Duration::from_millis(150)))
+            });
             let processes: Vec<_> = processes.collect();
             processes.into_iter().map(|process| process.join().unwrap()).sum::<usize>()
         });
-        let (code, said) = commands.complete_in_the_end();
-        assert_eq!(code, Some(0), "{said}");
-        assert_eq!((script.rotations(), script.reuses()), (round, 0), "one grant, whoever asked");
+        let (code, stderr) = commands.complete_with_retries();
+        assert_eq!(code, Some(0), "{stderr}");
+        assert_eq!((script.rotations(), script.reuses()), (round, 0), "one grant per generation");
     }
     assert!(killed > 0, "nothing was killed");
 }
 
-/// What a process does with the library, and leaves undone after so long.
-fn left_undone(server: &Server, file: &Path, after: Duration) {
-    let session = |credential| Client::new(server, credential);
+/// Sends a request with the library and cancels it after this time.
+fn cancel_request(server: &Server, file: &Path, after: Duration) {
+    let session = |credential| Session::new(server, credential);
     System::new().block_on(async {
-        let session = session(on_file(file));
+        let session = session(credentials_in(file));
         let outcome = actix_rt::time::timeout(after, session.get("/user").send()).await;
         let Ok(Err(error)) = outcome else { return };
         let transient = matches!(error, matchbook_client::Error::Transient { .. });
@@ -256,7 +249,7 @@ fn left_undone(server: &Server, file: &Path, after: Duration) {
 }
 
 #[test]
-fn eight_that_use_the_library_and_end_at_any_moment_get_one_grant_for_each_generation() {
+fn canceled_library_calls_get_one_grant_per_generation() {
     let (script, _folder, file, _commands) = scripted();
     let server = server_at(&script);
     for round in 1..=rounds(12) {
@@ -266,17 +259,19 @@ fn eight_that_use_the_library_and_end_at_any_moment_get_one_grant_for_each_gener
         }
         thread::scope(|scope| {
             for _ in 0..PROCESSES {
-                scope.spawn(|| left_undone(&server, &file, any(Duration::from_millis(40))));
+                scope.spawn(|| {
+                    cancel_request(&server, &file, random_duration(Duration::from_millis(40)))
+                });
             }
         });
         System::new().block_on(async {
-            let session = Client::new(&server, on_file(&file));
-            let began = Instant::now();
+            let session = Session::new(&server, credentials_in(&file));
+            let start = Instant::now();
             let status = loop {
                 match session.get("/user").send().await {
                     Ok(response) => break response.status(),
                     Err(matchbook_client::Error::Transient { problem, .. }) => {
-                        assert!(began.elapsed() < TEST_TIMEOUT, "{problem}");
+                        assert!(start.elapsed() < TEST_TIMEOUT, "{problem}");
                         actix_rt::time::sleep(Duration::from_millis(20)).await;
                     }
                     Err(error) => panic!("{error}"),
@@ -285,8 +280,8 @@ fn eight_that_use_the_library_and_end_at_any_moment_get_one_grant_for_each_gener
             assert_eq!(status, 200);
         });
         assert_eq!((script.rotations(), script.reuses()), (round, 0));
-        let received = script.received("/refresh");
-        let mut keys: Vec<_> = received.iter().map(|received| received.key().unwrap()).collect();
+        let requests = script.received("/refresh");
+        let mut keys: Vec<_> = requests.iter().map(|request| request.key().unwrap()).collect();
         keys.sort();
         keys.dedup();
         assert_eq!(keys.len(), round, "one key for each generation");
@@ -294,18 +289,18 @@ fn eight_that_use_the_library_and_end_at_any_moment_get_one_grant_for_each_gener
 }
 
 #[test]
-fn a_process_at_log_level_trace_logs_no_token() {
+fn a_command_at_log_level_trace_logs_no_token() {
     let script = ScriptedServer::start();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tokens.json");
-    actix_rt::System::new().block_on(async {
-        let credential = Credentials::builder().store(FileStore::new(&file)).build();
-        Client::new(&server_at(&script), credential).log_in_as_guest().await.unwrap();
+    System::new().block_on(async {
+        let credential = Credential::builder().store(FileStore::new(&file)).build();
+        Session::new(&server_at(&script), credential).log_in_as_guest().await.unwrap();
     });
     script.expire();
     let settings = folder.path().join("matchbook-client.toml");
     std::fs::write(settings, "[server]\nca_file = ''").unwrap();
-    let output = Command::new(Path::new(env!("CARGO_BIN_EXE_matchbook-client")))
+    let output = Command::new(client_binary())
         .current_dir(folder.path())
         .env("MATCHBOOK_CLIENT__SERVER__URL", script.origin())
         .env("MATCHBOOK_CLIENT__STORE__PATH", &file)
@@ -315,7 +310,7 @@ fn a_process_at_log_level_trace_logs_no_token() {
         .unwrap();
     let log = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{log}");
-    assert!(log.contains("/refresh"), "it says what it does:\n{log}");
+    assert!(log.contains("/refresh"), "requests are logged:\n{log}");
     assert_eq!(script.refreshes(), 1);
     assert!(!log.contains(ScriptedServer::SECRET), "{log}");
 }

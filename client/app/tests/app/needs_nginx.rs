@@ -1,7 +1,5 @@
-//! The client app behind a reverse proxy that terminates TLS: real nginx, with the
-//! headers that common proxies send by default.
-
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
+//! The client app behind a reverse proxy that terminates TLS: nginx, with the headers that
+//! common proxies send by default.
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
@@ -11,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use awc::ClientRequest;
-use matchbook_testkit::{Http, Process, ProcessBuilder, TestEnv, TestResponse, free_port};
+use matchbook_testkit::{Http, Process, TestEnv, TestResponse, free_port};
 use openssl::asn1::Asn1Time;
 use openssl::bn::BigNum;
 use openssl::ec::{EcGroup, EcKey};
@@ -21,65 +19,58 @@ use openssl::pkey::PKey;
 use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
 use openssl::x509::{X509, X509NameBuilder};
 
-/// How long to wait for what should happen soon, on a busy machine too.
-const PATIENCE: Duration = Duration::from_secs(60);
+use super::support::{client, cookie_of, is_root, server_binary};
 
-/// The name that browsers have for the app.
+/// Timeout for the start of nginx, long enough for a busy machine.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The host name of the app in browsers.
 const NAME: &str = "app.example";
 
-/// The server's binary lies beside the client's.
-fn server_binary() -> PathBuf {
-    let binary =
-        Path::new(env!("CARGO_BIN_EXE_matchbook-client")).with_file_name("matchbook-server");
-    assert!(binary.exists(), "build the server first: cargo build -p matchbook-server");
-    binary
-}
-
-/// What of a browser's authority the app can learn from the headers of a proxy.
+/// The part of the browser's authority that a proxy's headers contain.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Learns {
+enum Forwarded {
     /// All of it.
     All,
-    /// The name, without a port that is not the default.
+    /// The name, without a non-default port.
     Name,
     /// Nothing.
     Nothing,
-    /// The name, with the port that the proxy listens on.
+    /// The name, with the port of the proxy.
     OwnPort,
 }
 
-/// Proxies, the headers that they send, as nginx is configured to send them, and what the
-/// app learns from them.
-const FORMS: [(&str, &str, Learns); 9] = [
+/// Proxies, their headers as nginx settings, and the forwarded part of the authority.
+const FORMS: [(&str, &str, Forwarded); 9] = [
     // `Host` is that of the app: `$proxy_host`.
-    ("nginx without a setting", "", Learns::Nothing),
+    ("nginx without a setting", "", Forwarded::Nothing),
     (
         "nginx with $host",
         "Host $host; X-Real-IP $remote_addr; X-Forwarded-For $proxy_add_x_forwarded_for; \
          X-Forwarded-Proto $scheme",
-        Learns::Name,
+        Forwarded::Name,
     ),
-    ("nginx with $http_host", "Host $http_host; X-Forwarded-Proto $scheme", Learns::All),
-    ("nginx with $proxy_host", "Host $proxy_host; X-Forwarded-Proto $scheme", Learns::Nothing),
-    ("nginx with $host:$server_port", "Host $host:$server_port", Learns::OwnPort),
-    ("nginx with X-Forwarded-Host alone", "X-Forwarded-Host $http_host", Learns::All),
+    ("nginx with $http_host", "Host $http_host; X-Forwarded-Proto $scheme", Forwarded::All),
+    ("nginx with $proxy_host", "Host $proxy_host; X-Forwarded-Proto $scheme", Forwarded::Nothing),
+    ("nginx with $host:$server_port", "Host $host:$server_port", Forwarded::OwnPort),
+    ("nginx with X-Forwarded-Host alone", "X-Forwarded-Host $http_host", Forwarded::All),
     (
         "Caddy",
         "Host $http_host; X-Forwarded-For $remote_addr; X-Forwarded-Proto $scheme; \
          X-Forwarded-Host $http_host",
-        Learns::All,
+        Forwarded::All,
     ),
     (
         "Traefik",
         "Host $http_host; X-Forwarded-For $remote_addr; X-Forwarded-Host $http_host; \
          X-Forwarded-Port $server_port; X-Forwarded-Proto $scheme; X-Forwarded-Server proxy; \
          X-Real-Ip $remote_addr",
-        Learns::All,
+        Forwarded::All,
     ),
-    ("HAProxy with forwardfor", "Host $http_host; X-Forwarded-For $remote_addr", Learns::All),
+    ("HAProxy with forwardfor", "Host $http_host; X-Forwarded-For $remote_addr", Forwarded::All),
 ];
 
-/// nginx in front of an app, with a port for each form. It ends when this is dropped.
+/// An nginx process in front of an app, with a port for each form. Dropping this kills it.
 struct Proxy {
     child: Child,
     ports: Vec<u16>,
@@ -116,7 +107,7 @@ impl Proxy {
         let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|kind| format!("{kind}_temp_path {}/nginx-{kind}; ", folder.display()))
             .concat();
-        // Only root may become another user, and nobody else could enter the folder.
+        // Without this, nginx would switch to a user that cannot enter the directory.
         let user = if is_root() { "user root;" } else { "" };
         let config = format!(
             "daemon off; master_process off; {user} worker_processes 1; error_log stderr warn; pid {0}/nginx.pid;
@@ -143,14 +134,14 @@ impl Proxy {
         let since = Instant::now();
         while TcpStream::connect(("127.0.0.1", ports[0])).is_err() {
             assert!(child.try_wait().unwrap().is_none(), "nginx has ended");
-            assert!(since.elapsed() < PATIENCE, "nginx does not listen");
+            assert!(since.elapsed() < START_TIMEOUT, "nginx does not listen");
             std::thread::sleep(Duration::from_millis(20));
         }
         Self { child, ports }
     }
 }
 
-/// Writes a certificate for localhost that is its own CA, and its key.
+/// Writes a self-signed CA certificate for localhost and its key.
 fn write_certificate(folder: &Path) {
     let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
     let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
@@ -175,18 +166,13 @@ fn write_certificate(folder: &Path) {
     std::fs::write(folder.join("proxy-key.pem"), key).unwrap();
 }
 
-fn is_root() -> bool {
-    let id = Command::new("id").arg("-u").output().expect("the program `id` is there");
-    id.stdout.trim_ascii() == b"0"
-}
-
 /// A browser with the page open.
 struct Browser {
     http: Http,
-    /// The host and, where it is not the default, the port in the address.
+    /// The host and the non-default port of the page's URL.
     authority: String,
-    /// Whether it sends Fetch Metadata, as all current ones do over HTTPS.
-    is_current: bool,
+    /// Whether it sends Fetch Metadata. All current browsers do over HTTPS.
+    sends_metadata: bool,
     cookie: RefCell<String>,
 }
 
@@ -195,16 +181,16 @@ impl Browser {
         self.call_from(&format!("https://{}", self.authority), "same-origin", method, path).await
     }
 
-    /// What a script on a page of `origin` has a browser ask for.
+    /// Sends a request that a script of `origin` causes.
     async fn call_from(&self, origin: &str, site: &str, method: &str, path: &str) -> TestResponse {
         let mut request = self.bare(method, path).insert_header(("x-matchbook", "page"));
         if method != "GET" {
             request = request.insert_header(("origin", origin));
         }
-        if self.is_current {
+        if self.sends_metadata {
             request = request.insert_header(("sec-fetch-site", site));
         }
-        self.keep(TestResponse::of(request.send()).await)
+        self.store_cookie(TestResponse::of(request.send()).await)
     }
 
     /// A request with the cookie and the host.
@@ -214,33 +200,33 @@ impl Browser {
         if cookie.is_empty() { request } else { request.insert_header(("cookie", &**cookie)) }
     }
 
-    fn keep(&self, answer: TestResponse) -> TestResponse {
-        let set = answer.header("set-cookie");
+    fn store_cookie(&self, response: TestResponse) -> TestResponse {
+        let set = response.header("set-cookie");
         if !set.is_empty() {
             assert!(set.starts_with("__Host-") && set.contains("; Secure"), "{set}");
-            self.cookie.replace(set.split(';').next().unwrap().to_owned());
+            self.cookie.replace(cookie_of(&response));
         }
-        answer
+        response
     }
 
-    /// Opens the page as one does who types its address.
+    /// Opens the page from the address bar.
     async fn open(&self) {
         let mut request = self.bare("GET", "/");
-        if self.is_current {
+        if self.sends_metadata {
             request = request.insert_header(("sec-fetch-site", "none"));
         }
-        let page = self.keep(TestResponse::of(request.send()).await);
+        let page = self.store_cookie(TestResponse::of(request.send()).await);
         assert_eq!(page.status, 200, "{}", page.text);
         assert!(page.text.contains("id=\"logout-everywhere\""), "{}", page.text);
     }
 }
 
-/// Every button of the page, as the request that it causes, and what comes back.
+/// Sends the request of every button of the page and checks its status.
 async fn press_every_button(browser: &Browser, form: &str) {
     let press = async |method: &str, path: &str, status: u16| {
-        let answer = browser.call(method, path).await;
-        assert_eq!(answer.status, status, "{form}: {method} {path}: {}", answer.text);
-        answer
+        let response = browser.call(method, path).await;
+        assert_eq!(response.status, status, "{form}: {method} {path}: {}", response.text);
+        response
     };
     browser.open().await;
     press("POST", "/api/login", 204).await;
@@ -259,51 +245,47 @@ async fn press_every_button(browser: &Browser, form: &str) {
     press("POST", "/api/info", 401).await;
 }
 
-/// A server, an app that listens on loopback, and proxies in front of it.
+/// A server, an app on loopback, and a proxy in front of it.
 struct Setup {
     proxy: Proxy,
     ca: PathBuf,
     _app: Process,
     _server: Process,
-    _world: TestEnv,
+    _env: TestEnv,
 }
 
 impl Setup {
     fn start() -> Self {
-        let world = TestEnv::new();
-        let server = world.server(&server_binary()).start();
-        let binary = Path::new(env!("CARGO_BIN_EXE_matchbook-client"));
-        let app = ProcessBuilder::new(binary, world.folder(), "MATCHBOOK_CLIENT")
-            .set("client.address", "127.0.0.1:0")
-            .set("client.workers", "2")
+        let env = TestEnv::new();
+        let server = env.server(&server_binary()).start();
+        let app = client(&env, server.url())
             .set("client.hosts", NAME)
             .set("client.cookie_secure", "true")
             .set("client.logins", "0")
-            .set("server.url", server.url())
             .start();
-        let proxy = Proxy::start(world.folder(), app.url());
-        let ca = world.folder().join("proxy.pem");
-        Self { proxy, ca, _app: app, _server: server, _world: world }
+        let proxy = Proxy::start(env.folder(), app.url());
+        let ca = env.folder().join("proxy.pem");
+        Self { proxy, ca, _app: app, _server: server, _env: env }
     }
 
-    /// Browsers at each form: of each kind, at the port of the proxy, and at the default
-    /// port, which leads to it.
+    /// Returns browsers for each form: with and without Fetch Metadata, at the default port
+    /// and at the port of the proxy.
     fn browsers(&self) -> impl Iterator<Item = (Browser, &'static str, bool)> {
         let ports = self.proxy.ports.iter().zip(FORMS);
-        ports.flat_map(|(port, (form, _, learns))| {
+        ports.flat_map(|(port, (form, _, forwarded))| {
             [(true, true), (true, false), (false, true), (false, false)].map(
-                |(is_current, is_default)| {
+                |(sends_metadata, is_default)| {
                     let authority =
                         if is_default { NAME.to_owned() } else { format!("{NAME}:{port}") };
-                    let is_known = match learns {
-                        Learns::All => true,
-                        Learns::Name => is_default,
-                        Learns::OwnPort => !is_default,
-                        Learns::Nothing => false,
+                    let is_known = match forwarded {
+                        Forwarded::All => true,
+                        Forwarded::Name => is_default,
+                        Forwarded::OwnPort => !is_default,
+                        Forwarded::Nothing => false,
                     };
                     let http = Http::new(&format!("https://localhost:{port}"), Some(&self.ca));
                     let cookie = RefCell::default();
-                    let browser = Browser { http, authority, is_current, cookie };
+                    let browser = Browser { http, authority, sends_metadata, cookie };
                     (browser, form, is_known)
                 },
             )
@@ -311,69 +293,64 @@ impl Setup {
     }
 }
 
-mod behind_nginx {
-    use super::*;
-
-    #[actix_rt::test]
-    #[ignore = "needs nginx"]
-    async fn every_button_of_the_page_works_under_every_form_of_the_host() {
-        let setup = Setup::start();
-        for (browser, form, is_known) in setup.browsers() {
-            let form = format!("{form} at {}, current: {}", browser.authority, browser.is_current);
-            if browser.is_current || is_known {
-                press_every_button(&browser, &form).await;
-            } else {
-                // A browser that says only where it comes from, and a proxy that does not
-                // say where that is.
-                browser.open().await;
-                let refused = browser.call("POST", "/api/login").await;
-                assert_eq!((refused.status, refused.field("error")), (403, "forbidden".into()));
-            }
-        }
-    }
-
-    #[actix_rt::test]
-    #[ignore = "needs nginx"]
-    async fn another_site_presses_no_button_under_any_form_of_the_host() {
-        let setup = Setup::start();
-        for (browser, form, is_known) in setup.browsers() {
+#[actix_rt::test]
+#[ignore = "needs nginx"]
+async fn every_button_works_with_the_headers_of_every_proxy() {
+    let setup = Setup::start();
+    for (browser, form, is_known) in setup.browsers() {
+        let form =
+            format!("{form} at {}, Fetch Metadata: {}", browser.authority, browser.sends_metadata);
+        if browser.sends_metadata || is_known {
+            press_every_button(&browser, &form).await;
+        } else {
+            // The app cannot compare `Origin`, because the proxy hides the host.
             browser.open().await;
-            if browser.is_current || is_known {
-                assert_eq!(browser.call("POST", "/api/login").await.status, 204, "{form}");
-            }
-            for (origin, site) in [
-                ("https://evil.example", "cross-site"),
-                ("https://other.app.example", "same-site"),
-                ("http://app.example", "cross-site"),
-                ("null", "cross-site"),
-            ] {
-                // Only Fetch Metadata tells the plain page of the same name from this one.
-                if !browser.is_current && origin.starts_with("http://") {
-                    continue;
-                }
-                for path in ["/api/login", "/api/refresh", "/api/logout", "/api/logout-everywhere"]
-                {
-                    let refused = browser.call_from(origin, site, "POST", path).await;
-                    assert_eq!(refused.status, 403, "{form}: {origin} {path}");
-                }
-            }
-            if browser.is_current || is_known {
-                assert_eq!(browser.call("POST", "/api/info").await.status, 200, "{form}");
-            }
+            let rejected = browser.call("POST", "/api/login").await;
+            assert_eq!((rejected.status, rejected.field("error")), (403, "forbidden".into()));
         }
     }
+}
 
-    #[actix_rt::test]
-    #[ignore = "needs nginx"]
-    async fn a_name_that_is_not_the_app_s_is_refused() {
-        let setup = Setup::start();
-        for (mut browser, form, _) in setup.browsers() {
-            browser.authority = "evil.example".to_owned();
-            let page = TestResponse::of(browser.bare("GET", "/").send()).await;
-            // Only a proxy that replaces the name hides it from the app.
-            let is_hidden = ["nginx without a setting", "nginx with $proxy_host"].contains(&form)
-                || form == "nginx with X-Forwarded-Host alone";
-            assert_eq!(page.status == 200, is_hidden, "{form}: {}", page.status);
+#[actix_rt::test]
+#[ignore = "needs nginx"]
+async fn cross_site_requests_are_rejected_with_the_headers_of_every_proxy() {
+    let setup = Setup::start();
+    for (browser, form, is_known) in setup.browsers() {
+        browser.open().await;
+        if browser.sends_metadata || is_known {
+            assert_eq!(browser.call("POST", "/api/login").await.status, 204, "{form}");
         }
+        for (origin, site) in [
+            ("https://evil.example", "cross-site"),
+            ("https://other.app.example", "same-site"),
+            ("http://app.example", "cross-site"),
+            ("null", "cross-site"),
+        ] {
+            // Only Fetch Metadata tells the plain page of the same name from this one.
+            if !browser.sends_metadata && origin.starts_with("http://") {
+                continue;
+            }
+            for path in ["/api/login", "/api/refresh", "/api/logout", "/api/logout-everywhere"] {
+                let rejected = browser.call_from(origin, site, "POST", path).await;
+                assert_eq!(rejected.status, 403, "{form}: {origin} {path}");
+            }
+        }
+        if browser.sends_metadata || is_known {
+            assert_eq!(browser.call("POST", "/api/info").await.status, 200, "{form}");
+        }
+    }
+}
+
+#[actix_rt::test]
+#[ignore = "needs nginx"]
+async fn an_unknown_host_name_is_rejected() {
+    let setup = Setup::start();
+    for (mut browser, form, _) in setup.browsers() {
+        browser.authority = "evil.example".to_owned();
+        let page = TestResponse::of(browser.bare("GET", "/").send()).await;
+        // These proxies hide the name from the app. that replaces the name hides it from the app.
+        let is_hidden = ["nginx without a setting", "nginx with $proxy_host"].contains(&form)
+            || form == "nginx with X-Forwarded-Host alone";
+        assert_eq!(page.status == 200, is_hidden, "{form}: {}", page.status);
     }
 }
