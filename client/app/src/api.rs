@@ -95,8 +95,8 @@ fn identify(request: &ServiceRequest) -> Result<Arc<Identity>, ApiError> {
 }
 
 /// Returns the thread's client with the credentials of the browser.
-fn client_for(client: &Session, identity: &Identity) -> Session {
-    client.with(identity.credentials().clone())
+fn client_for(client: &Client, identity: &Identity) -> Client {
+    client.with_credentials(identity.credentials().clone())
 }
 
 fn no_content() -> HttpResponse {
@@ -106,7 +106,7 @@ fn no_content() -> HttpResponse {
 async fn login(
     request: HttpRequest,
     sessions: Data<BrowserSessions>,
-    client: Data<Session>,
+    client: Data<Client>,
     limiter: Data<LoginLimiter>,
     identity: CurrentIdentity,
 ) -> Result<HttpResponse, ApiError> {
@@ -120,23 +120,20 @@ async fn login(
 }
 
 async fn refresh(
-    client: Data<Session>,
+    client: Data<Client>,
     identity: CurrentIdentity,
 ) -> Result<HttpResponse, ApiError> {
     client_for(&client, &identity).refresh().await?;
     Ok(no_content())
 }
 
-async fn logout(
-    client: Data<Session>,
-    identity: CurrentIdentity,
-) -> Result<HttpResponse, ApiError> {
+async fn logout(client: Data<Client>, identity: CurrentIdentity) -> Result<HttpResponse, ApiError> {
     client_for(&client, &identity).log_out().await?;
     Ok(no_content())
 }
 
 async fn logout_everywhere(
-    client: Data<Session>,
+    client: Data<Client>,
     identity: CurrentIdentity,
 ) -> Result<Json<RevokedSessions>, ApiError> {
     let ended = client_for(&client, &identity).log_out_everywhere().await?;
@@ -152,7 +149,7 @@ struct BurstResult {
 /// Sends `BURST_SIZE` requests at once. Only one burst runs at a time. If all requests
 /// fail, returns the error of the first.
 async fn burst(
-    client: Data<Session>,
+    client: Data<Client>,
     identity: CurrentIdentity,
 ) -> Result<Json<BurstResult>, ApiError> {
     let _guard = identity.feed().begin_burst().ok_or(ApiError::BurstInProgress)?;
@@ -171,20 +168,20 @@ struct Info {
     user_id: Uuid,
 }
 
-async fn info(client: Data<Session>, identity: CurrentIdentity) -> Result<Json<Info>, ApiError> {
+async fn info(client: Data<Client>, identity: CurrentIdentity) -> Result<Json<Info>, ApiError> {
     let user = user(&client_for(&client, &identity)).await?;
     Ok(Json(Info { user_id: user.user_id }))
 }
 
 async fn sessions(
-    client: Data<Session>,
+    client: Data<Client>,
     identity: CurrentIdentity,
 ) -> Result<Json<Vec<SessionInfo>>, ApiError> {
     Ok(Json(fetch_json(client_for(&client, &identity).get("/sessions")).await?))
 }
 
 async fn end_session(
-    client: Data<Session>,
+    client: Data<Client>,
     identity: CurrentIdentity,
     id: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
@@ -251,7 +248,7 @@ impl ApiError {
         match self {
             Self::App(AppError::Client(Error::NotLoggedIn)) => "not_logged_in",
             Self::App(AppError::Client(Error::LoggedOut(_))) => "logged_out",
-            Self::App(AppError::Client(Error::OtherSignIn)) => "other_sign_in",
+            Self::App(AppError::Client(Error::SupersededByLogin)) => "other_sign_in",
             Self::App(AppError::Client(Error::Superseded)) => "superseded",
             Self::App(AppError::LoginRateLimited(_)) => "slow_down",
             Self::BurstInProgress => "busy",
@@ -287,7 +284,7 @@ impl fmt::Display for ApiError {
 impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
         match self {
-            Self::App(AppError::Client(Error::OtherSignIn)) => StatusCode::CONFLICT,
+            Self::App(AppError::Client(Error::SupersededByLogin)) => StatusCode::CONFLICT,
             Self::App(error) => error.status_code(),
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NoCookie => StatusCode::UNAUTHORIZED,
@@ -333,8 +330,8 @@ mod tests {
         let sessions = Data::new(BrowserSessions::new(Cookie { secure: false }, 1, false, now));
         let (id, identity) = sessions.create(now).unwrap();
         let server =
-            Server::new("http://localhost:1", &Trust::System, Duration::from_secs(1)).unwrap();
-        let client = Data::new(Session::new(&server, Credential::default()));
+            Server::new("http://localhost:1", &RootCerts::System, Duration::from_secs(1)).unwrap();
+        let client = Data::new(Client::new(&server, Credentials::default()));
         let app = App::new().app_data(sessions.clone()).app_data(client).configure(routes);
         let app = init_service(app).await;
         let stream = feed::event_stream(identity.feed(), identity.credentials().clone()).unwrap();
@@ -360,7 +357,7 @@ mod tests {
 
     #[actix_rt::test]
     async fn a_second_burst_and_a_request_of_an_earlier_login_have_their_own_error_codes() {
-        let superseded = ApiError::App(AppError::Client(Error::OtherSignIn));
+        let superseded = ApiError::App(AppError::Client(Error::SupersededByLogin));
         for (error, status, code, retry_after) in [
             (ApiError::BurstInProgress, 503, "busy", Some("1")),
             (superseded, 409, "other_sign_in", None),

@@ -74,7 +74,7 @@ pub(crate) fn start(config: &Config) -> Result<(HttpServerFuture, Vec<SocketAddr
             .app_data(sessions.clone())
             .app_data(hosts.clone())
             // The connections of this thread. Each request adds its own credentials.
-            .app_data(web::Data::new(Session::new(&server, Credential::default())))
+            .app_data(web::Data::new(Client::new(&server, Credentials::default())))
             .wrap(from_fn(check_host))
             .wrap(
                 DefaultHeaders::new()
@@ -164,21 +164,21 @@ async fn login(
     request: HttpRequest,
     limiter: web::Data<LoginLimiter>,
     sessions: web::Data<BrowserSessions>,
-    client: web::Data<Session>,
+    client: web::Data<Client>,
 ) -> Result<HttpResponse, AppError> {
     let mut response = HttpResponse::Ok();
     let caller = same_site_caller(&request, &sessions)?;
     limiter.check(request.peer_addr())?;
     match caller {
         Caller::Known(identity) => {
-            client.with(identity.credentials().clone()).log_in_as_guest().await?;
+            client.with_credentials(identity.credentials().clone()).log_in_as_guest().await?;
             if let Some(cookie) = sessions.renewed_cookie(&request, &identity)? {
                 response.insert_header(cookie);
             }
         }
         Caller::NoCookie => {
             let demo = sessions.demo().ok_or(AppError::NoCookie)?;
-            client.with(demo).log_in_as_guest().await?;
+            client.with_credentials(demo).log_in_as_guest().await?;
         }
         Caller::UnknownCookie => return Err(AppError::UnknownCookie),
     }
@@ -189,14 +189,14 @@ async fn login(
 async fn info(
     request: HttpRequest,
     sessions: web::Data<BrowserSessions>,
-    client: web::Data<Session>,
+    client: web::Data<Client>,
 ) -> Result<String, AppError> {
     let credentials = match same_site_caller(&request, &sessions)? {
         Caller::Known(identity) => identity.credentials().clone(),
         Caller::NoCookie => sessions.demo().ok_or(AppError::NoCookie)?,
         Caller::UnknownCookie => return Err(AppError::UnknownCookie),
     };
-    Ok(format!("User Id: {}", user(&client.with(credentials)).await?.user_id))
+    Ok(format!("User Id: {}", user(&client.with_credentials(credentials)).await?.user_id))
 }
 
 /// Identifies the caller. Rejects cross-site requests (login CSRF).

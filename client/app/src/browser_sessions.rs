@@ -23,7 +23,7 @@ pub(crate) struct BrowserSessions {
     cookie: Cookie,
     max_browsers: usize,
     started: Instant,
-    demo: Option<Credential>,
+    demo: Option<Credentials>,
     browsers: Mutex<Browsers>,
 }
 
@@ -39,7 +39,7 @@ struct Browser {
 
 /// One browser's tokens and the events about them.
 pub(crate) struct Identity {
-    credentials: Credential,
+    credentials: Credentials,
     feed: Arc<EventFeed>,
 }
 
@@ -58,11 +58,11 @@ impl Identity {
     fn new(started: Instant) -> Self {
         let feed = Arc::new(EventFeed::new(started));
         let sink = feed.clone();
-        let credentials = Credential::builder().on_event(move |event| sink.handle(event)).build();
+        let credentials = Credentials::builder().on_event(move |event| sink.handle(event)).build();
         Self { credentials, feed }
     }
 
-    pub(crate) fn credentials(&self) -> &Credential {
+    pub(crate) fn credentials(&self) -> &Credentials {
         &self.credentials
     }
 
@@ -96,7 +96,7 @@ impl BrowserSessions {
     /// cookie share one guest.
     pub(crate) fn new(cookie: Cookie, max_browsers: usize, demo: bool, started: Instant) -> Self {
         let browsers = Browsers { closed: false, by_cookie: HashMap::new() };
-        let demo = demo.then(Credential::default);
+        let demo = demo.then(Credentials::default);
         Self { cookie, max_browsers, started, demo, browsers: Mutex::new(browsers) }
     }
 
@@ -106,7 +106,7 @@ impl BrowserSessions {
     }
 
     /// Returns the tokens shared by clients without cookie. `None` if disabled.
-    pub(crate) fn demo(&self) -> Option<Credential> {
+    pub(crate) fn demo(&self) -> Option<Credentials> {
         self.demo.clone()
     }
 

@@ -109,8 +109,8 @@ impl From<Error> for CliError {
             Error::Transient { problem, .. } => Self::Transient(problem),
             Error::Superseded => Self::Superseded,
             Error::Store(_) => Self::Store(error),
-            Error::OtherSignIn => Self::SupersededByLogin,
-            Error::Invalid(_) | Error::ForeignOrigin(_) => Self::Usage(error),
+            Error::SupersededByLogin => Self::SupersededByLogin,
+            Error::Invalid(_) | Error::OriginNotAllowed(_) => Self::Usage(error),
             error => Self::Other(error.to_string()),
         }
     }
@@ -129,7 +129,7 @@ impl From<io::Error> for CliError {
 pub(crate) async fn run(command: &Command, config: &Config) -> CliResult {
     let server = Server::new(&config.server_url, &config.trust, config.timeout).map_err(
         |error| match error {
-            ServerError::Trust(error) => CliError::Other(format!("`server.ca_file`: {error}")),
+            ServerError::RootCerts(error) => CliError::Other(format!("`server.ca_file`: {error}")),
             error => CliError::Other(format!("`server.url`: {error}")),
         },
     )?;
@@ -138,8 +138,8 @@ pub(crate) async fn run(command: &Command, config: &Config) -> CliResult {
     | Command::Get { store, .. }
     | Command::Logout(store)) = command;
     let path = store.path.as_ref().unwrap_or(&config.store);
-    let credentials = Credential::builder().store(FileStore::new(path)).build();
-    let client = Session::new(&server, credentials);
+    let credentials = Credentials::builder().store(FileStore::new(path)).build();
+    let client = Client::new(&server, credentials);
     let result = match command {
         Command::Login(_) => login(&client).await,
         Command::Info(_) => info(&client).await,
@@ -149,17 +149,17 @@ pub(crate) async fn run(command: &Command, config: &Config) -> CliResult {
     result.map_err(|error| error.with_store_path(path))
 }
 
-async fn login(client: &Session) -> CliResult {
+async fn login(client: &Client) -> CliResult {
     client.log_in_as_guest().await?;
     println("Logged in")
 }
 
-async fn logout(client: &Session) -> CliResult {
+async fn logout(client: &Client) -> CliResult {
     client.log_out().await?;
     println("Logged out")
 }
 
-async fn info(client: &Session) -> CliResult {
+async fn info(client: &Client) -> CliResult {
     let mut response = client.get("/user").send().await?;
     if !response.status().is_success() {
         return print_response(response).await;
@@ -171,7 +171,7 @@ async fn info(client: &Session) -> CliResult {
     println(&format!("User Id: {}", user.user_id))
 }
 
-async fn get(client: &Session, url: &str) -> CliResult {
+async fn get(client: &Client, url: &str) -> CliResult {
     print_response(client.get(url).send().await?).await
 }
 

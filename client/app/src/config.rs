@@ -126,7 +126,7 @@ fn state_dir(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
 }
 
 /// Returns the trusted CAs. Plain HTTP has no certificate, so it needs no CA.
-fn trust(settings: &Settings, server_url: &str) -> Result<Trust, SettingsError> {
+fn trust(settings: &Settings, server_url: &str) -> Result<RootCerts, SettingsError> {
     if server_url.starts_with("http://") {
         return Ok(RootCerts::System);
     }

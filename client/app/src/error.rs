@@ -91,7 +91,7 @@ impl fmt::Display for AppError {
             Self::Client(Error::Transient { problem, .. }) => {
                 write!(f, "Temporary failure: {problem}. Try again in a moment.")
             }
-            Self::Client(Error::OtherSignIn) => {
+            Self::Client(Error::SupersededByLogin) => {
                 f.write_str("Another login has replaced the session: try again.")
             }
             Self::Client(Error::Superseded) => {

@@ -240,7 +240,7 @@ impl Subscribers {
 /// too many pages are open.
 pub(crate) fn event_stream(
     feed: &EventFeed,
-    credentials: Credential,
+    credentials: Credentials,
 ) -> Option<impl Stream<Item = Result<Bytes, Infallible>> + use<>> {
     let subscriber = feed.subscribe()?;
     Some(stream::unfold((subscriber, credentials), async |(mut subscriber, credentials)| {
@@ -260,7 +260,7 @@ pub(crate) fn event_stream(
 }
 
 impl StateData {
-    fn new(credentials: &Credential, end: Option<SessionEnd>) -> Self {
+    fn new(credentials: &Credentials, end: Option<SessionEnd>) -> Self {
         let status = credentials.status();
         let seconds = |duration: Duration| duration.as_secs_f64();
         // The tokens may have changed since the event was queued. Another event follows then.
@@ -312,7 +312,7 @@ mod tests {
     }
 
     fn open(feed: &EventFeed) -> Option<impl Stream<Item = Result<Bytes, Infallible>> + use<>> {
-        event_stream(feed, Credential::default())
+        event_stream(feed, Credentials::default())
     }
 
     async fn collect(events: impl Stream<Item = Result<Bytes, Infallible>>) -> Vec<String> {

@@ -1,14 +1,14 @@
 //! Requests to the token server.
 
 use actix_web::http::StatusCode;
-use matchbook_client::{Error, Request, Session};
+use matchbook_client::{Client, Error, Request};
 use matchbook_shared::UserInfo;
 use serde::de::DeserializeOwned;
 
 use crate::error::AppError;
 
 /// Fetches the logged-in user.
-pub(crate) async fn user(client: &Session) -> Result<UserInfo, AppError> {
+pub(crate) async fn user(client: &Client) -> Result<UserInfo, AppError> {
     fetch_json(client.get("/user")).await
 }
 

@@ -124,8 +124,8 @@ impl Drop for KillOnDrop {
     }
 }
 
-fn credentials_in(file: &Path) -> Credential {
-    Credential::builder().store(FileStore::new(file)).build()
+fn credentials_in(file: &Path) -> Credentials {
+    Credentials::builder().store(FileStore::new(file)).build()
 }
 
 /// Kills processes that use the real server. Checks that the server detects no reuse.
@@ -139,7 +139,7 @@ fn kill_processes_of_a_server(settings: impl FnOnce(ProcessBuilder) -> ProcessBu
     System::new().block_on(async {
         let trust = RootCerts::File(ca.clone());
         let server = Server::new(server.url(), &trust, Duration::from_secs(10)).unwrap();
-        Session::new(&server, credentials_in(&file)).log_in_as_guest().await.unwrap();
+        Client::new(&server, credentials_in(&file)).log_in_as_guest().await.unwrap();
     });
     let commands = Commands::new(env.folder(), server.url(), ca.to_str().unwrap(), &file);
     let (code, stderr) = commands.complete();
@@ -183,7 +183,7 @@ fn scripted() -> (ScriptedServer, tempfile::TempDir, PathBuf, Commands) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tokens");
     System::new().block_on(async {
-        let session = Session::new(&server_at(&script), credentials_in(&file));
+        let session = Client::new(&server_at(&script), credentials_in(&file));
         session.log_in_with(script.log_in()).await.unwrap();
     });
     let commands = Commands::new(folder.path(), script.origin(), "", &file);
@@ -238,7 +238,7 @@ fn killed_processes_get_one_grant_per_generation() {
 
 /// Sends a request with the library and cancels it after this time.
 fn cancel_request(server: &Server, file: &Path, after: Duration) {
-    let session = |credential| Session::new(server, credential);
+    let session = |credential| Client::new(server, credential);
     System::new().block_on(async {
         let session = session(credentials_in(file));
         let outcome = actix_rt::time::timeout(after, session.get("/user").send()).await;
@@ -265,7 +265,7 @@ fn canceled_library_calls_get_one_grant_per_generation() {
             }
         });
         System::new().block_on(async {
-            let session = Session::new(&server, credentials_in(&file));
+            let session = Client::new(&server, credentials_in(&file));
             let start = Instant::now();
             let status = loop {
                 match session.get("/user").send().await {
@@ -294,8 +294,8 @@ fn a_command_at_log_level_trace_logs_no_token() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tokens.json");
     System::new().block_on(async {
-        let credential = Credential::builder().store(FileStore::new(&file)).build();
-        Session::new(&server_at(&script), credential).log_in_as_guest().await.unwrap();
+        let credential = Credentials::builder().store(FileStore::new(&file)).build();
+        Client::new(&server_at(&script), credential).log_in_as_guest().await.unwrap();
     });
     script.expire();
     let settings = folder.path().join("matchbook-client.toml");

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use matchbook_client::{Credential, Server, Session, TokenResponse, Trust};
+use matchbook_client::{Client, Credentials, RootCerts, Server, TokenResponse};
 use matchbook_testkit::{Http, Process, ProcessBuilder, TestEnv};
 use serde_json::Value;
 
@@ -153,8 +153,8 @@ async fn installing_tokens_of_another_session_revokes_the_previous_session() {
         http.post("/refresh", &format!("refresh_token={}", tokens.refresh_token)).await
     };
     let (first, second) = (tokens().await, tokens().await);
-    let at = Server::new(server.url(), &Trust::System, Duration::from_secs(10)).unwrap();
-    let session = Session::new(&at, Credential::default());
+    let at = Server::new(server.url(), &RootCerts::System, Duration::from_secs(10)).unwrap();
+    let session = Client::new(&at, Credentials::default());
     let log_in = async |tokens: &str| {
         session.log_in_with(serde_json::from_str(tokens).unwrap()).await.unwrap();
     };
