@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use matchbook_settings::{ConfigSources, Log, Settings, SettingsError, available_cpus};
+use matchbook_settings::{ConfigSources, Logging, Settings, SettingsError, available_cpus};
 use openssl::x509::X509;
 use secrecy::SecretString;
 
@@ -55,7 +55,7 @@ pub struct Config {
     pub policy: Policy,
     /// The time for which entries of the audit log are kept.
     pub event_retention: Duration,
-    pub log: Log,
+    pub log: Logging,
 }
 
 /// Reads the settings from `file`, or from `matchbook.toml` if it exists. The error describes
@@ -89,7 +89,7 @@ fn check(settings: &Settings) -> Result<Config, SettingsError> {
             .collect::<Result<_, _>>()?,
         address: settings.address("server.address")?,
         workers: settings.threads("server.workers")?,
-        shutdown_timeout: settings.seconds("server.shutdown_timeout")?,
+        shutdown_timeout: settings.whole_seconds("server.shutdown_timeout")?,
         max_connections: max_connections(settings)?,
         proxies: proxies(settings)?,
         limits: limits(settings)?,
@@ -103,7 +103,7 @@ fn check(settings: &Settings) -> Result<Config, SettingsError> {
         keys: keys(settings)?,
         policy: policy(settings)?,
         event_retention: settings.duration("events.retention")?,
-        log: settings.log()?,
+        log: settings.logging()?,
         data_dir,
     })
 }
@@ -225,11 +225,11 @@ fn keys(settings: &Settings) -> Result<keys::Options, SettingsError> {
     let algorithms =
         [("RS256", None), ("ES256", Some(Algorithm::Es256)), ("EdDSA", Some(Algorithm::EdDsa))];
     let options = keys::Options {
-        algorithm: match settings.choice("tokens.algorithm", &algorithms)? {
+        algorithm: match settings.one_of("tokens.algorithm", &algorithms)? {
             Some(algorithm) => algorithm,
             None => Algorithm::Rs256 { bits: rsa_bits(settings)? },
         },
-        publish_ahead: settings.seconds("keys.publish_ahead")?,
+        publish_ahead: settings.whole_seconds("keys.publish_ahead")?,
         rotate_after: match settings.get::<String>("keys.rotate_after")?.as_str() {
             "never" => None,
             _ => Some(settings.duration("keys.rotate_after")?),
@@ -238,7 +238,7 @@ fn keys(settings: &Settings) -> Result<keys::Options, SettingsError> {
         audience: settings
             .optional("tokens.audience")?
             .ok_or_else(|| settings.invalid("tokens.audience", "must not be empty"))?,
-        access_lifetime: settings.seconds("tokens.access_lifetime")?,
+        access_lifetime: settings.whole_seconds("tokens.access_lifetime")?,
     };
     // Servers read the keys once a second, and a verifier may fetch the key set from any of them.
     if options.publish_ahead < MIN_PUBLISH_AHEAD {
@@ -261,7 +261,7 @@ fn rsa_bits(settings: &Settings) -> Result<u32, SettingsError> {
 
 fn policy(settings: &Settings) -> Result<Policy, SettingsError> {
     let policy = Policy {
-        access_lifetime: settings.seconds("tokens.access_lifetime")?,
+        access_lifetime: settings.whole_seconds("tokens.access_lifetime")?,
         idle_lifetime: settings.duration("sessions.idle_lifetime")?,
         absolute_lifetime: settings.duration("sessions.absolute_lifetime")?,
         retention: settings.duration("sessions.retention")?,
@@ -286,7 +286,7 @@ fn policy(settings: &Settings) -> Result<Policy, SettingsError> {
 
 /// Reads when a rotated token gets the same successor again; `None` in the strict mode.
 fn reuse(settings: &Settings) -> Result<Option<Reuse>, SettingsError> {
-    if settings.choice("rotation.mode", &[("idempotent", false), ("strict", true)])? {
+    if settings.one_of("rotation.mode", &[("idempotent", false), ("strict", true)])? {
         return Ok(None);
     }
     let reuse = Reuse {

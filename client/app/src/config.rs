@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use matchbook_client::RootCerts;
-use matchbook_settings::{ConfigSources, Log, Settings, SettingsError};
+use matchbook_settings::{ConfigSources, Logging, Settings, SettingsError};
 
 const DEFAULTS: &str = include_str!("../default.toml");
 
@@ -44,7 +44,7 @@ pub(crate) struct Config {
     pub(crate) trust: RootCerts,
     pub(crate) timeout: Duration,
     pub(crate) store: PathBuf,
-    pub(crate) log: Log,
+    pub(crate) log: Logging,
 }
 
 /// Loads the settings from `file`, or from `matchbook-client.toml` if that exists.
@@ -90,7 +90,7 @@ pub(crate) fn load(
         server_url,
         timeout: settings.duration("server.timeout")?,
         store: store(&settings)?,
-        log: settings.log()?,
+        log: settings.logging()?,
     };
     Ok((config, settings))
 }

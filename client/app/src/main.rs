@@ -92,7 +92,7 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
 }
 
 fn start_logging(config: &Config, warnings: &[String]) {
-    config.log.start();
+    config.log.init();
     for warning in warnings {
         tracing::warn!("{warning}");
     }

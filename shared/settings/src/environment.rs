@@ -1,4 +1,4 @@
-//! The environment: variables that are settings, and those that look like one.
+//! Environment variables that are settings, and warnings about similar names.
 
 use std::collections::BTreeSet;
 use std::env::VarError;
@@ -8,31 +8,31 @@ use config::{Map, Value, ValueKind};
 use super::file::read_secret;
 use super::{ConfigSources, SettingsError};
 
-/// The first word of every variable that is meant for one of our programs.
+/// The prefix of the variables of all Matchbook programs.
 const FAMILY: &str = "MATCHBOOK";
-/// The least likeness, from 0 to 1, of a name that is suggested.
-const MIN_LIKENESS: f64 = 0.65;
-/// The most edits between a variable and the well-known one that was meant.
+/// Minimum similarity, from 0 to 1, of a suggested name.
+const MIN_SIMILARITY: f64 = 0.65;
+/// Maximum edit distance between a variable and the alias that it is compared with.
 const MAX_EDITS: usize = 2;
 
-/// What was found in the environment.
+/// The settings in the environment.
 #[derive(Default)]
-pub(super) struct Found {
-    /// Values by dotted name, each with its variable as origin.
+pub(super) struct EnvSource {
+    /// Values by dotted key. The origin of each is its variable.
     pub(super) values: Map<String, Value>,
-    /// Empty variables, each with the setting that it leaves alone.
+    /// Empty variables, each with its key. They set nothing.
     pub(super) empty: Vec<(String, String)>,
-    /// Variables that set nothing although they look as if they did.
+    /// Warnings about variables that are not settings but have a similar name.
     pub(super) warnings: Vec<String>,
 }
 
 impl ConfigSources {
-    /// Reads the variables that are settings. An empty one counts as not set,
-    /// as compose files pass it.
-    pub(super) fn environment(&self, known: &BTreeSet<String>) -> Result<Found, SettingsError> {
-        let mut found = Found::default();
+    /// Reads the variables that are settings. An empty variable counts as not set, because
+    /// compose files pass unset variables as empty.
+    pub(super) fn environment(&self, known: &BTreeSet<String>) -> Result<EnvSource, SettingsError> {
+        let mut env = EnvSource::default();
         for (variable, key) in self.aliases {
-            self.take(variable, key, &mut found)?;
+            self.read_variable(variable, key, &mut env)?;
         }
         let mut names: Vec<String> =
             std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect();
@@ -40,20 +40,20 @@ impl ConfigSources {
         for variable in &names {
             let own = variable.strip_prefix(self.prefix).and_then(|rest| rest.strip_prefix("__"));
             match own {
-                Some(rest) => self.take_own(variable, rest, known, &mut found)?,
-                None => found.warnings.extend(self.stray(variable, &names, known)),
+                Some(rest) => self.read_prefixed(variable, rest, known, &mut env)?,
+                None => env.warnings.extend(self.similar_name(variable, &names, known)),
             }
         }
-        Ok(found)
+        Ok(env)
     }
 
-    /// Takes a variable with our prefix, after which comes `rest`.
-    fn take_own(
+    /// Reads a variable with the prefix. `rest` is its name after the prefix.
+    fn read_prefixed(
         &self,
         name: &str,
         rest: &str,
         known: &BTreeSet<String>,
-        found: &mut Found,
+        env: &mut EnvSource,
     ) -> Result<(), SettingsError> {
         let key = rest.replace("__", ".").to_lowercase();
         let (key, variable) = match (key.strip_suffix("_file"), name.len().checked_sub(5)) {
@@ -63,31 +63,36 @@ impl ConfigSources {
             _ => (key, name),
         };
         if !known.contains(&key) {
-            return Err(self.unknown(&key, "the environment", name, known));
+            return Err(self.unknown_key(&key, "the environment", name, known));
         }
         if rest.chars().any(|c| c.is_ascii_lowercase()) {
             return Err(SettingsError(format!(
-                "{name} in the environment sets nothing: write it in capitals."
+                "{name} in the environment is not a setting: write it in upper case."
             )));
         }
-        self.take(variable, &key, found)
+        self.read_variable(variable, &key, env)
     }
 
-    /// Puts the value of `variable`, or of the file that `variable_FILE` names,
-    /// under `key`.
-    fn take(&self, variable: &str, key: &str, found: &mut Found) -> Result<(), SettingsError> {
-        let direct = read(variable)?;
+    /// Reads the value of `key` from `variable`, or from the file that `variable_FILE`
+    /// names.
+    fn read_variable(
+        &self,
+        variable: &str,
+        key: &str,
+        env: &mut EnvSource,
+    ) -> Result<(), SettingsError> {
+        let direct = read_utf8(variable)?;
         let file_variable = format!("{variable}_FILE");
-        let file = if self.secrets.contains(&key) { read(&file_variable)? } else { None };
-        let given = |value: &Option<String>| value.as_ref().is_some_and(|text| !text.is_empty());
+        let file = if self.secrets.contains(&key) { read_utf8(&file_variable)? } else { None };
+        let is_set = |value: &Option<String>| value.as_ref().is_some_and(|text| !text.is_empty());
         let (value, origin) = match (direct, file) {
             (Some(direct), Some(file)) if !direct.is_empty() && !file.is_empty() => {
                 return Err(SettingsError(format!(
-                    "`{key}` is set twice: by {variable} and by {file_variable}; keep one of them."
+                    "`{key}` is set twice, by {variable} and by {file_variable}: remove one of them."
                 )));
             }
-            (direct, _) if given(&direct) => (direct.unwrap_or_default(), variable.to_owned()),
-            (_, file) if given(&file) => {
+            (direct, _) if is_set(&direct) => (direct.unwrap_or_default(), variable.to_owned()),
+            (_, file) if is_set(&file) => {
                 let path = file.unwrap_or_default();
                 let text = read_secret(&path).map_err(|error| {
                     SettingsError(format!(
@@ -104,72 +109,78 @@ impl ConfigSources {
             }
             (direct, file) => {
                 let empty = direct.map(|_| variable.to_owned()).or(file.map(|_| file_variable));
-                found.empty.extend(empty.map(|variable| (variable, key.to_owned())));
+                env.empty.extend(empty.map(|variable| (variable, key.to_owned())));
                 return Ok(());
             }
         };
-        found.values.insert(key.to_owned(), Value::new(Some(&origin), ValueKind::String(value)));
+        env.values.insert(key.to_owned(), Value::new(Some(&origin), ValueKind::String(value)));
         Ok(())
     }
 
-    /// The warning about a variable that was meant as a setting and is none.
-    fn stray(&self, name: &str, names: &[String], known: &BTreeSet<String>) -> Option<String> {
+    /// Returns a warning if a variable is not a setting but has a similar name.
+    fn similar_name(
+        &self,
+        name: &str,
+        names: &[String],
+        known: &BTreeSet<String>,
+    ) -> Option<String> {
         let is_alias = |name: &str| {
             let name = name.strip_suffix("_FILE").unwrap_or(name);
             self.aliases.iter().any(|(alias, _)| *alias == name)
         };
-        let of_other = self
+        let is_of_other_program = self
             .others
             .iter()
             .any(|other| name.strip_prefix(other).is_some_and(|rest| rest.starts_with("__")));
-        if is_alias(name) || of_other {
+        if is_alias(name) || is_of_other_program {
             return None;
         }
-        let capitals = name.to_uppercase();
-        let suggested = if capitals.starts_with(FAMILY) {
-            self.nearest_variable(&capitals, known)
+        let upper = name.to_uppercase();
+        let suggested = if upper.starts_with(FAMILY) {
+            self.nearest_variable(&upper, known)
         } else {
-            let meant = self
+            let alias = self
                 .aliases
                 .iter()
                 .map(|(alias, _)| *alias)
-                .find(|alias| strsim::damerau_levenshtein(&capitals, alias) <= MAX_EDITS)?;
-            // Where the well-known one is set, this is somebody else's.
-            if names.iter().any(|name| name.strip_suffix("_FILE").unwrap_or(name) == meant) {
+                .find(|alias| strsim::damerau_levenshtein(&upper, alias) <= MAX_EDITS)?;
+            // If the alias is set too, the variable belongs to another program.
+            if names.iter().any(|name| name.strip_suffix("_FILE").unwrap_or(name) == alias) {
                 return None;
             }
-            Some(meant.to_owned())
+            Some(alias.to_owned())
         };
         let hint = match suggested {
             Some(variable) => format!("did you mean {variable}?"),
             None => "`check-config` lists all settings.".to_owned(),
         };
-        Some(format!("{name} in the environment is not a setting and changes nothing: {hint}"))
+        Some(format!("{name} in the environment is not a setting and has no effect: {hint}"))
     }
 
-    /// The variable that is written most like `name`, which is in capitals.
+    /// Returns the variable whose name is most similar to `name`, which is in upper case.
     fn nearest_variable(&self, name: &str, known: &BTreeSet<String>) -> Option<String> {
-        let plain = |name: &str| name.replace('_', "");
+        let without_underscores = |name: &str| name.replace('_', "");
         let prefixes = [self.prefix, FAMILY];
         let rest = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
-        let rest = plain(rest);
+        let rest = without_underscores(rest);
         let own = known.iter().flat_map(|key| {
             let words = key.replace('.', "__").to_uppercase();
             let file = self.secrets.contains(&key.as_str()).then(|| format!("{words}_FILE"));
             [Some(words), file].into_iter().flatten()
         });
-        let candidates = own.map(|words| (plain(&words), format!("{}__{words}", self.prefix)));
+        let candidates =
+            own.map(|words| (without_underscores(&words), format!("{}__{words}", self.prefix)));
         candidates
             .map(|(words, variable)| {
                 (strsim::normalized_damerau_levenshtein(&rest, &words), variable)
             })
             .max_by(|a, b| a.0.total_cmp(&b.0))
-            .filter(|(likeness, _)| *likeness >= MIN_LIKENESS)
+            .filter(|(similarity, _)| *similarity >= MIN_SIMILARITY)
             .map(|(_, variable)| variable)
     }
 }
 
-fn read(variable: &str) -> Result<Option<String>, SettingsError> {
+fn read_utf8(variable: &str) -> Result<Option<String>, SettingsError> {
     match std::env::var(variable) {
         Ok(value) => Ok(Some(value)),
         Err(VarError::NotPresent) => Ok(None),
@@ -206,8 +217,8 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_that_looks_like_a_setting_is_reported_with_the_one_that_was_meant() {
-        for (name, meant) in [
+    fn a_variable_with_a_similar_name_is_reported_with_a_suggestion() {
+        for (name, suggestion) in [
             ("MATCHBOOK_TOKENS_ACCESS_LIFETIME", "MATCHBOOK__TOKENS__ACCESS_LIFETIME"),
             ("MATCHBOOK_TOKEN_ACCESS_LIFETIME", "MATCHBOOK__TOKENS__ACCESS_LIFETIME"),
             ("MATCHBOOKTOKENS__ACCESS_LIFETIME", "MATCHBOOK__TOKENS__ACCESS_LIFETIME"),
@@ -220,15 +231,15 @@ mod tests {
             ("DATABASE_URI", "DATABASE_URL"),
             ("DATABASEURL", "DATABASE_URL"),
         ] {
-            let warning = SERVER.stray(name, &[name.to_owned()], &known()).expect(name);
+            let warning = SERVER.similar_name(name, &[name.to_owned()], &known()).expect(name);
             assert!(warning.starts_with(&format!("{name} in the environment")), "{warning}");
-            assert!(warning.ends_with(&format!("did you mean {meant}?")), "{warning}");
+            assert!(warning.ends_with(&format!("did you mean {suggestion}?")), "{warning}");
         }
-        let warning = SERVER.stray("MATCHBOOK_COLOUR", &[], &known()).unwrap();
+        let warning = SERVER.similar_name("MATCHBOOK_COLOUR", &[], &known()).unwrap();
         assert!(warning.ends_with("`check-config` lists all settings."), "{warning}");
-        let warning = CLIENT.stray("MATCHBOOK_SERVER_URL", &[], &known()).unwrap();
+        let warning = CLIENT.similar_name("MATCHBOOK_SERVER_URL", &[], &known()).unwrap();
         assert!(warning.ends_with("did you mean MATCHBOOK_CLIENT__SERVER__URL?"), "{warning}");
-        let warning = CLIENT.stray("MATCHBOOK_CLIENT_SERVER_URL", &[], &known()).unwrap();
+        let warning = CLIENT.similar_name("MATCHBOOK_CLIENT_SERVER_URL", &[], &known()).unwrap();
         assert!(warning.ends_with("did you mean MATCHBOOK_CLIENT__SERVER__URL?"), "{warning}");
     }
 
@@ -237,12 +248,12 @@ mod tests {
         for name in
             ["MATCHBOOK_CLIENT__SERVER__URL", "DATABASE_URL", "REDIS_URL_FILE", "PATH", "URL"]
         {
-            assert_eq!(SERVER.stray(name, &[], &known()), None, "{name}");
+            assert_eq!(SERVER.similar_name(name, &[], &known()), None, "{name}");
         }
-        assert_eq!(CLIENT.stray("MATCHBOOK__TOKENS__ISSUER", &[], &known()), None);
-        assert_eq!(CLIENT.stray("REDIS_URI", &[], &known()), None);
-        // Something else reads it: the well-known one is there as well.
+        assert_eq!(CLIENT.similar_name("MATCHBOOK__TOKENS__ISSUER", &[], &known()), None);
+        assert_eq!(CLIENT.similar_name("REDIS_URI", &[], &known()), None);
+        // The alias is set too, so the variable belongs to another program.
         let names = ["REDIS_URI".to_owned(), "REDIS_URL".to_owned()];
-        assert_eq!(SERVER.stray("REDIS_URI", &names, &known()), None);
+        assert_eq!(SERVER.similar_name("REDIS_URI", &names, &known()), None);
     }
 }

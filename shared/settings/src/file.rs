@@ -1,4 +1,4 @@
-//! The settings file, and files that hold one secret.
+//! Reads the settings file, and files with one secret.
 
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
@@ -11,33 +11,33 @@ use toml::de::{DeTable, DeValue};
 
 use super::SettingsError;
 
-/// The most bytes of a file that holds a secret.
+/// Maximum length of a secret file, in bytes.
 const MAX_SECRET_LEN: u64 = 64 * 1024;
-/// The permission bits of the group and of all others.
-const OTHERS: u32 = 0o077;
+/// The permission bits of the group and of others.
+const GROUP_AND_OTHERS: u32 = 0o077;
 
-/// A settings file that was read and parsed.
+/// A parsed settings file.
 pub(super) struct SettingsFile {
-    /// The tree of its values, each with the path as its origin.
+    /// The tree of values. The origin of each is the file.
     pub(super) values: Map<String, Value>,
-    /// The line of each value, by dotted name.
+    /// The line of each value, by dotted key.
     pub(super) lines: BTreeMap<String, usize>,
     /// Whether other users can read it.
     pub(super) open_to_others: bool,
 }
 
-/// Reads `path`. An error names the line and the reason; it never quotes the
-/// file, which may hold a secret.
+/// Reads `path`. An error gives the line and the reason, but never quotes the file, which
+/// may contain a secret.
 pub(super) fn read(path: &Path) -> Result<SettingsFile, SettingsError> {
-    let unreadable = |error: io::Error| {
+    let read_error = |error: io::Error| {
         SettingsError(format!("The settings file {} cannot be read: {error}.", path.display()))
     };
-    let mut file = File::open(path).map_err(unreadable)?;
+    let mut file = File::open(path).map_err(read_error)?;
     let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).map_err(unreadable)?;
-    let metadata = file.metadata().map_err(unreadable)?;
+    file.read_to_end(&mut bytes).map_err(read_error)?;
+    let metadata = file.metadata().map_err(read_error)?;
 
-    let not_valid = |line: Option<usize>, reason: &str| {
+    let parse_error = |line: Option<usize>, reason: &str| {
         let place = line.map(|line| format!("line {line}: ")).unwrap_or_default();
         let reason = reason.trim_end_matches('.').replace('\n', ", ");
         SettingsError(format!(
@@ -47,18 +47,18 @@ pub(super) fn read(path: &Path) -> Result<SettingsFile, SettingsError> {
     };
     let text = String::from_utf8(bytes).map_err(|error| {
         let line = line_at(error.as_bytes(), error.utf8_error().valid_up_to());
-        not_valid(Some(line), "it is not UTF-8")
+        parse_error(Some(line), "it is not UTF-8")
     })?;
     let table = DeTable::parse(&text).map_err(|error| {
         let line = error.span().map(|span| line_at(text.as_bytes(), span.start));
-        not_valid(line, error.message())
+        parse_error(line, error.message())
     })?;
     let mut lines = BTreeMap::new();
     find_lines("", table.get_ref(), &text, &mut lines)
-        .map_err(|(line, reason)| not_valid(Some(line), &reason))?;
+        .map_err(|(line, reason)| parse_error(Some(line), &reason))?;
     let values = FileFormat::Toml
         .parse(Some(&path.display().to_string()), &text)
-        .map_err(|error| not_valid(None, &error.to_string()))?;
+        .map_err(|error| parse_error(None, &error.to_string()))?;
     Ok(SettingsFile { values, lines, open_to_others: is_open_to_others(&metadata) })
 }
 
@@ -66,8 +66,8 @@ fn line_at(text: &[u8], at: usize) -> usize {
     text.iter().take(at).filter(|byte| **byte == b'\n').count() + 1
 }
 
-/// Finds the line of each value. Fails at an integer that is out of range, of
-/// which `config` tells no line.
+/// Finds the line of each value. Reports an integer out of range, because `config` would
+/// report it without a line.
 fn find_lines(
     path: &str,
     table: &DeTable<'_>,
@@ -93,14 +93,14 @@ fn find_lines(
     Ok(())
 }
 
-/// Returns the content of a file that holds one secret.
+/// Returns the content of a file with one secret.
 pub(super) fn read_secret(path: &str) -> io::Result<String> {
     let mut text = String::new();
     let file = File::open(path)?;
     let metadata = file.metadata()?;
     file.take(MAX_SECRET_LEN + 1).read_to_string(&mut text)?;
     if text.len() as u64 > MAX_SECRET_LEN {
-        return Err(io::Error::other("it is too long for a secret"));
+        return Err(io::Error::other("the file is too long for a secret"));
     }
     if is_open_to_others(&metadata) {
         let problem = format!("other users can read it; close it with `chmod 600 {path}`");
@@ -109,13 +109,13 @@ pub(super) fn read_secret(path: &str) -> io::Result<String> {
     Ok(text)
 }
 
-/// Whether a file of ours is open to other users. A file of another owner is
-/// not assessed: container platforms mount secrets as files of root, and only
-/// these permissions let the process read them.
+/// Returns whether other users can read a file of this user. Files of other owners are
+/// exempt: container platforms mount secrets as files of root, which must be readable for
+/// others.
 #[must_use]
 pub fn is_open_to_others(metadata: &Metadata) -> bool {
     metadata.is_file()
-        && metadata.mode() & OTHERS != 0
+        && metadata.mode() & GROUP_AND_OTHERS != 0
         && metadata.uid() == rustix::process::geteuid().as_raw()
 }
 
@@ -123,16 +123,16 @@ pub fn is_open_to_others(metadata: &Metadata) -> bool {
 mod tests {
     use super::*;
 
-    fn refusal(text: &[u8]) -> String {
+    fn error(text: &[u8]) -> String {
         let path = std::env::temp_dir().join(format!("file-{}.toml", uuid::Uuid::new_v4()));
         std::fs::write(&path, text).unwrap();
         let read = read(&path);
         std::fs::remove_file(&path).unwrap();
-        read.err().expect("it is refused").to_string()
+        read.err().expect("reading fails").to_string()
     }
 
     #[test]
-    fn an_error_in_the_file_has_its_line_and_its_reason_and_quotes_nothing() {
+    fn a_file_error_has_its_line_and_reason_and_quotes_nothing() {
         for (text, line, reason) in [
             (&b"secret = \"hush-hush\n"[..], 1, "invalid basic string"),
             (b"[server]\nworkers = 1\nsecret = hush-hush\n", 3, "quoted"),
@@ -145,10 +145,10 @@ mod tests {
             (b"[server]\n# a\nsecret = \"hush \\q hush\"\n", 3, "escape"),
             (b"[log]\nlevel = \"info\"\nformat = \"hush\xff\"\n", 3, "not UTF-8"),
         ] {
-            let said = refusal(text);
-            assert!(said.contains(&format!("is not valid: line {line}: ")), "{said}");
-            assert!(said.contains(reason), "{reason:?} is not in {said}");
-            assert!(!said.contains("hush") && said.lines().count() == 1, "{said}");
+            let message = error(text);
+            assert!(message.contains(&format!("is not valid: line {line}: ")), "{message}");
+            assert!(message.contains(reason), "{reason:?} is not in {message}");
+            assert!(!message.contains("hush") && message.lines().count() == 1, "{message}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Where settings come from: defaults, then a file, then the environment.
+//! Loads settings: defaults, then a file, then the environment.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -7,61 +7,61 @@ use config::{Config, ConfigError, File, FileFormat, Map, Source, Value, ValueKin
 
 use super::{NONE, SYSTEM, Settings, SettingsError, file, redact_password, sentence};
 
-/// Where settings come from.
+/// The sources of settings.
 pub struct ConfigSources {
-    /// The TOML text that names every setting with its default.
+    /// TOML text with every setting and its default.
     pub defaults: &'static str,
-    /// The file that is read where none is named, if it is there.
+    /// The file that is read by default, if it exists.
     pub file: &'static str,
     /// The prefix of environment variables: `MATCHBOOK` makes
     /// `MATCHBOOK__SERVER__ADDRESS` set `server.address`.
     pub prefix: &'static str,
     /// The prefixes of other programs that may share the environment.
     pub others: &'static [&'static str],
-    /// Well-known variables beside them, each with the setting it stands for.
-    /// The prefixed variable wins over its alias.
+    /// Well-known variables without prefix, each with its key. The prefixed variable takes
+    /// precedence over its alias.
     pub aliases: &'static [(&'static str, &'static str)],
-    /// Settings that hold a secret: masked in output, and read from the file
-    /// that a variable `…_FILE` names.
+    /// Keys of secrets. They are masked in output, and a variable `…_FILE` can name a file
+    /// with the value.
     pub secrets: &'static [&'static str],
 }
 
 impl ConfigSources {
-    /// Reads all layers. `file` must exist when it is given; otherwise the
-    /// usual one is read if it is there.
+    /// Loads all layers. `file` must exist if it is given. Otherwise the default file is
+    /// read if it exists.
     ///
     /// # Errors
-    /// A file that cannot be read or parsed, an unknown setting, a variable
-    /// that is not UTF-8, or a secret given twice.
+    /// A file that cannot be read or parsed, an unknown setting, a variable that is not
+    /// UTF-8, or a secret that is set twice.
     pub fn load(&self, file: Option<&Path>) -> Result<Settings, SettingsError> {
         let defaults = Config::builder()
             .add_source(File::from_str(self.defaults, FileFormat::Toml))
             .build()
             .and_then(|config| config.collect())
             .map_err(|error| {
-                SettingsError(format!("The compiled-in defaults are broken: {error}."))
+                SettingsError(format!("The compiled-in defaults are invalid: {error}."))
             })?;
         let known: BTreeSet<String> = flatten(&defaults).into_keys().collect();
 
-        let usual = Path::new(self.file);
-        let file = file.or_else(|| usual.exists().then_some(usual));
+        let default_file = Path::new(self.file);
+        let file = file.or_else(|| default_file.exists().then_some(default_file));
         let mut builder =
             Config::builder().add_source(File::from_str(self.defaults, FileFormat::Toml));
-        let mut of_file = BTreeMap::new();
+        let mut file_values = BTreeMap::new();
         let mut lines = None;
         let mut warnings = Vec::new();
         if let Some(path) = file {
             let name = path.display().to_string();
             let read = file::read(path)?;
-            of_file = flatten(&read.values);
-            for key in of_file.keys() {
+            file_values = flatten(&read.values);
+            for key in file_values.keys() {
                 if !known.contains(key) {
                     let line = read.lines.get(key).map(|line| format!(", line {line}"));
                     let place = format!("{name}{}", line.unwrap_or_default());
-                    return Err(self.unknown(key, &place, key, &known));
+                    return Err(self.unknown_key(key, &place, key, &known));
                 }
             }
-            let holds_secret = |key: &&&str| of_file.get(**key).is_some_and(holds_secret);
+            let holds_secret = |key: &&&str| file_values.get(**key).is_some_and(holds_secret);
             if let (true, Some(key)) = (read.open_to_others, self.secrets.iter().find(holds_secret))
             {
                 warnings.push(format!(
@@ -69,30 +69,30 @@ impl ConfigSources {
                      {name}`"
                 ));
             }
-            builder = builder.add_source(Values(read.values));
+            builder = builder.add_source(Layer(read.values));
             lines = Some((name, read.lines));
         }
         let environment = self.environment(&known)?;
         for (variable, key) in environment.empty {
-            if of_file.contains_key(&key) {
+            if file_values.contains_key(&key) {
                 let word = if key.ends_with("ca_file") { SYSTEM } else { NONE };
                 warnings.push(format!(
-                    "{variable} is empty, which changes nothing: the settings file sets `{key}`; \
-                     the word for \"not set\" is \"{word}\""
+                    "{variable} is empty, which changes nothing: the settings file sets `{key}`; the word \
+                     for \"not set\" is \"{word}\""
                 ));
             }
         }
         warnings.extend(environment.warnings);
         let config = builder
-            .add_source(Values(environment.values))
+            .add_source(Layer(environment.values))
             .build()
             .map_err(|error| SettingsError(sentence(&error.to_string())))?;
         let all = config.collect().map_err(|error| SettingsError(sentence(&error.to_string())))?;
-        let in_force = flatten(&all);
-        Ok(Settings { config, in_force, file: lines, warnings, secrets: self.secrets })
+        let effective = flatten(&all);
+        Ok(Settings { config, effective, file: lines, warnings, secrets: self.secrets })
     }
 
-    pub(super) fn unknown(
+    pub(super) fn unknown_key(
         &self,
         key: &str,
         place: &str,
@@ -104,21 +104,21 @@ impl ConfigSources {
             .map(|candidate| (strsim::jaro_winkler(key, candidate), candidate))
             .max_by(|a, b| a.0.total_cmp(&b.0));
         let hint = match nearest {
-            Some((likeness, candidate)) if likeness > 0.8 => {
+            Some((similarity, candidate)) if similarity > 0.8 => {
                 format!("did you mean `{candidate}`?")
             }
-            _ => "`default.toml` in the sources lists all there are.".to_owned(),
+            _ => "docs/configuration.md lists all settings.".to_owned(),
         };
-        let spelled = if name == key {
+        let mapped = if name == key {
             String::new()
         } else {
             format!(" ({}__… makes it `{key}`)", self.prefix)
         };
-        SettingsError(format!("`{name}` in {place} is not a setting{spelled}: {hint}"))
+        SettingsError(format!("`{name}` in {place} is not a setting{mapped}: {hint}"))
     }
 }
 
-/// The leaves of a tree of settings under their dotted names.
+/// Returns the leaves of a tree of settings by dotted key.
 fn flatten(tree: &Map<String, Value>) -> BTreeMap<String, Value> {
     fn walk(path: &str, tree: &Map<String, Value>, leaves: &mut BTreeMap<String, Value>) {
         for (name, value) in tree {
@@ -136,7 +136,7 @@ fn flatten(tree: &Map<String, Value>) -> BTreeMap<String, Value> {
     leaves
 }
 
-/// Whether a value is a secret, or a URL with a password in it.
+/// Returns whether a value is a secret or a URL with a password.
 fn holds_secret(value: &Value) -> bool {
     match &value.kind {
         ValueKind::String(text) if text.is_empty() || text == NONE => false,
@@ -147,11 +147,11 @@ fn holds_secret(value: &Value) -> bool {
     }
 }
 
-/// One layer, each value with its variable or file as origin.
+/// One layer of values. The origin of each is its variable or file.
 #[derive(Debug, Clone)]
-struct Values(Map<String, Value>);
+struct Layer(Map<String, Value>);
 
-impl Source for Values {
+impl Source for Layer {
     fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
         Box::new(self.clone())
     }
