@@ -1,13 +1,13 @@
-//! Parts of a running Matchbook are stopped and frozen while clients use it.
+//! Parts of a running Matchbook end and stand still while clients use it.
 //!
-//! This is a separate binary that runs alone, because it measures times. It
-//! stops and freezes its own servers, so it needs their programs. The names of
-//! its tests have a common prefix, so that `scripts/test` can leave them out.
+//! In a binary of its own, which runs alone: what it measures is time, too. It
+//! ends and freezes servers of its own, so it needs their programs. The names of
+//! its tests begin alike, so that `scripts/test` can leave them out.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use matchbook_chaos::{Fault, Plan, Report, Rule, Sabotage};
+use matchbook_chaos::{Fault, Plan, Report, Invariant, Mutation};
 
 fn short() -> Plan {
     Plan::short(PathBuf::from(env!("CARGO_BIN_EXE_matchbook-server")))
@@ -20,14 +20,14 @@ fn run_alone(plan: &Plan) -> Report {
     matchbook_chaos::run(plan)
 }
 
-/// With enough clients that a violation occurs, and few faults.
-fn sabotaged(sabotage: Sabotage) -> Report {
+/// With clients enough for something to be seen, and few faults.
+fn run_with_mutation(mutation: Mutation) -> Report {
     let faults = vec![Fault::KillServer, Fault::RestartPostgres];
-    run_alone(&Plan { faults, sabotage: Some(sabotage), ..short() })
+    run_alone(&Plan { faults, mutation: Some(mutation), ..short() })
 }
 
-fn broken(report: &Report, rule: Rule) -> bool {
-    report.violations.iter().any(|violation| violation.rule == rule)
+fn violated(report: &Report, invariant: Invariant) -> bool {
+    report.violations.iter().any(|violation| violation.invariant == invariant)
 }
 
 #[test]
@@ -40,14 +40,14 @@ fn under_faults_no_honest_client_is_logged_out_and_no_acknowledged_write_is_lost
 #[test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
 fn under_faults_lost_tombstones_are_detected() {
-    let report = sabotaged(Sabotage::Tombstones);
-    assert!(broken(&report, Rule::LogoutIsFinal), "{report}");
+    let report = run_with_mutation(Mutation::Tombstones);
+    assert!(violated(&report, Invariant::LogoutIsFinal), "{report}");
 }
 
 #[test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
 fn under_faults_lost_rotations_are_detected() {
-    let report = sabotaged(Sabotage::Rows);
-    assert!(broken(&report, Rule::StaysLoggedIn), "{report}");
-    assert!(broken(&report, Rule::RefreshIsKept), "{report}");
+    let report = run_with_mutation(Mutation::Rows);
+    assert!(violated(&report, Invariant::StaysLoggedIn), "{report}");
+    assert!(violated(&report, Invariant::RefreshIsDurable), "{report}");
 }

@@ -1,4 +1,4 @@
-//! How a client asks: a request, sent and noted with what became of it.
+//! Requests of a client, recorded with their outcome.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -11,66 +11,66 @@ use awc::{Client, Connector};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::history::{Asked, Outcome, Request, Scene};
-use crate::tokens::{AccessToken, Pair, RefreshToken};
+use crate::history::{Operation, Outcome, Request, RunContext};
+use crate::tokens::{AccessToken, TokenPair, RefreshToken};
 
-/// How long a client waits for an answer.
+/// Timeout of a request.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Shorter than the server's own: a connection that is just being closed must
-/// not be taken for another request.
+/// Shorter than the server's, so that no request is sent on a connection that the server is
+/// closing.
 const KEEP_ALIVE: Duration = Duration::from_secs(3);
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
-/// A request to be.
+/// A request to send.
 #[derive(Clone)]
 pub(super) struct Call {
-    asked: Asked,
+    operation: Operation,
     session: Option<Uuid>,
     path: String,
     headers: Vec<(&'static str, String)>,
-    /// With a form it is a `POST`.
+    /// A request with a form is a `POST`.
     form: Option<String>,
 }
 
 impl Call {
     pub(super) fn register() -> Self {
-        Self::get(Asked::Register, "/register".to_owned())
+        Self::get(Operation::Register, "/register".to_owned())
     }
 
-    pub(super) fn sign_in(guest: &str) -> Self {
-        Self::get(Asked::SignIn, format!("/token?userId={guest}"))
+    pub(super) fn log_in(guest: &str) -> Self {
+        Self::get(Operation::LogIn, format!("/token?userId={guest}"))
     }
 
-    /// Shows an access token of `session`, which lives until `expires`.
+    /// Presents an access token of `session`.
     pub(super) fn user(session: Uuid, token: &AccessToken, expires: Duration) -> Self {
         let headers = vec![("authorization", format!("Bearer {}", token.text))];
-        let call = Self::get(Asked::User { expires }, "/user".to_owned());
+        let call = Self::get(Operation::User { expires }, "/user".to_owned());
         Self { session: Some(session), headers, ..call }
     }
 
-    /// Shows a refresh token, with an attempt key where the client uses them.
+    /// Presents a refresh token, with an idempotency key if the client uses them.
     pub(super) fn refresh(token: &RefreshToken, key: Option<&str>) -> Self {
         let headers = key.map(|key| ("idempotency-key", key.to_owned())).into_iter().collect();
-        let asked = Asked::Refresh { shown: token.clone() };
-        Self { headers, ..Self::post(asked, "/refresh", token) }
+        let operation = Operation::Refresh { presented: token.clone() };
+        Self { headers, ..Self::post(operation, "/refresh", token) }
     }
 
     pub(super) fn logout(token: &RefreshToken) -> Self {
-        Self::post(Asked::Logout, "/logout", token)
+        Self::post(Operation::Logout, "/logout", token)
     }
 
-    fn get(asked: Asked, path: String) -> Self {
-        Self { asked, session: None, path, headers: Vec::new(), form: None }
+    fn get(operation: Operation, path: String) -> Self {
+        Self { operation, session: None, path, headers: Vec::new(), form: None }
     }
 
-    fn post(asked: Asked, path: &str, token: &RefreshToken) -> Self {
+    fn post(operation: Operation, path: &str, token: &RefreshToken) -> Self {
         let form = Some(format!("refresh_token={}", token.text));
-        Self { session: Some(token.session), form, ..Self::get(asked, path.to_owned()) }
+        Self { session: Some(token.session), form, ..Self::get(operation, path.to_owned()) }
     }
 
-    /// As it travels over a connection of its own.
+    /// Formats the request for a raw connection.
     fn raw(&self, server: &str) -> String {
         let method = if self.form.is_some() { "POST" } else { "GET" };
         let mut lines = vec![format!("{method} {} HTTP/1.1", self.path), format!("host: {server}")];
@@ -84,67 +84,74 @@ impl Call {
     }
 }
 
-/// What a client makes of an answer.
+/// The outcome of a request, for the client.
 pub(super) struct Reply {
     pub(super) outcome: Outcome,
-    /// The tokens, where it grants some.
-    pub(super) pair: Option<Pair>,
-    /// The body, where there is one.
+    /// The tokens of a successful response.
+    pub(super) pair: Option<TokenPair>,
+    /// The response body.
     pub(super) body: String,
-    /// When the server wants to be asked again.
+    /// The `Retry-After` header.
     pub(super) retry_after: Option<Duration>,
 }
 
-/// An answer, read to its end.
-struct Answer {
+/// A complete response.
+struct Response {
     status: u16,
     retry_after: Option<Duration>,
     body: String,
 }
 
-/// A client's way to the servers.
+/// A client's connection to the servers.
 #[derive(Clone)]
-pub(super) struct Line {
+pub(super) struct Connection {
     pub(super) client: usize,
-    pub(super) scene: Arc<Scene>,
+    pub(super) context: Arc<RunContext>,
     pub(super) http: Client,
 }
 
-/// What the clients of one thread send with.
+/// Creates the HTTP client of one thread.
 pub(super) fn http() -> Client {
     let connector = Connector::new().timeout(TIMEOUT).conn_keep_alive(KEEP_ALIVE).limit(0);
     Client::builder().connector(connector).timeout(TIMEOUT).disable_redirects().finish()
 }
 
-impl Line {
-    /// Asks a server and notes what became of it.
-    pub(super) async fn ask(&self, server: usize, call: Call) -> Reply {
-        let sent = self.scene.now();
-        let answer = actix_rt::time::timeout(TIMEOUT, self.send(server, &call)).await;
-        let reply = Reply::of(&call.asked, answer.ok().flatten());
-        self.note(server, call, sent, reply.outcome.clone());
+impl Connection {
+    /// Sends a request and records its outcome.
+    pub(super) async fn send(&self, server: usize, call: Call) -> Reply {
+        let sent = self.context.now();
+        let response = actix_rt::time::timeout(TIMEOUT, self.exchange(server, &call)).await;
+        let reply = Reply::of(&call.operation, response.ok().flatten());
+        self.record(server, call, sent, reply.outcome.clone());
         reply
     }
 
-    /// Sends all of it, hangs up and never learns what became of it.
-    pub(super) fn hang_up(&self, server: usize, call: Call) -> Reply {
-        let (sent, address) = (self.scene.now(), &self.scene.servers[server]);
+    /// Sends a request and disconnects without reading the response.
+    pub(super) fn send_and_disconnect(&self, server: usize, call: Call) -> Reply {
+        let sent = self.context.now();
+        let address = &self.context.servers[server];
         if let Ok(mut stream) = TcpStream::connect(address) {
             let _ = stream.write_all(call.raw(address).as_bytes());
         }
-        self.note(server, call, sent, Outcome::Silent);
-        Reply::silent()
+        self.record(server, call, sent, Outcome::NoResponse);
+        Reply::no_response()
     }
 
-    fn note(&self, server: usize, call: Call, sent: Duration, outcome: Outcome) {
-        let (client, done) = (self.client, self.scene.now());
-        let Call { session, asked, .. } = call;
-        self.scene.note(Request { client, server, session, asked, sent, done, outcome });
+    fn record(&self, server: usize, call: Call, sent: Duration, outcome: Outcome) {
+        self.context.record(Request {
+            client: self.client,
+            server,
+            session: call.session,
+            operation: call.operation,
+            sent,
+            done: self.context.now(),
+            outcome,
+        });
     }
 
-    async fn send(&self, server: usize, call: &Call) -> Option<Answer> {
+    async fn exchange(&self, server: usize, call: &Call) -> Option<Response> {
         let method = if call.form.is_some() { Method::POST } else { Method::GET };
-        let url = format!("http://{}{}", self.scene.servers[server], call.path);
+        let url = format!("http://{}{}", self.context.servers[server], call.path);
         let mut request = self.http.request(method, url);
         for (name, value) in &call.headers {
             request = request.insert_header((*name, value.as_str()));
@@ -157,7 +164,7 @@ impl Line {
         let body = response.body().await.ok()?;
         let retry_after = response.headers().get(RETRY_AFTER);
         let seconds = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
-        Some(Answer {
+        Some(Response {
             status: response.status().as_u16(),
             retry_after: seconds.map(Duration::from_secs),
             body: String::from_utf8_lossy(&body).into_owned(),
@@ -166,27 +173,27 @@ impl Line {
 }
 
 impl Reply {
-    fn silent() -> Self {
-        Self { outcome: Outcome::Silent, pair: None, body: String::new(), retry_after: None }
+    fn no_response() -> Self {
+        Self { outcome: Outcome::NoResponse, pair: None, body: String::new(), retry_after: None }
     }
 
-    fn of(asked: &Asked, answer: Option<Answer>) -> Self {
-        let Some(Answer { status, retry_after, body }) = answer else { return Self::silent() };
-        let grants = matches!(asked, Asked::SignIn | Asked::Refresh { .. });
-        let done = if *asked == Asked::Logout { 204 } else { 200 };
-        let pair = Pair::parse(&body).filter(|_| grants && status == 200);
+    fn of(operation: &Operation, response: Option<Response>) -> Self {
+        let Some(Response { status, retry_after, body }) = response else { return Self::no_response() };
+        let grants = matches!(operation, Operation::LogIn | Operation::Refresh { .. });
+        let done = if *operation == Operation::Logout { 204 } else { 200 };
+        let pair = TokenPair::parse(&body).filter(|_| grants && status == 200);
         let outcome = match (status, &pair) {
             (200, Some(pair)) => Outcome::Granted(pair.refresh.clone()),
-            (401, _) => Outcome::Refused(reason(&body)),
-            (503, _) if retry_after.is_some() => Outcome::Away,
+            (401, _) => Outcome::Rejected(reason(&body)),
+            (503, _) if retry_after.is_some() => Outcome::Unavailable,
             (status, None) if status == done && !grants => Outcome::Accepted,
-            _ => Outcome::Wrong(format!("{status} {}", body.chars().take(120).collect::<String>())),
+            _ => Outcome::Unexpected(format!("{status} {}", body.chars().take(120).collect::<String>())),
         };
         Self { outcome, pair, body, retry_after }
     }
 }
 
-/// Why it was refused, in the server's words for programs.
+/// Returns the reason or error code of a rejection.
 fn reason(body: &str) -> String {
     let body: Value = serde_json::from_str(body).unwrap_or_default();
     let field = ["reason", "error"].iter().find_map(|name| body[name].as_str());
@@ -197,23 +204,24 @@ fn reason(body: &str) -> String {
 mod tests {
     use super::*;
 
-    fn outcome(asked: &Asked, status: u16, retry_after: Option<u64>, body: &str) -> Outcome {
-        let (retry_after, body) = (retry_after.map(Duration::from_secs), body.to_owned());
-        Reply::of(asked, Some(Answer { status, retry_after, body })).outcome
+    fn outcome(operation: &Operation, status: u16, retry_after: Option<u64>, body: &str) -> Outcome {
+        let retry_after = retry_after.map(Duration::from_secs);
+        let body = body.to_owned();
+        Reply::of(operation, Some(Response { status, retry_after, body })).outcome
     }
 
     #[test]
-    fn an_answer_is_what_it_is_for_what_was_asked() {
-        let wrong = |outcome| matches!(outcome, Outcome::Wrong(_));
-        let refused = Outcome::Refused("reuse".to_owned());
-        assert_eq!(outcome(&Asked::Logout, 204, None, ""), Outcome::Accepted);
-        assert_eq!(outcome(&Asked::Register, 200, None, "\"id\""), Outcome::Accepted);
-        assert_eq!(outcome(&Asked::Logout, 401, None, r#"{"reason":"reuse"}"#), refused);
-        assert_eq!(outcome(&Asked::SignIn, 503, Some(1), ""), Outcome::Away);
-        assert!(wrong(outcome(&Asked::SignIn, 503, None, "")), "nobody knows when to come back");
-        assert!(wrong(outcome(&Asked::SignIn, 200, None, "{}")), "tokens are missing");
-        assert!(wrong(outcome(&Asked::Logout, 200, None, "")));
-        assert!(wrong(outcome(&Asked::Register, 500, None, "")));
-        assert_eq!(Reply::of(&Asked::Register, None).outcome, Outcome::Silent);
+    fn the_outcome_depends_on_the_operation() {
+        let unexpected = |outcome| matches!(outcome, Outcome::Unexpected(_));
+        let rejected = Outcome::Rejected("reuse".to_owned());
+        assert_eq!(outcome(&Operation::Logout, 204, None, ""), Outcome::Accepted);
+        assert_eq!(outcome(&Operation::Register, 200, None, "\"id\""), Outcome::Accepted);
+        assert_eq!(outcome(&Operation::Logout, 401, None, r#"{"reason":"reuse"}"#), rejected);
+        assert_eq!(outcome(&Operation::LogIn, 503, Some(1), ""), Outcome::Unavailable);
+        assert!(unexpected(outcome(&Operation::LogIn, 503, None, "")), "Retry-After is missing");
+        assert!(unexpected(outcome(&Operation::LogIn, 200, None, "{}")), "tokens are missing");
+        assert!(unexpected(outcome(&Operation::Logout, 200, None, "")));
+        assert!(unexpected(outcome(&Operation::Register, 500, None, "")));
+        assert_eq!(Reply::of(&Operation::Register, None).outcome, Outcome::NoResponse);
     }
 }

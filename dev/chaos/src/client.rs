@@ -1,5 +1,5 @@
-//! An honest client: it keeps its tokens until it is told that they are over,
-//! and asks again, with the same token and the same key, until it has an answer.
+//! An honest client. It keeps its tokens until they are rejected, and retries with the same
+//! token and key until it gets a response.
 
 use std::time::Duration;
 
@@ -7,45 +7,45 @@ use actix_rt::time::sleep;
 use fastrand::Rng;
 use uuid::Uuid;
 
-use crate::calls::{Call, Line, Reply};
-use crate::fault::Lengths;
+use crate::calls::{Call, Connection, Reply};
+use crate::fault::Timings;
 use crate::history::Outcome;
-use crate::tokens::{AccessToken, Pair, RefreshToken};
+use crate::tokens::{AccessToken, TokenPair, RefreshToken};
 
-/// The longest that a client heeds a server that wants to be left alone.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Maximum `Retry-After` that a client waits.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// How long the tokens of a session that was logged out of are still shown.
-const SHOWN_AFTER_LOGOUT: Duration = Duration::from_secs(45);
+/// How long tokens are presented after their session was logged out.
+const PRESENTED_AFTER_LOGOUT: Duration = Duration::from_secs(45);
 
-/// How many of the newest refresh tokens of a session are kept to be shown then.
-const KEPT: usize = 3;
+/// Number of the newest refresh tokens that are kept for this.
+const MAX_KEPT_TOKENS: usize = 3;
 
-/// One client with a session at a time.
+/// A client with at most one live session.
 pub(super) struct HonestClient {
-    line: Line,
+    connection: Connection,
     rng: Rng,
-    lengths: Lengths,
-    /// Whether it sends an attempt key with each refresh.
-    keyed: bool,
-    /// Whether it refreshes only when its access token has expired.
+    timings: Timings,
+    /// Whether it sends an idempotency key with each refresh.
+    sends_key: bool,
+    /// Whether it only refreshes expired access tokens.
     lazy: bool,
     session: Option<Session>,
     ended: Vec<Ended>,
 }
 
-/// A session that the client is logged in to.
+/// A live session.
 struct Session {
     id: Uuid,
-    live: Pair,
+    current: TokenPair,
     /// Names the attempt to refresh with the live token.
     key: Option<String>,
-    /// All it was given, the newest last.
+    /// All issued tokens, the newest last.
     access: Vec<AccessToken>,
     refresh: Vec<RefreshToken>,
 }
 
-/// A session that the client has logged out of, and what it still holds of it.
+/// A logged-out session and its kept tokens.
 struct Ended {
     id: Uuid,
     until: Duration,
@@ -54,56 +54,61 @@ struct Ended {
 }
 
 impl HonestClient {
-    pub(super) fn new(line: Line, rng: Rng, lengths: Lengths) -> Self {
-        let (keyed, lazy) = (line.client.is_multiple_of(2), line.client % 3 == 1);
-        Self { line, rng, lengths, keyed, lazy, session: None, ended: Vec::new() }
+    pub(super) fn new(connection: Connection, rng: Rng, timings: Timings) -> Self {
+        Self {
+            sends_key: connection.client.is_multiple_of(2),
+            lazy: connection.client % 3 == 1,
+            connection,
+            rng,
+            timings,
+            session: None,
+            ended: Vec::new(),
+        }
     }
 
-    /// Goes on until the run comes to its end, and makes sure then that it is
-    /// still logged in.
-    pub(super) async fn live(mut self) {
-        while !self.line.scene.is_closing() {
+    /// Runs until the end of the run, then checks that it is still logged in.
+    pub(super) async fn run(mut self) {
+        while !self.connection.context.is_closing() {
             self.pause().await;
-            self.show_what_has_ended().await;
+            self.present_ended_tokens().await;
             self.step().await;
         }
         if self.session.is_some() {
             self.refresh().await;
-            self.ask_who_it_is().await;
+            self.get_user().await;
         }
     }
 
     async fn step(&mut self) {
         match (&self.session, self.rng.u8(..100)) {
-            (None, _) => self.sign_in().await,
+            (None, _) => self.log_in().await,
             (Some(_), ..4) => self.log_out().await,
             (Some(_), ..8) if !self.lazy => self.refresh_at_both().await,
             (Some(_), ..40) if !self.lazy => self.refresh().await,
-            (Some(_), _) => self.ask_who_it_is().await,
+            (Some(_), _) => self.get_user().await,
         }
     }
 
-    /// A new guest each time: whether a sign-in without an answer was used up
-    /// cannot be known.
-    async fn sign_in(&mut self) {
-        let registered = self.ask(Call::register()).await;
+    /// Logs in as a new guest. A guest whose login got no response cannot be reused, because
+    /// the login may have succeeded.
+    async fn log_in(&mut self) {
+        let registered = self.send(Call::register()).await;
         if registered.outcome == Outcome::Accepted {
             let guest = registered.body.trim().trim_matches('"');
-            let reply = self.ask(Call::sign_in(guest)).await;
+            let reply = self.send(Call::log_in(guest)).await;
             self.session = reply.pair.map(|pair| Session::new(pair, self.new_key()));
         }
     }
 
-    /// Shows the access token until there is an answer; one that has expired, or
-    /// is refused, is a reason to refresh.
-    async fn ask_who_it_is(&mut self) {
+    /// Presents the access token until there is a response. Refreshes if it is rejected.
+    async fn get_user(&mut self) {
         while let Some(session) = &self.session {
-            let call = self.user(session.id, &session.live.access);
-            let reply = self.ask(call).await;
+            let call = self.user(session.id, &session.current.access);
+            let reply = self.send(call).await;
             match reply.outcome {
-                Outcome::Refused(_) => return self.refresh().await,
+                Outcome::Rejected(_) => return self.refresh().await,
                 Outcome::Accepted => return,
-                _ if self.line.scene.is_over() => return,
+                _ if self.connection.context.is_drained() => return,
                 _ => self.pause_before_retry(&reply).await,
             }
         }
@@ -112,140 +117,146 @@ impl HonestClient {
     /// Shows the live refresh token until there is an answer.
     async fn refresh(&mut self) {
         while let Some(session) = &self.session {
-            let reply = self.ask(session.refresh_call()).await;
-            if self.has_answer(&reply) || self.line.scene.is_over() {
+            let reply = self.send(session.refresh_call()).await;
+            if self.apply_reply(&reply) || self.connection.context.is_drained() {
                 return;
             }
             self.pause_before_retry(&reply).await;
         }
     }
 
-    /// Two tabs refresh at once, one at each server; without an answer for
-    /// either, the client goes on as with any other refresh.
+    /// Refreshes at both servers at once, like two tabs. Retries if neither responds.
     async fn refresh_at_both(&mut self) {
         let Some(session) = &self.session else { return };
-        let (line, call) = (self.line.clone(), session.refresh_call());
-        let (other, second) = (self.line.clone(), call.clone());
-        let second = actix_rt::spawn(async move { other.ask(1, second).await });
-        let replies = [line.ask(0, call).await, second.await.unwrap()];
+        let call = session.refresh_call();
+        let connection = self.connection.clone();
+        let other = self.connection.clone();
+        let second = call.clone();
+        let second = actix_rt::spawn(async move { other.send(1, second).await });
+        let replies = [connection.send(0, call).await, second.await.unwrap()];
         let granted = replies.iter().find(|reply| reply.pair.is_some());
-        if !self.has_answer(granted.unwrap_or(&replies[0])) {
+        if !self.apply_reply(granted.unwrap_or(&replies[0])) {
             self.refresh().await;
         }
     }
 
-    /// Takes up what a refresh was answered, if it was.
-    fn has_answer(&mut self, reply: &Reply) -> bool {
+    /// Applies the reply to a refresh. Returns whether it was a response.
+    fn apply_reply(&mut self, reply: &Reply) -> bool {
         let key = self.new_key();
         if let (Some(pair), Some(session)) = (&reply.pair, &mut self.session) {
-            session.go_on_with(pair.clone(), key);
+            session.replace_tokens(pair.clone(), key);
             return true;
         }
-        if matches!(reply.outcome, Outcome::Refused(_)) {
+        if matches!(reply.outcome, Outcome::Rejected(_)) {
             self.session = None;
             return true;
         }
         false
     }
 
-    /// Logs out, which is not done until it is acknowledged, and at once shows
-    /// what must not be good any more.
+    /// Logs out, retrying until it is acknowledged, and at once presents the newest access
+    /// token.
     async fn log_out(&mut self) {
         let Some(session) = self.session.take() else { return };
-        while !self.line.scene.is_over() {
-            let reply = self.ask(Call::logout(&session.live.refresh)).await;
+        while !self.connection.context.is_drained() {
+            let reply = self.send(Call::logout(&session.current.refresh)).await;
             if reply.outcome == Outcome::Accepted {
-                let until = self.line.scene.now() + SHOWN_AFTER_LOGOUT;
-                let newest = self.user(session.id, &session.live.access);
+                let until = self.connection.context.now() + PRESENTED_AFTER_LOGOUT;
+                let newest = self.user(session.id, &session.current.access);
                 self.ended.push(session.end(until));
-                return self.ask_both(newest).await;
+                return self.send_to_all(newest).await;
             }
             self.pause_before_retry(&reply).await;
         }
     }
 
-    /// Now and then, shows something of a session that has ended to both servers.
-    async fn show_what_has_ended(&mut self) {
+    /// Sometimes presents a token of an ended session to both servers.
+    async fn present_ended_tokens(&mut self) {
         if self.rng.u8(..3) > 0 {
             return;
         }
-        self.forget_what_is_over();
+        self.forget_expired();
         let Some(ended) = self.rng.choice(&self.ended) else { return };
         let access = self.rng.choice(&ended.access).filter(|_| self.rng.bool());
         let call = match access {
             Some(token) => self.user(ended.id, token),
             None => Call::refresh(self.rng.choice(&ended.refresh).unwrap(), None),
         };
-        self.ask_both(call).await;
+        self.send_to_all(call).await;
     }
 
-    /// Access tokens are shown for as long as they live: then they are refused
-    /// for that.
-    fn forget_what_is_over(&mut self) {
-        let scene = &self.line.scene;
-        let now = scene.now();
+    /// Drops expired access tokens, which would be rejected anyway.
+    fn forget_expired(&mut self) {
+        let context = &self.connection.context;
+        let now = context.now();
         self.ended.retain(|ended| ended.until > now);
         for ended in &mut self.ended {
-            ended.access.retain(|token| scene.since_start(token.expires) > now);
+            ended.access.retain(|token| context.since_start(token.expires) > now);
         }
     }
 
     fn user(&self, session: Uuid, token: &AccessToken) -> Call {
-        Call::user(session, token, self.line.scene.since_start(token.expires))
+        Call::user(session, token, self.connection.context.since_start(token.expires))
     }
 
-    /// Asks one server or the other.
-    async fn ask(&mut self, call: Call) -> Reply {
-        let server = self.rng.usize(0..self.line.scene.servers.len());
-        self.ask_at(server, call).await
+    /// Sends a request to a random server.
+    async fn send(&mut self, call: Call) -> Reply {
+        let server = self.rng.usize(0..self.connection.context.servers.len());
+        self.send_to(server, call).await
     }
 
-    async fn ask_both(&mut self, call: Call) {
-        for server in 0..self.line.scene.servers.len() {
-            self.ask_at(server, call.clone()).await;
+    async fn send_to_all(&mut self, call: Call) {
+        for server in 0..self.connection.context.servers.len() {
+            self.send_to(server, call.clone()).await;
         }
     }
 
-    async fn ask_at(&mut self, server: usize, call: Call) -> Reply {
-        if self.line.scene.is_cutting() && self.rng.u8(..3) == 0 {
-            return self.line.hang_up(server, call);
+    async fn send_to(&mut self, server: usize, call: Call) -> Reply {
+        if self.connection.context.is_disconnecting() && self.rng.u8(..3) == 0 {
+            return self.connection.send_and_disconnect(server, call);
         }
-        self.line.ask(server, call).await
+        self.connection.send(server, call).await
     }
 
     fn new_key(&mut self) -> Option<String> {
-        self.keyed.then(|| format!("{:032x}", self.rng.u128(..)))
+        self.sends_key.then(|| format!("{:032x}", self.rng.u128(..)))
     }
 
     async fn pause(&mut self) {
-        sleep(self.lengths.pause.mul_f64(0.5 + self.rng.f64())).await;
+        sleep(self.timings.pause.mul_f64(0.5 + self.rng.f64())).await;
     }
 
     async fn pause_before_retry(&mut self, reply: &Reply) {
         let wanted = reply.retry_after.unwrap_or(Duration::from_millis(100));
         let more = Duration::from_millis(self.rng.u64(..300));
-        sleep(wanted.min(LONGEST_RETRY_AFTER) + more).await;
+        sleep(wanted.min(MAX_RETRY_AFTER) + more).await;
     }
 }
 
 impl Session {
-    fn new(pair: Pair, key: Option<String>) -> Self {
-        let (access, refresh) = (vec![pair.access.clone()], vec![pair.refresh.clone()]);
-        Self { id: pair.refresh.session, live: pair, key, access, refresh }
+    fn new(pair: TokenPair, key: Option<String>) -> Self {
+        Self {
+            id: pair.refresh.session,
+            access: vec![pair.access.clone()],
+            refresh: vec![pair.refresh.clone()],
+            current: pair,
+            key,
+        }
     }
 
     fn refresh_call(&self) -> Call {
-        Call::refresh(&self.live.refresh, self.key.as_deref())
+        Call::refresh(&self.current.refresh, self.key.as_deref())
     }
 
-    fn go_on_with(&mut self, pair: Pair, key: Option<String>) {
+    fn replace_tokens(&mut self, pair: TokenPair, key: Option<String>) {
         self.access.push(pair.access.clone());
         self.refresh.push(pair.refresh.clone());
-        (self.live, self.key) = (pair, key);
+        self.current = pair;
+        self.key = key;
     }
 
     fn end(mut self, until: Duration) -> Ended {
-        let refresh = self.refresh.split_off(self.refresh.len().saturating_sub(KEPT));
+        let refresh = self.refresh.split_off(self.refresh.len().saturating_sub(MAX_KEPT_TOKENS));
         Ended { id: self.id, until, access: self.access, refresh }
     }
 }

@@ -1,49 +1,47 @@
-//! What goes wrong, and for how long.
+//! The faults and their timings.
 
 use std::str::FromStr;
 use std::time::Duration;
 
-/// One thing that goes wrong.
+/// A fault to inject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// A server is killed and started again.
+    /// A server is killed and restarted.
     KillServer,
-    /// A server stands still.
+    /// A server is frozen.
     FreezeServer,
-    /// PostgreSQL is restarted in good order.
+    /// PostgreSQL is restarted gracefully.
     RestartPostgres,
     /// PostgreSQL crashes and recovers.
     CrashPostgres,
-    /// PostgreSQL is away for a while.
+    /// PostgreSQL is stopped for a while.
     StopPostgres,
-    /// PostgreSQL stands still.
+    /// PostgreSQL is frozen.
     FreezePostgres,
-    /// PostgreSQL carries statements out and commits none, for longer than the grace
-    /// period.
+    /// PostgreSQL executes statements but commits nothing, for longer than the grace period.
     StallCommits,
-    /// The first server alone cannot reach PostgreSQL.
+    /// Only the first server loses its connection to PostgreSQL.
     CutPostgres,
-    /// The first server alone is led to a standby that follows no more, and back.
+    /// Only the first server is connected to a standby with paused replay, and back.
     StandbyInPool,
-    /// Redis is killed and comes back empty.
+    /// Redis is killed and restarts empty.
     KillRedis,
-    /// Redis forgets everything.
+    /// Redis is flushed.
     FlushRedis,
-    /// Redis is away for a while, and comes back empty.
+    /// Redis is stopped for a while and restarts empty.
     StopRedis,
-    /// Redis stands still, and remembers everything.
+    /// Redis is frozen and keeps its data.
     FreezeRedis,
-    /// The first server alone cannot reach Redis, which remembers everything.
+    /// Only the first server loses its connection to Redis, which keeps its data.
     CutRedis,
-    /// The first server is led to another Redis, a replica promoted by mistake that
-    /// remembers everything so far, and back.
+    /// Only the first server is connected to a promoted replica of Redis, and back.
     SplitRedis,
-    /// Clients hang up after they sent a request.
+    /// Clients disconnect after sending a request.
     CutClients,
 }
 
 impl Fault {
-    /// All of them.
+    /// All faults.
     pub const ALL: [Self; 16] = [
         Self::KillServer,
         Self::FreezeServer,
@@ -63,7 +61,7 @@ impl Fault {
         Self::CutClients,
     ];
 
-    /// As the command line and the report call it.
+    /// Returns the name for the command line and the report.
     pub fn name(self) -> &'static str {
         match self {
             Self::KillServer => "kill-server",
@@ -85,7 +83,7 @@ impl Fault {
         }
     }
 
-    /// Its name, with the server that it happened to, where it did to one.
+    /// Returns the name, with the number of the server if the fault affects one.
     pub(super) fn name_at(self, server: usize) -> String {
         match self {
             Self::KillServer | Self::FreezeServer => format!("{} {}", self.name(), server + 1),
@@ -100,29 +98,29 @@ impl FromStr for Fault {
     fn from_str(text: &str) -> Result<Self, String> {
         Self::ALL.into_iter().find(|fault| fault.name() == text).ok_or_else(|| {
             let names = Self::ALL.map(Self::name).join(", ");
-            format!("there is no such fault; there are: {names}")
+            format!("unknown fault; known faults: {names}")
         })
     }
 }
 
-/// How long things last.
+/// Durations of faults and pauses.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Lengths {
-    /// A part is away.
+pub(super) struct Timings {
+    /// How long a part is stopped or disconnected.
     pub(super) stop: Duration,
-    /// A part stands still.
+    /// How long a part is frozen.
     pub(super) freeze: Duration,
-    /// Nothing is committed. Longer than the grace period.
+    /// How long commits stall. Longer than the grace period.
     pub(super) stall: Duration,
-    /// Clients hang up.
+    /// How long clients disconnect.
     pub(super) cut: Duration,
-    /// Nothing goes wrong between two faults.
+    /// Time without failure between two faults.
     pub(super) quiet: Duration,
-    /// A client does nothing, on average.
+    /// Average pause of a client.
     pub(super) pause: Duration,
 }
 
-impl Lengths {
+impl Timings {
     pub(super) const FULL: Self = Self {
         stop: Duration::from_secs(10),
         freeze: Duration::from_secs(5),

@@ -1,4 +1,4 @@
-//! What every client sent and what it was answered.
+//! The history of a run: all requests and their outcomes.
 
 use std::collections::HashMap;
 use std::fs;
@@ -11,59 +11,59 @@ use uuid::Uuid;
 
 use crate::tokens::RefreshToken;
 
-/// How long clients go on asking for an answer when the run comes to its end.
-const FAREWELL: Duration = Duration::from_secs(15);
+/// How long clients keep retrying at the end of the run.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// One request of one client. Times count from the start of the run.
 #[derive(Debug, Clone)]
 pub(super) struct Request {
     pub(super) client: usize,
-    /// Which of the servers it went to.
+    /// Index of the server.
     pub(super) server: usize,
-    /// Whose tokens it showed, if any.
+    /// The session of the presented token, if any.
     pub(super) session: Option<Uuid>,
-    pub(super) asked: Asked,
+    pub(super) operation: Operation,
     pub(super) sent: Duration,
     pub(super) done: Duration,
     pub(super) outcome: Outcome,
 }
 
-/// What a request was for.
+/// The operation of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Asked {
-    /// A new guest.
+pub(super) enum Operation {
+    /// Creates a guest.
     Register,
-    /// The tokens of a guest.
-    SignIn,
-    /// Who an access token is for, which lives until then.
+    /// Logs in a guest.
+    LogIn,
+    /// Presents an access token that expires at this time.
     User { expires: Duration },
-    /// The successor of a refresh token.
-    Refresh { shown: RefreshToken },
-    /// The end of a session.
+    /// Presents a refresh token.
+    Refresh { presented: RefreshToken },
+    /// Ends a session.
     Logout,
 }
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// New tokens, of which this is the refresh token.
+    /// New tokens. Holds the refresh token.
     Granted(RefreshToken),
-    /// It was done: `200`, or `204` for a logout.
+    /// `200`, or `204` for a logout.
     Accepted,
-    /// `401`, and why.
-    Refused(String),
-    /// `503` with a time to come back.
-    Away,
-    /// No answer that could be read to its end.
-    Silent,
-    /// What no client should ever see.
-    Wrong(String),
+    /// `401`. Holds the reason.
+    Rejected(String),
+    /// `503` with `Retry-After`.
+    Unavailable,
+    /// No complete response.
+    NoResponse,
+    /// Any other response.
+    Unexpected(String),
 }
 
 impl Outcome {
-    /// Whether the server failed the client, who has to ask again.
+    /// Returns whether the client has to retry.
     pub(super) fn is_failure(&self) -> bool {
-        matches!(self, Self::Away | Self::Silent | Self::Wrong(_))
+        matches!(self, Self::Unavailable | Self::NoResponse | Self::Unexpected(_))
     }
 
     pub(super) fn is_success(&self) -> bool {
@@ -71,22 +71,21 @@ impl Outcome {
     }
 }
 
-/// One fault of a run.
+/// The time of one fault.
 #[derive(Debug, Clone)]
-pub(super) struct Episode {
+pub(super) struct FaultWindow {
     pub(super) name: String,
     pub(super) began: Duration,
     pub(super) ended: Duration,
 }
 
-/// All that the judge is shown.
+/// The input of the checker.
 #[derive(Debug, Default)]
 pub(super) struct History {
     pub(super) requests: Vec<Request>,
-    /// In their order, none overlapping another.
-    pub(super) episodes: Vec<Episode>,
-    /// When clients were asked to come to an end: from then on, each makes sure
-    /// that its session still works.
+    /// In order, without overlap.
+    pub(super) windows: Vec<FaultWindow>,
+    /// When the clients were asked to finish. Each then checks that its session works.
     pub(super) closing: Duration,
     pub(super) end: Duration,
     /// The generation of each session in the database, at the end.
@@ -94,32 +93,31 @@ pub(super) struct History {
 }
 
 impl History {
-    /// Writes what happened down, a line for each fault and each request.
+    /// Writes one line per fault and request.
     pub(super) fn write(&self, file: &Path) {
-        let episodes = self.episodes.iter().map(|episode| format!("{episode:?}\n"));
+        let windows = self.windows.iter().map(|window| format!("{window:?}\n"));
         let requests = self.requests.iter().map(|request| format!("{request:?}\n"));
-        fs::write(file, episodes.chain(requests).collect::<String>()).unwrap();
+        fs::write(file, windows.chain(requests).collect::<String>()).unwrap();
     }
 }
 
-/// What clients and faults share while a run goes on.
-pub(super) struct Scene {
-    /// Where the servers listen: `host:port`.
+/// State shared by clients and faults during a run.
+pub(super) struct RunContext {
+    /// Addresses of the servers: `host:port`.
     pub(super) servers: Vec<String>,
     started: Instant,
-    /// The same moment, counted from 1970.
+    /// `started` in Unix time.
     epoch: Duration,
     requests: Mutex<Vec<Request>>,
-    /// For each server, when the last request was sent that failed, and the
-    /// last that succeeded.
+    /// For each server, when the last failed and the last successful request was sent.
     last: Vec<Mutex<(Duration, Duration)>>,
-    cutting: AtomicBool,
+    disconnecting: AtomicBool,
     closing: OnceLock<Duration>,
 }
 
-impl Scene {
+impl RunContext {
     pub(super) fn new(servers: Vec<String>) -> Arc<Self> {
-        #[expect(clippy::disallowed_methods, reason = "tokens expire by the clock on the wall")]
+        #[expect(clippy::disallowed_methods, reason = "tokens expire by wall clock time")]
         let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         Arc::new(Self {
             last: servers.iter().map(|_| Mutex::default()).collect(),
@@ -127,22 +125,22 @@ impl Scene {
             started: Instant::now(),
             epoch,
             requests: Mutex::default(),
-            cutting: AtomicBool::new(false),
+            disconnecting: AtomicBool::new(false),
             closing: OnceLock::new(),
         })
     }
 
-    /// The time of the run.
+    /// Returns the time since the start of the run.
     pub(super) fn now(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// What the clock on the wall says, as a time of the run.
-    pub(super) fn since_start(&self, wall: Duration) -> Duration {
-        wall.saturating_sub(self.epoch)
+    /// Converts Unix time to time since the start of the run.
+    pub(super) fn since_start(&self, unix_time: Duration) -> Duration {
+        unix_time.saturating_sub(self.epoch)
     }
 
-    pub(super) fn note(&self, request: Request) {
+    pub(super) fn record(&self, request: Request) {
         let mut last = self.last[request.server].lock().unwrap();
         if request.outcome.is_failure() {
             last.0 = last.0.max(request.sent);
@@ -153,8 +151,8 @@ impl Scene {
         self.requests.lock().unwrap().push(request);
     }
 
-    /// Whether every server has succeeded since its last failure, and that
-    /// failure, or `since`, is at least `quiet` ago.
+    /// Returns whether every server has succeeded since its last failure, and has not failed
+    /// for at least `quiet` since `since`.
     pub(super) fn is_quiet(&self, since: Duration, quiet: Duration) -> bool {
         let now = self.now();
         self.last.iter().all(|last| {
@@ -164,30 +162,30 @@ impl Scene {
         })
     }
 
-    pub(super) fn is_cutting(&self) -> bool {
-        self.cutting.load(Ordering::SeqCst)
+    pub(super) fn is_disconnecting(&self) -> bool {
+        self.disconnecting.load(Ordering::SeqCst)
     }
 
-    /// Has clients hang up now and then, or not any more.
-    pub(super) fn cut(&self, cutting: bool) {
-        self.cutting.store(cutting, Ordering::SeqCst);
+    /// Turns random disconnects of clients on or off.
+    pub(super) fn cut(&self, disconnecting: bool) {
+        self.disconnecting.store(disconnecting, Ordering::SeqCst);
     }
 
     pub(super) fn is_closing(&self) -> bool {
         self.closing.get().is_some()
     }
 
-    /// Whether nobody waits for an answer any more.
-    pub(super) fn is_over(&self) -> bool {
-        self.closing.get().is_some_and(|closing| self.now() > *closing + FAREWELL)
+    /// Returns whether clients must stop retrying.
+    pub(super) fn is_drained(&self) -> bool {
+        self.closing.get().is_some_and(|closing| self.now() > *closing + DRAIN_TIMEOUT)
     }
 
-    /// Asks the clients to come to an end: since when.
+    /// Asks the clients to finish. Returns the time.
     pub(super) fn close(&self) -> Duration {
         *self.closing.get_or_init(|| self.now())
     }
 
-    /// Takes all requests so far, in the order they were sent.
+    /// Takes all requests, ordered by the time they were sent.
     pub(super) fn requests(&self) -> Vec<Request> {
         let mut requests = std::mem::take(&mut *self.requests.lock().unwrap());
         requests.sort_by_key(|request| request.sent);

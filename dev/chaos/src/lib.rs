@@ -1,21 +1,20 @@
-//! Two servers, a crowd of honest clients, and faults one after the other; then
-//! a judge who reads what every client saw.
+//! Fault injection: two servers, many honest clients, and one fault after the other. Then a
+//! checker verifies the history of all requests.
 //!
-//! In reading order: what a run is ([`Plan`]), what goes wrong ([`Fault`]), what
-//! it goes wrong on (`stage`), who uses it (`crowd`, `client`, by `calls`), what
-//! they note (`history`, with what is read from `tokens`), what is wrong with
-//! that (`judge`), and how it is told ([`Report`]). `sabotage` breaks what the
-//! judge must notice.
+//! In reading order: [`Plan`] configures a run. [`Fault`]s are injected into a `cluster`. The
+//! `workload` runs `client`s, which send `calls` and record them in a `history`. `checker`
+//! verifies it, and [`Report`] prints the result. A `mutation` breaks the cluster on purpose,
+//! to prove that the checker detects it.
 
 mod calls;
 mod client;
-mod crowd;
+mod workload;
 mod fault;
 mod history;
-mod judge;
+mod checker;
 mod report;
-mod sabotage;
-mod stage;
+mod mutation;
+mod cluster;
 mod tokens;
 
 use std::fs;
@@ -26,53 +25,59 @@ use std::time::Duration;
 use fastrand::Rng;
 
 pub use self::fault::Fault;
-pub use self::judge::{Rule, Violation};
+pub use self::checker::{Invariant, Violation};
 pub use self::report::Report;
-pub use self::sabotage::Sabotage;
+pub use self::mutation::Mutation;
 
-use crate::crowd::Crowd;
-use crate::fault::Lengths;
-use crate::history::{Episode, History, Scene};
-use crate::stage::Stage;
+use crate::workload::Workload;
+use crate::fault::Timings;
+use crate::history::{FaultWindow, History, RunContext};
+use crate::cluster::Cluster;
 
-/// The longest time after a fault in which everything may come to work again
-/// before the next.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// Timeout for the cluster to recover before the next fault.
+const QUIET_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What a run is.
+/// The configuration of a run.
 pub struct Plan {
     /// The server's binary.
     pub server: PathBuf,
-    /// What decides the order of the faults and what each client does.
+    /// Seed of the order of the faults and of the clients' decisions.
     pub seed: u64,
-    /// How many clients there are.
+    /// Number of clients.
     pub clients: usize,
-    /// How often each fault happens.
+    /// How often each fault is injected.
     pub rounds: usize,
-    /// Which faults happen.
+    /// The faults to inject.
     pub faults: Vec<Fault>,
-    /// Whether faults and the time between them are short.
+    /// Whether faults and the pauses between them are short.
     pub short: bool,
-    /// What is broken on purpose.
-    pub sabotage: Option<Sabotage>,
-    /// The folder that the servers' logs and all requests are written to.
+    /// A defect to introduce on purpose.
+    pub mutation: Option<Mutation>,
+    /// Directory for the servers' logs and the history.
     pub logs: Option<PathBuf>,
 }
 
 impl Plan {
-    /// Every fault once, for long enough that clients feel it.
+    /// Every fault once, long enough to affect clients.
     pub fn full(server: PathBuf) -> Self {
-        let (seed, faults) = (fastrand::u64(..), Fault::ALL.to_vec());
-        let (sabotage, logs) = (None, None);
-        Self { server, seed, clients: 200, rounds: 1, faults, short: false, sabotage, logs }
+        Self {
+            server,
+            seed: fastrand::u64(..),
+            clients: 200,
+            rounds: 1,
+            faults: Fault::ALL.to_vec(),
+            short: false,
+            mutation: None,
+            logs: None,
+        }
     }
 
-    /// Every fault once, as a test has time for.
+    /// Every fault once, short enough for a test.
     pub fn short(server: PathBuf) -> Self {
         Self { clients: 60, short: true, ..Self::full(server) }
     }
 
-    /// The faults in the order that the seed gives.
+    /// Returns the faults in random order, each as often as configured.
     fn order(&self, rng: &mut Rng) -> Vec<Fault> {
         let mut order = Vec::new();
         for _ in 0..self.rounds {
@@ -83,62 +88,63 @@ impl Plan {
         order
     }
 
-    fn lengths(&self) -> Lengths {
-        if self.short { Lengths::SHORT } else { Lengths::FULL }
+    fn timings(&self) -> Timings {
+        if self.short { Timings::SHORT } else { Timings::FULL }
     }
 }
 
-/// Runs a plan to its end and judges it.
+/// Runs a plan and checks its history.
 pub fn run(plan: &Plan) -> Report {
     eprintln!("seed {}", plan.seed);
     let mut rng = Rng::with_seed(plan.seed);
-    let lengths = plan.lengths();
-    let mut stage = Stage::set(&plan.server);
-    let scene = Scene::new(stage.addresses());
-    let crowd = Crowd::start(&scene, plan.clients, lengths, rng.fork());
-    let spoiler = plan.sabotage.map(|sabotage| sabotage.start(&stage, &scene));
-    settle(&scene, &lengths);
-    let mut episodes = Vec::new();
+    let timings = plan.timings();
+    let mut cluster = Cluster::start(&plan.server);
+    let context = RunContext::new(cluster.addresses());
+    let workload = Workload::start(&context, plan.clients, timings, rng.fork());
+    let mutator = plan.mutation.map(|mutation| mutation.spawn(&cluster, &context));
+    wait_until_quiet(&context, &timings);
+    let mut windows = Vec::new();
     for fault in plan.order(&mut rng) {
-        episodes.push(inflict(fault, &mut stage, &scene, &lengths, &mut rng));
-        settle(&scene, &lengths);
+        windows.push(inject(fault, &mut cluster, &context, &timings, &mut rng));
+        wait_until_quiet(&context, &timings);
     }
-    let closing = scene.close();
-    crowd.wait();
-    if let Some(spoiler) = spoiler {
-        spoiler.join().unwrap();
+    let closing = context.close();
+    workload.wait();
+    if let Some(mutator) = mutator {
+        mutator.join().unwrap();
     }
-    let end = scene.now();
-    let (rows, requests) = (stage.generations(), scene.requests());
-    let history = History { requests, episodes, closing, end, rows };
+    let end = context.now();
+    let rows = cluster.generations();
+    let requests = context.requests();
+    let history = History { requests, windows, closing, end, rows };
     if let Some(folder) = &plan.logs {
         fs::create_dir_all(folder).unwrap();
-        stage.write_logs(folder);
+        cluster.write_logs(folder);
         history.write(&folder.join("requests.log"));
     }
     Report::of(plan.seed, &history)
 }
 
-fn inflict(
+fn inject(
     fault: Fault,
-    stage: &mut Stage,
-    scene: &Scene,
-    lengths: &Lengths,
+    cluster: &mut Cluster,
+    context: &RunContext,
+    timings: &Timings,
     rng: &mut Rng,
-) -> Episode {
-    let server = rng.usize(0..scene.servers.len());
+) -> FaultWindow {
+    let server = rng.usize(0..context.servers.len());
     let name = fault.name_at(server);
-    eprintln!("{:6.1} s  {name}", scene.now().as_secs_f64());
-    let began = scene.now();
-    stage.inflict(fault, server, scene, lengths);
-    Episode { name, began, ended: scene.now() }
+    eprintln!("{:6.1} s  {name}", context.now().as_secs_f64());
+    let began = context.now();
+    cluster.inject(fault, server, context, timings);
+    FaultWindow { name, began, ended: context.now() }
 }
 
-/// Waits until both servers have answered for a while without a failure, or
-/// until nobody would wait any longer.
-fn settle(scene: &Scene, lengths: &Lengths) {
-    let since = scene.now();
-    while scene.now() < since + PATIENCE && !scene.is_quiet(since, lengths.quiet) {
+/// Waits until both servers have responded without failure for a while, or until the
+/// timeout.
+fn wait_until_quiet(context: &RunContext, timings: &Timings) {
+    let since = context.now();
+    while context.now() < since + QUIET_TIMEOUT && !context.is_quiet(since, timings.quiet) {
         thread::sleep(Duration::from_millis(50));
     }
 }

@@ -1,37 +1,37 @@
-//! Ends and freezes parts of a running Matchbook while clients use it, and
-//! tells whether any of them was served badly. See `matchbook_chaos`.
+//! Stops and freezes parts of a running Matchbook while clients use it, and checks every
+//! response. See `matchbook_chaos`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use matchbook_chaos::{Fault, Plan, Sabotage};
+use matchbook_chaos::{Fault, Plan, Mutation};
 
-/// Two servers, a crowd of clients, and one fault after the other.
+/// Injects faults into two servers under load and checks every response.
 #[derive(Parser)]
 struct Arguments {
-    /// The server's binary.
+    /// Server binary.
     #[arg(long, default_value = "target/release/matchbook-server")]
     server: PathBuf,
-    /// Repeats the run that printed this seed.
+    /// Seed, to repeat a run.
     #[arg(long)]
     seed: Option<u64>,
-    /// How many clients there are (200, or 60 with --short).
+    /// Number of clients (default: 200, or 60 with --short).
     #[arg(long)]
     clients: Option<usize>,
-    /// How often each fault happens.
+    /// How often each fault is injected.
     #[arg(long, default_value_t = 1)]
     rounds: usize,
-    /// Which faults happen, separated by commas; all by default.
+    /// Faults to inject, separated by commas (default: all).
     #[arg(long, value_delimiter = ',')]
     faults: Vec<Fault>,
-    /// Short faults with little time between them.
+    /// Short faults with short pauses.
     #[arg(long)]
     short: bool,
-    /// Breaks something on purpose, to see it reported: tombstones or rows.
+    /// Defect to introduce on purpose, which must be reported: tombstones or rows.
     #[arg(long)]
-    sabotage: Option<Sabotage>,
-    /// A folder to write the servers' logs and all requests to.
+    mutation: Option<Mutation>,
+    /// Directory for the servers' logs and the history.
     #[arg(long)]
     logs: Option<PathBuf>,
 }
@@ -44,14 +44,14 @@ fn main() -> ExitCode {
 }
 
 fn plan(arguments: Arguments) -> Plan {
-    let Arguments { server, seed, clients, rounds, faults, short, sabotage, logs } = arguments;
+    let Arguments { server, seed, clients, rounds, faults, short, mutation, logs } = arguments;
     let plan = if short { Plan::short(server) } else { Plan::full(server) };
     Plan {
         seed: seed.unwrap_or(plan.seed),
         clients: clients.unwrap_or(plan.clients),
         faults: if faults.is_empty() { plan.faults } else { faults },
         rounds,
-        sabotage,
+        mutation,
         logs,
         ..plan
     }

@@ -1,101 +1,99 @@
-//! What a run is told as.
+//! The report of a run.
 
 use std::fmt::{self, Display, Formatter, Write};
 use std::time::Duration;
 
-use crate::history::{Episode, History, Outcome};
-use crate::judge::{self, Violation};
+use crate::history::{FaultWindow, History, Outcome};
+use crate::checker::{self, Violation};
 
-/// The most violations of one rule that are told one by one.
-const TOLD: usize = 30;
+/// Maximum number of violations listed per invariant.
+const MAX_LISTED: usize = 30;
 
-/// What happened and what was wrong with it; `Display` is a table and a line for
-/// each violation.
+/// The result of a run. `Display` prints a table and a line per violation.
 pub struct Report {
-    /// With which the run can be repeated.
+    /// Seed, to repeat the run.
     pub seed: u64,
-    /// What went wrong.
+    /// The violated invariants.
     pub violations: Vec<Violation>,
-    lines: Vec<Line>,
-    episodes: Vec<Episode>,
+    rows: Vec<Row>,
+    windows: Vec<FaultWindow>,
     requests: usize,
     took: Duration,
 }
 
-/// A line of the table: what happened from the beginning of a fault to that of
-/// the next.
-struct Line {
+/// A row of the table, from the start of a fault to the start of the next.
+struct Row {
     name: String,
     requests: usize,
-    /// Answered with `503`.
-    refused: usize,
-    /// Not answered in time, or not to the end.
-    silent: usize,
+    /// Responses with `503`.
+    unavailable: usize,
+    /// Requests without a complete response.
+    no_response: usize,
     recovery: String,
     violations: usize,
 }
 
 impl Report {
     pub(super) fn of(seed: u64, history: &History) -> Self {
-        let violations = judge::violations(history);
-        let lines = (0..=history.episodes.len()).map(|i| Line::of(history, &violations, i));
+        let violations = checker::violations(history);
+        let rows = (0..=history.windows.len()).map(|i| Row::of(history, &violations, i));
         Self {
             seed,
-            lines: lines.collect(),
+            rows: rows.collect(),
             violations,
-            episodes: history.episodes.clone(),
+            windows: history.windows.clone(),
             requests: history.requests.len(),
             took: history.end,
         }
     }
 
-    /// When it was, by the fault that was going on or was the last.
+    /// Describes a time relative to the current or last fault.
     fn when(&self, at: Duration) -> String {
-        let episode = self.episodes.iter().rev().find(|episode| episode.began <= at);
+        let window = self.windows.iter().rev().find(|window| window.began <= at);
         let since = |from: Duration| at.abs_diff(from).as_secs_f64();
-        match episode {
+        match window {
             None => "before the first fault".to_owned(),
-            Some(Episode { name, ended, .. }) if at >= *ended => {
+            Some(FaultWindow { name, ended, .. }) if at >= *ended => {
                 format!("{:.1} s after {name}", since(*ended))
             }
-            Some(Episode { name, began, .. }) => format!("{:.1} s into {name}", since(*began)),
+            Some(FaultWindow { name, began, .. }) => format!("{:.1} s into {name}", since(*began)),
         }
     }
 
-    fn sentence(&self, violation: &Violation) -> String {
-        let Violation { rule, at, client, session, what } = violation;
-        let mut sentence = format!("{:7.2} s  {}: {what}", at.as_secs_f64(), rule.broken());
+    fn describe(&self, violation: &Violation) -> String {
+        let Violation { invariant, at, client, session, detail } = violation;
+        let mut describe = format!("{:7.2} s  {}: {detail}", at.as_secs_f64(), invariant.violated());
         if let Some(client) = client {
-            let _ = write!(sentence, "; client {client}");
+            let _ = write!(describe, "; client {client}");
         }
         if let Some(session) = session {
-            let _ = write!(sentence, ", session {session}");
+            let _ = write!(describe, ", session {session}");
         }
-        sentence + &format!("; {}", self.when(*at))
+        describe + &format!("; {}", self.when(*at))
     }
 
-    /// One by one, as far as anybody reads, and then how many more there are.
-    fn sentences(&self) -> Vec<String> {
-        let mut sentences = Vec::new();
-        let mut rules: Vec<_> = self.violations.iter().map(|violation| violation.rule).collect();
-        rules.sort_unstable();
-        rules.dedup();
-        for rule in rules {
-            let these = || self.violations.iter().filter(|violation| violation.rule == rule);
-            sentences.extend(these().take(TOLD).map(|violation| self.sentence(violation)));
-            let more = these().count().saturating_sub(TOLD);
+    /// Describes up to `MAX_LISTED` violations per invariant, then counts the rest.
+    fn descriptions(&self) -> Vec<String> {
+        let mut descriptions = Vec::new();
+        let mut invariants: Vec<_> = self.violations.iter().map(|violation| violation.invariant).collect();
+        invariants.sort_unstable();
+        invariants.dedup();
+        for invariant in invariants {
+            let these = || self.violations.iter().filter(|violation| violation.invariant == invariant);
+            descriptions.extend(these().take(MAX_LISTED).map(|violation| self.describe(violation)));
+            let more = these().count().saturating_sub(MAX_LISTED);
             if more > 0 {
-                sentences.push(format!("           {}: {more} more", rule.broken()));
+                descriptions.push(format!("           {}: {more} more", invariant.violated()));
             }
         }
-        sentences
+        descriptions
     }
 }
 
-impl Line {
-    /// Of the fault before number `i`; of the time before the first, for 0.
+impl Row {
+    /// Creates the row of fault `i - 1`. Row 0 is the time before the first fault.
     fn of(history: &History, violations: &[Violation], i: usize) -> Self {
-        let began = |i: usize| history.episodes.get(i).map(|episode| episode.began);
+        let began = |i: usize| history.windows.get(i).map(|window| window.began);
         let from = i.checked_sub(1).and_then(began).unwrap_or(Duration::ZERO);
         let until = began(i).unwrap_or(Duration::MAX);
         let here = |at: Duration| at >= from && at < until;
@@ -103,21 +101,21 @@ impl Line {
         let count = |outcome| requests().filter(|request| request.outcome == outcome).count();
         let (name, recovery) = match i.checked_sub(1) {
             None => ("(before)".to_owned(), String::new()),
-            Some(i) => (history.episodes[i].name.clone(), recovery(history, i)),
+            Some(i) => (history.windows[i].name.clone(), recovery(history, i)),
         };
         Self {
             name,
             requests: requests().count(),
-            refused: count(Outcome::Away),
-            silent: count(Outcome::Silent),
+            unavailable: count(Outcome::Unavailable),
+            no_response: count(Outcome::NoResponse),
             recovery,
             violations: violations.iter().filter(|violation| here(violation.at)).count(),
         }
     }
 }
 
-fn recovery(history: &History, episode: usize) -> String {
-    let time = judge::recovery(history, episode);
+fn recovery(history: &History, window: usize) -> String {
+    let time = checker::recovery(history, window);
     time.map_or("never".to_owned(), |time| format!("{:.1} s", time.as_secs_f64()))
 }
 
@@ -125,23 +123,25 @@ impl Display for Report {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{:18} {:>9} {:>8} {:>10} {:>9} {:>11}",
-            "fault", "requests", "refused", "no answer", "recovery", "violations"
+            "{:18} {:>9} {:>8} {:>11} {:>9} {:>11}",
+            "fault", "requests", "503", "no response", "recovery", "violations"
         )?;
-        for Line { name, requests, refused, silent, recovery, violations } in &self.lines {
+        for Row { name, requests, unavailable, no_response, recovery, violations } in &self.rows {
             writeln!(
                 f,
-                "{name:18} {requests:>9} {refused:>8} {silent:>10} {recovery:>9} {violations:>11}"
+                "{name:18} {requests:>9} {unavailable:>8} {no_response:>11} {recovery:>9} {violations:>11}"
             )?;
         }
-        for sentence in self.sentences() {
-            writeln!(f, "{sentence}")?;
+        for describe in self.descriptions() {
+            writeln!(f, "{describe}")?;
         }
-        let (count, requests) = (self.violations.len(), self.requests);
-        let (took, seed) = (self.took.as_secs(), self.seed);
+        let count = self.violations.len();
+        let requests = self.requests;
+        let took = self.took.as_secs();
+        let seed = self.seed;
         write!(
             f,
-            "{count} violations in {requests} requests and {took} s; the same again: --seed {seed}"
+            "{count} violations in {requests} requests and {took} s; repeat with --seed {seed}"
         )
     }
 }

@@ -1,4 +1,4 @@
-//! What tokens say of themselves, read without their server.
+//! The contents of tokens, read without the server.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 use uuid::Uuid;
 
-/// A refresh token as it travels, and what is written in it.
+/// A refresh token and its contents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RefreshToken {
     pub(super) text: String,
@@ -16,8 +16,8 @@ pub(super) struct RefreshToken {
 }
 
 impl RefreshToken {
-    /// `mb_rt_`, then in base64url: a version, 16 bytes of session, 8 of
-    /// generation, and what only the server can read.
+    /// Parses `mb_rt_` and base64url of: version, 16 bytes of session id, 8 of generation,
+    /// and data for the server.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let bytes = URL_SAFE_NO_PAD.decode(text.strip_prefix("mb_rt_")?).ok()?;
         let session = Uuid::from_slice(bytes.get(1..17)?).ok()?;
@@ -26,7 +26,7 @@ impl RefreshToken {
     }
 }
 
-/// An access token and when its own life is over, counted from 1970.
+/// An access token and its expiry in Unix time.
 #[derive(Debug, Clone)]
 pub(super) struct AccessToken {
     pub(super) text: String,
@@ -42,15 +42,15 @@ impl AccessToken {
     }
 }
 
-/// What a server grants.
+/// The tokens of one response.
 #[derive(Debug, Clone)]
-pub(super) struct Pair {
+pub(super) struct TokenPair {
     pub(super) access: AccessToken,
     pub(super) refresh: RefreshToken,
 }
 
-impl Pair {
-    /// From the body of an answer.
+impl TokenPair {
+    /// Parses the body of a response.
     pub(super) fn parse(body: &str) -> Option<Self> {
         let body: Value = serde_json::from_str(body).ok()?;
         let access = AccessToken::parse(body["token"].as_str()?)?;
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pair_is_read() {
+    fn a_token_pair_is_parsed() {
         let session = Uuid::new_v4();
         let mut bytes = vec![1];
         bytes.extend(session.as_bytes());
@@ -73,9 +73,9 @@ mod tests {
         let refresh = format!("mb_rt_{}", URL_SAFE_NO_PAD.encode(bytes));
         let access = format!("head.{}.signature", URL_SAFE_NO_PAD.encode(r#"{"exp":1234}"#));
         let body = serde_json::json!({"token": access, "refreshToken": refresh, "expiresIn": 15});
-        let pair = Pair::parse(&body.to_string()).unwrap();
+        let pair = TokenPair::parse(&body.to_string()).unwrap();
         assert_eq!((pair.refresh.session, pair.refresh.generation), (session, 7));
         assert_eq!(pair.access.expires, Duration::from_secs(1234));
-        assert!(Pair::parse("{}").is_none());
+        assert!(TokenPair::parse("{}").is_none());
     }
 }

@@ -67,7 +67,7 @@ impl ConfigSources {
         }
         if rest.chars().any(|c| c.is_ascii_lowercase()) {
             return Err(SettingsError(format!(
-                "{name} in the environment is not a setting: write it in upper case."
+                "{name} in the environment sets nothing: write it in capitals."
             )));
         }
         self.read_variable(variable, &key, env)
@@ -154,7 +154,7 @@ impl ConfigSources {
             Some(variable) => format!("did you mean {variable}?"),
             None => "`check-config` lists all settings.".to_owned(),
         };
-        Some(format!("{name} in the environment is not a setting and has no effect: {hint}"))
+        Some(format!("{name} in the environment is not a setting and changes nothing: {hint}"))
     }
 
     /// Returns the variable whose name is most similar to `name`, which is in upper case.

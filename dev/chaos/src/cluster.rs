@@ -1,4 +1,4 @@
-//! PostgreSQL, Redis and two servers, and what is done to them.
+//! PostgreSQL, Redis and two servers, and the injection of faults.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,77 +11,78 @@ use diesel::{Connection, PgConnection, QueryableByName, RunQueryDsl};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::fault::{Fault, Lengths};
-use crate::history::Scene;
+use crate::fault::{Fault, Timings};
+use crate::history::RunContext;
 use matchbook_testkit::through_proxy;
 use matchbook_testkit::{Postgres, Process, ProcessBuilder, Redis, Stop, TcpProxy, free_port};
 
-/// Every setting of the servers, but where they and their parts are. Both share
-/// a folder, and with it the secret that the first of them makes.
+/// The settings of both servers, except addresses. Both share a directory, and with it the
+/// secret that the first of them creates.
 const SETTINGS: &[(&str, &str)] = &[
     ("server.workers", "2"),
     ("tls.mode", "off"),
     ("limits.enabled", "false"),
     ("metrics.address", "off"),
-    // Short, so that clients see tokens expire; longer than any fault, so that
-    // what a fault made forgotten is still shown after it.
+    // Short, so that tokens expire during the run; longer than most faults, so that tokens
+    // of ended sessions are still presented after a fault.
     ("tokens.access_lifetime", "15s"),
     ("log.level", "info"),
 ];
 
-/// What a run happens on.
-pub(super) struct Stage {
+/// The parts of a run.
+pub(super) struct Cluster {
     servers: Vec<Server>,
     redis: Redis,
     postgres: Postgres,
     database_url: String,
-    /// What the first server reaches them through.
-    redis_relay: TcpProxy,
-    postgres_relay: TcpProxy,
+    /// The first server connects through these.
+    redis_proxy: TcpProxy,
+    postgres_proxy: TcpProxy,
     _folder: TempDir,
 }
 
-/// A server at an address that it keeps.
+/// A server with a fixed address.
 struct Server {
     address: String,
-    launch: ProcessBuilder,
+    builder: ProcessBuilder,
     process: Process,
-    /// What it logged before it was last killed.
+    /// The log up to the last kill.
     log: String,
 }
 
-impl Stage {
-    /// Starts everything.
-    pub(super) fn set(binary: &Path) -> Self {
+impl Cluster {
+    /// Starts all parts.
+    pub(super) fn start(binary: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let binary = binary.canonicalize();
-        let binary = binary.expect("the server's binary is there: build it, or see --server");
-        let (postgres, redis) = (Postgres::new(), Redis::new());
+        let binary = binary.expect("the server's binary exists: build it, or set --server");
+        let postgres = Postgres::new();
+        let redis = Redis::new();
         let database_url = postgres.create("matchbook");
-        let (postgres_relay, relayed_database) = through_proxy(&database_url);
-        let (redis_relay, relayed_redis) = through_proxy(&redis.url());
-        let launch = |database: &str, redis: &str| {
-            let launch = ProcessBuilder::new(&binary, folder.path(), "MATCHBOOK")
+        let (postgres_proxy, relayed_database) = through_proxy(&database_url);
+        let (redis_proxy, relayed_redis) = through_proxy(&redis.url());
+        let builder = |database: &str, redis: &str| {
+            let builder = ProcessBuilder::new(&binary, folder.path(), "MATCHBOOK")
                 .variable("DATABASE_URL", database)
                 .variable("REDIS_URL", redis);
-            SETTINGS.iter().fold(launch, |launch, (key, value)| launch.set(key, value))
+            SETTINGS.iter().fold(builder, |builder, (key, value)| builder.set(key, value))
         };
         let servers = vec![
-            Server::start(&launch(&relayed_database, &relayed_redis)),
-            Server::start(&launch(&database_url, &redis.url())),
+            Server::start(&builder(&relayed_database, &relayed_redis)),
+            Server::start(&builder(&database_url, &redis.url())),
         ];
         Self {
             servers,
             redis,
             postgres,
             database_url,
-            redis_relay,
-            postgres_relay,
+            redis_proxy,
+            postgres_proxy,
             _folder: folder,
         }
     }
 
-    /// Where the servers listen: `host:port`.
+    /// Returns the addresses of the servers: `host:port`.
     pub(super) fn addresses(&self) -> Vec<String> {
         self.servers.iter().map(|server| server.address.clone()).collect()
     }
@@ -94,40 +95,40 @@ impl Stage {
         self.redis.url()
     }
 
-    /// Does it, and undoes it after its time.
-    pub(super) fn inflict(&mut self, fault: Fault, on: usize, scene: &Scene, lengths: &Lengths) {
+    /// Injects a fault and repairs it after its time.
+    pub(super) fn inject(&mut self, fault: Fault, on: usize, context: &RunContext, timings: &Timings) {
         match fault {
             Fault::KillServer => self.servers[on].kill_and_start(),
             Fault::FreezeServer => {
                 let process = &self.servers[on].process;
                 process.freeze();
-                thread::sleep(lengths.freeze);
+                thread::sleep(timings.freeze);
                 process.thaw();
             }
             Fault::RestartPostgres => self.postgres.restart(Stop::Fast),
             Fault::CrashPostgres => self.postgres.restart(Stop::Immediate),
             Fault::StopPostgres => {
                 self.postgres.stop(Stop::Fast);
-                thread::sleep(lengths.stop);
+                thread::sleep(timings.stop);
                 self.postgres.start();
             }
             Fault::FreezePostgres => {
                 self.postgres.freeze();
-                thread::sleep(lengths.freeze);
+                thread::sleep(timings.freeze);
                 self.postgres.thaw();
             }
             Fault::StallCommits => {
-                // Commits wait for a standby that is not there.
-                self.postgres.configure("synchronous_standby_names", "nobody");
-                thread::sleep(lengths.stall);
+                // Commits wait for a standby that does not exist.
+                self.postgres.configure("synchronous_standby_names", "missing");
+                thread::sleep(timings.stall);
                 self.postgres.configure("synchronous_standby_names", "");
             }
-            Fault::CutPostgres => cut(&self.postgres_relay, lengths.stop),
+            Fault::CutPostgres => cut(&self.postgres_proxy, timings.stop),
             Fault::StandbyInPool => {
-                stand_in(&self.postgres, &self.postgres_relay, lengths.stop);
+                serve_from_standby(&self.postgres, &self.postgres_proxy, timings.stop);
             }
-            Fault::CutRedis => cut(&self.redis_relay, lengths.stop),
-            Fault::SplitRedis => split(&self.redis, &self.redis_relay, lengths.stop),
+            Fault::CutRedis => cut(&self.redis_proxy, timings.stop),
+            Fault::SplitRedis => split(&self.redis, &self.redis_proxy, timings.stop),
             Fault::KillRedis => {
                 self.redis.kill();
                 self.redis.start();
@@ -135,23 +136,23 @@ impl Stage {
             Fault::FlushRedis => self.redis.flush(),
             Fault::StopRedis => {
                 self.redis.stop();
-                thread::sleep(lengths.stop);
+                thread::sleep(timings.stop);
                 self.redis.start();
             }
             Fault::FreezeRedis => {
                 self.redis.freeze();
-                thread::sleep(lengths.freeze);
+                thread::sleep(timings.freeze);
                 self.redis.thaw();
             }
             Fault::CutClients => {
-                scene.cut(true);
-                thread::sleep(lengths.cut);
-                scene.cut(false);
+                context.cut(true);
+                thread::sleep(timings.cut);
+                context.cut(false);
             }
         }
     }
 
-    /// The generation of each session in the database.
+    /// Returns the generation of each session in the database.
     pub(super) fn generations(&self) -> HashMap<Uuid, u64> {
         #[derive(QueryableByName)]
         struct Row {
@@ -166,7 +167,7 @@ impl Stage {
         rows.map(|row| (row.id.parse().unwrap(), row.generation.try_into().unwrap_or(0))).collect()
     }
 
-    /// Writes what each server logged into a folder.
+    /// Writes the servers' logs to a directory.
     pub(super) fn write_logs(&self, folder: &Path) {
         for (i, server) in self.servers.iter().enumerate() {
             let log = format!("{}{}\n", server.log, server.process.log());
@@ -175,52 +176,53 @@ impl Stage {
     }
 }
 
-fn cut(relay: &TcpProxy, time: Duration) {
-    relay.cut();
+fn cut(proxy: &TcpProxy, time: Duration) {
+    proxy.cut();
     thread::sleep(time);
-    relay.mend();
+    proxy.mend();
 }
 
-/// A standby that takes over the address of its primary for a while: it has everything
-/// so far, and follows no more.
-fn stand_in(primary: &Postgres, relay: &TcpProxy, time: Duration) {
+/// Connects a server to a standby of its primary for a while. The standby is up to date,
+/// then its replay is paused.
+fn serve_from_standby(primary: &Postgres, proxy: &TcpProxy, time: Duration) {
     let standby = Postgres::standby_of(primary);
     standby.catch_up(primary);
     let mut conn = PgConnection::establish(&standby.url()).unwrap();
     conn.batch_execute("SELECT pg_wal_replay_pause()").unwrap();
-    lead(relay, &standby.address());
+    switch_to(proxy, &standby.address());
     thread::sleep(time);
-    lead(relay, &primary.address());
+    switch_to(proxy, &primary.address());
 }
 
-/// A replica has everything so far, and then lives its own life.
-fn split(redis: &Redis, relay: &TcpProxy, time: Duration) {
+/// Connects a server to a promoted replica for a while. The replica is up to date, then
+/// diverges.
+fn split(redis: &Redis, proxy: &TcpProxy, time: Duration) {
     let replica = Redis::new();
     replica.replicate(redis);
     replica.promote();
-    lead(relay, &format!("127.0.0.1:{}", replica.port()));
+    switch_to(proxy, &format!("127.0.0.1:{}", replica.port()));
     thread::sleep(time);
-    lead(relay, &format!("127.0.0.1:{}", redis.port()));
+    switch_to(proxy, &format!("127.0.0.1:{}", redis.port()));
 }
 
-/// Leads a server to another address: what is connected to the one before is closed.
-fn lead(relay: &TcpProxy, address: &str) {
-    relay.lead_to(address);
-    relay.cut();
-    relay.mend();
+/// Connects a server to another address and closes its connections to the previous one.
+fn switch_to(proxy: &TcpProxy, address: &str) {
+    proxy.lead_to(address);
+    proxy.cut();
+    proxy.mend();
 }
 
 impl Server {
-    fn start(launch: &ProcessBuilder) -> Self {
+    fn start(builder: &ProcessBuilder) -> Self {
         let address = format!("127.0.0.1:{}", free_port());
-        let launch = launch.clone().set("server.address", &address);
-        Self { address, process: launch.start(), launch, log: String::new() }
+        let builder = builder.clone().set("server.address", &address);
+        Self { address, process: builder.start(), builder, log: String::new() }
     }
 
     fn kill_and_start(&mut self) {
         self.process.kill();
         self.log += &self.process.log();
         self.log += "\n(killed)\n";
-        self.process = self.launch.start();
+        self.process = self.builder.start();
     }
 }

@@ -1,5 +1,4 @@
-//! Breaks what the judge must notice: a judge who never finds anything proves
-//! nothing.
+//! Defects introduced on purpose. They prove that the checker detects them.
 
 use std::error::Error;
 use std::str::FromStr;
@@ -11,42 +10,43 @@ use diesel::connection::SimpleConnection;
 use diesel::{Connection, PgConnection};
 use redis::RedisResult;
 
-use crate::history::Scene;
-use crate::stage::Stage;
+use crate::history::RunContext;
+use crate::cluster::Cluster;
 use matchbook_testkit::connect;
 
 /// What is broken on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sabotage {
-    /// Redis forgets that sessions ended, as soon as it was told.
+pub enum Mutation {
+    /// Tombstones of ended sessions are deleted from Redis.
     Tombstones,
-    /// The database forgets rotations.
+    /// Rotations are rolled back in the database.
     Rows,
 }
 
-impl FromStr for Sabotage {
+impl FromStr for Mutation {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "tombstones" => Ok(Self::Tombstones),
             "rows" => Ok(Self::Rows),
-            _ => Err("there are: tombstones, rows".to_owned()),
+            _ => Err("unknown mutation; known mutations: tombstones, rows".to_owned()),
         }
     }
 }
 
-impl Sabotage {
-    /// Breaks it again and again until the clients have gone.
-    pub(super) fn start(self, stage: &Stage, scene: &Arc<Scene>) -> JoinHandle<()> {
-        let (redis, database) = (stage.redis_url(), stage.database_url().to_owned());
-        let scene = scene.clone();
+impl Mutation {
+    /// Starts a thread that applies the mutation repeatedly until the run ends.
+    pub(super) fn spawn(self, cluster: &Cluster, context: &Arc<RunContext>) -> JoinHandle<()> {
+        let redis = cluster.redis_url();
+        let database = cluster.database_url().to_owned();
+        let context = context.clone();
         thread::spawn(move || {
-            while !scene.is_closing() {
-                // What is away now cannot be broken now.
+            while !context.is_closing() {
+                // Fails while the part is unavailable.
                 let _ = match self {
                     Self::Tombstones => delete_tombstones(&redis).is_ok(),
-                    Self::Rows => set_rows_back(&database).is_ok(),
+                    Self::Rows => roll_back_rows(&database).is_ok(),
                 };
                 thread::sleep(self.pause());
             }
@@ -70,11 +70,11 @@ fn delete_tombstones(url: &str) -> RedisResult<()> {
     redis::cmd("DEL").arg(keys).exec(&mut conn)
 }
 
-/// Some sessions lose their last two rotations.
-fn set_rows_back(url: &str) -> Result<(), Box<dyn Error>> {
+/// Rolls back the last two rotations of some sessions.
+fn roll_back_rows(url: &str) -> Result<(), Box<dyn Error>> {
     let mut conn = PgConnection::establish(url)?;
-    let set_back = "UPDATE sessions SET generation = generation - 2 WHERE id IN (
+    let statement = "UPDATE sessions SET generation = generation - 2 WHERE id IN (
         SELECT id FROM sessions WHERE generation > 2 AND ended_at IS NULL ORDER BY random() LIMIT 2
     )";
-    Ok(conn.batch_execute(set_back)?)
+    Ok(conn.batch_execute(statement)?)
 }
