@@ -1,19 +1,18 @@
-# `make run` and `make test` are all that a newcomer needs; each is a script of
-# the same name, for machines without make.
+# Each target is a script of the same name in scripts/, for machines without make.
 
-.PHONY: run test check faults bench
+.PHONY: run test check chaos bench
 
 run: ## Build and start server and client, until Ctrl-C
 	@scripts/run
 
-test: ## Every test: on SQLite alone, then on PostgreSQL and Redis
+test: ## All tests: on SQLite, then on PostgreSQL and Redis
 	@scripts/test
 
 check: ## Formatting, lints, documentation, licences
 	@scripts/check
 
-faults: ## Some minutes of faults under load; ARGUMENTS='--help' says what it takes
-	@scripts/faults $(ARGUMENTS)
+chaos: ## Minutes of faults under load; ARGUMENTS='--help' lists the options
+	@scripts/chaos $(ARGUMENTS)
 
-bench: ## How fast it is, against bare parts; ARGUMENTS='--help' says what it takes
+bench: ## Benchmarks against the bare components; ARGUMENTS='--help' lists the options
 	@scripts/bench $(ARGUMENTS)

@@ -31,7 +31,7 @@ pub enum Invariant {
 }
 
 impl Invariant {
-    /// What is said where it is broken.
+    /// Returns the text of a violation.
     pub(super) fn violated(self) -> &'static str {
         match self {
             Self::StaysLoggedIn => "honest client logged out",

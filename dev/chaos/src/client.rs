@@ -38,7 +38,7 @@ pub(super) struct HonestClient {
 struct Session {
     id: Uuid,
     current: TokenPair,
-    /// Names the attempt to refresh with the live token.
+    /// The idempotency key for the current token.
     key: Option<String>,
     /// All issued tokens, the newest last.
     access: Vec<AccessToken>,
@@ -114,7 +114,7 @@ impl HonestClient {
         }
     }
 
-    /// Shows the live refresh token until there is an answer.
+    /// Presents the refresh token until there is a response.
     async fn refresh(&mut self) {
         while let Some(session) = &self.session {
             let reply = self.send(session.refresh_call()).await;

@@ -96,8 +96,8 @@ fn an_access_token_rejected_before_its_expiry_is_a_violation() {
 
 #[test]
 fn a_token_may_be_rejected_once_a_logout_was_sent() {
-    let unanswered = vec![log_in(1), logout(2, Outcome::NoResponse), refresh(3, 0, rejected())];
-    assert_eq!(violated(&history(unanswered, 0)), []);
+    let unacknowledged = vec![log_in(1), logout(2, Outcome::NoResponse), refresh(3, 0, rejected())];
+    assert_eq!(violated(&history(unacknowledged, 0)), []);
     // The logout may overtake an earlier request.
     let overtaken = vec![log_in(1), user(2, 17, rejected()), logout(2, Outcome::Accepted)];
     assert_eq!(violated(&history(overtaken, 0)), []);
