@@ -86,7 +86,7 @@ async fn subject(client: &Client) -> Result<String, Error> {
 }
 
 /// Tests that need Node.js. `scripts/test` leaves out this module without it.
-mod with_node {
+mod needs_node {
     use super::*;
 
     #[actix_rt::test]

@@ -12,7 +12,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::history::{Operation, Outcome, Request, RunContext};
-use crate::tokens::{AccessToken, TokenPair, RefreshToken};
+use crate::tokens::{AccessToken, RefreshToken, TokenPair};
 
 /// Timeout of a request.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -178,7 +178,9 @@ impl Reply {
     }
 
     fn of(operation: &Operation, response: Option<Response>) -> Self {
-        let Some(Response { status, retry_after, body }) = response else { return Self::no_response() };
+        let Some(Response { status, retry_after, body }) = response else {
+            return Self::no_response();
+        };
         let grants = matches!(operation, Operation::LogIn | Operation::Refresh { .. });
         let done = if *operation == Operation::Logout { 204 } else { 200 };
         let pair = TokenPair::parse(&body).filter(|_| grants && status == 200);
@@ -187,7 +189,10 @@ impl Reply {
             (401, _) => Outcome::Rejected(reason(&body)),
             (503, _) if retry_after.is_some() => Outcome::Unavailable,
             (status, None) if status == done && !grants => Outcome::Accepted,
-            _ => Outcome::Unexpected(format!("{status} {}", body.chars().take(120).collect::<String>())),
+            _ => Outcome::Unexpected(format!(
+                "{status} {}",
+                body.chars().take(120).collect::<String>()
+            )),
         };
         Self { outcome, pair, body, retry_after }
     }
@@ -204,7 +209,12 @@ fn reason(body: &str) -> String {
 mod tests {
     use super::*;
 
-    fn outcome(operation: &Operation, status: u16, retry_after: Option<u64>, body: &str) -> Outcome {
+    fn outcome(
+        operation: &Operation,
+        status: u16,
+        retry_after: Option<u64>,
+        body: &str,
+    ) -> Outcome {
         let retry_after = retry_after.map(Duration::from_secs);
         let body = body.to_owned();
         Reply::of(operation, Some(Response { status, retry_after, body })).outcome

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::history::{Operation, History, Outcome, Request};
+use crate::history::{History, Operation, Outcome, Request};
 
 /// How long servers may fail after a fault.
 const MAX_RECOVERY: Duration = Duration::from_secs(10);
@@ -88,7 +88,8 @@ struct Logout {
 
 fn logouts(history: &History) -> HashMap<Uuid, Logout> {
     let mut logouts: HashMap<Uuid, Logout> = HashMap::new();
-    for request in history.requests.iter().filter(|request| request.operation == Operation::Logout) {
+    for request in history.requests.iter().filter(|request| request.operation == Operation::Logout)
+    {
         let Some(session) = request.session else { continue };
         let first = Logout { sent: request.sent, acknowledged: None };
         let logout = logouts.entry(session).or_insert(first);
@@ -149,7 +150,13 @@ fn works_at_the_end(history: &History, logouts: &HashMap<Uuid, Logout>) -> Vec<V
             (true, false) => "refreshes, but /user does not work at the end".to_owned(),
         };
         let (client, session) = (Some(client), Some(session));
-        Some(Violation { invariant: Invariant::RefreshIsDurable, at: history.end, client, session, detail })
+        Some(Violation {
+            invariant: Invariant::RefreshIsDurable,
+            at: history.end,
+            client,
+            session,
+            detail,
+        })
     });
     violated.collect()
 }
@@ -236,15 +243,20 @@ fn logout_is_final(history: &History, logouts: &HashMap<Uuid, Logout>) -> Vec<Vi
 
 /// Only tokens are rejected, and every response is a documented one.
 fn known_responses(history: &History) -> Vec<Violation> {
-    let presents_token = |operation: &Operation| matches!(operation, Operation::User { .. } | Operation::Refresh { .. });
+    let presents_token = |operation: &Operation| {
+        matches!(operation, Operation::User { .. } | Operation::Refresh { .. })
+    };
     let mut found = Vec::new();
     for request in &history.requests {
         let detail = match &request.outcome {
             Outcome::Unexpected(response) => response.clone(),
-            Outcome::Rejected(reason) if !presents_token(&request.operation) => format!("401 {reason}"),
+            Outcome::Rejected(reason) if !presents_token(&request.operation) => {
+                format!("401 {reason}")
+            }
             _ => continue,
         };
-        let detail = format!("{} at server {}: {detail}", name(&request.operation), request.server + 1);
+        let detail =
+            format!("{} at server {}: {detail}", name(&request.operation), request.server + 1);
         found.push(Violation::by(request, Invariant::KnownResponses, detail));
     }
     found

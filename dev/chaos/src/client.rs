@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::calls::{Call, Connection, Reply};
 use crate::fault::Timings;
 use crate::history::Outcome;
-use crate::tokens::{AccessToken, TokenPair, RefreshToken};
+use crate::tokens::{AccessToken, RefreshToken, TokenPair};
 
 /// Maximum `Retry-After` that a client waits.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(1);

@@ -96,7 +96,13 @@ impl Cluster {
     }
 
     /// Injects a fault and repairs it after its time.
-    pub(super) fn inject(&mut self, fault: Fault, on: usize, context: &RunContext, timings: &Timings) {
+    pub(super) fn inject(
+        &mut self,
+        fault: Fault,
+        on: usize,
+        context: &RunContext,
+        timings: &Timings,
+    ) {
         match fault {
             Fault::KillServer => self.servers[on].kill_and_start(),
             Fault::FreezeServer => {

@@ -7,15 +7,15 @@
 //! to prove that the checker detects it.
 
 mod calls;
+mod checker;
 mod client;
-mod workload;
+mod cluster;
 mod fault;
 mod history;
-mod checker;
-mod report;
 mod mutation;
-mod cluster;
+mod report;
 mod tokens;
+mod workload;
 
 use std::fs;
 use std::path::PathBuf;
@@ -24,15 +24,15 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-pub use self::fault::Fault;
 pub use self::checker::{Invariant, Violation};
-pub use self::report::Report;
+pub use self::fault::Fault;
 pub use self::mutation::Mutation;
+pub use self::report::Report;
 
-use crate::workload::Workload;
+use crate::cluster::Cluster;
 use crate::fault::Timings;
 use crate::history::{FaultWindow, History, RunContext};
-use crate::cluster::Cluster;
+use crate::workload::Workload;
 
 /// Timeout for the cluster to recover before the next fault.
 const QUIET_TIMEOUT: Duration = Duration::from_secs(15);

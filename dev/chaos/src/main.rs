@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use matchbook_chaos::{Fault, Plan, Mutation};
+use matchbook_chaos::{Fault, Mutation, Plan};
 
 /// Injects faults into two servers under load and checks every response.
 #[derive(Parser)]

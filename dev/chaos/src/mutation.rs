@@ -10,8 +10,8 @@ use diesel::connection::SimpleConnection;
 use diesel::{Connection, PgConnection};
 use redis::RedisResult;
 
-use crate::history::RunContext;
 use crate::cluster::Cluster;
+use crate::history::RunContext;
 use matchbook_testkit::connect;
 
 /// What is broken on purpose.

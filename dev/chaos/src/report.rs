@@ -3,8 +3,8 @@
 use std::fmt::{self, Display, Formatter, Write};
 use std::time::Duration;
 
-use crate::history::{FaultWindow, History, Outcome};
 use crate::checker::{self, Violation};
+use crate::history::{FaultWindow, History, Outcome};
 
 /// Maximum number of violations listed per invariant.
 const MAX_LISTED: usize = 30;
@@ -62,7 +62,8 @@ impl Report {
 
     fn describe(&self, violation: &Violation) -> String {
         let Violation { invariant, at, client, session, detail } = violation;
-        let mut describe = format!("{:7.2} s  {}: {detail}", at.as_secs_f64(), invariant.violated());
+        let mut describe =
+            format!("{:7.2} s  {}: {detail}", at.as_secs_f64(), invariant.violated());
         if let Some(client) = client {
             let _ = write!(describe, "; client {client}");
         }
@@ -75,11 +76,13 @@ impl Report {
     /// Describes up to `MAX_LISTED` violations per invariant, then counts the rest.
     fn descriptions(&self) -> Vec<String> {
         let mut descriptions = Vec::new();
-        let mut invariants: Vec<_> = self.violations.iter().map(|violation| violation.invariant).collect();
+        let mut invariants: Vec<_> =
+            self.violations.iter().map(|violation| violation.invariant).collect();
         invariants.sort_unstable();
         invariants.dedup();
         for invariant in invariants {
-            let these = || self.violations.iter().filter(|violation| violation.invariant == invariant);
+            let these =
+                || self.violations.iter().filter(|violation| violation.invariant == invariant);
             descriptions.extend(these().take(MAX_LISTED).map(|violation| self.describe(violation)));
             let more = these().count().saturating_sub(MAX_LISTED);
             if more > 0 {

@@ -61,26 +61,6 @@ async fn lock_wait_beyond_the_timeout_is_503() {
 }
 
 #[actix_rt::test]
-#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_database_without_utf8_stops_startup() {
-    let (world, postgres) = (TestEnv::new(), Postgres::new());
-    let mut conn = PgConnection::establish(&postgres.url()).unwrap();
-    for encoding in ["LATIN1", "SQL_ASCII"] {
-        let sql = format!(
-            "CREATE DATABASE {encoding} ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE \
-             template0"
-        );
-        conn.batch_execute(&sql).unwrap();
-        let url = postgres.url_of(&encoding.to_lowercase());
-        let launch = world.server(binary()).variable("DATABASE_URL", &url);
-        let output = launch.run(&[]);
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert!(!output.status.success(), "{encoding}");
-        assert!(said.contains(&format!("its encoding is {encoding}")), "{said}");
-    }
-}
-
-#[actix_rt::test]
 async fn no_command_prints_the_password_of_the_database() {
     let world = TestEnv::new();
     // Nothing listens on this address. Each password contains `hush` or its halves.
@@ -128,6 +108,30 @@ async fn no_command_prints_the_password_of_the_database() {
             for part in ["hush", "hu sh", "hu/", "hu?", "hu#", "hu@", "hu=", "hu&", "=sh", "&sh"] {
                 assert!(!said.contains(part), "{url} {command:?}: {said}");
             }
+        }
+    }
+}
+
+mod needs_programs {
+    use super::*;
+
+    #[actix_rt::test]
+    #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+    async fn database_without_utf8_stops_startup() {
+        let (world, postgres) = (TestEnv::new(), Postgres::new());
+        let mut conn = PgConnection::establish(&postgres.url()).unwrap();
+        for encoding in ["LATIN1", "SQL_ASCII"] {
+            let sql = format!(
+                "CREATE DATABASE {encoding} ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE \
+                 template0"
+            );
+            conn.batch_execute(&sql).unwrap();
+            let url = postgres.url_of(&encoding.to_lowercase());
+            let launch = world.server(binary()).variable("DATABASE_URL", &url);
+            let output = launch.run(&[]);
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert!(!output.status.success(), "{encoding}");
+            assert!(said.contains(&format!("its encoding is {encoding}")), "{said}");
         }
     }
 }

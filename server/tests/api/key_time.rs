@@ -34,45 +34,6 @@ async fn published(server: &Server) -> usize {
 }
 
 #[actix_rt::test]
-#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_key_committed_late_is_published_for_the_full_publish_ahead() {
-    let postgres = Postgres::new();
-    let url = postgres.create("matchbook");
-    let with = |launch: matchbook_testkit::ProcessBuilder| {
-        launch.variable("DATABASE_URL", &url).set("keys.publish_ahead", "8s")
-    };
-    let server = Server::within(TestEnv::new(), with);
-    let mut tokens = server.log_in().await;
-    let kid = |tokens: &Tokens| jsonwebtoken::decode_header(&tokens.access).unwrap().kid.unwrap();
-    let old = kid(&tokens);
-
-    // Commits wait for a standby that does not exist.
-    postgres.configure("synchronous_standby_names", "absent");
-    let launch = with(server.world.server(binary()));
-    let mut command = launch.command();
-    command.args(["keys", "rotate"]).stdout(Stdio::null());
-    let mut rotating = command.spawn().unwrap();
-    eventually(1, async || waiting_commits(&postgres)).await;
-    sleep(LEAD + Duration::from_secs(1)).await;
-    assert_eq!(published(&server).await, 1);
-    postgres.configure("synchronous_standby_names", "");
-    eventually(2, async || published(&server).await).await;
-    let seen = Instant::now();
-    assert!(rotating.wait().unwrap().success());
-    loop {
-        tokens = Tokens::of(&server.refresh(&tokens.refresh).await);
-        if kid(&tokens) != old {
-            break;
-        }
-        assert!(seen.elapsed() < 3 * LEAD, "the new key never signs");
-        sleep(Duration::from_millis(50)).await;
-    }
-    // The server reads it within a second or two after the commit.
-    let waited = seen.elapsed() + Duration::from_secs(3);
-    assert!(waited >= LEAD, "it signed after {waited:?}");
-}
-
-#[actix_rt::test]
 async fn key_without_an_activation_time_gets_one_from_any_server() {
     let server = Server::with(|launch| launch.set("keys.publish_ahead", "4s"));
     let output = server.world.server(binary()).run(&["keys", "rotate"]);
@@ -119,4 +80,48 @@ async fn server_without_its_database_serves_and_accepts_keys_for_thirty_seconds(
     relay.mend();
     eventually(200, async || server.http.get(JWKS).await.status).await;
     assert_eq!(server.user(&tokens.access).await, 200);
+}
+
+mod needs_programs {
+    use super::*;
+
+    #[actix_rt::test]
+    #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+    async fn key_committed_late_is_published_for_the_full_publish_ahead() {
+        let postgres = Postgres::new();
+        let url = postgres.create("matchbook");
+        let with = |launch: matchbook_testkit::ProcessBuilder| {
+            launch.variable("DATABASE_URL", &url).set("keys.publish_ahead", "8s")
+        };
+        let server = Server::within(TestEnv::new(), with);
+        let mut tokens = server.log_in().await;
+        let kid =
+            |tokens: &Tokens| jsonwebtoken::decode_header(&tokens.access).unwrap().kid.unwrap();
+        let old = kid(&tokens);
+
+        // Commits wait for a standby that does not exist.
+        postgres.configure("synchronous_standby_names", "absent");
+        let launch = with(server.world.server(binary()));
+        let mut command = launch.command();
+        command.args(["keys", "rotate"]).stdout(Stdio::null());
+        let mut rotating = command.spawn().unwrap();
+        eventually(1, async || waiting_commits(&postgres)).await;
+        sleep(LEAD + Duration::from_secs(1)).await;
+        assert_eq!(published(&server).await, 1);
+        postgres.configure("synchronous_standby_names", "");
+        eventually(2, async || published(&server).await).await;
+        let seen = Instant::now();
+        assert!(rotating.wait().unwrap().success());
+        loop {
+            tokens = Tokens::of(&server.refresh(&tokens.refresh).await);
+            if kid(&tokens) != old {
+                break;
+            }
+            assert!(seen.elapsed() < 3 * LEAD, "the new key never signs");
+            sleep(Duration::from_millis(50)).await;
+        }
+        // The server reads it within a second or two after the commit.
+        let waited = seen.elapsed() + Duration::from_secs(3);
+        assert!(waited >= LEAD, "it signed after {waited:?}");
+    }
 }

@@ -107,7 +107,8 @@ fn a_token_may_be_rejected_once_a_logout_was_sent() {
 fn a_live_session_must_refresh_and_be_valid_at_the_end() {
     let alone = history(vec![log_in(1), rotation(2, 0)], 1);
     assert_eq!(violated(&alone), [Invariant::RefreshIsDurable]);
-    let unknown = history(vec![log_in(1), rotation(100, 0), user(101, 120, Outcome::Unavailable)], 1);
+    let unknown =
+        history(vec![log_in(1), rotation(100, 0), user(101, 120, Outcome::Unavailable)], 1);
     assert_eq!(violated(&unknown), [Invariant::RefreshIsDurable]);
     let gone = history(vec![log_in(1), logout(2, Outcome::Accepted)], 0);
     assert_eq!(violated(&gone), []);
@@ -162,7 +163,10 @@ fn an_undocumented_response_is_a_violation() {
     let history = with_final_requests(vec![log_in(1), user(2, 17, unexpected)], 0);
     assert_eq!(violated(&history), [Invariant::KnownResponses]);
     let rejected_registration = request(1, Operation::Register, rejected());
-    assert_eq!(violated(&with_final_requests(vec![rejected_registration, log_in(2)], 0)), [Invariant::KnownResponses]);
+    assert_eq!(
+        violated(&with_final_requests(vec![rejected_registration, log_in(2)], 0)),
+        [Invariant::KnownResponses]
+    );
 }
 
 /// A fault from second 5 to 10, and another from 40 to 41.

@@ -1,5 +1,5 @@
-//! The benchmark, run as short as it can be. How fast anything was is of no
-//! matter here; what it took of PostgreSQL and Redis is.
+//! The benchmark, as short as possible. The tests check what it uses of PostgreSQL and
+//! Redis, not how fast it is.
 
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader};
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 #[test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-fn with_programs_the_benchmark_measures_what_it_has_the_parts_for() {
+fn the_benchmark_measures_what_it_has_the_parts_for() {
     let folder = tempfile::tempdir().unwrap();
     let bench = Path::new(env!("CARGO_BIN_EXE_bench"));
     assert!(bench.with_file_name("matchbook-server").is_file(), "build the server beside it");
@@ -105,7 +105,7 @@ impl Benchmark {
 
 #[test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-fn with_programs_a_benchmark_that_is_stopped_writes_what_it_has() {
+fn a_benchmark_that_is_stopped_writes_what_it_has() {
     for signal in ["-INT", "-TERM"] {
         let benchmark = Benchmark::new();
         let mut command = benchmark.command("jwks,connect,tls");
@@ -125,7 +125,7 @@ fn with_programs_a_benchmark_that_is_stopped_writes_what_it_has() {
 
 #[test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-fn with_programs_a_case_that_fails_leaves_what_was_measured_before() {
+fn a_case_that_fails_leaves_what_was_measured_before() {
     let benchmark = Benchmark::new();
     let load = benchmark.failing("load", r#"echo "$*" | grep -q -- --reconnect"#);
     let mut command = benchmark.command("jwks,connect,tls");
@@ -139,7 +139,7 @@ fn with_programs_a_case_that_fails_leaves_what_was_measured_before() {
 
 #[test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-fn with_programs_a_failure_within_the_statement_or_the_start_leaves_what_that_has_measured() {
+fn a_failure_within_the_statement_or_the_start_leaves_what_that_has_measured() {
     let benchmark = Benchmark::new();
     let floor = benchmark.failing("floor", r#"echo "$*" | grep -q -- "--batch 16""#);
     let mut command = benchmark.command("statement,startup");

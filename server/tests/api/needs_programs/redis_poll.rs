@@ -6,8 +6,8 @@ use diesel::Connection;
 use diesel::connection::SimpleConnection;
 use matchbook_testkit::{Redis, TcpProxy, TestEnv};
 
-use crate::parts::start;
-use crate::redis_loss::Pair;
+use super::parts::start;
+use super::redis_loss::Pair;
 use crate::support::{Server, binary, eventually, http};
 
 /// A transaction that stays open until it is dropped.
@@ -38,7 +38,7 @@ fn revoke(transaction_id: &str) -> String {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_revocation_committed_late_is_read() {
+async fn revocation_committed_late_is_read() {
     let redis = Redis::new();
     let pair = Pair::on(&redis);
     let late = Transaction::begin(&pair.here, &revoke("pg_current_xact_id()::text::bigint"));
@@ -54,7 +54,7 @@ async fn with_programs_revocation_committed_late_is_read() {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_new_connection_reads_every_revocation() {
+async fn new_connection_reads_every_revocation() {
     let redis = Redis::new();
     let pair = Pair::on(&redis);
     // As if the database was restored or failed over, and its transaction ids start again.
@@ -70,7 +70,7 @@ async fn with_programs_new_connection_reads_every_revocation() {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_slow_poll_stops_trust_in_redis() {
+async fn slow_poll_stops_trust_in_redis() {
     let redis = Redis::new();
     let relay = TcpProxy::to(&format!("127.0.0.1:{}", redis.port()));
     let pair = Pair::start(&format!("redis://{}", relay.address()), &redis.url());
@@ -93,7 +93,7 @@ async fn with_programs_slow_poll_stops_trust_in_redis() {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_failing_poll_stops_trust_in_redis() {
+async fn failing_poll_stops_trust_in_redis() {
     let redis = Redis::new();
     let relay = TcpProxy::to(&format!("127.0.0.1:{}", redis.port()));
     let pair = Pair::start(&format!("redis://{}", relay.address()), &redis.url());
@@ -112,7 +112,7 @@ async fn with_programs_failing_poll_stops_trust_in_redis() {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_database_load_does_not_delay_the_poll() {
+async fn database_load_does_not_delay_the_poll() {
     let redis = Redis::new();
     let pair = Pair::on(&redis);
     let tokens = pair.log_in().await;
@@ -128,7 +128,7 @@ async fn with_programs_database_load_does_not_delay_the_poll() {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_cached_token_stays_active_while_the_database_is_unavailable() {
+async fn cached_token_stays_active_while_the_database_is_unavailable() {
     let redis = Redis::new();
     let world = TestEnv::new();
     let (relay, url) = world.database_relay();
@@ -147,7 +147,7 @@ async fn with_programs_cached_token_stays_active_while_the_database_is_unavailab
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_logout_on_sqlite_holds_at_a_server_with_another_redis() {
+async fn logout_on_sqlite_holds_at_a_server_with_another_redis() {
     let (one, other) = (Redis::new(), Redis::new());
     let world = TestEnv::new();
     let url = format!("sqlite://{}", world.folder().join("shared.db").display());

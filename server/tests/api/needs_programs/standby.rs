@@ -33,7 +33,7 @@ fn pair() -> (Postgres, Postgres, String) {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_standby_is_rejected_at_startup() {
+async fn standby_is_rejected_at_startup() {
     let (_primary, standby, _) = pair();
     let url = standby.url_of("matchbook");
     for url in [url.clone(), format!("{url}?target_session_attrs=any")] {
@@ -47,7 +47,7 @@ async fn with_programs_standby_is_rejected_at_startup() {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_primary_of_several_hosts_is_used_and_followed_after_a_promotion() {
+async fn primary_of_several_hosts_is_used_and_followed_after_a_promotion() {
     let (mut primary, standby, _) = pair();
     let hosts = format!("{},{}", standby.address(), primary.address());
     let url = format!("postgres://postgres@{hosts}/matchbook");
@@ -69,7 +69,7 @@ async fn with_programs_primary_of_several_hosts_is_used_and_followed_after_a_pro
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_standby_behind_the_same_address_accepts_no_ended_session() {
+async fn standby_behind_the_same_address_accepts_no_ended_session() {
     let (primary, standby, url) = pair();
     let relay = TcpProxy::to(&primary.address());
     let world = TestEnv::new();
@@ -120,7 +120,7 @@ fn lead(relay: &TcpProxy, postgres: &Postgres) {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_connections_that_become_read_only_are_dropped() {
+async fn connections_that_become_read_only_are_dropped() {
     let postgres = Postgres::new();
     let url = postgres.create("matchbook");
     let server = Server::within(TestEnv::new(), |launch| on(launch, &url));

@@ -3,7 +3,7 @@
 use matchbook_testkit::{Http, Process, Redis, TestEnv};
 use redis::{Commands, Connection};
 
-use crate::parts::start;
+use super::parts::start;
 use crate::support::{Server, Tokens, binary, eventually, http};
 
 pub(crate) fn connect(redis: &Redis) -> Connection {
@@ -91,7 +91,7 @@ pub(crate) async fn problems(http: &Http) -> String {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_flushed_redis_and_a_late_write_reactivate_no_token() {
+async fn flushed_redis_and_a_late_write_reactivate_no_token() {
     let redis = Redis::new();
     let pair = Pair::on(&redis);
     for _ in 0..5 {
@@ -120,7 +120,7 @@ async fn with_programs_flushed_redis_and_a_late_write_reactivate_no_token() {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_lost_tombstone_reactivates_no_token() {
+async fn lost_tombstone_reactivates_no_token() {
     let redis = Redis::new();
     let pair = Pair::on(&redis);
     let tokens = pair.log_in().await;
@@ -134,7 +134,7 @@ async fn with_programs_lost_tombstone_reactivates_no_token() {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_old_redis_snapshot_reactivates_no_token() {
+async fn old_redis_snapshot_reactivates_no_token() {
     let redis = Redis::with(|_| ["--enable-debug-command", "yes"].map(str::to_owned).to_vec());
     let pair = Pair::on(&redis);
     let tokens = pair.log_in().await;
@@ -150,7 +150,7 @@ async fn with_programs_old_redis_snapshot_reactivates_no_token() {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_demoted_redis_is_disconnected_and_gets_all_revocations_when_promoted() {
+async fn demoted_redis_is_disconnected_and_gets_all_revocations_when_promoted() {
     let (redis, other) = (Redis::new(), Redis::new());
     let pair = Pair::on(&redis);
     let tokens = pair.log_in().await;
@@ -195,7 +195,7 @@ fn begin_another_history(conn: &mut Connection) {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_revocation_written_to_another_redis_history_does_not_count_as_published() {
+async fn revocation_written_to_another_redis_history_does_not_count_as_published() {
     let redis = Redis::new();
     let pair = Pair::on(&redis);
     let tokens = pair.log_in().await;
@@ -211,7 +211,7 @@ async fn with_programs_revocation_written_to_another_redis_history_does_not_coun
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_redis_with_another_history_gets_all_revocations() {
+async fn redis_with_another_history_gets_all_revocations() {
     let redis = Redis::new();
     let pair = Pair::on(&redis);
     let tokens = pair.log_in().await;
@@ -229,7 +229,7 @@ async fn with_programs_redis_with_another_history_gets_all_revocations() {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_evicting_policy_is_reported_at_each_change() {
+async fn evicting_policy_is_reported_at_each_change() {
     let redis = Redis::with(|_| ["--maxmemory-policy", "volatile-ttl"].map(str::to_owned).to_vec());
     let metrics = format!("127.0.0.1:{}", matchbook_testkit::free_port());
     let server = start(TestEnv::new(), |launch| {
@@ -254,7 +254,7 @@ async fn with_programs_evicting_policy_is_reported_at_each_change() {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_full_redis_is_still_read_and_a_logout_holds() {
+async fn full_redis_is_still_read_and_a_logout_holds() {
     let redis = Redis::new();
     let pair = Pair::on(&redis);
     let tokens = pair.log_in().await;

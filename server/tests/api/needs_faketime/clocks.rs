@@ -51,7 +51,7 @@ fn is_unavailable(response: &TestResponse) {
 
 #[actix_rt::test]
 #[ignore = "needs PostgreSQL and libfaketime: make test"]
-async fn with_faketime_server_with_a_clock_far_off_changes_nothing() {
+async fn server_with_a_clock_far_off_changes_nothing() {
     let good = Server::start();
     let clock = Clock::new(good.world.folder(), "+0");
     let process = clock.on(good.world.server(binary())).start();
@@ -91,7 +91,7 @@ async fn with_faketime_server_with_a_clock_far_off_changes_nothing() {
 
 #[actix_rt::test]
 #[ignore = "needs PostgreSQL and libfaketime: make test"]
-async fn with_faketime_server_with_a_clock_slightly_off_reports_it_and_works() {
+async fn server_with_a_clock_slightly_off_reports_it_and_works() {
     let good = Server::start();
     for offset in ["+10", "-10"] {
         let clock = Clock::new(good.world.folder(), offset);
@@ -114,7 +114,7 @@ async fn with_faketime_server_with_a_clock_slightly_off_reports_it_and_works() {
 
 #[actix_rt::test]
 #[ignore = "needs PostgreSQL and libfaketime: make test"]
-async fn with_faketime_clock_a_day_off_is_reported_at_startup_and_rejected_by_commands() {
+async fn clock_a_day_off_is_reported_at_startup_and_rejected_by_commands() {
     let good = Server::start();
     let clock = Clock::new(good.world.folder(), "-1d");
     let process = clock.on(good.world.server(binary())).start();

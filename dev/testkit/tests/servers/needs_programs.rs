@@ -1,6 +1,4 @@
-//! PostgreSQL and Redis servers of a test's own. The names of these tests begin
-//! alike, so that `scripts/test` can leave them out where the programs are not
-//! installed.
+//! Starts, stops and freezes PostgreSQL and Redis.
 
 use std::time::Duration;
 
@@ -22,7 +20,7 @@ fn value(conn: &mut PgConnection, query: &str) -> String {
 
 #[test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-fn with_programs_a_crashed_postgresql_has_what_it_acknowledged() {
+fn a_crashed_postgresql_has_what_it_acknowledged() {
     let mut postgres = Postgres::new();
     let url = postgres.create("kept");
     let mut conn = PgConnection::establish(&url).unwrap();
@@ -37,7 +35,7 @@ fn with_programs_a_crashed_postgresql_has_what_it_acknowledged() {
 
 #[test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-fn with_programs_a_frozen_postgresql_answers_when_it_is_thawed() {
+fn a_frozen_postgresql_answers_when_it_is_thawed() {
     let postgres = Postgres::new();
     let mut conn = PgConnection::establish(&postgres.url()).unwrap();
     postgres.freeze();
@@ -50,7 +48,7 @@ fn with_programs_a_frozen_postgresql_answers_when_it_is_thawed() {
 
 #[test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-fn with_programs_postgresql_takes_settings_and_files() {
+fn postgresql_takes_settings_and_files() {
     let settings = [("work_mem", "7MB")];
     let files = [("postgresql.auto.conf", "maintenance_work_mem = 9MB\n")];
     let postgres = Postgres::with(&settings, &files);
@@ -62,7 +60,7 @@ fn with_programs_postgresql_takes_settings_and_files() {
 
 #[test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-fn with_programs_redis_comes_back_empty_and_a_frozen_one_does_not_answer() {
+fn redis_comes_back_empty_and_a_frozen_one_does_not_answer() {
     let mut redis = Redis::new();
     let connect = |url: &str| Client::open(url).unwrap().get_connection().unwrap();
     let get = |conn: &mut redis::Connection| -> RedisResult<Option<String>> {
@@ -89,7 +87,7 @@ fn with_programs_redis_comes_back_empty_and_a_frozen_one_does_not_answer() {
 
 #[test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-fn with_programs_redis_takes_arguments() {
+fn redis_takes_arguments() {
     let user = ["--user", "someone", "on", ">secret", "~*", "+@all"];
     let redis = Redis::with(|_| user.map(String::from).into());
     let url = format!("redis://someone:secret@127.0.0.1:{}", redis.port());

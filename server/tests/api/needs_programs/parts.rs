@@ -50,13 +50,13 @@ fn openssl(arguments: &[&str]) {
 
 /// Returns the rights that the documentation gives a Redis user.
 pub(crate) fn documented_rights() -> &'static str {
-    let document = include_str!("../../../docs/deployment.md");
+    let document = include_str!("../../../../docs/deployment.md");
     document.lines().find(|line| line.starts_with("~access:*")).unwrap()
 }
 
 /// Returns the rights that the documentation gives a Redis user of a cluster.
 pub(crate) fn cluster_rights() -> String {
-    let document = include_str!("../../../docs/deployment.md");
+    let document = include_str!("../../../../docs/deployment.md");
     let (_, after) = document.split_once("A cluster needs `").unwrap();
     let (rights, _) = after.split_once("` instead").unwrap();
     documented_rights().replace("+select", rights)
@@ -72,7 +72,7 @@ pub(crate) fn start(
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_postgres_over_tls_requires_a_valid_certificate() {
+async fn postgres_over_tls_requires_a_valid_certificate() {
     let world = TestEnv::new();
     let good = Certificates::make(world.folder(), "good");
     let other = Certificates::make(world.folder(), "other");
@@ -107,7 +107,7 @@ async fn with_programs_postgres_over_tls_requires_a_valid_certificate() {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_redis_works_over_tls_with_a_restricted_user() {
+async fn redis_works_over_tls_with_a_restricted_user() {
     let world = TestEnv::new();
     let good = Certificates::make(world.folder(), "good");
     let other = Certificates::make(world.folder(), "other");
@@ -146,7 +146,7 @@ async fn with_programs_redis_works_over_tls_with_a_restricted_user() {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_redis_works_as_a_cluster() {
+async fn redis_works_as_a_cluster() {
     let nodes = cluster(3, 0);
     let hosts: Vec<_> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
     let url = format!("redis-cluster://{}", hosts[..2].join(","));
@@ -207,7 +207,7 @@ fn calls(conn: &mut redis::Connection, command: &str) -> i64 {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_check_and_refresh_take_one_redis_command_each() {
+async fn check_and_refresh_take_one_redis_command_each() {
     let redis = Redis::new();
     let server = start(TestEnv::new(), |launch| launch.variable("REDIS_URL", &redis.url()));
     let mut tokens = server.log_in().await;
@@ -241,7 +241,7 @@ fn pair(redis: &Redis) -> (Server, matchbook_testkit::TcpProxy, Process) {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_logout_without_redis_holds_at_once_at_a_server_with_redis() {
+async fn logout_without_redis_holds_at_once_at_a_server_with_redis() {
     let redis = Redis::new();
     let (here, relay, process) = pair(&redis);
     let there = http(&here.world, &process);
@@ -268,7 +268,7 @@ async fn with_programs_logout_without_redis_holds_at_once_at_a_server_with_redis
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_frozen_redis_gets_missed_revocations_before_it_is_trusted() {
+async fn frozen_redis_gets_missed_revocations_before_it_is_trusted() {
     let redis = Redis::new();
     let (here, _relay, process) = pair(&redis);
     let there = http(&here.world, &process);
@@ -294,7 +294,7 @@ async fn with_programs_frozen_redis_gets_missed_revocations_before_it_is_trusted
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_every_thread_queries_the_redis_that_receives_revocations() {
+async fn every_thread_queries_the_redis_that_receives_revocations() {
     let (notified, other) = (Redis::new(), Redis::new());
     let world = TestEnv::new();
     let relay = matchbook_testkit::TcpProxy::to(&format!("127.0.0.1:{}", notified.port()));
@@ -326,7 +326,7 @@ async fn with_programs_every_thread_queries_the_redis_that_receives_revocations(
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_server_paused_during_a_logout_does_not_trust_redis_at_first() {
+async fn server_paused_during_a_logout_does_not_trust_redis_at_first() {
     let redis = Redis::new();
     let (here, relay, process) = pair(&redis);
     let there = http(&here.world, &process);
@@ -355,7 +355,7 @@ async fn with_programs_server_paused_during_a_logout_does_not_trust_redis_at_fir
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_restarted_redis_gets_lost_revocations_again() {
+async fn restarted_redis_gets_lost_revocations_again() {
     let redis = Redis::new();
     let server = start(TestEnv::new(), |launch| launch.variable("REDIS_URL", &redis.url()));
     let tokens = server.log_in().await;
@@ -374,7 +374,7 @@ async fn with_programs_restarted_redis_gets_lost_revocations_again() {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_revocation_outlives_every_access_token_of_any_configured_lifetime() {
+async fn revocation_outlives_every_access_token_of_any_configured_lifetime() {
     let redis = Redis::new();
     let url = redis.url();
     let here = start(TestEnv::new(), |launch| launch.variable("REDIS_URL", &url));

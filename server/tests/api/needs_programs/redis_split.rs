@@ -6,13 +6,13 @@ use std::process::Command;
 use matchbook_testkit::{Process, Redis};
 use redis::Commands;
 
-use crate::parts::{cluster, start};
-use crate::redis_loss::{Pair, connect, keys, order, problems};
+use super::parts::{cluster, start};
+use super::redis_loss::{Pair, connect, keys, order, problems};
 use crate::support::{binary, eventually, http};
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_logout_holds_at_once_at_a_server_with_another_redis() {
+async fn logout_holds_at_once_at_a_server_with_another_redis() {
     let (one, other) = (Redis::new(), Redis::new());
     let pair = Pair::start(&one.url(), &other.url());
     for _ in 0..4 {
@@ -29,7 +29,7 @@ async fn with_programs_logout_holds_at_once_at_a_server_with_another_redis() {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_logout_at_a_server_without_redis_holds_at_once_at_a_server_with_redis() {
+async fn logout_at_a_server_without_redis_holds_at_once_at_a_server_with_redis() {
     let redis = Redis::new();
     let world = matchbook_testkit::TestEnv::new();
     let process = world.server(binary()).variable("REDIS_URL", &redis.url()).start();
@@ -45,7 +45,7 @@ async fn with_programs_logout_at_a_server_without_redis_holds_at_once_at_a_serve
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_server_with_another_redis_trusts_it_only_while_the_database_responds() {
+async fn server_with_another_redis_trusts_it_only_while_the_database_responds() {
     let (one, other) = (Redis::new(), Redis::new());
     let world = matchbook_testkit::TestEnv::new();
     let (relay, url) = world.database_relay();
@@ -67,7 +67,7 @@ async fn with_programs_server_with_another_redis_trusts_it_only_while_the_databa
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_logout_does_not_wait_for_a_stopped_server() {
+async fn logout_does_not_wait_for_a_stopped_server() {
     let (one, other) = (Redis::new(), Redis::new());
     let mut pair = Pair::start(&one.url(), &other.url());
     pair.process.kill();
@@ -87,7 +87,7 @@ async fn with_programs_logout_does_not_wait_for_a_stopped_server() {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_redis_cluster_gets_all_revocations_after_a_failover() {
+async fn redis_cluster_gets_all_revocations_after_a_failover() {
     let nodes = cluster(6, 1);
     let hosts: Vec<_> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
     let url = format!("redis-cluster://{}", hosts.join(","));
@@ -126,7 +126,7 @@ async fn with_programs_redis_cluster_gets_all_revocations_after_a_failover() {
 /// connection has broken.
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_a_cluster_with_another_epoch_is_told_everything() {
+async fn a_cluster_with_another_epoch_is_told_everything() {
     let nodes = cluster(3, 0);
     let url = format!("redis-cluster://127.0.0.1:{}", nodes[0].port());
     let server =
@@ -153,7 +153,7 @@ fn tombstone(host: &str, tokens: &crate::support::Tokens) -> String {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_cluster_node_is_not_accepted_as_a_single_redis() {
+async fn cluster_node_is_not_accepted_as_a_single_redis() {
     let nodes = cluster(3, 0);
     let server = start(matchbook_testkit::TestEnv::new(), |launch| {
         launch.variable("REDIS_URL", &nodes[0].url())

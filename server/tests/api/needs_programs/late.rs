@@ -76,7 +76,7 @@ async fn is_logged_in(server: &Server, tokens: &Tokens) {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_abandoned_rotation_is_not_executed_later() {
+async fn abandoned_rotation_is_not_executed_later() {
     let postgres = Postgres::new();
     let server = start(&postgres);
     let tokens = server.log_in().await;
@@ -91,7 +91,7 @@ async fn with_programs_abandoned_rotation_is_not_executed_later() {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_rotation_committed_late_starts_its_grace_period_at_the_commit() {
+async fn rotation_committed_late_starts_its_grace_period_at_the_commit() {
     let postgres = Postgres::new();
     let server = start(&postgres);
     let (first, second) = (server.log_in().await, server.log_in().await);
@@ -116,7 +116,7 @@ async fn with_programs_rotation_committed_late_starts_its_grace_period_at_the_co
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_login_committed_late_leaves_the_guest_id_usable() {
+async fn login_committed_late_leaves_the_guest_id_usable() {
     let postgres = Postgres::new();
     let server = start(&postgres);
     let (first, second, other) =

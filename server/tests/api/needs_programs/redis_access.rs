@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use matchbook_testkit::{Redis, TestEnv};
 
-use crate::parts::{cluster, cluster_rights, documented_rights, is_cached, start};
-use crate::redis_loss::{connect, order, problems};
+use super::parts::{cluster, cluster_rights, documented_rights, is_cached, start};
+use super::redis_loss::{connect, order, problems};
 use crate::support::{Server, eventually};
 
 /// Gives the user `app` exactly these rights.
@@ -25,7 +25,7 @@ fn server_on(url: &str) -> Server {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_documented_redis_rights_are_sufficient() {
+async fn documented_redis_rights_are_sufficient() {
     let redis = Redis::new();
     allow(&redis, documented_rights());
     let url = format!("redis://app:hush@127.0.0.1:{}/1", redis.port());
@@ -50,7 +50,7 @@ async fn with_programs_documented_redis_rights_are_sufficient() {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_missing_redis_right_is_logged_once_and_reported_until_granted() {
+async fn missing_redis_right_is_logged_once_and_reported_until_granted() {
     let redis = Redis::new();
     let url = format!("redis://app:hush@127.0.0.1:{}/1", redis.port());
     let missing = documented_rights().split(' ').map(|right| (right, String::new()));
@@ -76,7 +76,7 @@ async fn with_programs_missing_redis_right_is_logged_once_and_reported_until_gra
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_each_right_of_a_cluster_is_used() {
+async fn each_right_of_a_cluster_is_used() {
     let nodes = cluster(3, 0);
     let url = format!("redis-cluster://app:hush@127.0.0.1:{}", nodes[0].port());
     let rights = cluster_rights();
@@ -98,7 +98,7 @@ async fn with_programs_each_right_of_a_cluster_is_used() {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_rejected_redis_password_is_logged_once_with_the_redis_message() {
+async fn rejected_redis_password_is_logged_once_with_the_redis_message() {
     let redis = Redis::with(|_| ["--requirepass", "right"].map(str::to_owned).to_vec());
     let [node, ..] = &cluster(3, 0)[..] else { panic!("no node") };
     allow(node, documented_rights());
@@ -122,7 +122,7 @@ async fn with_programs_rejected_redis_password_is_logged_once_with_the_redis_mes
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn with_programs_removed_redis_rights_break_the_connection_once() {
+async fn removed_redis_rights_break_the_connection_once() {
     let redis = Redis::new();
     allow(&redis, documented_rights());
     let server = server_on(&format!("redis://app:hush@127.0.0.1:{}", redis.port()));

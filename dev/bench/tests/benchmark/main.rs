@@ -1,0 +1,3 @@
+//! A short run of the benchmark.
+
+mod needs_programs;

@@ -1,0 +1,3 @@
+//! PostgreSQL and Redis servers of one test.
+
+mod needs_programs;

@@ -1,0 +1,3 @@
+//! Tests that need libfaketime. `scripts/test` selects tests by this module's name.
+
+mod clocks;

@@ -1,0 +1,10 @@
+//! Tests that start PostgreSQL or Redis themselves, and so need their programs.
+//! `scripts/test` selects tests by this module's name.
+
+mod late;
+mod parts;
+mod redis_access;
+mod redis_loss;
+mod redis_poll;
+mod redis_split;
+mod standby;
