@@ -115,7 +115,7 @@ impl Commands {
     }
 }
 
-/// A process that does not wait_for_expiry its test.
+/// A process that is killed when this is dropped.
 struct KillOnDrop(Child);
 
 impl Drop for KillOnDrop {
@@ -262,7 +262,7 @@ fn canceled_library_calls_get_one_grant_per_generation() {
         thread::scope(|scope| {
             for _ in 0..PROCESSES {
                 scope.spawn(|| {
-                    cancel_request(&server, &file, random_duration(Duration::from_millis(40)))
+                    cancel_request(&server, &file, random_duration(Duration::from_millis(40)));
                 });
             }
         });

@@ -311,7 +311,7 @@ impl RecordingProxy {
                 thread::spawn(move || copy(client, server, |_| {}));
                 thread::spawn(move || {
                     copy(response_from, response_to, |bytes| {
-                        recorded.lock().unwrap().extend(bytes)
+                        recorded.lock().unwrap().extend(bytes);
                     });
                 });
             }
