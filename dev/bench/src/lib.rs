@@ -1,4 +1,4 @@
-//! What the programs of the benchmark share.
+//! Shared code of the benchmark programs.
 
 pub mod load;
 pub mod seed;

@@ -1,6 +1,5 @@
-//! A client that costs little: HTTP/1.1 over a connection that is kept, one
-//! request at a time, into buffers that are used again. What it is good for is
-//! to load a server without taking the processor away from it.
+//! A minimal HTTP/1.1 client: keep-alive, one request at a time, reused buffers. It loads a
+//! server with little processor time of its own.
 
 use std::io::{Error, ErrorKind, Result};
 use std::path::Path;
@@ -10,19 +9,19 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_openssl::SslStream;
 
-/// Where to connect, and whom to trust there.
-pub struct Target {
+/// The address of a server and its TLS configuration.
+pub struct ServerAddress {
     host: String,
     port: u16,
     tls: Option<SslConnector>,
 }
 
-impl Target {
-    /// The server of a URL like `http://127.0.0.1:5001`. With `https` the CA in
-    /// the file `ca` is trusted, or those of the system.
+impl ServerAddress {
+    /// Parses a URL like `http://127.0.0.1:5001`. With `https` trusts the CA in the file
+    /// `ca`, or the CAs of the system.
     ///
     /// # Panics
-    /// When that is no such URL, or the CA cannot be read.
+    /// When the URL is invalid or the CA cannot be read.
     pub fn new(url: &str, ca: Option<&Path>) -> Self {
         let (scheme, rest) = url.split_once("://").expect("a URL with a scheme");
         let authority = rest.trim_end_matches('/');
@@ -37,7 +36,7 @@ impl Target {
         Self { host: host.to_owned(), port: port.parse().expect("a port"), tls }
     }
 
-    /// What goes into the header `Host`.
+    /// Returns the value of the `Host` header.
     pub fn authority(&self) -> String {
         format!("{}:{}", self.host, self.port)
     }
@@ -64,33 +63,33 @@ impl Stream {
     }
 }
 
-/// A connection.
-pub struct Wire {
+/// A connection to a server.
+pub struct LoadConnection {
     stream: Stream,
-    /// The answer that is read.
+    /// The received response.
     received: Vec<u8>,
-    /// Its body, where it came in chunks.
+    /// The body of a chunked response.
     joined: Vec<u8>,
 }
 
-/// An answer, until the next request.
+/// A response, valid until the next request.
 #[derive(Clone, Copy)]
 pub struct Reply<'a> {
     /// The status code.
     pub status: u16,
-    /// The body, whole.
+    /// The complete body.
     pub body: &'a [u8],
 }
 
-/// More than any answer of ours has.
+/// Larger than any response in the benchmark.
 const CAPACITY: usize = 16 * 1024;
 
-impl Wire {
+impl LoadConnection {
     /// Connects.
     ///
     /// # Errors
-    /// When the server is not there, or not one to trust.
-    pub async fn open(target: &Target) -> Result<Self> {
+    /// When the server cannot be reached or is not trusted.
+    pub async fn open(target: &ServerAddress) -> Result<Self> {
         let plain = TcpStream::connect((target.host.as_str(), target.port)).await?;
         plain.set_nodelay(true)?;
         let stream = match &target.tls {
@@ -105,11 +104,11 @@ impl Wire {
         Ok(Self { stream, received: Vec::with_capacity(CAPACITY), joined: Vec::new() })
     }
 
-    /// Sends a request, head and body, and reads its answer whole.
+    /// Sends a request, head and body, and reads the complete response.
     ///
     /// # Errors
-    /// When the connection breaks, or what comes is no HTTP.
-    pub async fn ask(&mut self, request: &[u8]) -> Result<Reply<'_>> {
+    /// When the connection breaks or the response is not HTTP.
+    pub async fn send(&mut self, request: &[u8]) -> Result<Reply<'_>> {
         self.stream.write(request).await?;
         self.received.clear();
         let (head, end) = loop {
@@ -132,7 +131,7 @@ impl Wire {
         Ok(())
     }
 
-    /// Reads a body in chunks (RFC 9112 §7.1) from `at` on.
+    /// Reads a chunked body (RFC 9112 §7.1) from `at`.
     async fn chunks(&mut self, status: u16, mut at: usize) -> Result<Reply<'_>> {
         self.joined.clear();
         loop {
@@ -142,7 +141,7 @@ impl Wire {
             };
             let size = std::str::from_utf8(&self.received[at..at + line]).unwrap_or_default();
             let size = size.split(';').next().unwrap_or_default().trim();
-            let size = usize::from_str_radix(size, 16).map_err(|_| bad("a chunk without size"))?;
+            let size = usize::from_str_radix(size, 16).map_err(|_| bad("a chunk has no size"))?;
             let from = at + line + 2;
             while self.received.len() < from + size + 2 {
                 self.more().await?;
@@ -156,16 +155,16 @@ impl Wire {
     }
 }
 
-/// What of an answer's head matters here.
+/// The relevant parts of a response head.
 struct Head {
     status: u16,
-    /// The body's, in bytes; `None` where it comes in chunks.
+    /// The length of the body. `None` if it is chunked.
     length: Option<usize>,
 }
 
 impl Head {
     fn parse(head: &[u8]) -> Result<Self> {
-        let head = std::str::from_utf8(head).map_err(|_| bad("a head that is no text"))?;
+        let head = std::str::from_utf8(head).map_err(|_| bad("the head is not UTF-8"))?;
         let mut lines = head.split("\r\n");
         let status = lines.next().and_then(|line| line.strip_prefix("HTTP/1.1 "));
         let status = status.and_then(|rest| rest.get(..3)?.parse().ok());
@@ -173,7 +172,7 @@ impl Head {
         for line in lines {
             let Some((name, value)) = line.split_once(':') else { continue };
             if name.eq_ignore_ascii_case("content-length") {
-                let length = value.trim().parse().map_err(|_| bad("a length that is no number"))?;
+                let length = value.trim().parse().map_err(|_| bad("the length is not a number"))?;
                 return Ok(Self { status, length: Some(length) });
             }
             if name.eq_ignore_ascii_case("transfer-encoding") {
@@ -188,13 +187,13 @@ fn bad(what: &'static str) -> Error {
     Error::new(ErrorKind::InvalidData, what)
 }
 
-/// Where `needle` begins in `text`.
+/// Returns the position of `needle` in `text`.
 fn find(text: &[u8], needle: &[u8]) -> Option<usize> {
     text.windows(needle.len()).position(|window| window == needle)
 }
 
-/// A string of a flat JSON object in which nothing is escaped, as in the
-/// answers that carry tokens: parsing the whole would cost more than sending it.
+/// Returns a field of a flat JSON object without escapes, as in token responses. Parsing
+/// the whole object would cost more than sending it.
 pub fn field<'a>(json: &'a [u8], name: &str) -> Option<&'a str> {
     let json = std::str::from_utf8(json).ok()?;
     let mut rest = json;
@@ -222,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_field_is_found_by_its_name_and_not_by_a_value() {
+    fn a_field_is_found_by_its_name() {
         let json = br#"{"a":"token","n":12, "token" : "t.k-n", "last":true}"#;
         assert_eq!(field(json, "token"), Some("t.k-n"));
         assert_eq!(field(json, "n"), Some("12"));
@@ -231,7 +230,7 @@ mod tests {
         assert_eq!(field(b"", "token"), None);
     }
 
-    /// What a client reads of an answer that comes in these pieces.
+    /// Returns the status and body of a response that arrives in these pieces.
     fn read(pieces: &'static [&'static str]) -> (u16, String) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -247,20 +246,21 @@ mod tests {
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
         runtime.block_on(async {
-            let mut wire = Wire::open(&Target::new(&url, None)).await.unwrap();
-            let reply = wire.ask(b"hello").await.unwrap();
+            let mut connection =
+                LoadConnection::open(&ServerAddress::new(&url, None)).await.unwrap();
+            let reply = connection.send(b"hello").await.unwrap();
             (reply.status, String::from_utf8(reply.body.to_vec()).unwrap())
         })
     }
 
     #[test]
-    fn an_answer_with_a_length_is_read_whole() {
+    fn a_response_with_a_length_is_read_completely() {
         let pieces = &["HTTP/1.1 401 Un", "authorized\r\nContent-Length: 5\r\n", "\r\nhe", "llo"];
         assert_eq!(read(pieces), (401, "hello".to_owned()));
     }
 
     #[test]
-    fn an_answer_in_chunks_is_joined() {
+    fn the_chunks_of_a_response_are_joined() {
         let pieces = &[
             "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r",
             "\n3\r\nhel\r\n2",

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 #[test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-fn the_benchmark_measures_what_it_has_the_parts_for() {
+fn every_selected_case_is_measured() {
     let folder = tempfile::tempdir().unwrap();
     let bench = Path::new(env!("CARGO_BIN_EXE_bench"));
     assert!(bench.with_file_name("matchbook-server").is_file(), "build the server beside it");
@@ -37,7 +37,7 @@ fn the_benchmark_measures_what_it_has_the_parts_for() {
     }
     let refreshes = rows.iter().filter(|row| row["name"] == "refresh");
     for row in refreshes {
-        assert_eq!(row["rivals"][0]["with"], "floor /refresh");
+        assert_eq!(row["comparisons"][0]["with"], "baseline /refresh");
     }
     let statements = report["statements"].as_array().unwrap();
     assert_eq!(statements.len(), 5);
@@ -45,22 +45,22 @@ fn the_benchmark_measures_what_it_has_the_parts_for() {
     assert_eq!(report["startups"].as_array().unwrap().len(), 3);
     // These do not depend on the machine.
     let counted = [
-        "SQL statements for each refresh",
-        "Redis commands for each refresh",
-        "Redis commands for each user",
+        "SQL statements per refresh",
+        "Redis commands per refresh",
+        "Redis commands per user",
         "share of HOT updates",
     ];
     for what in counted {
-        let gates = report["gates"].as_array().unwrap();
-        let gate = gates.iter().find(|gate| gate["what"] == what).unwrap();
-        assert_eq!(gate["met"], true, "{gate}");
+        let targets = report["targets"].as_array().unwrap();
+        let target = targets.iter().find(|target| target["what"] == what).unwrap();
+        assert_eq!(target["met"], true, "{target}");
     }
     for picture in ["throughput.svg", "cpu.svg"] {
         assert!(results.join(picture).is_file());
     }
 }
 
-/// A benchmark in a folder of its own.
+/// A benchmark in its own directory.
 struct Benchmark {
     folder: TempDir,
 }
@@ -76,8 +76,7 @@ impl Benchmark {
         command
     }
 
-    /// A script in place of a program beside the benchmark: it fails under this
-    /// condition of `sh`, and is that program otherwise.
+    /// Creates a script that fails under a condition of `sh`, and otherwise runs the program.
     fn failing(&self, program: &str, condition: &str) -> PathBuf {
         let real = Path::new(env!("CARGO_BIN_EXE_bench")).with_file_name(program);
         let script = self.folder.path().join(program);
@@ -90,7 +89,7 @@ impl Benchmark {
         script
     }
 
-    /// Checks that it ended early, and returns what it printed and what it wrote.
+    /// Asserts that the run is partial. Returns its output and its results.
     fn assert_partial(&self, output: &Output) -> (String, Value) {
         let log = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success(), "{log}");
@@ -105,13 +104,13 @@ impl Benchmark {
 
 #[test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-fn a_benchmark_that_is_stopped_writes_what_it_has() {
+fn an_interrupted_benchmark_writes_partial_results() {
     for signal in ["-INT", "-TERM"] {
         let benchmark = Benchmark::new();
         let mut command = benchmark.command("jwks,connect,tls");
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-        // The second case has begun, so the first is there.
+        // The second case has started, so the first is complete.
         assert!(log.any(|line| line.contains("case 2 of ")), "it does not begin");
         let id = child.id().to_string();
         assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
@@ -125,7 +124,7 @@ fn a_benchmark_that_is_stopped_writes_what_it_has() {
 
 #[test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-fn a_case_that_fails_leaves_what_was_measured_before() {
+fn a_failing_case_keeps_earlier_results() {
     let benchmark = Benchmark::new();
     let load = benchmark.failing("load", r#"echo "$*" | grep -q -- --reconnect"#);
     let mut command = benchmark.command("jwks,connect,tls");
@@ -139,18 +138,18 @@ fn a_case_that_fails_leaves_what_was_measured_before() {
 
 #[test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-fn a_failure_within_the_statement_or_the_start_leaves_what_that_has_measured() {
+fn a_failing_statement_or_start_keeps_earlier_results() {
     let benchmark = Benchmark::new();
-    let floor = benchmark.failing("floor", r#"echo "$*" | grep -q -- "--batch 16""#);
+    let baseline = benchmark.failing("baseline", r#"echo "$*" | grep -q -- "--batch 16""#);
     let mut command = benchmark.command("statement,startup");
     let (printed, report) =
-        benchmark.assert_partial(&command.arg("--floor").arg(floor).output().unwrap());
+        benchmark.assert_partial(&command.arg("--baseline").arg(baseline).output().unwrap());
     let statements = report["statements"].as_array().unwrap();
     let batches: Vec<_> = statements.iter().map(|one| one["batch"].as_u64().unwrap()).collect();
     assert_eq!(batches, [1, 1, 8], "{printed}");
     assert_eq!(report["startups"].as_array().unwrap().len(), 0);
 
-    // A server whose files are in `start_0` is one whose start is measured.
+    // The server with its files in `start_0` is started for the startup measurement.
     let condition = r#"[ "${PWD##*/}" = start_0 ] && [ -n "$REDIS_URL" ]"#;
     let server = benchmark.failing("matchbook-server", condition);
     let mut command = benchmark.command("startup");
@@ -158,6 +157,6 @@ fn a_failure_within_the_statement_or_the_start_leaves_what_that_has_measured() {
         benchmark.assert_partial(&command.arg("--server").arg(server).output().unwrap());
     let startups = report["startups"].as_array().unwrap();
     let what: Vec<_> = startups.iter().map(|one| one["what"].as_str().unwrap()).collect();
-    assert_eq!(what, ["on nothing (SQLite)", "on SQLite"]);
+    assert_eq!(what, ["without data (SQLite)", "with SQLite"]);
     assert!(startups.iter().all(|one| one["millis"]["median"].as_f64() > Some(0.0)));
 }

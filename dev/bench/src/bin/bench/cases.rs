@@ -1,35 +1,35 @@
-//! What is measured, against what, and for how long.
+//! The cases: requests, environment, connections and comparisons.
 
 use std::fmt;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::Arguments;
+use crate::arguments::{Arguments, QUICK_CONNECTIONS};
 
-/// What access tokens are signed with, as the setting has it.
+/// The value of the setting `tokens.algorithm`.
 pub(crate) type Algorithm = &'static str;
 
-/// The server's surroundings: for each other one it is started anew.
+/// The environment of the server. Each environment has its own server process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub(crate) struct Setup {
+pub(crate) struct Environment {
     pub(crate) algorithm: Algorithm,
     pub(crate) base: Base,
-    /// Whether the server speaks TLS, under a CA of its own.
+    /// Whether the server uses TLS with its development CA.
     pub(crate) tls: bool,
 }
 
-/// Where sessions are kept.
+/// The storage of the sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) enum Base {
-    /// PostgreSQL with so many of them, and Redis.
+    /// PostgreSQL with this number of sessions, and Redis.
     Postgres(u64),
-    /// SQLite alone.
+    /// SQLite without Redis.
     Sqlite,
 }
 
 impl Base {
-    /// How many sessions are filled in.
+    /// Returns the number of seeded sessions.
     pub(crate) fn sessions(self) -> Option<u64> {
         match self {
             Self::Postgres(sessions) => Some(sessions),
@@ -38,177 +38,187 @@ impl Base {
     }
 }
 
-/// What a number of connections ask of the server and of those it is compared
-/// with.
+/// A kind of request, sent on a number of connections to the server and its comparisons.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Case {
-    /// What `--only` calls it.
+    /// The name for `--only`.
     pub(crate) name: &'static str,
-    pub(crate) setup: Setup,
-    /// What the program `load` is told to do.
+    pub(crate) environment: Environment,
+    /// The argument `--work` of `load`.
     pub(crate) work: &'static str,
     pub(crate) connections: usize,
-    /// Whether each request is for another session.
+    /// Whether each request uses another session.
     pub(crate) cold: bool,
-    /// Whether each request opens a connection.
+    /// Whether each request opens a new connection.
     pub(crate) reconnect: bool,
-    pub(crate) rivals: &'static [Rival],
+    pub(crate) comparisons: &'static [Comparison],
 }
 
 impl Case {
-    /// Whether there is nothing to it without the peer.
-    pub(crate) fn is_beside_peer(&self) -> bool {
-        self.rivals == PEER
+    /// Whether the case is only useful with the competitor.
+    pub(crate) fn needs_competitor(&self) -> bool {
+        self.comparisons == COMPETITOR
     }
 }
 
-/// Whom the server is compared with.
+/// What the server is compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub(crate) enum Rival {
-    /// The floor, asked by this path for the same work.
-    Floor(&'static str),
-    /// A part of that work, which the floor answers to `GET` of this path.
-    Part(&'static str),
-    /// The peer, over its OAuth endpoint, with sessions of this kind.
-    Peer(Login),
+pub(crate) enum Comparison {
+    /// The baseline doing the same work, at this path.
+    Baseline(&'static str),
+    /// A component of that work, at `GET` of this path of the baseline.
+    Component(&'static str),
+    /// The competitor with sessions of this kind.
+    Competitor(Login),
 }
 
-/// How the peer's users have logged in.
+/// The kind of login at the competitor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) enum Login {
-    /// For an access token alone: a refresh signs one token, as Matchbook's does.
+    /// OAuth: a refresh signs one token, like Matchbook's.
     OAuth,
-    /// With `OpenID` Connect: a refresh signs an ID token too.
+    /// `OpenID` Connect: a refresh also signs an ID token.
     OpenId,
 }
 
-impl fmt::Display for Rival {
+impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Floor(path) | Self::Part(path) => write!(f, "floor {path}"),
-            Self::Peer(Login::OAuth) => write!(f, "oidc-provider"),
-            Self::Peer(Login::OpenId) => write!(f, "oidc-provider, OpenID"),
+            Self::Baseline(path) | Self::Component(path) => write!(f, "baseline {path}"),
+            Self::Competitor(Login::OAuth) => write!(f, "oidc-provider"),
+            Self::Competitor(Login::OpenId) => write!(f, "oidc-provider, OpenID"),
         }
     }
 }
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.work.trim_start_matches("get:"), self.setup.algorithm)?;
-        if self.setup.tls {
+        write!(f, "{} {}", self.work.trim_start_matches("get:"), self.environment.algorithm)?;
+        if self.environment.tls {
             write!(f, ", TLS")?;
         }
-        match self.setup.base {
+        match self.environment.base {
             Base::Sqlite => write!(f, ", SQLite")?,
             Base::Postgres(sessions) if self.name == "size" => {
-                write!(f, ", of {sessions}")?;
+                write!(f, ", {sessions} sessions")?;
             }
             Base::Postgres(_) => {}
         }
         if self.reconnect {
-            write!(f, ", each on a new connection")?;
+            write!(f, ", new connection each")?;
         }
-        if self.cold { write!(f, ", each another") } else { Ok(()) }
+        if self.cold { write!(f, ", another session each") } else { Ok(()) }
     }
 }
 
-/// The path of the keys, which asks nothing of anybody.
+/// The key set, which needs no database and no Redis.
 pub(crate) const KEYS: &str = "get:/.well-known/jwks.json";
 
-/// How many connections a smoke run has.
-pub(crate) const QUICK: usize = 16;
+const REFRESH: &[Comparison] = &[Comparison::Baseline("/refresh")];
+const REFRESH_ALONE: &[Comparison] =
+    &[Comparison::Baseline("/refresh"), Comparison::Baseline("/single")];
+const REFRESH_AND_PARTS: &[Comparison] =
+    &[Comparison::Baseline("/refresh"), Comparison::Component("/sign")];
+const COMPETITOR: &[Comparison] =
+    &[Comparison::Competitor(Login::OAuth), Comparison::Competitor(Login::OpenId)];
+const USER: &[Comparison] = &[Comparison::Baseline("/user"), Comparison::Baseline("/cached")];
+const USER_AND_PARTS: &[Comparison] = &[
+    Comparison::Baseline("/user"),
+    Comparison::Baseline("/cached"),
+    Comparison::Component("/mget"),
+];
+const EMPTY: &[Comparison] = &[Comparison::Component("/empty")];
 
-const REFRESH: &[Rival] = &[Rival::Floor("/refresh")];
-const REFRESH_ALONE: &[Rival] = &[Rival::Floor("/refresh"), Rival::Floor("/single")];
-const REFRESH_AND_PARTS: &[Rival] = &[Rival::Floor("/refresh"), Rival::Part("/sign")];
-const PEER: &[Rival] = &[Rival::Peer(Login::OAuth), Rival::Peer(Login::OpenId)];
-const USER: &[Rival] = &[Rival::Floor("/user"), Rival::Floor("/cached")];
-const USER_AND_PARTS: &[Rival] =
-    &[Rival::Floor("/user"), Rival::Floor("/cached"), Rival::Part("/mget")];
-const EMPTY: &[Rival] = &[Rival::Part("/empty")];
-
-/// All cases that the arguments ask for; those of one setup follow each other.
+/// Returns the selected cases, grouped by environment.
 pub(crate) fn cases(arguments: &Arguments) -> Vec<Case> {
-    let case = |name, setup, work, rivals| {
+    let case = |name, environment, work, comparisons| {
         move |connections| Case {
             name,
-            setup,
+            environment,
             work,
             connections,
             cold: false,
             reconnect: false,
-            rivals,
+            comparisons,
         }
     };
-    let at = |connections| [if arguments.quick { QUICK } else { connections }].into_iter();
+    let at =
+        |connections| [if arguments.quick { QUICK_CONNECTIONS } else { connections }].into_iter();
     let all = arguments.connections();
     let usual = arguments.sessions()[0];
-    let with = |algorithm| Setup { algorithm, base: Base::Postgres(usual), tls: false };
+    let with = |algorithm| Environment { algorithm, base: Base::Postgres(usual), tls: false };
 
     let mut cases = Vec::new();
     for algorithm in ["ES256", "EdDSA", "RS256"] {
-        let setup = with(algorithm);
+        let environment = with(algorithm);
         cases.extend(all.iter().map(|connections| {
-            let rivals = match connections {
+            let comparisons = match connections {
                 1 => REFRESH_ALONE,
                 16 => REFRESH_AND_PARTS,
                 _ => REFRESH,
             };
-            case("refresh", setup, "refresh", rivals)(*connections)
+            case("refresh", environment, "refresh", comparisons)(*connections)
         }));
         match algorithm {
             "ES256" => {
-                cases.extend(at(16).map(case("keyed", setup, "keyed", &[])));
-                cases.extend(at(16).map(case("repeat", setup, "repeat", &[])));
-                cases.extend(at(16).map(case("user", setup, "user", USER)));
-                cases.extend(all.iter().copied().map(case("token", setup, "token", &[])));
-                cases.extend(all.iter().copied().map(case("jwks", setup, KEYS, EMPTY)));
-                cases.extend(at(16).map(case("peer", setup, "refresh", PEER)));
+                cases.extend(at(16).map(case("keyed", environment, "keyed", &[])));
+                cases.extend(at(16).map(case("repeat", environment, "repeat", &[])));
+                cases.extend(at(16).map(case("user", environment, "user", USER)));
+                cases.extend(all.iter().copied().map(case("token", environment, "token", &[])));
+                cases.extend(all.iter().copied().map(case("jwks", environment, KEYS, EMPTY)));
+                cases.extend(at(16).map(case("competitor", environment, "refresh", COMPETITOR)));
                 if !arguments.quick {
-                    cases.extend(at(64).map(case("peer", setup, "refresh", PEER)));
+                    cases.extend(at(64).map(case(
+                        "competitor",
+                        environment,
+                        "refresh",
+                        COMPETITOR,
+                    )));
                 }
             }
             "RS256" => {
                 cases.extend(all.iter().map(|connections| {
-                    let rivals = if *connections == 16 { USER_AND_PARTS } else { USER };
-                    case("user", setup, "user", rivals)(*connections)
+                    let comparisons = if *connections == 16 { USER_AND_PARTS } else { USER };
+                    case("user", environment, "user", comparisons)(*connections)
                 }));
-                cases.extend(at(16).map(case("peer", setup, "refresh", PEER)));
+                cases.extend(at(16).map(case("competitor", environment, "refresh", COMPETITOR)));
             }
             _ => {}
         }
     }
     for sessions in arguments.sessions() {
-        let setup = Setup { base: Base::Postgres(sessions), ..with("ES256") };
+        let environment = Environment { base: Base::Postgres(sessions), ..with("ES256") };
         for cold in [false, true] {
-            let chains = at(64).map(case("size", setup, "refresh", &[]));
+            let chains = at(64).map(case("size", environment, "refresh", &[]));
             cases.extend(chains.map(|chains| Case { cold, ..chains }));
         }
     }
-    let tls = Setup { tls: true, ..with("ES256") };
-    let sqlite = Setup { base: Base::Sqlite, ..with("ES256") };
+    let tls = Environment { tls: true, ..with("ES256") };
+    let sqlite = Environment { base: Base::Sqlite, ..with("ES256") };
     for work in ["refresh", "user"] {
         cases.extend(at(16).map(case("tls", tls, work, &[])));
-        let connections = if arguments.quick { vec![QUICK] } else { vec![1, 16, 64] };
+        let connections = if arguments.quick { vec![QUICK_CONNECTIONS] } else { vec![1, 16, 64] };
         cases.extend(connections.into_iter().map(case("sqlite", sqlite, work, &[])));
     }
-    for setup in [with("ES256"), tls] {
-        let connect = at(1).map(case("connect", setup, KEYS, &[]));
+    for environment in [with("ES256"), tls] {
+        let connect = at(1).map(case("connect", environment, KEYS, &[]));
         cases.extend(connect.map(|connect| Case { reconnect: true, ..connect }));
     }
     cases.retain(|case| arguments.wants(case.name));
-    let mut setups = Vec::new();
+    let mut environments = Vec::new();
     for case in &cases {
-        if !setups.contains(&case.setup) {
-            setups.push(case.setup);
+        if !environments.contains(&case.environment) {
+            environments.push(case.environment);
         }
     }
-    cases.sort_by_key(|case| setups.iter().position(|setup| *setup == case.setup));
+    cases.sort_by_key(|case| {
+        environments.iter().position(|environment| *environment == case.environment)
+    });
     cases
 }
 
-/// How long all of them take, about.
+/// Estimates the duration of cases.
 pub(crate) fn duration(cases: &[Case], arguments: &Arguments) -> Duration {
-    let runs: usize = cases.iter().map(|case| 1 + case.rivals.len()).sum();
+    let runs: usize = cases.iter().map(|case| 1 + case.comparisons.len()).sum();
     arguments.run_time() * u32::try_from(runs * arguments.rounds()).unwrap()
 }

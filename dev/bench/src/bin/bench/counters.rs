@@ -1,5 +1,4 @@
-//! What the parts have used and done so far, read from the system and from
-//! themselves.
+//! Resource counters of the processes, PostgreSQL and Redis.
 
 use std::fs;
 use std::time::Duration;
@@ -9,32 +8,31 @@ use diesel::sql_types::{BigInt, Text};
 use diesel::{Connection, PgConnection, QueryableByName, RunQueryDsl, sql_query};
 use matchbook_testkit::{Postgres, Redis};
 
-/// One tick of `/proc/PID/stat` in microseconds: Linux has a hundred a second.
+/// A tick of `/proc/PID/stat` in microseconds. Linux has 100 ticks per second.
 const TICK_US: f64 = 10_000.0;
 
-/// How long after the last statement PostgreSQL's processes have told all of
-/// what they count for tables.
-const TOLD_AFTER: Duration = Duration::from_millis(1100);
+/// Delay after which PostgreSQL has flushed its table statistics.
+const STATS_DELAY: Duration = Duration::from_millis(1100);
 
-/// Everything at one moment.
+/// All counters at one time.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Counters {
-    /// Processor's time of the server, in microseconds.
+    /// Processor time of the server, in microseconds.
     pub(crate) server_us: f64,
-    /// Of all of PostgreSQL's processes.
+    /// Processor time of all PostgreSQL processes.
     pub(crate) postgres_us: f64,
-    /// Of Redis.
+    /// Processor time of Redis.
     pub(crate) redis_us: f64,
-    /// Bytes of PostgreSQL's log.
+    /// Bytes of write-ahead log.
     pub(crate) wal: f64,
     /// Statements on `sessions`.
     pub(crate) statements: f64,
-    /// Commands to Redis.
+    /// Redis commands.
     pub(crate) commands: f64,
 }
 
-/// What is watched.
-pub(crate) struct Watch<'a> {
+/// Samples the counters of a server and its services.
+pub(crate) struct Sampler<'a> {
     pub(crate) server: u32,
     postgres: Option<(&'a Postgres, PgConnection)>,
     redis: Option<(&'a Redis, redis::Connection)>,
@@ -52,15 +50,15 @@ struct Line {
     value: String,
 }
 
-/// The version of the PostgreSQL that a URL leads to.
+/// Returns the version of a PostgreSQL server.
 pub(crate) fn version(url: &str) -> String {
     let mut conn = PgConnection::establish(url).unwrap();
     let version = sql_query("SELECT current_setting('server_version') AS value");
     version.get_result::<Line>(&mut conn).unwrap().value
 }
 
-impl<'a> Watch<'a> {
-    /// A server and, where it has them, the database that `url` names and Redis.
+impl<'a> Sampler<'a> {
+    /// Creates a sampler for a server process and, if used, its database and Redis.
     pub(crate) fn new(
         server: u32,
         postgres: Option<(&'a Postgres, &str)>,
@@ -77,7 +75,7 @@ impl<'a> Watch<'a> {
         Self { server, postgres, redis }
     }
 
-    /// Reads all.
+    /// Reads all counters.
     pub(crate) fn read(&mut self) -> Counters {
         let mut counters = Counters { server_us: cpu_us(self.server), ..Counters::default() };
         if let Some((postgres, conn)) = &mut self.postgres {
@@ -94,13 +92,13 @@ impl<'a> Watch<'a> {
         if let Some((redis, conn)) = &mut self.redis {
             counters.redis_us = redis.id().map_or(0.0, cpu_us);
             let info: String = redis::cmd("INFO").arg("stats").query(conn).unwrap();
-            // This question is none of them.
+            // Excludes this command.
             counters.commands = info_number(&info, "total_commands_processed:") - 1.0;
         }
         counters
     }
 
-    /// Forgets how many rows were changed in place, and how many were not.
+    /// Resets the statistics of updated rows.
     pub(crate) fn forget_updates(&mut self) {
         if let Some((_, conn)) = &mut self.postgres {
             conn.batch_execute("SELECT pg_stat_reset_single_table_counters('sessions'::regclass)")
@@ -108,22 +106,22 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// How many of the rows that were changed since stayed on their page without
-    /// the indexes being told (HOT), of 1.
+    /// Returns the share of HOT updates since the reset, from 0 to 1.
     pub(crate) fn hot_share(&mut self) -> Option<f64> {
         let (_, conn) = self.postgres.as_mut()?;
-        std::thread::sleep(TOLD_AFTER);
+        std::thread::sleep(STATS_DELAY);
         let mut count = |column| {
             let table = "pg_stat_user_tables WHERE relname = 'sessions'";
             number(conn, &format!("SELECT {column} AS value FROM {table}"))
         };
-        let (hot, all) = (count("n_tup_hot_upd"), count("n_tup_upd"));
+        let hot = count("n_tup_hot_upd");
+        let all = count("n_tup_upd");
         (all > 0.0).then(|| hot / all)
     }
 }
 
 impl Counters {
-    /// What was used and done between `before` and now, for each of `requests`.
+    /// Returns the difference to `before`, per request.
     pub(crate) fn since(self, before: Self, requests: f64) -> Self {
         Self {
             server_us: (self.server_us - before.server_us) / requests,
@@ -141,13 +139,13 @@ fn number(conn: &mut PgConnection, query: &str) -> f64 {
     sql_query(query).get_result::<Number>(conn).unwrap().value as f64
 }
 
-/// The number that follows on `name` in what Redis tells.
+/// Returns a number from the output of `INFO`.
 fn info_number(info: &str, name: &str) -> f64 {
     let line = info.lines().find_map(|line| line.strip_prefix(name));
     line.and_then(|number| number.trim().parse().ok()).unwrap()
 }
 
-/// What a process holds of memory, in KiB: now, and at most so far.
+/// Returns the current and peak memory of a process, in KiB.
 pub(crate) fn memory(process: u32) -> (u64, u64) {
     let text = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let kib = |name| {
@@ -157,13 +155,12 @@ pub(crate) fn memory(process: u32) -> (u64, u64) {
     (kib("VmRSS:").unwrap_or(0), kib("VmHWM:").unwrap_or(0))
 }
 
-/// The processor's time of a process with all its threads, in microseconds; 0
-/// where the system (Linux) does not tell.
+/// Returns the processor time of a process, in microseconds. 0 if not on Linux.
 fn cpu_us(process: u32) -> f64 {
     stat(process).map_or(0.0, |stat| stat.own_us)
 }
 
-/// The same with its children, those too that have ended.
+/// Returns the processor time of a process and its children, including ended ones.
 fn family_cpu_us(parent: u32) -> f64 {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let processes = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -175,13 +172,13 @@ fn family_cpu_us(parent: u32) -> f64 {
 struct Stat {
     parent: u32,
     own_us: f64,
-    /// Of the children that have ended.
+    /// Processor time of ended children.
     ended_us: f64,
 }
 
 fn stat(process: u32) -> Option<Stat> {
     let text = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // The name before may hold anything.
+    // The process name may contain any character.
     let (_, rest) = text.rsplit_once(')')?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
     let ticks = |field: usize| fields.get(field)?.parse::<f64>().ok();

@@ -1,4 +1,4 @@
-//! The runs, one after the other.
+//! Runs all cases.
 
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::Path;
@@ -6,45 +6,46 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 
-use crate::cases::{Case, Rival, cases, duration};
-use crate::counters::{Watch, memory};
-use crate::stage::{Side, Stage};
-use crate::{Arguments, stop_if_asked};
+use crate::arguments::Arguments;
+use crate::cases::{Case, Comparison, cases, duration};
+use crate::counters::{Sampler, memory};
+use crate::interrupt::stop_if_interrupted;
+use crate::services::{Endpoint, Services};
 
-/// The side that is ours.
+/// The name of the measured server.
 pub(crate) const MATCHBOOK: &str = "matchbook";
 
-/// What one run of `load` against one side came to.
+/// The result of one run of `load` against one endpoint.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Run {
     pub(crate) case: Case,
-    /// `matchbook`, or whom it is compared with.
-    pub(crate) side: String,
+    /// `matchbook`, or the comparison.
+    pub(crate) endpoint: String,
     pub(crate) round: usize,
     pub(crate) requests: u64,
     pub(crate) per_second: f64,
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
     pub(crate) max_us: f64,
-    /// Processor's time for each request, in microseconds.
+    /// Processor time per request, in microseconds.
     pub(crate) load_cpu_us: f64,
     pub(crate) server_cpu_us: f64,
     pub(crate) postgres_cpu_us: f64,
     pub(crate) redis_cpu_us: f64,
-    /// What the server holds of memory after it, in KiB, and held at most.
+    /// Current and peak memory of the server after the run, in KiB.
     pub(crate) rss_kib: u64,
     pub(crate) peak_rss_kib: u64,
-    /// For each request.
+    /// Per request.
     pub(crate) wal_bytes: f64,
     pub(crate) statements: f64,
     pub(crate) redis_commands: f64,
-    /// Of 1.
+    /// From 0 to 1.
     pub(crate) hot_share: Option<f64>,
 }
 
-/// What `load` prints.
+/// The output of `load`.
 #[derive(Deserialize)]
-pub(crate) struct Told {
+pub(crate) struct LoadReport {
     pub(crate) requests: u64,
     all_requests: f64,
     seconds: f64,
@@ -54,23 +55,23 @@ pub(crate) struct Told {
     cpu_us: Option<f64>,
 }
 
-impl Told {
+impl LoadReport {
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
     fn count(&self) -> f64 {
         self.requests as f64
     }
 }
 
-/// A `load` that runs. It is killed when this is dropped.
+/// A running `load` process. Dropping this kills it.
 pub(crate) struct Load {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
 impl Load {
-    /// Starts it, and waits until it has warmed up.
+    /// Starts it and waits until the warm-up is complete.
     pub(crate) fn start(mut command: Command) -> Self {
-        stop_if_asked();
+        stop_if_interrupted();
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut load = Self { child, lines };
@@ -78,15 +79,15 @@ impl Load {
         load
     }
 
-    /// Lets it go on, and waits for what it tells at the end.
-    pub(crate) fn finish(mut self) -> Told {
-        // Not all of them wait.
+    /// Starts the measurement and waits for its report.
+    pub(crate) fn finish(mut self) -> LoadReport {
+        // Fails if it does not wait for input.
         let _ = writeln!(self.child.stdin.take().unwrap());
-        let told = self.line();
-        stop_if_asked();
-        let told = serde_json::from_str(&told).expect("load has failed");
+        let report = self.line();
+        stop_if_interrupted();
+        let report = serde_json::from_str(&report).expect("load has failed");
         assert!(self.child.wait().unwrap().success());
-        told
+        report
     }
 
     fn line(&mut self) -> String {
@@ -101,76 +102,87 @@ impl Drop for Load {
     }
 }
 
-/// Runs all cases. What was measured is in `runs`, also where this unwinds.
-pub(crate) fn all(arguments: &Arguments, load: &Path, stage: &mut Stage, runs: &mut Vec<Run>) {
+/// Runs all cases. Results are added to `runs` as they arrive, so an unwind keeps them.
+pub(crate) fn all(
+    arguments: &Arguments,
+    load: &Path,
+    services: &mut Services,
+    runs: &mut Vec<Run>,
+) {
     let cases = cases(arguments);
-    for of_setup in cases.chunk_by(|one, next| one.setup == next.setup) {
-        let peer = of_setup.iter().any(Case::is_beside_peer);
-        let mut stand = stage.stand(of_setup[0].setup, peer);
-        for case in of_setup {
+    for in_environment in cases.chunk_by(|one, next| one.environment == next.environment) {
+        let competitor = in_environment.iter().any(Case::needs_competitor);
+        let mut setup = services.setup(in_environment[0].environment, competitor);
+        for case in in_environment {
             let done = cases.iter().position(|one| one == case).unwrap();
             let minutes = duration(&cases[done..], arguments).as_secs().div_ceil(60);
             let (at, of) = (done + 1, cases.len());
             let connections = case.connections;
             eprintln!("bench: case {at} of {of}, {minutes} min left: {case} at {connections}");
-            if case.is_beside_peer() && stand.peer.is_none() {
+            if case.needs_competitor() && setup.competitor.is_none() {
                 continue;
             }
             for round in 0..arguments.rounds() {
                 let last = round + 1 == arguments.rounds();
-                let turn = Turn { arguments, load, case, round, last };
-                let process = stand.process.id();
-                runs.push(turn.against(None, &stand.server, process, &mut stand.watch));
-                for rival in case.rivals {
-                    let Some((process, side)) = stand.rival(*rival) else { continue };
-                    runs.push(turn.against(Some(*rival), &side, process, &mut stand.watch));
+                let this_round = Round { arguments, load, case, round, last };
+                let process = setup.process.id();
+                runs.push(this_round.against(None, &setup.server, process, &mut setup.sampler));
+                for comparison in case.comparisons {
+                    let Some((process, endpoint)) = setup.comparison(*comparison) else { continue };
+                    runs.push(this_round.against(
+                        Some(*comparison),
+                        &endpoint,
+                        process,
+                        &mut setup.sampler,
+                    ));
                 }
             }
         }
     }
 }
 
-/// A run to be.
-struct Turn<'a> {
+/// One round of a case.
+struct Round<'a> {
     arguments: &'a Arguments,
     load: &'a Path,
     case: &'a Case,
     round: usize,
-    /// Whether this round is the last of the case.
+    /// Whether this is the last round of the case.
     last: bool,
 }
 
-impl Turn<'_> {
-    /// Asks one side: Matchbook, or a rival.
+impl Round<'_> {
+    /// Measures one endpoint: Matchbook or a comparison.
     fn against(
         &self,
-        rival: Option<Rival>,
-        side: &Side,
+        comparison: Option<Comparison>,
+        endpoint: &Endpoint,
         process: u32,
-        watch: &mut Watch<'_>,
+        sampler: &mut Sampler<'_>,
     ) -> Run {
         let case = self.case;
         if self.last {
-            watch.forget_updates();
+            sampler.forget_updates();
         }
-        watch.server = process;
-        let load = Load::start(self.command(rival, side));
-        let before = watch.read();
-        let told = load.finish();
-        let after = watch.read();
-        let requests = told.count();
+        sampler.server = process;
+        let load = Load::start(self.command(comparison, endpoint));
+        let before = sampler.read();
+        let report = load.finish();
+        let after = sampler.read();
+        let requests = report.count();
         let each = after.since(before, requests);
         let (rss_kib, peak_rss_kib) = memory(process);
         Run {
             case: case.clone(),
-            side: rival.map_or_else(|| MATCHBOOK.to_owned(), |rival| rival.to_string()),
+            endpoint: comparison
+                .map_or_else(|| MATCHBOOK.to_owned(), |comparison| comparison.to_string()),
             round: self.round,
-            requests: told.requests,
-            per_second: requests / told.seconds,
-            p50_us: told.p50_us,
-            p99_us: told.p99_us,
-            max_us: told.max_us,
-            load_cpu_us: told.cpu_us.unwrap_or(0.0) / told.all_requests,
+            requests: report.requests,
+            per_second: requests / report.seconds,
+            p50_us: report.p50_us,
+            p99_us: report.p99_us,
+            max_us: report.max_us,
+            load_cpu_us: report.cpu_us.unwrap_or(0.0) / report.all_requests,
             server_cpu_us: each.server_us,
             postgres_cpu_us: each.postgres_us,
             redis_cpu_us: each.redis_us,
@@ -179,31 +191,31 @@ impl Turn<'_> {
             wal_bytes: each.wal,
             statements: each.statements,
             redis_commands: each.commands,
-            hot_share: self.last.then(|| watch.hot_share()).flatten(),
+            hot_share: self.last.then(|| sampler.hot_share()).flatten(),
         }
     }
 
-    fn command(&self, rival: Option<Rival>, side: &Side) -> Command {
+    fn command(&self, comparison: Option<Comparison>, endpoint: &Endpoint) -> Command {
         let Self { arguments, case, .. } = self;
-        let work = match rival {
-            Some(Rival::Part(path)) => format!("get:{path}"),
-            Some(Rival::Peer(_)) => "oauth".to_owned(),
+        let work = match comparison {
+            Some(Comparison::Component(path)) => format!("get:{path}"),
+            Some(Comparison::Competitor(_)) => "oauth".to_owned(),
             _ => case.work.to_owned(),
         };
         let mut command = Command::new(self.load);
-        command.args(["--target", &side.url, "--work", &work, "--wait"]);
+        command.args(["--target", &endpoint.url, "--work", &work, "--wait"]);
         command.args(["--connections", &case.connections.to_string()]);
         command.args(["--seconds", &arguments.seconds().to_string()]);
         command.args(["--warmup", &arguments.warmup().to_string()]);
-        command.arg("--tokens").arg(&side.tokens);
-        if let Some(ca) = &side.ca {
+        command.arg("--tokens").arg(&endpoint.tokens);
+        if let Some(ca) = &endpoint.ca {
             command.arg("--ca").arg(ca);
         }
-        match rival {
-            Some(Rival::Floor(path)) => {
+        match comparison {
+            Some(Comparison::Baseline(path)) => {
                 command.args(["--path", path]);
             }
-            Some(Rival::Peer(_)) => {
+            Some(Comparison::Competitor(_)) => {
                 command.args(["--oauth-client", "bench:bench-secret"]);
             }
             _ => {}

@@ -1,4 +1,4 @@
-//! Pictures of what was measured.
+//! Plots of the results.
 
 use std::error::Error;
 use std::path::Path;
@@ -11,10 +11,10 @@ use crate::report::{Medians, Report, Row};
 type Drawn = Result<(), Box<dyn Error>>;
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// A line: its name, its colour, and where it is.
-type Side = (&'static str, RGBColor, fn(&Row) -> Option<f64>);
-/// A part of a bar: its name, its colour, and how long it is.
-type Part = (&'static str, RGBColor, fn(&Medians) -> f64);
+/// A line: its name, color and value.
+type Endpoint = (&'static str, RGBColor, fn(&Row) -> Option<f64>);
+/// A part of a bar: its name, color and length.
+type Component = (&'static str, RGBColor, fn(&Medians) -> f64);
 
 const ALGORITHMS: [&str; 3] = ["RS256", "ES256", "EdDSA"];
 
@@ -24,7 +24,7 @@ const GREEN: RGBColor = RGBColor(0x3c, 0x93, 0x62);
 const GREY: RGBColor = RGBColor(0x80, 0x80, 0x80);
 const FONT: &str = "sans-serif";
 
-/// Draws all into a folder.
+/// Draws all plots.
 pub(crate) fn draw(report: &Report, folder: &Path) -> Drawn {
     let refreshes: Vec<&Row> = report.rows.iter().filter(|row| row.name == "refresh").collect();
     if refreshes.is_empty() {
@@ -34,11 +34,11 @@ pub(crate) fn draw(report: &Report, folder: &Path) -> Drawn {
     cpu(&refreshes, &folder.join("cpu.svg"))
 }
 
-/// Refreshes a second by connections, a panel for each algorithm.
+/// Refreshes per second by connections, with a panel per algorithm.
 fn throughput(rows: &[&Row], file: &Path) -> Drawn {
     let area = SVGBackend::new(file, (1080, 380)).into_drawing_area();
     area.fill(&WHITE)?;
-    let area = area.titled("Refreshes a second, by connections", (FONT, 22))?;
+    let area = area.titled("Refreshes per second, by connections", (FONT, 22))?;
     for (panel, algorithm) in area.split_evenly((1, ALGORITHMS.len())).iter().zip(ALGORITHMS) {
         let rows: Vec<&Row> =
             rows.iter().filter(|row| row.algorithm == algorithm).copied().collect();
@@ -52,9 +52,10 @@ fn throughput(rows: &[&Row], file: &Path) -> Drawn {
 
 fn throughput_of(panel: &Area<'_>, algorithm: &str, rows: &[&Row]) -> Drawn {
     let last = i32::try_from(rows.len())? - 1;
-    let rivals = rows.iter().filter_map(|row| row.rivals.first()).map(|rival| &rival.medians);
-    let all = rows.iter().map(|row| &row.matchbook).chain(rivals);
-    // Room above for the legend.
+    let comparisons =
+        rows.iter().filter_map(|row| row.comparisons.first()).map(|comparison| &comparison.medians);
+    let all = rows.iter().map(|row| &row.matchbook).chain(comparisons);
+    // Space for the legend.
     let highest = all.map(|medians| medians.per_second.median).fold(1.0, f64::max) * 1.25;
     let mut chart = ChartBuilder::on(panel)
         .caption(algorithm, (FONT, 18))
@@ -76,18 +77,19 @@ fn throughput_of(panel: &Area<'_>, algorithm: &str, rows: &[&Row]) -> Drawn {
         .y_label_formatter(&|value| format!("{value:.0}"))
         .label_style((FONT, 13))
         .draw()?;
-    let floor = |row: &Row| row.rivals.first().map(|rival| rival.medians.per_second.median);
+    let baseline =
+        |row: &Row| row.comparisons.first().map(|comparison| comparison.medians.per_second.median);
     let ours = |row: &Row| Some(row.matchbook.per_second.median);
-    let sides: [Side; 2] = [("floor", GREY, floor), ("Matchbook", BLUE, ours)];
-    for (name, colour, side) in sides {
+    let endpoints: [Endpoint; 2] = [("baseline", GREY, baseline), ("Matchbook", BLUE, ours)];
+    for (name, colour, endpoint) in endpoints {
         let points: Vec<(i32, f64)> =
-            (0..).zip(rows).filter_map(|(index, row)| Some((index, side(row)?))).collect();
+            (0..).zip(rows).filter_map(|(index, row)| Some((index, endpoint(row)?))).collect();
         let line = LineSeries::new(points.iter().copied(), colour.stroke_width(2));
         chart
             .draw_series(line)?
             .label(name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
-        chart.draw_series(points.iter().map(|point| Circle::new(*point, 3, colour.filled())))?;
+        chart.draw_series(points.iter().map(|point| Circle::new(*point, 3, colour.seed())))?;
     }
     chart
         .configure_series_labels()
@@ -98,7 +100,7 @@ fn throughput_of(panel: &Area<'_>, algorithm: &str, rows: &[&Row]) -> Drawn {
     Ok(())
 }
 
-/// Processor's time for each refresh, by who used it.
+/// Processor time per refresh, by process.
 fn cpu(rows: &[&Row], file: &Path) -> Drawn {
     let mut bars: Vec<(String, Medians)> = Vec::new();
     for algorithm in ALGORITHMS {
@@ -109,7 +111,11 @@ fn cpu(rows: &[&Row], file: &Path) -> Drawn {
             continue;
         };
         bars.push((format!("Matchbook {algorithm}"), row.matchbook.clone()));
-        bars.extend(row.rivals.first().map(|floor| ("floor".to_owned(), floor.medians.clone())));
+        bars.extend(
+            row.comparisons
+                .first()
+                .map(|baseline| ("baseline".to_owned(), baseline.medians.clone())),
+        );
     }
     let whole =
         |medians: &Medians| medians.server_cpu_us + medians.postgres_cpu_us + medians.redis_cpu_us;
@@ -118,7 +124,7 @@ fn cpu(rows: &[&Row], file: &Path) -> Drawn {
     area.fill(&WHITE)?;
     let last = i32::try_from(bars.len())? - 1;
     let mut chart = ChartBuilder::on(&area)
-        .caption("Processor's time for each refresh, µs", (FONT, 22))
+        .caption("Processor time per refresh, µs", (FONT, 22))
         .margin(10)
         .x_label_area_size(30)
         .y_label_area_size(52)
@@ -140,7 +146,7 @@ fn cpu(rows: &[&Row], file: &Path) -> Drawn {
         .y_label_formatter(&|value| format!("{value:.0}"))
         .label_style((FONT, 13))
         .draw()?;
-    let parts: [Part; 3] = [
+    let parts: [Component; 3] = [
         ("server", BLUE, |medians| medians.server_cpu_us),
         ("PostgreSQL", ORANGE, |medians| medians.postgres_cpu_us),
         ("Redis", GREEN, |medians| medians.redis_cpu_us),
@@ -149,8 +155,9 @@ fn cpu(rows: &[&Row], file: &Path) -> Drawn {
         let stacked = (0..).zip(&bars).map(|(bar, (_, medians))| {
             let below: f64 = parts[..index].iter().map(|(.., used)| used(medians)).sum();
             let above = below + parts[index].2(medians);
-            let (left, right) = (SegmentValue::Exact(bar), SegmentValue::Exact(bar + 1));
-            let mut bar = Rectangle::new([(left, below), (right, above)], colour.filled());
+            let left = SegmentValue::Exact(bar);
+            let right = SegmentValue::Exact(bar + 1);
+            let mut bar = Rectangle::new([(left, below), (right, above)], colour.seed());
             bar.set_margin(0, 0, 22, 22);
             bar
         });
@@ -158,7 +165,7 @@ fn cpu(rows: &[&Row], file: &Path) -> Drawn {
         chart
             .draw_series(stacked)?
             .label(*part)
-            .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 10, y + 5)], colour.filled()));
+            .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 10, y + 5)], colour.seed()));
     }
     chart
         .configure_series_labels()

@@ -1,39 +1,31 @@
-//! What the runs come to: medians, ratios, and whether that is enough.
+//! The report: medians, ratios and performance targets.
 
 use std::fmt;
 
 use serde::Serialize;
 
-use crate::extras::{Memory, Startup, Statement};
+use crate::extra_measurements::{Memory, Startup, Statement};
 use crate::measure::{MATCHBOOK, Run};
+use crate::services::Machine;
+use crate::statistics::Spread;
 
-/// All that was measured.
+/// All results.
 #[derive(Default, Serialize)]
 pub(crate) struct Report {
-    /// Whether it was stopped before the end.
+    /// Whether the benchmark was stopped before the end.
     pub(crate) partial: bool,
     pub(crate) machine: Machine,
     pub(crate) rows: Vec<Row>,
     pub(crate) statements: Vec<Statement>,
     pub(crate) startups: Vec<Startup>,
     pub(crate) memory: Option<Memory>,
-    /// The client's requests a second, of plain awc's.
+    /// Throughput of the refreshing client relative to plain awc.
     pub(crate) client_ratio: Option<f64>,
-    pub(crate) gates: Vec<Gate>,
+    pub(crate) targets: Vec<Target>,
     pub(crate) runs: Vec<Run>,
 }
 
-/// What it was measured on.
-#[derive(Default, Serialize)]
-pub(crate) struct Machine {
-    pub(crate) available_cpus: usize,
-    pub(crate) memory_mib: u64,
-    pub(crate) kernel: String,
-    pub(crate) postgres: String,
-    pub(crate) redis: String,
-}
-
-/// The medians of one case with one number of connections.
+/// The medians of a case.
 #[derive(Serialize)]
 pub(crate) struct Row {
     pub(crate) name: &'static str,
@@ -43,7 +35,7 @@ pub(crate) struct Row {
     pub(crate) cold: bool,
     pub(crate) connections: usize,
     pub(crate) matchbook: Medians,
-    pub(crate) rivals: Vec<Comparison>,
+    pub(crate) comparisons: Vec<ComparisonResult>,
 }
 
 /// The medians of one side.
@@ -63,48 +55,25 @@ pub(crate) struct Medians {
     pub(crate) peak_rss_kib: u64,
 }
 
-/// One that the server is compared with.
+/// The result of a comparison.
 #[derive(Serialize)]
-pub(crate) struct Comparison {
+pub(crate) struct ComparisonResult {
     pub(crate) with: String,
     pub(crate) medians: Medians,
     /// The server's requests a second, of the rival's of the same round.
     pub(crate) ratio: Spread,
-    /// The same of the median times.
+    /// The same for the median latency.
     pub(crate) p50_ratio: Spread,
 }
 
-/// A median, and the lowest and highest.
-#[derive(Serialize, Clone, Copy)]
-pub(crate) struct Spread {
-    pub(crate) median: f64,
-    pub(crate) lowest: f64,
-    pub(crate) highest: f64,
-}
-
-/// Something that is to hold.
+/// A performance target.
 #[derive(Serialize)]
-pub(crate) struct Gate {
+pub(crate) struct Target {
     pub(crate) what: String,
     pub(crate) limit: String,
-    /// `None`: not measured.
+    /// `None` if not measured.
     pub(crate) measured: Option<f64>,
     pub(crate) met: Option<bool>,
-}
-
-impl Spread {
-    /// Of values of which there is at least one.
-    pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Self {
-        let mut values: Vec<f64> = values.into_iter().collect();
-        values.sort_by(f64::total_cmp);
-        let (lowest, highest) = (values[0], values[values.len() - 1]);
-        let middle = values.len() / 2;
-        let median = match values.len() % 2 {
-            0 => f64::midpoint(values[middle - 1], values[middle]),
-            _ => values[middle],
-        };
-        Self { median, lowest, highest }
-    }
 }
 
 impl Medians {
@@ -127,7 +96,7 @@ impl Medians {
     }
 }
 
-/// The rows that runs come to, in their order.
+/// Groups runs into rows.
 pub(crate) fn rows(runs: &[Run]) -> Vec<Row> {
     let same = |one: &Run, next: &Run| one.case == next.case;
     runs.chunk_by(same).map(row).collect()
@@ -135,16 +104,17 @@ pub(crate) fn rows(runs: &[Run]) -> Vec<Row> {
 
 fn row(runs: &[Run]) -> Row {
     let case = &runs[0].case;
-    let side = |side: &str| runs.iter().filter(|run| run.side == side).collect::<Vec<_>>();
-    let ours = side(MATCHBOOK);
-    let mut rivals: Vec<Comparison> = Vec::new();
-    for run in runs.iter().filter(|run| run.side != MATCHBOOK && run.round == 0) {
-        let theirs = side(&run.side);
+    let endpoint =
+        |endpoint: &str| runs.iter().filter(|run| run.endpoint == endpoint).collect::<Vec<_>>();
+    let ours = endpoint(MATCHBOOK);
+    let mut comparisons: Vec<ComparisonResult> = Vec::new();
+    for run in runs.iter().filter(|run| run.endpoint != MATCHBOOK && run.round == 0) {
+        let theirs = endpoint(&run.endpoint);
         let ratio = |value: fn(&Run) -> f64| {
             Spread::of(ours.iter().zip(&theirs).map(|(our, their)| value(our) / value(their)))
         };
-        rivals.push(Comparison {
-            with: run.side.clone(),
+        comparisons.push(ComparisonResult {
+            with: run.endpoint.clone(),
             medians: Medians::of(&theirs),
             ratio: ratio(|run| run.per_second),
             p50_ratio: ratio(|run| run.p50_us),
@@ -153,35 +123,39 @@ fn row(runs: &[Run]) -> Row {
     Row {
         name: case.name,
         case: case.to_string(),
-        algorithm: case.setup.algorithm,
-        sessions: case.setup.base.sessions(),
+        algorithm: case.environment.algorithm,
+        sessions: case.environment.base.sessions(),
         cold: case.cold,
         connections: case.connections,
         matchbook: Medians::of(&ours),
-        rivals,
+        comparisons,
     }
 }
 
 impl Report {
-    /// Fills in what is to hold, and whether it does.
-    pub(crate) fn judge(&mut self) {
-        let mut gates = Vec::new();
+    /// Evaluates the performance targets.
+    pub(crate) fn evaluate(&mut self) {
+        let mut targets = Vec::new();
         for algorithm in ["RS256", "ES256", "EdDSA"] {
             for connections in [16, 64] {
-                let ratio = self.ratio("refresh", algorithm, connections, "floor /refresh");
-                let what = format!("refresh {algorithm} at {connections}, of floor /refresh");
-                gates.push(Gate::at_least(what, 0.8, ratio));
+                let ratio = self.ratio("refresh", algorithm, connections, "baseline /refresh");
+                let what = format!("refresh {algorithm} at {connections}, of baseline /refresh");
+                targets.push(Target::at_least(what, 0.8, ratio));
             }
         }
-        for peer in ["oidc-provider", "oidc-provider, OpenID"] {
-            let ratio = self.ratio("peer", "ES256", 16, peer);
-            gates.push(Gate::at_least(format!("refresh ES256 at 16, of {peer}"), 6.0, ratio));
+        for competitor in ["oidc-provider", "oidc-provider, OpenID"] {
+            let ratio = self.ratio("competitor", "ES256", 16, competitor);
+            targets.push(Target::at_least(
+                format!("refresh ES256 at 16, of {competitor}"),
+                6.0,
+                ratio,
+            ));
         }
         for (algorithm, connections) in [("RS256", 16), ("RS256", 64), ("ES256", 16)] {
             for path in ["/user", "/cached"] {
-                let ratio = self.ratio("user", algorithm, connections, &format!("floor {path}"));
-                let what = format!("user {algorithm} at {connections}, of floor {path}");
-                gates.push(Gate::at_least(what, 0.8, ratio));
+                let ratio = self.ratio("user", algorithm, connections, &format!("baseline {path}"));
+                let what = format!("user {algorithm} at {connections}, of baseline {path}");
+                targets.push(Target::at_least(what, 0.8, ratio));
             }
         }
         let most = |name, value: fn(&Medians) -> f64| {
@@ -189,63 +163,63 @@ impl Report {
             rows.map(|row| value(&row.matchbook)).reduce(f64::max)
         };
         let statements = most("refresh", |medians| medians.statements);
-        gates.push(Gate::at_most("SQL statements for each refresh".to_owned(), 1.02, statements));
+        targets.push(Target::at_most("SQL statements per refresh".to_owned(), 1.02, statements));
         for name in ["refresh", "user"] {
             let commands = most(name, |medians| medians.redis_commands);
-            gates.push(Gate::at_most(format!("Redis commands for each {name}"), 1.02, commands));
+            targets.push(Target::at_most(format!("Redis commands per {name}"), 1.02, commands));
         }
         for algorithm in ["RS256", "ES256", "EdDSA"] {
-            let single = self.comparison("refresh", algorithm, 1, "floor /single");
-            let what = format!("p50 of refresh {algorithm} at 1, of floor /single's");
-            gates.push(Gate::at_most(what, 1.1, single.map(|single| single.p50_ratio.median)));
+            let single = self.find_comparison("refresh", algorithm, 1, "baseline /single");
+            let what = format!("p50 of refresh {algorithm} at 1, of baseline /single's");
+            targets.push(Target::at_most(what, 1.1, single.map(|single| single.p50_ratio.median)));
         }
         for cold in [false, true] {
             let what = format!("p99 with most sessions, of that with fewest{}", among(cold));
-            gates.push(Gate::at_most(what, 1.3, self.growth_of_p99(cold)));
+            targets.push(Target::at_most(what, 1.3, self.growth_of_p99(cold)));
         }
         let refreshes = self.rows.iter().filter(|row| row.name == "refresh");
         let hot = refreshes.filter_map(|row| row.matchbook.hot_share).reduce(f64::min);
-        gates.push(Gate::at_least("share of HOT updates".to_owned(), 0.99, hot));
+        targets.push(Target::at_least("share of HOT updates".to_owned(), 0.99, hot));
         let crowd = self.rows.iter().filter(|row| row.connections == 256);
         let peaks = crowd.map(|row| row.matchbook.peak_rss_kib);
         let peak = peaks.chain(self.memory.iter().map(|memory| memory.peak_kib)).max();
         let what = "peak memory at 256 connections, MiB".to_owned();
-        gates.push(Gate::at_most(what, 64.0, peak.map(mib)));
+        targets.push(Target::at_most(what, 64.0, peak.map(mib)));
         let grown =
             self.memory.as_ref().map(|memory| mib(memory.after_kib) - mib(memory.before_kib));
         let rotations = self.memory.as_ref().map_or(0, |memory| memory.rotations);
-        let what = format!("memory grown over {rotations} rotations, MiB");
-        gates.push(Gate::at_most(what, 4.0, grown));
+        let what = format!("memory growth over {rotations} rotations, MiB");
+        targets.push(Target::at_most(what, 4.0, grown));
         for startup in &self.startups {
             let what = format!("milliseconds until ready, {}", startup.what);
-            gates.push(Gate::at_most(what, 300.0, Some(startup.millis.median)));
+            targets.push(Target::at_most(what, 300.0, Some(startup.millis.median)));
         }
-        let what = "requests by the client's session, of plain awc's".to_owned();
-        gates.push(Gate::at_least(what, 0.95, self.client_ratio));
-        self.gates = gates;
+        let what = "throughput of the refreshing client, of plain awc's".to_owned();
+        targets.push(Target::at_least(what, 0.95, self.client_ratio));
+        self.targets = targets;
     }
 
-    /// Whether something that was measured does not hold.
-    pub(crate) fn falls_short(&self) -> bool {
-        self.gates.iter().any(|gate| gate.met == Some(false))
+    /// Returns whether a measured target is missed.
+    pub(crate) fn misses_target(&self) -> bool {
+        self.targets.iter().any(|target| target.met == Some(false))
     }
 
-    fn comparison(
+    fn find_comparison(
         &self,
         name: &str,
         algorithm: &str,
         connections: usize,
         with: &str,
-    ) -> Option<&Comparison> {
-        let fits = |row: &&Row| {
+    ) -> Option<&ComparisonResult> {
+        let matches = |row: &&Row| {
             (row.name, row.algorithm, row.connections) == (name, algorithm, connections)
         };
-        let row = self.rows.iter().find(fits)?;
-        row.rivals.iter().find(|rival| rival.with == with)
+        let row = self.rows.iter().find(matches)?;
+        row.comparisons.iter().find(|comparison| comparison.with == with)
     }
 
     fn ratio(&self, name: &str, algorithm: &str, connections: usize, with: &str) -> Option<f64> {
-        Some(self.comparison(name, algorithm, connections, with)?.ratio.median)
+        Some(self.find_comparison(name, algorithm, connections, with)?.ratio.median)
     }
 
     fn growth_of_p99(&self, cold: bool) -> Option<f64> {
@@ -266,7 +240,7 @@ fn mib(kib: u64) -> f64 {
     kib as f64 / 1024.0
 }
 
-impl Gate {
+impl Target {
     fn at_least(what: String, limit: f64, measured: Option<f64>) -> Self {
         let met = measured.map(|measured| measured >= limit);
         Self { what, limit: format!("at least {limit}"), measured, met }
@@ -289,8 +263,8 @@ impl fmt::Display for Report {
             "{available_cpus} cores, {memory_mib} MiB, Linux {kernel}, PostgreSQL {postgres}, Redis {redis}"
         )?;
         if !self.rows.is_empty() {
-            writeln!(f, "\n{:103}processor's time for each request, µs", "")?;
-            let (ratio, p50, p99) = ("ratio to it (lowest to highest)", "p50 ms", "p99 ms");
+            writeln!(f, "\n{:103}processor time per request, µs", "")?;
+            let (ratio, p50, p99) = ("ratio (lowest to highest)", "p50 ms", "p99 ms");
             writeln!(
                 f,
                 "{:<36} {:>5} {:>8}  {ratio:<31} {p50:>8} {p99:>8} {:>8} {:>10} {:>5}",
@@ -298,15 +272,15 @@ impl fmt::Display for Report {
             )?;
         }
         for row in &self.rows {
-            write_side(f, &row.case, row.connections, &row.matchbook, "")?;
-            for rival in &row.rivals {
-                let Spread { median, lowest, highest } = rival.ratio;
+            write_endpoint(f, &row.case, row.connections, &row.matchbook, "")?;
+            for comparison in &row.comparisons {
+                let Spread { median, lowest, highest } = comparison.ratio;
                 let ratio = format!("{median:.2} ({lowest:.2} to {highest:.2})");
-                write_side(
+                write_endpoint(
                     f,
-                    &format!("  {}", rival.with),
+                    &format!("  {}", comparison.with),
                     row.connections,
-                    &rival.medians,
+                    &comparison.medians,
                     &ratio,
                 )?;
             }
@@ -314,7 +288,7 @@ impl fmt::Display for Report {
         for Statement { threads, batch, rows_per_second, p50_us, p99_us } in &self.statements {
             writeln!(
                 f,
-                "the statement alone, {threads} at once, {batch} each: {rows_per_second:.0} rows/s, \
+                "statement alone, {threads} threads, batches of {batch}: {rows_per_second:.0} rows/s, \
                  {:.2} ms, {:.2} ms",
                 p50_us / 1000.0,
                 p99_us / 1000.0
@@ -335,18 +309,18 @@ impl fmt::Display for Report {
             )?;
         }
         writeln!(f)?;
-        for Gate { what, limit, measured, met } in &self.gates {
+        for Target { what, limit, measured, met } in &self.targets {
             if let (Some(measured), Some(met)) = (measured, met) {
-                let met = if *met { "met    " } else { "NOT met" };
+                let met = if *met { "met    " } else { "MISSED " };
                 writeln!(f, "{met}  {what}: {measured:.3}, {limit}")?;
             }
         }
-        let open = self.gates.iter().filter(|gate| gate.met.is_none()).count();
+        let open = self.targets.iter().filter(|target| target.met.is_none()).count();
         if open > 0 { writeln!(f, "not measured: {open} more") } else { Ok(()) }
     }
 }
 
-fn write_side(
+fn write_endpoint(
     f: &mut fmt::Formatter<'_>,
     name: &str,
     connections: usize,
@@ -368,23 +342,13 @@ fn write_side(
 
 #[cfg(test)]
 mod tests {
-    use super::{Gate, Spread};
+    use super::Target;
 
     #[test]
-    fn a_spread_has_the_value_in_the_middle() {
-        let spread = Spread::of([3.0, 1.0, 2.0]);
-        assert_eq!(
-            [spread.lowest, spread.median, spread.highest].map(f64::to_bits),
-            [1.0f64.to_bits(), 2.0f64.to_bits(), 3.0f64.to_bits()]
-        );
-        assert!((Spread::of([1.0, 2.0]).median - 1.5).abs() < 1e-9);
-    }
-
-    #[test]
-    fn what_was_not_measured_is_neither_met_nor_not_met() {
-        assert_eq!(Gate::at_least(String::new(), 0.8, Some(0.8)).met, Some(true));
-        assert_eq!(Gate::at_least(String::new(), 0.8, Some(0.79)).met, Some(false));
-        assert_eq!(Gate::at_most(String::new(), 0.8, Some(0.81)).met, Some(false));
-        assert_eq!(Gate::at_most(String::new(), 0.8, None).met, None);
+    fn an_unmeasured_target_is_neither_met_nor_missed() {
+        assert_eq!(Target::at_least(String::new(), 0.8, Some(0.8)).met, Some(true));
+        assert_eq!(Target::at_least(String::new(), 0.8, Some(0.79)).met, Some(false));
+        assert_eq!(Target::at_most(String::new(), 0.8, Some(0.81)).met, Some(false));
+        assert_eq!(Target::at_most(String::new(), 0.8, None).met, None);
     }
 }

@@ -1,5 +1,4 @@
-//! Sessions by the thousand or million, put into the tables directly, and the
-//! refresh tokens that go with them.
+//! Seeds the database with sessions and creates refresh tokens for them.
 
 use std::fmt::Write;
 use std::fs;
@@ -13,34 +12,34 @@ use matchbook_server::secrets::DerivedKeys;
 use matchbook_server::tokens::RefreshToken;
 use openssl::sha::sha256;
 
-use crate::stop_if_asked;
+use crate::interrupt::stop_if_interrupted;
 
-/// How many sessions go in at once, so that progress can be seen.
-const STEP: u64 = 1_000_000;
+/// Sessions per statement, to show progress.
+const ROWS_PER_STATEMENT: u64 = 1_000_000;
 
-/// The most tokens that are written down for a run to choose from.
+/// Maximum number of tokens per file.
 const TOKENS: u64 = 100_000;
 
-/// Whose sessions.
+/// The program that uses a session.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Half {
-    /// Those with an even number.
+pub(crate) enum Owner {
+    /// Even session numbers.
     Server = 0,
-    /// Those with an odd number.
-    Floor = 1,
+    /// Odd session numbers.
+    Baseline = 1,
 }
 
-/// Fills the tables of a database that a server has migrated.
+/// Seeds a migrated database.
 pub(crate) fn fill(url: &str, sessions: u64) {
     let mut conn = PgConnection::establish(url).unwrap();
     conn.batch_execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements").unwrap();
-    // Foreign keys hold by construction, and checking each takes minutes.
+    // Skips foreign key checks, which would take minutes.
     conn.batch_execute("SET session_replication_role = replica").unwrap();
-    for from in (0..sessions).step_by(usize::try_from(STEP).unwrap()) {
-        let until = (from + STEP).min(sessions);
-        stop_if_asked();
-        if sessions > STEP {
-            eprintln!("bench: filling, {from} of {sessions} sessions");
+    for from in (0..sessions).step_by(usize::try_from(ROWS_PER_STATEMENT).unwrap()) {
+        let until = (from + ROWS_PER_STATEMENT).min(sessions);
+        stop_if_interrupted();
+        if sessions > ROWS_PER_STATEMENT {
+            eprintln!("bench: seeding, {from} of {sessions} sessions");
         }
         conn.batch_execute(&seed::statements(from, until)).unwrap();
     }
@@ -48,21 +47,21 @@ pub(crate) fn fill(url: &str, sessions: u64) {
     conn.batch_execute("CHECKPOINT").unwrap();
 }
 
-/// Writes refresh tokens of one half of the sessions into a file, in an order
-/// in which any number of the first are spread over the whole table.
+/// Writes refresh tokens of one owner to a file. The order spreads any prefix evenly over
+/// the table.
 pub(crate) fn write_tokens(
     folder: &Path,
     name: &str,
     secret: &str,
     sessions: u64,
-    half: Half,
+    half: Owner,
 ) -> PathBuf {
     let derived = DerivedKeys::from_secrets(&secret.to_owned().into(), &[]).unwrap();
     let pairs = sessions / 2;
-    let step = step(pairs);
+    let stride = stride(pairs);
     let mut text = String::new();
     for i in 0..pairs.min(TOKENS) {
-        let n = 2 * (i * step % pairs) + half as u64;
+        let n = 2 * (i * stride % pairs) + half as u64;
         let token = RefreshToken {
             session: seed::session(n),
             generation: 0,
@@ -75,12 +74,12 @@ pub(crate) fn write_tokens(
     file
 }
 
-/// The step by which numbers below `count` are taken, each once: near the golden
-/// ratio of them, so that any number of the first lie evenly.
-fn step(count: u64) -> u64 {
+/// Returns a stride that visits each number below `count` once. It is near the golden ratio,
+/// which spreads any prefix evenly.
+fn stride(count: u64) -> u64 {
     let golden = u128::from(count) * 618_033_988_749_894_848 / 1_000_000_000_000_000_000;
-    let steps = u64::try_from(golden).unwrap().max(1)..;
-    steps.into_iter().find(|step| common_divisor(*step, count) == 1).unwrap()
+    let strides = u64::try_from(golden).unwrap().max(1)..;
+    strides.into_iter().find(|stride| common_divisor(*stride, count) == 1).unwrap()
 }
 
 fn common_divisor(a: u64, b: u64) -> u64 {
@@ -91,15 +90,15 @@ fn common_divisor(a: u64, b: u64) -> u64 {
 mod tests {
     use std::collections::HashSet;
 
-    use super::step;
+    use super::stride;
 
     #[test]
-    fn a_step_leads_to_all_numbers_and_the_first_lie_apart() {
+    fn a_stride_visits_all_numbers_and_spreads_the_first() {
         for count in [1, 2, 5, 5000, 50_000] {
-            let all: HashSet<u64> = (0..count).map(|i| i * step(count) % count).collect();
+            let all: HashSet<u64> = (0..count).map(|i| i * stride(count) % count).collect();
             assert_eq!(all.len(), usize::try_from(count).unwrap());
         }
-        let mut first: Vec<u64> = (0..16).map(|i| i * step(5000) % 5000).collect();
+        let mut first: Vec<u64> = (0..16).map(|i| i * stride(5000) % 5000).collect();
         first.sort_unstable();
         assert!(first.windows(2).all(|pair| pair[1] - pair[0] > 150), "{first:?}");
     }

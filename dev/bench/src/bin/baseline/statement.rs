@@ -1,4 +1,4 @@
-//! The statement alone, from threads that do nothing else.
+//! The statement alone, executed by dedicated threads.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,24 +13,24 @@ use uuid::Uuid;
 use crate::queue::connect;
 use crate::rotation::{Batch, Rotated, Rotation};
 
-/// How it is driven.
+/// Options of `statement`.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// The PostgreSQL database.
+    /// URL of the PostgreSQL database.
     #[arg(long)]
     database: String,
-    /// Threads, each with a connection of its own.
+    /// Number of threads, each with its own connection.
     #[arg(long)]
     connections: usize,
-    /// How long, in seconds.
+    /// Measured time, in seconds.
     #[arg(long)]
     seconds: f64,
-    /// Rotate so many sessions with each statement, from arrays.
+    /// Sessions per statement, passed as arrays.
     #[arg(long)]
     batch: Option<usize>,
 }
 
-/// Drives it and prints what came of it as one line of JSON.
+/// Executes the statement repeatedly and prints the result as a line of JSON.
 pub(crate) fn drive(options: &Options) {
     let each = options.batch.unwrap_or(1);
     let sessions = sessions(&options.database, options.connections * each);
@@ -76,13 +76,13 @@ fn rotate(conn: &mut PgConnection, sessions: &[Uuid], batched: bool) {
     assert_eq!(rotated.len(), sessions.len(), "every session has a row");
 }
 
-/// The ids of so many sessions with an odd number, spread evenly over the table.
+/// Returns ids of sessions with odd numbers, spread evenly over the table.
 fn sessions(database: &str, count: usize) -> Vec<Uuid> {
     let mut conn = connect(database);
-    // Servers may have opened others since.
-    let all = format!("SELECT count(*) FROM sessions WHERE {}", seed::SEEDED);
-    let all = diesel::dsl::sql::<BigInt>(&all).get_result::<i64>(&mut conn).unwrap();
-    let step = usize::try_from(all).unwrap() / count / 2 * 2;
-    assert!(step > 0, "there are too few sessions");
-    (0..count).map(|n| seed::session((1 + n * step) as u64).0).collect()
+    // Excludes sessions that servers have opened since.
+    let query = format!("SELECT count(*) FROM sessions WHERE {}", seed::SEEDED);
+    let seeded = diesel::dsl::sql::<BigInt>(&query).get_result::<i64>(&mut conn).unwrap();
+    let stride = usize::try_from(seeded).unwrap() / count / 2 * 2;
+    assert!(stride > 0, "the table has enough sessions");
+    (0..count).map(|n| seed::session((1 + n * stride) as u64).0).collect()
 }

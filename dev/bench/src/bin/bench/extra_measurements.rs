@@ -1,5 +1,4 @@
-//! What is not measured by requests: the statement alone, the start, memory, the
-//! client.
+//! Measurements other than requests: the SQL statement alone, startup, memory, the client.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -8,47 +7,52 @@ use std::time::{Duration, Instant};
 use matchbook_testkit::ProcessBuilder;
 use serde::{Deserialize, Serialize};
 
-use crate::cases::{Base, Setup};
+use crate::arguments::{Arguments, binary};
+use crate::cases::{Base, Environment};
 use crate::counters::memory;
+use crate::interrupt::stop_if_interrupted;
 use crate::measure::Load;
-use crate::report::Spread;
-use crate::stage::{Stage, get};
-use crate::{Arguments, binary, stop_if_asked};
+use crate::services::{Services, get};
+use crate::statistics::Spread;
 
-/// How often each kind of start is measured.
+/// Number of starts per kind.
 const STARTS: usize = 7;
 
-/// The rotation statement alone, driven by threads that do nothing else.
+/// Throughput of the rotation statement alone.
 #[derive(Serialize)]
 pub(crate) struct Statement {
-    /// Each with a connection of its own.
+    /// Each has its own connection.
     pub(crate) threads: usize,
-    /// How many sessions each statement rotates.
+    /// Number of sessions per statement.
     pub(crate) batch: usize,
     pub(crate) rows_per_second: f64,
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
 }
 
-/// What `floor statement` prints.
+/// What `baseline statement` prints.
 #[derive(Deserialize)]
-struct Driven {
+struct StatementReport {
     rows: f64,
     seconds: f64,
     p50_us: f64,
     p99_us: f64,
 }
 
-/// Drives the statement for single sessions and for many. What was measured is in
-/// `measured`, also where this unwinds.
-pub(crate) fn statements(arguments: &Arguments, stage: &mut Stage, measured: &mut Vec<Statement>) {
-    let Some(floor) = stage.floor.clone() else { return };
+/// Measures the statement for single sessions and for batches. Results are added to
+/// `measured` as they arrive.
+pub(crate) fn statements(
+    arguments: &Arguments,
+    services: &mut Services,
+    measured: &mut Vec<Statement>,
+) {
+    let Some(baseline) = services.baseline.clone() else { return };
     let sessions = arguments.sessions()[0];
-    let database = stage.database("ES256", sessions);
+    let database = services.database("ES256", sessions);
     let sessions = usize::try_from(sessions).unwrap();
     let drive = |(threads, batch): (usize, usize)| {
-        stop_if_asked();
-        let mut command = Command::new(&floor);
+        stop_if_interrupted();
+        let mut command = Command::new(&baseline);
         command.args(["statement", "--database", &database.url]);
         command.args(["--connections", &threads.to_string()]);
         command.args(["--seconds", &arguments.seconds().to_string()]);
@@ -56,23 +60,24 @@ pub(crate) fn statements(arguments: &Arguments, stage: &mut Stage, measured: &mu
             command.args(["--batch", &batch.to_string()]);
         }
         let output = command.stderr(Stdio::inherit()).output().unwrap();
-        stop_if_asked();
-        let driven: Driven = serde_json::from_slice(&output.stdout).expect("floor has failed");
+        stop_if_interrupted();
+        let report: StatementReport =
+            serde_json::from_slice(&output.stdout).expect("baseline has failed");
         Statement {
             threads,
             batch,
-            rows_per_second: driven.rows / driven.seconds,
-            p50_us: driven.p50_us,
-            p99_us: driven.p99_us,
+            rows_per_second: report.rows / report.seconds,
+            p50_us: report.p50_us,
+            p99_us: report.p99_us,
         }
     };
-    // It rotates every other one of those that are filled in.
-    let fits = |at_once: &(usize, usize)| 2 * at_once.0 * at_once.1 <= sessions;
+    // The baseline uses every other session.
+    let fits = |(threads, batch): &(usize, usize)| 2 * threads * batch <= sessions;
     measured
         .extend([(1, 1), (16, 1), (1, 8), (1, 16), (1, 64)].into_iter().filter(fits).map(drive));
 }
 
-/// How long a start took until the server was ready, in milliseconds.
+/// Time from the start of the server until it is ready, in milliseconds.
 #[derive(Serialize)]
 pub(crate) struct Startup {
     pub(crate) what: &'static str,
@@ -82,23 +87,27 @@ pub(crate) struct Startup {
     starts: Vec<f64>,
 }
 
-/// What the server holds of memory, in KiB.
+/// Memory of the server, in KiB.
 #[derive(Serialize)]
 pub(crate) struct Memory {
-    /// At most, when 256 connections have refreshed.
+    /// Peak after refreshes on 256 connections.
     pub(crate) peak_kib: u64,
-    /// Before and after so many rotations more.
+    /// Before and after `rotations`.
     pub(crate) before_kib: u64,
     pub(crate) after_kib: u64,
     pub(crate) rotations: u64,
 }
 
-/// Starts on nothing, on what the first start has left, and on PostgreSQL. What was
-/// measured is in `measured`, also where this unwinds.
-pub(crate) fn startups(arguments: &Arguments, stage: &mut Stage, measured: &mut Vec<Startup>) {
-    let database = stage.database("ES256", arguments.sessions()[0]);
+/// Measures starts without data, with the data of the first start, and with PostgreSQL.
+/// Results are added to `measured` as they arrive.
+pub(crate) fn startups(
+    arguments: &Arguments,
+    services: &mut Services,
+    measured: &mut Vec<Startup>,
+) {
+    let database = services.database("ES256", arguments.sessions()[0]);
     let starts = if arguments.quick { 1 } else { STARTS };
-    let mut note = |what, millis| {
+    let mut record = |what, millis| {
         if let Some(startup) = measured.iter_mut().find(|startup| startup.what == what) {
             startup.starts.push(millis);
             startup.millis = Spread::of(startup.starts.iter().copied());
@@ -108,21 +117,21 @@ pub(crate) fn startups(arguments: &Arguments, stage: &mut Stage, measured: &mut 
         }
     };
     for i in 0..starts {
-        let launch = stage.launch(&format!("start_{i}"));
-        note("on nothing (SQLite)", ready(&launch));
-        note("on SQLite", ready(&launch));
-        let launch =
-            launch.set("tokens.algorithm", "ES256").variable("DATABASE_URL", &database.url);
-        let launch = launch.variable("REDIS_URL", &stage.redis.url());
-        note("on PostgreSQL and Redis", ready(&launch));
+        let builder = services.builder(&format!("start_{i}"));
+        record("without data (SQLite)", ready(&builder));
+        record("with SQLite", ready(&builder));
+        let builder =
+            builder.set("tokens.algorithm", "ES256").variable("DATABASE_URL", &database.url);
+        let builder = builder.variable("REDIS_URL", &services.redis.url());
+        record("with PostgreSQL and Redis", ready(&builder));
     }
 }
 
-/// How long it takes until `/health/ready` answers 200, in milliseconds.
-fn ready(launch: &ProcessBuilder) -> f64 {
-    stop_if_asked();
+/// Returns the time until `/health/ready` returns 200, in milliseconds.
+fn ready(builder: &ProcessBuilder) -> f64 {
+    stop_if_interrupted();
     let began = Instant::now();
-    let process = launch.start();
+    let process = builder.start();
     while get(process.url(), "/health/ready").0 != 200 {
         std::thread::sleep(Duration::from_millis(1));
         assert!(began.elapsed() < Duration::from_secs(60), "{}", process.log());
@@ -130,21 +139,25 @@ fn ready(launch: &ProcessBuilder) -> f64 {
     began.elapsed().as_secs_f64() * 1000.0
 }
 
-/// Refreshes with many connections, and then for long.
-pub(crate) fn memory_of(arguments: &Arguments, load: &Path, stage: &mut Stage) -> Memory {
+/// Measures memory with many connections, then over many rotations.
+pub(crate) fn measure_memory(
+    arguments: &Arguments,
+    load: &Path,
+    services: &mut Services,
+) -> Memory {
     let base = Base::Postgres(arguments.sessions()[0]);
-    let setup = Setup { algorithm: "ES256", base, tls: false };
-    let stand = stage.stand(setup, false);
+    let environment = Environment { algorithm: "ES256", base, tls: false };
+    let setup = services.setup(environment, false);
     let refresh = |connections: usize, seconds: f64| {
         let mut command = Command::new(load);
-        command.args(["--target", &stand.server.url, "--work", "refresh", "--warmup", "0"]);
+        command.args(["--target", &setup.server.url, "--work", "refresh", "--warmup", "0"]);
         command.args(["--connections", &connections.to_string()]);
         command.args(["--seconds", &seconds.to_string()]);
-        command.arg("--tokens").arg(&stand.server.tokens);
+        command.arg("--tokens").arg(&setup.server.tokens);
         Load::start(command).finish().requests
     };
     refresh(256, arguments.seconds());
-    let (_, peak_kib) = memory(stand.process.id());
+    let (_, peak_kib) = memory(setup.process.id());
     let wanted = match (arguments.quick, arguments.large) {
         (true, _) => 2_000,
         (_, true) => 1_000_000,
@@ -159,23 +172,23 @@ pub(crate) fn memory_of(arguments: &Arguments, load: &Path, stage: &mut Stage) -
         rotations
     };
     rotate(wanted / 5);
-    let (before_kib, _) = memory(stand.process.id());
+    let (before_kib, _) = memory(setup.process.id());
     let rotations = rotate(wanted);
-    let (after_kib, _) = memory(stand.process.id());
+    let (after_kib, _) = memory(setup.process.id());
     Memory { peak_kib, before_kib, after_kib, rotations }
 }
 
-/// Runs the comparison of clients: the ratio that it prints.
+/// Runs the client comparison and returns its ratio.
 pub(crate) fn client_ratio(arguments: &Arguments) -> Option<f64> {
     let binary = binary(arguments.client.as_ref(), "client");
     if !binary.is_file() {
-        eprintln!("bench: {} is not there", binary.display());
+        eprintln!("bench: {} does not exist", binary.display());
         return None;
     }
     let mut command = Command::new(binary);
     command.args(["--rounds", if arguments.quick { "3" } else { "9" }]);
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
-    // Its last line, "  0.981 (0.950 to 1.012)".
+    // The last line: "  0.981 (0.950 to 1.012)".
     text.lines().last()?.split_whitespace().next()?.parse().ok()
 }

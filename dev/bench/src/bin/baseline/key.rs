@@ -17,8 +17,8 @@ use uuid::Uuid;
 
 /// The media type of access tokens.
 const ACCESS_TOKEN: &str = "at+jwt";
-/// Who issues access tokens, and whom they are for.
-pub(crate) const SELF: &str = "https://localhost:5001";
+/// Issuer and audience of access tokens.
+pub(crate) const ISSUER: &str = "https://localhost:5001";
 
 /// The claims of Matchbook's access tokens.
 #[derive(Serialize, Deserialize)]
@@ -33,7 +33,7 @@ pub(crate) struct Claims {
     pub(crate) sid: Uuid,
 }
 
-enum Private {
+enum PrivateKey {
     Rsa(RsaKeyPair),
     Ecdsa(EcdsaKeyPair),
     Ed25519(Ed25519KeyPair),
@@ -41,17 +41,17 @@ enum Private {
 
 /// A key pair.
 pub(crate) struct Key {
-    private: Private,
+    private: PrivateKey,
     public: DecodingKey,
     algorithm: Algorithm,
     kid: String,
-    /// The header of every token, encoded.
+    /// The encoded header of every token.
     header: String,
     random: SystemRandom,
 }
 
 impl Key {
-    /// A new one for that algorithm.
+    /// Generates a key.
     pub(crate) fn generate(algorithm: Algorithm) -> Self {
         let (private, public) = match algorithm {
             Algorithm::RS256 => {
@@ -62,7 +62,7 @@ impl Key {
                     pair.public_key().modulus().big_endian_without_leading_zero(),
                     pair.public_key().exponent().big_endian_without_leading_zero(),
                 );
-                (Private::Rsa(pair), public)
+                (PrivateKey::Rsa(pair), public)
             }
             Algorithm::ES256 => {
                 let curve = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
@@ -73,13 +73,13 @@ impl Key {
                 let (x, y) = pair.public_key().as_ref()[1..].split_at(32);
                 let coordinate = |bytes| URL_SAFE_NO_PAD.encode(bytes);
                 let public = DecodingKey::from_ec_components(&coordinate(x), &coordinate(y));
-                (Private::Ecdsa(pair), public.unwrap())
+                (PrivateKey::Ecdsa(pair), public.unwrap())
             }
             Algorithm::EdDSA => {
                 let pkcs8 = PKey::generate_ed25519().unwrap().private_key_to_pkcs8().unwrap();
                 let pair = Ed25519KeyPair::from_pkcs8(&pkcs8).unwrap();
                 let x = URL_SAFE_NO_PAD.encode(pair.public_key());
-                (Private::Ed25519(pair), DecodingKey::from_ed_components(&x).unwrap())
+                (PrivateKey::Ed25519(pair), DecodingKey::from_ed_components(&x).unwrap())
             }
             other => panic!("Matchbook does not sign with {other:?}"),
         };
@@ -91,36 +91,35 @@ impl Key {
         Self { private, public, algorithm, kid, header, random: SystemRandom::new() }
     }
 
-    /// The token with these claims.
+    /// Signs a token.
     pub(crate) fn sign(&self, claims: &Claims) -> String {
         let mut token = self.header.clone();
         token.push('.');
         URL_SAFE_NO_PAD.encode_string(serde_json::to_vec(claims).unwrap(), &mut token);
         let message = token.as_bytes();
         let signature = match &self.private {
-            Private::Rsa(pair) => {
+            PrivateKey::Rsa(pair) => {
                 let mut signature = vec![0; pair.public_modulus_len()];
                 pair.sign(&RSA_PKCS1_SHA256, &self.random, message, &mut signature).unwrap();
                 signature
             }
-            Private::Ecdsa(pair) => pair.sign(&self.random, message).unwrap().as_ref().to_vec(),
-            Private::Ed25519(pair) => pair.sign(message).as_ref().to_vec(),
+            PrivateKey::Ecdsa(pair) => pair.sign(&self.random, message).unwrap().as_ref().to_vec(),
+            PrivateKey::Ed25519(pair) => pair.sign(message).as_ref().to_vec(),
         };
         token.push('.');
         URL_SAFE_NO_PAD.encode_string(signature, &mut token);
         token
     }
 
-    /// The claims of a token of this key's that has not expired at `now`, in
-    /// seconds since the Unix epoch.
+    /// Verifies a token and returns its claims. `now` is in seconds since the Unix epoch.
     pub(crate) fn verify(&self, token: &str, now: i64) -> Option<Claims> {
         let header = jsonwebtoken::decode_header(token).ok()?;
         if header.typ.as_deref() != Some(ACCESS_TOKEN) || header.kid.as_ref() != Some(&self.kid) {
             return None;
         }
         let mut validation = Validation::new(self.algorithm);
-        validation.set_issuer(&[SELF]);
-        validation.set_audience(&[SELF]);
+        validation.set_issuer(&[ISSUER]);
+        validation.set_audience(&[ISSUER]);
         validation.set_required_spec_claims(&["iss", "aud", "exp", "sub"]);
         validation.validate_exp = false;
         let read = jsonwebtoken::decode::<Claims>(token, &self.public, &validation);

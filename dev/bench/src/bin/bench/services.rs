@@ -1,4 +1,4 @@
-//! The parts, started and filled for a setup.
+//! Starts and seeds the services of the benchmark.
 
 use std::collections::HashMap;
 use std::fs;
@@ -7,83 +7,92 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use matchbook_bench::load::{Target, Wire, field};
+use matchbook_bench::load::{LoadConnection, ServerAddress, field};
 use matchbook_testkit::{Postgres, Process, ProcessBuilder, Redis};
+use serde::Serialize;
 use tempfile::TempDir;
 
-use crate::cases::{Base, Login, Rival, Setup};
-use crate::counters::{self, Watch};
-use crate::filled::{self, Half};
-use crate::report::Machine;
-use crate::{Arguments, binary};
+use crate::arguments::{Arguments, binary};
+use crate::cases::{Base, Comparison, Environment, Login};
+use crate::counters::{self, Sampler};
+use crate::seeding::{self, Owner};
 
-/// What tokens are tagged with, here where they are of no worth.
+/// The server secret. Tokens are only valid in the benchmark.
 const SECRET: &str = "for-measurements-alone-and-of-no-worth-elsewhere";
 
-/// How many sessions are opened by asking, where they are not filled in.
-const ASKED_FOR: usize = 256;
+/// Number of sessions opened by requests, if the database is not seeded.
+const OPENED_SESSIONS: usize = 256;
 
-/// Everything that is there for all setups. It goes, with its folder, when it is
-/// dropped.
-pub(crate) struct Stage {
+/// The machine and its software.
+#[derive(Default, Serialize)]
+pub(crate) struct Machine {
+    pub(crate) available_cpus: usize,
+    pub(crate) memory_mib: u64,
+    pub(crate) kernel: String,
+    pub(crate) postgres: String,
+    pub(crate) redis: String,
+}
+
+/// The services for all environments. Dropping this stops them and deletes their files.
+pub(crate) struct Services {
     pub(crate) postgres: Postgres,
     pub(crate) redis: Redis,
     server: PathBuf,
-    pub(crate) floor: Option<PathBuf>,
+    pub(crate) baseline: Option<PathBuf>,
     databases: HashMap<(String, u64), Database>,
     folder: TempDir,
 }
 
-/// A database that is filled, and refresh tokens of its sessions.
+/// A seeded database and refresh tokens of its sessions.
 #[derive(Clone)]
 pub(crate) struct Database {
     pub(crate) url: String,
     tokens: PathBuf,
-    floor_tokens: PathBuf,
+    baseline_tokens: PathBuf,
 }
 
-/// Whom to ask, and what with.
+/// A server to load, with its tokens and CA.
 #[derive(Clone)]
-pub(crate) struct Side {
+pub(crate) struct Endpoint {
     pub(crate) url: String,
     pub(crate) tokens: PathBuf,
     pub(crate) ca: Option<PathBuf>,
 }
 
-/// A server in its setup, and the floor beside it.
-pub(crate) struct Stand<'a> {
+/// A running server and its comparisons.
+pub(crate) struct Setup<'a> {
     pub(crate) process: Process,
-    pub(crate) server: Side,
-    pub(crate) floor: Option<(Listener, Side)>,
-    pub(crate) peer: Option<Peer>,
-    pub(crate) watch: Watch<'a>,
+    pub(crate) server: Endpoint,
+    pub(crate) baseline: Option<(Listener, Endpoint)>,
+    pub(crate) competitor: Option<Competitor>,
+    pub(crate) sampler: Sampler<'a>,
 }
 
-impl Stand<'_> {
-    /// Whom the server is compared with, where it is there: its process, and how to
-    /// ask it.
-    pub(crate) fn rival(&self, rival: Rival) -> Option<(u32, Side)> {
-        let (listener, side) = match rival {
-            Rival::Floor(_) | Rival::Part(_) => {
-                self.floor.as_ref().map(|(floor, side)| (floor, side))?
+impl Setup<'_> {
+    /// Returns the process and endpoint of a comparison, if it is available.
+    pub(crate) fn comparison(&self, comparison: Comparison) -> Option<(u32, Endpoint)> {
+        let (listener, endpoint) = match comparison {
+            Comparison::Baseline(_) | Comparison::Component(_) => {
+                self.baseline.as_ref().map(|(baseline, endpoint)| (baseline, endpoint))?
             }
-            Rival::Peer(login) => {
-                self.peer.as_ref().map(|peer| (&peer.listener, peer.side(login)))?
-            }
+            Comparison::Competitor(login) => self
+                .competitor
+                .as_ref()
+                .map(|competitor| (&competitor.listener, competitor.endpoint(login)))?,
         };
-        Some((listener.id(), side.clone()))
+        Some((listener.id(), endpoint.clone()))
     }
 }
 
-/// Another token server, and refresh tokens of either kind of its sessions.
-pub(crate) struct Peer {
+/// Another token server, with refresh tokens of OAuth and OpenID sessions.
+pub(crate) struct Competitor {
     listener: Listener,
-    oauth: Side,
-    openid: Side,
+    oauth: Endpoint,
+    openid: Endpoint,
 }
 
-impl Peer {
-    fn side(&self, login: Login) -> &Side {
+impl Competitor {
+    fn endpoint(&self, login: Login) -> &Endpoint {
         match login {
             Login::OAuth => &self.oauth,
             Login::OpenId => &self.openid,
@@ -91,13 +100,13 @@ impl Peer {
     }
 }
 
-impl Stage {
+impl Services {
     pub(crate) fn new(arguments: &Arguments) -> Self {
-        // Not in memory, as /tmp may be: a disk is to be waited for.
+        // On disk: /tmp may be in memory, where fsync costs nothing.
         let place = Path::new("/var/tmp");
         let place = if place.is_dir() { place.to_owned() } else { std::env::temp_dir() };
         let folder = tempfile::Builder::new().prefix("matchbook-bench-").tempdir_in(place).unwrap();
-        // PostgreSQL, which may run as somebody else, goes through it.
+        // PostgreSQL may run as another user.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         tempfile::env::override_temp_dir(folder.path()).unwrap();
         let settings = [
@@ -107,19 +116,19 @@ impl Stage {
             ("fsync", "on"),
             ("synchronous_commit", "on"),
         ];
-        let floor = binary(arguments.floor.as_ref(), "floor");
+        let baseline = binary(arguments.baseline.as_ref(), "baseline");
         Self {
             postgres: Postgres::with(&settings, &[]),
             redis: Redis::new(),
             server: binary(arguments.server.as_ref(), "matchbook-server"),
-            floor: floor.is_file().then_some(floor),
+            baseline: baseline.is_file().then_some(baseline),
             databases: HashMap::new(),
             folder,
         }
     }
 
     /// A server to be, its files in a folder of this name.
-    pub(crate) fn launch(&self, name: &str) -> ProcessBuilder {
+    pub(crate) fn builder(&self, name: &str) -> ProcessBuilder {
         let folder = self.folder.path().join(name);
         fs::create_dir_all(&folder).unwrap();
         let workers = std::thread::available_parallelism().unwrap();
@@ -140,81 +149,92 @@ impl Stage {
         }
         let name = format!("{}_{sessions}", algorithm.to_lowercase());
         let url = self.postgres.create(&name);
-        let launch = self.launch(&name).set("tokens.algorithm", algorithm);
+        let builder = self.builder(&name).set("tokens.algorithm", algorithm);
         // It brings the tables, and the key.
-        drop(launch.variable("DATABASE_URL", &url).start());
-        filled::fill(&url, sessions);
-        let tokens = |name: &str, half| {
-            filled::write_tokens(self.folder.path(), name, SECRET, sessions, half)
-        };
+        drop(builder.variable("DATABASE_URL", &url).start());
+        seeding::fill(&url, sessions);
+        let tokens =
+            |name: &str, half| seeding::write_tokens(self.folder.path(), name, SECRET, sessions, half);
         let database = Database {
-            tokens: tokens(&format!("{name}.tokens"), Half::Server),
-            floor_tokens: tokens(&format!("{name}.floor.tokens"), Half::Floor),
+            tokens: tokens(&format!("{name}.tokens"), Owner::Server),
+            baseline_tokens: tokens(&format!("{name}.baseline.tokens"), Owner::Baseline),
             url,
         };
         self.databases.insert(key, database.clone());
         database
     }
 
-    /// Starts the server in a setup, and the peer where it is wanted and can be had.
-    pub(crate) fn stand(&mut self, setup: Setup, with_peer: bool) -> Stand<'_> {
-        let peer = with_peer.then(|| self.peer(setup.algorithm)).flatten();
-        let algorithm = setup.algorithm;
-        let name = format!("{algorithm}{}", if setup.tls { "_tls" } else { "" }).to_lowercase();
-        let launch = self.launch(&name).set("tokens.algorithm", algorithm);
-        let ca = setup.tls.then(|| self.folder.path().join(&name).join("data/tls/ca.pem"));
-        let launch = if setup.tls { launch.set("tls.mode", "self-signed") } else { launch };
-        match setup.base {
+    /// Starts the server in an environment, and the competitor if requested and available.
+    pub(crate) fn setup(&mut self, environment: Environment, with_competitor: bool) -> Setup<'_> {
+        let competitor = with_competitor.then(|| self.competitor(environment.algorithm)).flatten();
+        let algorithm = environment.algorithm;
+        let name =
+            format!("{algorithm}{}", if environment.tls { "_tls" } else { "" }).to_lowercase();
+        let builder = self.builder(&name).set("tokens.algorithm", algorithm);
+        let ca = environment.tls.then(|| self.folder.path().join(&name).join("data/tls/ca.pem"));
+        let builder =
+            if environment.tls { builder.set("tls.mode", "self-signed") } else { builder };
+        match environment.base {
             Base::Postgres(sessions) => {
                 let database = self.database(algorithm, sessions);
                 let redis = self.redis.url();
-                let launch = launch.variable("DATABASE_URL", &database.url);
-                let process = launch.variable("REDIS_URL", &redis).start();
-                let floor = self.floor.as_ref().filter(|_| !setup.tls).map(|floor| {
-                    let workers = std::thread::available_parallelism().unwrap().to_string();
-                    let mut command = Command::new(floor);
-                    command.args(["serve", "--database", &database.url, "--redis", &redis]);
-                    command.args(["--algorithm", algorithm, "--workers", &workers]);
-                    let listener = Listener::start(command);
-                    let url = listener.url.clone();
-                    (listener, Side { url, tokens: database.floor_tokens.clone(), ca: None })
-                });
+                let builder = builder.variable("DATABASE_URL", &database.url);
+                let process = builder.variable("REDIS_URL", &redis).start();
+                let baseline =
+                    self.baseline.as_ref().filter(|_| !environment.tls).map(|baseline| {
+                        let workers = std::thread::available_parallelism().unwrap().to_string();
+                        let mut command = Command::new(baseline);
+                        command.args(["serve", "--database", &database.url, "--redis", &redis]);
+                        command.args(["--algorithm", algorithm, "--workers", &workers]);
+                        let listener = Listener::start(command);
+                        let url = listener.url.clone();
+                        (
+                            listener,
+                            Endpoint { url, tokens: database.baseline_tokens.clone(), ca: None },
+                        )
+                    });
                 let url = process.url().to_owned();
-                Stand {
-                    watch: Watch::new(
+                Setup {
+                    sampler: Sampler::new(
                         process.id(),
                         Some((&self.postgres, &database.url)),
                         Some(&self.redis),
                     ),
                     process,
-                    server: Side { url, tokens: database.tokens, ca },
-                    floor,
-                    peer,
+                    server: Endpoint { url, tokens: database.tokens, ca },
+                    baseline,
+                    competitor,
                 }
             }
             Base::Sqlite => {
-                let process = launch.start();
+                let process = builder.start();
                 let tokens = self.folder.path().join(format!("{name}.sqlite.tokens"));
                 let url = process.url().to_owned();
-                let lines: Vec<_> = (0..ASKED_FOR).map(|_| open_session(&url)).collect();
+                let lines: Vec<_> = (0..OPENED_SESSIONS).map(|_| open_session(&url)).collect();
                 fs::write(&tokens, lines.join("\n")).unwrap();
-                let watch = Watch::new(process.id(), None, None);
-                Stand { process, server: Side { url, tokens, ca }, floor: None, peer, watch }
+                let sampler = Sampler::new(process.id(), None, None);
+                Setup {
+                    process,
+                    server: Endpoint { url, tokens, ca },
+                    baseline: None,
+                    competitor,
+                    sampler,
+                }
             }
         }
     }
 }
 
-/// Where the peer's program is.
-const PEER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peer");
+/// Directory of the competitor's program.
+const COMPETITOR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/competitor");
 
-impl Stage {
-    /// Another token server, where Node.js is there to run it.
-    fn peer(&self, algorithm: &str) -> Option<Peer> {
-        let folder = self.folder.path().join("peer");
+impl Services {
+    /// Starts another token server, if Node.js is installed.
+    fn competitor(&self, algorithm: &str) -> Option<Competitor> {
+        let folder = self.folder.path().join("competitor");
         if !folder.is_dir() {
             fs::create_dir(&folder).unwrap();
-            for entry in fs::read_dir(PEER).into_iter().flatten().flatten() {
+            for entry in fs::read_dir(COMPETITOR).into_iter().flatten().flatten() {
                 if entry.path().is_file() {
                     fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
                 }
@@ -223,7 +243,7 @@ impl Stage {
             npm.args(["install", "--no-audit", "--no-fund", "--ignore-scripts"]);
             let installed = npm.current_dir(&folder).output();
             if !installed.is_ok_and(|output| output.status.success()) {
-                eprintln!("bench: no peer, since npm is not there or cannot install it");
+                eprintln!("bench: no competitor: npm is missing or cannot install it");
             }
         }
         if !folder.join("node_modules").is_dir() {
@@ -232,18 +252,18 @@ impl Stage {
         let mut node = Command::new("node");
         node.args(["server.js", "--algorithm", algorithm]).current_dir(&folder);
         let listener = Listener::start(node);
-        let side = |kind: &str| {
+        let endpoint = |kind: &str| {
             let tokens = folder.join(format!("{algorithm}{kind}.tokens"));
             let (status, lines) = get(&listener.url, &format!("/seed?count={ASKED_FOR}{kind}"));
             assert_eq!(status, 200, "{lines}");
             fs::write(&tokens, lines).unwrap();
-            Side { url: listener.url.clone(), tokens, ca: None }
+            Endpoint { url: listener.url.clone(), tokens, ca: None }
         };
-        let (oauth, openid) = (side(""), side("&openid"));
-        Some(Peer { listener, oauth, openid })
+        let (oauth, openid) = (endpoint(""), endpoint("&openid"));
+        Some(Competitor { listener, oauth, openid })
     }
 
-    /// How many cores and how much memory there is, and what runs on them.
+    /// Describes the machine and its software.
     pub(crate) fn machine(&self) -> Machine {
         let read = |file| fs::read_to_string(file).unwrap_or_default();
         let memory = read("/proc/meminfo");
@@ -261,27 +281,26 @@ impl Stage {
     }
 }
 
-/// Opens a session: its refresh token.
+/// Opens a session and returns its refresh token.
 fn open_session(url: &str) -> String {
     let (_, id) = get(url, "/register");
     let (_, tokens) = get(url, &format!("/token?userId={}", id.trim_matches('"')));
     field(tokens.as_bytes(), "refreshToken").unwrap().to_owned()
 }
 
-/// `GET path`, without TLS: the status code and the body.
+/// Sends `GET path` without TLS. Returns the status code and the body.
 pub(crate) fn get(url: &str, path: &str) -> (u16, String) {
-    let target = Target::new(url, None);
+    let target = ServerAddress::new(url, None);
     let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", target.authority());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
     runtime.block_on(async {
-        let mut wire = Wire::open(&target).await.unwrap();
-        let reply = wire.ask(request.as_bytes()).await.unwrap();
+        let mut connection = LoadConnection::open(&target).await.unwrap();
+        let reply = connection.send(request.as_bytes()).await.unwrap();
         (reply.status, String::from_utf8(reply.body.to_vec()).unwrap())
     })
 }
 
-/// A process of another kind that says where it listens. It is killed when this
-/// is dropped.
+/// A process that prints the URL it listens on. Dropping this kills it.
 pub(crate) struct Listener {
     child: Child,
     pub(crate) url: String,
@@ -296,7 +315,7 @@ impl Listener {
         while out.read_line(&mut line).unwrap() > 0 {
             if let Some((_, url)) = line.split_once(" listens on ") {
                 url.trim().clone_into(&mut listener.url);
-                // Whatever else it says is read, so that it never waits for a reader.
+                // Drains the output, so that the process never blocks on the pipe.
                 std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
                 return listener;
             }

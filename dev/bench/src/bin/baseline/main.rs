@@ -1,6 +1,5 @@
-//! The floor under Matchbook: the parts that it is made of, doing the work that
-//! it does for each request, with nothing around them. What Matchbook loses
-//! against it is what Matchbook itself costs.
+//! The baseline: Matchbook's components doing the work of each request, with nothing around
+//! them. The difference to Matchbook is its own overhead.
 
 mod key;
 mod queue;
@@ -10,12 +9,12 @@ mod statement;
 
 use clap::Parser;
 
-/// The parts of Matchbook with nothing around them.
+/// Matchbook's components with nothing around them.
 #[derive(Parser)]
 enum Arguments {
-    /// Answer requests.
+    /// Serve requests.
     Serve(serve::Options),
-    /// Drive the one statement of a refresh, and print how fast it went.
+    /// Measure the SQL statement of a refresh alone.
     Statement(statement::Options),
 }
 

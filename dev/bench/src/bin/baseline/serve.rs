@@ -1,4 +1,4 @@
-//! Answers as Matchbook does, by its parts alone.
+//! The same endpoints as Matchbook's, made of its components.
 
 use std::sync::Arc;
 
@@ -17,52 +17,56 @@ use redis::aio::MultiplexedConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::key::{Claims, Key, SELF};
-use crate::queue::Queue;
+use crate::key::{Claims, ISSUER, Key};
+use crate::queue::RotationQueue;
 use crate::rotation::{ACCESS_LIFETIME, Rotation};
 
-/// What it is made of.
+/// Options of `serve`.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// The PostgreSQL database.
+    /// URL of the PostgreSQL database.
     #[arg(long)]
     database: String,
-    /// The URL of Redis.
+    /// URL of Redis.
     #[arg(long)]
     redis: String,
     /// `RS256`, `ES256` or `EdDSA`.
     #[arg(long)]
     algorithm: Algorithm,
-    /// Threads that answer requests.
+    /// Number of worker threads.
     #[arg(long)]
     workers: usize,
-    /// Threads that rotate many sessions at once.
+    /// Number of threads that execute batches.
     #[arg(long, default_value_t = 1)]
     shards: usize,
 }
 
-/// What a worker has.
+/// The components of a worker.
 struct Parts {
     key: Arc<Key>,
     redis: MultiplexedConnection,
-    batched: Queue,
-    single: Queue,
+    batched: RotationQueue,
+    single: RotationQueue,
     fixed: Claims,
 }
 
-/// Serves until it is ended.
+/// Serves until the process is stopped.
 pub(crate) async fn serve(options: Options) -> std::io::Result<()> {
     let key = Arc::new(Key::generate(options.algorithm));
     let redis = redis::Client::open(options.redis).unwrap();
-    let batched = Queue::batched(&options.database, options.shards);
-    // As many connections as Matchbook's pool has.
-    let single = Queue::single(&options.database, (2 * options.workers).max(4));
+    let batched = RotationQueue::batched(&options.database, options.shards);
+    // The size of Matchbook's pool.
+    let single = RotationQueue::single(&options.database, (2 * options.workers).max(4));
     let server = HttpServer::new(move || {
-        let (key, redis) = (key.clone(), redis.clone());
-        let (batched, single) = (batched.clone(), single.clone());
+        let key = key.clone();
+        let redis = redis.clone();
+        let batched = batched.clone();
+        let single = single.clone();
         let parts = move || {
-            let (key, redis) = (key.clone(), redis.clone());
-            let (batched, single) = (batched.clone(), single.clone());
+            let key = key.clone();
+            let redis = redis.clone();
+            let batched = batched.clone();
+            let single = single.clone();
             async move {
                 let config = AsyncConnectionConfig::new().set_response_timeout(None);
                 let redis = redis.get_multiplexed_async_connection_with_config(&config).await?;
@@ -81,7 +85,7 @@ pub(crate) async fn serve(options: Options) -> std::io::Result<()> {
             .route("/single", web::post().to(single_refresh))
     });
     let server = server.workers(options.workers).bind("127.0.0.1:0")?;
-    println!("floor listens on http://{}", server.addrs()[0]);
+    println!("baseline listens on http://{}", server.addrs()[0]);
     server.run().await
 }
 
@@ -90,7 +94,7 @@ async fn empty() -> HttpResponse {
 }
 
 async fn mget(parts: Data<Parts>) -> HttpResponse {
-    look_up(&parts, &parts.fixed).await;
+    check_status(&parts, &parts.fixed).await;
     empty().await
 }
 
@@ -104,13 +108,13 @@ async fn user(parts: Data<Parts>, request: HttpRequest) -> actix_web::Result<Jso
     let token = bearer.and_then(|bearer| bearer.strip_prefix("Bearer "));
     let claims = token.and_then(|token| parts.key.verify(token, now.unix_timestamp()));
     let claims = claims.ok_or_else(|| ErrorUnauthorized("not a token of this process"))?;
-    look_up(&parts, &claims).await;
+    check_status(&parts, &claims).await;
     Ok(user_info(&claims, now))
 }
 
 async fn cached(parts: Data<Parts>) -> Json<UserInfo> {
     let now = now();
-    look_up(&parts, &parts.fixed).await;
+    check_status(&parts, &parts.fixed).await;
     user_info(&parts.fixed, now)
 }
 
@@ -132,7 +136,7 @@ async fn single_refresh(
 
 async fn rotate(
     parts: &Parts,
-    queue: &Queue,
+    queue: &RotationQueue,
     form: RefreshRequest,
     request: &HttpRequest,
 ) -> actix_web::Result<Json<TokenResponse>> {
@@ -149,20 +153,20 @@ async fn rotate(
     let mut redis = parts.redis.clone();
     let mut set = redis::cmd("SET");
     set.arg(access_key(&claims)).arg(1).arg("EX").arg(ACCESS_LIFETIME);
-    // The command leaves before the token is signed.
-    let (told, token) = join(set.exec_async(&mut redis), async { parts.key.sign(&claims) }).await;
-    told.unwrap();
+    // The command is sent before the token is signed.
+    let (stored, token) = join(set.exec_async(&mut redis), async { parts.key.sign(&claims) }).await;
+    stored.unwrap();
     Ok(Json(TokenResponse { token, refresh_token, expires_in: ACCESS_LIFETIME.unsigned_abs() }))
 }
 
-/// The session of a refresh token: `mb_rt_` and base64url of version 1 ‖ session
-/// 16 ‖ more.
+/// Returns the session of a refresh token: `mb_rt_` and base64url of version 1 ‖ session id
+/// 16 ‖ rest.
 fn session(refresh_token: &str) -> Option<Uuid> {
     let bytes = URL_SAFE_NO_PAD.decode(refresh_token.strip_prefix("mb_rt_")?).ok()?;
     Uuid::from_slice(bytes.get(1..17)?).ok()
 }
 
-async fn look_up(parts: &Parts, claims: &Claims) {
+async fn check_status(parts: &Parts, claims: &Claims) {
     let mut command = redis::cmd("MGET");
     command.arg(format!("ended:{{{}}}", claims.sid)).arg(access_key(claims));
     let mut redis = parts.redis.clone();
@@ -176,8 +180,8 @@ fn access_key(claims: &Claims) -> String {
 
 fn claims(user: Uuid, access: Uuid, session: Uuid, now: i64) -> Claims {
     Claims {
-        iss: SELF.to_owned(),
-        aud: SELF.to_owned(),
+        iss: ISSUER.to_owned(),
+        aud: ISSUER.to_owned(),
         sub: user,
         client_id: "matchbook".to_owned(),
         iat: now,
@@ -192,7 +196,7 @@ fn user_info(claims: &Claims, now: OffsetDateTime) -> Json<UserInfo> {
     Json(UserInfo { user_id: claims.sub, now, expires_at })
 }
 
-#[expect(clippy::disallowed_methods, reason = "tokens expire by the clock on the wall")]
+#[expect(clippy::disallowed_methods, reason = "tokens expire by wall clock time")]
 fn now() -> OffsetDateTime {
     OffsetDateTime::now_utc()
 }

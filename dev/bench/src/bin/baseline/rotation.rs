@@ -1,4 +1,4 @@
-//! The one statement that a refresh costs: for one session, and for many.
+//! The SQL statement of a refresh, for one session and for many.
 
 use std::io::Write;
 
@@ -13,20 +13,20 @@ use diesel::sql_types::{
 };
 use uuid::Uuid;
 
-/// The values of a rotation, of the types that Matchbook binds, each with what
-/// stands before it in the statement for one session.
+/// The bound values of a rotation, each with the SQL that precedes it in the statement for
+/// one session.
 macro_rules! values {
     ($($before:literal $name:ident: $sql:ty = $rust:ty;)+) => {
-        /// What a refresh writes into the row of its session.
+        /// The values that a refresh writes to its session.
         #[derive(QueryId)]
         pub(crate) struct Rotation { $(pub(crate) $name: $rust),+ }
 
-        /// The rotations of many sessions, none of them twice.
+        /// Rotations of many different sessions.
         #[derive(Default, QueryId)]
         pub(crate) struct Batch { $($name: Vec<$rust>),+ }
 
         impl Batch {
-            /// Adds one; it is answered in its place.
+            /// Adds a rotation. Its result has the same position.
             pub(crate) fn push(&mut self, rotation: Rotation) {
                 $(self.$name.push(rotation.$name);)+
             }
@@ -84,8 +84,7 @@ const MANY: &str = "UPDATE sessions AS old SET generation = new.generation, \
     access_expires_at = CASE WHEN old.access_expires_at > new.until THEN old.access_expires_at \
     ELSE new.until END, ip = new.ip FROM unnest(";
 
-/// Where a rotation stands in its batch, from 1 on; whose the session is, and when
-/// it ends in any case.
+/// The position in the batch (from 1), the user, and the absolute expiry.
 pub(crate) type Rotated = (i64, Uuid, PgTimestamp);
 
 impl Query for Rotation {
@@ -99,27 +98,27 @@ impl Query for Batch {
 impl RunQueryDsl<PgConnection> for Rotation {}
 impl RunQueryDsl<PgConnection> for Batch {}
 
-/// The address that all requests come from.
+/// The address of all clients.
 #[derive(Debug)]
 pub(crate) struct Loopback;
 
 impl ToSql<Inet, Pg> for Loopback {
-    /// Family 2 (IPv4), 32 bits of prefix, no network, 4 bytes.
+    /// Family 2 (IPv4), prefix of 32 bits, not a network, 4 bytes.
     fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {
         out.write_all(&[2, 32, 0, 4, 127, 0, 0, 1])?;
         Ok(IsNull::No)
     }
 }
 
-/// PostgreSQL counts microseconds from the year 2000 on.
+/// The PostgreSQL epoch (2000-01-01) in microseconds of Unix time.
 const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
-/// How long an access token lives, in seconds.
+/// Lifetime of an access token, in seconds.
 pub(crate) const ACCESS_LIFETIME: i64 = 15 * 60;
-/// How long a session lives that is not refreshed, in seconds.
+/// Idle lifetime of a session, in seconds.
 const IDLE_LIFETIME: i64 = 30 * 24 * 60 * 60;
 
 impl Rotation {
-    /// That of the session `id` at `now`, in microseconds since the Unix epoch.
+    /// Creates a rotation of session `id`. `now` is in microseconds of Unix time.
     pub(crate) fn new(id: Uuid, now: i64, agent: Option<String>) -> Self {
         let at = |second: i64| PgTimestamp(now - POSTGRES_EPOCH + second * 1_000_000);
         let mut random = [[0; 32]; 3];

@@ -1,0 +1,291 @@
+//! One connection: its requests, and the checks of their responses.
+
+use std::cell::{Cell, RefCell};
+use std::fmt::Display;
+use std::fs;
+use std::io::Write;
+use std::process::exit;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use matchbook_bench::load::{LoadConnection, Reply, ServerAddress, field};
+
+use crate::arguments::{Arguments, Work};
+
+/// How long a refresh is repeated before the next token: half of the server's grace period.
+const RENEW_AFTER: Duration = Duration::from_secs(15);
+
+/// The refresh tokens of all connections.
+pub(crate) struct Tokens {
+    lines: RefCell<Vec<String>>,
+    /// The next line for `--cold`.
+    next: Cell<usize>,
+}
+
+impl Tokens {
+    pub(crate) fn read(arguments: &Arguments) -> Self {
+        let text = arguments.tokens.as_ref().map(|file| fs::read_to_string(file).unwrap());
+        let lines: Vec<_> = text.iter().flat_map(|text| text.lines()).map(str::to_owned).collect();
+        let needed = match arguments.work {
+            Work::Token | Work::Get(_) => 0,
+            _ => arguments.connections,
+        };
+        if lines.len() < needed {
+            fail(&format!("{needed} refresh tokens"), &lines.len());
+        }
+        Self { lines: lines.into(), next: Cell::new(0) }
+    }
+
+    /// Writes the current tokens. After `--cold` the least recently used come first.
+    pub(crate) fn write(&self, arguments: &Arguments) {
+        let Some(file) = &arguments.tokens else { return };
+        let mut lines = self.lines.borrow_mut();
+        let used = self.next.get() % lines.len().max(1);
+        lines.rotate_left(used);
+        fs::write(file, lines.join("\n") + "\n").unwrap();
+    }
+}
+
+/// A connection and its requests.
+pub(crate) struct Client {
+    arguments: Rc<Arguments>,
+    tokens: Rc<Tokens>,
+    /// The line of the token.
+    line: usize,
+    target: ServerAddress,
+    connection: LoadConnection,
+    /// The last headers of every request.
+    host: String,
+    /// Reused buffer of the request.
+    request: Vec<u8>,
+    /// Latency of each request.
+    pub(crate) times: Vec<Duration>,
+    expected: Expected,
+}
+
+/// The expected response.
+enum Expected {
+    Anything,
+    /// The same user each time.
+    User(String),
+    /// The same grant each time.
+    Grant {
+        refresh_token: String,
+        claims: String,
+        since: Instant,
+    },
+}
+
+impl Client {
+    pub(crate) async fn new(arguments: &Rc<Arguments>, tokens: &Rc<Tokens>, line: usize) -> Self {
+        let target = ServerAddress::new(&arguments.target, arguments.ca.as_deref());
+        let connection = LoadConnection::open(&target).await;
+        let connection = connection.unwrap_or_else(|error| fail("a connection", &error));
+        let host = target.authority();
+        let host = format!("Host: {host}\r\nUser-Agent: matchbook-load\r\n");
+        Self {
+            arguments: arguments.clone(),
+            tokens: tokens.clone(),
+            line,
+            target,
+            connection,
+            host,
+            request: Vec::with_capacity(2048),
+            times: Vec::with_capacity(1 << 14),
+            expected: Expected::Anything,
+        }
+    }
+
+    /// Prepares the measured requests.
+    pub(crate) async fn prepare(&mut self) {
+        match &self.arguments.work {
+            Work::User => {
+                let (_, access) = self.refresh("/refresh").await;
+                let path = self.path("/user").to_owned();
+                let authorization = format!("Authorization: Bearer {access}\r\n");
+                self.get(&path, &authorization);
+                let reply = self.exchange().await;
+                let user = field(reply.body, "userId").map(str::to_owned);
+                let user = user.unwrap_or_else(|| unexpected_response("a user", reply));
+                self.expected = Expected::User(user);
+            }
+            Work::Repeat => self.renew().await,
+            Work::Get(path) => {
+                let path = path.clone();
+                self.get(&path, "");
+            }
+            Work::Refresh | Work::Keyed | Work::Token | Work::Oauth => {}
+        }
+    }
+
+    /// Sends a request and records its latency.
+    pub(crate) async fn send(&mut self) {
+        if self.arguments.cold {
+            let line = self.tokens.next.get();
+            self.tokens.next.set(line + 1);
+            self.line = line % self.tokens.lines.borrow().len();
+        }
+        if let Expected::Grant { since, .. } = &self.expected
+            && since.elapsed() > RENEW_AFTER
+        {
+            self.renew().await;
+        }
+        let began = Instant::now();
+        if self.arguments.reconnect {
+            let connection = LoadConnection::open(&self.target).await;
+            self.connection = connection.unwrap_or_else(|error| fail("a connection", &error));
+        }
+        match self.arguments.work {
+            Work::Refresh | Work::Keyed => drop(self.refresh("/refresh").await),
+            Work::Oauth => self.refresh_oauth().await,
+            Work::Repeat => self.repeat().await,
+            Work::Token => self.token().await,
+            Work::Get(_) => {
+                let reply = self.exchange().await;
+                if reply.status != 200 {
+                    unexpected_response("status 200", reply);
+                }
+            }
+            Work::User => {
+                let reply = exchange(&mut self.connection, &self.request).await;
+                let Expected::User(user) = &self.expected else { return };
+                let same = field(reply.body, "userId") == Some(user);
+                if reply.status != 200 || !same || field(reply.body, "expiresAt").is_none() {
+                    unexpected_response(&format!("200 and user {user}"), reply);
+                }
+            }
+        }
+        self.times.push(began.elapsed());
+    }
+
+    /// Refreshes the token of this line. Returns both new tokens.
+    async fn refresh(&mut self, usual: &str) -> (String, String) {
+        let key = (self.arguments.work == Work::Keyed)
+            .then(|| format!("Idempotency-Key: {:032x}\r\n", fastrand::u128(..)));
+        let path = match self.arguments.work {
+            Work::User => usual.to_owned(),
+            _ => self.path(usual).to_owned(),
+        };
+        let form = format!("refresh_token={}", self.tokens.lines.borrow()[self.line]);
+        self.post(&path, key.as_deref().unwrap_or_default(), &form);
+        let reply = exchange(&mut self.connection, &self.request).await;
+        let grant = Grant::read(reply);
+        let next = grant.refresh_token.to_owned();
+        let access = grant.access.to_owned();
+        self.tokens.lines.borrow_mut()[self.line].clone_from(&next);
+        (next, access)
+    }
+
+    async fn refresh_oauth(&mut self) {
+        let path = self.path("/token").to_owned();
+        let token = self.tokens.lines.borrow()[self.line].clone();
+        let client = self.arguments.oauth_client.as_deref().unwrap_or_default();
+        let (id, secret) = client.split_once(':').unwrap_or((client, ""));
+        let form = format!(
+            "grant_type=refresh_token&refresh_token={token}&client_id={id}&client_secret={secret}"
+        );
+        self.post(&path, "", &form);
+        let reply = exchange(&mut self.connection, &self.request).await;
+        let next = field(reply.body, "refresh_token");
+        let (Some(next), Some(_), 200) = (next, field(reply.body, "access_token"), reply.status)
+        else {
+            unexpected_response("200 and two tokens", reply)
+        };
+        next.clone_into(&mut self.tokens.lines.borrow_mut()[self.line]);
+    }
+
+    /// Refreshes, and prepares repeating that refresh.
+    async fn renew(&mut self) {
+        let presented = self.tokens.lines.borrow()[self.line].clone();
+        let (refresh_token, access) = self.refresh("/refresh").await;
+        let claims = claims(&access).to_owned();
+        let since = Instant::now();
+        let path = self.path("/refresh").to_owned();
+        self.post(&path, "", &format!("refresh_token={presented}"));
+        self.expected = Expected::Grant { refresh_token, claims, since };
+    }
+
+    async fn repeat(&mut self) {
+        let reply = exchange(&mut self.connection, &self.request).await;
+        let grant = Grant::read(reply);
+        let Expected::Grant { refresh_token, claims: expected, .. } = &self.expected else {
+            return;
+        };
+        if grant.refresh_token != refresh_token || claims(grant.access) != expected {
+            unexpected_response("the first response again", reply);
+        }
+    }
+
+    /// Creates a guest and logs it in.
+    async fn token(&mut self) {
+        self.get("/register", "");
+        let reply = exchange(&mut self.connection, &self.request).await;
+        let id = std::str::from_utf8(reply.body).unwrap_or_default().trim_matches('"').to_owned();
+        if reply.status != 200 || id.len() != 36 {
+            unexpected_response("200 and an id", reply);
+        }
+        self.get(&format!("/token?userId={id}"), "");
+        Grant::read(exchange(&mut self.connection, &self.request).await);
+    }
+
+    fn path<'a>(&'a self, usual: &'a str) -> &'a str {
+        self.arguments.path.as_deref().unwrap_or(usual)
+    }
+
+    async fn exchange(&mut self) -> Reply<'_> {
+        exchange(&mut self.connection, &self.request).await
+    }
+
+    fn get(&mut self, path: &str, more: &str) {
+        self.request.clear();
+        write!(self.request, "GET {path} HTTP/1.1\r\n{}{more}\r\n", self.host).unwrap();
+    }
+
+    fn post(&mut self, path: &str, more: &str, form: &str) {
+        self.request.clear();
+        write!(
+            self.request,
+            "POST {path} HTTP/1.1\r\n{}{more}Content-Type: application/x-www-form-urlencoded\r\n\
+             Content-Length: {}\r\n\r\n{form}",
+            self.host,
+            form.len()
+        )
+        .unwrap();
+    }
+}
+
+async fn exchange<'a>(connection: &'a mut LoadConnection, request: &[u8]) -> Reply<'a> {
+    connection.send(request).await.unwrap_or_else(|error| fail("a response", &error))
+}
+
+/// The response of `POST /refresh` and `GET /token`.
+struct Grant<'a> {
+    access: &'a str,
+    refresh_token: &'a str,
+}
+
+impl<'a> Grant<'a> {
+    fn read(reply: Reply<'a>) -> Self {
+        let text = |name| field(reply.body, name).filter(|text| !text.is_empty());
+        let expires = text("expiresIn").and_then(|text| text.parse::<u64>().ok());
+        match (text("token"), text("refreshToken"), expires, reply.status) {
+            (Some(access), Some(refresh_token), Some(1..), 200) => Self { access, refresh_token },
+            _ => unexpected_response("200 and token, refreshToken, expiresIn", reply),
+        }
+    }
+}
+
+/// Removes the signature of an access token. ES256 signatures differ each time.
+fn claims(access: &str) -> &str {
+    access.rsplit_once('.').map_or("", |(claims, _)| claims)
+}
+
+fn unexpected_response(expected: &str, reply: Reply<'_>) -> ! {
+    fail(expected, &format!("{} {}", reply.status, String::from_utf8_lossy(reply.body)))
+}
+
+/// Ends the process.
+pub(crate) fn fail(expected: &str, received: &impl Display) -> ! {
+    eprintln!("load: expected {expected}, received {received}");
+    exit(1)
+}
