@@ -17,8 +17,8 @@ impl Cookie {
         if self.secure { "__Host-matchbook_client" } else { "matchbook_client" }
     }
 
-    /// Returns the cookie's values in a request. There is more than one if somebody
-    /// else has set a cookie of this name for the host. Values need not be UTF-8.
+    /// Returns the cookie's values in a request. There is more than one if another
+    /// site of the same domain has set a cookie of this name. Values need not be UTF-8.
     pub(crate) fn values(self, headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
         let pairs = headers.get_all(COOKIE).flat_map(|line| line.as_bytes().split(|b| *b == b';'));
         pairs.filter_map(move |pair| {

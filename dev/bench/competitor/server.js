@@ -1,16 +1,15 @@
-// A token server of somebody else's to compare with: oidc-provider, which
-// rotates refresh tokens and signs access tokens as JWTs, with all that it keeps
-// in its memory. `node server.js --algorithm RS256|ES256 [--port P]`
+// Another token server for comparison: oidc-provider, which rotates refresh tokens, signs
+// access tokens as JWTs, and keeps its state in memory.
+// `node server.js --algorithm RS256|ES256 [--port P]`
 //
-// `GET /seed?count=N` answers refresh tokens of new sessions. Those with `&openid`
-// are of OpenID logins, which is what it is made for: each refresh signs an ID token
-// beside the access token.
+// `GET /seed?count=N` returns refresh tokens of new sessions. With `&openid` they are of
+// OpenID logins: each refresh also signs an ID token.
 
 import { generateKeyPairSync } from 'node:crypto';
 import http from 'node:http';
 import { parseArgs } from 'node:util';
 
-// It has no other way to be told than to be silenced.
+// oidc-provider has no option to disable its log.
 console.info = () => {};
 console.warn = () => {};
 
@@ -20,9 +19,9 @@ const { default: QuickLRU } = await import('quick-lru');
 
 const CLIENT = { id: 'bench', secret: 'bench-secret' };
 const API = 'https://api.example';
-// Tokens and grants that are kept at least, of which those in use are the
-// newest. Its own memory ends at 1000, which many sessions outgrow.
-const KEPT = 1_000_000;
+// Minimum number of stored tokens and grants. The default adapter keeps 1000, too few for
+// many sessions.
+const MAX_STORED = 1_000_000;
 
 const { values } = parseArgs({
   options: { algorithm: { type: 'string' }, port: { type: 'string', default: '0' } },
@@ -32,7 +31,7 @@ const pair = {
   ES256: () => generateKeyPairSync('ec', { namedCurve: 'P-256' }),
 }[values.algorithm]();
 const jwk = { ...pair.privateKey.export({ format: 'jwk' }), alg: values.algorithm, use: 'sig' };
-setStorage(new QuickLRU({ maxSize: KEPT }));
+setStorage(new QuickLRU({ maxSize: MAX_STORED }));
 
 const server = http.createServer();
 server.listen(Number(values.port), '127.0.0.1', () => {
@@ -71,7 +70,7 @@ server.listen(Number(values.port), '127.0.0.1', () => {
     ttl: { RefreshToken: 30 * 24 * 60 * 60, Grant: 90 * 24 * 60 * 60 },
   });
 
-  const signIn = async (client, accountId, oidcScope) => {
+  const logIn = async (client, accountId, oidcScope) => {
     const grant = new provider.Grant({ accountId, clientId: CLIENT.id });
     grant.addOIDCScope(oidcScope);
     grant.addResourceScope(API, 'api');
@@ -90,18 +89,18 @@ server.listen(Number(values.port), '127.0.0.1', () => {
     const oidcScope = openid ? 'openid offline_access' : 'offline_access';
     const tokens = [];
     for (let n = 0; n < count; n += 1) {
-      tokens.push(await signIn(client, `user-${n}`, oidcScope));
+      tokens.push(await logIn(client, `user-${n}`, oidcScope));
     }
     response.end(`${tokens.join('\n')}\n`);
   };
-  const answer = provider.callback();
+  const handle = provider.callback();
   server.on('request', (request, response) => {
     const { pathname, searchParams } = new URL(request.url, origin);
     if (pathname === '/seed') {
       seed(Number(searchParams.get('count')), searchParams.has('openid'), response);
     } else {
-      answer(request, response);
+      handle(request, response);
     }
   });
-  console.log(`peer listens on ${origin}`);
+  console.log(`competitor listens on ${origin}`);
 });

@@ -127,8 +127,7 @@ fn stays_logged_in(history: &History, logouts: &HashMap<Uuid, Logout>) -> Vec<Vi
     found
 }
 
-/// Whoever is logged in at the end refreshes once more and shows the new access
-/// token.
+/// At the end every live session can refresh, and its new access token is accepted.
 fn works_at_the_end(history: &History, logouts: &HashMap<Uuid, Logout>) -> Vec<Violation> {
     let presents = |request: &Request| matches!(request.operation, Operation::User { .. });
     let refreshes = |request: &Request| matches!(request.operation, Operation::Refresh { .. });

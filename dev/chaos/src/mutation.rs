@@ -14,7 +14,7 @@ use crate::cluster::Cluster;
 use crate::history::RunContext;
 use matchbook_testkit::connect;
 
-/// What is broken on purpose.
+/// A defect introduced on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mutation {
     /// Tombstones of ended sessions are deleted from Redis.

@@ -1,4 +1,4 @@
-//! An HTTP client for tests: it trusts one CA, and reads answers whole.
+//! An HTTP client for tests. It trusts one CA and reads complete responses.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use awc::{ClientRequest, Connector, SendClientRequest};
 use openssl::ssl::{SslConnector, SslMethod};
 use serde_json::Value;
 
-/// Talks to one server.
+/// A client of one server.
 #[derive(Clone)]
 pub struct Http {
     base: String,
@@ -16,7 +16,7 @@ pub struct Http {
 }
 
 impl Http {
-    /// Talks to `base` under the CA in the file `ca`, or without TLS.
+    /// Creates a client of the server at `base` that trusts the CA in the file `ca`.
     pub fn new(base: &str, ca: Option<&Path>) -> Self {
         let mut connector = Connector::new();
         if let Some(ca) = ca {
@@ -28,28 +28,28 @@ impl Http {
             .connector(connector.timeout(Duration::from_secs(30)))
             .timeout(Duration::from_secs(30))
             .disable_redirects()
-            .add_default_header((USER_AGENT, "matchbook-bench"))
+            .add_default_header((USER_AGENT, "matchbook-test"))
             .finish();
         Self { base: base.to_owned(), client }
     }
 
-    /// A request to be.
+    /// Creates a request.
     pub fn request(&self, method: &str, path: &str) -> ClientRequest {
         let method = awc::http::Method::from_bytes(method.as_bytes()).unwrap();
         self.client.request(method, format!("{}{path}", self.base))
     }
 
-    /// `GET path`.
+    /// Sends `GET path`.
     pub async fn get(&self, path: &str) -> TestResponse {
         TestResponse::of(self.request("GET", path).send()).await
     }
 
-    /// `GET path` with an access token.
+    /// Sends `GET path` with an access token.
     pub async fn get_as(&self, path: &str, token: &str) -> TestResponse {
         TestResponse::of(self.request("GET", path).bearer_auth(token).send()).await
     }
 
-    /// `POST path` with a form, as it stands.
+    /// Sends `POST path` with an encoded form.
     pub async fn post(&self, path: &str, form: &str) -> TestResponse {
         let request = self
             .request("POST", path)
@@ -59,7 +59,7 @@ impl Http {
     }
 }
 
-/// An answer, read whole.
+/// A complete response.
 #[derive(Debug, Clone)]
 pub struct TestResponse {
     /// The status code.
@@ -71,9 +71,9 @@ pub struct TestResponse {
 }
 
 impl TestResponse {
-    /// Awaits the answer to a request.
+    /// Awaits the response to a request.
     pub async fn of(request: SendClientRequest) -> Self {
-        let mut response = request.await.expect("the server answers");
+        let mut response = request.await.expect("the server responds");
         let body = response.body().limit(1 << 20).await.unwrap();
         Self {
             status: response.status().as_u16(),
@@ -82,20 +82,20 @@ impl TestResponse {
         }
     }
 
-    /// The body as JSON.
+    /// Parses the body as JSON.
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.text)
             .unwrap_or_else(|error| panic!("{} is not JSON: {error}", self.text))
     }
 
-    /// A string of the JSON body.
+    /// Returns a string field of the JSON body.
     pub fn field(&self, name: &str) -> String {
         let json = self.json();
         let field = json[name].as_str();
         field.unwrap_or_else(|| panic!("no {name} in {}: {}", self.status, self.text)).to_owned()
     }
 
-    /// A header, or the empty string.
+    /// Returns a header, or an empty string.
     pub fn header(&self, name: &str) -> &str {
         let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())

@@ -1,12 +1,12 @@
-//! Starts the real parts of Matchbook for tests: server and client as
-//! processes, a database for each test, and connections that can be cut.
+//! Test support: server and client as processes, a database per test, and connections that
+//! can be cut.
 //!
-//! `TEST_DATABASE_URL` and `TEST_REDIS_URL` name a PostgreSQL server (any
-//! database on it) and a Redis; without them tests run on SQLite alone.
+//! `TEST_DATABASE_URL` and `TEST_REDIS_URL` name a PostgreSQL server (any database on it) and
+//! a Redis. Without them tests use SQLite only.
 //!
-//! [`Postgres`] and [`Redis`] are servers of one test, from the installed
-//! programs, for tests that stop, freeze or reconfigure them. [`ScriptedServer`] is a token
-//! server that follows a script, for tests of the client.
+//! [`Postgres`] and [`Redis`] start servers for one test from the installed programs, for
+//! tests that stop, freeze or reconfigure them. [`ScriptedServer`] is a token server that
+//! follows a script, for tests of the client.
 
 mod http;
 mod postgres;

@@ -1,4 +1,4 @@
-//! A PostgreSQL server of a test's own.
+//! PostgreSQL servers for tests.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -16,25 +16,24 @@ use crate::free_port;
 use crate::process::{Running, signal};
 use crate::programs::postgres_programs;
 
-/// How long a start may take, with a recovery from a crash.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Timeout of a start, including crash recovery.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How PostgreSQL stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
-    /// Ends what runs, writes all down, goes.
+    /// Aborts transactions and writes a checkpoint.
     Fast,
-    /// Goes at once, as in a crash: the next start recovers from its log.
+    /// Ends at once, like a crash. The next start recovers from the write-ahead log.
     Immediate,
 }
 
-/// A throwaway PostgreSQL server, as durable as one in earnest: what it
-/// acknowledged is there after any restart. It goes, with its files, when it is
-/// dropped.
+/// A temporary PostgreSQL server with full durability. Dropping this stops it and deletes
+/// its files.
 pub struct Postgres {
     folder: TempDir,
     programs: PathBuf,
-    /// Whether root starts it, which PostgreSQL refuses to run as.
+    /// Whether the test runs as root. PostgreSQL does not start as root.
     by_root: bool,
     port: u16,
     settings: Vec<(String, String)>,
@@ -42,15 +41,14 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// With the settings of a new installation; whoever reaches it may do all.
-    #[expect(clippy::new_without_default, reason = "it does things, and may panic")]
+    /// Starts a server with default settings and without authentication.
+    #[expect(clippy::new_without_default, reason = "has side effects and may panic")]
     pub fn new() -> Self {
         Self::with(&[], &[])
     }
 
-    /// With settings as in `postgresql.conf`, and files (a name, what is in it)
-    /// in its data folder, such as certificates or another `pg_hba.conf`, which
-    /// it alone may read.
+    /// Starts a server with settings as in `postgresql.conf`, and files (name and content) in
+    /// its data directory, such as certificates or `pg_hba.conf`.
     pub fn with(settings: &[(&str, &str)], files: &[(&str, &str)]) -> Self {
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         let mut postgres = Self::empty();
@@ -63,7 +61,7 @@ impl Postgres {
         postgres
     }
 
-    /// Without data, and stopped.
+    /// Creates a stopped server without data.
     fn empty() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let postgres = Self {
@@ -78,65 +76,65 @@ impl Postgres {
         postgres
     }
 
-    /// A standby of `primary`, which follows it by streaming replication.
+    /// Starts a standby of `primary` with streaming replication.
     pub fn standby_of(primary: &Self) -> Self {
         let mut standby = Self::empty();
         let mut copying = standby.program("pg_basebackup");
         copying.args(["--checkpoint=fast", "--wal-method=stream", "--write-recovery-conf"]);
         copying.args(["--no-sync", "--dbname", &primary.url(), "--pgdata"]).arg(standby.data());
         let output = copying.output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "pg_basebackup: {said}");
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "pg_basebackup: {log}");
         standby.start();
         standby
     }
 
-    /// Waits until this standby has all that `primary` has committed so far.
+    /// Waits until this standby has replayed all commits of `primary`.
     pub fn catch_up(&self, primary: &Self) {
         let committed = query(&primary.url(), "SELECT pg_current_wal_lsn()::text AS text");
-        let asking = format!("SELECT (pg_last_wal_replay_lsn() >= '{committed}')::text AS text");
+        let caught_up = format!("SELECT (pg_last_wal_replay_lsn() >= '{committed}')::text AS text");
         let started = Instant::now();
-        while query(&self.url(), &asking) != "true" {
-            assert!(started.elapsed() < PATIENCE, "the standby does not follow: {}", self.log());
+        while query(&self.url(), &caught_up) != "true" {
+            assert!(started.elapsed() < START_TIMEOUT, "the standby does not catch up: {}", self.log());
             thread::sleep(Duration::from_millis(20));
         }
     }
 
-    /// Makes this standby a primary, and waits until it is one.
+    /// Promotes this standby and waits until it is a primary.
     pub fn promote(&self) {
         assert_eq!(query(&self.url(), "SELECT pg_promote()::text AS text"), "true");
     }
 
-    /// The address that it listens on.
+    /// Returns its address.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// The process id of the parent of all its processes, while it runs.
+    /// Returns the id of its main process, while it runs.
     pub fn id(&self) -> Option<u32> {
         self.running.as_ref().map(Running::id)
     }
 
-    /// The URL of the database that is always there.
+    /// Returns the URL of the default database.
     pub fn url(&self) -> String {
         self.url_of("postgres")
     }
 
-    /// Creates a database: its URL.
+    /// Creates a database and returns its URL.
     pub fn create(&self, name: &str) -> String {
         let mut conn = PgConnection::establish(&self.url()).unwrap();
         conn.batch_execute(&format!("CREATE DATABASE {name}")).unwrap();
         self.url_of(name)
     }
 
-    /// Changes a setting while it runs.
+    /// Changes a setting of the running server.
     pub fn configure(&self, name: &str, value: &str) {
         let mut conn = PgConnection::establish(&self.url()).unwrap();
         conn.batch_execute(&format!("ALTER SYSTEM SET {name} = '{value}'")).unwrap();
         conn.batch_execute("SELECT pg_reload_conf()").unwrap();
     }
 
-    /// Starts it where it is stopped, and waits until it takes connections.
+    /// Starts it and waits until it accepts connections.
     pub fn start(&mut self) {
         let mut command = self.program("postgres");
         command.arg("-D").arg(self.data());
@@ -148,12 +146,12 @@ impl Postgres {
         self.running = Some(Running::start(command));
         let started = Instant::now();
         while !self.is_ready() {
-            assert!(started.elapsed() < PATIENCE, "PostgreSQL does not start: {}", self.log());
+            assert!(started.elapsed() < START_TIMEOUT, "PostgreSQL does not start: {}", self.log());
             thread::sleep(Duration::from_millis(20));
         }
     }
 
-    /// Stops it and waits until it has.
+    /// Stops it and waits until it has ended.
     pub fn stop(&mut self, how: Stop) {
         let Some(mut running) = self.running.take() else { return };
         running.signal(match how {
@@ -163,28 +161,28 @@ impl Postgres {
         running.wait();
     }
 
-    /// Stops it and starts it again at the same place, with all that it holds.
+    /// Restarts it with the same address and data.
     pub fn restart(&mut self, how: Stop) {
         self.stop(how);
         self.start();
     }
 
-    /// Stops all its processes where they stand, with their connections open.
+    /// Freezes all its processes. Their connections stay open.
     pub fn freeze(&self) {
         let Some(running) = &self.running else { return };
-        // The parent first, so that it has no more children meanwhile.
+        // The parent first, so that it starts no more children.
         running.signal("STOP");
         signal("STOP", &children(running.id()));
     }
 
-    /// Lets it go on after [`Self::freeze`].
+    /// Resumes it after [`Self::freeze`].
     pub fn thaw(&self) {
         let Some(running) = &self.running else { return };
         signal("CONT", &children(running.id()));
         running.signal("CONT");
     }
 
-    /// The URL of a database.
+    /// Returns the URL of a database.
     pub fn url_of(&self, database: &str) -> String {
         format!("postgres://postgres@{}/{database}", self.address())
     }
@@ -197,7 +195,7 @@ impl Postgres {
         self.running.as_ref().map_or_else(String::new, Running::text)
     }
 
-    /// One of its programs, as the user that its package made where root starts it.
+    /// Returns a command for one of its programs. As root, it runs as the user `postgres`.
     fn program(&self, name: &str) -> Command {
         let program = self.programs.join(name);
         if !self.by_root {
@@ -223,18 +221,18 @@ impl Postgres {
         self.hand_over(&file);
     }
 
-    /// Makes a file or folder the server's own.
+    /// Gives a file or directory to the server's user.
     fn hand_over(&self, path: &Path) {
         if self.by_root {
             let status = Command::new("chown").arg("postgres:postgres").arg(path).status();
-            assert!(status.unwrap().success(), "the user `postgres` is there");
+            assert!(status.unwrap().success(), "the user `postgres` exists");
         }
     }
 
     fn is_ready(&self) -> bool {
-        let mut asking = Command::new(self.programs.join("pg_isready"));
-        asking.args(["-h", "127.0.0.1", "-p", &self.port.to_string()]).stdout(Stdio::null());
-        asking.status().is_ok_and(|status| status.success())
+        let mut probe = Command::new(self.programs.join("pg_isready"));
+        probe.args(["-h", "127.0.0.1", "-p", &self.port.to_string()]).stdout(Stdio::null());
+        probe.status().is_ok_and(|status| status.success())
     }
 }
 
@@ -245,7 +243,7 @@ impl Drop for Postgres {
     }
 }
 
-/// What a query answers as `text`.
+/// Runs a query and returns its column `text`.
 fn query(url: &str, query: &str) -> String {
     #[derive(QueryableByName)]
     struct Row {
@@ -256,10 +254,10 @@ fn query(url: &str, query: &str) -> String {
     diesel::sql_query(query).get_result::<Row>(&mut conn).unwrap().text
 }
 
-/// The children of a process, which PostgreSQL has one of for each connection.
+/// Returns the children of a process. PostgreSQL has one per connection.
 fn children(parent: u32) -> Vec<u32> {
     let output = Command::new("ps").args(["-A", "-o", "pid=,ppid="]).output();
-    let output = output.expect("the program `ps` is there");
+    let output = output.expect("the program `ps` exists");
     let text = String::from_utf8_lossy(&output.stdout);
     let pairs = text.lines().filter_map(|line| {
         let (child, its_parent) = line.trim().split_once(' ')?;

@@ -1,4 +1,4 @@
-//! A server or client as a process.
+//! Processes of servers and clients.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
@@ -9,10 +9,10 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// How long to wait for what should happen soon, on a busy machine too.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Timeout for starts, stops and log lines, long enough for a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A process to be: a binary and its settings.
+/// A binary and its settings.
 #[derive(Clone)]
 pub struct ProcessBuilder {
     binary: PathBuf,
@@ -22,8 +22,8 @@ pub struct ProcessBuilder {
 }
 
 impl ProcessBuilder {
-    /// `binary`, run in `folder`, its settings under `prefix`. Nothing of the
-    /// caller's environment reaches it but `PATH`.
+    /// Configures `binary` in `folder`, with settings under `prefix`. The process inherits
+    /// only `PATH` from the environment.
     pub fn new(binary: &Path, folder: &Path, prefix: &'static str) -> Self {
         let path = std::env::var("PATH").unwrap_or_default();
         Self {
@@ -48,14 +48,14 @@ impl ProcessBuilder {
         self
     }
 
-    /// The command, for a test that wants more of it than the rest here gives.
+    /// Returns the command, for tests that need more control.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.binary);
         command.current_dir(&self.folder).env_clear().envs(&self.environment);
         command
     }
 
-    /// Runs it with `arguments` until it ends, which it has to do soon.
+    /// Runs it with `arguments` and waits until it ends.
     pub fn run(&self, arguments: &[&str]) -> Output {
         let mut command = self.command();
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -63,7 +63,7 @@ impl ProcessBuilder {
         let id = child.id();
         let (ended, wait) = mpsc::channel::<()>();
         let watchdog = thread::spawn(move || {
-            let late = wait.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout);
+            let late = wait.recv_timeout(TIMEOUT) == Err(RecvTimeoutError::Timeout);
             if late {
                 signal("KILL", &[id]);
             }
@@ -72,7 +72,7 @@ impl ProcessBuilder {
         let output = child.wait_with_output().unwrap();
         drop(ended);
         let log = String::from_utf8_lossy(&output.stderr);
-        assert!(!watchdog.join().unwrap(), "it does not end:\n{log}");
+        assert!(!watchdog.join().unwrap(), "timeout: the process does not end:\n{log}");
         output
     }
 
@@ -85,53 +85,52 @@ impl ProcessBuilder {
     }
 }
 
-/// A process that listens. It is killed when this is dropped.
+/// A listening process. Dropping this kills it.
 pub struct Process {
     running: Running,
     url: String,
 }
 
 impl Process {
-    /// Where it says that it listens.
+    /// Returns its URL.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Its process id.
+    /// Returns its process id.
     pub fn id(&self) -> u32 {
         self.running.id()
     }
 
-    /// Its log so far.
+    /// Returns its log so far.
     pub fn log(&self) -> String {
         self.running.log.text()
     }
 
-    /// How many lines of its log so far hold `text`.
+    /// Returns the number of log lines that contain `text`.
     pub fn logged(&self, text: &str) -> usize {
         self.log().lines().filter(|line| line.contains(text)).count()
     }
 
-    /// Waits for a line of its log that holds `text`.
+    /// Waits for a log line that contains `text`.
     pub fn await_log(&self, text: &str) -> String {
-        let found = self.running.log.find(PATIENCE, text);
+        let found = self.running.log.find(TIMEOUT, text);
         found.unwrap_or_else(|| panic!("never logged: {text}\n{}", self.log()))
     }
 
-    /// Asks it to stop (SIGTERM) and waits until it has. Its log is whole then.
+    /// Stops it (SIGTERM) and waits until it has ended. Its log is complete then.
     pub fn stop(&mut self) -> ExitStatus {
         self.running.signal("TERM");
         self.running.wait()
     }
 
-    /// Ends it at once (SIGKILL): nothing that it was about to do gets done. Its
-    /// log is whole then.
+    /// Kills it (SIGKILL) and waits until it has ended. Its log is complete then.
     pub fn kill(&mut self) {
         self.running.kill();
         self.running.wait();
     }
 
-    /// Stops it where it stands (SIGSTOP), with its connections open.
+    /// Freezes it (SIGSTOP). Its connections stay open.
     pub fn freeze(&self) {
         self.running.signal("STOP");
     }
@@ -141,13 +140,13 @@ impl Process {
         self.running.signal("HUP");
     }
 
-    /// Lets it go on after [`Self::freeze`].
+    /// Resumes it after [`Self::freeze`].
     pub fn thaw(&self) {
         self.running.signal("CONT");
     }
 }
 
-/// A child process and what it writes. It is killed when this is dropped.
+/// A child process and its output. Dropping this kills it.
 pub(crate) struct Running {
     child: Child,
     name: String,
@@ -165,7 +164,8 @@ impl Running {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("{name}: {error}"));
-        let (out, log) = (Log::default(), Log::default());
+        let out = Log::default();
+        let log = Log::default();
         let followers = vec![
             out.follow(child.stdout.take().unwrap()),
             log.follow(child.stderr.take().unwrap()),
@@ -173,7 +173,7 @@ impl Running {
         Self { child, name, out, log, followers }
     }
 
-    /// Waits for a line with `text` on its standard output, unless it ends.
+    /// Waits for a line with `text` on its standard output. Panics if it ends.
     pub(crate) fn await_line(&mut self, text: &str) -> String {
         let started = Instant::now();
         loop {
@@ -182,7 +182,7 @@ impl Running {
             }
             let ended = self.child.try_wait().unwrap();
             assert!(
-                ended.is_none() && started.elapsed() < PATIENCE,
+                ended.is_none() && started.elapsed() < TIMEOUT,
                 "{} does not listen ({ended:?}):\n{}",
                 self.name,
                 self.text()
@@ -190,7 +190,7 @@ impl Running {
         }
     }
 
-    /// All that it wrote so far.
+    /// Returns its output so far.
     pub(crate) fn text(&self) -> String {
         format!("{}\n{}", self.out.text(), self.log.text())
     }
@@ -208,9 +208,9 @@ impl Running {
         let _ = self.child.wait();
     }
 
-    /// Waits until it has ended; what it wrote is whole then.
+    /// Waits until it has ended. Its output is complete then.
     pub(crate) fn wait(&mut self) -> ExitStatus {
-        let asked = Instant::now();
+        let started = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 for follower in self.followers.drain(..) {
@@ -218,7 +218,7 @@ impl Running {
                 }
                 return status;
             }
-            assert!(asked.elapsed() < PATIENCE, "it does not stop:\n{}", self.log.text());
+            assert!(started.elapsed() < TIMEOUT, "timeout: the process does not stop:\n{}", self.log.text());
             thread::sleep(Duration::from_millis(10));
         }
     }
@@ -230,15 +230,14 @@ impl Drop for Running {
     }
 }
 
-/// Sends a signal to processes; that one of them has ended meanwhile is no
-/// mistake.
+/// Sends a signal to processes. Ignores processes that have ended.
 pub(crate) fn signal(name: &str, ids: &[u32]) {
     let mut kill = Command::new("kill");
     kill.arg(format!("-{name}")).args(ids.iter().map(u32::to_string)).stderr(Stdio::null());
-    kill.status().expect("the program `kill` is there");
+    kill.status().expect("the program `kill` exists");
 }
 
-/// The lines of a stream, as they come.
+/// The lines of a stream.
 #[derive(Clone, Default)]
 struct Log(Arc<(Mutex<Vec<String>>, Condvar)>);
 
@@ -257,10 +256,10 @@ impl Log {
         self.0.0.lock().unwrap().join("\n")
     }
 
-    fn find(&self, patience: Duration, text: &str) -> Option<String> {
+    fn find(&self, timeout: Duration, text: &str) -> Option<String> {
         let missing = |lines: &mut Vec<String>| !lines.iter().any(|line| line.contains(text));
         let lines = self.0.0.lock().unwrap();
-        let (lines, _) = self.0.1.wait_timeout_while(lines, patience, missing).unwrap();
+        let (lines, _) = self.0.1.wait_timeout_while(lines, timeout, missing).unwrap();
         lines.iter().find(|line| line.contains(text)).cloned()
     }
 }

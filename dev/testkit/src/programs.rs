@@ -1,32 +1,32 @@
-//! Finds the programs that a machine has installed, and ports for them.
+//! Finds installed programs and free ports.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
-/// Where packages put programs that are not on everybody's `PATH`.
-const ELSEWHERE: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/opt/homebrew/bin"];
+/// Directories of programs that may not be on `PATH`.
+const EXTRA_DIRECTORIES: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/opt/homebrew/bin"];
 
-/// Ports below those that systems give to outgoing connections: a client that
-/// keeps trying a port whose server is away must not get it for its own end.
+/// Ports below the ephemeral range. A client that retries an ephemeral port could get that
+/// port as its own and connect to itself.
 const PORTS: std::ops::Range<u16> = 15_000..32_000;
 
-/// The program `name`, from `PATH`.
+/// Finds a program on `PATH`.
 pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain(ELSEWHERE.map(PathBuf::from));
+    let folders = std::env::split_paths(&path).chain(EXTRA_DIRECTORIES.map(PathBuf::from));
     folders.map(|folder| folder.join(name)).find(|file| file.is_file())
 }
 
-/// The folder of PostgreSQL's programs: on `PATH`, or the newest of Debian's,
-/// Fedora's or Homebrew's.
+/// Finds the directory of PostgreSQL's programs: on `PATH`, or the newest of the packages of
+/// Debian, Fedora or Homebrew.
 pub(crate) fn postgres_programs() -> PathBuf {
     let on_path = program("postgres").and_then(|file| std::fs::canonicalize(file).ok());
-    let whole = |folder: &Path| folder.join("initdb").is_file();
+    let is_complete = |folder: &Path| folder.join("initdb").is_file();
     let on_path = on_path.and_then(|file| file.parent().map(Path::to_owned));
-    let found = on_path.filter(|folder| whole(folder)).or_else(|| {
+    let found = on_path.filter(|folder| is_complete(folder)).or_else(|| {
         let versions = ["/usr/lib/postgresql", "/usr", "/opt/homebrew/opt", "/usr/local/opt"];
         let folders = versions.iter().flat_map(|folder| subfolders(Path::new(folder)));
-        let folders = folders.map(|folder| folder.join("bin")).filter(|bin| whole(bin));
+        let folders = folders.map(|folder| folder.join("bin")).filter(|bin| is_complete(bin));
         folders.max_by_key(|bin| version(bin))
     });
     found.expect("PostgreSQL's programs are not installed (Debian: apt-get install postgresql)")
@@ -37,7 +37,7 @@ fn subfolders(folder: &Path) -> Vec<PathBuf> {
     entries.filter_map(|entry| Some(entry.ok()?.path())).collect()
 }
 
-/// The number in the path of an installation, like 15 in `…/15/bin`.
+/// Returns the version in the path of an installation, like 15 in `…/15/bin`.
 fn version(bin: &Path) -> u32 {
     let text = bin.to_string_lossy();
     let number = text.chars().skip_while(|c| !c.is_ascii_digit());
@@ -45,15 +45,15 @@ fn version(bin: &Path) -> u32 {
     digits.parse().unwrap_or(0)
 }
 
-/// A free port of this machine. Other than one the system picks, it is still
-/// free when a server that held it has ended.
+/// Returns a free port. Unlike a port that the system selects, it is not reused for outgoing
+/// connections after its server has ended.
 ///
 /// # Panics
-/// When none of a hundred is free.
+/// When 100 random ports are in use.
 pub fn free_port() -> u16 {
     let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
     let mut random = std::iter::repeat_with(|| fastrand::u16(PORTS)).take(100);
-    random.find(free).expect("one of a hundred ports is free")
+    random.find(free).expect("one of 100 ports is free")
 }
 
 #[cfg(test)]
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_of_several_versions_counts_as_a_number() {
+    fn versions_are_compared_as_numbers() {
         let of = |bin: &str| version(Path::new(bin));
         assert!(of("/usr/lib/postgresql/15/bin") > of("/usr/lib/postgresql/9.6/bin"));
         assert_eq!(of("/opt/homebrew/opt/postgresql@17/bin"), 17);

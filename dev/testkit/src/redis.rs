@@ -1,4 +1,4 @@
-//! A Redis server of a test's own.
+//! Redis servers for tests.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -10,13 +10,13 @@ use crate::free_port;
 use crate::process::Running;
 use crate::programs::program;
 
-/// How long an order to it may take.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a replica may take to have everything.
-const CATCH_UP: Duration = Duration::from_secs(60);
+/// Timeout of a command.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
+/// Timeout of a replica to catch up.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A throwaway Redis server that keeps nothing: each start is an empty one. It
-/// goes when it is dropped.
+/// A temporary Redis server without persistence: each start is empty. Dropping this stops
+/// it.
 pub struct Redis {
     folder: TempDir,
     port: u16,
@@ -25,14 +25,14 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Plain, on a free port.
-    #[expect(clippy::new_without_default, reason = "it does things, and may panic")]
+    /// Starts a server on a free port.
+    #[expect(clippy::new_without_default, reason = "has side effects and may panic")]
     pub fn new() -> Self {
         Self::with(|_| Vec::new())
     }
 
-    /// With arguments for `redis-server` beside those here, over which they win.
-    /// They are told the port, which TLS wants for itself.
+    /// Starts a server with more arguments, which override the default ones. They may depend
+    /// on the port, as for TLS.
     pub fn with(arguments: impl FnOnce(u16) -> Vec<String>) -> Self {
         let port = free_port();
         let arguments = arguments(port);
@@ -42,23 +42,22 @@ impl Redis {
         redis
     }
 
-    /// Where it listens.
+    /// Returns its port.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Its process id, while it runs.
+    /// Returns its process id, while it runs.
     pub fn id(&self) -> Option<u32> {
         self.running.as_ref().map(Running::id)
     }
 
-    /// Its URL, without TLS or password.
+    /// Returns its URL, without TLS or password.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Starts it, empty, where it is stopped, and waits until it takes
-    /// connections.
+    /// Starts it without data and waits until it accepts connections.
     pub fn start(&mut self) {
         let program = program("redis-server")
             .expect("redis-server is not installed (Debian: apt-get install redis-server)");
@@ -71,7 +70,7 @@ impl Redis {
         self.running = Some(running);
     }
 
-    /// Stops it and waits until it has.
+    /// Stops it and waits until it has ended.
     pub fn stop(&mut self) {
         if let Some(mut running) = self.running.take() {
             running.signal("TERM");
@@ -79,46 +78,46 @@ impl Redis {
         }
     }
 
-    /// Ends it at once (SIGKILL).
+    /// Kills it (SIGKILL).
     pub fn kill(&mut self) {
         if let Some(mut running) = self.running.take() {
             running.kill();
         }
     }
 
-    /// Empties it (`FLUSHALL`).
+    /// Deletes all keys (`FLUSHALL`).
     ///
     /// # Panics
-    /// When it does not answer.
+    /// When it does not respond.
     pub fn flush(&self) {
         let mut conn = connect(&self.url()).unwrap();
         redis::cmd("FLUSHALL").exec(&mut conn).unwrap();
     }
 
-    /// Makes it a replica of `primary`, and waits until it has all that is there.
+    /// Makes it a replica of `primary` and waits until it has caught up.
     ///
     /// # Panics
     /// When it does not respond, or does not catch up within a minute.
     pub fn replicate(&self, primary: &Self) {
-        // It would wait for more replicas first.
-        let mut eager = redis::cmd("CONFIG");
-        eager.arg(&["SET", "repl-diskless-sync-delay", "0"]);
-        eager.exec(&mut connect(&primary.url()).unwrap()).unwrap();
+        // Disables the delay that waits for more replicas.
+        let mut no_delay = redis::cmd("CONFIG");
+        no_delay.arg(&["SET", "repl-diskless-sync-delay", "0"]);
+        no_delay.exec(&mut connect(&primary.url()).unwrap()).unwrap();
         let mut conn = connect(&self.url()).unwrap();
-        let mut order = redis::cmd("REPLICAOF");
-        order.arg("127.0.0.1").arg(primary.port).exec(&mut conn).unwrap();
+        let mut command = redis::cmd("REPLICAOF");
+        command.arg("127.0.0.1").arg(primary.port).exec(&mut conn).unwrap();
         let since = Instant::now();
         loop {
             let info: InfoDict = redis::cmd("INFO").query(&mut conn).unwrap();
             if info.get("master_link_status") == Some("up".to_owned()) {
                 return;
             }
-            assert!(since.elapsed() < CATCH_UP, "the replica does not catch up");
+            assert!(since.elapsed() < CATCH_UP_TIMEOUT, "the replica does not catch up");
             std::thread::sleep(Duration::from_millis(10));
         }
     }
 
-    /// Makes a replica a primary.
+    /// Promotes a replica.
     ///
     /// # Panics
     /// When it does not respond.
@@ -127,14 +126,14 @@ impl Redis {
         redis::cmd("REPLICAOF").arg("NO").arg("ONE").exec(&mut conn).unwrap();
     }
 
-    /// Stops it where it stands, with its connections open.
+    /// Freezes it. Its connections stay open.
     pub fn freeze(&self) {
         if let Some(running) = &self.running {
             running.signal("STOP");
         }
     }
 
-    /// Lets it go on after [`Self::freeze`].
+    /// Resumes it after [`Self::freeze`].
     pub fn thaw(&self) {
         if let Some(running) = &self.running {
             running.signal("CONT");
@@ -147,8 +146,8 @@ impl Redis {
 /// # Errors
 /// When the server cannot be reached.
 pub fn connect(url: &str) -> RedisResult<Connection> {
-    let conn = Client::open(url)?.get_connection_with_timeout(PATIENCE)?;
-    conn.set_read_timeout(Some(PATIENCE))?;
-    conn.set_write_timeout(Some(PATIENCE))?;
+    let conn = Client::open(url)?.get_connection_with_timeout(COMMAND_TIMEOUT)?;
+    conn.set_read_timeout(Some(COMMAND_TIMEOUT))?;
+    conn.set_write_timeout(Some(COMMAND_TIMEOUT))?;
     Ok(conn)
 }

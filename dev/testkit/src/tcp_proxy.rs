@@ -1,5 +1,4 @@
-//! A TCP relay that can be cut: a database or Redis that is away, and comes
-//! back, for one server alone.
+//! A TCP proxy that can be cut. It makes a database or Redis unavailable for one server.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -7,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-/// Relays connections to an address until it is cut.
+/// Forwards connections to an address until it is cut.
 pub struct TcpProxy {
     address: SocketAddr,
     open: Arc<Mutex<Open>>,
@@ -17,12 +16,12 @@ pub struct TcpProxy {
 struct Open {
     target: String,
     cut: bool,
-    losing: Option<String>,
+    dropped_request: Option<String>,
     streams: Vec<TcpStream>,
 }
 
 impl TcpProxy {
-    /// A relay on a free port to `target`, like `127.0.0.1:5432`.
+    /// Starts a proxy to `target`, like `127.0.0.1:5432`, on a free port.
     pub fn to(target: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -30,37 +29,39 @@ impl TcpProxy {
         let open = Arc::new(Mutex::new(open));
         let shared = open.clone();
         thread::spawn(move || {
-            for near in listener.incoming().map_while(Result::ok) {
+            for client in listener.incoming().map_while(Result::ok) {
                 let mut open = shared.lock().unwrap();
                 if open.cut {
                     continue;
                 }
-                let Ok(far) = TcpStream::connect(&open.target) else { continue };
-                open.streams.extend([near.try_clone().unwrap(), far.try_clone().unwrap()]);
-                let (near_back, far_back) = (near.try_clone().unwrap(), far.try_clone().unwrap());
-                // Whether the answers on this connection are lost.
-                let lost = Arc::new(AtomicBool::new(false));
-                let (is_lost, rules) = (lost.clone(), shared.clone());
-                let note = move |request: &[u8]| {
-                    if let Some(text) = &rules.lock().unwrap().losing {
-                        let asked = String::from_utf8_lossy(request).contains(text);
-                        is_lost.fetch_or(asked, Ordering::SeqCst);
+                let Ok(server) = TcpStream::connect(&open.target) else { continue };
+                open.streams.extend([client.try_clone().unwrap(), server.try_clone().unwrap()]);
+                let response_from = server.try_clone().unwrap();
+                let response_to = client.try_clone().unwrap();
+                // Whether the responses on this connection are dropped.
+                let dropping = Arc::new(AtomicBool::new(false));
+                let drop_responses = dropping.clone();
+                let rules = shared.clone();
+                let inspect = move |request: &[u8]| {
+                    if let Some(text) = &rules.lock().unwrap().dropped_request {
+                        let matches = String::from_utf8_lossy(request).contains(text);
+                        drop_responses.fetch_or(matches, Ordering::SeqCst);
                     }
                     true
                 };
-                thread::spawn(move || copy(near, far, note));
-                thread::spawn(move || copy(far_back, near_back, |_| !lost.load(Ordering::SeqCst)));
+                thread::spawn(move || copy(client, server, inspect));
+                thread::spawn(move || copy(response_from, response_to, |_| !dropping.load(Ordering::SeqCst)));
             }
         });
         Self { address, open }
     }
 
-    /// Where it listens.
+    /// Returns its address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Closes what is open and refuses what comes, until it is mended.
+    /// Closes all connections and rejects new ones, until [`Self::mend`].
     pub fn cut(&self) {
         let mut open = self.open.lock().unwrap();
         open.cut = true;
@@ -69,26 +70,26 @@ impl TcpProxy {
         }
     }
 
-    /// Leads new connections to another target; those that are open stay.
+    /// Forwards new connections to another target. Open connections stay.
     pub fn lead_to(&self, target: &str) {
         target.clone_into(&mut self.open.lock().unwrap().target);
     }
 
-    /// Loses the answer to what is asked with this text in it, and all after
-    /// it on that connection, until it is mended. The connection must be plain.
+    /// Drops the response to a request that contains this text, and all later ones on its
+    /// connection, until [`Self::mend`]. The connection must not use TLS.
     pub fn lose_responses_to(&self, text: &str) {
-        self.open.lock().unwrap().losing = Some(text.to_owned());
+        self.open.lock().unwrap().dropped_request = Some(text.to_owned());
     }
 
-    /// Relays again.
+    /// Forwards connections and responses again.
     pub fn mend(&self) {
         let mut open = self.open.lock().unwrap();
         open.cut = false;
-        open.losing = None;
+        open.dropped_request = None;
     }
 }
 
-/// Copies what `passes` lets through.
+/// Copies the data for which `passes` returns true.
 fn copy(mut from: TcpStream, mut to: TcpStream, passes: impl Fn(&[u8]) -> bool) {
     let mut buffer = [0; 16 * 1024];
     while let Ok(read @ 1..) = from.read(&mut buffer) {

@@ -1,4 +1,4 @@
-//! What one test has to itself: a folder and a database.
+//! The environment of one test: a directory and a database.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::{ProcessBuilder, TcpProxy};
 
-/// A folder and a database of its own; both go when it is dropped.
+/// A directory and a database. Dropping this deletes both.
 pub struct TestEnv {
     folder: TempDir,
     database: Option<PostgresDatabase>,
@@ -24,21 +24,21 @@ struct PostgresDatabase {
 }
 
 impl TestEnv {
-    /// On PostgreSQL and Redis where the environment names them, and on SQLite
-    /// alone where it does not.
-    #[expect(clippy::new_without_default, reason = "it does things, and may panic")]
+    /// Creates an environment with PostgreSQL and Redis, if the variables are set, else with
+    /// SQLite.
+    #[expect(clippy::new_without_default, reason = "has side effects and may panic")]
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let database = std::env::var("TEST_DATABASE_URL").ok().map(PostgresDatabase::create);
         Self { folder, database, redis: std::env::var("TEST_REDIS_URL").ok() }
     }
 
-    /// The folder that processes run in.
+    /// Returns the working directory of processes.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// The URL of the database.
+    /// Returns the URL of the database.
     pub fn database_url(&self) -> String {
         match &self.database {
             Some(database) => database.url.clone(),
@@ -46,46 +46,46 @@ impl TestEnv {
         }
     }
 
-    /// The URL of Redis, where the test has one.
+    /// Returns the URL of Redis, if the test has one.
     pub fn redis_url(&self) -> Option<&str> {
         self.redis.as_deref()
     }
 
-    /// A relay to the PostgreSQL server, and the URL of the database through it.
-    pub fn database_relay(&self) -> (TcpProxy, String) {
+    /// Starts a proxy to the PostgreSQL server. Returns it and the database's URL through it.
+    pub fn database_proxy(&self) -> (TcpProxy, String) {
         through_proxy(&self.database_url())
     }
 
-    /// A relay to Redis, and its URL through it.
-    pub fn redis_relay(&self) -> (TcpProxy, String) {
+    /// Starts a proxy to Redis. Returns it and Redis' URL through it.
+    pub fn redis_proxy(&self) -> (TcpProxy, String) {
         through_proxy(self.redis_url().expect("TEST_REDIS_URL is set"))
     }
 
-    /// A server on a free port, with this database, its files in this folder.
+    /// Configures a server on a free port, with this database and directory.
     pub fn server(&self, binary: &Path) -> ProcessBuilder {
-        let launch = ProcessBuilder::new(binary, self.folder(), "MATCHBOOK")
+        let builder = ProcessBuilder::new(binary, self.folder(), "MATCHBOOK")
             .set("server.address", "127.0.0.1:0")
             .set("server.workers", "2")
             .set("metrics.address", "off")
-            // A busy machine is not a Redis that is away.
+            // On a busy machine a slow response must not count as unavailable.
             .set("redis.timeout", "2s")
             .set("limits.enabled", "false")
             .variable("DATABASE_URL", &self.database_url());
         match self.redis_url() {
-            Some(url) => launch.variable("REDIS_URL", url),
-            None => launch,
+            Some(url) => builder.variable("REDIS_URL", url),
+            None => builder,
         }
     }
 }
 
-/// A relay to where a URL with a port leads, and the URL through it.
+/// Starts a proxy to the host of a URL. Returns it and the URL through it.
 pub fn through_proxy(url: &str) -> (TcpProxy, String) {
     let (scheme, rest) = url.split_once("://").unwrap();
     let authority = rest.split(['/', '?']).next().unwrap();
     let host = authority.rsplit('@').next().unwrap();
-    let relay = TcpProxy::to(host);
-    let through = rest.replacen(host, &relay.address().to_string(), 1);
-    (relay, format!("{scheme}://{through}"))
+    let proxy = TcpProxy::to(host);
+    let through = rest.replacen(host, &proxy.address().to_string(), 1);
+    (proxy, format!("{scheme}://{through}"))
 }
 
 impl PostgresDatabase {

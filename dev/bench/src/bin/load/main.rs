@@ -74,7 +74,7 @@ async fn rounds(clients: Vec<Client>, time: Duration) -> (Vec<Client>, Vec<Durat
         client
     });
     let Ok(mut clients) = timeout(time + RESPONSE_TIMEOUT, done).await else {
-        fail("a response to every request", &format!("a timeout after {PATIENCE:?}"))
+        fail("a response to every request", &format!("a timeout after {RESPONSE_TIMEOUT:?}"))
     };
     let took = began.elapsed();
     let times = clients.iter_mut().flat_map(|client| std::mem::take(&mut client.times)).collect();
