@@ -95,7 +95,11 @@ impl Postgres {
         let caught_up = format!("SELECT (pg_last_wal_replay_lsn() >= '{committed}')::text AS text");
         let started = Instant::now();
         while query(&self.url(), &caught_up) != "true" {
-            assert!(started.elapsed() < START_TIMEOUT, "the standby does not catch up: {}", self.log());
+            assert!(
+                started.elapsed() < START_TIMEOUT,
+                "the standby does not catch up: {}",
+                self.log()
+            );
             thread::sleep(Duration::from_millis(20));
         }
     }

@@ -218,7 +218,11 @@ impl Running {
                 }
                 return status;
             }
-            assert!(started.elapsed() < TIMEOUT, "timeout: the process does not stop:\n{}", self.log.text());
+            assert!(
+                started.elapsed() < TIMEOUT,
+                "timeout: the process does not stop:\n{}",
+                self.log.text()
+            );
             thread::sleep(Duration::from_millis(10));
         }
     }

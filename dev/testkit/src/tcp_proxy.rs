@@ -50,7 +50,9 @@ impl TcpProxy {
                     true
                 };
                 thread::spawn(move || copy(client, server, inspect));
-                thread::spawn(move || copy(response_from, response_to, |_| !dropping.load(Ordering::SeqCst)));
+                thread::spawn(move || {
+                    copy(response_from, response_to, |_| !dropping.load(Ordering::SeqCst))
+                });
             }
         });
         Self { address, open }

@@ -209,7 +209,7 @@ async fn long_user_agent_with_any_bytes_is_accepted() {
 #[ignore = "needs PostgreSQL: make test"]
 async fn token_of_another_server_is_rejected_without_a_query() {
     let world = matchbook_testkit::TestEnv::new();
-    let (relay, url) = world.database_relay();
+    let (relay, url) = world.database_proxy();
     let server = Server::within(world, |launch| {
         launch.variable("DATABASE_URL", &url).set("database.acquire_timeout", "300ms")
     });

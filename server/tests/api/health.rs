@@ -33,7 +33,7 @@ async fn health_command_reports_whether_the_server_is_ready() {
 #[ignore = "needs PostgreSQL: make test"]
 async fn readiness_follows_the_database() {
     let world = TestEnv::new();
-    let (relay, url) = world.database_relay();
+    let (relay, url) = world.database_proxy();
     let launch = world
         .server(binary())
         .variable("DATABASE_URL", &url)
@@ -61,7 +61,7 @@ async fn readiness_follows_the_database() {
 #[ignore = "needs PostgreSQL and Redis: make test"]
 async fn server_without_redis_is_degraded_and_correct() {
     let world = TestEnv::new();
-    let (relay, url) = world.redis_relay();
+    let (relay, url) = world.redis_proxy();
     let process = world.server(binary()).variable("REDIS_URL", &url).start();
     let server = Server { http: http(&world, &process), process, world };
     let before = server.log_in().await;
@@ -88,7 +88,7 @@ async fn server_without_redis_is_degraded_and_correct() {
 #[ignore = "needs PostgreSQL and Redis: make test"]
 async fn server_starts_while_redis_is_unavailable() {
     let world = TestEnv::new();
-    let (relay, url) = world.redis_relay();
+    let (relay, url) = world.redis_proxy();
     relay.cut();
     let process = world.server(binary()).variable("REDIS_URL", &url).start();
     let server = Server { http: http(&world, &process), process, world };

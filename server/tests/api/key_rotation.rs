@@ -277,7 +277,7 @@ async fn token_with_an_unknown_kid_triggers_a_key_refresh() {
 #[ignore = "needs PostgreSQL: make test"]
 async fn unreadable_keys_shorten_the_cache_lifetime_of_the_key_set() {
     let world = matchbook_testkit::TestEnv::new();
-    let (relay, url) = world.database_relay();
+    let (relay, url) = world.database_proxy();
     let server = Server::within(world, |launch| {
         launch
             .variable("DATABASE_URL", &url)

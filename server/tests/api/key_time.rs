@@ -60,7 +60,7 @@ async fn key_without_an_activation_time_gets_one_from_any_server() {
 #[ignore = "needs PostgreSQL: make test"]
 async fn server_without_its_database_serves_and_accepts_keys_for_thirty_seconds() {
     let world = TestEnv::new();
-    let (relay, url) = world.database_relay();
+    let (relay, url) = world.database_proxy();
     let server = Server::within(world, |launch| {
         launch
             .variable("DATABASE_URL", &url)

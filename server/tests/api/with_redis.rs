@@ -28,7 +28,7 @@ async fn issued_token_is_cached_until_it_expires() {
 #[ignore = "needs PostgreSQL and Redis: make test"]
 async fn cached_token_is_active_without_the_database_and_an_evicted_one_is_cached_again() {
     let world = matchbook_testkit::TestEnv::new();
-    let (relay, url) = world.database_relay();
+    let (relay, url) = world.database_proxy();
     let process = world
         .server(binary())
         .variable("DATABASE_URL", &url)

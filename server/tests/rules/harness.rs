@@ -156,7 +156,7 @@ impl Harness {
 
     /// A proxy to the database, and the database's URL through it.
     pub(crate) fn relay(&self) -> (TcpProxy, String) {
-        self.world.database_relay()
+        self.world.database_proxy()
     }
 
     /// Another connection, like that of another server.

@@ -131,7 +131,7 @@ async fn database_load_does_not_delay_the_poll() {
 async fn cached_token_stays_active_while_the_database_is_unavailable() {
     let redis = Redis::new();
     let world = TestEnv::new();
-    let (relay, url) = world.database_relay();
+    let (relay, url) = world.database_proxy();
     let server = start(world, |launch| {
         let launch = launch.variable("DATABASE_URL", &url).variable("REDIS_URL", &redis.url());
         launch.set("database.acquire_timeout", "300ms")

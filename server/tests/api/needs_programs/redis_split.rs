@@ -48,7 +48,7 @@ async fn logout_at_a_server_without_redis_holds_at_once_at_a_server_with_redis()
 async fn server_with_another_redis_trusts_it_only_while_the_database_responds() {
     let (one, other) = (Redis::new(), Redis::new());
     let world = matchbook_testkit::TestEnv::new();
-    let (relay, url) = world.database_relay();
+    let (relay, url) = world.database_proxy();
     let process = world
         .server(binary())
         .variable("REDIS_URL", &other.url())
