@@ -1,13 +1,13 @@
 # One file, a target for each binary: `docker build --target server .`
 
-# `docker/images.env` has both by their digests.
+# `docker/images.env` pins both by digest.
 ARG RUST_IMAGE=rust:1-bookworm
 ARG DEBIAN_IMAGE=debian:bookworm-slim
 
 FROM ${RUST_IMAGE} AS build
 WORKDIR /src
-# The dependencies alone first, against empty sources: this layer is rebuilt
-# only when a manifest changes.
+# Builds the dependencies with empty sources first. This layer is only rebuilt when a
+# manifest changes.
 COPY Cargo.toml Cargo.lock ./
 COPY server/Cargo.toml server/
 COPY client/Cargo.toml client/
@@ -37,7 +37,7 @@ RUN apt-get update \
 
 FROM runtime AS server
 COPY --from=build /src/target/release/matchbook-server /usr/local/bin/
-# A named volume takes its owner from here when it is first used.
+# A new named volume takes its owner from this directory.
 RUN install -d -o 10001 -g 10001 -m 0700 /data && install -d -o 10001 -g 10001 -m 0755 /data/tls
 USER 10001:10001
 ENV MATCHBOOK__DATA_DIR=/data MATCHBOOK__SERVER__ADDRESS=0.0.0.0:5001
