@@ -20,7 +20,7 @@ const COMMAND_LOG_LEVEL: &str = "level = \"warn\"";
 static COMMAND_DEFAULTS: LazyLock<String> =
     LazyLock::new(|| DEFAULTS.replace(APP_LOG_LEVEL, COMMAND_LOG_LEVEL));
 
-/// What the settings are loaded for. It decides the default log level.
+/// The program that uses the settings. It decides the default log level.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// The web app.

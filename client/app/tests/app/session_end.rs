@@ -20,7 +20,7 @@ const EXPIRED: Duration = Duration::from_millis(1100);
 
 const SECRET: &str = "K7v2mQ9xT4cL8wZ1pR6sN3hJ5bF0dG7y";
 
-/// What ends the session before its client uses it again.
+/// The cause of the end of a session, before its client uses it again.
 #[derive(Clone, Copy, PartialEq)]
 enum Cause {
     /// A copy of its refresh token is refreshed this many times.

@@ -61,7 +61,7 @@ impl Case {
     }
 }
 
-/// What the server is compared with.
+/// A program or component that the server is compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) enum Comparison {
     /// The baseline doing the same work, at this path.

@@ -30,7 +30,7 @@ pub(crate) struct Statement {
     pub(crate) p99_us: f64,
 }
 
-/// What `baseline statement` prints.
+/// The output of `baseline statement`.
 #[derive(Deserialize)]
 struct StatementReport {
     rows: f64,

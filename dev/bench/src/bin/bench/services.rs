@@ -127,7 +127,7 @@ impl Services {
         }
     }
 
-    /// A server to be, its files in a folder of this name.
+    /// Configures a server with its files in a directory of this name.
     pub(crate) fn builder(&self, name: &str) -> ProcessBuilder {
         let folder = self.folder.path().join(name);
         fs::create_dir_all(&folder).unwrap();
@@ -141,7 +141,7 @@ impl Services {
             .set("secret", SECRET)
     }
 
-    /// The database of these sessions, filled on first use.
+    /// Returns a database with this number of sessions. It is seeded on first use.
     pub(crate) fn database(&mut self, algorithm: &str, sessions: u64) -> Database {
         let key = (algorithm.to_owned(), sessions);
         if let Some(database) = self.databases.get(&key) {
@@ -150,7 +150,7 @@ impl Services {
         let name = format!("{}_{sessions}", algorithm.to_lowercase());
         let url = self.postgres.create(&name);
         let builder = self.builder(&name).set("tokens.algorithm", algorithm);
-        // It brings the tables, and the key.
+        // Creates the tables and the signing key.
         drop(builder.variable("DATABASE_URL", &url).start());
         seeding::fill(&url, sessions);
         let tokens =
