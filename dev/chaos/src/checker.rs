@@ -148,7 +148,8 @@ fn works_at_the_end(history: &History, logouts: &HashMap<Uuid, Logout>) -> Vec<V
             (false, _) => "cannot refresh at the end".to_owned(),
             (true, false) => "refreshes, but /user does not work at the end".to_owned(),
         };
-        let (client, session) = (Some(client), Some(session));
+        let client = Some(client);
+        let session = Some(session);
         Some(Violation {
             invariant: Invariant::RefreshIsDurable,
             at: history.end,

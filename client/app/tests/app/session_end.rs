@@ -152,7 +152,8 @@ async fn installing_tokens_of_another_session_revokes_the_previous_session() {
         let tokens: TokenResponse = serde_json::from_str(tokens).unwrap();
         http.post("/refresh", &format!("refresh_token={}", tokens.refresh_token)).await
     };
-    let (first, second) = (tokens().await, tokens().await);
+    let first = tokens().await;
+    let second = tokens().await;
     let at = Server::new(server.url(), &RootCerts::System, Duration::from_secs(10)).unwrap();
     let session = Client::new(&at, Credentials::default());
     let log_in = async |tokens: &str| {

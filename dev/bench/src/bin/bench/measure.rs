@@ -116,7 +116,8 @@ pub(crate) fn all(
         for case in in_environment {
             let done = cases.iter().position(|one| one == case).unwrap();
             let minutes = duration(&cases[done..], arguments).as_secs().div_ceil(60);
-            let (at, of) = (done + 1, cases.len());
+            let at = done + 1;
+            let of = cases.len();
             let connections = case.connections;
             eprintln!("bench: case {at} of {of}, {minutes} min left: {case} at {connections}");
             if case.needs_competitor() && setup.competitor.is_none() {

@@ -264,7 +264,9 @@ impl fmt::Display for Report {
         )?;
         if !self.rows.is_empty() {
             writeln!(f, "\n{:103}processor time per request, µs", "")?;
-            let (ratio, p50, p99) = ("ratio (lowest to highest)", "p50 ms", "p99 ms");
+            let ratio = "ratio (lowest to highest)";
+            let p50 = "p50 ms";
+            let p99 = "p99 ms";
             writeln!(
                 f,
                 "{:<36} {:>5} {:>8}  {ratio:<31} {p50:>8} {p99:>8} {:>8} {:>10} {:>5}",

@@ -259,7 +259,8 @@ impl Services {
             fs::write(&tokens, lines).unwrap();
             Endpoint { url: listener.url.clone(), tokens, ca: None }
         };
-        let (oauth, openid) = (endpoint(""), endpoint("&openid"));
+        let oauth = endpoint("");
+        let openid = endpoint("&openid");
         Some(Competitor { listener, oauth, openid })
     }
 
