@@ -18,7 +18,7 @@ use crate::interrupt::stop_if_interrupted;
 const ROWS_PER_STATEMENT: u64 = 1_000_000;
 
 /// Maximum number of tokens per file.
-const TOKENS: u64 = 100_000;
+const MAX_TOKENS: u64 = 100_000;
 
 /// The program that uses a session.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -54,14 +54,14 @@ pub(crate) fn write_tokens(
     name: &str,
     secret: &str,
     sessions: u64,
-    half: Owner,
+    owner: Owner,
 ) -> PathBuf {
     let derived = DerivedKeys::from_secrets(&secret.to_owned().into(), &[]).unwrap();
     let pairs = sessions / 2;
     let stride = stride(pairs);
     let mut text = String::new();
-    for i in 0..pairs.min(TOKENS) {
-        let n = 2 * (i * stride % pairs) + half as u64;
+    for i in 0..pairs.min(MAX_TOKENS) {
+        let n = 2 * (i * stride % pairs) + owner as u64;
         let token = RefreshToken {
             session: seed::session(n),
             generation: 0,

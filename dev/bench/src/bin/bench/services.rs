@@ -153,8 +153,9 @@ impl Services {
         // Creates the tables and the signing key.
         drop(builder.variable("DATABASE_URL", &url).start());
         seeding::fill(&url, sessions);
-        let tokens =
-            |name: &str, half| seeding::write_tokens(self.folder.path(), name, SECRET, sessions, half);
+        let tokens = |name: &str, owner| {
+            seeding::write_tokens(self.folder.path(), name, SECRET, sessions, owner)
+        };
         let database = Database {
             tokens: tokens(&format!("{name}.tokens"), Owner::Server),
             baseline_tokens: tokens(&format!("{name}.baseline.tokens"), Owner::Baseline),
