@@ -30,7 +30,9 @@ async fn an_open_page_receives_the_401_the_refresh_and_the_retry_in_order() {
     assert_eq!(browser.call("POST", "/api/refresh").await.status, 204);
     assert_eq!(events.state().await["generation"], 2);
     assert_eq!(browser.call("POST", "/api/logout").await.status, 204);
-    assert_eq!(events.state().await, json!({ "loggedIn": false }));
+    let state = events.state().await;
+    assert_eq!(state["loggedIn"], false, "{state}");
+    assert_eq!(state["ended"]["reason"], "logged_out", "{state}");
 }
 
 #[actix_rt::test]
