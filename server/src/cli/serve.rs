@@ -7,7 +7,7 @@ use crate::config::Config;
 
 /// Starts the server and waits until it stops.
 pub async fn run(config: &Config, warnings: &[String]) -> Result<(), Box<dyn Error>> {
-    config.log.start();
+    config.log.init();
     for warning in warnings {
         tracing::warn!("{warning}");
     }
