@@ -51,7 +51,7 @@ impl TcpProxy {
                 };
                 thread::spawn(move || copy(client, server, inspect));
                 thread::spawn(move || {
-                    copy(response_from, response_to, |_| !dropping.load(Ordering::SeqCst))
+                    copy(response_from, response_to, |_| !dropping.load(Ordering::SeqCst));
                 });
             }
         });
