@@ -81,15 +81,15 @@ fn throughput_of(panel: &Area<'_>, algorithm: &str, rows: &[&Row]) -> Drawn {
         |row: &Row| row.comparisons.first().map(|comparison| comparison.medians.per_second.median);
     let ours = |row: &Row| Some(row.matchbook.per_second.median);
     let endpoints: [Endpoint; 2] = [("baseline", GREY, baseline), ("Matchbook", BLUE, ours)];
-    for (name, colour, endpoint) in endpoints {
+    for (name, color, endpoint) in endpoints {
         let points: Vec<(i32, f64)> =
             (0..).zip(rows).filter_map(|(index, row)| Some((index, endpoint(row)?))).collect();
-        let line = LineSeries::new(points.iter().copied(), colour.stroke_width(2));
+        let line = LineSeries::new(points.iter().copied(), color.stroke_width(2));
         chart
             .draw_series(line)?
             .label(name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
-        chart.draw_series(points.iter().map(|point| Circle::new(*point, 3, colour.seed())))?;
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], color.stroke_width(2)));
+        chart.draw_series(points.iter().map(|point| Circle::new(*point, 3, color.filled())))?;
     }
     chart
         .configure_series_labels()
@@ -151,21 +151,21 @@ fn cpu(rows: &[&Row], file: &Path) -> Drawn {
         ("PostgreSQL", ORANGE, |medians| medians.postgres_cpu_us),
         ("Redis", GREEN, |medians| medians.redis_cpu_us),
     ];
-    for (index, (part, colour, _)) in parts.iter().enumerate() {
+    for (index, (part, color, _)) in parts.iter().enumerate() {
         let stacked = (0..).zip(&bars).map(|(bar, (_, medians))| {
             let below: f64 = parts[..index].iter().map(|(.., used)| used(medians)).sum();
             let above = below + parts[index].2(medians);
             let left = SegmentValue::Exact(bar);
             let right = SegmentValue::Exact(bar + 1);
-            let mut bar = Rectangle::new([(left, below), (right, above)], colour.seed());
+            let mut bar = Rectangle::new([(left, below), (right, above)], color.filled());
             bar.set_margin(0, 0, 22, 22);
             bar
         });
-        let colour = *colour;
+        let color = *color;
         chart
             .draw_series(stacked)?
             .label(*part)
-            .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 10, y + 5)], colour.seed()));
+            .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 10, y + 5)], color.filled()));
     }
     chart
         .configure_series_labels()

@@ -255,7 +255,8 @@ impl Services {
         let listener = Listener::start(node);
         let endpoint = |kind: &str| {
             let tokens = folder.join(format!("{algorithm}{kind}.tokens"));
-            let (status, lines) = get(&listener.url, &format!("/seed?count={ASKED_FOR}{kind}"));
+            let (status, lines) =
+                get(&listener.url, &format!("/seed?count={OPENED_SESSIONS}{kind}"));
             assert_eq!(status, 200, "{lines}");
             fs::write(&tokens, lines).unwrap();
             Endpoint { url: listener.url.clone(), tokens, ca: None }
