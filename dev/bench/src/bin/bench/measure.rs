@@ -125,7 +125,7 @@ pub(crate) fn all(
             }
             for round in 0..arguments.rounds() {
                 let last = round + 1 == arguments.rounds();
-                let this_round = Round { arguments, load, case, round, last };
+                let this_round = Round { arguments, load, case, number: round, last };
                 let process = setup.process.id();
                 runs.push(this_round.against(None, &setup.server, process, &mut setup.sampler));
                 for comparison in case.comparisons {
@@ -147,7 +147,7 @@ struct Round<'a> {
     arguments: &'a Arguments,
     load: &'a Path,
     case: &'a Case,
-    round: usize,
+    number: usize,
     /// Whether this is the last round of the case.
     last: bool,
 }
@@ -177,7 +177,7 @@ impl Round<'_> {
             case: case.clone(),
             endpoint: comparison
                 .map_or_else(|| MATCHBOOK.to_owned(), |comparison| comparison.to_string()),
-            round: self.round,
+            round: self.number,
             requests: report.requests,
             per_second: requests / report.seconds,
             p50_us: report.p50_us,

@@ -84,7 +84,7 @@ impl Setup<'_> {
     }
 }
 
-/// Another token server, with refresh tokens of OAuth and OpenID sessions.
+/// Another token server, with refresh tokens of OAuth and `OpenID` sessions.
 pub(crate) struct Competitor {
     listener: Listener,
     oauth: Endpoint,
