@@ -16,8 +16,6 @@ use super::support::{client_binary, server_binary};
 /// Timeout for expected events, long enough for a busy machine.
 const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-use script::{Act, Script};
-
 /// Number of concurrent processes.
 const PROCESSES: usize = 8;
 
