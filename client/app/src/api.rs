@@ -13,7 +13,7 @@ use actix_web::web::{self, Data, Json, Path, ReqData, ServiceConfig};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, ResponseError};
 use futures_util::future::join_all;
 use matchbook_client::{Client, Error};
-use matchbook_shared::{ErrorBody, Reason, RevokedSessions, SessionInfo};
+use matchbook_shared::{ErrorBody, InvalidGrantReason, RevokedSessions, SessionInfo};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -236,7 +236,7 @@ impl From<Error> for ApiError {
 
 impl ApiError {
     /// Returns why the session has ended, if the error says so.
-    fn reason(&self) -> Option<Reason> {
+    fn reason(&self) -> Option<InvalidGrantReason> {
         match self {
             Self::App(AppError::Client(Error::LoggedOut(reason))) => *reason,
             _ => None,

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use futures_util::StreamExt;
 use matchbook_client::{Client, Credentials, Error, FileStore, Response, Server, ServerError};
-use matchbook_shared::{Reason, UserInfo};
+use matchbook_shared::{InvalidGrantReason, UserInfo};
 
 use crate::config::Config;
 use crate::ended::{SUPERSEDED, SessionEnd};
@@ -58,7 +58,7 @@ pub(crate) enum CliError {
     #[error("not logged in (no tokens in {}): run `matchbook-client login` first", .0.display())]
     NotLoggedIn(PathBuf),
     #[error("{}: run `matchbook-client login` to log in again", SessionEnd::Ended(*.0).message())]
-    LoggedOut(Option<Reason>),
+    LoggedOut(Option<InvalidGrantReason>),
     #[error("{SUPERSEDED}: use one token file for all processes, and try again")]
     Superseded,
     #[error("{0} (to use another file: `--store FILE`, or the setting `store.path`)")]

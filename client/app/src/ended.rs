@@ -1,13 +1,13 @@
 //! Messages that say why a session has ended. The commands, the endpoints and the page
 //! share them, and each adds how to log in again there.
 
-use matchbook_shared::Reason;
+use matchbook_shared::InvalidGrantReason;
 
 /// How a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SessionEnd {
     /// The server ended the session or does not know it. It may give the reason.
-    Ended(Option<Reason>),
+    Ended(Option<InvalidGrantReason>),
     /// Another login replaced the session.
     Replaced,
 }
@@ -20,7 +20,7 @@ impl SessionEnd {
     /// Returns the reason's code: `replaced`, or the server's code.
     pub(crate) fn code(self) -> Option<&'static str> {
         match self {
-            Self::Ended(reason) => reason.map(Reason::as_str),
+            Self::Ended(reason) => reason.map(InvalidGrantReason::as_str),
             Self::Replaced => Some("replaced"),
         }
     }
@@ -30,21 +30,21 @@ impl SessionEnd {
     pub(crate) fn message(self) -> &'static str {
         match self {
             Self::Replaced => "another login with the same cookie has replaced the session",
-            Self::Ended(Some(Reason::Reuse)) => {
+            Self::Ended(Some(InvalidGrantReason::Reuse)) => {
                 "the session has ended because an old refresh token of it was used: there may be \
                  a copy of the tokens, so check where they are stored"
             }
-            Self::Ended(Some(Reason::LoggedOut)) => {
+            Self::Ended(Some(InvalidGrantReason::LoggedOut)) => {
                 "the session has ended because it was logged out, here or from another device"
             }
-            Self::Ended(Some(Reason::ExpiredIdle)) => {
+            Self::Ended(Some(InvalidGrantReason::ExpiredIdle)) => {
                 "the session has ended because it was not used for longer than the server allows"
             }
-            Self::Ended(Some(Reason::ExpiredAbsolute)) => {
+            Self::Ended(Some(InvalidGrantReason::ExpiredAbsolute)) => {
                 "the session has ended because it reached the longest lifetime that the server \
                  allows"
             }
-            Self::Ended(Some(Reason::Unknown)) => {
+            Self::Ended(Some(InvalidGrantReason::Unknown)) => {
                 "the server does not know this session: it was removed after its end, or the \
                  server's database was replaced"
             }
