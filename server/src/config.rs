@@ -118,9 +118,9 @@ fn database(settings: &Settings, data_dir: &Path) -> Result<store::Options, Sett
     Ok(store::Options {
         url: url.parse().map_err(|problem| settings.invalid(key, problem))?,
         pool_size,
-        wait: settings.duration("database.acquire_timeout")?,
-        queue: settings.get("database.max_queue")?,
-        timeout: settings.duration("database.query_timeout")?,
+        acquire_timeout: settings.duration("database.acquire_timeout")?,
+        max_queue: settings.get("database.max_queue")?,
+        query_timeout: settings.duration("database.query_timeout")?,
     })
 }
 

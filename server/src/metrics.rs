@@ -180,7 +180,7 @@ impl Metrics {
     /// Encodes all metrics as text, with the current values of the gauges.
     #[must_use]
     pub fn encode(&self, store: &Store, redis_up: bool, redis_evicting: bool) -> String {
-        let pool = store.pool();
+        let pool = store.pool_stats();
         for (state, count) in [("busy", pool.busy), ("idle", pool.idle), ("waiting", pool.waiting)]
         {
             self.pool.get_or_create(&State { state: Label(state) }).set(count.into());

@@ -144,7 +144,7 @@ impl KeyRing {
         for (key, _) in stored.iter().zip(&phases).filter(|(_, phase)| **phase == Phase::Expired) {
             let kid = key.kid.clone();
             tracing::info!(kid, "signing key deleted, all its tokens have expired");
-            self.store.run_aside(move |conn| signing_keys::delete(conn, &kid)).await?;
+            self.store.run_reserved(move |conn| signing_keys::delete(conn, &kid)).await?;
         }
         let Some(newest) = stored.last() else { return Ok(()) };
         let Some(rotate_after) = self.options.rotate_after else { return Ok(()) };
@@ -224,7 +224,7 @@ impl KeyRing {
     }
 
     async fn stored(&self) -> Result<Vec<StoredKey>, store::Error> {
-        self.store.run_aside(signing_keys::all).await
+        self.store.run_reserved(signing_keys::all).await
     }
 
     /// Reads the keys, unless they were read a moment ago.
@@ -277,7 +277,7 @@ impl KeyRing {
         if !is_current {
             let seen = stored.clone();
             let sealed = self.encryption.encrypt(&stored.kid, &pkcs8)?;
-            self.store.run_aside(move |conn| signing_keys::reseal(conn, &seen, &sealed)).await?;
+            self.store.run_reserved(move |conn| signing_keys::reseal(conn, &seen, &sealed)).await?;
             tracing::info!(kid = %stored.kid, "signing key encrypted under the new secret");
         }
         let key = SigningKey::parse(&stored.algorithm, &pkcs8)
@@ -315,7 +315,7 @@ impl KeyRing {
         let cx = KeyContext { encryption: &self.encryption, options: &self.options, now };
         let key = new.into_stored(sequence, active_from, &cx)?;
         let kid = key.kid.clone();
-        if self.store.run_aside(move |conn| signing_keys::insert(conn, &key)).await? {
+        if self.store.run_reserved(move |conn| signing_keys::insert(conn, &key)).await? {
             tracing::info!(kid, algorithm = algorithm.name(), "signing key created");
             if active_from == UNSCHEDULED {
                 self.schedule(kid).await?;
@@ -328,7 +328,7 @@ impl KeyRing {
     async fn schedule(&self, kid: String) -> Result<(), Error> {
         let at = clock::now().after(self.options.publish_ahead);
         let schedule = move |conn: &mut Conn| signing_keys::schedule(conn, &kid, UNSCHEDULED, at);
-        Ok(self.store.run_aside(schedule).await?)
+        Ok(self.store.run_reserved(schedule).await?)
     }
 }
 

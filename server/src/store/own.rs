@@ -11,7 +11,8 @@ use diesel::{ConnectionError, QueryResult};
 use tokio::sync::Semaphore;
 
 use super::connection::{Connector, is_usable};
-use super::{Conn, Url, is_connection_fault};
+use super::error::is_connection_fault;
+use super::{Conn, Url};
 
 /// One connection, made when it is first used and again after a fault. No other
 /// work queues before the task's own.

@@ -138,7 +138,7 @@ impl Store {
         loop {
             let skew = self.skew.clone();
             // One that fails is no news of the clock.
-            let _ = self.run_aside(move |conn| skew.measure(conn)).await;
+            let _ = self.run_reserved(move |conn| skew.measure(conn)).await;
             let (state, problem) = self.clock();
             if state != before {
                 match problem {

@@ -122,8 +122,8 @@ async fn timed_out_rotation_gets_an_error_and_is_not_executed() {
     let mut harness = Harness::new(DEFAULT);
     let store = harness.store_with(|options| {
         options.pool_size = 4;
-        options.wait = Duration::from_millis(300);
-        options.timeout = MINUTE;
+        options.acquire_timeout = Duration::from_millis(300);
+        options.query_timeout = MINUTE;
     });
     let mut attempts = attempts(&mut harness, 40);
     let others = attempts.split_off(20);
@@ -137,7 +137,7 @@ async fn timed_out_rotation_gets_an_error_and_is_not_executed() {
     let first = queued(&store, attempts).await;
     await_nobody_waiting(&store).await;
     let others = queued(&store, others).await;
-    assert!(store.pool().waiting > 0);
+    assert!(store.pool_stats().waiting > 0);
     await_nobody_waiting(&store).await;
     other.batch_execute(unlock).unwrap();
     let (mut done, mut notified) = (0, 0);
@@ -179,7 +179,7 @@ async fn is_pending(future: &mut (impl Future + Unpin)) -> bool {
 
 async fn await_nobody_waiting(store: &Store) {
     let asked = Instant::now();
-    while store.pool().waiting > 0 {
+    while store.pool_stats().waiting > 0 {
         assert!(asked.elapsed() < MINUTE, "they wait without a limit");
         actix_rt::time::sleep(Duration::from_millis(1)).await;
     }
@@ -190,7 +190,7 @@ async fn rotations_beyond_the_queue_are_rejected() {
     let mut harness = Harness::new(DEFAULT);
     let store = harness.store_with(|options| {
         options.pool_size = 4;
-        options.queue = 2;
+        options.max_queue = 2;
     });
     let attempts = attempts(&mut harness, 30);
     let (mut done, mut notified) = (0, 0);
@@ -210,7 +210,7 @@ async fn batch_leader_waits_for_a_connection_even_if_the_queue_is_full() {
     let mut harness = Harness::new(DEFAULT);
     let store = harness.store_with(|options| {
         options.pool_size = 1;
-        options.queue = 1;
+        options.max_queue = 1;
     });
     let attempt = attempts(&mut harness, 1).remove(0);
     let (let_go, hold) = until_let_go();
@@ -268,8 +268,8 @@ async fn unresponsive_batch_blocks_its_shard_no_longer_than_the_timeout() {
     let store = harness.store_with(|options| {
         options.url = url.parse().unwrap();
         options.pool_size = 4;
-        options.wait = Duration::from_millis(200);
-        options.timeout = Duration::from_millis(300);
+        options.acquire_timeout = Duration::from_millis(200);
+        options.query_timeout = Duration::from_millis(300);
     });
     // Both are of one session, so that they use one shard.
     let pair = harness.open().1;
@@ -290,8 +290,8 @@ async fn rotation_waiting_for_a_lock_is_canceled_and_not_executed_later() {
     let mut harness = Harness::new(DEFAULT);
     let store = harness.store_with(|options| {
         options.pool_size = 4;
-        options.wait = Duration::from_millis(200);
-        options.timeout = Duration::from_millis(300);
+        options.acquire_timeout = Duration::from_millis(200);
+        options.query_timeout = Duration::from_millis(300);
     });
     let pair = harness.open().1;
     let mut other = harness.connection();
@@ -341,7 +341,7 @@ async fn sqlite_writers_queue_in_fifo_order_and_readers_do_not_wait() {
     let mut writing = Box::pin(store.write(hold));
     assert!(is_pending(&mut writing).await);
     let mut next = Box::pin(store.write(|_| Ok(())));
-    let waits = is_pending(&mut next).await && store.pool().waiting == 1;
+    let waits = is_pending(&mut next).await && store.pool_stats().waiting == 1;
     assert_eq!(waits, matches!(harness.conn, Conn::Sqlite(_)), "PostgreSQL has many writers");
     let reading = join_all((0..2).map(|_| store.run(|_| Ok(())))).await;
     assert!(reading.into_iter().all(|read| read.is_ok()));

@@ -110,7 +110,7 @@ pub(crate) struct Harness {
 
 /// A pool of one connection.
 fn options(url: Url) -> Options {
-    Options { url, pool_size: 1, wait: MINUTE, queue: 1000, timeout: MINUTE }
+    Options { url, pool_size: 1, acquire_timeout: MINUTE, max_queue: 1000, query_timeout: MINUTE }
 }
 
 impl Harness {

@@ -1,0 +1,144 @@
+//! Why the database could not be used: at the start, or for one request.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_rt::task::JoinError;
+use diesel::ConnectionError;
+use diesel::result::{DatabaseErrorKind, Error as QueryError};
+
+/// Why work on the database has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No connection could be made.
+    #[error("no database connection within {0:?}: {1}")]
+    Connect(Duration, #[source] r2d2::Error),
+    /// All connections are in use.
+    #[error("no free database connection within {0:?}")]
+    AcquireTimeout(Duration),
+    /// All connections are in use, and too many requests wait for one.
+    #[error("{0} requests already wait for a database connection")]
+    QueueFull(u32),
+    /// The work continues, but its result is lost.
+    #[error("the database did not respond within {0:?}")]
+    QueryTimeout(Duration),
+    /// The connection was lost, or its server no longer accepts writes.
+    #[error("database unavailable: {0}")]
+    Unavailable(#[source] QueryError),
+    /// The statement failed on a sound connection and may succeed later: the disk is
+    /// full, another transaction is in the way, the database turned read-only.
+    #[error("statement failed temporarily: {0}")]
+    Unable(#[source] QueryError),
+    /// A bug, or a schema that does not fit this version.
+    #[error("statement failed: {0}")]
+    Query(#[source] QueryError),
+    #[error("database task panicked or was cancelled: {0}")]
+    TaskPanicked(#[source] JoinError),
+    /// This server's clock differs too much from the database's.
+    #[error("this server's clock is wrong")]
+    WrongClock,
+    /// The caller had given up before the work began.
+    #[error("the request timed out before the database could execute it")]
+    TooLate,
+    /// The batch of a rotation was dropped before its result was known.
+    #[error("database task dropped before its result was known")]
+    Canceled,
+    /// The error of the batch that contained the rotation.
+    #[error(transparent)]
+    Batch(Arc<Self>),
+}
+
+impl Error {
+    /// Returns whether a retry may succeed.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Connect(..)
+            | Self::AcquireTimeout(_)
+            | Self::QueueFull(_)
+            | Self::QueryTimeout(_)
+            | Self::Unavailable(_)
+            | Self::Unable(_)
+            | Self::WrongClock
+            | Self::TooLate
+            | Self::Canceled => true,
+            Self::Batch(error) => error.is_transient(),
+            Self::Query(_) | Self::TaskPanicked(_) => false,
+        }
+    }
+}
+
+/// Why the database could not be opened at the start of a command or server.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("cannot open the database {url}: {source}")]
+    Connect {
+        /// Without its password.
+        url: String,
+        source: ConnectionError,
+    },
+    #[error("cannot migrate the database {url}: {source}")]
+    Migrate {
+        /// Without its password.
+        url: String,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The version or the encoding is not supported.
+    #[error("cannot use the database {url}: {problem}")]
+    Unfit {
+        /// Without its password.
+        url: String,
+        /// What is wrong, and how to repair it.
+        problem: String,
+    },
+    /// Rows would get wrong times.
+    #[error("nothing was changed: {0}")]
+    WrongClock(String),
+    #[error("cannot create the connection pool: {0}")]
+    Pool(#[from] r2d2::Error),
+}
+
+/// Returns whether a statement that failed on a sound connection may succeed later.
+///
+/// Diesel has no SQLSTATE for most errors. PostgreSQL reports a position for a statement
+/// that it cannot parse, or whose table or column is missing. Errors at run time have no
+/// position: a deadlock, a full disk, a canceled or rejected statement.
+pub(super) fn is_transient(error: &QueryError) -> bool {
+    match error {
+        QueryError::DatabaseError(kind, info) => match kind {
+            DatabaseErrorKind::SerializationFailure => true,
+            DatabaseErrorKind::Unknown => {
+                info.statement_position().is_none() && !is_sqlite_mistake(info.message())
+            }
+            _ => false,
+        },
+        QueryError::RollbackErrorOnCommit { commit_error, .. } => is_transient(commit_error),
+        _ => false,
+    }
+}
+
+/// Returns whether SQLite's message (`sqlite3_errmsg`) is about a statement that does not
+/// fit the schema.
+fn is_sqlite_mistake(message: &str) -> bool {
+    let prefixes = ["no such ", "near ", "table ", "no query solution"];
+    prefixes.iter().any(|prefix| message.starts_with(prefix)) || message.contains("syntax error")
+}
+
+/// Returns whether the error itself shows that the connection must not be used again.
+///
+/// Other lost connections show when they are checked. A connection to a standby is as
+/// useless as a lost one. After a commit that cannot be rolled back, diesel's transaction
+/// state is wrong.
+pub(super) fn is_connection_fault(error: &QueryError) -> bool {
+    matches!(
+        error,
+        QueryError::DatabaseError(
+            DatabaseErrorKind::ClosedConnection
+                | DatabaseErrorKind::UnableToSendCommand
+                | DatabaseErrorKind::ReadOnlyTransaction,
+            _
+        ) | QueryError::BrokenTransactionManager
+            | QueryError::RollbackErrorOnCommit { .. }
+            | QueryError::AlreadyInTransaction
+    )
+}

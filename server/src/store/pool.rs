@@ -1,0 +1,232 @@
+//! The connection pool and its admission control.
+//!
+//! A request acquires a permit before it gets a blocking thread, so that waiting requests
+//! hold no thread. At most `database.max_queue` requests wait for a permit, each for at
+//! most `database.acquire_timeout`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use diesel::QueryResult;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::connection::{Connector, LogErrors, PooledConn};
+use super::error::{is_connection_fault, is_transient};
+use super::{Conn, Error, Options, Url};
+
+/// What a permit is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Statements that only read.
+    Read,
+    /// Statements that write. SQLite has one writer at a time.
+    Write,
+    /// Work of the server itself, on a connection that requests never use. Many requests
+    /// cannot delay it.
+    Reserved,
+}
+
+/// The right to use one connection of the pool.
+pub(super) struct Permit {
+    _connection: OwnedSemaphorePermit,
+    _write: Option<OwnedSemaphorePermit>,
+}
+
+/// The state of the connection pool.
+#[derive(Debug, Clone, Copy)]
+pub struct PoolStats {
+    /// Open connections in use.
+    pub busy: u32,
+    /// Open connections that are free.
+    pub idle: u32,
+    /// Requests that wait for a connection.
+    pub waiting: u32,
+}
+
+/// r2d2 accepts no shorter timeout.
+const MIN_ACQUIRE_TIMEOUT: Duration = Duration::from_millis(10);
+
+/// A pool of connections to one database. Clones share it.
+#[derive(Clone)]
+pub(super) struct Pool {
+    connections: r2d2::Pool<Connector>,
+    /// One permit per connection for requests, taken before a blocking thread is used.
+    connection_permits: Arc<Semaphore>,
+    /// SQLite only: serializes writers in FIFO order, because SQLite's own lock is not
+    /// fair.
+    write_permit: Option<Arc<Semaphore>>,
+    /// One permit, for the connection of the server itself.
+    reserved_permit: Arc<Semaphore>,
+    /// One slot per request that may wait for a permit.
+    queue_slots: Arc<Semaphore>,
+    queue_limit: u32,
+    acquire_timeout: Duration,
+    query_timeout: Duration,
+}
+
+impl Pool {
+    pub(super) fn new(options: &Options, connector: Connector) -> Result<Self, r2d2::Error> {
+        let connections = r2d2::Pool::builder()
+            .max_size(options.pool_size + 1)
+            .min_idle(Some(1))
+            .connection_timeout(options.acquire_timeout)
+            .error_handler(Box::new(LogErrors))
+            .build(connector)?;
+        let write_permit = match options.url {
+            Url::Postgres(_) => None,
+            Url::Sqlite(_) => Some(Arc::new(Semaphore::new(1))),
+        };
+        Ok(Self {
+            connections,
+            connection_permits: Arc::new(Semaphore::new(options.pool_size as usize)),
+            write_permit,
+            reserved_permit: Arc::new(Semaphore::new(1)),
+            queue_slots: Arc::new(Semaphore::new(options.max_queue as usize)),
+            queue_limit: options.max_queue,
+            acquire_timeout: options.acquire_timeout,
+            query_timeout: options.query_timeout,
+        })
+    }
+
+    /// The semaphore that serializes writers, on SQLite.
+    pub(super) fn write_permit(&self) -> Option<Arc<Semaphore>> {
+        self.write_permit.clone()
+    }
+
+    pub(super) fn acquire_timeout(&self) -> Duration {
+        self.acquire_timeout
+    }
+
+    pub(super) fn query_timeout(&self) -> Duration {
+        self.query_timeout
+    }
+
+    /// How long work takes at most, including the wait for a connection.
+    pub(super) fn total_timeout(&self) -> Duration {
+        self.acquire_timeout + self.query_timeout
+    }
+
+    /// Acquires a permit, in the order of the calls. A request that has to wait takes a
+    /// queue slot, or fails at once if there is none.
+    pub(super) async fn acquire(&self, kind: Kind) -> Result<Permit, Error> {
+        if let Some(permit) = self.try_acquire(kind) {
+            return Ok(permit);
+        }
+        let _slot = match kind {
+            Kind::Read | Kind::Write => Some(self.queue_slot()?),
+            Kind::Reserved => None,
+        };
+        self.acquire_without_slot(kind).await
+    }
+
+    /// Acquires a permit if one is free.
+    pub(super) fn try_acquire(&self, kind: Kind) -> Option<Permit> {
+        let write = self.write_semaphore(kind).map(Semaphore::try_acquire_owned);
+        let write = write.transpose().ok()?;
+        let connection = self.connection_semaphore(kind).try_acquire_owned().ok()?;
+        Some(Permit { _connection: connection, _write: write })
+    }
+
+    /// Acquires a permit for callers that hold queue slots already. Writers wait for their
+    /// turn first, so that readers can use the connections meanwhile.
+    pub(super) async fn acquire_without_slot(&self, kind: Kind) -> Result<Permit, Error> {
+        let write = match self.write_semaphore(kind) {
+            Some(semaphore) => Some(self.wait_for(semaphore).await?),
+            None => None,
+        };
+        let connection = self.wait_for(self.connection_semaphore(kind)).await?;
+        Ok(Permit { _connection: connection, _write: write })
+    }
+
+    /// Takes a slot for a request that waits, unless too many wait already.
+    pub(super) fn queue_slot(&self) -> Result<OwnedSemaphorePermit, Error> {
+        let slot = self.queue_slots.clone().try_acquire_owned();
+        slot.map_err(|_| Error::QueueFull(self.queue_limit))
+    }
+
+    fn connection_semaphore(&self, kind: Kind) -> Arc<Semaphore> {
+        match kind {
+            Kind::Read | Kind::Write => self.connection_permits.clone(),
+            Kind::Reserved => self.reserved_permit.clone(),
+        }
+    }
+
+    fn write_semaphore(&self, kind: Kind) -> Option<Arc<Semaphore>> {
+        match kind {
+            Kind::Write => self.write_permit.clone(),
+            Kind::Read | Kind::Reserved => None,
+        }
+    }
+
+    async fn wait_for(&self, semaphore: Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Error> {
+        match tokio::time::timeout(self.acquire_timeout, semaphore.acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            // The semaphores are never closed.
+            _ => Err(Error::AcquireTimeout(self.acquire_timeout)),
+        }
+    }
+
+    /// Acquires a permit and runs blocking `work` on a connection, off the async threads.
+    /// Work that takes too long continues, but its result is dropped.
+    pub(super) async fn run<T, F>(&self, kind: Kind, work: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Conn) -> QueryResult<T> + Send + 'static,
+    {
+        let started = Instant::now();
+        let permit = self.acquire(kind).await?;
+        let pool = self.clone();
+        let span = tracing::Span::current();
+        let work = actix_rt::task::spawn_blocking(move || {
+            let _entered = span.entered();
+            let _permit = permit;
+            // The caller has given up.
+            if started.elapsed() > pool.total_timeout() {
+                return Err(Error::TooLate);
+            }
+            let left = pool.acquire_timeout.saturating_sub(started.elapsed());
+            pool.with_connection(left, work)
+        });
+        match tokio::time::timeout(self.total_timeout(), work).await {
+            Ok(done) => done.map_err(Error::TaskPanicked)?,
+            Err(_) => Err(Error::QueryTimeout(self.query_timeout)),
+        }
+    }
+
+    /// Blocks: takes a connection and runs `work` on it. The caller holds a [`Permit`].
+    pub(super) fn with_connection<T>(
+        &self,
+        acquire_timeout: Duration,
+        work: impl FnOnce(&mut Conn) -> QueryResult<T>,
+    ) -> Result<T, Error> {
+        let pooled = self.connections.get_timeout(acquire_timeout.max(MIN_ACQUIRE_TIMEOUT));
+        let mut pooled = pooled.map_err(|error| Error::Connect(self.acquire_timeout, error))?;
+        let PooledConn { conn, .. } = &mut *pooled;
+        let started = Instant::now();
+        work(conn).map_err(|error| {
+            // `statement_timeout` canceled it. Its message depends on the language.
+            let timed_out = started.elapsed() >= self.query_timeout;
+            // The check runs only after a failure, so that it costs nothing otherwise.
+            if is_connection_fault(&error) || !pooled.is_alive() {
+                pooled.mark_broken();
+                Error::Unavailable(error)
+            } else if timed_out {
+                Error::Unavailable(error)
+            } else if is_transient(&error) {
+                Error::Unable(error)
+            } else {
+                Error::Query(error)
+            }
+        })
+    }
+
+    pub(super) fn stats(&self) -> PoolStats {
+        let state = self.connections.state();
+        let waiting = self.queue_limit as usize - self.queue_slots.available_permits();
+        PoolStats {
+            busy: state.connections.saturating_sub(state.idle_connections),
+            idle: state.idle_connections,
+            waiting: u32::try_from(waiting).unwrap_or(u32::MAX),
+        }
+    }
+}
