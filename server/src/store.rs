@@ -38,7 +38,7 @@ use rotation_batcher::RotationBatcher;
 use sessions::{Rotated, RotationUpdate};
 pub use skew::ClockState;
 use skew::Skew;
-pub use types::Address;
+pub use types::IpAddress;
 pub use url::Url;
 
 use crate::clock::Timestamp;

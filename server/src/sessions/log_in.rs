@@ -41,7 +41,7 @@ pub fn log_in(
     conn.transaction(|conn| {
         // The write comes first: of several concurrent logins, one succeeds.
         if !users::use_login(conn, user, now)? {
-            return Ok(match users::is_there(conn, user)? {
+            return Ok(match users::exists(conn, user)? {
                 false => LoginOutcome::UserNotFound,
                 true if store::sessions::has_live(conn, user, now)? => LoginOutcome::AlreadyActive,
                 true => LoginOutcome::GuestIdUsed,

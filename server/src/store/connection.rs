@@ -1,4 +1,4 @@
-//! One connection to either database, and how the pool makes and checks it.
+//! A connection to either database, and how the pool opens and checks it.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -25,12 +25,8 @@ pub enum Conn {
 }
 
 impl Conn {
-    /// Runs `work` in a transaction that may read before it writes: on SQLite,
-    /// which cannot turn a reader into a writer once another has written, it
-    /// is a writer from its first moment on.
-    ///
-    /// # Errors
-    /// Those of `work`, whose changes are undone then.
+    /// Runs `work` in a transaction that may read before it writes. On SQLite it takes the
+    /// write lock at once: a reader cannot become a writer after another has written.
     pub(crate) fn write<T>(
         &mut self,
         work: impl FnOnce(&mut Self) -> QueryResult<T>,
@@ -39,30 +35,30 @@ impl Conn {
         AnsiTransactionManager::begin_transaction_sql(sqlite, "BEGIN IMMEDIATE")?;
         let done = work(self).and_then(|done| Self::commit_transaction(self).map(|()| done));
         if done.is_err() {
-            // A commit that fails has undone everything by itself.
+            // A failed commit has rolled back by itself.
             let _ = Self::rollback_transaction(self);
         }
         done
     }
 }
 
-/// Makes connections; picks the driver by the URL, never by trying.
+/// Opens connections. The URL decides on the driver.
 pub(super) struct Connector {
     url: Url,
-    /// How long a statement of a pooled connection may take.
-    timeout: Duration,
+    /// The `statement_timeout` of pooled connections.
+    query_timeout: Duration,
 }
 
 impl Connector {
-    pub(super) fn new(url: &Url, timeout: Duration) -> Self {
+    pub(super) fn new(url: &Url, query_timeout: Duration) -> Self {
         let url = match url {
             Url::Postgres(url) => Url::Postgres(with_defaults(url)),
             Url::Sqlite(path) => Url::Sqlite(path.clone()),
         };
-        Self { url, timeout }
+        Self { url, query_timeout }
     }
 
-    /// Connects to a database that takes writes, whatever the URL asks libpq for.
+    /// Connects to a database that accepts writes, whatever the URL says.
     pub(super) fn establish_writable(&self) -> ConnectionResult<Conn> {
         let mut conn = self.establish()?;
         if let Conn::Postgres(_) = conn {
@@ -80,12 +76,12 @@ impl Connector {
     }
 }
 
-/// libpq takes a standby by default, waits for ever, also for a peer that has vanished without a
-/// word, and shows up nameless in `pg_stat_activity`.
+/// Adds settings that libpq lacks by default: timeouts, also for a peer that has vanished,
+/// and a name in `pg_stat_activity`.
 fn with_defaults(url: &SecretString) -> SecretString {
     let mut url = url.expose_secret().to_owned();
     for (name, value) in [
-        // A standby lags: it would accept a session that was ended elsewhere.
+        // A standby lags: it would accept a session that has ended.
         ("target_session_attrs", "read-write"),
         ("connect_timeout", "5"),
         ("tcp_user_timeout", "5000"),
@@ -102,40 +98,41 @@ fn with_defaults(url: &SecretString) -> SecretString {
     url.into()
 }
 
-/// Statements are to find their rows by an index, and to be planned once where
-/// they are prepared. PostgreSQL would plan short batches anew each time, and read a
-/// young table whole until it is analysed. Where it has to read one whole, as
-/// `ends`, it must not begin with compiling.
-const PLANS: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; \
-                     SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off";
+/// Makes PostgreSQL plan each prepared statement once, and find rows by an index.
+///
+/// By default it plans short batches again each time, and scans a young table until it is
+/// analysed. A full scan, as of `session_revocations`, must not begin with compilation.
+const PLANNER_SETTINGS: &str = "SET plan_cache_mode = force_generic_plan; \
+                                SET enable_seqscan = off; SET enable_hashjoin = off; \
+                                SET enable_mergejoin = off; SET jit = off";
 
 fn open_server(url: &str) -> ConnectionResult<PgConnection> {
     let mut conn = PgConnection::establish(url)?;
-    conn.batch_execute(PLANS).map_err(ConnectionError::CouldntSetupConfiguration)?;
+    conn.batch_execute(PLANNER_SETTINGS).map_err(ConnectionError::CouldntSetupConfiguration)?;
     Ok(conn)
 }
 
 /// How long a statement waits for another writer of the same SQLite file.
-const BUSY: Duration = Duration::from_secs(5);
+const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn open_file(path: &Path) -> ConnectionResult<SqliteConnection> {
     let path = path.to_str().ok_or_else(|| {
-        ConnectionError::BadConnection("the path of the SQLite file is not UTF-8".into())
+        ConnectionError::BadConnection("the path of the SQLite file is not valid UTF-8".into())
     })?;
     let mut conn = SqliteConnection::establish(path)?;
-    // FULL, since an acknowledged rotation that a power cut undoes would log
-    // its owner out. The busy timeout comes first: the others may have to wait.
+    // FULL: a power failure must not undo an acknowledged rotation, which would log its
+    // user out. The busy timeout comes first, because the other pragmas may have to wait.
     let pragmas = format!(
         "PRAGMA busy_timeout = {}; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
          PRAGMA foreign_keys = ON;",
-        BUSY.as_millis()
+        SQLITE_BUSY_TIMEOUT.as_millis()
     );
-    // Two that switch a new file to WAL at once, or one that opens it while
-    // another closes it for the last time, are told so without the timeout.
+    // SQLite ignores the timeout when two connections switch a new file to WAL, or when
+    // one opens a file that another closes.
     let started = Instant::now();
     loop {
         match conn.batch_execute(&pragmas) {
-            Err(error) if is_locked(&error) && started.elapsed() < BUSY => {
+            Err(error) if is_locked(&error) && started.elapsed() < SQLITE_BUSY_TIMEOUT => {
                 std::thread::sleep(Duration::from_millis(10));
             }
             done => {
@@ -145,13 +142,13 @@ fn open_file(path: &Path) -> ConnectionResult<SqliteConnection> {
     }
 }
 
-/// Whether another writer has SQLite's lock.
+/// Returns whether another writer holds SQLite's lock.
 pub(super) fn is_locked(error: &QueryError) -> bool {
     matches!(error, QueryError::DatabaseError(_, info) if info.message() == "database is locked")
 }
 
-/// Whether a database answers that takes writes. Nothing can turn a SQLite file
-/// into a copy of another; there a statement that needs no lock will do.
+/// Returns whether the database responds and accepts writes. SQLite has no standby, so a
+/// statement that needs no lock is enough.
 pub(super) fn is_usable(conn: &mut Conn) -> bool {
     match conn {
         Conn::Postgres(_) => check_writable(conn).is_ok(),
@@ -159,11 +156,8 @@ pub(super) fn is_usable(conn: &mut Conn) -> bool {
     }
 }
 
-/// Checks that the database takes writes. On SQLite this takes the lock for it, and
+/// Checks that the database accepts writes. On SQLite this takes the write lock, but
 /// writes nothing.
-///
-/// # Errors
-/// When it does not.
 pub(super) fn check_writable(conn: &mut Conn) -> QueryResult<()> {
     match conn {
         Conn::Sqlite(_) => conn.write(|_| Ok(())),
@@ -186,17 +180,17 @@ pub(super) struct PooledConn {
     broken: bool,
 }
 
-/// A connection idle for longer is asked whether it still lives before it is
-/// used; a busy one is not, since the question costs as much as the work.
-const TRUSTED_FOR: Duration = Duration::from_secs(1);
+/// A connection that was idle for longer is checked before it is used. A busy one is not:
+/// the check costs as much as the work.
+const REVALIDATE_AFTER: Duration = Duration::from_secs(1);
 
 impl PooledConn {
-    /// Whether the database still answers on it, and takes writes.
+    /// Returns whether the database responds on this connection and accepts writes.
     pub(super) fn is_alive(&mut self) -> bool {
         is_usable(&mut self.conn)
     }
 
-    /// Keeps it from being used again.
+    /// Removes the connection from the pool when it is returned.
     pub(super) fn mark_broken(&mut self) {
         self.broken = true;
     }
@@ -209,9 +203,9 @@ impl r2d2::ManageConnection for Connector {
     fn connect(&self) -> Result<PooledConn, ConnectionError> {
         let mut conn = self.establish_writable()?;
         if let Conn::Postgres(conn) = &mut conn {
-            // A request gives up after the same time, and what it asked for is not to be
-            // carried out after that. Waits for locks count.
-            let timeout = self.timeout.as_millis().max(1);
+            // A request gives up after the same time, and its statement must not be executed
+            // later. The timeout includes waits for locks.
+            let timeout = self.query_timeout.as_millis().max(1);
             conn.batch_execute(&format!("SET statement_timeout = {timeout}"))
                 .map_err(ConnectionError::CouldntSetupConfiguration)?;
         }
@@ -219,7 +213,7 @@ impl r2d2::ManageConnection for Connector {
     }
 
     fn is_valid(&self, pooled: &mut PooledConn) -> Result<(), ConnectionError> {
-        if pooled.last_used.elapsed() > TRUSTED_FOR && !pooled.is_alive() {
+        if pooled.last_used.elapsed() > REVALIDATE_AFTER && !pooled.is_alive() {
             return Err(ConnectionError::BadConnection("the connection was lost".into()));
         }
         pooled.last_used = Instant::now();
@@ -232,13 +226,12 @@ impl r2d2::ManageConnection for Connector {
     }
 }
 
-/// The pool connects in the background; what goes wrong there has no request
-/// to be told to.
+/// Logs errors of connections that the pool opens in the background, for no request.
 #[derive(Debug)]
 pub(super) struct LogErrors;
 
 impl r2d2::HandleError<ConnectionError> for LogErrors {
     fn handle_error(&self, error: ConnectionError) {
-        tracing::warn!(error = %error, "no connection to the database");
+        tracing::warn!(error = %error, "database connection failed");
     }
 }

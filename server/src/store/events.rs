@@ -1,5 +1,5 @@
-//! Rows of `events`: the security log. They are added and, when they are old,
-//! deleted; what repeats within a minute is counted in its row.
+//! The table `events`: the audit log. Rows are inserted, and deleted when they are old. An
+//! event that repeats within a minute is counted in one row.
 
 use std::net::IpAddr;
 
@@ -7,35 +7,28 @@ use diesel::prelude::*;
 
 use super::Conn;
 use super::schema::events;
-use super::types::Address;
+use super::types::IpAddress;
 use crate::clock::Timestamp;
 use crate::crypto::Digest;
 use crate::ids::{EventId, Place, SessionId, UserId};
 
-/// Something that whoever looks into an incident wants to know of. Never holds
-/// a token.
+/// An event for the audit log. It never contains a token.
 pub struct Event<'a> {
-    /// Its id.
     pub id: EventId,
-    /// When.
     pub occurred_at: Timestamp,
-    /// What happened, in one word.
     pub kind: &'a str,
-    /// Why, in one word.
     pub reason: Option<&'a str>,
-    /// The session it was about.
     pub session: SessionId,
-    /// Whose session that is, where it is known.
+    /// The user of the session, if known.
     pub user: Option<UserId>,
-    /// Which generation was shown, where a refresh token was.
+    /// The generation of the refresh token that was presented.
     pub generation: Option<i64>,
-    /// Who asked: the address.
+    /// The address of the client.
     pub ip: Option<IpAddr>,
-    /// Who asked: the `User-Agent`.
     pub user_agent: Option<&'a str>,
 }
 
-/// The values of an entry, with those that are counted in the same row under this key.
+/// The columns of an event. Events with the same `$fold_key` are counted in one row.
 macro_rules! row {
     ($event:expr, $fold_key:expr) => {
         (
@@ -47,14 +40,14 @@ macro_rules! row {
             events::session_id.eq($event.session),
             events::user_id.eq($event.user),
             events::generation.eq($event.generation),
-            events::ip.eq($event.ip.map(Address)),
+            events::ip.eq($event.ip.map(IpAddress)),
             events::user_agent.eq($event.user_agent),
             events::fold_key.eq($fold_key),
         )
     };
 }
 
-/// [`count`] on one of the databases: diesel has no `ON CONFLICT` for both together.
+/// [`count`] on one database: diesel has no `ON CONFLICT` for `MultiConnection`.
 macro_rules! upsert {
     ($conn:expr, $event:expr) => {
         diesel::insert_into(events::table)
@@ -67,24 +60,17 @@ macro_rules! upsert {
     };
 }
 
-/// Adds an entry.
-///
-/// # Errors
-/// When the statement fails.
+/// Inserts an event.
 pub fn insert(conn: &mut Conn, event: &Event<'_>) -> QueryResult<()> {
     let row = row!(event, None::<&[u8]>);
     diesel::insert_into(events::table).values(row).execute(conn).map(drop)
 }
 
-/// The reason of what a copied token leads to, whichever request detects it.
+/// The reason of all events that a copied token causes.
 const REUSE: &str = "reuse";
 
-/// Adds an entry, or counts it with one of the same minute that differs in the time
-/// alone: the same session, kind, reason and address. One statement, so that servers
-/// that write at once count in one row.
-///
-/// # Errors
-/// When the statement fails.
+/// Inserts an event, or counts it in the row of the same minute, session, kind, reason and
+/// address. One statement does both, so that concurrent servers count in one row.
 pub fn count(conn: &mut Conn, event: &Event<'_>) -> QueryResult<()> {
     match conn {
         Conn::Postgres(conn) => upsert!(conn, event),
@@ -92,47 +78,38 @@ pub fn count(conn: &mut Conn, event: &Event<'_>) -> QueryResult<()> {
     }
 }
 
-/// Digests what entries that are counted together have in common.
+/// Returns the digest of the values that events counted in one row have in common.
 fn fold_key(event: &Event<'_>) -> Digest {
     let minute = event.occurred_at.as_secs().div_euclid(60).to_be_bytes();
     let reason = event.reason.unwrap_or_default();
-    // A copied token is one entry, whichever request detects it.
+    // A copied token is one event, whichever request detects it.
     let kind = if reason == REUSE { "" } else { event.kind };
     let ip = event.ip.map(|ip| ip.to_string()).unwrap_or_default();
-    // Kinds, reasons and addresses have no zero byte.
+    // Kinds, reasons and addresses contain no zero byte.
     let text = format!("{kind}\0{reason}\0{ip}");
     Digest::of(&[event.session.0.as_bytes(), &minute, text.as_bytes()])
 }
 
-/// An entry as it is read back.
+/// An event that was read from the audit log.
 #[derive(Queryable)]
 pub struct LoggedEvent {
-    /// When.
     pub occurred_at: Timestamp,
-    /// What happened.
     pub kind: String,
-    /// Why.
     pub reason: Option<String>,
-    /// Which generation was shown.
     pub generation: Option<i64>,
-    /// The address.
-    pub ip: Option<Address>,
-    /// The `User-Agent`.
+    pub ip: Option<IpAddress>,
     pub user_agent: Option<String>,
-    /// How often, within the minute.
+    /// How often it occurred within the minute.
     pub count: i64,
 }
 
-/// The last `limit` entries about a session, oldest first.
-///
-/// # Errors
-/// When the query fails.
+/// Returns the last `limit` events of a session, oldest first.
 pub fn for_session(
     conn: &mut Conn,
     session: SessionId,
     limit: i64,
 ) -> QueryResult<Vec<LoggedEvent>> {
-    let mut entries: Vec<LoggedEvent> = events::table
+    let mut logged: Vec<LoggedEvent> = events::table
         .filter(events::place.eq(session.place().value()))
         .filter(events::session_id.eq(session))
         .order(events::id.desc())
@@ -147,8 +124,8 @@ pub fn for_session(
             events::count,
         ))
         .load(conn)?;
-    entries.reverse();
-    Ok(entries)
+    logged.reverse();
+    Ok(logged)
 }
 
 /// The result of one step of the sweeper.

@@ -1,4 +1,4 @@
-//! Brings the tables up to date, however many servers start at once.
+//! Migrates the schema, also when several servers start at once.
 
 use std::error::Error;
 
@@ -10,16 +10,17 @@ use super::Conn;
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations");
 
-/// Any number will do that no other program takes on this database.
+/// A number that no other program uses for an advisory lock on this database.
+///
+/// NEVER CHANGE IT once a version is released: an old and a new server that start at once
+/// would migrate at the same time.
 const ADVISORY_LOCK: i64 = 0x6d61_7463_6862_6f6b;
 
-/// What PostgreSQL can be told about `sessions` and SQLite cannot. A fifth
-/// of each page stays free, so that a new version of a row fits beside the old
-/// one and the indexes need not change (HOT).
+/// A setting of `sessions` that SQLite does not have. A fifth of each page stays free, so
+/// that the new version of a row fits beside the old one and no index changes (HOT).
 const STORAGE: &str = "ALTER TABLE sessions SET (fillfactor = 80)";
 
-/// Runs what has not been run yet, under a lock: of several servers one
-/// migrates, and the others wait for it and find nothing left to do.
+/// Runs pending migrations under a lock: one server migrates, and the others wait.
 pub(super) fn run(conn: &mut Conn) -> Result<(), Box<dyn Error + Send + Sync>> {
     match conn {
         Conn::Postgres(conn) => conn.transaction(|conn| {
@@ -33,7 +34,7 @@ pub(super) fn run(conn: &mut Conn) -> Result<(), Box<dyn Error + Send + Sync>> {
     }
 }
 
-/// Whether there was anything to do.
+/// Returns whether any migration was pending.
 fn migrate<DB: diesel::backend::Backend>(
     conn: &mut impl MigrationHarness<DB>,
 ) -> Result<bool, Box<dyn Error + Send + Sync>> {

@@ -14,41 +14,37 @@ use super::connection::{Connector, is_usable};
 use super::error::is_connection_fault;
 use super::{Conn, Url};
 
-/// One connection, made when it is first used and again after a fault. No other
-/// work queues before the task's own.
+/// One connection, opened when it is first used and again after it was lost. The task
+/// never waits for other work.
 #[derive(Clone)]
 pub struct Own {
     connector: Arc<Connector>,
     /// Held during work on SQLite, which has one writer.
     writer: Option<Arc<Semaphore>>,
-    /// Empty while the connection is in use. Work that nobody waits for any more
-    /// keeps its connection, and the next work opens another one.
+    /// `None` while the connection is in use. Work that has timed out keeps its connection,
+    /// and the next work opens another one.
     idle: Arc<Mutex<Option<Conn>>>,
     connections: Arc<AtomicU64>,
 }
 
-/// Why work on such a connection has no result.
+/// Why work on the connection has no result.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no connection.
     #[error("no database connection: {0}")]
     Connect(#[from] ConnectionError),
-    /// The connection was lost.
     #[error("database connection lost: {0}")]
     Lost(#[source] QueryError),
-    /// A statement failed on a sound connection.
+    /// The connection itself is sound.
     #[error("statement failed: {0}")]
     Query(#[source] QueryError),
-    /// It took too long.
     #[error("the database did not respond within {0:?}")]
     Slow(Duration),
-    /// It panicked or was cancelled.
-    #[error("the work on the database did not finish: {0}")]
+    #[error("database task panicked or was cancelled: {0}")]
     Unfinished(#[from] JoinError),
 }
 
 impl Error {
-    /// Whether the database itself is away, as opposed to slow or unable.
+    /// Returns whether there is no connection, as opposed to a slow or failing database.
     #[must_use]
     pub fn is_connection_fault(&self) -> bool {
         matches!(self, Self::Connect(_) | Self::Lost(_))
@@ -65,20 +61,17 @@ impl Own {
         }
     }
 
-    /// How many connections were made so far.
+    /// Returns how many connections were opened so far.
     #[must_use]
     pub fn connections(&self) -> u64 {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// Runs blocking `work` on this connection, off the async threads; twice where
-    /// the connection was lost before.
-    ///
-    /// # Errors
-    /// When there is no connection, the work fails, or takes longer than `patience`.
+    /// Runs blocking `work` on this connection, off the async threads. Runs it twice if the
+    /// connection turns out to be lost. Fails if it takes longer than `time_limit`.
     pub async fn run<T: Send + 'static>(
         &self,
-        patience: Duration,
+        time_limit: Duration,
         work: impl Fn(&mut Conn) -> QueryResult<T> + Send + 'static,
     ) -> Result<T, Error> {
         let run = async {
@@ -94,14 +87,14 @@ impl Own {
             });
             work.await?
         };
-        tokio::time::timeout(patience, run).await.unwrap_or(Err(Error::Slow(patience)))
+        tokio::time::timeout(time_limit, run).await.unwrap_or(Err(Error::Slow(time_limit)))
     }
 
     fn on_connection<T>(&self, work: impl Fn(&mut Conn) -> QueryResult<T>) -> Result<T, Error> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(conn) = idle {
             match self.work_on(conn, &work) {
-                // It may have died while idle, and the database be well.
+                // The connection may have been lost while it was idle.
                 Err(Error::Lost(_)) => {}
                 done => return done,
             }
@@ -131,7 +124,7 @@ impl Own {
         let mut conn = self.connector.establish_writable()?;
         self.connections.fetch_add(1, Ordering::Relaxed);
         if let Conn::Sqlite(conn) = &mut conn {
-            // What a power cut undoes here was in force only until then.
+            // A power failure may undo these writes: they matter only while the server runs.
             let pragma = conn.batch_execute("PRAGMA synchronous = NORMAL");
             pragma.map_err(Error::Query)?;
         }

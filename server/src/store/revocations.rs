@@ -1,4 +1,5 @@
-//! Rows of `session_revocations`: revoked sessions whose access tokens have not all expired.
+//! The table `session_revocations`: revoked sessions whose access tokens have not all
+//! expired.
 
 use diesel::dsl::sql;
 use diesel::prelude::*;
@@ -12,9 +13,8 @@ use crate::ids::{SessionId, UserId};
 /// The revocation of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Queryable)]
 pub struct Revocation {
-    /// The session.
     pub session_id: SessionId,
-    /// When the last of its access tokens expires.
+    /// When the last access token of the session expires.
     pub access_expires_at: Timestamp,
 }
 
@@ -32,9 +32,6 @@ impl Cursor {
     /// On PostgreSQL it is the oldest transaction still running: what a read does
     /// not see yet was written by that one or a later one, however late it commits.
     /// SQLite numbers no transactions; a poll reads all unexpired revocations there.
-    ///
-    /// # Errors
-    /// When the query fails.
     pub fn next(conn: &mut Conn) -> QueryResult<Self> {
         match conn {
             Conn::Postgres(conn) => {
@@ -46,20 +43,17 @@ impl Cursor {
     }
 }
 
-/// Writes a revocation, in the transaction that ends the session.
-///
-/// # Errors
-/// When the statement fails.
-pub fn insert(conn: &mut Conn, end: &Revocation) -> QueryResult<()> {
+/// Inserts a revocation, in the transaction that ends the session.
+pub fn insert(conn: &mut Conn, revocation: &Revocation) -> QueryResult<()> {
     let transaction_id = match conn {
         Conn::Postgres(_) => "pg_current_xact_id()::text::bigint",
         Conn::Sqlite(_) => "0",
     };
     diesel::insert_into(session_revocations::table)
         .values((
-            session_revocations::place.eq(end.session_id.place().value()),
-            session_revocations::session_id.eq(end.session_id),
-            session_revocations::access_expires_at.eq(end.access_expires_at),
+            session_revocations::place.eq(revocation.session_id.place().value()),
+            session_revocations::session_id.eq(revocation.session_id),
+            session_revocations::access_expires_at.eq(revocation.access_expires_at),
             session_revocations::transaction_id.eq(sql::<BigInt>(transaction_id)),
         ))
         .execute(conn)?;
@@ -67,9 +61,6 @@ pub fn insert(conn: &mut Conn, end: &Revocation) -> QueryResult<()> {
 }
 
 /// Returns the revocations of these sessions.
-///
-/// # Errors
-/// When the query fails.
 pub fn for_sessions(conn: &mut Conn, sessions: &[SessionId]) -> QueryResult<Vec<Revocation>> {
     let places = sessions.iter().map(|session| session.place().value());
     session_revocations::table
@@ -94,9 +85,6 @@ pub fn for_user(conn: &mut Conn, user: UserId) -> QueryResult<Vec<SessionId>> {
 
 /// Returns the revocations from `cursor` on whose access tokens expire after
 /// `time`. Consecutive polls overlap.
-///
-/// # Errors
-/// When the query fails.
 pub fn since(conn: &mut Conn, cursor: Cursor, time: Timestamp) -> QueryResult<Vec<Revocation>> {
     session_revocations::table
         .filter(session_revocations::transaction_id.ge(cursor.0))
@@ -105,11 +93,7 @@ pub fn since(conn: &mut Conn, cursor: Cursor, time: Timestamp) -> QueryResult<Ve
         .load(conn)
 }
 
-/// Deletes the revocations whose access tokens have all expired at `time`; returns
-/// how many.
-///
-/// # Errors
-/// When the statement fails.
+/// Deletes revocations whose access tokens have all expired at `time`. Returns how many.
 pub fn delete_old(conn: &mut Conn, time: Timestamp) -> QueryResult<usize> {
     diesel::delete(
         session_revocations::table.filter(session_revocations::access_expires_at.le(time)),

@@ -1,25 +1,25 @@
-//! The tables as diesel sees them; `migrations/` makes them.
+//! The tables that `migrations/` creates, as diesel declares them.
 
 diesel::table! {
     use diesel::sql_types::{Nullable, SmallInt};
-    use crate::store::types::sql::{Id, PointInTime};
+    use crate::store::types::sql::{SqlUuid, SqlTimestamp};
 
     users (place, id) {
         place -> SmallInt,
-        id -> Id,
-        created_at -> PointInTime,
-        logged_in_at -> Nullable<PointInTime>,
+        id -> SqlUuid,
+        created_at -> SqlTimestamp,
+        logged_in_at -> Nullable<SqlTimestamp>,
     }
 }
 
 diesel::table! {
     use diesel::sql_types::{BigInt, Binary, Bool, Nullable, SmallInt, Text};
-    use crate::store::types::sql::{Id, IpAddress, PointInTime};
+    use crate::store::types::sql::{SqlUuid, SqlInet, SqlTimestamp};
 
     sessions (place, id) {
         place -> SmallInt,
-        id -> Id,
-        user_id -> Id,
+        id -> SqlUuid,
+        user_id -> SqlUuid,
         generation -> BigInt,
         secret_digest -> Binary,
         previous_digest -> Nullable<Binary>,
@@ -28,35 +28,35 @@ diesel::table! {
         has_used_idempotency_key -> Bool,
         oldest_recent_generation -> BigInt,
         next_oldest_recent_generation -> BigInt,
-        oldest_recent_moved_at -> Nullable<PointInTime>,
-        rotated_at -> Nullable<PointInTime>,
-        access_jti -> Id,
-        access_issued_at -> PointInTime,
-        access_expires_at -> PointInTime,
-        created_at -> PointInTime,
-        idle_expires_at -> PointInTime,
-        expires_at -> PointInTime,
-        ended_at -> Nullable<PointInTime>,
+        oldest_recent_moved_at -> Nullable<SqlTimestamp>,
+        rotated_at -> Nullable<SqlTimestamp>,
+        access_jti -> SqlUuid,
+        access_issued_at -> SqlTimestamp,
+        access_expires_at -> SqlTimestamp,
+        created_at -> SqlTimestamp,
+        idle_expires_at -> SqlTimestamp,
+        expires_at -> SqlTimestamp,
+        ended_at -> Nullable<SqlTimestamp>,
         end_reason -> Nullable<Text>,
         user_agent -> Nullable<Text>,
-        ip -> Nullable<IpAddress>,
+        ip -> Nullable<SqlInet>,
     }
 }
 
 diesel::table! {
     use diesel::sql_types::{BigInt, Binary, Nullable, SmallInt, Text};
-    use crate::store::types::sql::{Id, IpAddress, PointInTime};
+    use crate::store::types::sql::{SqlUuid, SqlInet, SqlTimestamp};
 
     events (place, id) {
         place -> SmallInt,
-        id -> Id,
-        occurred_at -> PointInTime,
+        id -> SqlUuid,
+        occurred_at -> SqlTimestamp,
         kind -> Text,
         reason -> Nullable<Text>,
-        session_id -> Nullable<Id>,
-        user_id -> Nullable<Id>,
+        session_id -> Nullable<SqlUuid>,
+        user_id -> Nullable<SqlUuid>,
         generation -> Nullable<BigInt>,
-        ip -> Nullable<IpAddress>,
+        ip -> Nullable<SqlInet>,
         user_agent -> Nullable<Text>,
         count -> BigInt,
         fold_key -> Nullable<Binary>,
@@ -65,27 +65,27 @@ diesel::table! {
 
 diesel::table! {
     use diesel::sql_types::{BigInt, Binary, Nullable, Text};
-    use crate::store::types::sql::PointInTime;
+    use crate::store::types::sql::SqlTimestamp;
 
     signing_keys (kid) {
         kid -> Text,
         sequence -> BigInt,
         algorithm -> Text,
         sealed_private_key -> Binary,
-        created_at -> PointInTime,
-        active_from -> PointInTime,
-        revoked_at -> Nullable<PointInTime>,
+        created_at -> SqlTimestamp,
+        active_from -> SqlTimestamp,
+        revoked_at -> Nullable<SqlTimestamp>,
     }
 }
 
 diesel::table! {
     use diesel::sql_types::{BigInt, SmallInt};
-    use crate::store::types::sql::{Id, PointInTime};
+    use crate::store::types::sql::{SqlUuid, SqlTimestamp};
 
     session_revocations (place, session_id) {
         place -> SmallInt,
-        session_id -> Id,
-        access_expires_at -> PointInTime,
+        session_id -> SqlUuid,
+        access_expires_at -> SqlTimestamp,
         transaction_id -> BigInt,
     }
 }

@@ -1,4 +1,4 @@
-//! Rows of `servers`: which Redis each server uses, and how far it has polled for
+//! The table `servers`: which Redis each server uses, and how far it has polled for
 //! revocations.
 //!
 //! Nothing here is a time: servers' clocks differ, and so may the database's after
@@ -26,9 +26,6 @@ pub struct Server {
 
 /// Writes the row of a server: at the start of each poll, before revocations are
 /// read, and when they are in force.
-///
-/// # Errors
-/// When a statement fails.
 pub fn set(conn: &mut Conn, server: &Server) -> QueryResult<()> {
     let Server { id, redis, polls, applied } = server;
     let columns =
@@ -40,17 +37,11 @@ pub fn set(conn: &mut Conn, server: &Server) -> QueryResult<()> {
 }
 
 /// Returns all servers, including those that have stopped.
-///
-/// # Errors
-/// When the query fails.
 pub fn all(conn: &mut Conn) -> QueryResult<Vec<Server>> {
     servers::table.load(conn)
 }
 
 /// Deletes servers that have stopped. One that polls again writes its row again.
-///
-/// # Errors
-/// When the statement fails.
 pub fn delete(conn: &mut Conn, ids: &[String]) -> QueryResult<()> {
     diesel::delete(servers::table.filter(servers::id.eq_any(ids))).execute(conn).map(drop)
 }

@@ -1,5 +1,6 @@
-//! Rows of `sessions`.
+//! The table `sessions`.
 
+mod redate;
 mod rotate;
 mod session;
 mod sweep;
@@ -12,22 +13,23 @@ use uuid::Uuid;
 
 use super::Conn;
 use super::schema::sessions;
-use super::types::Address;
-use super::types::sql::PointInTime;
+use super::types::IpAddress;
+use super::types::sql::SqlTimestamp;
 use crate::clock::Timestamp;
 use crate::crypto::Digest;
 use crate::ids::{AccessTokenId, Place, SessionId, UserId};
 
-pub use rotate::{Rotated, RotationUpdate, redate, redate_late, rotate, rotate_batch, rotate_from};
+pub use redate::{redate, redate_late};
+pub use rotate::{Rotated, RotationUpdate, rotate, rotate_batch, rotate_from};
 pub use session::{EndReason, Previous, Session, State, find};
 pub use sweep::{SweepAction, SweepCandidate, SweepReport, clear_salts, sweep};
 
-/// `until`, or what is there already where that is later: settings may change
-/// while tokens are out.
+/// `$until`, or the stored time if that is later: settings may change while access tokens
+/// are valid.
 macro_rules! greatest {
     ($until:expr) => {
         case_when(sessions::access_expires_at.gt($until), sessions::access_expires_at)
-            .otherwise($until.into_sql::<PointInTime>())
+            .otherwise($until.into_sql::<SqlTimestamp>())
     };
 }
 
@@ -36,34 +38,24 @@ fn key(id: SessionId) -> (i16, SessionId) {
     (id.place().value(), id)
 }
 
-/// A session as it begins.
+/// The columns of a new session.
 pub struct NewSession<'a> {
-    /// Its id.
     pub id: SessionId,
-    /// Who signed in.
     pub user: UserId,
-    /// Digest of the first refresh token's secret.
+    /// The digest of the first refresh token's secret.
     pub secret: Digest,
-    /// The access token granted with it.
+    /// The access token that is issued with the refresh token.
     pub access: AccessTokenId,
-    /// When that expires, at the latest.
+    /// When the access token expires at the latest.
     pub access_expires_at: Timestamp,
-    /// When it is opened.
     pub now: Timestamp,
-    /// When it ends unless it is refreshed before.
     pub idle_expires_at: Timestamp,
-    /// When it ends in any case.
     pub expires_at: Timestamp,
-    /// The `User-Agent` that signed in.
     pub user_agent: Option<&'a str>,
-    /// The address that signed in.
     pub ip: Option<IpAddr>,
 }
 
-/// Adds a session at generation 0.
-///
-/// # Errors
-/// When the statement fails.
+/// Inserts a session at generation 0.
 pub fn insert(conn: &mut Conn, new: &NewSession<'_>) -> QueryResult<()> {
     diesel::insert_into(sessions::table)
         .values((
@@ -79,13 +71,13 @@ pub fn insert(conn: &mut Conn, new: &NewSession<'_>) -> QueryResult<()> {
             sessions::idle_expires_at.eq(new.idle_expires_at),
             sessions::expires_at.eq(new.expires_at),
             sessions::user_agent.eq(new.user_agent),
-            sessions::ip.eq(new.ip.map(Address)),
+            sessions::ip.eq(new.ip.map(IpAddress)),
         ))
         .execute(conn)?;
     Ok(())
 }
 
-/// A new access token in the place of one that has expired.
+/// An access token that replaces an expired one.
 pub struct AccessRenewal {
     pub access: AccessTokenId,
     pub expires_at: Timestamp,
@@ -115,12 +107,10 @@ pub fn renew_access(
     Ok(changed == 1)
 }
 
-/// Ends a session and answers whose it is and until when access tokens of its
-/// are out; `None` where it had ended already. For use in a
-/// transaction: without one, SQLite's error of the commit is lost.
+/// Ends a session. Returns its user and the time at which its last access token expires,
+/// or `None` if it had already ended.
 ///
-/// # Errors
-/// When the statement fails.
+/// Needs a transaction: without one, diesel drops the error of SQLite's commit.
 pub fn end(
     conn: &mut Conn,
     id: SessionId,
@@ -134,15 +124,15 @@ pub fn end(
         .optional()
 }
 
-/// How many sessions an operator ends in one transaction.
-const ENDED_AT_ONCE: i64 = 500;
+/// How many sessions [`end_next`] ends in one transaction.
+const END_BATCH: i64 = 500;
 
 /// Which sessions an operator ends.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Selection {
-    /// Those of this user; of all users where there is none.
+    /// Only sessions of this user.
     pub user: Option<UserId>,
-    /// Those that were opened before this time.
+    /// Only sessions that were opened before this time.
     pub opened_before: Option<Timestamp>,
 }
 
@@ -161,7 +151,7 @@ pub fn end_next(
     let places = first.and_later().filter(|place| user.is_none_or(|user| user.place() == *place));
     let mut ended: Vec<(SessionId, UserId, Timestamp)> = Vec::new();
     for place in places {
-        let left = ENDED_AT_ONCE.saturating_sub(i64::try_from(ended.len()).unwrap_or(i64::MAX));
+        let left = END_BATCH.saturating_sub(i64::try_from(ended.len()).unwrap_or(i64::MAX));
         if left == 0 {
             break;
         }
@@ -231,49 +221,35 @@ fn mark_ended(
         .map(drop)
 }
 
-/// Deletes a session that was never rotated; `false` where there is none.
-///
-/// # Errors
-/// When the statement fails.
+/// Deletes a session that was never rotated. Returns `false` if there is none.
 pub fn delete_unused(conn: &mut Conn, id: SessionId) -> QueryResult<bool> {
     let unused = sessions::table.find(key(id)).filter(sessions::generation.eq(0));
     Ok(diesel::delete(unused).execute(conn)? == 1)
 }
 
-/// Whose session it is.
-///
-/// # Errors
-/// When the query fails.
+/// Returns the user of a session.
 pub fn owner(conn: &mut Conn, id: SessionId) -> QueryResult<Option<UserId>> {
     sessions::table.find(key(id)).select(sessions::user_id).first(conn).optional()
 }
 
-/// A session as its user sees it.
+/// A session in the list that its user gets.
 #[derive(Queryable)]
 pub struct SessionSummary {
-    /// Its id.
     pub id: SessionId,
-    /// When it was opened.
     pub created_at: Timestamp,
-    /// When it was refreshed last.
     pub rotated_at: Option<Timestamp>,
-    /// When it ends unless it is refreshed before.
     pub idle_expires_at: Timestamp,
-    /// When it ends in any case.
     pub expires_at: Timestamp,
-    /// The `User-Agent` that signed in or refreshed last.
+    /// Of the last login or refresh.
     pub user_agent: Option<String>,
-    /// The address that signed in or refreshed last.
-    pub ip: Option<Address>,
+    /// Of the last login or refresh.
+    pub ip: Option<IpAddress>,
 }
 
-/// The most sessions that are listed.
+/// The most sessions that a list contains.
 const MAX_LISTED: i64 = 1000;
 
-/// The live sessions of a user, those used last first.
-///
-/// # Errors
-/// When the query fails.
+/// Returns the live sessions of a user, the last used first.
 pub fn list_live(
     conn: &mut Conn,
     user: UserId,
@@ -301,10 +277,7 @@ pub fn list_live(
     Ok(live)
 }
 
-/// Whether the session is live: neither ended nor past its end.
-///
-/// # Errors
-/// When the query fails.
+/// Returns whether the session has neither ended nor expired.
 pub fn is_live(conn: &mut Conn, id: SessionId, now: Timestamp) -> QueryResult<bool> {
     let found = sessions::table
         .find(key(id))
@@ -317,10 +290,7 @@ pub fn is_live(conn: &mut Conn, id: SessionId, now: Timestamp) -> QueryResult<bo
     Ok(found.is_some())
 }
 
-/// Whether the user has a session that can still be refreshed.
-///
-/// # Errors
-/// When the query fails.
+/// Returns whether the user has a session that has neither ended nor expired.
 pub fn has_live(conn: &mut Conn, user: UserId, now: Timestamp) -> QueryResult<bool> {
     let found = sessions::table
         .filter(sessions::place.eq(user.place().value()))

@@ -1,4 +1,4 @@
-//! Rows of `signing_keys`.
+//! The table `signing_keys`.
 
 use diesel::prelude::*;
 use diesel::result::{DatabaseErrorKind, Error as QueryError};
@@ -7,29 +7,25 @@ use super::Conn;
 use super::schema::signing_keys;
 use crate::clock::Timestamp;
 
-/// A key as it is stored.
+/// A stored key.
 #[derive(Clone, PartialEq, Eq, Queryable)]
 pub struct StoredKey {
-    /// Its place in the sequence of keys.
+    /// Its position in the sequence of keys.
     pub sequence: i64,
-    /// Its thumbprint (RFC 7638).
+    /// The thumbprint (RFC 7638).
     pub kid: String,
-    /// Its algorithm by the name that JWS has for it (RFC 7518 §3.1).
+    /// The JWS name of the algorithm (RFC 7518 §3.1).
     pub algorithm: String,
-    /// The private half (PKCS #8), encrypted.
+    /// The encrypted private key (PKCS #8).
     pub sealed: Vec<u8>,
-    /// When it was made, and published.
+    /// When it was created and published.
     pub created_at: Timestamp,
     /// When it begins to sign.
     pub active_from: Timestamp,
-    /// When it was revoked, if it was.
     pub revoked_at: Option<Timestamp>,
 }
 
-/// All keys, in their order.
-///
-/// # Errors
-/// When the query fails.
+/// Returns all keys in the order of their sequence.
 pub fn all(conn: &mut Conn) -> QueryResult<Vec<StoredKey>> {
     signing_keys::table
         .order(signing_keys::sequence)
@@ -45,11 +41,8 @@ pub fn all(conn: &mut Conn) -> QueryResult<Vec<StoredKey>> {
         .load(conn)
 }
 
-/// Adds `key`, unless another server has just added one with that number;
-/// `false` then.
-///
-/// # Errors
-/// When the statement fails.
+/// Inserts `key`. Returns `false` if another server has inserted a key with the same
+/// sequence number.
 pub fn insert(conn: &mut Conn, key: &StoredKey) -> QueryResult<bool> {
     let inserted = diesel::insert_into(signing_keys::table)
         .values((
@@ -68,10 +61,7 @@ pub fn insert(conn: &mut Conn, key: &StoredKey) -> QueryResult<bool> {
     }
 }
 
-/// Sets when a key begins to sign, where that is still as it was `seen`.
-///
-/// # Errors
-/// When the statement fails.
+/// Sets when a key begins to sign, unless the time has changed since it was `seen`.
 pub fn schedule(
     conn: &mut Conn,
     kid: &str,
@@ -85,24 +75,21 @@ pub fn schedule(
     diesel::update(same).set(signing_keys::active_from.eq(active_from)).execute(conn).map(drop)
 }
 
-/// Which key signs when the one that signed is revoked.
+/// Which key becomes active when the active one is revoked.
 pub enum Replacement<'a> {
-    /// The one that does so already, or will in its time.
+    /// No change is needed.
     None,
-    /// The one of this name, which was published and waits.
+    /// The pending key with this id.
     Promote(&'a str),
-    /// A new one.
+    /// A new key.
     Create(&'a StoredKey),
 }
 
-/// Revokes a key; `false` where the keys are not as they were seen any more.
-///
-/// # Errors
-/// When a statement fails.
+/// Revokes a key. Returns `false` if the keys have changed since they were read.
 pub fn revoke(
     conn: &mut Conn,
     kid: &str,
-    heir: &Replacement<'_>,
+    replacement: &Replacement<'_>,
     now: Timestamp,
 ) -> QueryResult<bool> {
     let unrevoked = || signing_keys::table.filter(signing_keys::revoked_at.is_null());
@@ -110,11 +97,11 @@ pub fn revoke(
         let key = unrevoked().filter(signing_keys::kid.eq(kid));
         let mut as_seen =
             diesel::update(key).set(signing_keys::revoked_at.eq(now)).execute(conn)? == 1;
-        match heir {
+        match replacement {
             Replacement::None => {}
             Replacement::Promote(kid) => {
-                let heir = unrevoked().filter(signing_keys::kid.eq(kid));
-                let changed = diesel::update(heir).set(signing_keys::active_from.eq(now));
+                let pending = unrevoked().filter(signing_keys::kid.eq(kid));
+                let changed = diesel::update(pending).set(signing_keys::active_from.eq(now));
                 as_seen &= changed.execute(conn)? == 1;
             }
             Replacement::Create(key) => as_seen &= insert(conn, key)?,
@@ -128,11 +115,8 @@ pub fn revoke(
     }
 }
 
-/// Revokes all keys and adds `key`; returns how many were revoked, or `None` where
-/// another server added a key at the same time.
-///
-/// # Errors
-/// When a statement fails.
+/// Revokes all keys and inserts `key`. Returns how many were revoked, or `None` if another
+/// server has inserted a key at the same time.
 pub fn replace_all(conn: &mut Conn, key: &StoredKey, now: Timestamp) -> QueryResult<Option<usize>> {
     let replaced = conn.write(|conn| {
         let unrevoked = signing_keys::table.filter(signing_keys::revoked_at.is_null());
@@ -147,11 +131,7 @@ pub fn replace_all(conn: &mut Conn, key: &StoredKey, now: Timestamp) -> QueryRes
     }
 }
 
-/// Puts another encryption of the same key in the place of the one that was
-/// seen, unless another server has done so.
-///
-/// # Errors
-/// When the statement fails.
+/// Replaces the encrypted private key, unless it has changed since it was `seen`.
 pub fn reseal(conn: &mut Conn, seen: &StoredKey, sealed: &[u8]) -> QueryResult<()> {
     let same = signing_keys::table
         .find(&seen.kid)
@@ -160,10 +140,6 @@ pub fn reseal(conn: &mut Conn, seen: &StoredKey, sealed: &[u8]) -> QueryResult<(
     Ok(())
 }
 
-/// Deletes a key.
-///
-/// # Errors
-/// When the statement fails.
 pub fn delete(conn: &mut Conn, kid: &str) -> QueryResult<()> {
     diesel::delete(signing_keys::table.find(kid)).execute(conn)?;
     Ok(())

@@ -1,8 +1,8 @@
-//! How far this server's clock is from the database's.
+//! The difference between this server's clock and the database's.
 //!
-//! Servers compare the times in rows with their own clocks. One wrong clock among
-//! several would expire or delete live sessions, so each server measures its own
-//! every second, and one that is far off changes nothing.
+//! Servers compare the times in rows with their own clocks. One server with a wrong clock
+//! would expire or delete live sessions. So each server measures the difference every
+//! second, and writes nothing while it is too large.
 
 use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -15,40 +15,41 @@ use super::{Conn, Error, Store};
 use crate::clock::{self, MAX_CLOCK_SKEW, Timestamp};
 
 /// How often the clocks are compared.
-const EVERY: Duration = Duration::from_secs(1);
-/// A difference beyond this is reported.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
+/// A larger difference is logged.
 const SUSPICIOUS: Duration = Duration::from_secs(5);
-/// What takes longer to compare says little, and replaces nothing.
-const LONGEST_ROUND_TRIP: Duration = Duration::from_secs(1);
+/// A slower measurement is too inexact to replace an earlier one.
+const MAX_ROUND_TRIP: Duration = Duration::from_secs(1);
 
-/// What this server's clock is worth.
+/// How far this server's clock can be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClockState {
-    /// Near enough to the database's.
+    /// Close to the database's.
     Good,
-    /// Further off than clocks that are kept in step.
+    /// Further off than synchronized clocks are.
     Suspicious,
-    /// So far off that this server changes nothing.
+    /// So far off that this server writes nothing.
     Wrong,
 }
 
-/// The comparison of the two clocks at one moment.
+/// One comparison of the two clocks.
 #[derive(Clone, Copy)]
 struct Measured {
-    /// What has to be added to this server's clock, in microseconds: at least, most
-    /// likely and at most. The database read its clock some time during a round trip.
+    /// What has to be added to this server's clock, in microseconds: at least, most likely
+    /// and at most. The database reads its clock at some time during a round trip.
     least: i64,
     likely: i64,
     most: i64,
-    /// When: by this server's clock, and by the one that nobody can set.
+    /// When the clocks were compared, by this server's clock and by its monotonic clock.
     time: Timestamp,
     at: Instant,
 }
 
 impl Measured {
-    /// The same at this moment: the clock may have been set since.
+    /// Returns the comparison as of now: the clock may have been set since.
     fn now(self) -> Self {
-        let (time, at) = (clock::now(), Instant::now());
+        let time = clock::now();
+        let at = Instant::now();
         let passed = i64::try_from(at.duration_since(self.at).as_micros()).unwrap_or(i64::MAX);
         let set_forward = (time.as_micros() - self.time.as_micros()).saturating_sub(passed);
         Self {
@@ -60,7 +61,7 @@ impl Measured {
         }
     }
 
-    /// By how much the clocks differ at least.
+    /// Returns the smallest possible difference of the clocks.
     fn apart(self) -> Duration {
         let micros = self.least.max(self.most.saturating_neg()).max(0);
         Duration::from_micros(micros.unsigned_abs())
@@ -75,7 +76,7 @@ impl Measured {
     }
 }
 
-/// The last comparison; none on SQLite, which has no clock of its own.
+/// The last comparison. SQLite has no clock of its own, and so no comparison.
 #[derive(Default)]
 pub(super) struct Skew(RwLock<Option<Measured>>);
 
@@ -90,7 +91,7 @@ impl Skew {
         let Some(measured) = measure(conn)? else { return Ok(()) };
         let round_trip = measured.most.saturating_sub(measured.least);
         let mut last = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if last.is_none() || Duration::from_micros(round_trip.unsigned_abs()) < LONGEST_ROUND_TRIP {
+        if last.is_none() || Duration::from_micros(round_trip.unsigned_abs()) < MAX_ROUND_TRIP {
             *last = Some(measured);
         }
         Ok(())
@@ -100,7 +101,8 @@ impl Skew {
 fn measure(conn: &mut Conn) -> QueryResult<Option<Measured>> {
     let Conn::Postgres(conn) = conn else { return Ok(None) };
     let micros = sql::<BigInt>("(extract(epoch FROM clock_timestamp()) * 1000000)::bigint");
-    let (before, started) = (clock::now().as_micros(), Instant::now());
+    let before = clock::now().as_micros();
+    let started = Instant::now();
     let theirs: i64 = diesel::select(micros).get_result(conn)?;
     let at = Instant::now();
     let round_trip = i64::try_from(at.duration_since(started).as_micros()).unwrap_or(i64::MAX);
@@ -111,11 +113,7 @@ fn measure(conn: &mut Conn) -> QueryResult<Option<Measured>> {
     Ok(Some(Measured { least, likely, most, time, at }))
 }
 
-/// Returns a sentence about this server's clock where it is `Wrong`, for a command
-/// that would write times.
-///
-/// # Errors
-/// When the query fails.
+/// Returns a sentence for the operator if this machine's clock is wrong.
 pub(super) fn wrong_clock(conn: &mut Conn) -> QueryResult<Option<String>> {
     let measured = measure(conn)?.filter(|measured| measured.state() == ClockState::Wrong);
     Ok(measured.map(sentence))
@@ -131,30 +129,30 @@ fn sentence(measured: Measured) -> String {
 }
 
 impl Store {
-    /// Compares this server's clock with the database's every second, until it is
-    /// dropped, which may be at any time. Reports each change once.
+    /// Compares the clocks every second until the future is dropped, which is safe at any
+    /// time. Logs each change of the state once.
     pub async fn watch_clock(self) {
         let mut before = ClockState::Good;
         loop {
             let skew = self.skew.clone();
-            // One that fails is no news of the clock.
+            // A failed measurement says nothing about the clock.
             let _ = self.run_reserved(move |conn| skew.measure(conn)).await;
             let (state, problem) = self.clock();
             if state != before {
                 match problem {
                     Some(problem) if state == ClockState::Wrong => {
-                        tracing::error!("{problem}; nothing is changed until then");
+                        tracing::error!("{problem}; nothing is written until then");
                     }
                     Some(problem) => tracing::warn!("{problem}"),
                     None => tracing::info!("clock in step with the database's"),
                 }
                 before = state;
             }
-            tokio::time::sleep(EVERY).await;
+            tokio::time::sleep(MEASURE_INTERVAL).await;
         }
     }
 
-    /// What this server's clock is worth, and a sentence where it is not good.
+    /// Returns the state of this server's clock, and a sentence if it is not good.
     #[must_use]
     pub fn clock(&self) -> (ClockState, Option<String>) {
         let Some(measured) = self.skew.last() else { return (ClockState::Good, None) };
@@ -162,7 +160,8 @@ impl Store {
         (state, (state != ClockState::Good).then(|| sentence(measured)))
     }
 
-    /// What has to be added to this server's clock to get the database's, in seconds.
+    /// Returns what has to be added to this server's clock to get the database's, in
+    /// seconds.
     #[must_use]
     pub fn clock_offset(&self) -> f64 {
         let micros = self.skew.last().map_or(0, |measured| measured.likely);
@@ -171,10 +170,7 @@ impl Store {
         seconds
     }
 
-    /// Checks that this server's clock may decide what is over.
-    ///
-    /// # Errors
-    /// When it is wrong.
+    /// Fails if this server's clock is too wrong to decide what has expired.
     pub fn check_clock(&self) -> Result<(), Error> {
         match self.skew.last().map(Measured::state) {
             Some(ClockState::Wrong) => Err(Error::WrongClock),
@@ -182,7 +178,7 @@ impl Store {
         }
     }
 
-    /// A time of this server by the database's clock.
+    /// Converts a time of this server to the database's clock.
     pub(super) fn by_database_clock(&self, time: Timestamp) -> Timestamp {
         let offset = self.skew.last().map_or(0, |measured| measured.likely);
         Timestamp::from_micros(time.as_micros().saturating_add(offset))
@@ -197,13 +193,15 @@ mod tests {
 
     /// The database is ahead by `least` to `most` seconds.
     fn measured(least: i64, most: i64) -> Measured {
-        let (least, most) = (least * SECOND, most * SECOND);
-        let (time, at) = (clock::now(), Instant::now());
+        let least = least * SECOND;
+        let most = most * SECOND;
+        let time = clock::now();
+        let at = Instant::now();
         Measured { least, likely: i64::midpoint(least, most), most, time, at }
     }
 
     #[test]
-    fn a_round_trip_is_allowed_for_in_both_directions() {
+    fn comparison_allows_for_the_round_trip_in_both_directions() {
         for (least, most, expected) in [
             (0, 0, ClockState::Good),
             (-40, 40, ClockState::Good),
@@ -219,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_was_set_since_is_noticed_at_once() {
+    fn clock_that_was_set_since_the_comparison_is_detected() {
         let then =
             Measured { time: clock::now().before(Duration::from_secs(40)), ..measured(0, 0) };
         assert_eq!(then.now().state(), ClockState::Wrong);

@@ -1,4 +1,4 @@
-//! Where the database is.
+//! The URL of the database.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,12 +7,12 @@ use std::str::FromStr;
 use matchbook_settings::redact_password;
 use secrecy::{ExposeSecret, SecretString};
 
-/// Where the database is.
+/// The URL of the database.
 #[derive(Clone)]
 pub enum Url {
-    /// A connection URL for libpq, with whatever parameters it takes.
+    /// A connection URL for libpq, with any of its parameters.
     Postgres(SecretString),
-    /// A file, made on first use.
+    /// A file, created when it is first opened.
     Sqlite(PathBuf),
 }
 
@@ -36,8 +36,8 @@ impl FromStr for Url {
     }
 }
 
-/// Refuses what libpq cannot parse. Its errors would quote the part, which may be the
-/// password or a piece of it.
+/// Rejects a URL that libpq cannot parse. Its own errors would quote the wrong part, which may
+/// be the password.
 fn check(rest: &str) -> Result<(), &'static str> {
     if rest.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err("must have spaces percent-encoded, as `%20`");
@@ -66,14 +66,14 @@ fn check(rest: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Whether what follows a percent sign is a character, and not NUL.
+/// Returns whether a percent sign is followed by the code of a character other than NUL.
 fn is_encoded(text: &str) -> bool {
     let digits = text.get(..2).filter(|digits| digits.bytes().all(|c| c.is_ascii_hexdigit()));
     digits.is_some_and(|digits| digits != "00")
 }
 
 fn has_port_or_none(host: &str) -> bool {
-    // The address of IPv6 has colons within brackets.
+    // An IPv6 address has colons within brackets.
     let after_address = host.rsplit_once(']').map_or(host, |(_, rest)| rest);
     match after_address.split_once(':') {
         None | Some((_, "")) => true,
@@ -81,7 +81,7 @@ fn has_port_or_none(host: &str) -> bool {
     }
 }
 
-/// Without its password.
+/// Writes the URL without its password.
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,6 +1,6 @@
-//! Rows of `users`.
+//! The table `users`.
 
-use diesel::dsl::{exists, not};
+use diesel::dsl::not;
 use diesel::prelude::*;
 
 use super::Conn;
@@ -13,10 +13,7 @@ fn key(id: UserId) -> (i16, UserId) {
     (id.place().value(), id)
 }
 
-/// Adds a guest.
-///
-/// # Errors
-/// When the statement fails.
+/// Inserts a guest.
 pub fn insert(conn: &mut Conn, id: UserId, now: Timestamp) -> QueryResult<()> {
     diesel::insert_into(users::table)
         .values((users::place.eq(id.place().value()), users::id.eq(id), users::created_at.eq(now)))
@@ -24,10 +21,7 @@ pub fn insert(conn: &mut Conn, id: UserId, now: Timestamp) -> QueryResult<()> {
     Ok(())
 }
 
-/// Uses up the guest's one sign-in. Of several at once, one gets `true`.
-///
-/// # Errors
-/// When the statement fails.
+/// Uses the guest's only login. Of several concurrent calls, one returns `true`.
 pub fn use_login(conn: &mut Conn, id: UserId, now: Timestamp) -> QueryResult<bool> {
     let changed = diesel::update(users::table.find(key(id)).filter(users::logged_in_at.is_null()))
         .set(users::logged_in_at.eq(now))
@@ -35,10 +29,7 @@ pub fn use_login(conn: &mut Conn, id: UserId, now: Timestamp) -> QueryResult<boo
     Ok(changed == 1)
 }
 
-/// Gives the guest's one sign-in back.
-///
-/// # Errors
-/// When the statement fails.
+/// Lets the guest log in again.
 pub fn release_login(conn: &mut Conn, id: UserId) -> QueryResult<()> {
     diesel::update(users::table.find(key(id)))
         .set(users::logged_in_at.eq(None::<Timestamp>))
@@ -83,7 +74,7 @@ pub fn sweep(
         report.last = Some(*last);
         left = left.saturating_sub(i64::try_from(seen.len()).unwrap_or(i64::MAX));
         let own_sessions = sessions::place.eq(users::place).and(sessions::user_id.eq(users::id));
-        let has_sessions = exists(sessions::table.filter(own_sessions));
+        let has_sessions = diesel::dsl::exists(sessions::table.filter(own_sessions));
         let never_used = users::logged_in_at.is_null().and(users::created_at.lt(unused));
         let is_over = users::logged_in_at.is_not_null().and(users::logged_in_at.lt(used));
         // The statement that deletes checks again: a guest may be logging in.
@@ -96,11 +87,8 @@ pub fn sweep(
     Ok(report)
 }
 
-/// Whether there is such a user.
-///
-/// # Errors
-/// When the query fails.
-pub fn is_there(conn: &mut Conn, id: UserId) -> QueryResult<bool> {
+/// Returns whether the user exists.
+pub fn exists(conn: &mut Conn, id: UserId) -> QueryResult<bool> {
     let found = users::table.find(key(id)).select(users::id).first::<UserId>(conn).optional()?;
     Ok(found.is_some())
 }

@@ -255,7 +255,7 @@ fn guests_without_login_or_without_sessions_are_deleted() {
         let (unused, used) = (harness.now.before(day), harness.now.before(week));
         users::sweep(&mut harness.conn, None, 100, unused, used).unwrap().deleted
     };
-    let exists = |harness: &mut Harness, id| users::is_there(&mut harness.conn, id).unwrap();
+    let exists = |harness: &mut Harness, id| users::exists(&mut harness.conn, id).unwrap();
     harness.wait(day);
     assert_eq!(sweep(&mut harness), 0);
     harness.wait(SECOND);

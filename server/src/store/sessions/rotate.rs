@@ -1,13 +1,12 @@
 //! The rotation of a session: one `UPDATE` that compares and swaps.
 //!
-//! Its columns and its guard are written down once, in [`SET`] and [`GUARD`], and
-//! serve both statements: the one for a single session and the one for a batch.
-//! They are query types of their own so that diesel prepares each once per
-//! connection; it does not prepare updates of its own language, nor `sql_query`.
+//! Its parameters, columns and conditions are written once (`parameters!`, [`SET`],
+//! [`GUARD`]) and serve both statements: the one for a single session and the one for a
+//! batch. The statements are query types of their own, so that diesel prepares each once
+//! per connection. It does not prepare updates of its query builder, nor `sql_query`.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use diesel::backend::Backend;
 use diesel::pg::Pg;
@@ -22,61 +21,50 @@ use crate::clock::{self, Timestamp};
 use crate::crypto::{Digest, Salt};
 use crate::ids::{AccessTokenId, SessionId, UserId};
 use crate::store::Conn;
-use crate::store::types::Address;
-use crate::store::types::sql::{Id, IpAddress, PointInTime};
+use crate::store::types::IpAddress;
+use crate::store::types::sql::{SqlInet, SqlTimestamp, SqlUuid};
 
-/// What a rotation compares, and what it writes.
+/// The values that a rotation compares and writes.
 pub struct RotationUpdate {
-    /// The session.
     pub session: SessionId,
-    /// The generation of the token that is rotated.
+    /// The generation of the presented token.
     pub generation: i64,
-    /// Digest of its secret.
+    /// The digest of its secret.
     pub presented: Digest,
-    /// Digest of its successor's secret.
+    /// The digest of its successor's secret.
     pub successor: Digest,
-    /// What the successor was derived with, if it may be reissued.
+    /// The salt of the successor, if it may be reissued.
     pub salt: Option<Salt>,
-    /// Digest of the idempotency key, if the client sent one.
+    /// The digest of the idempotency key, if the client sent one.
     pub attempt: Option<Digest>,
     /// Whether a session that was ever rotated with a key needs one again.
     pub key_required: bool,
-    /// The access token granted with it.
+    /// The access token that is issued with the successor.
     pub access: AccessTokenId,
-    /// When that expires, at the latest.
+    /// When the access token expires at the latest.
     pub access_expires_at: Timestamp,
-    /// When it happens.
     pub now: Timestamp,
-    /// Rotations before this time are out of their grace period.
+    /// The grace period of earlier rotations is over.
     pub grace_from: Timestamp,
-    /// From when on nobody waits for the rotation, by the database's clock: it is not
-    /// carried out later.
+    /// When the caller gives up, by the database's clock. The rotation is not executed
+    /// later.
     pub deadline: Timestamp,
-    /// When the session ends unless it is refreshed again before.
     pub idle_expires_at: Timestamp,
-    /// The `User-Agent` that refreshes.
     pub user_agent: Option<String>,
-    /// The address that refreshes.
     pub ip: Option<IpAddr>,
 }
 
-/// Whose session was rotated, and when it ends in any case.
+/// The user of the rotated session, and the session's absolute expiry.
 pub type Rotated = (UserId, Timestamp);
 
-/// Rotates one session, in one statement: of several at once, one gets the row.
-///
-/// # Errors
-/// When the statement fails.
+/// Rotates one session in one statement. Of several concurrent calls, one succeeds.
 pub fn rotate(conn: &mut Conn, next: &RotationUpdate) -> QueryResult<Option<Rotated>> {
-    advance_from(conn, next.generation, next.presented.as_bytes(), next)
+    swap_committed(conn, next.generation, next.presented.as_bytes(), next)
 }
 
-/// Rotates many sessions, no two the same, with one commit: in one statement on
-/// PostgreSQL, which skips locked rows; in one transaction on SQLite. The results
-/// are in the order of `all`.
-///
-/// # Errors
-/// When a statement fails: none of them is rotated then.
+/// Rotates distinct sessions with one commit: in one statement on PostgreSQL, which skips
+/// locked rows; in one transaction on SQLite. The results are in the order of `all`. If a
+/// statement fails, no session is rotated.
 pub fn rotate_batch(conn: &mut Conn, all: &[&RotationUpdate]) -> QueryResult<Vec<Option<Rotated>>> {
     match (conn, all) {
         (Conn::Postgres(conn), [next]) => {
@@ -98,20 +86,17 @@ pub fn rotate_batch(conn: &mut Conn, all: &[&RotationUpdate]) -> QueryResult<Vec
     }
 }
 
-/// Rotates a session whose row is behind the presented token: if the row is still
-/// as it was `seen`.
-///
-/// # Errors
-/// When the statement fails.
+/// Rotates a session whose row is behind the presented token, unless the row has changed
+/// since it was `seen`.
 pub fn rotate_from(
     conn: &mut Conn,
     seen: &Session,
     next: &RotationUpdate,
 ) -> QueryResult<Option<Rotated>> {
-    advance_from(conn, seen.generation, seen.secret_digest.as_bytes(), next)
+    swap_committed(conn, seen.generation, seen.secret_digest.as_bytes(), next)
 }
 
-fn advance_from(
+fn swap_committed(
     conn: &mut Conn,
     generation: i64,
     secret_digest: &[u8],
@@ -120,12 +105,12 @@ fn advance_from(
     match conn {
         Conn::Postgres(_) => swap(conn, generation, secret_digest, next),
         // Without a transaction SQLite commits when the statement is reset, after its row
-        // is read, and diesel drops the error of the reset.
+        // was read, and diesel drops the error of the reset.
         Conn::Sqlite(_) => conn.write(|conn| swap(conn, generation, secret_digest, next)),
     }
 }
 
-/// Runs the statement. On SQLite it has to be in a transaction.
+/// Runs the statement. SQLite needs a transaction around it.
 fn swap(
     conn: &mut Conn,
     generation: i64,
@@ -135,54 +120,10 @@ fn swap(
     let one = RotateOne::<false>::new(generation, secret_digest, next);
     match conn {
         Conn::Postgres(conn) => one.get_result(conn).optional(),
-        // SQLite works in this process, so this process's clock is near enough.
+        // SQLite runs in this process, so this process's clock is exact enough.
         Conn::Sqlite(_) if clock::now() > next.deadline => Ok(None),
         Conn::Sqlite(conn) => one.get_result(conn).optional(),
     }
-}
-
-/// A commit that takes longer than this may leave no time to present the token
-/// again within the grace period.
-const LATE_AFTER: Duration = Duration::from_secs(1);
-
-/// Dates those of `rotated` that were committed late: their grace period begins
-/// when a response could go out. A failure changes nothing but that, and is logged.
-pub fn redate_late<'a>(conn: &mut Conn, rotated: impl Iterator<Item = &'a RotationUpdate>) {
-    let now = clock::now();
-    let late: Vec<_> = rotated
-        .filter(|next| now.since(next.now) > LATE_AFTER)
-        .map(|next| (next.session, next.successor.as_bytes()))
-        .collect();
-    if late.is_empty() {
-        return;
-    }
-    match redate(conn, &late, now) {
-        Ok(rotations) => tracing::warn!(rotations, "late commit: grace period moved"),
-        Err(error) => tracing::warn!(%error, "late commit: grace period not moved"),
-    }
-}
-
-/// Sets the date of rotations, each by its session and the digest of its successor,
-/// to `now`. The access token may have been renewed since. A session that was rotated again since is
-/// left as it is.
-///
-/// # Errors
-/// When the statement fails.
-pub fn redate(
-    conn: &mut Conn,
-    rotations: &[(SessionId, &[u8])],
-    now: Timestamp,
-) -> QueryResult<usize> {
-    use crate::store::schema::sessions;
-    let places = rotations.iter().map(|(id, _)| id.place().value());
-    let ids = rotations.iter().map(|(id, _)| *id);
-    let secrets = rotations.iter().map(|(_, secret)| *secret);
-    let those = sessions::table
-        .filter(sessions::place.eq_any(places))
-        .filter(sessions::id.eq_any(ids))
-        .filter(sessions::secret_digest.eq_any(secrets))
-        .filter(sessions::rotated_at.lt(now));
-    diesel::update(those).set(sessions::rotated_at.eq(now)).execute(conn)
 }
 
 /// Declares the parameters of a rotation once for both statements: the name of each,
@@ -267,7 +208,7 @@ macro_rules! parameters {
 
 parameters! {
     Place place: SmallInt = i16, |next| next.session.place().value();
-    Id id: Id = SessionId, |next| next.session;
+    Session id: SqlUuid = SessionId, |next| next.session;
     Generation generation: BigInt = i64, |next| next.generation;
     Presented presented: Binary = &'a [u8], |next| next.presented.as_bytes();
     Successor successor: Binary = &'a [u8], |next| next.successor.as_bytes();
@@ -275,14 +216,14 @@ parameters! {
     IdempotencyKey idempotency_key: Nullable<Binary> = Option<&'a [u8]>,
         |next| next.attempt.as_ref().map(Digest::as_bytes);
     KeyRequired key_required: Bool = bool, |next| next.key_required;
-    Access access: Id = AccessTokenId, |next| next.access;
-    AccessExpiresAt access_expires_at: PointInTime = Timestamp, |next| next.access_expires_at;
-    Now now: PointInTime = Timestamp, |next| next.now;
-    GraceFrom grace_from: PointInTime = Timestamp, |next| next.grace_from;
-    Deadline deadline: PointInTime = Timestamp, |next| next.deadline;
-    IdleExpiresAt idle_expires_at: PointInTime = Timestamp, |next| next.idle_expires_at;
+    Access access: SqlUuid = AccessTokenId, |next| next.access;
+    AccessExpiresAt access_expires_at: SqlTimestamp = Timestamp, |next| next.access_expires_at;
+    Now now: SqlTimestamp = Timestamp, |next| next.now;
+    GraceFrom grace_from: SqlTimestamp = Timestamp, |next| next.grace_from;
+    Deadline deadline: SqlTimestamp = Timestamp, |next| next.deadline;
+    IdleExpiresAt idle_expires_at: SqlTimestamp = Timestamp, |next| next.idle_expires_at;
     UserAgent user_agent: Nullable<Text> = Option<&'a str>, |next| next.user_agent.as_deref();
-    Ip ip: Nullable<IpAddress> = Option<Address>, |next| next.ip.map(Address);
+    Ip ip: Nullable<SqlInet> = Option<IpAddress>, |next| next.ip.map(IpAddress);
 }
 
 /// A piece of a statement.
@@ -350,7 +291,7 @@ const SET: &[Part] = &[
 
 /// The primary key of the row.
 const KEY: &[Part] =
-    &[Sql("held.place = "), Value(Field::Place), Sql(" AND held.id = "), Value(Field::Id)];
+    &[Sql("held.place = "), Value(Field::Place), Sql(" AND held.id = "), Value(Field::Session)];
 
 /// Whether the row may be rotated.
 const GUARD: &[Part] = &[
@@ -449,7 +390,7 @@ impl<const SKIP_LOCKED: bool> QueryId for RotateOne<'_, SKIP_LOCKED> {
 }
 
 impl<const SKIP_LOCKED: bool> Query for RotateOne<'_, SKIP_LOCKED> {
-    type SqlType = (Id, PointInTime);
+    type SqlType = (SqlUuid, SqlTimestamp);
 }
 
 impl<const SKIP_LOCKED: bool, C> RunQueryDsl<C> for RotateOne<'_, SKIP_LOCKED> {}
@@ -477,7 +418,7 @@ impl QueryId for RotateBatch<'_> {
 }
 
 impl Query for RotateBatch<'_> {
-    type SqlType = (Id, Id, PointInTime);
+    type SqlType = (SqlUuid, SqlUuid, SqlTimestamp);
 }
 
 impl RunQueryDsl<PgConnection> for RotateBatch<'_> {}

@@ -10,7 +10,7 @@ use crate::crypto::{Digest, Salt};
 use crate::ids::{AccessTokenId, SessionId, UserId};
 use crate::store::Conn;
 use crate::store::schema::sessions;
-use crate::store::types::Address;
+use crate::store::types::IpAddress;
 
 /// A session.
 pub struct Session {
@@ -128,7 +128,7 @@ struct SessionRow {
     ended_at: Option<Timestamp>,
     end_reason: Option<String>,
     user_agent: Option<String>,
-    ip: Option<Address>,
+    ip: Option<IpAddress>,
 }
 
 /// A row that no server writes.
