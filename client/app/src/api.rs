@@ -23,7 +23,7 @@ use crate::ended::SessionEnd;
 use crate::error::AppError;
 use crate::feed::{self, Exchange};
 use crate::login_limiter::LoginLimiter;
-use crate::upstream::{fetch_json, user};
+use crate::upstream::{check_origin, fetch_json, user};
 
 /// Number of requests in a burst.
 const BURST_SIZE: usize = 50;
@@ -84,10 +84,13 @@ async fn authenticate(
 fn identify(request: &ServiceRequest) -> Result<Arc<Identity>, ApiError> {
     let headers = request.headers();
     let read_only = matches!(*request.method(), Method::GET | Method::HEAD);
-    if csrf::is_cross_site(headers) || !(read_only || csrf::passes_csrf_check(headers)) {
+    let sessions = request.app_data::<Data<BrowserSessions>>().ok_or(ApiError::NoCookie)?;
+    let https = sessions.cookie().secure;
+    if csrf::is_cross_site(headers, https)
+        || !(read_only || csrf::passes_csrf_check(headers, https))
+    {
         return Err(ApiError::Forbidden);
     }
-    let sessions = request.app_data::<Data<BrowserSessions>>().ok_or(ApiError::NoCookie)?;
     match sessions.caller(headers, Instant::now()) {
         Caller::Known(identity) => Ok(identity),
         Caller::UnknownCookie | Caller::NoCookie => Err(ApiError::NoCookie),
@@ -194,6 +197,7 @@ async fn end_session(
         return Ok(no_content());
     }
     let response = client.delete(&format!("/sessions/{id}")).send().await?;
+    check_origin(&response)?;
     match response.status().as_u16() {
         // 404: the session has already ended.
         200..300 | 404 => Ok(no_content()),
@@ -317,9 +321,11 @@ mod tests {
 
     use actix_web::http::header::COOKIE;
     use actix_web::test::{TestRequest, call_service, init_service};
-    use actix_web::{App, body};
+    use actix_web::{App, HttpServer, body};
     use futures_util::StreamExt;
-    use matchbook_client::{Credentials, RootCerts, Server};
+    use matchbook_client::{Credentials, RootCerts, Server, TokenResponse};
+    use matchbook_shared::{SERVER_MARK, SERVER_MARK_VALUE};
+    use serde_json::json;
 
     use super::*;
     use crate::cookie::Cookie;
@@ -353,6 +359,85 @@ mod tests {
         let received: Vec<_> = stream.take(2).collect().await;
         let event = String::from_utf8_lossy(received[1].as_ref().unwrap()).into_owned();
         assert!(event.contains("\"path\":\"/api/logout\""), "{event}");
+    }
+
+    /// Ends the session of another device through the page's API, and returns the status. The
+    /// server lists that session, and responds to its revocation with `status` and
+    /// `body`. `listed` and `marked`: whether the two responses have the server's mark.
+    async fn end_session_at(listed: bool, status: u16, body: &'static str, marked: bool) -> u16 {
+        let id = "00000000-0000-4000-8000-000000000001";
+        let list = json!([{
+            "id": id, "createdAt": "2026-01-01T00:00:00Z", "lastUsedAt": "2026-01-01T00:00:00Z",
+            "expiresAt": "2027-01-01T00:00:00Z", "userAgent": null, "current": false,
+        }]);
+        let upstream = HttpServer::new(move || {
+            let respond = |marked, status, body| {
+                let status = StatusCode::from_u16(status).unwrap();
+                let mut response = HttpResponse::build(status);
+                if marked {
+                    response.insert_header((SERVER_MARK, SERVER_MARK_VALUE));
+                }
+                response.content_type("application/json").body(body)
+            };
+            let list = list.to_string();
+            App::new()
+                .route(
+                    "/sessions",
+                    web::get().to(move || {
+                        let response = respond(listed, 200, list.clone());
+                        async { response }
+                    }),
+                )
+                .default_service(web::to(move || {
+                    let response = respond(marked, status, body.to_owned());
+                    async { response }
+                }))
+        });
+        let upstream = upstream.workers(1).disable_signals().bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", upstream.addrs()[0]);
+        let running = upstream.run();
+        let handle = running.handle();
+        actix_rt::spawn(running);
+
+        let now = Instant::now();
+        let sessions = Data::new(BrowserSessions::new(Cookie { secure: false }, 1, false, now));
+        let (cookie, identity) = sessions.create(now).unwrap();
+        let server = Server::new(&url, &RootCerts::System, Duration::from_secs(8)).unwrap();
+        let client = Client::new(&server, Credentials::default());
+        let tokens = TokenResponse {
+            token: "access".into(),
+            refresh_token: "refresh".into(),
+            expires_in: 60,
+        };
+        let credentials = identity.credentials().clone();
+        client.with_credentials(credentials).log_in_with(tokens).await.unwrap();
+        let app = App::new().app_data(sessions).app_data(Data::new(client)).configure(routes);
+        let app = init_service(app).await;
+        let request = TestRequest::with_uri(&format!("/api/sessions/{id}"))
+            .method(Method::DELETE)
+            .insert_header((COOKIE, format!("matchbook_client={cookie}")))
+            .insert_header(("x-matchbook", "page"));
+        let response = call_service(&app, request.to_request()).await;
+        handle.stop(false).await;
+        response.status().as_u16()
+    }
+
+    #[actix_rt::test]
+    async fn sessions_are_listed_and_ended_only_by_responses_of_the_token_server() {
+        for status in [200, 204, 404] {
+            assert_eq!(end_session_at(true, status, "", true).await, 204, "{status}");
+        }
+        for (status, body) in [
+            (200, "<html>log in to this network</html>"),
+            (204, ""),
+            (401, r#"{"status":401,"error":"Unauthorized"}"#),
+            (403, "<html>"),
+            (404, "<html>"),
+        ] {
+            assert_eq!(end_session_at(true, status, body, false).await, 503, "{status}");
+        }
+        // A list from elsewhere is rejected.
+        assert_eq!(end_session_at(false, 204, "", true).await, 503);
     }
 
     #[actix_rt::test]

@@ -201,7 +201,7 @@ async fn info(
 
 /// Identifies the caller. Rejects cross-site requests (login CSRF).
 fn same_site_caller(request: &HttpRequest, sessions: &BrowserSessions) -> Result<Caller, AppError> {
-    if csrf::is_cross_site(request.headers()) {
+    if csrf::is_cross_site(request.headers(), sessions.cookie().secure) {
         return Err(AppError::CrossSite);
     }
     Ok(sessions.caller(request.headers(), Instant::now()))

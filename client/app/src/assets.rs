@@ -59,7 +59,7 @@ async fn index(
     }
     // The browser may have a cookie that it does not send when it follows a link from
     // another site (`SameSite=Strict`). A new cookie would overwrite it.
-    if csrf::is_cross_site(request.headers()) {
+    if csrf::is_cross_site(request.headers(), sessions.cookie().secure) {
         return Ok(response.insert_header((REFRESH, "0; url=/")).body(RELOAD_PAGE));
     }
     let (id, _) = sessions.create(Instant::now())?;

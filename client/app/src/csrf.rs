@@ -12,8 +12,8 @@ const PAGE_HEADER: HeaderName = HeaderName::from_static("x-matchbook");
 
 /// Returns whether the request is cross-site: by `Sec-Fetch-Site`, else by `Origin` and
 /// `Referer`. Requests without these headers come from other clients or from the
-/// address bar, and are not cross-site.
-pub(crate) fn is_cross_site(headers: &HeaderMap) -> bool {
+/// address bar, and are not cross-site. `https`: browsers reach the app only over HTTPS.
+pub(crate) fn is_cross_site(headers: &HeaderMap, https: bool) -> bool {
     if headers.contains_key(SEC_FETCH_SITE) {
         return headers
             .get_all(SEC_FETCH_SITE)
@@ -22,35 +22,36 @@ pub(crate) fn is_cross_site(headers: &HeaderMap) -> bool {
     headers
         .get_all(ORIGIN)
         .chain(headers.get_all(REFERER))
-        .any(|url| !url.to_str().is_ok_and(|url| is_same_origin(url, headers)))
+        .any(|url| !url.to_str().is_ok_and(|url| is_same_origin(url, headers, https)))
 }
 
 /// Returns whether the page may have sent a request that changes something. Requires
 /// the page's header, and then `Sec-Fetch-Site`, else `Origin`, to be of the same origin.
 ///
 /// `Sec-Fetch-Site` comes first because it does not depend on the `Host` that a proxy
-/// sends. Browsers send it over HTTPS and to localhost.
-pub(crate) fn passes_csrf_check(headers: &HeaderMap) -> bool {
+/// sends. Browsers send it over HTTPS and to localhost. `https`: browsers reach the app
+/// only over HTTPS.
+pub(crate) fn passes_csrf_check(headers: &HeaderMap, https: bool) -> bool {
     if headers.get(PAGE_HEADER).is_none_or(|value| value.as_bytes() != b"page") {
         return false;
     }
     if headers.contains_key(SEC_FETCH_SITE) {
         return headers.get_all(SEC_FETCH_SITE).all(|site| site.as_bytes() == b"same-origin");
     }
-    headers
-        .get_all(ORIGIN)
-        .all(|origin| origin.to_str().is_ok_and(|origin| is_same_origin(origin, headers)))
+    let is_same_origin = |origin| is_same_origin(origin, headers, https);
+    headers.get_all(ORIGIN).all(|origin| origin.to_str().is_ok_and(is_same_origin))
 }
 
 /// Returns whether a URL has the origin that the request was sent to.
 ///
 /// A proxy may add or remove the default port in `Host`, and may pass the browser's
 /// `Host` only in `X-Forwarded-Host`. Another site cannot set that header without a CORS
-/// preflight.
-fn is_same_origin(url: &str, headers: &HeaderMap) -> bool {
+/// preflight. With `https`, a page served over plain HTTP under the same name is another
+/// origin: an attacker in the network can serve it.
+fn is_same_origin(url: &str, headers: &HeaderMap, https: bool) -> bool {
     let url = url.to_ascii_lowercase();
     let (rest, default_port) = match url.split_once("://") {
-        Some(("http", rest)) => (rest, "80"),
+        Some(("http", rest)) if !https => (rest, "80"),
         Some(("https", rest)) => (rest, "443"),
         _ => return false,
     };
@@ -156,7 +157,7 @@ mod tests {
     #[test]
     fn the_csrf_check_needs_the_page_header_and_the_same_origin() {
         let page = [("x-matchbook", "page"), ("host", "app.example:5002")];
-        let passes = |more: &[_]| passes_csrf_check(&headers(&[&page, more].concat()));
+        let passes = |more: &[_]| passes_csrf_check(&headers(&[&page, more].concat()), false);
         assert!(passes(&[]));
         assert!(passes(&[("sec-fetch-site", "same-origin")]));
         assert!(passes(&[("origin", "http://APP.example:5002")]));
@@ -173,20 +174,24 @@ mod tests {
         ] {
             assert!(!passes(&[(name, value)]), "{name}: {value}");
         }
-        assert!(!passes_csrf_check(&headers(&page[1..])), "without the page header");
-        assert!(!passes_csrf_check(&headers(&[("x-matchbook", "page"), ("origin", "http://")])));
+        assert!(!passes_csrf_check(&headers(&page[1..]), false), "without the page header");
+        assert!(!passes_csrf_check(
+            &headers(&[("x-matchbook", "page"), ("origin", "http://")]),
+            false
+        ));
     }
 
     #[test]
     fn the_csrf_check_passes_behind_a_tls_proxy_for_every_form_of_the_host() {
         let origin = ("origin", "https://app.example");
-        let passes =
-            |more: &[_]| passes_csrf_check(&headers(&[&[("x-matchbook", "page")], more].concat()));
+        let passes = |more: &[_]| {
+            passes_csrf_check(&headers(&[&[("x-matchbook", "page")], more].concat()), true)
+        };
         for host in
             ["app.example", "app.example:443", "APP.example", "app.example.", "App.Example.:443"]
         {
             assert!(passes(&[origin, ("host", host)]), "{host}");
-            assert!(!is_cross_site(&headers(&[origin, ("host", host)])), "{host}");
+            assert!(!is_cross_site(&headers(&[origin, ("host", host)]), true), "{host}");
         }
         let forwarded = [("host", "127.0.0.1:5002"), ("x-forwarded-host", "app.example")];
         assert!(passes(&[&forwarded[..], &[origin]].concat()));
@@ -201,17 +206,40 @@ mod tests {
     }
 
     #[test]
+    fn behind_tls_a_plain_http_page_of_the_same_name_is_another_origin() {
+        for (host, url) in [
+            ("app.example:80", "http://app.example"),
+            ("app.example", "HTTP://APP.example:80"),
+            ("app.example:5002", "http://app.example:5002"),
+        ] {
+            for name in ["origin", "referer"] {
+                let from = headers(&[("host", host), (name, url)]);
+                assert!(!is_cross_site(&from, false), "{host}: {name}: {url}");
+                assert!(is_cross_site(&from, true), "{host}: {name}: {url}");
+            }
+            let page = headers(&[("x-matchbook", "page"), ("host", host), ("origin", url)]);
+            assert!(passes_csrf_check(&page, false), "{host}: {url}");
+            assert!(!passes_csrf_check(&page, true), "{host}: {url}");
+        }
+        // Fetch Metadata takes precedence over the origin.
+        let modern = [("x-matchbook", "page"), ("sec-fetch-site", "same-origin")];
+        let headers = headers(&[&modern[..], &[("origin", "http://app.example")]].concat());
+        assert!(passes_csrf_check(&headers, true) && !is_cross_site(&headers, true));
+    }
+
+    #[test]
     fn fetch_metadata_distinguishes_links_from_typed_addresses() {
-        let cross_site = |site| is_cross_site(&headers(&[("sec-fetch-site", site)]));
+        let cross_site = |site| is_cross_site(&headers(&[("sec-fetch-site", site)]), false);
         assert!(cross_site("cross-site") && cross_site("same-site") && cross_site("new value"));
         assert!(!cross_site("none") && !cross_site("same-origin"));
-        assert!(!is_cross_site(&HeaderMap::new()));
+        assert!(!is_cross_site(&HeaderMap::new(), false));
     }
 
     #[test]
     fn without_fetch_metadata_origin_and_referer_decide() {
-        let cross_site =
-            |name, value| is_cross_site(&headers(&[("host", "app.example:5002"), (name, value)]));
+        let cross_site = |name, value| {
+            is_cross_site(&headers(&[("host", "app.example:5002"), (name, value)]), false)
+        };
         for url in ["http://evil.example", "http://app.example", "http://app.example:50022"] {
             assert!(cross_site("origin", url) && cross_site("referer", url), "{url}");
         }
@@ -222,7 +250,7 @@ mod tests {
         assert!(!cross_site("origin", "http://app.example:5002"));
         assert!(!cross_site("referer", "http://APP.example:5002/some?thing"));
         let modern = [("sec-fetch-site", "none"), ("host", "a"), ("referer", "http://b/")];
-        assert!(!is_cross_site(&headers(&modern)), "Fetch Metadata takes precedence");
+        assert!(!is_cross_site(&headers(&modern), false), "Fetch Metadata takes precedence");
     }
 
     #[test]

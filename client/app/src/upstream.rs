@@ -1,8 +1,8 @@
 //! Requests to the token server.
 
 use actix_web::http::StatusCode;
-use matchbook_client::{Client, Error, Request};
-use matchbook_shared::UserInfo;
+use matchbook_client::{Client, Error, Request, Response};
+use matchbook_shared::{SERVER_MARK, SERVER_MARK_VALUE, UserInfo};
 use serde::de::DeserializeOwned;
 
 use crate::error::AppError;
@@ -15,6 +15,7 @@ pub(crate) async fn user(client: &Client) -> Result<UserInfo, AppError> {
 /// Sends a request and parses the JSON body of a `200` response.
 pub(crate) async fn fetch_json<T: DeserializeOwned>(request: Request) -> Result<T, AppError> {
     let mut response = request.send().await?;
+    check_origin(&response)?;
     if response.status().as_u16() != StatusCode::OK.as_u16() {
         return Err(AppError::from_response(&response));
     }
@@ -23,4 +24,22 @@ pub(crate) async fn fetch_json<T: DeserializeOwned>(request: Request) -> Result<
         let problem = "the response is not from the token server".to_owned();
         Error::Transient { problem, retry_after: None }.into()
     })
+}
+
+/// Checks that the token server sent a response: a portal or a gateway lists no sessions
+/// and ends none. Statuses that are temporary anyway are left to the caller.
+///
+/// # Errors
+/// A temporary failure if something in between sent it.
+pub(crate) fn check_origin(response: &Response) -> Result<(), AppError> {
+    let status = response.status();
+    let mark = response.headers().get(SERVER_MARK);
+    let has_mark = mark.is_some_and(|mark| mark.as_bytes() == SERVER_MARK_VALUE.as_bytes());
+    let is_temporary = status.is_server_error() || status.as_u16() == 429;
+    if has_mark || is_temporary {
+        return Ok(());
+    }
+    let status = status.as_u16();
+    let problem = format!("{status} from something between this app and the token server");
+    Err(Error::Transient { problem, retry_after: None }.into())
 }
