@@ -53,7 +53,7 @@ struct Reason {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CheckSource {
     /// The label's name, which must not change once a version is released.
-    answer: Label,
+    source: Label,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -166,7 +166,7 @@ impl Metrics {
     }
 
     pub fn record_check(&self, source: &'static str) {
-        self.checks.get_or_create(&CheckSource { answer: Label(source) }).inc();
+        self.checks.get_or_create(&CheckSource { source: Label(source) }).inc();
     }
 
     pub fn record_rate_limit(&self, limit: &'static str) {

@@ -33,9 +33,9 @@ const SALTS_PER_BATCH: usize = 100;
 /// The sweeper pauses this many times as long as its last statements took, and so uses at
 /// most a tenth of one connection's time.
 const THROTTLE: u32 = 9;
-/// How many rotations can wait to be tracked. A pass finds what does not fit.
+/// Rotations that can wait to be tracked. The pass finds all others.
 const QUEUE_CAPACITY: usize = 1 << 16;
-/// How many rotations are tracked. A pass finds what does not fit.
+/// Rotations that are tracked. The pass finds all others.
 const MAX_TRACKED: usize = 1 << 18;
 
 /// Reports rotations to the sweeper. Clones report to the same sweeper.

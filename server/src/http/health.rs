@@ -16,7 +16,7 @@ pub(super) async fn live() -> HttpResponse {
     HttpResponse::Ok().json(serde_json::json!({ "status": "live" }))
 }
 
-/// `GET /health/ready`: whether the server can work, and what is wrong. It responds
+/// `GET /health/ready`: the state of the server and its problems. It responds
 /// `503` without its database, and `200` without Redis: slower, but correct. It also
 /// responds `200` with a key that it cannot decrypt, whose tokens it rejects.
 pub(super) async fn ready(

@@ -3,7 +3,7 @@
 use super::Issuer;
 use crate::store::ClockState;
 
-/// Whether the server can work, and what is wrong.
+/// The state of the server and its problems.
 pub struct HealthReport {
     /// Whether the database takes writes.
     pub database: bool,

@@ -88,7 +88,7 @@ pub enum OpenError {
     Unfit {
         /// Without its password.
         url: String,
-        /// What is wrong, and how to repair it.
+        /// The problem, and how to repair it.
         problem: String,
     },
     /// Rows would get wrong times.

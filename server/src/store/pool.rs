@@ -107,7 +107,7 @@ impl Pool {
     }
 
     /// Acquires a permit, in the order of the calls. A request that has to wait takes a
-    /// queue slot, or fails at once if there is none.
+    /// queue slot, or fails at once if no slot is free.
     pub(super) async fn acquire(&self, kind: Kind) -> Result<Permit, Error> {
         if let Some(permit) = self.try_acquire(kind) {
             return Ok(permit);

@@ -221,7 +221,7 @@ fn mark_ended(
         .map(drop)
 }
 
-/// Deletes a session that was never rotated. Returns `false` if there is none.
+/// Deletes a session that was never rotated. Returns `false` if no such session exists.
 pub fn delete_unused(conn: &mut Conn, id: SessionId) -> QueryResult<bool> {
     let unused = sessions::table.find(key(id)).filter(sessions::generation.eq(0));
     Ok(diesel::delete(unused).execute(conn)? == 1)

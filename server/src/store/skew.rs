@@ -35,8 +35,8 @@ pub enum ClockState {
 /// One comparison of the two clocks.
 #[derive(Clone, Copy)]
 struct Measured {
-    /// What has to be added to this server's clock, in microseconds: at least, most likely
-    /// and at most. The database reads its clock at some time during a round trip.
+    /// The correction of this server's clock, in microseconds: lowest, most likely and
+    /// highest value. The database reads its clock at some time during a round trip.
     least: i64,
     likely: i64,
     most: i64,
@@ -160,8 +160,7 @@ impl Store {
         (state, (state != ClockState::Good).then(|| sentence(measured)))
     }
 
-    /// Returns what has to be added to this server's clock to get the database's, in
-    /// seconds.
+    /// Returns the database's time minus this server's, in seconds.
     #[must_use]
     pub fn clock_offset(&self) -> f64 {
         let micros = self.skew.last().map_or(0, |measured| measured.likely);
@@ -170,7 +169,7 @@ impl Store {
         seconds
     }
 
-    /// Fails if this server's clock is too wrong to decide what has expired.
+    /// Fails if this server's clock is too wrong to decide about expiry.
     pub fn check_clock(&self) -> Result<(), Error> {
         match self.skew.last().map(Measured::state) {
             Some(ClockState::Wrong) => Err(Error::WrongClock),

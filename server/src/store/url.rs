@@ -43,7 +43,7 @@ fn check(rest: &str) -> Result<(), &'static str> {
         return Err("must have spaces percent-encoded, as `%20`");
     }
     if !rest.split('%').skip(1).all(is_encoded) {
-        return Err("must have percent signs in its password percent-encoded, as `%25`");
+        return Err("must percent-encode each `%` in its password, as `%25`");
     }
     let (credentials, rest) = rest.rsplit_once('@').unwrap_or(("", rest));
     if credentials.contains(['/', '?', '#', '@']) {

@@ -49,7 +49,7 @@ async fn metrics_count_every_outcome() {
     has("matchbook_signing_duration_seconds_count 3");
     has(r#"matchbook_database_connections{state="idle"}"#);
     let checks = if server.world.redis_url().is_some() { "hit" } else { "fallback" };
-    has(&format!(r#"matchbook_access_checks_total{{answer="{checks}"}} 2"#));
+    has(&format!(r#"matchbook_access_checks_total{{source="{checks}"}} 2"#));
     assert!(!text.contains("nothing"), "no path of a client's making");
     assert!(text.ends_with("# EOF\n"));
 }

@@ -88,9 +88,9 @@ fn redis_comes_back_empty_and_a_frozen_one_does_not_answer() {
 #[test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
 fn redis_takes_arguments() {
-    let user = ["--user", "someone", "on", ">secret", "~*", "+@all"];
+    let user = ["--user", "app", "on", ">secret", "~*", "+@all"];
     let redis = Redis::with(|_| user.map(String::from).into());
-    let url = format!("redis://someone:secret@127.0.0.1:{}", redis.port());
+    let url = format!("redis://app:secret@127.0.0.1:{}", redis.port());
     let mut conn = Client::open(url).unwrap().get_connection().unwrap();
-    assert_eq!(redis::cmd("ACL").arg("WHOAMI").query::<String>(&mut conn).unwrap(), "someone");
+    assert_eq!(redis::cmd("ACL").arg("WHOAMI").query::<String>(&mut conn).unwrap(), "app");
 }
