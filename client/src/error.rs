@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use matchbook_shared::InvalidGrantReason;
 
-/// Why there is no response. No error shows a token.
+/// An error of a request, a login or a logout. No error shows a token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -6,7 +6,7 @@
 //! [`FileStore`] this holds for several processes too. A transient failure keeps the tokens;
 //! only a response of the token server ends a session.
 //!
-//! The connections of awc belong to a thread, the tokens to a process: each thread has its
+//! The connections of awc belong to a thread, the tokens to a process. Each thread has its
 //! own [`Client`], and all of them share one [`Credentials`].
 //!
 //! ```no_run

@@ -1,5 +1,5 @@
-//! The requests of a refresh and of a logout, and what their responses mean: at Matchbook's
-//! own endpoints, or at those of OAuth 2.0 (RFC 6749, RFC 7009).
+//! The requests of a refresh and of a logout, and the results of their responses. They go
+//! to Matchbook's own endpoints, or to those of OAuth 2.0 (RFC 6749, RFC 7009).
 
 use std::time::Instant;
 

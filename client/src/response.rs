@@ -1,4 +1,4 @@
-//! What a response of the token server means: JSON, or an [`Error`].
+//! Converts a response of the token server to JSON or to an [`Error`].
 //!
 //! A gateway, a proxy or the login page of a network may respond in place of the server. Such
 //! a response is a transient error, whatever it says.
@@ -102,7 +102,7 @@ pub(crate) async fn error_from(server: &Server, mut response: Response, secrets:
     }
 }
 
-/// Returns the error for compressed JSON. Every request refuses compression, so a proxy has
+/// Returns the error for compressed JSON. No request accepts compression, so a proxy has
 /// compressed it.
 pub(crate) fn compressed(response: &Response) -> Option<Error> {
     let encoding = response.headers().get(CONTENT_ENCODING)?.to_str().unwrap_or("unknown");
@@ -122,8 +122,8 @@ pub(crate) fn retry_after(response: &Response) -> Option<Duration> {
 }
 
 /// Returns whether the token server itself has sent a response. Matchbook marks each
-/// response. An error of an OAuth server is JSON (RFC 6749 §5.2); the body of a successful
-/// revocation has no meaning (RFC 7009 §2.2), but it is not a page.
+/// response. An error of an OAuth server is JSON (RFC 6749 §5.2). The body of a successful
+/// revocation has no meaning (RFC 7009 §2.2), but is no HTML page.
 pub(crate) fn is_from_token_server(server: &Server, response: &Response) -> bool {
     if server.as_oauth().is_some() && response.status().is_success() {
         let content_type = response.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
@@ -141,7 +141,7 @@ pub(crate) fn is_from_token_server(server: &Server, response: &Response) -> bool
 /// session.
 pub(crate) fn not_from_token_server(status: StatusCode, retry_after: Option<Duration>) -> Error {
     let status = status.as_u16();
-    let problem = format!("{status} from something between here and the token server");
+    let problem = format!("{status} from a proxy or a gateway, not from the token server");
     Error::Transient { problem, retry_after }
 }
 

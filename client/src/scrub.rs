@@ -47,8 +47,8 @@ pub(crate) fn scrub(text: &str, secrets: &[&str]) -> String {
     shown
 }
 
-/// Returns the encodings of a secret in a text: plain, percent-encoded (as in a form or a URL,
-/// with digits of either case), and as a JSON string.
+/// Returns the encodings of a secret in a text: plain, percent-encoded, and as a JSON string.
+/// Percent-encoding is that of a form or of a URL, with digits of either case.
 fn encodings(secret: &str) -> Vec<String> {
     let form = serde_urlencoded::to_string([("", secret)]).unwrap_or_default();
     let form = form.trim_start_matches('=').to_owned();

@@ -1,8 +1,8 @@
 //! The tokens in memory, and the one change of them in progress.
 //!
 //! A refresh, a login and a logout change the tokens. At most one such change runs at a
-//! time: its caller is the leader, and each caller that arrives meanwhile is a follower,
-//! which awaits the leader's outcome.
+//! time, and its caller is the leader. Callers that arrive meanwhile are followers: they
+//! await the leader's outcome.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -51,7 +51,7 @@ struct Backoff {
     error: Error,
 }
 
-/// The part of a caller in the change of the tokens.
+/// The role of a caller in a change of the tokens.
 enum Role {
     Leader(RefreshLeader),
     Follower(RefreshFollower),
@@ -88,7 +88,7 @@ pub(crate) struct RefreshLeader {
 
 /// Returns the error of a request that waited too long for a refresh.
 pub(crate) fn wait_timed_out() -> Error {
-    Error::transient("the tokens are being refreshed for longer than this request can wait")
+    Error::transient("timeout while waiting for a refresh of the tokens")
 }
 
 impl Default for SharedTokens {
@@ -117,7 +117,7 @@ impl SharedTokens {
     }
 
     /// Installs tokens that were read from the store, unless the tokens in memory have
-    /// changed since `seen`: those are newer. Returns the current tokens.
+    /// changed since `seen` and are therefore newer. Returns the current tokens.
     pub(crate) fn install_read(
         &self,
         read: TokenSet,
@@ -294,8 +294,8 @@ impl RefreshLeader {
         });
     }
 
-    /// Changes the state and ends the change under one lock. Otherwise a follower of the
-    /// next change could receive this outcome.
+    /// Applies `change` and clears `in_flight` under one lock. Otherwise a follower of
+    /// the next change could receive this outcome.
     fn publish(mut self, outcome: Outcome, change: impl FnOnce(&SharedTokens, &mut State)) {
         let mut state = self.tokens.lock();
         change(&self.tokens, &mut state);

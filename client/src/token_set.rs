@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use crate::store::StoredTokens;
 
-/// The longest lifetime that is counted; a longer one is treated like this one, so that
-/// arithmetic with it cannot overflow.
+/// The maximum lifetime. A longer one is shortened to it, so that arithmetic cannot
+/// overflow.
 const MAX_LIFETIME: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
 
 /// Tokens that were issued together.

@@ -1,5 +1,5 @@
-//! Exchanges with a server: which connection a request uses, when it is sent again, and which
-//! error a missing response is.
+//! Exchanges requests and responses with a server. Decides which connection a request uses,
+//! when it is sent again, and which error is returned without a response.
 //!
 //! awc keeps the connections and speaks HTTP. It gets `http` URLs only: [`dial`] speaks TLS,
 //! and each kind of connection has a pool of its own.

@@ -83,8 +83,8 @@ impl Application {
     }
 }
 
-/// Opens everything that the settings name, and binds to the addresses. What fails fast comes
-/// first.
+/// Opens everything that the settings name, and binds to the addresses. Steps that fail fast
+/// come first.
 pub async fn start(config: &Config) -> Result<Application, Error> {
     let data_dir = DataDir::at(&config.data_dir);
     if let store::Url::Sqlite(path) = &config.database.url {

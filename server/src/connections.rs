@@ -75,10 +75,10 @@ impl Connections {
     pub fn admit(self: &Arc<Self>, io: &dyn Any, data: &mut Extensions) {
         let Some(stream) = tcp_stream(io) else { return };
         let Ok(peer) = stream.peer_addr() else { return };
-        // A second handle, because actix owns the first one. Without it, this connection could
-        // never be closed, so it is refused if no more files can be opened.
+        // A second handle, because actix owns the first one. Without it the server could not
+        // close a silent connection, so it closes this one if no more files can be opened.
         let Ok(handle) = stream.as_fd().try_clone_to_owned().map(TcpStream::from) else {
-            tracing::warn!("connection refused: no more files can be opened");
+            tracing::warn!("connection closed: no more files can be opened");
             let _ = SockRef::from(stream).shutdown(Shutdown::Both);
             return;
         };
@@ -89,7 +89,7 @@ impl Connections {
         if self.max_per_address.is_some_and(|max| *count >= max) && !self.proxies.contains(ip) {
             drop(open);
             self.metrics.record_rate_limit("connections");
-            tracing::debug!(%ip, "connection refused: too many from its address");
+            tracing::debug!(%ip, "connection closed: too many from its address");
             let _ = handle.shutdown(Shutdown::Both);
             return;
         }

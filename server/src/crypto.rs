@@ -233,8 +233,8 @@ impl KeyEncryptionKey {
         Ok([nonce.as_ref().as_slice(), &ciphertext].concat())
     }
 
-    /// Decrypts what [`Self::encrypt`] returned; `None` if it was encrypted under another
-    /// key or with other associated data, or was altered.
+    /// Decrypts the output of [`Self::encrypt`]. Returns `None` if the key or the
+    /// associated data differ, or if the ciphertext was altered.
     pub(crate) fn decrypt(&self, aad: &[u8], encrypted: &[u8]) -> Option<Vec<u8>> {
         let (nonce, ciphertext) = encrypted.split_at_checked(NONCE_LEN)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;

@@ -24,12 +24,12 @@ macro_rules! id {
 }
 
 id! {
-    /// The id of a user. A guest's id is also the credential for its only log-in, so it
-    /// is random and is not logged before that.
+    /// The id of a user. A guest's id is also the credential for its only login, so it
+    /// is random and is not logged before the login.
     UserId
 }
 id! {
-    /// The id of a session: one log-in on one device (`sid` in an access token).
+    /// The id of a session: one login on one device (`sid` in an access token).
     SessionId
 }
 id! {
@@ -42,13 +42,13 @@ id! {
 }
 
 /// The routing value of a user and of all its sessions: the first column in the keys of
-/// `users`, `sessions`, `session_revocations` and `events`. A distributed database can so
-/// store all rows of a user on one node.
+/// `users`, `sessions`, `session_revocations` and `events`. A distributed database can
+/// therefore store all rows of a user on one node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place(u8);
 
-/// NEVER CHANGE THIS MASK once a version is released: the place is the low six bits of a
-/// byte in every stored key and in every session id that clients hold.
+/// NEVER CHANGE THIS MASK once a version is released: the place is in every stored key,
+/// and in every session id that clients hold. It is the low six bits of a byte.
 const PLACE_MASK: u8 = 0x3f;
 
 /// NEVER CHANGE THIS POSITION once a version is released: sessions of issued tokens would

@@ -83,7 +83,7 @@ pub enum Error {
     Rng(#[from] RngError),
 }
 
-/// What a failure means for the client.
+/// The kind of a failure, as the client needs to know it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
     /// The database is unavailable. A retry may succeed.

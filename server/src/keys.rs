@@ -97,8 +97,8 @@ pub struct Options {
 
 impl Options {
     /// Returns the time for which keys are used after they were read. A server without its
-    /// database accepts and publishes a revoked key at most for this time, which is about
-    /// as long as the caches of the key set trust it.
+    /// database accepts and publishes a revoked key for at most this time. Caches of the
+    /// key set trust the key for about as long.
     fn max_staleness(&self) -> Duration {
         MIN_STALENESS_LIMIT.max(self.publish_ahead / 2)
     }

@@ -1,8 +1,8 @@
 //! Matchbook's server: short-lived access tokens and rotated refresh tokens.
 //!
 //! The modules are in reading order: each imports only from modules after it. The test
-//! `module_order` compares this list with the imports. In one line: the command line
-//! starts the application, which serves HTTP; handlers call the issuer; the issuer applies
+//! `module_order` compares this list with the imports. In short: the command line starts
+//! the application, which serves HTTP, and handlers call the issuer. The issuer applies
 //! the rules of `sessions` to the `store`, with `keys` and `token_status`.
 
 pub mod cli;

@@ -105,7 +105,7 @@ impl Limits {
 }
 
 /// Returns the key that a client is counted by: its IPv4 address, or the /64 subnet of its
-/// IPv6 address, because a client controls a whole subnet (RFC 6177).
+/// IPv6 address. A client controls a whole subnet (RFC 6177).
 pub(crate) fn subnet_key(ip: IpAddr) -> u128 {
     match ip.to_canonical() {
         IpAddr::V4(v4) => v4.to_bits().into(),

@@ -55,7 +55,7 @@ pub struct Reuse {
     /// How long after its rotation, with the idempotency key that rotated it.
     pub recovery_window: Duration,
     /// Whether a token that was rotated with an idempotency key is reissued to that key
-    /// only, and a session that has used a key always needs one.
+    /// only. A session that has used a key then always needs one.
     pub same_key_only: bool,
 }
 
@@ -78,7 +78,7 @@ impl Policy {
     }
 }
 
-/// What a refresh depends on, apart from the request and the session.
+/// The policy and the keys of a refresh.
 #[derive(Clone, Copy)]
 pub struct Rules<'a> {
     pub policy: &'a Policy,
@@ -100,7 +100,7 @@ impl ClientInfo {
     }
 }
 
-/// What a rule needs to know about the request that it decides.
+/// The circumstances of a request, as a rule needs them.
 #[derive(Clone, Copy)]
 pub struct Context<'a> {
     pub policy: &'a Policy,

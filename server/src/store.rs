@@ -100,7 +100,7 @@ pub struct Store {
     skew: Arc<Skew>,
 }
 
-/// Decides once between a caller that gives up and work that is done.
+/// Records which came first: the work was done, or the caller gave up.
 #[derive(Clone, Default)]
 struct Handover(Arc<AtomicBool>);
 
@@ -111,7 +111,7 @@ impl Handover {
     }
 }
 
-/// Takes the handover when the caller is gone.
+/// Takes the handover when it is dropped, because the caller gave up.
 struct GiveUp(Handover);
 
 impl Drop for GiveUp {

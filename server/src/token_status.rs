@@ -13,7 +13,8 @@
 //! # Why a logout is final
 //!
 //! The database is the source of truth. A revocation is committed to `session_revocations`,
-//! then written to Redis as a tombstone. A tombstone overrides "active", in any order.
+//! then written to Redis as a tombstone. A tombstone overrides "active", whichever is
+//! written first.
 //!
 //! * Every second each server polls (`poll`): it verifies that its Redis is the same as
 //!   before (`identity`), reads new revocations, keeps them in memory and writes them to its
@@ -21,8 +22,8 @@
 //! * A successful poll is a lease: Redis is trusted for two seconds after the poll began.
 //! * A Redis that was unavailable, replaced, restarted, demoted or flushed gets every
 //!   revocation before it is read again.
-//! * The epoch is read with each token, except on a cluster. `FLUSHALL` removes it, and
-//!   entries of another epoch, also those that are written late, are ignored.
+//! * The epoch is read with each token, except on a cluster. `FLUSHALL` removes it.
+//!   Entries of another epoch are ignored, even if they are written later.
 //! * A logout is acknowledged when every server has polled since, or reads the same Redis
 //!   that has the tombstone (`peers`).
 

@@ -50,8 +50,8 @@ pub(crate) fn routes(config: &mut ServiceConfig) {
     config.service(scope);
 }
 
-/// Checks that the request comes from the page of a known browser, passes the identity
-/// to the handler, and reports the request to the browser's pages.
+/// Checks that the request comes from the page of a known browser, and passes the
+/// identity to the handler. Reports the request to the browser's pages.
 async fn authenticate(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,

@@ -26,11 +26,12 @@ pub(crate) async fn fetch_json<T: DeserializeOwned>(request: Request) -> Result<
     })
 }
 
-/// Checks that the token server sent a response: a portal or a gateway lists no sessions
-/// and ends none. Statuses that are temporary anyway are left to the caller.
+/// Checks that the token server sent a response. A captive portal or a gateway may
+/// respond in its place, which confirms nothing. Statuses that are temporary anyway are
+/// left to the caller.
 ///
 /// # Errors
-/// A temporary failure if something in between sent it.
+/// A temporary failure if the token server did not send it.
 pub(crate) fn check_origin(response: &Response) -> Result<(), AppError> {
     let status = response.status();
     let mark = response.headers().get(SERVER_MARK);
@@ -40,6 +41,6 @@ pub(crate) fn check_origin(response: &Response) -> Result<(), AppError> {
         return Ok(());
     }
     let status = status.as_u16();
-    let problem = format!("{status} from something between this app and the token server");
+    let problem = format!("{status} from a proxy or a gateway, not from the token server");
     Err(Error::Transient { problem, retry_after: None }.into())
 }

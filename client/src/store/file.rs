@@ -82,8 +82,8 @@ impl FileStore {
         }
     }
 
-    /// Rejects anything but a regular file: a folder, a device or a pipe cannot be replaced by
-    /// a file, and replacing a symbolic link would leave its target.
+    /// Rejects anything but a regular file. A folder, a device or a pipe cannot be replaced by
+    /// a file. Replacing a symbolic link would leave its target unchanged.
     fn check_regular_file(&self) -> io::Result<()> {
         match fs::symlink_metadata(&self.path) {
             Ok(found) if !found.is_file() => Err(not_regular_error(found.file_type(), "it")),

@@ -1,8 +1,8 @@
 //! Corrects the head of a response for awc.
 //!
-//! awc 3.11 misreads some heads that RFC 9112 §6.3 allows. It takes a body that ends
-//! with the connection for an empty one, waits for the body of a `304`, waits for the
-//! end of the connection after an empty HTTP/1.0 response, and keeps a connection that
+//! awc 3.11 misreads some heads that RFC 9112 §6.3 allows. It treats a body that ends
+//! with the connection as empty, and waits for the body of a `304`. After an empty
+//! HTTP/1.0 response it waits for the end of the connection. It keeps a connection that
 //! an HTTP/1.0 server closes.
 
 /// How the body of a response ends.

@@ -1,5 +1,5 @@
-//! `matchbook-server explain`: what a refresh token is, and what a refresh with it would
-//! do. Changes nothing.
+//! `matchbook-server explain`: describes a refresh token, and how a refresh would be
+//! decided. Changes nothing.
 
 use std::fmt::{self, Display};
 use std::io::{self, BufRead, IsTerminal, Read};
@@ -222,7 +222,7 @@ fn rejection(reason: InvalidGrant) -> &'static str {
         InvalidGrant::ExpiredAbsolute => "the session reached its absolute lifetime",
         InvalidGrant::Ended(_) => "the session had ended before",
         InvalidGrant::Superseded => {
-            "a newer token was issued within the grace period; the session would go on"
+            "a newer token was issued within the grace period; the session would continue"
         }
         InvalidGrant::Reuse => {
             "it was rotated and must not be presented again; the session would end"

@@ -8,7 +8,8 @@ use crate::limits::{Limit, Limits};
 use crate::metrics::Metrics;
 use crate::proxies::TrustedProxies;
 
-/// What a handler may use. It holds no database: handlers call the issuer.
+/// The parts that a handler may use. The store is not among them: handlers call the
+/// issuer.
 pub struct State {
     pub issuer: Arc<Issuer>,
     pub limits: Limits,

@@ -70,8 +70,8 @@ impl Issuer {
         let refresh =
             Refresh::new(presented, randomness, self.rules(), now).until(self.store.deadline(now));
         if !keyed {
-            // Before the rotation: the client may disconnect, and the salt has to be
-            // cleared all the same.
+            // Before the rotation: the client may disconnect, but the salt must be
+            // cleared anyway.
             self.salt_expiry.track(session, now);
         }
         let refresh = Arc::new(refresh);

@@ -13,9 +13,9 @@ use crate::store::signing_keys::StoredKey;
 /// exist that were issued when `tokens.access_lifetime` was longer.
 const MIN_RETENTION: Duration = Duration::from_secs(24 * 3600);
 
-/// The `active_from` of a key whose insert may not be committed yet. The time is set once
-/// other servers can read the row, so that a late commit does not shorten the time for
-/// which the key is published before it signs.
+/// The `active_from` of a key whose insert may not be committed yet. It is replaced once
+/// other servers can read the row. A late commit therefore does not shorten the time
+/// between publication and first signature.
 pub(super) const UNSCHEDULED: Timestamp = Timestamp::END_OF_9999;
 
 /// The state of a key at a point in time.

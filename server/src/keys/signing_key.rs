@@ -91,7 +91,7 @@ pub(super) struct SigningKey {
     /// The thumbprint (RFC 7638).
     pub(super) kid: String,
     /// The tokens that this key verified, by their digest. The expiry and the revocation of
-    /// a token are checked for each request all the same.
+    /// a token are still checked for each request.
     pub(super) verified: Cache<[u8; 32], VerifiedToken>,
 }
 

@@ -20,8 +20,8 @@ pub enum VerifyError {
     /// published key.
     Invalid,
     Expired,
-    /// The token names a key that may be new or revoked, and the database cannot be read,
-    /// or this server's clock is wrong.
+    /// The token cannot be verified now. Its key may be new or revoked, but the database
+    /// cannot be read, or this server's clock is wrong.
     Unavailable(Error),
 }
 
@@ -30,9 +30,9 @@ pub(super) enum SignatureError {
     UnknownKey,
 }
 
-/// The header of an access token. Other members than those of this server's tokens are
-/// rejected: `crit` (RFC 7515 §4.1.11) lists members that a verifier must understand, `b64`
-/// (RFC 7797) changes the signed bytes, and `jku`, `jwk`, `x5u` and `x5c` carry keys.
+/// The header of an access token. Members that this server does not issue are rejected.
+/// `crit` (RFC 7515 §4.1.11) lists members that a verifier must understand. `b64` (RFC
+/// 7797) changes the signed bytes. `jku`, `jwk`, `x5u` and `x5c` carry keys.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TokenHeader {

@@ -11,8 +11,8 @@ const TOKEN_KEY_LABEL: &[u8] = b"matchbook refresh token tag";
 /// keys in their database.
 const KEY_ENCRYPTION_LABEL: &[u8] = b"matchbook signing key seal";
 
-/// The keys that are derived from `secret` and `old_secrets`, each purpose under its own
-/// label (HKDF, RFC 5869), so that they are independent of each other.
+/// The keys that are derived from `secret` and `old_secrets` (HKDF, RFC 5869). Each
+/// purpose has its own label, so the keys are independent of each other.
 pub struct DerivedKeys {
     pub token_keys: TokenKeys,
     pub key_encryption_keys: KeyEncryptionKeys,

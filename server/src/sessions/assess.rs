@@ -19,11 +19,11 @@ pub enum InvalidGrant {
     ExpiredIdle,
     /// The session reached its absolute lifetime.
     ExpiredAbsolute,
-    /// The session had ended before.
+    /// The session has already ended.
     Ended(EndReason),
-    /// A newer token was issued a moment ago. The session goes on.
+    /// A newer token was issued within the grace period. The session continues.
     Superseded,
-    /// The token had been rotated, so it was copied. The session ends.
+    /// The token was rotated, and may not be presented again. The session ends.
     Reuse,
 }
 
@@ -48,7 +48,7 @@ impl InvalidGrant {
 pub enum Assessment {
     /// It is the current token and is rotated.
     Current,
-    /// It is newer than the database, and is rotated all the same
+    /// It is newer than the database, and is rotated anyway
     /// (`accept_ahead_of_database`).
     AheadOfDatabase,
     /// It was rotated, and its successor is reissued.
@@ -64,8 +64,8 @@ pub enum Assessment {
 pub enum PresentedKey<'a> {
     Missing,
     Sent(&'a IdempotencyKey),
-    /// The key of the last rotation, whatever it is. `explain` asks what that key would
-    /// change.
+    /// The key of the last rotation, whatever its value. `explain` uses it to find out
+    /// what a key would change.
     OfLastRotation,
 }
 
@@ -76,7 +76,7 @@ impl<'a> From<Option<&'a IdempotencyKey>> for PresentedKey<'a> {
 }
 
 impl PresentedKey<'_> {
-    /// Returns whether the last rotation had this key and this token.
+    /// Returns whether the last rotation exchanged this token with this key.
     fn is_of_rotation(self, token: &RefreshToken, previous: &Previous) -> bool {
         let Some(digest) = &previous.idempotency_key_digest else { return false };
         match self {
@@ -87,8 +87,8 @@ impl PresentedKey<'_> {
     }
 }
 
-/// Decides about a token from the row of its session. The end of the session and its
-/// expiry come first.
+/// Assesses a token by the row of its session. Expiry and the end of the session take
+/// precedence.
 #[must_use]
 pub fn assess(
     token: &RefreshToken,
@@ -111,8 +111,8 @@ pub fn assess(
     if let State::Ended { reason, .. } = session.state {
         return Assessment::Rejected(InvalidGrant::Ended(reason));
     }
-    // A session that has used keys always needs one in this mode. A request without a
-    // key is not from its client.
+    // With `same_key_only`, a session that has used a key always needs one. A request
+    // without a key does not come from its client.
     let lacks_key = policy.same_key_only()
         && session.has_used_idempotency_key
         && matches!(key, PresentedKey::Missing);
@@ -132,7 +132,7 @@ pub fn assess(
     }
 }
 
-/// Decides about a token that is not the current one any more.
+/// Assesses a token that is no longer the current one.
 fn assess_superseded(
     token: &RefreshToken,
     key: PresentedKey<'_>,
@@ -159,8 +159,8 @@ fn assess_superseded(
     if is_previous && previous.successor_salt.is_some() {
         return Assessment::Reissue { until };
     }
-    // A recent rotation, which may be a thief's, excuses only tokens that were current
-    // within the last grace periods.
+    // The last rotation may be a thief's. It excuses only tokens that were current
+    // within the last few grace periods.
     if is_previous || token.generation >= session.oldest_recent_generation {
         Assessment::Rejected(InvalidGrant::Superseded)
     } else {

@@ -39,8 +39,9 @@ pub enum RefreshOutcome {
     },
     /// The deadline passed before the session could be rotated. Nothing changed.
     TooLate,
-    /// Only the date of the rotation makes it reuse. Nothing changed: a rotation that
-    /// was committed late has its date corrected a moment later.
+    /// Only the date of the rotation makes this look like reuse, and nothing has
+    /// changed. The date of a rotation that was committed late is corrected a moment
+    /// later.
     LooksLikeReuse,
 }
 
@@ -174,8 +175,8 @@ impl Conflict<'_> {
             session.rotated_after(update.now, presented.token.generation);
         }
         match self.assess(&session, update.now) {
-            // The row is unchanged since the last attempt: only the deadline is left to
-            // prevent the rotation.
+            // The row is unchanged since the last attempt, so only the deadline can
+            // have prevented the rotation.
             Assessment::Current if self.was_current => Ok(Some(RefreshOutcome::TooLate)),
             Assessment::Current => {
                 self.was_current = true;
@@ -304,7 +305,8 @@ impl Conflict<'_> {
                 InvalidGrant::Superseded if elsewhere => EventKind::SupersededElsewhere,
                 _ => EventKind::RefreshRejected,
             };
-            // Counted, because any bearer of an old token can cause these at will.
+            // Counts repeated events in one row, because any bearer of an old token can
+            // cause them at will.
             let event = Event {
                 reason: Some(reason.reason().as_str()),
                 user,

@@ -25,8 +25,8 @@ pub enum Error {
     /// The connection was lost, or its server no longer accepts writes.
     #[error("database unavailable: {0}")]
     Unavailable(#[source] QueryError),
-    /// The statement failed on a sound connection and may succeed later: the disk is
-    /// full, another transaction is in the way, the database turned read-only.
+    /// The statement failed on a healthy connection, and may succeed later. Examples: a
+    /// full disk, a conflicting transaction, a database that became read-only.
     #[error("statement failed temporarily: {0}")]
     Unable(#[source] QueryError),
     /// A bug, or a schema that does not fit this version.
@@ -91,14 +91,14 @@ pub enum OpenError {
         /// The problem, and how to repair it.
         problem: String,
     },
-    /// Rows would get wrong times.
+    /// This machine's clock is wrong, so rows would get wrong times.
     #[error("nothing was changed: {0}")]
     WrongClock(String),
     #[error("cannot create the connection pool: {0}")]
     Pool(#[from] r2d2::Error),
 }
 
-/// Returns whether a statement that failed on a sound connection may succeed later.
+/// Returns whether a statement that failed on a healthy connection may succeed later.
 ///
 /// Diesel has no SQLSTATE for most errors. PostgreSQL reports a position for a statement
 /// that it cannot parse, or whose table or column is missing. Errors at run time have no

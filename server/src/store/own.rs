@@ -34,7 +34,7 @@ pub enum Error {
     Connect(#[from] ConnectionError),
     #[error("database connection lost: {0}")]
     Lost(#[source] QueryError),
-    /// The connection itself is sound.
+    /// The connection itself is healthy.
     #[error("statement failed: {0}")]
     Query(#[source] QueryError),
     #[error("the database did not respond within {0:?}")]

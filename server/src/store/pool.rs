@@ -14,7 +14,7 @@ use super::connection::{Connector, LogErrors, PooledConn};
 use super::error::{is_connection_fault, is_transient};
 use super::{Conn, Error, Options, Url};
 
-/// What a permit is for.
+/// The purpose of a permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Statements that only read.

@@ -29,8 +29,8 @@ impl Cursor {
     /// Returns the cursor for the poll after the one that begins now. Take it
     /// before the rows are read.
     ///
-    /// On PostgreSQL it is the oldest transaction still running: what a read does
-    /// not see yet was written by that one or a later one, however late it commits.
+    /// On PostgreSQL it is the oldest transaction that is still running. A revocation
+    /// that the read does not see yet belongs to that transaction or to a later one.
     /// SQLite numbers no transactions; a poll reads all unexpired revocations there.
     pub fn next(conn: &mut Conn) -> QueryResult<Self> {
         match conn {

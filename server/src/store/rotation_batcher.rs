@@ -1,11 +1,12 @@
-//! Rotations in batches: one statement and one commit for all rotations that were queued
-//! while the last commit ran.
+//! Commits rotations in batches: one statement and one commit for all rotations that
+//! queued during the last commit.
 //!
 //! Sessions are spread over shards by their place, and each shard commits one batch at a
-//! time. The first request that finds its shard idle gets the lease: it sends everything
-//! queued in one statement. Rotations that arrive meanwhile form the next batch. After
-//! `MAX_LEASE` the lease passes on. There is no timer, so a batch never waits to fill.
-//! Locked rows are skipped: such a rotation is repeated alone, on another connection.
+//! time. The first request that finds its shard idle gets the lease, and sends all
+//! queued rotations in one statement. Rotations that arrive meanwhile form the next
+//! batch. After `MAX_LEASE` the lease ends, and the next one acquires a connection of
+//! its own. There is no timer, so a batch never waits to fill. A rotation whose row is
+//! locked is skipped, and retried alone on another connection.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,8 +23,8 @@ use super::sessions::{Rotated, RotationUpdate, redate_late, rotate_batch};
 use super::{Conn, Error};
 use crate::ids::SessionId;
 
-/// The most rotations in one statement: enough to make the commit cheap, and few enough
-/// not to delay the rotations queued behind it.
+/// The maximum number of rotations in one statement. A larger batch would delay the
+/// rotations that are queued behind it.
 const MAX_BATCH: usize = 128;
 
 /// How long a lease keeps its connection while other rotations are queued.
@@ -41,7 +42,7 @@ pub(super) struct RotationBatcher {
 #[derive(Default)]
 struct Shard {
     queue: Mutex<Queue>,
-    /// Notified when a lease ended while rotations are queued.
+    /// Notified when a lease ends while rotations are queued.
     idle: Notify,
 }
 
@@ -49,7 +50,7 @@ struct Shard {
 struct Queue {
     pending: Vec<PendingRotation>,
     active: Option<ActiveBatch>,
-    /// How many leases there were.
+    /// The number of leases so far, which is also the number of the current one.
     leases: u64,
 }
 
@@ -64,7 +65,8 @@ struct ActiveBatch {
 struct PendingRotation {
     update: Arc<RotationUpdate>,
     reply: oneshot::Sender<Outcome>,
-    /// Held while the rotation waits. The one that gets the lease has none.
+    /// Held while the rotation is queued. A rotation that finds its shard idle has
+    /// none.
     slot: Option<OwnedSemaphorePermit>,
 }
 
@@ -77,7 +79,7 @@ impl PendingRotation {
 
 impl Shard {
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        // A panic cannot leave the queue half changed.
+        // Ignores poisoning: a panic cannot leave the queue half changed.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -96,7 +98,7 @@ impl Queue {
         self.active.as_ref().is_some_and(|batch| batch.since.elapsed() <= batch_timeout)
     }
 
-    /// Returns the batch of this lease, unless the lease has passed on.
+    /// Returns the batch of this lease, unless another lease has replaced it.
     fn active(&mut self, lease: u64) -> Option<&mut ActiveBatch> {
         self.active.as_mut().filter(|batch| batch.lease == lease)
     }
@@ -210,8 +212,8 @@ impl BatchLease {
         }
     }
 
-    /// Commits batch after batch. A batch that fails is left in `failed`; on a sound
-    /// connection it changed nothing.
+    /// Commits batch after batch. Moves a batch that fails to `failed`; on a healthy
+    /// connection it was rolled back.
     fn run_batches(&self, conn: &mut Conn, failed: &mut Vec<PendingRotation>) -> QueryResult<()> {
         let started = Instant::now();
         while started.elapsed() < MAX_LEASE {
@@ -238,8 +240,8 @@ impl BatchLease {
         Ok(())
     }
 
-    /// Takes the next batch from the queue, no session twice. An empty batch ends the
-    /// lease.
+    /// Takes the next batch from the queue, with at most one rotation per session. An
+    /// empty batch ends the lease.
     fn next_batch(&self) -> Vec<PendingRotation> {
         let mut queue = self.shard().queue();
         let Some(active) = queue.active(self.number) else { return Vec::new() };
@@ -263,8 +265,8 @@ impl BatchLease {
     /// Reports the error to the failed batch, or to the next one if there was no connection.
     fn fail(&self, failed: Vec<PendingRotation>, error: Error) {
         let batch = if failed.is_empty() { self.next_batch() } else { failed };
-        // On a sound connection the batch changed nothing, and one rotation may have failed
-        // it. Each is then repeated alone.
+        // On a healthy connection the batch was rolled back, perhaps because of a single
+        // rotation. Each rotation is then retried alone.
         if let Error::Query(error) | Error::Unable(error) = error {
             tracing::warn!(%error, rotations = batch.len(), "rotation batch failed");
             for pending in batch {
@@ -279,7 +281,7 @@ impl BatchLease {
     }
 }
 
-/// Ends the lease, and has another one begin if rotations are pending.
+/// Ends the lease. If rotations are pending, `RotationBatcher::run` starts another one.
 impl Drop for BatchLease {
     fn drop(&mut self) {
         let mut queue = self.shard().queue();

@@ -1,9 +1,9 @@
 //! The table `servers`: which Redis each server uses, and how far it has polled for
 //! revocations.
 //!
-//! Nothing here is a time: servers' clocks differ, and so may the database's after
-//! a failover. A server that polls counts; one whose count stands still for
-//! longer than a lease has stopped.
+//! The table has no times, because clocks differ between servers, and between databases
+//! after a failover. Each poll of a server increments its count. A server has stopped
+//! if its count does not change for longer than a lease.
 
 use diesel::prelude::*;
 
@@ -24,8 +24,8 @@ pub struct Server {
     pub applied: i64,
 }
 
-/// Writes the row of a server: at the start of each poll, before revocations are
-/// read, and when they are in force.
+/// Writes the row of a server. Each poll calls this twice: before it reads revocations,
+/// and when they are applied.
 pub fn set(conn: &mut Conn, server: &Server) -> QueryResult<()> {
     let Server { id, redis, polls, applied } = server;
     let columns =

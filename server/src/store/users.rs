@@ -46,9 +46,9 @@ pub struct SweepReport {
     pub deleted: usize,
 }
 
-/// Deletes, of the `limit` guests after `after`, those that were registered before
-/// `unused` and never logged in, and those that logged in before `used` and have no
-/// session left: a guest logs in once. The order is that of the primary key.
+/// Deletes unneeded guests among the `limit` after `after`. These were registered
+/// before `unused` and never logged in, or logged in before `used` and have no session
+/// left. A guest logs in once. The order is that of the primary key.
 pub fn sweep(
     conn: &mut Conn,
     after: Option<UserId>,

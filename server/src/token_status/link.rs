@@ -1,8 +1,9 @@
-//! The link to Redis. The first fault disconnects it, and the next poll reconnects it.
+//! The link to Redis. The first fault disconnects it, and only the next poll reconnects
+//! it.
 //!
-//! Only the poll reconnects. After an outage Redis may have missed revocations, so they are
-//! written to it before it is read again. Each thread has its own connection to the same run
-//! of the same Redis, so that responses need not be passed between threads.
+//! After an outage Redis may have missed revocations, so they are written to it before it is
+//! read again. Each thread has its own connection to the same run of the same Redis, so that
+//! responses need not be passed between threads.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -34,7 +35,8 @@ const EPOCH_KEY: &str = "matchbook:epoch";
 /// A key that no token has, to check whether Redis permits writes.
 const PROBE_KEY: &str = "access:{probe}:probe";
 
-/// The epoch of a cluster, where one `MGET` can read only one slot.
+/// The value in place of an epoch on a cluster, where one `MGET` can read only one
+/// slot.
 const NO_EPOCH: &str = "1";
 
 /// The connection of one thread, beside the shared one of the same generation.
@@ -64,7 +66,7 @@ pub(super) struct RedisLink {
     /// Notified when the link is disconnected.
     pub(super) disconnected: Notify,
     started: Instant,
-    /// The start of the last poll that read the database, in milliseconds since `started`.
+    /// The start of the poll that last renewed the lease, in milliseconds since `started`.
     lease_renewed_at: AtomicU64,
 }
 
@@ -122,7 +124,8 @@ impl RedisLink {
         self.started.elapsed()
     }
 
-    /// Renews the lease after a poll that began at `at` and has read the database.
+    /// Renews the lease after a poll that began at `at`. The poll has read the
+    /// database, or could not reach it while all servers use one Redis.
     pub(super) fn renew_lease(&self, at: Duration) {
         self.lease_renewed_at
             .store(u64::try_from(at.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
@@ -210,7 +213,7 @@ impl RedisLink {
         epoch.map(Into::into).ok_or(LinkError::Flushed)
     }
 
-    /// Fails unless `usable` still leads to the same run of the same Redis.
+    /// Checks that `usable` still leads to the same run of the same Redis.
     pub(super) async fn verify(&self, usable: &Usable) -> Result<Facts, LinkError> {
         let facts = identity::query(&self.options, &usable.connection).await?;
         if facts.identity == usable.identity { Ok(facts) } else { Err(LinkError::Replaced) }
@@ -231,8 +234,8 @@ impl RedisLink {
         }
     }
 
-    /// Puts a connection in use after writing these revocations to Redis, which must be all
-    /// unexpired ones.
+    /// Writes the revocations to Redis, then puts the connection in use. `ended` must
+    /// contain all unexpired revocations.
     pub(super) async fn install(
         &self,
         usable: Usable,
@@ -240,7 +243,8 @@ impl RedisLink {
     ) -> Result<(), LinkError> {
         let unwritten = match self.write(&usable.connection, &ended).await {
             Ok(()) => Vec::new(),
-            // They are in this server's memory, and other servers read them from the database.
+            // This server keeps the revocations in memory, and other servers read the
+            // database.
             Err(error) if is_out_of_memory(&error) => ended.clone(),
             Err(error) => return Err(error.into()),
         };
@@ -343,13 +347,14 @@ impl RedisLink {
     /// all were written.
     pub(super) async fn publish(&self, ended: &[Revocation]) -> Option<Arc<str>> {
         let Some(usable) = self.usable() else {
-            // A poll that is reconnecting may have read the database before.
+            // A poll that is reconnecting may have read the database before their
+            // commit.
             self.keep_unwritten(ended);
             return None;
         };
         let published = async {
             self.write(&usable.connection, ended).await?;
-            // The client of a cluster follows a failover on its own, and a proxy does too.
+            // A cluster client or a proxy follows a failover without an error.
             self.verify(&usable).await.map(drop)
         };
         match published.await {
@@ -375,7 +380,8 @@ impl RedisLink {
         std::mem::take(&mut *self.unwritten.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Retries the revocations that are not in Redis, and checks whether it has memory again.
+    /// Retries the revocations that are not in Redis, and checks whether Redis has memory
+    /// again.
     pub(super) async fn retry_unwritten(&self) {
         let unwritten = self.take_unwritten();
         if unwritten.is_empty() && !self.problems.is_full() {
@@ -414,7 +420,7 @@ async fn open_thread_connection(options: Options, shared: Usable) {
     }
     let opened = async {
         let own = options.connect().await.ok()?;
-        // The address may lead to another Redis meanwhile, which has missed revocations.
+        // The address may now lead to another Redis, which may have missed revocations.
         let same = identity::query(&options, &own).await.ok()?.identity == shared.identity;
         same.then_some(own)
     };

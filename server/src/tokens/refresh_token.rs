@@ -12,8 +12,8 @@ use crate::ids::{AccessTokenId, EventId, SessionId};
 /// version 1 ‖ session 16 ‖ generation 8 ‖ secret 32 ‖ tag 16 bytes.
 ///
 /// The tag is the first 16 bytes of HMAC-SHA256 under the [`TokenKey`] over everything
-/// before it. Without a query, a forged token is rejected by its tag, and a token of any
-/// earlier generation is recognized although no row exists for it.
+/// before it. The tag needs no query: a forged token is rejected, and a token of any
+/// earlier generation is recognized although it has no row.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RefreshToken {
     /// The session that the token belongs to.
@@ -24,10 +24,10 @@ pub struct RefreshToken {
     pub secret: Secret,
 }
 
-/// NEVER CHANGE THE PREFIX once a version is released: every token that is out would be
+/// NEVER CHANGE THE PREFIX once a version is released: every issued token would be
 /// rejected, and secret scanners would no longer find leaked tokens.
 const PREFIX: &str = "mb_rt_";
-/// NEVER REUSE OR CHANGE A VERSION'S FORMAT once it is released: every token that is out
+/// NEVER REUSE OR CHANGE A VERSION'S FORMAT once it is released: every issued token
 /// would be rejected. A new format gets the next number, and the parser accepts both.
 const VERSION: u8 = 1;
 const PAYLOAD_LEN: usize = 1 + 16 + 8 + 32;

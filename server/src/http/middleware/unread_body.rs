@@ -19,9 +19,9 @@ use futures_util::Stream;
 /// one.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Closes the connection if its chunked request body has not ended when the response
-/// is sent. actix keeps reading such a body once it is dropped, but closes the
-/// connection while it is held; so this holds it for `LINGER`.
+/// Closes the connection if its chunked request body has not ended when the response is
+/// sent. actix keeps reading a body that was dropped, but closes the connection of a
+/// body that is held. This function therefore holds the body for `LINGER`.
 pub async fn close_unread_bodies(
     mut request: ServiceRequest,
     next: Next<impl MessageBody>,

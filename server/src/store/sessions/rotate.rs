@@ -1,9 +1,9 @@
 //! The rotation of a session: one `UPDATE` that compares and swaps.
 //!
 //! Its parameters, columns and conditions are written once (`parameters!`, [`SET`],
-//! [`GUARD`]) and serve both statements: the one for a single session and the one for a
-//! batch. The statements are query types of their own, so that diesel prepares each once
-//! per connection. It does not prepare updates of its query builder, nor `sql_query`.
+//! [`GUARD`]). They serve both statements, for a single session and for a batch. The
+//! statements are query types of their own, so that diesel prepares each once per
+//! connection. It does not prepare updates of its query builder, nor `sql_query`.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -44,7 +44,8 @@ pub struct RotationUpdate {
     /// When the access token expires at the latest.
     pub access_expires_at: Timestamp,
     pub now: Timestamp,
-    /// The grace period of earlier rotations is over.
+    /// The time `now` minus the grace period. The grace period of earlier rotations is
+    /// over.
     pub grace_from: Timestamp,
     /// When the caller gives up, by the database's clock. The rotation is not executed
     /// later.
@@ -126,8 +127,8 @@ fn swap(
     }
 }
 
-/// Declares the parameters of a rotation once for both statements: the name of each,
-/// its SQL type, its Rust type and its value for a [`RotationUpdate`].
+/// Declares the parameters of a rotation once for both statements. Each has a name, a
+/// SQL type, a Rust type and its value for a [`RotationUpdate`].
 macro_rules! parameters {
     ($($field:ident $name:ident: $sql:ty = $rust:ty, |$next:ident| $value:expr;)+) => {
         /// A value in the text of a rotation.
@@ -237,8 +238,8 @@ use Part::{Sql, Value};
 /// The columns that a rotation writes.
 ///
 /// `oldest_recent_generation` moves at most once per grace period, to the generation
-/// that was presented one grace period before. So neither the owner nor a thief who
-/// keeps rotating can keep an old token out of reuse detection.
+/// that was presented one grace period before. Frequent rotation, by the owner or by a
+/// thief, therefore exempts no old token from reuse detection.
 ///
 /// `idle_expires_at` never moves back: a server whose clock is behind shortens no
 /// session.

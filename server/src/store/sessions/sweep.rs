@@ -20,7 +20,7 @@ pub struct SweepCandidate {
     pub ended_at: Option<Timestamp>,
 }
 
-/// What the sweeper does with a session.
+/// The action of the sweeper on a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SweepAction {
     Keep,
@@ -39,7 +39,8 @@ pub struct SweepReport {
     pub deleted: usize,
 }
 
-/// Reads the `limit` sessions after `after` and does with each what `action_for` returns.
+/// Reads the `limit` sessions after `after`, and applies to each the action that
+/// `action_for` returns.
 ///
 /// The order is that of the primary key: within a place, the order in which sessions were
 /// opened. Locked rows are skipped, so that the sweeper waits neither for a refresh nor
