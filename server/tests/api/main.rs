@@ -27,6 +27,7 @@ mod refresh;
 mod secrets;
 mod security_log;
 mod sessions;
+mod snapshots;
 mod starting;
 mod stopping;
 mod storage;

@@ -123,7 +123,7 @@ async fn renewed_certificate_is_served_and_an_invalid_one_is_not() {
     // The key still belongs to the previous certificate.
     std::fs::write(&key, "no key").unwrap();
     process.hang_up();
-    process.await_log("certificate not renewed, the one before stays in use");
+    process.await_log("certificate not renewed, the current one stays in use");
     assert!(trusting(&old).await);
     let (renewed, _) = make_certificate(world.folder(), "server", "IP:127.0.0.1");
     process.hang_up();

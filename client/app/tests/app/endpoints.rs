@@ -117,7 +117,7 @@ async fn a_lost_refresh_response_is_recovered_after_the_grace_period() {
     actix_rt::time::sleep(Duration::from_millis(1100)).await;
     let response = http.get("/info").await;
     assert_eq!(response.status, 200, "{}", response.text);
-    server.await_log("refresh repeated");
+    server.await_log("refresh reissued");
 }
 
 #[actix_rt::test]

@@ -161,7 +161,7 @@ fn kill_processes_of_a_server(settings: impl FnOnce(ProcessBuilder) -> ProcessBu
     let (code, stderr) = commands.complete_with_retries();
     assert_eq!(code, Some(0), "the session is still usable: {stderr}");
     assert_eq!(server.logged("refresh token reused"), 0, "{}", server.log());
-    assert_eq!(server.logged("refresh refused"), 0, "{}", server.log());
+    assert_eq!(server.logged("refresh rejected"), 0, "{}", server.log());
     assert_eq!(server.logged("session opened"), 1);
 }
 
