@@ -1,6 +1,7 @@
 //! Snapshots of complete responses: the errors of every endpoint, the key set, and the
 //! output of `check-config`. `INSTA_UPDATE=always` writes them again.
 
+use std::fmt::Write;
 use std::process::Command;
 
 use matchbook_testkit::TestResponse;
@@ -16,7 +17,7 @@ fn format(request: &str, response: &TestResponse) -> String {
     let mut text = format!("{request}\n{}\n", response.status);
     for name in HEADERS {
         if response.headers.contains_key(name) {
-            text += &format!("{name}: {}\n", response.header(name));
+            writeln!(text, "{name}: {}", response.header(name)).unwrap();
         }
     }
     text + &response.text + "\n"
