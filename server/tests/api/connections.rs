@@ -4,6 +4,7 @@ use std::fs::Permissions;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use matchbook_testkit::{Process, TestEnv};
@@ -33,14 +34,22 @@ fn is_closed(stream: &mut TcpStream) -> bool {
     }
 }
 
+/// Writes a script that starts the server with the limits of `ulimit ARGUMENTS`. The limit
+/// of the test's own process would apply to the other tests as well.
+fn with_file_limit(world: &TestEnv, arguments: &str) -> PathBuf {
+    let script = world.folder().join("server.sh");
+    let text = format!("#!/bin/sh\nulimit {arguments}\nexec {} \"$@\"\n", binary().display());
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, Permissions::from_mode(0o700)).unwrap();
+    script
+}
+
 #[actix_rt::test]
 async fn silent_connections_beyond_the_default_file_limit_block_no_client() {
-    // The usual file limit, which the server has to raise.
-    let (_, hard) = rlimit::getrlimit(rlimit::Resource::NOFILE).unwrap();
-    rlimit::setrlimit(rlimit::Resource::NOFILE, 1024, hard).unwrap();
     let world = TestEnv::new();
-    let process = world.server(binary()).start();
-    rlimit::setrlimit(rlimit::Resource::NOFILE, hard, hard).unwrap();
+    // The usual soft limit, which the server has to raise.
+    let script = with_file_limit(&world, "-S -n 1024");
+    let process = world.server(&script).start();
     let silent: Vec<_> = (0..1200).map(|_| silent(&process)).collect();
     let http = http(&world, &process);
     let live = actix_rt::time::timeout(TIMEOUT, http.get("/health/live")).await.unwrap();
@@ -52,10 +61,7 @@ async fn silent_connections_beyond_the_default_file_limit_block_no_client() {
 async fn silent_connections_are_closed_and_others_served_at_the_file_limit() {
     let world = TestEnv::new();
     // The soft and the hard limit, so that the server cannot raise them.
-    let script = world.folder().join("server.sh");
-    let text = format!("#!/bin/sh\nulimit -n 1024\nexec {} \"$@\"\n", binary().display());
-    std::fs::write(&script, text).unwrap();
-    std::fs::set_permissions(&script, Permissions::from_mode(0o700)).unwrap();
+    let script = with_file_limit(&world, "-n 1024");
     let process = world.server(&script).set("tls.mode", "off").start();
     let mut silent: Vec<_> = (0..1200).map(|_| silent(&process)).collect();
     let http = http(&world, &process);

@@ -74,7 +74,7 @@ async fn login_rejection_reuse_and_logout_are_audit_events_with_user_and_address
     for event in &events {
         assert_eq!(event.named, 1, "session and user: {event:?}");
         assert_eq!(event.ip.as_deref(), Some("127.0.0.1"));
-        assert_eq!(event.user_agent.as_deref(), Some("matchbook-bench"));
+        assert_eq!(event.user_agent.as_deref(), Some("matchbook-test"));
     }
 }
 
@@ -127,7 +127,7 @@ async fn explain_describes_a_token_and_the_outcome_of_a_refresh() {
         for name in ["sid", "sub"] {
             assert!(said.contains(claims[name].as_str().unwrap()), "{said}");
         }
-        assert!(said.contains("from 127.0.0.1, \"matchbook-bench\""), "{said}");
+        assert!(said.contains("from 127.0.0.1, \"matchbook-test\""), "{said}");
         assert!(said.contains("signed_in"), "{said}");
         assert!(!said.contains(&token.refresh[6..]), "{said}");
     }
@@ -162,7 +162,7 @@ async fn explain_creates_nothing_and_reports_what_is_missing() {
     let missing = format!("sqlite://{}/missing.db", server.world.folder().display());
     let (success, said) = explain(&server, &token, &[("database.url", &missing)]);
     // DATABASE_URL is set as well; the prefixed variable wins.
-    assert!(!success && said.contains("there is no such file"), "{said}");
+    assert!(!success && said.contains("the file does not exist"), "{said}");
     assert!(!server.world.folder().join("missing.db").exists());
 }
 

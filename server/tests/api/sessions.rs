@@ -57,7 +57,7 @@ async fn session_list_has_the_live_sessions_and_marks_the_current_one() {
     assert_eq!(current, [false, true]);
     let session = &listed[1];
     assert_eq!(session["ip"], "127.0.0.1");
-    assert_eq!(session["userAgent"], "matchbook-bench");
+    assert_eq!(session["userAgent"], "matchbook-test");
     let time = |name: &str| {
         let text = session[name].as_str().unwrap_or_else(|| panic!("no {name} in {session}"));
         humantime::parse_rfc3339(text).unwrap()

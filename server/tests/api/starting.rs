@@ -74,7 +74,7 @@ async fn unavailable_database_stops_startup_without_printing_its_password() {
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success());
     assert!(error.contains("postgres://me:********@127.0.0.1:1/matchbook"), "{error}");
-    assert!(error.contains("cannot be opened") && !error.contains("hush"), "{error}");
+    assert!(error.contains("cannot open the database") && !error.contains("hush"), "{error}");
 }
 
 #[actix_rt::test]
