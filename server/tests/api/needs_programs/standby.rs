@@ -40,7 +40,10 @@ async fn standby_is_rejected_at_startup() {
         let world = TestEnv::new();
         let output = on(world.server(binary()), &url).run(&[]);
         let said = String::from_utf8(output.stderr).unwrap();
-        assert!(!output.status.success() && said.contains("cannot be opened"), "{url}: {said}");
+        assert!(
+            !output.status.success() && said.contains("cannot open the database"),
+            "{url}: {said}"
+        );
         assert!(said.contains("read-only"), "{url}: {said}");
     }
 }
