@@ -23,9 +23,10 @@ async fn columns_have_native_types() {
     )
     .load(&mut conn)
     .unwrap();
-    assert_eq!(columns.len(), 22);
+    assert_eq!(columns.len(), 23);
     for Column { name, kind } in columns {
         let expected = match name.as_str() {
+            "place" => "smallint",
             "id" | "user_id" | "access_jti" => "uuid",
             "generation" | "oldest_recent_generation" | "next_oldest_recent_generation" => "bigint",
             "has_used_idempotency_key" => "boolean",
