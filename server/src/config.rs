@@ -12,7 +12,7 @@ use secrecy::SecretString;
 
 use crate::keys::Algorithm;
 use crate::proxies::TrustedProxies;
-use crate::sessions::{Policy, Reuse};
+use crate::sessions::{Policy, ReissueRules};
 use crate::{keys, limits, secrets, store, tls, token_status};
 
 const SOURCES: ConfigSources = ConfigSources {
@@ -265,7 +265,7 @@ fn policy(settings: &Settings) -> Result<Policy, SettingsError> {
         idle_lifetime: settings.duration("sessions.idle_lifetime")?,
         absolute_lifetime: settings.duration("sessions.absolute_lifetime")?,
         retention: settings.duration("sessions.retention")?,
-        reuse: reuse(settings)?,
+        reissue: reissue_rules(settings)?,
         accept_ahead_of_database: settings.get("rotation.accept_ahead_of_database")?,
     };
     if policy.access_lifetime > policy.idle_lifetime {
@@ -285,22 +285,22 @@ fn policy(settings: &Settings) -> Result<Policy, SettingsError> {
 }
 
 /// Reads when a rotated token gets the same successor again; `None` in the strict mode.
-fn reuse(settings: &Settings) -> Result<Option<Reuse>, SettingsError> {
+fn reissue_rules(settings: &Settings) -> Result<Option<ReissueRules>, SettingsError> {
     if settings.one_of("rotation.mode", &[("idempotent", false), ("strict", true)])? {
         return Ok(None);
     }
-    let reuse = Reuse {
+    let rules = ReissueRules {
         grace_period: settings.duration("rotation.grace_period")?,
         recovery_window: settings.duration("rotation.recovery_window")?,
         same_key_only: settings.get("rotation.same_key_only")?,
     };
-    if reuse.grace_period > reuse.recovery_window {
+    if rules.grace_period > rules.recovery_window {
         return Err(settings.invalid(
             "rotation.grace_period",
             "must not be longer than `rotation.recovery_window`: a request with a key gets at least as long as one without",
         ));
     }
-    Ok(Some(reuse))
+    Ok(Some(rules))
 }
 
 #[cfg(test)]

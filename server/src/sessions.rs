@@ -4,8 +4,8 @@
 //! rejection is a value, because what it writes has to be committed.
 //!
 //! A rotated token that is presented again gets the same successor for as long as
-//! [`Reuse`] permits, and only its bearer can compute that successor. Any other use of
-//! a rotated token means that it was copied.
+//! [`ReissueRules`] permit, and only its bearer can compute that successor. Any other use
+//! of a rotated token means that it was copied.
 
 mod assess;
 mod end;
@@ -27,7 +27,7 @@ pub use assess::{Assessment, InvalidGrant, PresentedKey, assess};
 pub use end::{Revoked, revoke, revoke_all};
 pub use end_selected::end_selected;
 pub use log_in::{Login, LoginOutcome, log_in, undo_log_in};
-pub use refresh::{Look, PresentedToken, Refresh, RefreshOutcome, resolve_conflict};
+pub use refresh::{PresentedToken, Refresh, RefreshOutcome, ReuseByDate, resolve_conflict};
 pub use retention::{clear_salts, sweep};
 
 /// The lifetimes of tokens and sessions, and the rules for rotated tokens.
@@ -41,7 +41,7 @@ pub struct Policy {
     /// How long the row of a session is kept after its end.
     pub retention: Duration,
     /// When a rotated token may be exchanged again; `None`: never.
-    pub reuse: Option<Reuse>,
+    pub reissue: Option<ReissueRules>,
     /// Whether a token of this server that is newer than the database is accepted as
     /// the current one: the database has lost its last commits.
     pub accept_ahead_of_database: bool,
@@ -49,7 +49,7 @@ pub struct Policy {
 
 /// When a rotated token may be exchanged again, for the same successor.
 #[derive(Debug, Clone, Copy)]
-pub struct Reuse {
+pub struct ReissueRules {
     /// How long after its rotation, for any bearer.
     pub grace_period: Duration,
     /// How long after its rotation, with the idempotency key that rotated it.
@@ -62,19 +62,19 @@ pub struct Reuse {
 impl Policy {
     /// Returns how long the salt of a successor is needed after a rotation.
     fn salt_lifetime(&self, keyed: bool) -> Duration {
-        match self.reuse {
+        match self.reissue {
             None => Duration::ZERO,
-            Some(reuse) if keyed => reuse.recovery_window.max(reuse.grace_period),
-            Some(reuse) => reuse.grace_period,
+            Some(rules) if keyed => rules.recovery_window.max(rules.grace_period),
+            Some(rules) => rules.grace_period,
         }
     }
 
     fn grace_period(&self) -> Duration {
-        self.reuse.map_or(Duration::ZERO, |reuse| reuse.grace_period)
+        self.reissue.map_or(Duration::ZERO, |rules| rules.grace_period)
     }
 
     fn same_key_only(&self) -> bool {
-        self.reuse.is_some_and(|reuse| reuse.same_key_only)
+        self.reissue.is_some_and(|rules| rules.same_key_only)
     }
 }
 

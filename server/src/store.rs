@@ -5,11 +5,11 @@
 //! its own; then a `match` in this module decides.
 
 mod connection;
+pub mod dedicated_connection;
 mod error;
 pub mod events;
 mod fit;
 mod migrate;
-pub mod own;
 mod pool;
 pub mod revocations;
 mod rotation_batcher;
@@ -30,12 +30,13 @@ use diesel::{ConnectionError, QueryResult};
 
 pub use connection::Conn;
 use connection::Connector;
+use dedicated_connection::DedicatedConnection;
 pub use error::{Error, OpenError};
-use own::Own;
 pub use pool::PoolStats;
 use pool::{Kind, Pool};
+pub use rotation_batcher::BatchOutcome;
 use rotation_batcher::RotationBatcher;
-use sessions::{Rotated, RotationUpdate};
+use sessions::RotationUpdate;
 pub use skew::ClockState;
 use skew::Skew;
 pub use types::IpAddress;
@@ -100,23 +101,23 @@ pub struct Store {
     skew: Arc<Skew>,
 }
 
-/// Records which came first: the work was done, or the caller gave up.
+/// The race between the commit of work and its cancellation. The first of the two wins.
 #[derive(Clone, Default)]
-struct Handover(Arc<AtomicBool>);
+struct CommitRace(Arc<AtomicBool>);
 
-impl Handover {
+impl CommitRace {
     /// Returns whether this call is the first.
-    fn take(&self) -> bool {
+    fn win(&self) -> bool {
         !self.0.swap(true, Ordering::AcqRel)
     }
 }
 
-/// Takes the handover when it is dropped, because the caller gave up.
-struct GiveUp(Handover);
+/// Cancels the work when it is dropped.
+struct CancelOnDrop(CommitRace);
 
-impl Drop for GiveUp {
+impl Drop for CancelOnDrop {
     fn drop(&mut self) {
-        self.0.take();
+        self.0.win();
     }
 }
 
@@ -177,18 +178,18 @@ impl Store {
         F: FnOnce(&mut Conn) -> QueryResult<T> + Send + 'static,
         U: FnOnce(&mut Conn, T) -> QueryResult<()> + Send + 'static,
     {
-        let handover = Handover::default();
-        let of_work = handover.clone();
+        let race = CommitRace::default();
+        let race_of_work = race.clone();
         let outcome = self.write(move |conn| {
             let done = work(conn)?;
-            if of_work.take() {
+            if race_of_work.win() {
                 return Ok(Some(done));
             }
             tracing::warn!("request timed out before its commit, undoing it");
             undo(conn, done).map(|()| None)
         });
         // Dropped with this future if the client disconnects.
-        let _give_up = GiveUp(handover);
+        let _cancel = CancelOnDrop(race);
         outcome.await?.ok_or(Error::TooLate)
     }
 
@@ -204,16 +205,13 @@ impl Store {
 
     /// Returns a connection outside the pool, which connects when it is first used.
     #[must_use]
-    pub fn own_connection(&self) -> Own {
-        Own::new(&self.url, self.pool.write_permit())
+    pub fn dedicated_connection(&self) -> DedicatedConnection {
+        DedicatedConnection::new(&self.url, self.pool.write_permit())
     }
 
-    /// Rotates a session in a batch, and returns after the commit.
-    ///
-    /// Returns `None` if the token is not the current one, if the row is locked, or if the
-    /// batch has failed. The caller then has to rotate the session alone. Needs a running
+    /// Rotates a session in a batch, and returns after the commit. Needs a running
     /// [`Self::run_batches`].
-    pub async fn rotate(&self, next: Arc<RotationUpdate>) -> Result<Option<Rotated>, Error> {
+    pub async fn rotate(&self, next: Arc<RotationUpdate>) -> Result<BatchOutcome, Error> {
         self.check_clock()?;
         self.batcher.rotate(next).await
     }
@@ -225,7 +223,7 @@ impl Store {
         self.by_database_clock(now.after(self.batcher.rotation_timeout()))
     }
 
-    /// Continues queued rotations after the end of a lease, until the future is dropped.
+    /// Continues queued rotations after the end of a leader's term, until the future is dropped.
     pub async fn run_batches(self) {
         self.batcher.run().await;
     }

@@ -193,7 +193,7 @@ impl Sweeper {
     /// Clears the salts of tracked rotations whose grace period is over.
     async fn clear_salts(&mut self) -> Result<(), store::Error> {
         // Strict rotations store no salt.
-        let Some(reuse) = self.policy.reuse else { return Ok(()) };
+        let Some(reissue) = self.policy.reissue else { return Ok(()) };
         while let Ok(rotation) = self.incoming.try_recv() {
             if self.tracked.len() < MAX_TRACKED {
                 self.tracked.push_back(rotation);
@@ -201,7 +201,7 @@ impl Sweeper {
         }
         let policy = self.policy;
         let now = clock::now();
-        let over = now.before(reuse.grace_period);
+        let over = now.before(reissue.grace_period);
         let due = self.tracked.iter().take_while(|(rotated_at, _)| *rotated_at < over);
         let mut due: Vec<SessionId> = due.map(|(_, session)| *session).collect();
         let count = due.len();

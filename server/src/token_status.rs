@@ -79,9 +79,9 @@ pub struct TokenStatus {
     started: Instant,
 }
 
-/// The status of a token, and its source.
+/// The result of a check: the status of a token, and its source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TokenCheck {
+pub struct CheckResult {
     pub active: bool,
     pub source: Source,
 }
@@ -131,17 +131,17 @@ impl TokenStatus {
         &self,
         access: &VerifiedToken,
         now: Timestamp,
-    ) -> Result<TokenCheck, store::Error> {
+    ) -> Result<CheckResult, store::Error> {
         let status = match &self.redis {
             None => None,
             Some(redis) => redis.look_up(access).await,
         };
         let source = match status {
             Some(CachedStatus::Ended) => {
-                return Ok(TokenCheck { active: false, source: Source::Cache });
+                return Ok(CheckResult { active: false, source: Source::Cache });
             }
             Some(CachedStatus::Active) => {
-                return Ok(TokenCheck { active: true, source: Source::Cache });
+                return Ok(CheckResult { active: true, source: Source::Cache });
             }
             Some(CachedStatus::Missing) => Source::Database,
             None => Source::DatabaseFallback,
@@ -152,7 +152,7 @@ impl TokenStatus {
         if active && source == Source::Database {
             self.cache_active(access, now).await;
         }
-        Ok(TokenCheck { active, source })
+        Ok(CheckResult { active, source })
     }
 
     /// Caches an access token as active. Redis may lose this entry: it only saves queries.

@@ -8,10 +8,11 @@ use crate::clock;
 use crate::crypto::IdempotencyKey;
 use crate::ids::SessionId;
 use crate::sessions::{
-    self, ClientInfo, EndReason, InvalidGrant, Look, PresentedToken, Refresh, RefreshOutcome, Rules,
+    self, ClientInfo, EndReason, InvalidGrant, PresentedToken, Refresh, RefreshOutcome,
+    ReuseByDate, Rules,
 };
 use crate::store::sessions::redate_late;
-use crate::store::{self, Conn, revocations};
+use crate::store::{self, BatchOutcome, Conn, revocations};
 use crate::tokens::{RefreshToken, RotationRandomness};
 
 /// The pause before a token that looks reused is assessed again. A rotation that
@@ -76,8 +77,10 @@ impl Issuer {
         }
         let refresh = Arc::new(refresh);
         let outcome = match self.store.rotate(refresh.update.clone()).await? {
-            Some(row) => refresh.rotated(row, self.rules()),
-            None => self.resolve_conflict(&refresh).await?,
+            BatchOutcome::Rotated(row) => refresh.rotated(row, self.rules()),
+            BatchOutcome::NoMatch | BatchOutcome::RolledBack => {
+                self.resolve_conflict(&refresh).await?
+            }
         };
         self.record_refresh(&refresh, &outcome);
         match outcome {
@@ -91,23 +94,23 @@ impl Issuer {
         }
     }
 
-    /// Handles a rotation that matched no row.
+    /// Handles a rotation that a batch did not carry out.
     async fn resolve_conflict(
         self: &Arc<Self>,
         refresh: &Arc<Refresh>,
     ) -> Result<RefreshOutcome, Error> {
-        let outcome = self.resolve_conflict_once(refresh, Look::First).await?;
+        let outcome = self.resolve_conflict_once(refresh, ReuseByDate::Defer).await?;
         if !matches!(outcome, RefreshOutcome::LooksLikeReuse) {
             return Ok(outcome);
         }
         tokio::time::sleep(REASSESS_AFTER).await;
-        self.resolve_conflict_once(refresh, Look::Last).await
+        self.resolve_conflict_once(refresh, ReuseByDate::Reject).await
     }
 
     async fn resolve_conflict_once(
         self: &Arc<Self>,
         refresh: &Arc<Refresh>,
-        look: Look,
+        reuse_by_date: ReuseByDate,
     ) -> Result<RefreshOutcome, Error> {
         let issuer = self.clone();
         let refresh = refresh.clone();
@@ -116,7 +119,7 @@ impl Issuer {
             let worker = issuer.clone();
             let resolve = move |conn: &mut Conn| {
                 let rules = worker.rules();
-                let outcome = sessions::resolve_conflict(conn, &refresh, rules, look)?;
+                let outcome = sessions::resolve_conflict(conn, &refresh, rules, reuse_by_date)?;
                 if let RefreshOutcome::Rotated(_) = outcome {
                     redate_late(conn, std::iter::once(&*refresh.update));
                 }

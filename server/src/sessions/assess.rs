@@ -140,18 +140,18 @@ fn assess_superseded(
     policy: &Policy,
     now: Timestamp,
 ) -> Assessment {
-    let (Some(reuse), Some(previous)) = (policy.reuse, &session.previous) else {
+    let (Some(rules), Some(previous)) = (policy.reissue, &session.previous) else {
         return Assessment::Rejected(InvalidGrant::Reuse);
     };
     let is_previous = token.generation.checked_add(1) == Some(session.generation)
         && token.secret.digest().matches(previous.digest.as_bytes());
     let same_key = is_previous && key.is_of_rotation(token, previous);
-    if reuse.same_key_only && session.has_used_idempotency_key && !same_key {
+    if rules.same_key_only && session.has_used_idempotency_key && !same_key {
         return Assessment::Rejected(InvalidGrant::Reuse);
     }
-    let mut until = previous.rotated_at.after(reuse.grace_period);
+    let mut until = previous.rotated_at.after(rules.grace_period);
     if same_key {
-        until = until.max(previous.rotated_at.after(reuse.recovery_window));
+        until = until.max(previous.rotated_at.after(rules.recovery_window));
     }
     if until < now {
         return Assessment::Rejected(InvalidGrant::Reuse);

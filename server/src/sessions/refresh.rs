@@ -13,7 +13,7 @@ use crate::clock::Timestamp;
 use crate::crypto::{IdempotencyKey, TokenKeys};
 use crate::ids::{EventId, UserId};
 use crate::store::events::{self, Event};
-use crate::store::sessions::{AccessRenewal, Rotated, RotationUpdate, Session};
+use crate::store::sessions::{AccessRenewal, RotatedSession, RotationUpdate, Session};
 use crate::store::{self, Conn};
 use crate::tokens::{RefreshToken, RotationRandomness};
 
@@ -71,15 +71,15 @@ impl Refresh {
             generation: token.generation.saturating_add(1),
             secret: token.secret.successor(&salt, &token_keys.current),
         };
-        let key = policy.reuse.and(presented.idempotency_key.as_ref());
+        let key = policy.reissue.and(presented.idempotency_key.as_ref());
         let update = Arc::new(RotationUpdate {
             session: token.session,
             generation: token.generation,
             presented: token.secret.digest(),
             successor: successor.secret.digest(),
-            salt: policy.reuse.map(|_| salt),
-            attempt: key.map(|key| token.secret.idempotency_key_digest(key)),
-            key_required: policy.same_key_only() && key.is_none(),
+            salt: policy.reissue.map(|_| salt),
+            idempotency_key_digest: key.map(|key| token.secret.idempotency_key_digest(key)),
+            only_if_no_key_used: policy.same_key_only() && key.is_none(),
             access,
             access_expires_at: now.after(policy.access_lifetime),
             now,
@@ -109,15 +109,14 @@ impl Refresh {
 
     /// Returns the outcome of a rotation that changed a row.
     #[must_use]
-    pub fn rotated(&self, row: Rotated, rules: Rules<'_>) -> RefreshOutcome {
-        let (user, session_expires_at) = row;
+    pub fn rotated(&self, row: RotatedSession, rules: Rules<'_>) -> RefreshOutcome {
         let RotationUpdate { session, access, now, .. } = *self.update;
         let lifetime = rules.policy.access_lifetime;
         RefreshOutcome::Rotated(TokenGrant {
-            user,
+            user: row.user,
             session,
             refresh_token: self.successor.encode(&rules.token_keys.current),
-            access: AccessGrant::new(access, now, lifetime, session_expires_at),
+            access: AccessGrant::new(access, now, lifetime, row.expires_at),
         })
     }
 }
@@ -126,13 +125,14 @@ impl Refresh {
 /// the row first.
 const MAX_ATTEMPTS: usize = 16;
 
-/// How often a rotation that matched no row has been assessed.
+/// The treatment of a token that only the date of the last rotation makes look reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Look {
-    /// For the first time: reuse by date alone is not decided yet.
-    First,
-    /// A moment after the first time.
-    Last,
+pub enum ReuseByDate {
+    /// Reports [`RefreshOutcome::LooksLikeReuse`] and changes nothing. The date may be
+    /// corrected a moment later.
+    Defer,
+    /// Rejects the token: the date is final.
+    Reject,
 }
 
 /// Handles a rotation that matched no row: rotates in a second attempt, reissues the
@@ -144,9 +144,9 @@ pub fn resolve_conflict(
     conn: &mut Conn,
     refresh: &Refresh,
     rules: Rules<'_>,
-    look: Look,
+    reuse_by_date: ReuseByDate,
 ) -> QueryResult<RefreshOutcome> {
-    let mut conflict = Conflict { refresh, rules, look, was_current: false };
+    let mut conflict = Conflict { refresh, rules, reuse_by_date, was_current: false };
     for _ in 0..MAX_ATTEMPTS {
         if let Some(outcome) = conflict.try_resolve(conn)? {
             return Ok(outcome);
@@ -159,7 +159,7 @@ pub fn resolve_conflict(
 struct Conflict<'a> {
     refresh: &'a Refresh,
     rules: Rules<'a>,
-    look: Look,
+    reuse_by_date: ReuseByDate,
     /// Whether the token was the current one in an earlier attempt.
     was_current: bool,
 }
@@ -189,7 +189,8 @@ impl Conflict<'_> {
             }
             Assessment::Reissue { .. } => self.reissue(conn, &session),
             Assessment::Rejected(InvalidGrant::Reuse)
-                if self.look == Look::First && self.is_reuse_by_date_only(&session) =>
+                if self.reuse_by_date == ReuseByDate::Defer
+                    && self.is_reuse_by_date_only(&session) =>
             {
                 Ok(Some(RefreshOutcome::LooksLikeReuse))
             }

@@ -2,11 +2,11 @@
 //! queued during the last commit.
 //!
 //! Sessions are spread over shards by their place, and each shard commits one batch at a
-//! time. The first request that finds its shard idle gets the lease, and sends all
-//! queued rotations in one statement. Rotations that arrive meanwhile form the next
-//! batch. After `MAX_LEASE` the lease ends, and the next one acquires a connection of
-//! its own. There is no timer, so a batch never waits to fill. A rotation whose row is
-//! locked is skipped, and retried alone on another connection.
+//! time. The first request that finds its shard without a leader starts one. The leader
+//! sends all queued rotations in one statement; rotations that arrive meanwhile form the
+//! next batch. The term of a leader ends after `MAX_TERM`, and the next leader acquires a
+//! connection of its own. There is no timer, so a batch never waits to fill. A rotation
+//! whose row is locked is skipped, and retried alone on another connection.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +19,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tokio::time::timeout;
 
 use super::pool::{Kind, Permit, Pool};
-use super::sessions::{Rotated, RotationUpdate, redate_late, rotate_batch};
+use super::sessions::{RotatedSession, RotationUpdate, redate_late, rotate_batch};
 use super::{Conn, Error};
 use crate::ids::SessionId;
 
@@ -27,10 +27,26 @@ use crate::ids::SessionId;
 /// rotations that are queued behind it.
 const MAX_BATCH: usize = 128;
 
-/// How long a lease keeps its connection while other rotations are queued.
-const MAX_LEASE: Duration = Duration::from_millis(50);
+/// How long a leader keeps its connection while other rotations are queued.
+const MAX_TERM: Duration = Duration::from_millis(50);
 
-type Outcome = Result<Option<Rotated>, Error>;
+/// The outcome of a rotation in a batch. Unless it is `Rotated`, the caller has to rotate
+/// the session alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BatchOutcome {
+    Rotated(RotatedSession),
+    /// The statement matched no row: the token is not the current one, its row is locked,
+    /// or the deadline has passed.
+    NoMatch,
+    /// The whole batch was rolled back, perhaps because of another rotation.
+    RolledBack,
+}
+
+impl From<Option<RotatedSession>> for BatchOutcome {
+    fn from(row: Option<RotatedSession>) -> Self {
+        row.map_or(Self::NoMatch, Self::Rotated)
+    }
+}
 
 /// Batches the rotations of one [`Store`](super::Store). Clones share the queues.
 #[derive(Clone)]
@@ -42,7 +58,7 @@ pub(super) struct RotationBatcher {
 #[derive(Default)]
 struct Shard {
     queue: Mutex<Queue>,
-    /// Notified when a lease ends while rotations are queued.
+    /// Notified when a leader's term ends while rotations are queued.
     idle: Notify,
 }
 
@@ -50,21 +66,21 @@ struct Shard {
 struct Queue {
     pending: Vec<PendingRotation>,
     active: Option<ActiveBatch>,
-    /// The number of leases so far, which is also the number of the current one.
-    leases: u64,
+    /// The number of terms so far, which is also the number of the current one.
+    terms: u64,
 }
 
-/// The batch of the current lease.
+/// The batch of the current leader.
 struct ActiveBatch {
-    lease: u64,
-    /// When the batch was taken from the queue, or when the lease began to wait for a
+    term: u64,
+    /// When the batch was taken from the queue, or when the leader began to wait for a
     /// connection.
     since: Instant,
 }
 
 struct PendingRotation {
     update: Arc<RotationUpdate>,
-    reply: oneshot::Sender<Outcome>,
+    reply: oneshot::Sender<Result<BatchOutcome, Error>>,
     /// Held while the rotation is queued. A rotation that finds its shard idle has
     /// none.
     slot: Option<OwnedSemaphorePermit>,
@@ -72,7 +88,7 @@ struct PendingRotation {
 
 impl PendingRotation {
     /// Sends the outcome, unless the request has been dropped.
-    fn reply(self, outcome: Outcome) {
+    fn reply(self, outcome: Result<BatchOutcome, Error>) {
         let _ = self.reply.send(outcome);
     }
 }
@@ -98,9 +114,9 @@ impl Queue {
         self.active.as_ref().is_some_and(|batch| batch.since.elapsed() <= batch_timeout)
     }
 
-    /// Returns the batch of this lease, unless another lease has replaced it.
-    fn active(&mut self, lease: u64) -> Option<&mut ActiveBatch> {
-        self.active.as_mut().filter(|batch| batch.lease == lease)
+    /// Returns the batch of this term, unless another leader has replaced this one.
+    fn active(&mut self, term: u64) -> Option<&mut ActiveBatch> {
+        self.active.as_mut().filter(|batch| batch.term == term)
     }
 }
 
@@ -110,10 +126,7 @@ impl RotationBatcher {
     }
 
     /// Rotates a session in a batch, and waits for the commit.
-    ///
-    /// Returns `None` if the token is not the current one, if the row is locked, or if the
-    /// batch has failed. The caller then has to rotate the session alone.
-    pub(super) async fn rotate(&self, update: Arc<RotationUpdate>) -> Outcome {
+    pub(super) async fn rotate(&self, update: Arc<RotationUpdate>) -> Result<BatchOutcome, Error> {
         let number = self.shard_of(update.session);
         let shard = &self.shards[number];
         let (reply, mut outcome) = oneshot::channel();
@@ -123,7 +136,7 @@ impl RotationBatcher {
             let slot = has_to_wait.then(|| self.pool.queue_slot()).transpose()?;
             queue.pending.push(PendingRotation { update: update.clone(), reply, slot });
         }
-        self.try_lease(number);
+        self.try_lead(number);
         let acquire_timeout = self.pool.acquire_timeout();
         if let Ok(outcome) = timeout(acquire_timeout, &mut outcome).await {
             return outcome.unwrap_or(Err(Error::Canceled));
@@ -142,14 +155,14 @@ impl RotationBatcher {
         self.pool.acquire_timeout() + self.pool.total_timeout()
     }
 
-    /// Continues shards whose lease ended while rotations were queued, until the future is
-    /// dropped.
+    /// Continues shards whose leader's term ended while rotations were queued, until the
+    /// future is dropped.
     pub(super) async fn run(&self) {
         let shards = self.shards.iter().enumerate();
         join_all(shards.map(async |(number, shard)| {
             loop {
                 shard.idle.notified().await;
-                self.try_lease(number);
+                self.try_lead(number);
             }
         }))
         .await;
@@ -159,29 +172,31 @@ impl RotationBatcher {
         usize::from(session.place().value().unsigned_abs()) % self.shards.len()
     }
 
-    /// Leases the shard if it is idle and has pending rotations.
-    fn try_lease(&self, number: usize) {
-        let lease = {
+    /// Starts a leader if the shard is idle and has pending rotations.
+    fn try_lead(&self, number: usize) {
+        let leader = {
             let mut queue = self.shards[number].queue();
             if queue.pending.is_empty() || queue.is_busy(self.pool.total_timeout()) {
                 return;
             }
-            queue.leases += 1;
-            queue.active = Some(ActiveBatch { lease: queue.leases, since: Instant::now() });
-            BatchLease { batcher: self.clone(), shard: number, number: queue.leases }
+            queue.terms += 1;
+            queue.active = Some(ActiveBatch { term: queue.terms, since: Instant::now() });
+            BatchLeader { batcher: self.clone(), shard: number, term: queue.terms }
         };
-        lease.spawn();
+        leader.spawn();
     }
 }
 
-/// The right to commit the batches of a shard.
-struct BatchLease {
+/// The one task that commits the batches of a shard. Requests follow it: they queue their
+/// rotations, and wait for its replies.
+struct BatchLeader {
     batcher: RotationBatcher,
     shard: usize,
-    number: u64,
+    /// The number of its term.
+    term: u64,
 }
 
-impl BatchLease {
+impl BatchLeader {
     fn shard(&self) -> &Shard {
         &self.batcher.shards[self.shard]
     }
@@ -216,7 +231,7 @@ impl BatchLease {
     /// connection it was rolled back.
     fn run_batches(&self, conn: &mut Conn, failed: &mut Vec<PendingRotation>) -> QueryResult<()> {
         let started = Instant::now();
-        while started.elapsed() < MAX_LEASE {
+        while started.elapsed() < MAX_TERM {
             let batch = self.next_batch();
             if batch.is_empty() {
                 break;
@@ -228,7 +243,7 @@ impl BatchLease {
                     let rotated = updates.iter().zip(&rows).filter(|(_, row)| row.is_some());
                     redate_late(conn, rotated.map(|(update, _)| *update));
                     for (pending, row) in batch.into_iter().zip(rows) {
-                        pending.reply(Ok(row));
+                        pending.reply(Ok(row.into()));
                     }
                 }
                 Err(error) => {
@@ -241,10 +256,10 @@ impl BatchLease {
     }
 
     /// Takes the next batch from the queue, with at most one rotation per session. An
-    /// empty batch ends the lease.
+    /// empty batch ends the term.
     fn next_batch(&self) -> Vec<PendingRotation> {
         let mut queue = self.shard().queue();
-        let Some(active) = queue.active(self.number) else { return Vec::new() };
+        let Some(active) = queue.active(self.term) else { return Vec::new() };
         active.since = Instant::now();
         let mut sessions = HashSet::new();
         let fits = |pending: &mut PendingRotation| {
@@ -270,7 +285,7 @@ impl BatchLease {
         if let Error::Query(error) | Error::Unable(error) = error {
             tracing::warn!(%error, rotations = batch.len(), "rotation batch failed");
             for pending in batch {
-                pending.reply(Ok(None));
+                pending.reply(Ok(BatchOutcome::RolledBack));
             }
             return;
         }
@@ -281,11 +296,11 @@ impl BatchLease {
     }
 }
 
-/// Ends the lease. If rotations are pending, `RotationBatcher::run` starts another one.
-impl Drop for BatchLease {
+/// Ends the term. If rotations are pending, `RotationBatcher::run` starts another leader.
+impl Drop for BatchLeader {
     fn drop(&mut self) {
         let mut queue = self.shard().queue();
-        if queue.active(self.number).is_some() {
+        if queue.active(self.term).is_some() {
             queue.active = None;
             if !queue.pending.is_empty() {
                 self.shard().idle.notify_one();

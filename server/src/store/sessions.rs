@@ -20,7 +20,7 @@ use crate::crypto::Digest;
 use crate::ids::{AccessTokenId, Place, SessionId, UserId};
 
 pub use redate::{redate, redate_late};
-pub use rotate::{Rotated, RotationUpdate, rotate, rotate_batch, rotate_from};
+pub use rotate::{RotatedSession, RotationUpdate, rotate, rotate_batch, rotate_from};
 pub use session::{EndReason, Previous, Session, State, find};
 pub use sweep::{SweepAction, SweepCandidate, SweepReport, clear_salts, sweep};
 

@@ -1,7 +1,7 @@
 //! Identifies the Redis of a connection by what it reports about itself.
 //!
 //! A Redis that was replaced, restarted, demoted or failed over may have lost revocations,
-//! although the connection still works. Each of these events changes one of the facts here.
+//! although the connection still works. Each of these events changes its identity.
 
 use std::sync::Arc;
 
@@ -13,9 +13,9 @@ use crate::crypto::Digest;
 
 use super::connection::{Connection, Options, redis_message};
 
-/// The facts that Redis reports about itself.
+/// What Redis reports about itself.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Facts {
+pub(super) struct RedisInfo {
     /// A digest of every primary's run id, replication id and configuration epoch. Servers
     /// with equal identities read the same Redis.
     pub(super) identity: Arc<str>,
@@ -42,8 +42,11 @@ pub(super) enum LinkError {
     Database(String),
 }
 
-/// Reads these facts from Redis.
-pub(super) async fn query(options: &Options, connection: &Connection) -> Result<Facts, LinkError> {
+/// Queries Redis for its identity.
+pub(super) async fn query(
+    options: &Options,
+    connection: &Connection,
+) -> Result<RedisInfo, LinkError> {
     let primaries = options.query_primaries(connection, redis::cmd("INFO")).await?;
     let mut primaries: Vec<Primary> = primaries
         .iter()
@@ -62,7 +65,7 @@ pub(super) async fn query(options: &Options, connection: &Connection) -> Result<
     parts.sort_unstable();
     let digest = Digest::of(&[parts.join(" ").as_bytes()]);
     let identity = URL_SAFE_NO_PAD.encode(digest.as_bytes());
-    Ok(Facts { identity: identity.into(), evicting })
+    Ok(RedisInfo { identity: identity.into(), evicting })
 }
 
 struct Primary {

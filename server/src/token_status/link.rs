@@ -16,7 +16,7 @@ use redis::{Cmd, RedisResult, Value};
 use tokio::sync::Notify;
 
 use super::connection::{Connection, Options, is_out_of_memory};
-use super::identity::{self, Facts, LinkError};
+use super::identity::{self, LinkError, RedisInfo};
 use super::problems::Problems;
 use super::{LEASE, access_key, ended_key};
 use crate::clock::{self, MAX_SKEW_BETWEEN_SERVERS, Timestamp};
@@ -72,17 +72,17 @@ pub(super) struct RedisLink {
 
 #[derive(Default)]
 struct State {
-    usable: Option<Usable>,
+    /// The connection in use.
+    current: Option<IdentifiedConnection>,
     /// The revocations that this server has read. They apply even if Redis loses them.
     ended: HashMap<SessionId, Timestamp>,
 }
 
-/// A connection in use.
+/// A connection to a Redis whose identity is known.
 #[derive(Clone)]
-pub(super) struct Usable {
+pub(super) struct IdentifiedConnection {
     generation: u64,
     connection: Connection,
-    /// The identity of its Redis.
     pub(super) identity: Arc<str>,
     epoch: Arc<str>,
 }
@@ -92,7 +92,7 @@ enum Trust {
     /// The session has ended: Redis need not be read.
     Ended,
     /// The lease is valid: Redis may be read on this connection.
-    Leased(Usable),
+    Leased(IdentifiedConnection),
     /// Redis is disconnected, or the lease has expired.
     Unavailable,
 }
@@ -142,31 +142,32 @@ impl RedisLink {
         if session.is_some_and(|session| state.ended.contains_key(&session)) {
             return Trust::Ended;
         }
-        let Some(usable) = state.usable.as_ref().filter(|_| has_lease) else {
+        let Some(current) = state.current.as_ref().filter(|_| has_lease) else {
             return Trust::Unavailable;
         };
         // Prefer the connection of this thread: cloning the shared one contends on its
         // reference count.
-        let generation = usable.generation;
-        let own = THREAD_CONNECTION.with_borrow_mut(|own| match own {
+        let generation = current.generation;
+        let of_thread = THREAD_CONNECTION.with_borrow_mut(|own| match own {
             Some(own) if own.generation == generation => own.connection.clone(),
             _ => {
                 *own = Some(ThreadConnection { generation, connection: None });
-                actix_rt::spawn(open_thread_connection(self.options.clone(), usable.clone()));
+                actix_rt::spawn(open_thread_connection(self.options.clone(), current.clone()));
                 None
             }
         });
-        Trust::Leased(Usable {
+        Trust::Leased(IdentifiedConnection {
             generation,
-            connection: own.unwrap_or_else(|| usable.connection.clone()),
-            identity: usable.identity.clone(),
-            epoch: usable.epoch.clone(),
+            connection: of_thread.unwrap_or_else(|| current.connection.clone()),
+            identity: current.identity.clone(),
+            epoch: current.epoch.clone(),
         })
     }
 
-    pub(super) fn usable(&self) -> Option<Usable> {
+    /// Returns the connection in use.
+    pub(super) fn current(&self) -> Option<IdentifiedConnection> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        state.usable.clone()
+        state.current.clone()
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -175,12 +176,12 @@ impl RedisLink {
 
     /// Opens a connection to a primary that permits every command of this server. It must not
     /// be read before [`Self::install`] has written the revocations.
-    pub(super) async fn connect(&self) -> Result<Usable, LinkError> {
+    pub(super) async fn connect(&self) -> Result<IdentifiedConnection, LinkError> {
         let connection = self.options.connect().await?;
         let identity = identity::query(&self.options, &connection).await?.identity;
         let epoch = self.enter_epoch(&connection).await?;
         let generation = NEXT_GENERATION.fetch_add(1, Ordering::Relaxed);
-        Ok(Usable { generation, connection, identity, epoch })
+        Ok(IdentifiedConnection { generation, connection, identity, epoch })
     }
 
     /// Reads the epoch of this Redis, or sets it if there is no epoch. Tries every command and
@@ -213,22 +214,25 @@ impl RedisLink {
         epoch.map(Into::into).ok_or(LinkError::Flushed)
     }
 
-    /// Checks that `usable` still leads to the same run of the same Redis.
-    pub(super) async fn verify(&self, usable: &Usable) -> Result<Facts, LinkError> {
-        let facts = identity::query(&self.options, &usable.connection).await?;
-        if facts.identity == usable.identity { Ok(facts) } else { Err(LinkError::Replaced) }
+    /// Checks that a connection still leads to the same run of the same Redis.
+    pub(super) async fn verify(
+        &self,
+        known: &IdentifiedConnection,
+    ) -> Result<RedisInfo, LinkError> {
+        let info = identity::query(&self.options, &known.connection).await?;
+        if info.identity == known.identity { Ok(info) } else { Err(LinkError::Replaced) }
     }
 
     /// Verifies the link, if it is connected, and disconnects it if that fails.
-    pub(super) async fn check(&self) -> Option<Facts> {
-        let usable = self.usable()?;
-        match self.verify(&usable).await {
-            Ok(facts) => {
-                self.problems.evicts(facts.evicting.as_deref());
-                Some(facts)
+    pub(super) async fn check(&self) -> Option<RedisInfo> {
+        let current = self.current()?;
+        match self.verify(&current).await {
+            Ok(info) => {
+                self.problems.evicts(info.evicting.as_deref());
+                Some(info)
             }
             Err(error) => {
-                self.disconnect(usable.generation, &error);
+                self.disconnect(current.generation, &error);
                 None
             }
         }
@@ -238,10 +242,10 @@ impl RedisLink {
     /// contain all unexpired revocations.
     pub(super) async fn install(
         &self,
-        usable: Usable,
+        connected: IdentifiedConnection,
         ended: Vec<Revocation>,
     ) -> Result<(), LinkError> {
-        let unwritten = match self.write(&usable.connection, &ended).await {
+        let unwritten = match self.write(&connected.connection, &ended).await {
             Ok(()) => Vec::new(),
             // This server keeps the revocations in memory, and other servers read the
             // database.
@@ -249,18 +253,18 @@ impl RedisLink {
             Err(error) => return Err(error.into()),
         };
         // Redis may have been flushed or replaced meanwhile.
-        if self.enter_epoch(&usable.connection).await? != usable.epoch {
+        if self.enter_epoch(&connected.connection).await? != connected.epoch {
             return Err(LinkError::Flushed);
         }
-        let facts = self.verify(&usable).await?;
-        self.problems.evicts(facts.evicting.as_deref());
+        let info = self.verify(&connected).await?;
+        self.problems.evicts(info.evicting.as_deref());
         self.problems.full(!unwritten.is_empty());
         self.problems.restored(ended.len());
         self.keep_unwritten(&unwritten);
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         state.ended.extend(ended.into_iter().map(|end| (end.session_id, end.access_expires_at)));
-        self.generation.store(usable.generation, Ordering::Relaxed);
-        state.usable = Some(usable);
+        self.generation.store(connected.generation, Ordering::Relaxed);
+        state.current = Some(connected);
         Ok(())
     }
 
@@ -268,8 +272,8 @@ impl RedisLink {
     /// a timeout too.
     fn disconnect(&self, generation: u64, error: &LinkError) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        if state.usable.as_ref().is_some_and(|usable| usable.generation == generation) {
-            state.usable = None;
+        if state.current.as_ref().is_some_and(|current| current.generation == generation) {
+            state.current = None;
             self.generation.store(0, Ordering::Relaxed);
             self.problems.unusable(error);
             self.disconnected.notify_one();
@@ -297,9 +301,9 @@ impl RedisLink {
     /// Returns the status of an access token, or `None` if Redis is unavailable. Takes one
     /// round trip.
     pub(super) async fn look_up(&self, access: &VerifiedToken) -> Option<CachedStatus> {
-        let usable = match self.leased_connection(Some(access.session)) {
+        let current = match self.leased_connection(Some(access.session)) {
             Trust::Ended => return Some(CachedStatus::Ended),
-            Trust::Leased(usable) => usable,
+            Trust::Leased(current) => current,
             Trust::Unavailable => return None,
         };
         let in_cluster = self.options.is_cluster();
@@ -308,24 +312,24 @@ impl RedisLink {
         if !in_cluster {
             command.arg(EPOCH_KEY);
         }
-        let values = match self.options.query(usable.connection, &command).await {
+        let values = match self.options.query(current.connection, &command).await {
             Ok(Value::Array(values)) => values,
             Ok(_) => return None,
             Err(error) => {
-                self.disconnect(usable.generation, &error.into());
+                self.disconnect(current.generation, &error.into());
                 return None;
             }
         };
-        let is_epoch = |value: Option<&Value>| matches!(value, Some(Value::BulkString(text)) if *text == usable.epoch.as_bytes());
+        let is_epoch = |value: Option<&Value>| matches!(value, Some(Value::BulkString(text)) if *text == current.epoch.as_bytes());
         if !matches!(values.first(), Some(Value::Nil)) {
             return Some(CachedStatus::Ended);
         }
         if !in_cluster && !is_epoch(values.get(2)) {
-            self.disconnect(usable.generation, &LinkError::Flushed);
+            self.disconnect(current.generation, &LinkError::Flushed);
             return None;
         }
         // If the link was disconnected meanwhile, another Redis may have sent this response.
-        if self.generation.load(Ordering::Relaxed) != usable.generation {
+        if self.generation.load(Ordering::Relaxed) != current.generation {
             return None;
         }
         let active = is_epoch(values.get(1));
@@ -334,38 +338,38 @@ impl RedisLink {
 
     /// Caches an access token as active. Failures are ignored: the entry only saves queries.
     pub(super) async fn set_best_effort(&self, access: &VerifiedToken, lifetime: Duration) {
-        let Trust::Leased(usable) = self.leased_connection(None) else { return };
-        let command = set(&access_key(access), &usable.epoch, lifetime.as_secs());
-        match self.options.query::<()>(usable.connection, &command).await {
+        let Trust::Leased(current) = self.leased_connection(None) else { return };
+        let command = set(&access_key(access), &current.epoch, lifetime.as_secs());
+        match self.options.query::<()>(current.connection, &command).await {
             Ok(()) => {}
             Err(error) if is_out_of_memory(&error) => self.problems.full(true),
-            Err(error) => self.disconnect(usable.generation, &error.into()),
+            Err(error) => self.disconnect(current.generation, &error.into()),
         }
     }
 
     /// Writes revocations. Returns the identity of the Redis that has them, or `None` if not
     /// all were written.
     pub(super) async fn publish(&self, ended: &[Revocation]) -> Option<Arc<str>> {
-        let Some(usable) = self.usable() else {
+        let Some(current) = self.current() else {
             // A poll that is reconnecting may have read the database before their
             // commit.
             self.keep_unwritten(ended);
             return None;
         };
         let published = async {
-            self.write(&usable.connection, ended).await?;
+            self.write(&current.connection, ended).await?;
             // A cluster client or a proxy follows a failover without an error.
-            self.verify(&usable).await.map(drop)
+            self.verify(&current).await.map(drop)
         };
         match published.await {
-            Ok(()) => Some(usable.identity),
+            Ok(()) => Some(current.identity),
             Err(LinkError::Redis(error)) if is_out_of_memory(&error) => {
                 self.problems.full(true);
                 self.keep_unwritten(ended);
                 None
             }
             Err(error) => {
-                self.disconnect(usable.generation, &error);
+                self.disconnect(current.generation, &error);
                 None
             }
         }
@@ -390,9 +394,9 @@ impl RedisLink {
         if self.publish(&unwritten).await.is_none() {
             return;
         }
-        let Some(usable) = self.usable() else { return };
+        let Some(current) = self.current() else { return };
         let probe = set(PROBE_KEY, NO_EPOCH, 1);
-        if self.options.query::<()>(usable.connection, &probe).await.is_ok() {
+        if self.options.query::<()>(current.connection, &probe).await.is_ok() {
             self.problems.full(false);
         }
     }
@@ -413,7 +417,7 @@ impl RedisLink {
 }
 
 /// Opens a connection for this thread beside the shared one.
-async fn open_thread_connection(options: Options, shared: Usable) {
+async fn open_thread_connection(options: Options, shared: IdentifiedConnection) {
     // A cluster has many nodes: several connections to each would be too many.
     if options.is_cluster() {
         return;

@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::clock::{self, MAX_SKEW_BETWEEN_SERVERS};
 use crate::store::Store;
-use crate::store::own::{self, Own};
+use crate::store::dedicated_connection::{self, DedicatedConnection};
 use crate::store::revocations::{self, Cursor, Revocation};
 use crate::store::servers::{self, Server};
 
@@ -32,7 +32,7 @@ const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The state between polls.
 pub(super) struct Poller {
-    own: Own,
+    database: DedicatedConnection,
     row: Server,
     cursor: Cursor,
     /// The number of database connections so far, when the cursor was read.
@@ -53,7 +53,7 @@ struct Read {
 impl Poller {
     pub(super) fn new(store: &Store, id: String) -> Self {
         Self {
-            own: store.own_connection(),
+            database: store.dedicated_connection(),
             row: Server { id, redis: String::new(), polls: 0, applied: 0 },
             cursor: Cursor::START,
             connections: 0,
@@ -64,12 +64,16 @@ impl Poller {
     }
 
     /// Announces a poll and reads the revocations from `cursor` on.
-    async fn read(&mut self, identity: &str, cursor: Cursor) -> Result<Read, own::Error> {
+    async fn read(
+        &mut self,
+        identity: &str,
+        cursor: Cursor,
+    ) -> Result<Read, dedicated_connection::Error> {
         self.row.polls += 1;
         identity.clone_into(&mut self.row.redis);
         let row = self.row.clone();
         let time = clock::now().before(MAX_SKEW_BETWEEN_SERVERS);
-        let read = self.own.run(DB_TIMEOUT, move |conn| {
+        let read = self.database.run(DB_TIMEOUT, move |conn| {
             // In this order, and each committed: see the top of this file.
             servers::set(conn, &row)?;
             let next = Cursor::next(conn)?;
@@ -81,9 +85,9 @@ impl Poller {
 
     /// Reads new revocations. After a connection was lost, reads all: it may lead to another
     /// database now, which counts transactions differently.
-    async fn read_new(&mut self, identity: &str) -> Result<Read, own::Error> {
+    async fn read_new(&mut self, identity: &str) -> Result<Read, dedicated_connection::Error> {
         let mut read = self.read(identity, self.cursor).await?;
-        if self.own.connections() != self.connections {
+        if self.database.connections() != self.connections {
             read = self.read(identity, Cursor::START).await?;
         }
         self.advance(&read);
@@ -91,15 +95,15 @@ impl Poller {
     }
 
     fn advance(&mut self, read: &Read) {
-        self.connections = self.own.connections();
+        self.connections = self.database.connections();
         self.cursor = read.next;
     }
 
     /// Announces to the other servers that the revocations of this poll are applied.
-    async fn announce_applied(&mut self) -> Result<(), own::Error> {
+    async fn announce_applied(&mut self) -> Result<(), dedicated_connection::Error> {
         self.row.applied = self.row.polls;
         let row = self.row.clone();
-        self.own.run(DB_TIMEOUT, move |conn| servers::set(conn, &row)).await
+        self.database.run(DB_TIMEOUT, move |conn| servers::set(conn, &row)).await
     }
 }
 
@@ -134,8 +138,8 @@ impl TokenStatus {
         if redis.check().await.is_none() {
             return;
         }
-        let Some(usable) = redis.usable() else { return };
-        let read = match poller.read_new(&usable.identity).await {
+        let Some(current) = redis.current() else { return };
+        let read = match poller.read_new(&current.identity).await {
             Ok(read) => read,
             Err(error) => {
                 // While the database is unreachable, no server can commit a logout, so Redis
@@ -166,11 +170,11 @@ impl TokenStatus {
 
     /// Connects to Redis, and writes every unexpired revocation to it before it is read.
     async fn reconnect(&self, redis: &RedisLink, poller: &mut Poller) -> Result<(), LinkError> {
-        let usable = redis.connect().await?;
+        let connected = redis.connect().await?;
         let began = redis.elapsed();
         // All of them are in the database, which is read next.
         redis.take_unwritten();
-        let read = match poller.read(&usable.identity, Cursor::START).await {
+        let read = match poller.read(&connected.identity, Cursor::START).await {
             Ok(read) => read,
             Err(error) => {
                 self.with_peers(Peers::restart);
@@ -178,7 +182,7 @@ impl TokenStatus {
             }
         };
         poller.advance(&read);
-        redis.install(usable, read.ended).await?;
+        redis.install(connected, read.ended).await?;
         redis.renew_lease(began);
         redis.problems.poll(None);
         self.record_servers(redis, poller, read.servers).await;
@@ -199,7 +203,8 @@ impl TokenStatus {
         let split_since = *poller.split_since.get_or_insert_with(Instant::now);
         redis.problems.split(!poller.is_united && split_since.elapsed() > SPLIT_TOLERANCE);
         if !stopped.is_empty() {
-            let deleted = poller.own.run(DB_TIMEOUT, move |conn| servers::delete(conn, &stopped));
+            let deleted =
+                poller.database.run(DB_TIMEOUT, move |conn| servers::delete(conn, &stopped));
             if let Err(error) = deleted.await {
                 tracing::debug!(%error, "stopped servers not deleted, retrying");
             }

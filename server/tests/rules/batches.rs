@@ -11,13 +11,13 @@ use diesel::QueryResult;
 use diesel::connection::SimpleConnection;
 use futures_util::future::join_all;
 use matchbook_server::sessions::{ClientInfo, Refresh, RefreshOutcome};
-use matchbook_server::store::sessions::Rotated;
-use matchbook_server::store::{Conn, Error, Store};
+use matchbook_server::store::sessions::RotatedSession;
+use matchbook_server::store::{BatchOutcome, Conn, Error, Store};
 
 use crate::harness::{DEFAULT, Harness, MINUTE, device};
 
 /// Starts all rotations concurrently: all but the first of a shard wait for it.
-async fn rotate_batch(store: &Store, attempts: &[Refresh]) -> Vec<Result<Option<Rotated>, Error>> {
+async fn rotate_batch(store: &Store, attempts: &[Refresh]) -> Vec<Result<BatchOutcome, Error>> {
     join_all(attempts.iter().map(|attempt| store.rotate(attempt.update.clone()))).await
 }
 
@@ -38,7 +38,8 @@ async fn rotations_that_queue_during_a_commit_share_the_next_one() {
     let attempts = attempts(&mut harness, 40);
     for (attempt, outcome) in attempts.iter().zip(rotate_batch(&store, &attempts).await) {
         let row = harness.session(attempt.update.session).unwrap();
-        assert_eq!(outcome.unwrap(), Some((row.user, row.expires_at)));
+        let rotated = RotatedSession { user: row.user, expires_at: row.expires_at };
+        assert_eq!(outcome.unwrap(), BatchOutcome::Rotated(rotated));
         assert_eq!(row.generation, 1);
         assert!(attempt.update.successor.matches(row.secret_digest.as_bytes()));
         assert_eq!(row.access, attempt.update.access);
@@ -59,7 +60,8 @@ async fn token_presented_concurrently_is_rotated_once() {
     let attempt = |_| harness.attempt(&pair.refresh, None, device());
     let attempts: Vec<Refresh> = (0..20).map(attempt).collect();
     let outcomes = rotate_batch(&store, &attempts).await;
-    let mut winners = attempts.iter().zip(outcomes).filter(|(_, o)| o.as_ref().unwrap().is_some());
+    let mut winners =
+        attempts.iter().zip(outcomes).filter(|(_, o)| matches!(o, Ok(BatchOutcome::Rotated(_))));
     let (winner, _) = winners.next().expect("one rotation is first");
     assert!(winners.next().is_none());
     let row = harness.session(session).unwrap();
@@ -85,9 +87,12 @@ async fn failing_row_does_not_affect_the_rest_of_its_batch() {
     let device = ClientInfo { user_agent: Some(bad.to_owned()), ..device() };
     attempts.insert(7, harness.attempt(&pair.refresh, None, device));
     let outcomes = rotate_batch(&store, &attempts).await;
-    assert!(outcomes.iter().any(|outcome| matches!(outcome, Ok(None))), "its batch fails");
+    assert!(
+        outcomes.iter().any(|outcome| matches!(outcome, Ok(BatchOutcome::RolledBack))),
+        "its batch fails"
+    );
     for (n, (attempt, outcome)) in attempts.iter().zip(outcomes).enumerate() {
-        if outcome.unwrap().is_none() {
+        if outcome.unwrap() == BatchOutcome::RolledBack {
             // Each session is resolved individually.
             let settled = harness.settle(attempt);
             assert_eq!(settled.is_ok_and(|it| matches!(it, RefreshOutcome::Rotated(_))), n != 7);
@@ -109,7 +114,8 @@ async fn locked_session_does_not_block_other_rotations() {
     // In a batch, and individually.
     for attempts in [&attempts[..], &attempts[4..5]] {
         for (attempt, outcome) in attempts.iter().zip(rotate_batch(&store, attempts).await) {
-            assert_eq!(outcome.unwrap().is_none(), attempt.update.session == *held);
+            let is_locked = outcome.unwrap() == BatchOutcome::NoMatch;
+            assert_eq!(is_locked, attempt.update.session == *held);
         }
     }
     other.batch_execute("ROLLBACK").unwrap();
@@ -143,7 +149,7 @@ async fn timed_out_rotation_gets_an_error_and_is_not_executed() {
     let (mut done, mut notified) = (0, 0);
     for outcome in first.await.unwrap().into_iter().chain(others.await.unwrap()) {
         match outcome {
-            Ok(Some(_)) => done += 1,
+            Ok(BatchOutcome::Rotated(_)) => done += 1,
             Err(error @ Error::AcquireTimeout(_)) if error.is_transient() => notified += 1,
             other => panic!("{other:?}"),
         }
@@ -156,7 +162,7 @@ async fn timed_out_rotation_gets_an_error_and_is_not_executed() {
 async fn queued(
     store: &Store,
     attempts: Vec<Refresh>,
-) -> JoinHandle<Vec<Result<Option<Rotated>, Error>>> {
+) -> JoinHandle<Vec<Result<BatchOutcome, Error>>> {
     let store = store.clone();
     let mut all = Box::pin(async move { rotate_batch(&store, &attempts).await });
     assert!(is_pending(&mut all).await);
@@ -196,7 +202,7 @@ async fn rotations_beyond_the_queue_are_rejected() {
     let (mut done, mut notified) = (0, 0);
     for outcome in rotate_batch(&store, &attempts).await {
         match outcome {
-            Ok(Some(_)) => done += 1,
+            Ok(BatchOutcome::Rotated(_)) => done += 1,
             Err(error @ Error::QueueFull(2)) if error.is_transient() => notified += 1,
             other => panic!("{other:?}"),
         }
@@ -224,7 +230,7 @@ async fn batch_leader_waits_for_a_connection_even_if_the_queue_is_full() {
     let_go.send(()).unwrap();
     holding.await.unwrap();
     queued.await.unwrap();
-    assert!(advancing.await.unwrap().is_some());
+    assert!(matches!(advancing.await, Ok(BatchOutcome::Rotated(_))));
 }
 
 #[actix_rt::test]
@@ -256,7 +262,7 @@ async fn pending_rotations_of_a_stopped_thread_are_taken_over() {
     stopping.join().unwrap();
     let_go.send(()).unwrap();
     holding.await.unwrap();
-    assert!(advancing.await.unwrap().is_some());
+    assert!(matches!(advancing.await, Ok(BatchOutcome::Rotated(_))));
     assert_eq!(rotated(&mut harness), 1);
 }
 
@@ -280,7 +286,7 @@ async fn unresponsive_batch_blocks_its_shard_no_longer_than_the_timeout() {
     assert!(matches!(stuck, Error::QueryTimeout(_)) && stuck.is_transient(), "{stuck:?}");
     // The second rotation also goes to the database, without waiting for the first.
     let attempt = harness.attempt(&pair.refresh, None, device());
-    assert_eq!(store.rotate(attempt.update.clone()).await.unwrap(), None);
+    assert_eq!(store.rotate(attempt.update.clone()).await.unwrap(), BatchOutcome::NoMatch);
     assert_eq!(rotated(&mut harness), 1, "what went to the database is done");
 }
 

@@ -10,8 +10,8 @@ use matchbook_server::crypto::{IdempotencyKey, Secret, TokenKeys};
 use matchbook_server::ids::{EventId, SessionId, UserId};
 use matchbook_server::secrets::DerivedKeys;
 use matchbook_server::sessions::{
-    self, ClientInfo, Context, Login, LoginOutcome, Look, Policy, PresentedToken, Refresh,
-    RefreshOutcome, Reuse, Rules, TokenGrant,
+    self, ClientInfo, Context, Login, LoginOutcome, Policy, PresentedToken, Refresh,
+    RefreshOutcome, ReissueRules, ReuseByDate, Rules, TokenGrant,
 };
 use matchbook_server::store::sessions::{Session, find, redate, rotate_batch};
 use matchbook_server::store::{self, Conn, Options, Store, Url, users};
@@ -36,20 +36,20 @@ pub(crate) const DEFAULT: Policy = Policy {
     idle_lifetime: Duration::from_secs(30 * 24 * 60 * 60),
     absolute_lifetime: Duration::from_secs(90 * 24 * 60 * 60),
     retention: Duration::from_secs(7 * 24 * 60 * 60),
-    reuse: Some(REUSE),
+    reissue: Some(REISSUE),
     accept_ahead_of_database: false,
 };
-pub(crate) const REUSE: Reuse = Reuse {
+pub(crate) const REISSUE: ReissueRules = ReissueRules {
     grace_period: Duration::from_secs(30),
     recovery_window: Duration::from_secs(24 * 60 * 60),
     same_key_only: false,
 };
 
 /// `rotation.mode = "strict"`.
-pub(crate) const STRICT: Policy = Policy { reuse: None, ..DEFAULT };
+pub(crate) const STRICT: Policy = Policy { reissue: None, ..DEFAULT };
 /// `rotation.same_key_only = true`.
 pub(crate) const SAME_KEY_ONLY: Policy =
-    Policy { reuse: Some(Reuse { same_key_only: true, ..REUSE }), ..DEFAULT };
+    Policy { reissue: Some(ReissueRules { same_key_only: true, ..REISSUE }), ..DEFAULT };
 
 /// Runs random histories, and reports the smallest one that fails.
 /// `PROPTEST_CASES` sets their number.
@@ -223,9 +223,11 @@ impl Harness {
         let rotation = match rotate_batch(conn, &batch).unwrap()[..] {
             [None, Some(row), None] => attempt.rotated(row, rules),
             [None, None, None] => {
-                match sessions::resolve_conflict(conn, attempt, rules, Look::First).unwrap() {
+                match sessions::resolve_conflict(conn, attempt, rules, ReuseByDate::Defer).unwrap()
+                {
                     RefreshOutcome::LooksLikeReuse => {
-                        sessions::resolve_conflict(conn, attempt, rules, Look::Last).unwrap()
+                        sessions::resolve_conflict(conn, attempt, rules, ReuseByDate::Reject)
+                            .unwrap()
                     }
                     rotation => rotation,
                 }
@@ -237,7 +239,7 @@ impl Harness {
             RefreshOutcome::Reissued(grant) => Outcome::Repeated(grant.into()),
             RefreshOutcome::Rejected { reason, .. } => Outcome::Refused(reason.reason()),
             RefreshOutcome::TooLate => Outcome::TooLate,
-            RefreshOutcome::LooksLikeReuse => panic!("the last look decides"),
+            RefreshOutcome::LooksLikeReuse => panic!("the date is final"),
         }
     }
 
@@ -260,7 +262,7 @@ impl Harness {
     /// Resolves a refresh that did not rotate its session.
     pub(crate) fn settle(&mut self, attempt: &Refresh) -> QueryResult<RefreshOutcome> {
         let rules = Rules { policy: &self.policy, token_keys: &self.token_keys };
-        sessions::resolve_conflict(&mut self.conn, attempt, rules, Look::First)
+        sessions::resolve_conflict(&mut self.conn, attempt, rules, ReuseByDate::Defer)
     }
 
     fn rules(&self) -> Rules<'_> {

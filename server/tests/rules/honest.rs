@@ -9,7 +9,7 @@ use matchbook_shared::InvalidGrantReason;
 use proptest::prelude::*;
 
 use crate::harness::{
-    DAY, DEFAULT, Harness, Outcome, REUSE, SAME_KEY_ONLY, check_histories, device,
+    DAY, DEFAULT, Harness, Outcome, REISSUE, SAME_KEY_ONLY, check_histories, device,
 };
 
 /// Number of processes that share the tokens.
@@ -45,9 +45,9 @@ enum Action {
 fn action() -> impl Strategy<Value = Action> {
     let wait = prop_oneof![
         4 => (0..10_000u64).prop_map(Duration::from_millis),
-        2 => Just(REUSE.grace_period),
+        2 => Just(REISSUE.grace_period),
         2 => (0..24 * 60u64).prop_map(|minutes| Duration::from_secs(minutes * 60)),
-        1 => Just(REUSE.recovery_window),
+        1 => Just(REISSUE.recovery_window),
     ];
     prop_oneof![
         6 => (0..PROCESSES).prop_map(Action::Read),
@@ -78,13 +78,13 @@ impl Setup {
     /// How long after its first use a token may be presented again. If others may
     /// rotate meanwhile, a key does not help beyond the grace period.
     fn max_wait(self) -> Duration {
-        if self.keyed && self.gated { REUSE.recovery_window } else { REUSE.grace_period }
+        if self.keyed && self.gated { REISSUE.recovery_window } else { REISSUE.grace_period }
     }
 
     /// When a token that is read now must arrive: others may refresh
     /// meanwhile, except behind a lock.
     fn until(self, used_at: Option<Duration>, now: Duration) -> Duration {
-        let travel = if self.gated { self.max_wait() } else { REUSE.grace_period };
+        let travel = if self.gated { self.max_wait() } else { REISSUE.grace_period };
         let again = used_at.map_or(Duration::MAX, |used_at| used_at + self.max_wait());
         (now + travel).min(again)
     }
@@ -247,11 +247,11 @@ fn late_rotation_is_redated_after_an_access_token_renewal() {
     // Rotated in time; the retry finds the access token expired.
     let rotated = harness.carry_out(&attempt);
     assert!(matches!(rotated, Outcome::Rotated(_)));
-    harness.wait(REUSE.grace_period);
-    harness.policy.access_lifetime = REUSE.grace_period;
+    harness.wait(REISSUE.grace_period);
+    harness.policy.access_lifetime = REISSUE.grace_period;
     assert!(matches!(harness.present(&pair.refresh, None), Outcome::Repeated(_)));
     harness.redate(&attempt);
     assert_eq!(harness.session(session).unwrap().rotated_at(), Some(harness.now));
-    harness.wait(REUSE.grace_period);
+    harness.wait(REISSUE.grace_period);
     assert!(matches!(harness.present(&pair.refresh, None), Outcome::Repeated(_)));
 }

@@ -85,7 +85,7 @@ impl Model {
         if let Some(reason) = self.is_over(now) {
             return Expected::Refused(reason);
         }
-        let same_key_only = self.policy.reuse.is_some_and(|reuse| reuse.same_key_only);
+        let same_key_only = self.policy.reissue.is_some_and(|rules| rules.same_key_only);
         if generation == self.live && !(same_key_only && self.keyed && key.is_none()) {
             self.rotate(key, now);
             return Expected::Rotated;
@@ -107,7 +107,7 @@ impl Model {
 
     fn rotate(&mut self, key: Option<u8>, now: Timestamp) {
         let window =
-            self.policy.reuse.map_or(std::time::Duration::ZERO, |reuse| reuse.grace_period);
+            self.policy.reissue.map_or(std::time::Duration::ZERO, |rules| rules.grace_period);
         let within = |time: Option<Timestamp>| time.is_some_and(|time| time.after(window) >= now);
         let (_, next, since) = self.floors;
         let rotated_at = self.last.as_ref().map(|last| last.at);
@@ -118,8 +118,8 @@ impl Model {
             (false, false) => (self.live, self.live, Some(now)),
         };
         self.live += 1;
-        self.keyed |= key.is_some() && self.policy.reuse.is_some();
-        self.last = Some(Last { at: now, key, repeatable: self.policy.reuse.is_some() });
+        self.keyed |= key.is_some() && self.policy.reissue.is_some();
+        self.last = Some(Last { at: now, key, repeatable: self.policy.reissue.is_some() });
         self.issue_access(now);
         self.idle_end = self.idle_end.max(now.after(self.policy.idle_lifetime));
     }
@@ -137,7 +137,7 @@ impl Model {
     fn show_old(&self, generation: usize, key: Option<u8>, now: Timestamp) -> Expected {
         let last = self.last.as_ref().expect("there is no old one without a rotation");
         let reuse = Expected::Refused(InvalidGrantReason::Reuse);
-        let Some(window) = self.policy.reuse else { return reuse };
+        let Some(window) = self.policy.reissue else { return reuse };
         let age = now.since(last.at);
         let is_parent = generation + 1 == self.live;
         let is_attempt = is_parent && key.is_some() && key == last.key;
@@ -177,10 +177,10 @@ impl Model {
 
     /// The sweeper handles a tracked rotation.
     pub(crate) fn clear_salt(&mut self, now: Timestamp) {
-        let Some(reuse) = self.policy.reuse else { return };
+        let Some(rules) = self.policy.reissue else { return };
         if let Some(last) = &mut self.last
             && last.key.is_none()
-            && now.since(last.at) > reuse.grace_period
+            && now.since(last.at) > rules.grace_period
         {
             last.repeatable = false;
         }
@@ -195,8 +195,8 @@ impl Model {
         if over_at.after(self.policy.retention) <= now {
             self.deleted = true;
         }
-        let (Some(reuse), Some(last)) = (self.policy.reuse, &mut self.last) else { return };
-        let max_wait = if last.key.is_some() { reuse.recovery_window } else { reuse.grace_period };
+        let (Some(rules), Some(last)) = (self.policy.reissue, &mut self.last) else { return };
+        let max_wait = if last.key.is_some() { rules.recovery_window } else { rules.grace_period };
         if last.repeatable && (over_at <= now || now.since(last.at) > max_wait) {
             *last = Last { at: last.at, key: None, repeatable: false };
         }

@@ -8,7 +8,7 @@ use matchbook_shared::InvalidGrantReason;
 use proptest::prelude::*;
 
 use crate::harness::{
-    DEFAULT, Harness, Outcome, REUSE, SAME_KEY_ONLY, SECOND, STRICT, check_histories, device,
+    DEFAULT, Harness, Outcome, REISSUE, SAME_KEY_ONLY, SECOND, STRICT, check_histories, device,
 };
 
 #[derive(Debug, Clone)]
@@ -28,7 +28,7 @@ enum Action {
 fn action() -> impl Strategy<Value = Action> {
     let wait = prop_oneof![
         4 => (0..20_000u64).prop_map(Duration::from_millis),
-        2 => Just(REUSE.grace_period),
+        2 => Just(REISSUE.grace_period),
         1 => (31..7200u64).prop_map(Duration::from_secs),
     ];
     prop_oneof![
@@ -88,17 +88,17 @@ fn play(harness: &mut Harness, policy: Policy, actions: &[Action]) {
         let again = generation + 2 == chain.len() && key.is_some() && key == attempt;
         let was_current = rotations.get(generation).map(|at| harness.now.since(*at));
         let must_end = if second {
-            policy.reuse.is_none_or(|reuse| {
-                let late = age > if again { reuse.recovery_window } else { reuse.grace_period };
+            policy.reissue.is_none_or(|rules| {
+                let late = age > if again { rules.recovery_window } else { rules.grace_period };
                 // A token that was not current within four grace periods is reuse.
-                let is_old = !again && was_current > Some(4 * reuse.grace_period);
-                late || is_old || (reuse.same_key_only && ever_keyed && !again)
+                let is_old = !again && was_current > Some(4 * rules.grace_period);
+                late || is_old || (rules.same_key_only && ever_keyed && !again)
             })
         } else {
-            ever_keyed && key.is_none() && policy.reuse.is_some_and(|reuse| reuse.same_key_only)
+            ever_keyed && key.is_none() && policy.reissue.is_some_and(|rules| rules.same_key_only)
         };
         // A token that was current one grace period ago is not reuse.
-        let may_end = must_end || was_current > Some(REUSE.grace_period);
+        let may_end = must_end || was_current > Some(REISSUE.grace_period);
         let granted = match harness.present(&shown, key) {
             Outcome::Rotated(pair) => {
                 assert!(!second && !over, "an old token was rotated");
@@ -143,7 +143,7 @@ fn play(harness: &mut Harness, policy: Policy, actions: &[Action]) {
     assert!(!over);
     // The theft may still be undetected; one late step ends the session.
     if chain.len() > 1 {
-        harness.wait(REUSE.grace_period + SECOND);
+        harness.wait(REISSUE.grace_period + SECOND);
         let old = chain[chain.len() - 2].clone();
         assert_eq!(harness.present(&old, None), Outcome::Refused(InvalidGrantReason::Reuse));
         let newest = chain[chain.len() - 1].clone();
@@ -173,7 +173,7 @@ fn rotating_thief_is_detected_when_the_owner_returns() {
                 rotate(&mut harness);
                 // Later than four grace periods, at any interval.
                 let mut waited = Duration::ZERO;
-                while waited <= 4 * REUSE.grace_period {
+                while waited <= 4 * REISSUE.grace_period {
                     harness.wait(every * SECOND);
                     waited += every * SECOND;
                     rotate(&mut harness);
@@ -207,9 +207,9 @@ fn tab_with_a_recently_current_token_is_superseded_however_often_others_rotate()
         chain.last_mut().unwrap().1 = harness.now;
         chain.push((pair.refresh, harness.now));
         // Bursts and pauses.
-        harness.wait(if round % 7 == 0 { REUSE.grace_period } else { SECOND });
+        harness.wait(if round % 7 == 0 { REISSUE.grace_period } else { SECOND });
         for (token, rotated_at) in chain.iter().rev().skip(2).take(40) {
-            if harness.now.since(*rotated_at) > REUSE.grace_period {
+            if harness.now.since(*rotated_at) > REISSUE.grace_period {
                 break;
             }
             assert_eq!(
@@ -249,7 +249,7 @@ fn reissue_to_another_address_is_logged() {
     );
     let superseded = harness.present_from(&first.refresh, None, elsewhere());
     assert_eq!(superseded, Outcome::Refused(InvalidGrantReason::Superseded));
-    harness.wait(REUSE.grace_period + SECOND);
+    harness.wait(REISSUE.grace_period + SECOND);
     let late = harness.present(&second.refresh, Some("l"));
     assert!(matches!(late, Outcome::Repeated(_)));
     let mut events: Vec<String> = harness.events().into_iter().map(|(what, _)| what).collect();

@@ -36,9 +36,10 @@ pub struct RotationUpdate {
     /// The salt of the successor, if it may be reissued.
     pub salt: Option<Salt>,
     /// The digest of the idempotency key, if the client sent one.
-    pub attempt: Option<Digest>,
-    /// Whether a session that was ever rotated with a key needs one again.
-    pub key_required: bool,
+    pub idempotency_key_digest: Option<Digest>,
+    /// Whether to rotate the session only if it has never used an idempotency key: the
+    /// client sent none, and `same_key_only` requires the keys of a session that uses them.
+    pub only_if_no_key_used: bool,
     /// The access token that is issued with the successor.
     pub access: AccessTokenId,
     /// When the access token expires at the latest.
@@ -55,18 +56,26 @@ pub struct RotationUpdate {
     pub ip: Option<IpAddr>,
 }
 
-/// The user of the rotated session, and the session's absolute expiry.
-pub type Rotated = (UserId, Timestamp);
+/// The columns of a session that its rotation returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Queryable)]
+pub struct RotatedSession {
+    pub user: UserId,
+    /// The absolute expiry.
+    pub expires_at: Timestamp,
+}
 
 /// Rotates one session in one statement. Of several concurrent calls, one succeeds.
-pub fn rotate(conn: &mut Conn, next: &RotationUpdate) -> QueryResult<Option<Rotated>> {
+pub fn rotate(conn: &mut Conn, next: &RotationUpdate) -> QueryResult<Option<RotatedSession>> {
     swap_committed(conn, next.generation, next.presented.as_bytes(), next)
 }
 
 /// Rotates distinct sessions with one commit: in one statement on PostgreSQL, which skips
 /// locked rows; in one transaction on SQLite. The results are in the order of `all`. If a
 /// statement fails, no session is rotated.
-pub fn rotate_batch(conn: &mut Conn, all: &[&RotationUpdate]) -> QueryResult<Vec<Option<Rotated>>> {
+pub fn rotate_batch(
+    conn: &mut Conn,
+    all: &[&RotationUpdate],
+) -> QueryResult<Vec<Option<RotatedSession>>> {
     match (conn, all) {
         (Conn::Postgres(conn), [next]) => {
             let one = RotateOne::<true>::new(next.generation, next.presented.as_bytes(), next);
@@ -74,8 +83,10 @@ pub fn rotate_batch(conn: &mut Conn, all: &[&RotationUpdate]) -> QueryResult<Vec
         }
         (Conn::Postgres(conn), all) => {
             let rows: Vec<(SessionId, UserId, Timestamp)> = RotateBatch::new(all).load(conn)?;
-            let rows: HashMap<SessionId, Rotated> =
-                rows.into_iter().map(|(session, user, end)| (session, (user, end))).collect();
+            let rows: HashMap<SessionId, RotatedSession> = rows
+                .into_iter()
+                .map(|(session, user, expires_at)| (session, RotatedSession { user, expires_at }))
+                .collect();
             Ok(all.iter().map(|next| rows.get(&next.session).copied()).collect())
         }
         (conn @ Conn::Sqlite(_), all) => conn.write(|conn| {
@@ -93,7 +104,7 @@ pub fn rotate_from(
     conn: &mut Conn,
     seen: &Session,
     next: &RotationUpdate,
-) -> QueryResult<Option<Rotated>> {
+) -> QueryResult<Option<RotatedSession>> {
     swap_committed(conn, seen.generation, seen.secret_digest.as_bytes(), next)
 }
 
@@ -102,7 +113,7 @@ fn swap_committed(
     generation: i64,
     secret_digest: &[u8],
     next: &RotationUpdate,
-) -> QueryResult<Option<Rotated>> {
+) -> QueryResult<Option<RotatedSession>> {
     match conn {
         Conn::Postgres(_) => swap(conn, generation, secret_digest, next),
         // Without a transaction SQLite commits when the statement is reset, after its row
@@ -117,7 +128,7 @@ fn swap(
     generation: i64,
     secret_digest: &[u8],
     next: &RotationUpdate,
-) -> QueryResult<Option<Rotated>> {
+) -> QueryResult<Option<RotatedSession>> {
     let one = RotateOne::<false>::new(generation, secret_digest, next);
     match conn {
         Conn::Postgres(conn) => one.get_result(conn).optional(),
@@ -214,9 +225,9 @@ parameters! {
     Presented presented: Binary = &'a [u8], |next| next.presented.as_bytes();
     Successor successor: Binary = &'a [u8], |next| next.successor.as_bytes();
     Salt salt: Nullable<Binary> = Option<&'a [u8]>, |next| next.salt.as_ref().map(Salt::as_bytes);
-    IdempotencyKey idempotency_key: Nullable<Binary> = Option<&'a [u8]>,
-        |next| next.attempt.as_ref().map(Digest::as_bytes);
-    KeyRequired key_required: Bool = bool, |next| next.key_required;
+    IdempotencyKeyDigest idempotency_key_digest: Nullable<Binary> = Option<&'a [u8]>,
+        |next| next.idempotency_key_digest.as_ref().map(Digest::as_bytes);
+    OnlyIfNoKeyUsed only_if_no_key_used: Bool = bool, |next| next.only_if_no_key_used;
     Access access: SqlUuid = AccessTokenId, |next| next.access;
     AccessExpiresAt access_expires_at: SqlTimestamp = Timestamp, |next| next.access_expires_at;
     Now now: SqlTimestamp = Timestamp, |next| next.now;
@@ -253,9 +264,9 @@ const SET: &[Part] = &[
     Sql(", successor_salt = "),
     Value(Field::Salt),
     Sql(", idempotency_key_digest = "),
-    Value(Field::IdempotencyKey),
+    Value(Field::IdempotencyKeyDigest),
     Sql(", has_used_idempotency_key = held.has_used_idempotency_key OR "),
-    Value(Field::IdempotencyKey),
+    Value(Field::IdempotencyKeyDigest),
     Sql(" IS NOT NULL, oldest_recent_generation = CASE WHEN held.rotated_at >= "),
     Value(Field::GraceFrom),
     Sql(" THEN CASE WHEN held.oldest_recent_moved_at >= "),
@@ -305,7 +316,7 @@ const GUARD: &[Part] = &[
     Sql(" AND held.expires_at > "),
     Value(Field::Now),
     Sql(" AND (NOT held.has_used_idempotency_key OR NOT "),
-    Value(Field::KeyRequired),
+    Value(Field::OnlyIfNoKeyUsed),
     Sql(")"),
 ];
 

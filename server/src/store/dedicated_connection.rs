@@ -17,7 +17,7 @@ use super::{Conn, Url};
 /// One connection, opened when it is first used and again after it was lost. The task
 /// never waits for other work.
 #[derive(Clone)]
-pub struct Own {
+pub struct DedicatedConnection {
     connector: Arc<Connector>,
     /// Held during work on SQLite, which has one writer.
     writer: Option<Arc<Semaphore>>,
@@ -51,7 +51,7 @@ impl Error {
     }
 }
 
-impl Own {
+impl DedicatedConnection {
     pub(super) fn new(url: &Url, writer: Option<Arc<Semaphore>>) -> Self {
         Self {
             connector: Arc::new(Connector::new(url, Duration::ZERO)),
@@ -80,10 +80,10 @@ impl Own {
                 Some(writer) => writer.clone().acquire_owned().await.ok(),
                 None => None,
             };
-            let own = self.clone();
+            let dedicated = self.clone();
             let work = actix_rt::task::spawn_blocking(move || {
                 let _permit = permit;
-                own.on_connection(work)
+                dedicated.on_connection(work)
             });
             work.await?
         };
