@@ -8,7 +8,7 @@ run: ## Build and start server and client, until Ctrl-C
 test: ## All tests: on SQLite, then on PostgreSQL and Redis
 	@scripts/test
 
-check: ## Formatting, lints, documentation, language, licences
+check: ## Formatting, lints, documentation, language, licenses
 	@scripts/check
 
 chaos: ## Minutes of faults under load; ARGUMENTS='--help' lists the options

@@ -267,7 +267,7 @@ impl Credentials {
     }
 
     /// Writes `tokens` to the store, if there is one. The guard moves to the blocking thread
-    /// and back: a write cannot be cancelled, and must hold the lock until it ends.
+    /// and back: a write cannot be canceled, and must hold the lock until it ends.
     pub(crate) async fn write(
         &self,
         guard: &mut Option<StoreGuard>,

@@ -101,7 +101,7 @@ impl SessionId {
     pub const MIN: Self = Self(Uuid::nil());
 
     /// Returns a new id that carries the place of its user. Later ids sort later (UUID
-    /// version 7), so that new rows of a place are neighbours in the primary key's index.
+    /// version 7), so that new rows of a place are neighbors in the primary key's index.
     ///
     /// # Errors
     /// Fails if the system's random number generator fails.

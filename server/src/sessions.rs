@@ -180,8 +180,8 @@ impl EventKind {
     /// the operators' queries have them.
     fn as_str(self) -> &'static str {
         match self {
-            Self::LoggedIn => "signed_in",
-            Self::RefreshRejected => "refresh_refused",
+            Self::LoggedIn => "logged_in",
+            Self::RefreshRejected => "refresh_rejected",
             Self::ReuseDetected => "reuse_detected",
             Self::LoggedOut => "logged_out",
             Self::SupersededElsewhere => "superseded_elsewhere",

@@ -190,7 +190,7 @@ impl Store {
         });
         // Dropped with this future if the client disconnects.
         let _cancel = CancelOnDrop(race);
-        outcome.await?.ok_or(Error::TooLate)
+        outcome.await?.ok_or(Error::TimedOut)
     }
 
     /// Runs `work` of the server itself on a connection that requests never use. Many

@@ -4,7 +4,7 @@
 //! A server tracks the sessions that it rotates, and clears their salts when the grace
 //! period ends. A pass finds everything else: one small step per second along the primary
 //! keys, then a pause. There is no index for this, because an index on a column that
-//! rotations write would make each rotation slower. A step reads neighbouring rows and
+//! rotations write would make each rotation slower. A step reads neighboring rows and
 //! writes only where something has expired; a pass over ten million sessions takes hours.
 
 use std::collections::VecDeque;

@@ -93,7 +93,7 @@ pub(crate) fn start(config: &Config) -> Result<(HttpServerFuture, Vec<SocketAddr
             .route(LIVE, get_or_head().to(async || "live"))
     })
     .workers(config.workers)
-    // Sends small responses without waiting for the previous acknowledgement.
+    // Sends small responses without waiting for the previous acknowledgment.
     .tcp_nodelay(true)
     .shutdown_timeout(SHUTDOWN_SECONDS)
     .bind(config.address)

@@ -53,7 +53,7 @@ impl Postgres {
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         let mut postgres = Self::empty();
         postgres.settings = settings.iter().map(owned).collect();
-        postgres.initialise();
+        postgres.initialize();
         for (name, text) in files {
             postgres.put(name, text);
         }
@@ -210,7 +210,7 @@ impl Postgres {
         command
     }
 
-    fn initialise(&self) {
+    fn initialize(&self) {
         let mut initdb = self.program("initdb");
         initdb.arg("--pgdata").arg(self.data());
         initdb.args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-sync"]);

@@ -47,7 +47,7 @@ impl Issuer {
         }
         let ip = client.ip.map(tracing::field::display);
         tracing::info!(ip, "refresh rejected: not a token of this server");
-        self.metrics.record_refresh("not_ours");
+        self.metrics.record_refresh("unrecognized");
         None
     }
 
@@ -87,8 +87,8 @@ impl Issuer {
             RefreshOutcome::Rotated(grant) | RefreshOutcome::Reissued(grant) => {
                 Ok(self.issue(grant, now).await?)
             }
-            RefreshOutcome::TooLate | RefreshOutcome::LooksLikeReuse => {
-                Err(store::Error::TooLate.into())
+            RefreshOutcome::TimedOut | RefreshOutcome::LooksLikeReuse => {
+                Err(store::Error::TimedOut.into())
             }
             RefreshOutcome::Rejected { reason, .. } => Err(RefreshError::InvalidGrant(reason)),
         }
@@ -151,14 +151,14 @@ impl Issuer {
         match outcome {
             RefreshOutcome::Rotated(_) => self.metrics.record_refresh("rotated"),
             RefreshOutcome::Reissued(grant) => {
-                self.metrics.record_refresh("repeated");
+                self.metrics.record_refresh("reissued");
                 let user = grant.user;
                 tracing::info!(
                     %session, %user, generation, keyed, ip, user_agent, "refresh reissued"
                 );
             }
-            RefreshOutcome::TooLate | RefreshOutcome::LooksLikeReuse => {
-                self.metrics.record_refresh("too_late");
+            RefreshOutcome::TimedOut | RefreshOutcome::LooksLikeReuse => {
+                self.metrics.record_refresh("timed_out");
             }
             RefreshOutcome::Rejected { reason: invalid_grant, user, elsewhere } => {
                 let reason = invalid_grant.reason().as_str();

@@ -38,7 +38,7 @@ pub enum RefreshOutcome {
         elsewhere: bool,
     },
     /// The deadline passed before the session could be rotated. Nothing changed.
-    TooLate,
+    TimedOut,
     /// Only the date of the rotation makes this look like reuse, and nothing has
     /// changed. The date of a rotation that was committed late is corrected a moment
     /// later.
@@ -152,7 +152,7 @@ pub fn resolve_conflict(
             return Ok(outcome);
         }
     }
-    Ok(RefreshOutcome::TooLate)
+    Ok(RefreshOutcome::TimedOut)
 }
 
 /// A rotation that matched no row.
@@ -177,7 +177,7 @@ impl Conflict<'_> {
         match self.assess(&session, update.now) {
             // The row is unchanged since the last attempt, so only the deadline can
             // have prevented the rotation.
-            Assessment::Current if self.was_current => Ok(Some(RefreshOutcome::TooLate)),
+            Assessment::Current if self.was_current => Ok(Some(RefreshOutcome::TimedOut)),
             Assessment::Current => {
                 self.was_current = true;
                 let row = store::sessions::rotate(conn, update)?;

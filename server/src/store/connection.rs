@@ -101,7 +101,7 @@ fn with_defaults(url: &SecretString) -> SecretString {
 /// Makes PostgreSQL plan each prepared statement once, and find rows by an index.
 ///
 /// By default it plans short batches again each time, and scans a young table until it is
-/// analysed. A full scan, as of `session_revocations`, must not begin with compilation.
+/// analyzed. A full scan, as of `session_revocations`, must not begin with compilation.
 const PLANNER_SETTINGS: &str = "SET plan_cache_mode = force_generic_plan; \
                                 SET enable_seqscan = off; SET enable_hashjoin = off; \
                                 SET enable_mergejoin = off; SET jit = off";

@@ -39,7 +39,7 @@ pub enum Error {
     Query(#[source] QueryError),
     #[error("the database did not respond within {0:?}")]
     Slow(Duration),
-    #[error("database task panicked or was cancelled: {0}")]
+    #[error("database task panicked or was canceled: {0}")]
     Unfinished(#[from] JoinError),
 }
 

@@ -32,14 +32,14 @@ pub enum Error {
     /// A bug, or a schema that does not fit this version.
     #[error("statement failed: {0}")]
     Query(#[source] QueryError),
-    #[error("database task panicked or was cancelled: {0}")]
+    #[error("database task panicked or was canceled: {0}")]
     TaskPanicked(#[source] JoinError),
     /// This server's clock differs too much from the database's.
     #[error("this server's clock is wrong")]
     WrongClock,
     /// The caller had given up before the work began.
     #[error("the request timed out before the database could execute it")]
-    TooLate,
+    TimedOut,
     /// The batch of a rotation was dropped before its result was known.
     #[error("database task dropped before its result was known")]
     Canceled,
@@ -60,7 +60,7 @@ impl Error {
             | Self::Unavailable(_)
             | Self::Unable(_)
             | Self::WrongClock
-            | Self::TooLate
+            | Self::TimedOut
             | Self::Canceled => true,
             Self::Batch(error) => error.is_transient(),
             Self::Query(_) | Self::TaskPanicked(_) => false,

@@ -182,7 +182,7 @@ impl Pool {
             let _permit = permit;
             // The caller has given up.
             if started.elapsed() > pool.total_timeout() {
-                return Err(Error::TooLate);
+                return Err(Error::TimedOut);
             }
             let left = pool.acquire_timeout.saturating_sub(started.elapsed());
             pool.with_connection(left, work)

@@ -41,7 +41,7 @@ async fn rate_limited_session_keeps_its_tokens() {
     assert_eq!(server.refresh(&tokens.refresh).await.status, 429, "with an old token as well");
     assert_eq!(server.user(&newest.access).await, 200, "the session goes on");
     Tokens::of(&server.refresh(&other.refresh).await);
-    let events = "SELECT count(*) AS number FROM events WHERE kind <> 'signed_in'";
+    let events = "SELECT count(*) AS number FROM events WHERE kind <> 'logged_in'";
     assert_eq!(server.number(events), 0, "nothing was written");
 }
 

@@ -38,7 +38,7 @@ async fn metrics_count_every_outcome() {
     let has = |line: &str| assert!(text.lines().any(|l| l.starts_with(line)), "{line} in\n{text}");
     has("matchbook_sessions_opened_total 1");
     has(r#"matchbook_sessions_ended_total{reason="logged_out"} 1"#);
-    for outcome in ["rotated", "repeated", "not_ours", "logged_out"] {
+    for outcome in ["rotated", "reissued", "unrecognized", "logged_out"] {
         has(&format!(r#"matchbook_refreshes_total{{outcome="{outcome}"}} 1"#));
     }
     has(

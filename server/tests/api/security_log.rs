@@ -64,10 +64,10 @@ async fn login_rejection_reuse_and_logout_are_audit_events_with_user_and_address
     assert_eq!(
         notified,
         [
-            ("signed_in", None, None),
-            ("refresh_refused", Some("superseded"), Some(0)),
+            ("logged_in", None, None),
+            ("refresh_rejected", Some("superseded"), Some(0)),
             ("reuse_detected", Some("reuse"), Some(1)),
-            ("signed_in", None, None),
+            ("logged_in", None, None),
             ("logged_out", None, None),
         ]
     );
@@ -128,7 +128,7 @@ async fn explain_describes_a_token_and_the_outcome_of_a_refresh() {
             assert!(said.contains(claims[name].as_str().unwrap()), "{said}");
         }
         assert!(said.contains("from 127.0.0.1, \"matchbook-test\""), "{said}");
-        assert!(said.contains("signed_in"), "{said}");
+        assert!(said.contains("logged_in"), "{said}");
         assert!(!said.contains(&token.refresh[6..]), "{said}");
     }
     assert_eq!(server.number("SELECT generation AS number FROM sessions"), 2, "it only looks");

@@ -51,11 +51,11 @@ fn token_ahead_of_the_database_is_rejected_and_its_session_continues() {
     let (mut harness, [first, second, third]) = set_back(DEFAULT);
     assert_eq!(
         harness.present(&third.refresh, None),
-        Outcome::Refused(InvalidGrantReason::Unknown)
+        Outcome::Rejected(InvalidGrantReason::Unknown)
     );
     assert_eq!(
         harness.present(&second.refresh, None),
-        Outcome::Refused(InvalidGrantReason::Unknown)
+        Outcome::Rejected(InvalidGrantReason::Unknown)
     );
     assert!(matches!(harness.present(&first.refresh, None), Outcome::Rotated(_)));
 }
@@ -70,17 +70,17 @@ fn token_ahead_of_the_database_is_accepted_if_configured() {
     assert_eq!(harness.parse(&fourth.refresh).generation, 3);
     // From then on the usual rules apply.
     assert!(
-        matches!(harness.present(&third.refresh, None), Outcome::Repeated(pair) if pair == fourth)
+        matches!(harness.present(&third.refresh, None), Outcome::Reissued(pair) if pair == fourth)
     );
     for old in [&first, &second] {
         assert_eq!(
             harness.present(&old.refresh, None),
-            Outcome::Refused(InvalidGrantReason::Superseded)
+            Outcome::Rejected(InvalidGrantReason::Superseded)
         );
     }
     assert!(matches!(harness.present(&fourth.refresh, None), Outcome::Rotated(_)));
     harness.wait(2 * MINUTE);
-    assert_eq!(harness.present(&third.refresh, None), Outcome::Refused(InvalidGrantReason::Reuse));
+    assert_eq!(harness.present(&third.refresh, None), Outcome::Rejected(InvalidGrantReason::Reuse));
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn ended_session_does_not_accept_a_token_ahead_of_the_database() {
     assert!(harness.log_out(session));
     assert_eq!(
         harness.present(&third.refresh, None),
-        Outcome::Refused(InvalidGrantReason::LoggedOut)
+        Outcome::Rejected(InvalidGrantReason::LoggedOut)
     );
 }
 
@@ -101,5 +101,8 @@ fn second_token_of_one_generation_ends_the_session() {
         set_back(Policy { accept_ahead_of_database: true, ..DEFAULT });
     // Rotated again from the restored state.
     assert!(matches!(harness.present(&first.refresh, None), Outcome::Rotated(_)));
-    assert_eq!(harness.present(&second.refresh, None), Outcome::Refused(InvalidGrantReason::Reuse));
+    assert_eq!(
+        harness.present(&second.refresh, None),
+        Outcome::Rejected(InvalidGrantReason::Reuse)
+    );
 }

@@ -16,7 +16,7 @@ fn refusal(session: SessionId, at: Timestamp) -> Event<'static> {
     Event {
         id: EventId::new(at).unwrap(),
         occurred_at: at,
-        kind: "refresh_refused",
+        kind: "refresh_rejected",
         reason: Some("superseded"),
         session,
         user: None,
@@ -76,7 +76,7 @@ fn different_events_or_minutes_have_separate_rows() {
     }
     assert_eq!(rows(&mut harness), (8, 9));
     // A copied token is one event, whichever request detects it.
-    for kind in ["reuse_detected", "refresh_refused", "refresh_refused"] {
+    for kind in ["reuse_detected", "refresh_rejected", "refresh_rejected"] {
         let event = Event { kind, reason: Some("reuse"), ..refusal(session, START) };
         count(&mut harness.conn, &event).unwrap();
     }

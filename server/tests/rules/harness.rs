@@ -72,11 +72,11 @@ pub(crate) enum Outcome {
     /// A new pair.
     Rotated(TokenPair),
     /// The same pair as in the previous response.
-    Repeated(TokenPair),
+    Reissued(TokenPair),
     /// Rejected.
-    Refused(InvalidGrantReason),
+    Rejected(InvalidGrantReason),
     /// The deadline had passed, and nothing changed.
-    TooLate,
+    TimedOut,
 }
 
 /// The refresh token, and the access token's id and expiry.
@@ -236,9 +236,9 @@ impl Harness {
         };
         match rotation {
             RefreshOutcome::Rotated(grant) => Outcome::Rotated(grant.into()),
-            RefreshOutcome::Reissued(grant) => Outcome::Repeated(grant.into()),
-            RefreshOutcome::Rejected { reason, .. } => Outcome::Refused(reason.reason()),
-            RefreshOutcome::TooLate => Outcome::TooLate,
+            RefreshOutcome::Reissued(grant) => Outcome::Reissued(grant.into()),
+            RefreshOutcome::Rejected { reason, .. } => Outcome::Rejected(reason.reason()),
+            RefreshOutcome::TimedOut => Outcome::TimedOut,
             RefreshOutcome::LooksLikeReuse => panic!("the date is final"),
         }
     }

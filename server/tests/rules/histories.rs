@@ -38,7 +38,7 @@ enum Action {
     /// The server restarts with another lifetime of access tokens.
     ChangeLifetime(Duration),
     /// A client presents the newest token, and the refresh is executed after its deadline.
-    ShowTooLate,
+    PresentTooLate,
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -64,7 +64,7 @@ fn action() -> impl Strategy<Value = Action> {
         1 => Just(Action::Expire),
         1 => Just(Action::ChangeSecret),
         1 => (1..3600u64).prop_map(|secs| Action::ChangeLifetime(Duration::from_secs(secs))),
-        1 => Just(Action::ShowTooLate),
+        1 => Just(Action::PresentTooLate),
     ]
 }
 
@@ -108,13 +108,13 @@ fn play(harness: &mut Harness, policy: Policy, actions: &[Action]) {
                 model.set_access_lifetime(*lifetime);
                 seen.lifetime_changed = true;
             }
-            Action::ShowTooLate => {
+            Action::PresentTooLate => {
                 let newest = seen.chain.last().unwrap().refresh.clone();
                 let late = harness.attempt(&newest, Some("late"), device());
                 let response = harness.carry_out(&late.until(Timestamp::from_secs(0)));
                 match model.is_over(harness.now) {
-                    None => assert_eq!(response, Outcome::TooLate),
-                    Some(reason) => assert_eq!(response, Outcome::Refused(reason)),
+                    None => assert_eq!(response, Outcome::TimedOut),
+                    Some(reason) => assert_eq!(response, Outcome::Rejected(reason)),
                 }
             }
             Action::LogOut => {
@@ -147,7 +147,7 @@ fn play(harness: &mut Harness, policy: Policy, actions: &[Action]) {
                 // Setting the clock back can undo an expiry.
                 over |= matches!(
                     expected,
-                    Expected::Refused(
+                    Expected::Rejected(
                         InvalidGrantReason::Reuse
                             | InvalidGrantReason::LoggedOut
                             | InvalidGrantReason::Unknown
@@ -181,21 +181,21 @@ fn present(
             seen.chain.push(pair.clone());
             pair
         }
-        (Outcome::Repeated(pair), Expected::Repeated) => {
+        (Outcome::Reissued(pair), Expected::Reissued) => {
             let before = &seen.chain[newest];
             assert_eq!((&pair.refresh, &pair.jti), (&before.refresh, &before.jti), "the same pair");
             // Only a settings change shortens it.
             assert!(pair.expires_at == before.expires_at || seen.lifetime_changed);
             pair
         }
-        (Outcome::Repeated(pair), Expected::RepeatedAfresh) => {
+        (Outcome::Reissued(pair), Expected::ReissuedWithNewAccess) => {
             assert_eq!(pair.refresh, seen.chain[newest].refresh, "the same refresh token");
             assert_ne!(pair.jti, seen.chain[newest].jti, "another access token");
             assert!(pair.expires_at > harness.now.as_micros());
             seen.chain[newest] = pair.clone();
             pair
         }
-        (Outcome::Refused(reason), Expected::Refused(expected)) => {
+        (Outcome::Rejected(reason), Expected::Rejected(expected)) => {
             assert_eq!(*reason, expected);
             return false;
         }
@@ -228,7 +228,7 @@ fn grace_period_and_recovery_window_include_their_last_instant() {
         harness.wait(wait);
         let response = harness.present(&first.refresh, key);
         assert_eq!(
-            matches!(response, Outcome::Repeated(_)),
+            matches!(response, Outcome::Reissued(_)),
             granted,
             "{wait:?} {key:?}: {response:?}"
         );
@@ -267,12 +267,12 @@ fn session_ends_at_idle_expiry_and_at_absolute_expiry() {
     let idle = harness.present(&resting.refresh, None);
     assert_eq!(
         idle,
-        Outcome::Refused(InvalidGrantReason::ExpiredIdle),
+        Outcome::Rejected(InvalidGrantReason::ExpiredIdle),
         "its absolute end is still to come"
     );
     harness.wait(3 * DAY);
     assert_eq!(
         harness.present(&busy.refresh, None),
-        Outcome::Refused(InvalidGrantReason::ExpiredAbsolute)
+        Outcome::Rejected(InvalidGrantReason::ExpiredAbsolute)
     );
 }

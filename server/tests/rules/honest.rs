@@ -210,21 +210,21 @@ fn play(harness: &mut Harness, setup: Setup, actions: &[Action]) {
     let token = stored.token.clone();
     let key = stored.key.clone().or(setup.keyed.then(|| "last".to_owned()));
     let response = harness.present(&token, key.as_deref());
-    assert!(!matches!(response, Outcome::Refused(_)), "{response:?}");
+    assert!(!matches!(response, Outcome::Rejected(_)), "{response:?}");
 }
 
 /// Handles a response like a client.
 fn take(stored: &mut Stored, shown: &str, response: Outcome) {
     match response {
-        Outcome::Rotated(pair) | Outcome::Repeated(pair) => {
+        Outcome::Rotated(pair) | Outcome::Reissued(pair) => {
             if stored.token == shown {
                 *stored = Stored { token: pair.refresh, key: None, used_at: None };
             }
         }
         // Another process was faster and has stored its response.
-        Outcome::Refused(InvalidGrantReason::Superseded) if stored.token != shown => {}
-        Outcome::TooLate => panic!("there is no deadline"),
-        Outcome::Refused(reason) => panic!("logged out: {reason:?}"),
+        Outcome::Rejected(InvalidGrantReason::Superseded) if stored.token != shown => {}
+        Outcome::TimedOut => panic!("there is no deadline"),
+        Outcome::Rejected(reason) => panic!("logged out: {reason:?}"),
     }
 }
 
@@ -249,9 +249,9 @@ fn late_rotation_is_redated_after_an_access_token_renewal() {
     assert!(matches!(rotated, Outcome::Rotated(_)));
     harness.wait(REISSUE.grace_period);
     harness.policy.access_lifetime = REISSUE.grace_period;
-    assert!(matches!(harness.present(&pair.refresh, None), Outcome::Repeated(_)));
+    assert!(matches!(harness.present(&pair.refresh, None), Outcome::Reissued(_)));
     harness.redate(&attempt);
     assert_eq!(harness.session(session).unwrap().rotated_at(), Some(harness.now));
     harness.wait(REISSUE.grace_period);
-    assert!(matches!(harness.present(&pair.refresh, None), Outcome::Repeated(_)));
+    assert!(matches!(harness.present(&pair.refresh, None), Outcome::Reissued(_)));
 }

@@ -11,11 +11,11 @@ pub(crate) enum Expected {
     /// The next generation.
     Rotated,
     /// The current generation again, with the same access token.
-    Repeated,
+    Reissued,
     /// The current generation again, with a new access token.
-    RepeatedAfresh,
+    ReissuedWithNewAccess,
     /// Rejected.
-    Refused(InvalidGrantReason),
+    Rejected(InvalidGrantReason),
 }
 
 /// A session.
@@ -83,7 +83,7 @@ impl Model {
         now: Timestamp,
     ) -> Expected {
         if let Some(reason) = self.is_over(now) {
-            return Expected::Refused(reason);
+            return Expected::Rejected(reason);
         }
         let same_key_only = self.policy.reissue.is_some_and(|rules| rules.same_key_only);
         if generation == self.live && !(same_key_only && self.keyed && key.is_none()) {
@@ -91,15 +91,15 @@ impl Model {
             return Expected::Rotated;
         }
         let expected = if generation == self.live {
-            Expected::Refused(InvalidGrantReason::Reuse)
+            Expected::Rejected(InvalidGrantReason::Reuse)
         } else {
             self.show_old(generation, key, now)
         };
         match expected {
-            Expected::Refused(InvalidGrantReason::Reuse) => {
+            Expected::Rejected(InvalidGrantReason::Reuse) => {
                 self.ended = Some((now, InvalidGrantReason::Reuse));
             }
-            Expected::RepeatedAfresh => self.issue_access(now),
+            Expected::ReissuedWithNewAccess => self.issue_access(now),
             _ => {}
         }
         expected
@@ -136,7 +136,7 @@ impl Model {
 
     fn show_old(&self, generation: usize, key: Option<u8>, now: Timestamp) -> Expected {
         let last = self.last.as_ref().expect("there is no old one without a rotation");
-        let reuse = Expected::Refused(InvalidGrantReason::Reuse);
+        let reuse = Expected::Rejected(InvalidGrantReason::Reuse);
         let Some(window) = self.policy.reissue else { return reuse };
         let age = now.since(last.at);
         let is_parent = generation + 1 == self.live;
@@ -149,12 +149,12 @@ impl Model {
             return reuse;
         }
         if !is_parent || !last.repeatable {
-            return Expected::Refused(InvalidGrantReason::Superseded);
+            return Expected::Rejected(InvalidGrantReason::Superseded);
         }
         let issued_at = Timestamp::from_secs(self.access_issued_at.as_secs());
         let access_end = issued_at.after(self.policy.access_lifetime);
         let access_end = access_end.min(self.end).min(self.access_expires_at);
-        if access_end > now { Expected::Repeated } else { Expected::RepeatedAfresh }
+        if access_end > now { Expected::Reissued } else { Expected::ReissuedWithNewAccess }
     }
 
     pub(crate) fn log_out(&mut self, now: Timestamp) {

@@ -16,7 +16,7 @@ fn successor_salt_is_cleared_after_the_grace_period_and_not_before() {
     let Outcome::Rotated(second) = harness.present(&first.refresh, None) else { panic!() };
     harness.wait(30 * SECOND);
     assert_eq!(harness.clear_salts(&[session]), 0);
-    assert_eq!(harness.present(&first.refresh, None), Outcome::Repeated(second.clone()));
+    assert_eq!(harness.present(&first.refresh, None), Outcome::Reissued(second.clone()));
     harness.wait(SECOND);
     assert_eq!(harness.clear_salts(&[session]), 1);
     assert!(harness.session(session).unwrap().previous.unwrap().successor_salt.is_none());
@@ -32,7 +32,7 @@ fn successor_salt_with_an_idempotency_key_is_kept_for_the_recovery_window() {
     harness.wait(DAY);
     assert_eq!(harness.clear_salts(&[session]), 0);
     assert_eq!(harness.sweep(), (0, 0));
-    assert!(matches!(harness.present(&first.refresh, Some("k")), Outcome::Repeated(_)));
+    assert!(matches!(harness.present(&first.refresh, Some("k")), Outcome::Reissued(_)));
     harness.wait(SECOND);
     assert_eq!(harness.sweep(), (1, 0));
     let previous = harness.session(session).unwrap().previous.unwrap();
@@ -94,11 +94,11 @@ fn ended_session_is_deleted_after_retention_and_a_live_one_is_not() {
     assert!(harness.session(live).is_some());
     assert_eq!(
         harness.present(&idle_token.refresh, None),
-        Outcome::Refused(InvalidGrantReason::Unknown)
+        Outcome::Rejected(InvalidGrantReason::Unknown)
     );
     assert_eq!(
         harness.events().last().unwrap(),
-        &("refresh_refused".to_owned(), "unknown".to_owned())
+        &("refresh_rejected".to_owned(), "unknown".to_owned())
     );
 }
 

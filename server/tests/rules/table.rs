@@ -1,4 +1,4 @@
-//! Compares the table in `docs/rotation.md` with the behaviour of the rules.
+//! Compares the table in `docs/rotation.md` with the behavior of the rules.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -161,14 +161,14 @@ fn outcome(harness: &mut Harness, policy: Policy, case: &Case) -> &'static str {
     let response = harness.present(&first.refresh, case.keys.1);
     let alive = harness.session(session).unwrap().state == State::Live;
     match response {
-        Outcome::Repeated(pair) if alive && pair == second => "the same pair",
-        Outcome::Repeated(pair) if alive && pair.refresh == second.refresh => {
+        Outcome::Reissued(pair) if alive && pair == second => "the same pair",
+        Outcome::Reissued(pair) if alive && pair.refresh == second.refresh => {
             "the same refresh token, a new access token"
         }
-        Outcome::Refused(InvalidGrantReason::Superseded) if alive => {
+        Outcome::Rejected(InvalidGrantReason::Superseded) if alive => {
             "rejected, the session continues"
         }
-        Outcome::Refused(InvalidGrantReason::Reuse) if !alive => "**the session ends**",
+        Outcome::Rejected(InvalidGrantReason::Reuse) if !alive => "**the session ends**",
         response => panic!("{}: {response:?}, alive: {alive}", case.says),
     }
 }

@@ -108,13 +108,13 @@ fn play(harness: &mut Harness, policy: Policy, actions: &[Action]) {
                 ever_keyed |= key.is_some();
                 Some(pair.refresh)
             }
-            Outcome::Repeated(pair) => {
+            Outcome::Reissued(pair) => {
                 assert!(second && !over && !must_end, "the second one got something");
                 assert_eq!(Some(&pair.refresh), chain.last(), "two live successors");
                 Some(pair.refresh)
             }
-            Outcome::TooLate => panic!("there is no deadline"),
-            Outcome::Refused(reason) => {
+            Outcome::TimedOut => panic!("there is no deadline"),
+            Outcome::Rejected(reason) => {
                 assert!(!must_end || reason == InvalidGrantReason::Reuse, "{reason:?}");
                 if reason == InvalidGrantReason::Reuse {
                     assert!(may_end, "it was current a moment ago");
@@ -129,7 +129,7 @@ fn play(harness: &mut Harness, policy: Policy, actions: &[Action]) {
             for token in chain.clone() {
                 assert_eq!(
                     harness.present(&token, key),
-                    Outcome::Refused(InvalidGrantReason::Reuse)
+                    Outcome::Rejected(InvalidGrantReason::Reuse)
                 );
             }
             return;
@@ -145,9 +145,9 @@ fn play(harness: &mut Harness, policy: Policy, actions: &[Action]) {
     if chain.len() > 1 {
         harness.wait(REISSUE.grace_period + SECOND);
         let old = chain[chain.len() - 2].clone();
-        assert_eq!(harness.present(&old, None), Outcome::Refused(InvalidGrantReason::Reuse));
+        assert_eq!(harness.present(&old, None), Outcome::Rejected(InvalidGrantReason::Reuse));
         let newest = chain[chain.len() - 1].clone();
-        assert_eq!(harness.present(&newest, None), Outcome::Refused(InvalidGrantReason::Reuse));
+        assert_eq!(harness.present(&newest, None), Outcome::Rejected(InvalidGrantReason::Reuse));
     }
 }
 
@@ -181,14 +181,14 @@ fn rotating_thief_is_detected_when_the_owner_returns() {
                 let response = harness.present(&owner.refresh, Some("owner"));
                 assert_eq!(
                     response,
-                    Outcome::Refused(InvalidGrantReason::Reuse),
+                    Outcome::Rejected(InvalidGrantReason::Reuse),
                     "every {every} s"
                 );
                 let state = harness.session(session).unwrap().state;
                 assert!(matches!(state, State::Ended { reason: EndReason::Reuse, .. }));
                 assert_eq!(
                     harness.present(&stolen, None),
-                    Outcome::Refused(InvalidGrantReason::Reuse)
+                    Outcome::Rejected(InvalidGrantReason::Reuse)
                 );
             }
         }
@@ -214,7 +214,7 @@ fn tab_with_a_recently_current_token_is_superseded_however_often_others_rotate()
             }
             assert_eq!(
                 harness.present(token, None),
-                Outcome::Refused(InvalidGrantReason::Superseded)
+                Outcome::Rejected(InvalidGrantReason::Superseded)
             );
         }
     }
@@ -227,7 +227,7 @@ fn same_key_only_session_rotated_with_a_key_requires_a_key() {
     let (session, first) = harness.open();
     let Outcome::Rotated(second) = harness.present(&first.refresh, Some("one")) else { panic!() };
     let Outcome::Rotated(third) = harness.present(&second.refresh, Some("two")) else { panic!() };
-    assert_eq!(harness.present(&third.refresh, None), Outcome::Refused(InvalidGrantReason::Reuse));
+    assert_eq!(harness.present(&third.refresh, None), Outcome::Rejected(InvalidGrantReason::Reuse));
     assert_ne!(harness.session(session).unwrap().state, State::Live);
 }
 
@@ -237,30 +237,30 @@ fn reissue_to_another_address_is_logged() {
     let mut harness = Harness::new(DEFAULT);
     let (_, first) = harness.open();
     let Outcome::Rotated(second) = harness.present(&first.refresh, Some("k")) else { panic!() };
-    assert!(matches!(harness.present(&first.refresh, None), Outcome::Repeated(_)));
+    assert!(matches!(harness.present(&first.refresh, None), Outcome::Reissued(_)));
     assert!(matches!(
         harness.present_from(&first.refresh, None, elsewhere()),
-        Outcome::Repeated(_)
+        Outcome::Reissued(_)
     ));
     let Outcome::Rotated(_) = harness.present(&second.refresh, Some("l")) else { panic!() };
     assert_eq!(
         harness.present(&first.refresh, None),
-        Outcome::Refused(InvalidGrantReason::Superseded)
+        Outcome::Rejected(InvalidGrantReason::Superseded)
     );
     let superseded = harness.present_from(&first.refresh, None, elsewhere());
-    assert_eq!(superseded, Outcome::Refused(InvalidGrantReason::Superseded));
+    assert_eq!(superseded, Outcome::Rejected(InvalidGrantReason::Superseded));
     harness.wait(REISSUE.grace_period + SECOND);
     let late = harness.present(&second.refresh, Some("l"));
-    assert!(matches!(late, Outcome::Repeated(_)));
+    assert!(matches!(late, Outcome::Reissued(_)));
     let mut events: Vec<String> = harness.events().into_iter().map(|(what, _)| what).collect();
     events.sort();
     assert_eq!(
         events,
         [
+            "logged_in",
             "refresh_recovered",
-            "refresh_refused",
+            "refresh_rejected",
             "reissued_elsewhere",
-            "signed_in",
             "superseded_elsewhere"
         ]
     );

@@ -21,7 +21,7 @@ const ALGORITHMS: [&str; 3] = ["RS256", "ES256", "EdDSA"];
 const BLUE: RGBColor = RGBColor(0x2a, 0x6f, 0xbb);
 const ORANGE: RGBColor = RGBColor(0xd9, 0x7a, 0x1e);
 const GREEN: RGBColor = RGBColor(0x3c, 0x93, 0x62);
-const GREY: RGBColor = RGBColor(0x80, 0x80, 0x80);
+const GRAY: RGBColor = RGBColor(0x80, 0x80, 0x80);
 const FONT: &str = "sans-serif";
 
 /// Draws all plots.
@@ -71,7 +71,7 @@ fn throughput_of(panel: &Area<'_>, algorithm: &str, rows: &[&Row]) -> Drawn {
         .configure_mesh()
         .disable_x_mesh()
         .light_line_style(TRANSPARENT)
-        .bold_line_style(GREY.mix(0.25))
+        .bold_line_style(GRAY.mix(0.25))
         .x_labels(rows.len())
         .x_label_formatter(&connections)
         .y_label_formatter(&|value| format!("{value:.0}"))
@@ -80,7 +80,7 @@ fn throughput_of(panel: &Area<'_>, algorithm: &str, rows: &[&Row]) -> Drawn {
     let baseline =
         |row: &Row| row.comparisons.first().map(|comparison| comparison.medians.per_second.median);
     let ours = |row: &Row| Some(row.matchbook.per_second.median);
-    let endpoints: [Endpoint; 2] = [("baseline", GREY, baseline), ("Matchbook", BLUE, ours)];
+    let endpoints: [Endpoint; 2] = [("baseline", GRAY, baseline), ("Matchbook", BLUE, ours)];
     for (name, color, endpoint) in endpoints {
         let points: Vec<(i32, f64)> =
             (0..).zip(rows).filter_map(|(index, row)| Some((index, endpoint(row)?))).collect();
@@ -140,7 +140,7 @@ fn cpu(rows: &[&Row], file: &Path) -> Drawn {
         .configure_mesh()
         .disable_x_mesh()
         .light_line_style(TRANSPARENT)
-        .bold_line_style(GREY.mix(0.25))
+        .bold_line_style(GRAY.mix(0.25))
         .x_labels(bars.len())
         .x_label_formatter(&name)
         .y_label_formatter(&|value| format!("{value:.0}"))
