@@ -11,7 +11,6 @@ use actix_web::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use actix_web::middleware::{DefaultHeaders, from_fn};
 use actix_web::{App, HttpServer, web};
 use matchbook_shared::{SERVER_MARK, SERVER_MARK_VALUE};
-
 use tokio::sync::Notify;
 
 use crate::config::Config;
@@ -25,6 +24,7 @@ use crate::metrics::Metrics;
 use crate::secrets::{self, DerivedKeys};
 use crate::store::{self, Store};
 use crate::sweeper::Sweeper;
+use crate::tls::{Acceptor, Renewal};
 use crate::token_status::TokenStatus;
 use crate::{http, keys, tls};
 
@@ -86,6 +86,25 @@ impl Application {
 /// Opens everything that the settings name, and binds to the addresses. Steps that fail fast
 /// come first.
 pub async fn start(config: &Config) -> Result<Application, Error> {
+    let data_dir = prepare_data_dir(config)?;
+    let acceptor = tls::acceptor(&config.tls, &data_dir, config.address)?;
+    let derived = derive_keys(config, &data_dir)?;
+    let store = open_store(config).await?;
+    let (state, tasks) = assemble(config, store, derived).await?;
+    let renewal = acceptor.as_ref().and_then(|acceptor| acceptor.renewal.clone());
+    let metrics_server =
+        config.metrics.map(|address| bind_metrics(address, state.clone())).transpose()?;
+    let application = bind(config, state, tasks.connections.clone(), acceptor)?;
+    if let Some(metrics_server) = metrics_server {
+        actix_rt::spawn(metrics_server);
+    }
+    tasks.spawn(renewal);
+    Ok(application)
+}
+
+/// Creates the data directory if the database is in it, and closes the database's file to other
+/// users.
+fn prepare_data_dir(config: &Config) -> Result<DataDir, Error> {
     let data_dir = DataDir::at(&config.data_dir);
     if let store::Url::Sqlite(path) = &config.database.url {
         if path.starts_with(&config.data_dir) {
@@ -93,29 +112,40 @@ pub async fn start(config: &Config) -> Result<Application, Error> {
         }
         data_dir::close_database(path)?;
     }
-    let acceptor = tls::acceptor(&config.tls, &data_dir, config.address)?;
-    let secret = secrets::get_or_create(config.secret.as_ref(), &data_dir)?;
-    let derived = DerivedKeys::from_secrets(&secret, &config.old_secrets);
-    let derived = derived.map_err(keys::Error::from)?;
+    Ok(data_dir)
+}
 
-    let database = config.database.clone();
-    let store = actix_rt::task::spawn_blocking(move || Store::open(&database)).await??;
-    let keys =
-        KeyRing::open(store.clone(), derived.key_encryption_keys, config.keys.clone()).await?;
+/// Derives all keys from the server's secrets. The first start creates the secret.
+fn derive_keys(config: &Config, data_dir: &DataDir) -> Result<DerivedKeys, Error> {
+    let secret = secrets::get_or_create(config.secret.as_ref(), data_dir)?;
+    let derived = DerivedKeys::from_secrets(&secret, &config.old_secrets);
+    Ok(derived.map_err(keys::Error::from)?)
+}
+
+async fn open_store(config: &Config) -> Result<Store, Error> {
+    let options = config.database.clone();
+    Ok(actix_rt::task::spawn_blocking(move || Store::open(&options)).await??)
+}
+
+/// Builds the parts of the server: the state of the handlers, and the background tasks.
+async fn assemble(
+    config: &Config,
+    store: Store,
+    derived: DerivedKeys,
+) -> Result<(web::Data<State>, BackgroundTasks), Error> {
+    let DerivedKeys { token_keys, key_encryption_keys } = derived;
+    let keys = KeyRing::open(store.clone(), key_encryption_keys, config.keys.clone()).await?;
     let keys = Arc::new(keys);
-    let active = Arc::new(TokenStatus::new(config.redis.as_ref(), store.clone()).await);
-    let batches = store.clone().run_batches();
-    let clock = store.clone().watch_clock();
+    let status = Arc::new(TokenStatus::new(config.redis.as_ref(), store.clone()).await);
     let (sweeper, salt_expiry) = Sweeper::new(store.clone(), config.policy, config.event_retention);
     let metrics = Arc::new(Metrics::new());
     let connections =
         Connections::new(config.limits.as_ref(), config.proxies.clone(), metrics.clone());
-    let max_connections = config.max_connections.min(connections_for(raise_file_limit()));
     let issuer = Issuer::new(issuer::Parts {
-        store,
+        store: store.clone(),
         keys: keys.clone(),
-        status: active.clone(),
-        token_keys: derived.token_keys,
+        status: status.clone(),
+        token_keys,
         policy: config.policy,
         salt_expiry,
         metrics: metrics.clone(),
@@ -128,9 +158,17 @@ pub async fn start(config: &Config) -> Result<Application, Error> {
         proxies: config.proxies.clone(),
         metrics,
     });
+    Ok((state, BackgroundTasks { store, keys, status, connections, sweeper }))
+}
 
-    let metrics_server =
-        config.metrics.map(|address| serve_metrics(address, state.clone())).transpose()?;
+/// Binds the server to its address.
+fn bind(
+    config: &Config,
+    state: web::Data<State>,
+    connections: Arc<Connections>,
+    acceptor: Option<Acceptor>,
+) -> Result<Application, Error> {
+    let max_connections = config.max_connections.min(connections_for(raise_file_limit()));
     let server = HttpServer::new(move || {
         App::new()
             .app_data(state.clone())
@@ -148,34 +186,43 @@ pub async fn start(config: &Config) -> Result<Application, Error> {
     .tcp_nodelay(true)
     .max_connections(max_connections.div_ceil(config.workers))
     .max_connection_rate(MAX_HANDSHAKES)
-    .on_connect({
-        let connections = connections.clone();
-        move |io, data| connections.admit(io, data)
-    })
+    .on_connect(move |io, data| connections.admit(io, data))
     .client_request_timeout(REQUEST_HEAD_TIMEOUT)
     .shutdown_timeout(config.shutdown_timeout.as_secs());
-    let renewal = acceptor.as_ref().and_then(|acceptor| acceptor.renewal.clone());
     let server = match acceptor {
         Some(acceptor) => server.bind_openssl(config.address, acceptor.builder),
         None => server.bind(config.address),
     }
     .map_err(|source| Error::Bind { address: config.address, source })?;
     let addresses = server.addrs();
-    if let Some(metrics_server) = metrics_server {
-        actix_rt::spawn(metrics_server);
-    }
-    actix_rt::spawn(batches);
-    actix_rt::spawn(connections.run());
-    actix_rt::spawn(clock);
-    let hangups = Arc::new(Notify::new());
-    actix_rt::spawn(notify_of_hangups(hangups.clone()));
-    if let Some(renewal) = renewal {
-        actix_rt::spawn(renewal.run(hangups));
-    }
-    actix_rt::spawn(sweeper.run());
-    actix_rt::spawn(keys.run());
-    actix_rt::spawn(active.run());
     Ok(Application { server: server.run(), addresses })
+}
+
+/// The parts of the server that work in the background.
+struct BackgroundTasks {
+    store: Store,
+    keys: Arc<KeyRing>,
+    status: Arc<TokenStatus>,
+    connections: Arc<Connections>,
+    sweeper: Sweeper,
+}
+
+impl BackgroundTasks {
+    /// Starts the tasks, which run until the process ends. `renewal` is for a certificate from
+    /// files.
+    fn spawn(self, renewal: Option<Arc<Renewal>>) {
+        actix_rt::spawn(self.store.clone().run_batches());
+        actix_rt::spawn(self.store.watch_clock());
+        actix_rt::spawn(self.connections.run());
+        actix_rt::spawn(self.sweeper.run());
+        actix_rt::spawn(self.keys.run());
+        actix_rt::spawn(self.status.run());
+        let hangups = Arc::new(Notify::new());
+        actix_rt::spawn(notify_of_hangups(hangups.clone()));
+        if let Some(renewal) = renewal {
+            actix_rt::spawn(renewal.run(hangups));
+        }
+    }
 }
 
 /// Notifies of each SIGHUP, which by default would end the process.
@@ -204,7 +251,7 @@ fn connections_for(files: u64) -> usize {
 }
 
 /// Binds the server of the metrics, which has an address of its own and ends with the process.
-fn serve_metrics(address: SocketAddr, state: web::Data<State>) -> Result<Server, Error> {
+fn bind_metrics(address: SocketAddr, state: web::Data<State>) -> Result<Server, Error> {
     let app = move || {
         App::new()
             .app_data(state.clone())
