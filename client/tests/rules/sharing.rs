@@ -198,7 +198,7 @@ async fn many_processes_with_one_file_refresh_once() {
 }
 
 #[actix_rt::test]
-async fn a_cancelled_request_does_not_cancel_its_refresh() {
+async fn a_canceled_request_does_not_cancel_its_refresh() {
     let script = ScriptedServer::start();
     let client = logged_in(&script).await;
     let first = hold_refresh(&script, &client, "/first", Reaction::Serve).await;

@@ -174,7 +174,7 @@ fn outcome(harness: &mut Harness, policy: Policy, case: &Case) -> &'static str {
 }
 
 #[test]
-fn the_table_in_the_rotation_document_matches_the_measured_behaviour() {
+fn the_table_in_the_rotation_document_matches_the_measured_behavior() {
     let mut harness = Harness::new(DEFAULT);
     let mut table =
         "| a rotated refresh token is presented again | default | `same_key_only = true` | \
