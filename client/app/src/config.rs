@@ -8,7 +8,13 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use matchbook_client::RootCerts;
-use matchbook_settings::{ConfigSources, Logging, Settings, SettingsError};
+use matchbook_settings::{
+    AtLeastOne, BaseUrl, BindAddress, CaFile, ConfigSources, Logging, Optional, PositiveDuration,
+    Settings, SettingsError, Threads,
+};
+use serde::Deserialize;
+
+use crate::csrf::parse_hosts;
 
 const DEFAULTS: &str = include_str!("../default.toml");
 
@@ -67,51 +73,121 @@ pub(crate) fn load(
         secrets: &[],
     };
     let settings = sources.load(file)?;
-    let sessions = settings.get::<u32>("client.sessions")?;
-    if sessions == 0 {
-        return Err(settings.invalid("client.sessions", "must be at least 1"));
-    }
-    let address = settings.address("client.address")?;
-    let server_url = settings.base_url("server.url")?;
+    let client: Client = settings.section("client")?;
+    let server: Server = settings.section("server")?;
+    let Store { path: Optional(path) } = settings.section("store")?;
+    let path = path.ok_or_else(|| settings.invalid("store.path", "must name a file"))?;
+    let address = client.address.0;
     let config = Config {
         address,
-        hosts: hosts(&settings)?,
-        workers: settings.threads("client.workers")?,
-        demo: match settings.get::<String>("client.demo")?.as_str() {
-            "auto" => address.ip().is_loopback(),
-            "true" => true,
-            "false" => false,
-            _ => return Err(settings.invalid("client.demo", "must be true, false or \"auto\"")),
+        hosts: client.hosts.0.map_or_else(Vec::new, |Hosts(hosts)| hosts),
+        workers: client.workers.0,
+        demo: match client.demo {
+            Demo::On => true,
+            Demo::Off => false,
+            Demo::Auto => address.ip().is_loopback(),
         },
-        logins: NonZeroU32::new(settings.get("client.logins")?),
-        sessions: sessions as usize,
-        cookie_secure: settings.get("client.cookie_secure")?,
-        trust: trust(&settings, &server_url)?,
-        server_url,
-        timeout: settings.duration("server.timeout")?,
-        store: store(&settings)?,
-        log: settings.logging()?,
+        logins: NonZeroU32::new(client.logins),
+        sessions: client.sessions.0.get() as usize,
+        cookie_secure: client.cookie_secure,
+        trust: server.trust(),
+        server_url: server.url.0,
+        timeout: server.timeout.0,
+        store: token_file(path),
+        log: settings.section("log")?,
     };
     Ok((config, settings))
+}
+
+/// The section `[client]`.
+#[derive(Deserialize)]
+struct Client {
+    address: BindAddress,
+    hosts: Optional<Hosts>,
+    workers: Threads,
+    demo: Demo,
+    logins: u32,
+    sessions: AtLeastOne,
+    cookie_secure: bool,
+}
+
+/// Host names, separated by commas.
+struct Hosts(Vec<String>);
+
+impl TryFrom<String> for Hosts {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        parse_hosts(&text).map(Self).map_err(|entry| {
+            format!(
+                "must be host names or IP addresses without ports, separated by commas: `{entry}` \
+                 is neither"
+            )
+        })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+enum Demo {
+    On,
+    Off,
+    /// On, if the app listens on a loopback address.
+    Auto,
+}
+
+impl TryFrom<String> for Demo {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        match text.as_str() {
+            "true" => Ok(Self::On),
+            "false" => Ok(Self::Off),
+            "auto" => Ok(Self::Auto),
+            _ => Err("must be true, false or \"auto\""),
+        }
+    }
+}
+
+/// The section `[server]`.
+#[derive(Deserialize)]
+struct Server {
+    url: BaseUrl,
+    ca_file: CaFile,
+    timeout: PositiveDuration,
+}
+
+impl Server {
+    /// Returns the trusted CAs. Plain HTTP has no certificate, so it needs no CA.
+    fn trust(&self) -> RootCerts {
+        match &self.ca_file.0 {
+            Some(path) if !self.url.0.starts_with("http://") => RootCerts::File(path.clone()),
+            _ => RootCerts::System,
+        }
+    }
+}
+
+/// The section `[store]`.
+#[derive(Deserialize)]
+struct Store {
+    path: Optional<PathBuf>,
 }
 
 /// The token file of earlier versions, relative to the working directory.
 const LEGACY_STORE: &str = "data/client/tokens.json";
 
-/// Returns the token file: the configured one, an existing legacy file, or the one in
-/// the platform's state directory.
-fn store(settings: &Settings) -> Result<PathBuf, SettingsError> {
-    let path = settings.path("store.path")?;
-    let path = path.ok_or_else(|| settings.invalid("store.path", "must name a file"))?;
+/// Returns the token file that `store.path` selects. "auto" is an existing legacy file, or
+/// the one in the platform's state directory.
+fn token_file(path: PathBuf) -> PathBuf {
     if path != Path::new("auto") {
-        return Ok(path);
+        return path;
     }
     let legacy = Path::new(LEGACY_STORE);
     if legacy.exists() {
-        return Ok(legacy.to_owned());
+        return legacy.to_owned();
     }
     let directory = state_dir(|name| std::env::var_os(name));
-    Ok(directory.map_or_else(|| legacy.to_owned(), |path| path.join("matchbook/tokens.json")))
+    directory.map_or_else(|| legacy.to_owned(), |path| path.join("matchbook/tokens.json"))
 }
 
 /// Returns the directory for program state. Relative paths are invalid and ignored
@@ -125,25 +201,6 @@ fn state_dir(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     absolute("XDG_STATE_HOME").or_else(|| home().map(|home| home.join(".local/state")))
 }
 
-/// Returns the trusted CAs. Plain HTTP has no certificate, so it needs no CA.
-fn trust(settings: &Settings, server_url: &str) -> Result<RootCerts, SettingsError> {
-    if server_url.starts_with("http://") {
-        return Ok(RootCerts::System);
-    }
-    Ok(settings.ca_file("server.ca_file")?.map_or(RootCerts::System, RootCerts::File))
-}
-
-fn hosts(settings: &Settings) -> Result<Vec<String>, SettingsError> {
-    let key = "client.hosts";
-    crate::csrf::parse_hosts(&settings.list(key)?).map_err(|entry| {
-        let problem = format!(
-            "must be host names or IP addresses without ports, separated by commas: `{entry}` is \
-             neither"
-        );
-        settings.invalid(key, &problem)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,5 +210,20 @@ mod tests {
         let lines = DEFAULTS.lines().zip(COMMAND_DEFAULTS.lines());
         let differing: Vec<_> = lines.filter(|(app, command)| app != command).collect();
         assert_eq!(differing, [(APP_LOG_LEVEL, COMMAND_LOG_LEVEL)]);
+    }
+
+    #[test]
+    fn every_setting_of_the_defaults_is_read() {
+        let (_, settings) = load(None, Purpose::App).unwrap();
+        let mut printed = Vec::new();
+        settings.print(&mut printed).unwrap();
+        let printed = String::from_utf8(printed).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for key in printed.lines().map(|line| line.split_once(" = ").unwrap().0) {
+            let (section, name) = key.split_once('.').unwrap();
+            std::fs::write(file.path(), format!("[{section}]\n{name} = []")).unwrap();
+            let error = load(Some(file.path()), Purpose::App).err().expect("it is rejected");
+            assert!(error.to_string().starts_with(&format!("`{key}`")), "{key}: {error}");
+        }
     }
 }

@@ -9,20 +9,22 @@ mod file;
 mod load;
 mod logging;
 mod redact;
+mod types;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
-use std::str::FromStr;
-use std::time::Duration;
 
-use config::{Config, ConfigError, Value, ValueKind};
+use config::{Config, ConfigError, Source, Value, ValueKind};
 pub use file::is_open_to_others;
 pub use load::ConfigSources;
 pub use logging::Logging;
 pub use redact::redact_password;
 use serde::de::DeserializeOwned;
+pub use types::{
+    AtLeastOne, BaseUrl, BindAddress, CaFile, OneOf, Optional, PositiveDuration, Threads,
+    WholeSeconds,
+};
 
 /// An error message for the operator: which setting is wrong, where it is set, and what
 /// is valid. It never contains a secret.
@@ -35,11 +37,6 @@ pub struct SettingsError(String);
 const NONE: &str = "none";
 /// The value for the CAs of the system.
 const SYSTEM: &str = "system";
-/// Minimum of a duration.
-const MIN_DURATION: Duration = Duration::from_millis(1);
-/// Maximum of a duration. Longer ones would overflow stored timestamps.
-const MAX_DURATION: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
-
 /// The effective settings.
 pub struct Settings {
     config: Config,
@@ -56,28 +53,33 @@ fn sentence(text: &str) -> String {
 }
 
 impl Settings {
-    /// Returns the value of `key`.
+    /// Reads the settings of a section that are fields of `T`. The section "" is the top level.
+    /// Settings that are only used together have a type of their own, because a setting that
+    /// is not used is not checked.
     ///
     /// # Errors
-    /// When the value has another type or is out of range.
-    pub fn get<T: DeserializeOwned>(&self, key: &str) -> Result<T, SettingsError> {
-        self.config.get(key).map_err(|error| {
-            let problem = match error {
-                ConfigError::Type { expected, .. } => format!("expected {expected}"),
-                other => other.to_string(),
+    /// The first invalid setting, in the order of the defaults.
+    pub fn section<T: DeserializeOwned>(&self, section: &str) -> Result<T, SettingsError> {
+        let table = match section {
+            "" => self.config.collect(),
+            section => self.config.get_table(section),
+        };
+        let read = table.and_then(|table| T::deserialize(Value::new(None, table)));
+        read.map_err(|error| {
+            let (field, problem) = match error {
+                ConfigError::Type { expected, key: Some(field), .. } => {
+                    (field, format!("expected {expected}"))
+                }
+                ConfigError::At { error, key: Some(field), .. } => (field, error.to_string()),
+                other => {
+                    return SettingsError(sentence(&format!("The section [{section}]: {other}")));
+                }
             };
-            self.invalid(key, &problem)
+            match section {
+                "" => self.invalid(&field, &problem),
+                section => self.invalid(&format!("{section}.{field}"), &problem),
+            }
         })
-    }
-
-    /// Parses the value of `key`. `expected` completes the error "must be …".
-    ///
-    /// # Errors
-    /// When the text is invalid.
-    pub fn parse<T: FromStr>(&self, key: &str, expected: &str) -> Result<T, SettingsError> {
-        self.get::<String>(key)?
-            .parse()
-            .map_err(|_| self.invalid(key, &format!("must be {expected}")))
     }
 
     /// Returns warnings about values that have no effect or are readable by others.
@@ -86,122 +88,14 @@ impl Settings {
         &self.warnings
     }
 
-    /// Returns the value of `key`. `None` if it is "none" or empty.
-    ///
-    /// # Errors
-    /// When the value is not a string.
-    pub fn optional(&self, key: &str) -> Result<Option<String>, SettingsError> {
-        Ok(Some(self.get::<String>(key)?).filter(|text| !text.is_empty() && text != NONE))
-    }
-
-    /// Returns the text of a list. It is empty for "none".
-    ///
-    /// # Errors
-    /// When the value is not a string.
-    pub fn list(&self, key: &str) -> Result<String, SettingsError> {
-        Ok(self.optional(key)?.unwrap_or_default())
-    }
-
-    /// Returns the meaning of the word that `key` is set to.
-    ///
-    /// # Errors
-    /// When the value is not in `words`.
-    pub fn one_of<T: Copy>(&self, key: &str, words: &[(&str, T)]) -> Result<T, SettingsError> {
-        let value = self.get::<String>(key)?;
-        let chosen = words.iter().find(|(word, _)| *word == value);
-        chosen.map(|(_, meaning)| *meaning).ok_or_else(|| {
-            let words: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
-            self.invalid(key, &format!("must be {}", words.join(" or ")))
-        })
-    }
-
-    /// Returns a duration, written like `15m`, `30d` or `1h 30m`.
-    ///
-    /// # Errors
-    /// When it is invalid, below a millisecond, or above a hundred years.
-    pub fn duration(&self, key: &str) -> Result<Duration, SettingsError> {
-        let example = "must be a duration with a unit, like `90s`, `15m` or `30d`";
-        match humantime::parse_duration(&self.get::<String>(key)?) {
-            Ok(duration) if (MIN_DURATION..MAX_DURATION).contains(&duration) => Ok(duration),
-            Ok(_) => Err(self.invalid(key, "must be between 1 ms and 100 years")),
-            Err(_) => Err(self.invalid(key, example)),
-        }
-    }
-
-    /// Like [`Settings::duration`], in whole seconds.
-    ///
-    /// # Errors
-    /// When it is invalid or has fractions of a second.
-    pub fn whole_seconds(&self, key: &str) -> Result<Duration, SettingsError> {
-        let duration = self.duration(key)?;
-        if duration.subsec_nanos() == 0 {
-            Ok(duration)
-        } else {
-            Err(self.invalid(key, "must be in whole seconds"))
-        }
-    }
-
-    /// Returns a path. `None` if it is "none" or empty.
-    ///
-    /// # Errors
-    /// When the value is not a string.
-    pub fn path(&self, key: &str) -> Result<Option<PathBuf>, SettingsError> {
-        Ok(self.optional(key)?.map(PathBuf::from))
-    }
-
-    /// Returns a file with CAs. `None` means the CAs of the system: "system" or empty.
-    ///
-    /// # Errors
-    /// When the value is not a string.
-    pub fn ca_file(&self, key: &str) -> Result<Option<PathBuf>, SettingsError> {
-        let text = self.get::<String>(key)?;
-        Ok(Some(text).filter(|text| !text.is_empty() && text != SYSTEM).map(PathBuf::from))
-    }
-
-    /// Returns a number of threads. 0 means the number of CPUs.
-    ///
-    /// # Errors
-    /// When the value is not a number from 0 to 65535.
-    pub fn threads(&self, key: &str) -> Result<usize, SettingsError> {
-        Ok(match self.get::<u16>(key)? {
-            0 => available_cpus(),
-            threads => threads.into(),
-        })
-    }
-
-    /// Returns an address to bind to.
-    ///
-    /// # Errors
-    /// When the value is invalid.
-    pub fn address(&self, key: &str) -> Result<SocketAddr, SettingsError> {
-        self.parse(key, "an IP address and a port, like `127.0.0.1:5001` or `[::1]:5001`")
-    }
-
-    /// Returns a base URL: `https` or `http`, with a host, without query or fragment (as
-    /// required for an issuer by RFC 8414 §2).
-    ///
-    /// # Errors
-    /// When the value is invalid.
-    pub fn base_url(&self, key: &str) -> Result<String, SettingsError> {
-        let text = self.get::<String>(key)?;
-        let Err(error) = matchbook_shared::base_url(&text) else { return Ok(text) };
-        let problem = format!("{error}; write it like `https://auth.example.com`");
-        // The part before an `@` may be a password.
-        if text.contains('@') {
-            let origin = self.origin(key);
-            return Err(SettingsError(sentence(&format!("`{key}` ({origin}): {problem}"))));
-        }
-        Err(self.invalid(key, &problem))
-    }
-
     /// Creates the error for an invalid value, with its key and origin.
     #[must_use]
     pub fn invalid(&self, key: &str, problem: &str) -> SettingsError {
-        let shown = if self.secrets.contains(&key) {
-            String::new()
-        } else {
-            self.effective.get(key).map(|value| format!(" = {}", toml(value))).unwrap_or_default()
-        };
+        debug_assert!(self.effective.contains_key(key), "{key} is not a setting");
+        // The part before an `@` may be a password.
+        let may_be_shown = |text: &String| !self.secrets.contains(&key) && !text.contains('@');
+        let shown = self.effective.get(key).map(toml).filter(may_be_shown);
+        let shown = shown.map(|text| format!(" = {text}")).unwrap_or_default();
         let origin = self.origin(key);
         let line = self.file.as_ref().filter(|(name, _)| *name == origin);
         let line = line.and_then(|(_, lines)| lines.get(key));
@@ -287,6 +181,23 @@ mod tests {
         result.err().expect("it is invalid").to_string()
     }
 
+    #[derive(serde::Deserialize)]
+    struct Server {
+        #[expect(dead_code, reason = "the tests read errors only")]
+        workers: u16,
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Tokens {
+        #[expect(dead_code, reason = "the tests read errors only")]
+        access_lifetime: PositiveDuration,
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Secret {
+        secret: String,
+    }
+
     #[test]
     fn an_unknown_key_is_rejected_with_the_most_similar_one() {
         let message = error(load("[server]\nadress = '127.0.0.1:1'"));
@@ -297,24 +208,23 @@ mod tests {
     #[test]
     fn the_error_for_a_wrong_type_names_the_setting() {
         let message =
-            error(load("[server]\nworkers = 'many'").unwrap().get::<u16>("server.workers"));
+            error(load("[server]\nworkers = 'many'").unwrap().section::<Server>("server"));
         assert!(message.starts_with("`server.workers` = \"many\""), "{message}");
     }
 
     #[test]
     fn the_error_for_a_number_out_of_range_names_the_setting() {
-        let message =
-            error(load("[server]\nworkers = 70000").unwrap().get::<u16>("server.workers"));
+        let message = error(load("[server]\nworkers = 70000").unwrap().section::<Server>("server"));
         assert!(message.starts_with("`server.workers` = 70000"), "{message}");
     }
 
     #[test]
     fn a_duration_needs_a_unit_and_must_be_in_range() {
         let settings = load("[tokens]\naccess_lifetime = '15'").unwrap();
-        let message = error(settings.duration("tokens.access_lifetime"));
+        let message = error(settings.section::<Tokens>("tokens"));
         assert!(message.contains("like `90s`"), "{message}");
         let settings = load("[tokens]\naccess_lifetime = '0s'").unwrap();
-        assert!(error(settings.duration("tokens.access_lifetime")).contains("between 1 ms"));
+        assert!(error(settings.section::<Tokens>("tokens")).contains("between 1 ms"));
     }
 
     #[test]
@@ -322,7 +232,7 @@ mod tests {
         let message = error(load("[server]\nadress = '127.0.0.1:1'"));
         assert!(message.contains(".toml, line 2 is not a setting"), "{message}");
         let settings = load("[server]\n# Many.\nworkers = 'many'").unwrap();
-        let message = error(settings.get::<u16>("server.workers"));
+        let message = error(settings.section::<Server>("server"));
         assert!(message.contains(".toml, line 3): "), "{message}");
     }
 
@@ -354,7 +264,7 @@ mod tests {
     #[test]
     fn a_secret_that_looks_like_a_number_stays_text() {
         let settings = load("secret = '0012e5'").unwrap();
-        assert_eq!(settings.get::<String>("secret").unwrap(), "0012e5");
+        assert_eq!(settings.section::<Secret>("").unwrap().secret, "0012e5");
     }
 
     #[test]

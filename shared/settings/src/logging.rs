@@ -2,41 +2,52 @@
 
 use std::io::{self, IsTerminal};
 
+use serde::Deserialize;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{fmt, registry};
 
-use super::{Settings, SettingsError};
+use super::OneOf;
 
-/// The logging configuration.
+/// The section `[log]`.
+#[derive(Deserialize)]
 pub struct Logging {
-    json: bool,
-    filters: Targets,
+    format: OneOf<LogFormat>,
+    level: LogLevel,
 }
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+/// The minimum level of log lines, by module.
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+struct LogLevel(Targets);
 
 impl Logging {
     /// Installs the global subscriber, which logs to standard error. On a terminal the
     /// output is colored.
     pub fn init(&self) {
         let lines = fmt::layer().with_writer(io::stderr);
-        let log = registry().with(self.filters.clone());
-        if self.json {
-            log.with(lines.json()).init();
-        } else {
-            log.with(lines.with_target(false).with_ansi(io::stderr().is_terminal())).init();
+        let log = registry().with(self.level.0.clone());
+        match self.format.0 {
+            LogFormat::Json => log.with(lines.json()).init(),
+            LogFormat::Text => {
+                log.with(lines.with_target(false).with_ansi(io::stderr().is_terminal())).init();
+            }
         }
     }
 }
 
-impl Settings {
-    /// Reads the settings `log.format` and `log.level`.
-    ///
-    /// # Errors
-    /// When one of them is invalid.
-    pub fn logging(&self) -> Result<Logging, SettingsError> {
-        let json = self.one_of("log.format", &[("text", false), ("json", true)])?;
-        let filter = self.get::<String>("log.level")?;
+impl TryFrom<String> for LogLevel {
+    type Error = &'static str;
+
+    fn try_from(filter: String) -> Result<Self, Self::Error> {
         let is_level = |level: &str| level.parse::<LevelFilter>().is_ok() && !level.is_empty();
         let is_module = |name: &str| {
             let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':' | '-');
@@ -50,11 +61,8 @@ impl Settings {
         // error. `log.level` can override this.
         let filters = format!("actix_server=warn,actix_http=off,{filter}").parse::<Targets>();
         match filters {
-            Ok(filters) if filter.split(',').all(is_filter) => Ok(Logging { json, filters }),
-            _ => {
-                let levels = "must be \"error\", \"warn\", \"info\", \"debug\" or \"trace\"";
-                Err(self.invalid("log.level", levels))
-            }
+            Ok(filters) if filter.split(',').all(is_filter) => Ok(Self(filters)),
+            _ => Err("must be \"error\", \"warn\", \"info\", \"debug\" or \"trace\""),
         }
     }
 }

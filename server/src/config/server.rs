@@ -1,0 +1,61 @@
+//! The listeners: the sections `[server]` and `[metrics]`.
+
+use std::net::SocketAddr;
+
+use matchbook_settings::{AtLeastOne, BindAddress, Optional, Threads, WholeSeconds};
+use serde::Deserialize;
+
+use crate::proxies::TrustedProxies;
+
+#[derive(Deserialize)]
+pub(super) struct Server {
+    pub(super) address: BindAddress,
+    pub(super) workers: Threads,
+    max_connections: AtLeastOne,
+    pub(super) shutdown_timeout: WholeSeconds,
+    trusted_proxies: Optional<ProxyList>,
+}
+
+impl Server {
+    pub(super) fn max_connections(&self) -> usize {
+        self.max_connections.0.get() as usize
+    }
+
+    pub(super) fn trusted_proxies(self) -> TrustedProxies {
+        self.trusted_proxies.0.map_or_else(TrustedProxies::default, |ProxyList(proxies)| proxies)
+    }
+}
+
+/// Addresses and networks, separated by commas.
+struct ProxyList(TrustedProxies);
+
+impl TryFrom<String> for ProxyList {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        TrustedProxies::parse(&text).map(Self).map_err(|entry| {
+            format!("must be addresses or networks, separated by commas; `{entry}` is not one")
+        })
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct Metrics {
+    pub(super) address: MetricsAddress,
+}
+
+/// An address, or `None` for "off".
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct MetricsAddress(pub(super) Option<SocketAddr>);
+
+impl TryFrom<String> for MetricsAddress {
+    type Error = <BindAddress as TryFrom<String>>::Error;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        BindAddress::try_from(text).map(|BindAddress(address)| Self(Some(address)))
+    }
+}
