@@ -23,7 +23,7 @@ use crate::ids::{AccessTokenId, EventId, SessionId, UserId};
 use crate::store::events::Event;
 
 pub use crate::store::sessions::EndReason;
-pub use assess::{Assessment, InvalidGrant, PresentedKey, assess};
+pub use assess::{Assessment, InvalidGrant, Presented, PresentedKey, assess};
 pub use end::{Revoked, revoke, revoke_all};
 pub use end_selected::end_selected;
 pub use log_in::{Login, LoginOutcome, log_in, undo_log_in};

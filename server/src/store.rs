@@ -58,6 +58,15 @@ pub struct Options {
     pub query_timeout: Duration,
 }
 
+/// The next rows of a table, in the order of its primary key.
+#[derive(Debug, Clone, Copy)]
+pub struct Page<T> {
+    /// The last row of the previous page; `None` for the first page.
+    pub after: Option<T>,
+    /// The most rows that are read.
+    pub limit: i64,
+}
+
 /// Opens one connection to a database that a server has set up. Blocks, and changes
 /// nothing.
 pub fn connect(url: &Url) -> Result<Conn, OpenError> {

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use crate::clock::{self, MAX_SKEW_BETWEEN_SERVERS, Timestamp};
 use crate::ids::{Place, SessionId, UserId};
 use crate::sessions::{self, Policy};
-use crate::store::{self, Conn, Store, events, revocations, users};
+use crate::store::{self, Conn, Page, Store, events, revocations, users};
 
 /// The pause between two steps.
 const STEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -60,6 +60,11 @@ struct Cursor<T> {
 
 impl<T> Cursor<T> {
     const START: Self = Self { at: None, done: false };
+
+    /// Returns the page of the next step.
+    fn page(self) -> Page<T> {
+        Page { after: self.at, limit: ROWS_PER_TICK }
+    }
 
     /// Continues at `next`, or ends if there is nothing left.
     fn advance(&mut self, next: Option<T>) {
@@ -157,9 +162,8 @@ impl Sweeper {
 
     async fn sweep_sessions(&mut self, now: Timestamp) -> Result<(), store::Error> {
         let policy = self.policy;
-        let after = self.pass.sessions.at;
-        let sweep =
-            move |conn: &mut Conn| sessions::sweep(conn, after, ROWS_PER_TICK, &policy, now);
+        let page = self.pass.sessions.page();
+        let sweep = move |conn: &mut Conn| sessions::sweep(conn, page, &policy, now);
         let swept = self.run_throttled(sweep).await?;
         if swept.cleared + swept.deleted > 0 {
             tracing::debug!(cleared = swept.cleared, deleted = swept.deleted, "sessions swept");
@@ -178,10 +182,10 @@ impl Sweeper {
     }
 
     async fn sweep_guests(&mut self, now: Timestamp) -> Result<(), store::Error> {
-        let after = self.pass.guests.at;
+        let page = self.pass.guests.page();
         let unused = now.before(UNUSED_GUEST_LIFETIME);
         let used = now.before(self.policy.retention);
-        let sweep = move |conn: &mut Conn| users::sweep(conn, after, ROWS_PER_TICK, unused, used);
+        let sweep = move |conn: &mut Conn| users::sweep(conn, page, unused, used);
         let swept = self.run_throttled(sweep).await?;
         if swept.deleted > 0 {
             tracing::debug!(deleted = swept.deleted, "guests swept");

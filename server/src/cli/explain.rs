@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::crypto::CryptoError;
 use crate::data_dir::DataDir;
 use crate::secrets::{self, DerivedKeys};
-use crate::sessions::{Assessment, InvalidGrant, Policy, PresentedKey, assess};
+use crate::sessions::{Assessment, InvalidGrant, Policy, Presented, PresentedKey, assess};
 use crate::store::events::{self, LoggedEvent};
 use crate::store::sessions::{self, Session, State};
 use crate::store::{self, OpenError};
@@ -161,7 +161,10 @@ impl Explanation {
 
     /// Describes the decision without an idempotency key, and what a key would change.
     fn verdict(&self, session: &Session) -> String {
-        let assess = |key| assess(&self.token, key, session, &self.policy, self.now);
+        let assess = |key| {
+            let presented = Presented { token: &self.token, key };
+            assess(presented, session, &self.policy, self.now)
+        };
         let without_key = assess(PresentedKey::Missing);
         let with_key = assess(PresentedKey::OfLastRotation);
         let verdict = self.describe(without_key);

@@ -4,3 +4,4 @@ pub(super) mod bearer;
 pub(super) mod body_timeout;
 pub(super) mod client_info;
 pub(super) mod idempotency_key;
+pub(super) mod optional_form;

@@ -1,14 +1,13 @@
 //! Sessions: logout, list and revoke.
 
-use actix_web::http::header::CONTENT_TYPE;
-use actix_web::web::{Data, Form, Json, Path, Query};
-use actix_web::{HttpRequest, HttpResponse};
+use actix_web::HttpResponse;
+use actix_web::web::{Data, Json, Path, Query};
 use matchbook_shared::{RefreshRequest, RevokeSessionsQuery, RevokedSessions, SessionInfo};
 use uuid::Uuid;
 
 use super::error::Error;
 use super::extract::bearer::Bearer;
-use super::extract::body_timeout::WithTimeout;
+use super::extract::optional_form::OptionalForm;
 use super::state::State;
 use crate::ids::SessionId;
 use crate::issuer::{Issuer, SessionSummary};
@@ -38,16 +37,11 @@ pub(super) async fn list(
 pub(super) async fn logout(
     state: Data<State>,
     bearer: Result<Bearer, Error>,
-    form: Result<WithTimeout<Form<RefreshRequest>>, actix_web::Error>,
+    form: Result<OptionalForm<RefreshRequest>, actix_web::Error>,
     client: ClientInfo,
-    request: HttpRequest,
 ) -> Result<HttpResponse, actix_web::Error> {
     state.check_limit(client.ip.map(Limit::Logout))?;
-    let refresh_token = if request.headers().contains_key(CONTENT_TYPE) {
-        form.map(|WithTimeout(form)| form.into_inner().refresh_token)
-    } else {
-        Ok(None)
-    };
+    let refresh_token = form.map(|OptionalForm(form)| form.and_then(|form| form.refresh_token));
     let session = session_to_end(&state.issuer, bearer, refresh_token)?;
     state.issuer.revoke(session, client).await.map_err(Error::from)?;
     Ok(HttpResponse::NoContent().finish())

@@ -75,14 +75,30 @@ impl<'a> From<Option<&'a IdempotencyKey>> for PresentedKey<'a> {
     }
 }
 
-impl PresentedKey<'_> {
-    /// Returns whether the last rotation exchanged this token with this key.
-    fn is_of_rotation(self, token: &RefreshToken, previous: &Previous) -> bool {
+/// A refresh token, and the idempotency key that came with it.
+#[derive(Clone, Copy)]
+pub struct Presented<'a> {
+    pub token: &'a RefreshToken,
+    pub key: PresentedKey<'a>,
+}
+
+impl Presented<'_> {
+    /// Returns whether the last rotation exchanged this token.
+    fn was_rotated_last(self, session: &Session, previous: &Previous) -> bool {
+        self.token.generation.checked_add(1) == Some(session.generation)
+            && self.token.secret.digest().matches(previous.digest.as_bytes())
+    }
+
+    /// Returns whether the last rotation had this key. The token must be the one that it
+    /// exchanged.
+    fn has_key_of(self, previous: &Previous) -> bool {
         let Some(digest) = &previous.idempotency_key_digest else { return false };
-        match self {
-            Self::Missing => false,
-            Self::Sent(key) => token.secret.idempotency_key_digest(key).matches(digest.as_bytes()),
-            Self::OfLastRotation => true,
+        match self.key {
+            PresentedKey::Missing => false,
+            PresentedKey::Sent(key) => {
+                self.token.secret.idempotency_key_digest(key).matches(digest.as_bytes())
+            }
+            PresentedKey::OfLastRotation => true,
         }
     }
 }
@@ -91,8 +107,7 @@ impl PresentedKey<'_> {
 /// precedence.
 #[must_use]
 pub fn assess(
-    token: &RefreshToken,
-    key: PresentedKey<'_>,
+    presented: Presented<'_>,
     session: &Session,
     policy: &Policy,
     now: Timestamp,
@@ -115,9 +130,10 @@ pub fn assess(
     // without a key does not come from its client.
     let lacks_key = policy.same_key_only()
         && session.has_used_idempotency_key
-        && matches!(key, PresentedKey::Missing);
+        && matches!(presented.key, PresentedKey::Missing);
+    let token = presented.token;
     match token.generation.cmp(&session.generation) {
-        Ordering::Less => assess_superseded(token, key, session, policy, now),
+        Ordering::Less => assess_superseded(presented, session, policy, now),
         Ordering::Equal if !token.secret.digest().matches(session.secret_digest.as_bytes()) => {
             // Two tokens of one generation exist: the database was restored from an older
             // state and issued it a second time.
@@ -134,8 +150,7 @@ pub fn assess(
 
 /// Assesses a token that is no longer the current one.
 fn assess_superseded(
-    token: &RefreshToken,
-    key: PresentedKey<'_>,
+    presented: Presented<'_>,
     session: &Session,
     policy: &Policy,
     now: Timestamp,
@@ -143,9 +158,8 @@ fn assess_superseded(
     let (Some(rules), Some(previous)) = (policy.reissue, &session.previous) else {
         return Assessment::Rejected(InvalidGrant::Reuse);
     };
-    let is_previous = token.generation.checked_add(1) == Some(session.generation)
-        && token.secret.digest().matches(previous.digest.as_bytes());
-    let same_key = is_previous && key.is_of_rotation(token, previous);
+    let is_previous = presented.was_rotated_last(session, previous);
+    let same_key = is_previous && presented.has_key_of(previous);
     if rules.same_key_only && session.has_used_idempotency_key && !same_key {
         return Assessment::Rejected(InvalidGrant::Reuse);
     }
@@ -161,9 +175,12 @@ fn assess_superseded(
     }
     // The last rotation may be a thief's. It excuses only tokens that were current
     // within the last few grace periods.
-    if is_previous || token.generation >= session.oldest_recent_generation {
+    if is_previous || presented.token.generation >= session.oldest_recent_generation {
         Assessment::Rejected(InvalidGrant::Superseded)
     } else {
         Assessment::Rejected(InvalidGrant::Reuse)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@ use crate::clock::Timestamp;
 use crate::ids::{SessionId, UserId};
 use crate::store::events::{self, Event};
 use crate::store::revocations::{self, Revocation};
+use crate::store::sessions::SessionEnd;
 use crate::store::{self, Conn};
 
 /// The revocation of all sessions of a user.
@@ -39,8 +40,8 @@ pub fn revoke_all(
     cx: &Context<'_>,
 ) -> QueryResult<Revoked> {
     conn.write(|conn| {
-        let reason = EndReason::LoggedOut.as_str();
-        let ended = store::sessions::end_all(conn, user, keep, reason, cx.now)?;
+        let end = SessionEnd { at: cx.now, reason: EndReason::LoggedOut };
+        let ended = store::sessions::end_all(conn, user, keep, end)?;
         for ((session, access_expires_at), n) in ended.iter().copied().zip(0..) {
             record_revocation(conn, session, access_expires_at)?;
             let cx = Context { event: cx.event.offset(n), ..*cx };
@@ -59,7 +60,8 @@ pub(super) fn end(
     reason: EndReason,
     cx: &Context<'_>,
 ) -> QueryResult<Option<UserId>> {
-    let ended = store::sessions::end(conn, session, reason.as_str(), cx.now)?;
+    let end = SessionEnd { at: cx.now, reason };
+    let ended = store::sessions::end(conn, session, end)?;
     let Some((user, access_expires_at)) = ended else { return Ok(None) };
     record_revocation(conn, session, access_expires_at)?;
     Ok(Some(user))

@@ -5,7 +5,7 @@ use diesel::QueryResult;
 use super::end::record_revocation;
 use super::{Context, EndReason, EventKind};
 use crate::store::events::{self, Event};
-use crate::store::sessions::Selection;
+use crate::store::sessions::{Selection, SessionEnd};
 use crate::store::{self, Conn};
 
 /// Ends the selected sessions in batches, each session with a revocation that all
@@ -20,8 +20,8 @@ pub fn end_selected(
     let mut count = 0;
     loop {
         let ended = conn.write(|conn| {
-            let reason = EndReason::LoggedOut.as_str();
-            let ended = store::sessions::end_next(conn, selection, after, reason, cx.now)?;
+            let end = SessionEnd { at: cx.now, reason: EndReason::LoggedOut };
+            let ended = store::sessions::end_next(conn, selection, after, end)?;
             for ((session, user, access_expires_at), n) in ended.iter().copied().zip(count..) {
                 record_revocation(conn, session, access_expires_at)?;
                 let cx = Context { event: cx.event.offset(n), ..*cx };

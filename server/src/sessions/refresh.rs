@@ -6,8 +6,8 @@ use diesel::QueryResult;
 
 use super::end::end;
 use super::{
-    AccessGrant, Assessment, ClientInfo, Context, EndReason, EventKind, InvalidGrant, Rules,
-    TokenGrant, assess,
+    AccessGrant, Assessment, ClientInfo, Context, EndReason, EventKind, InvalidGrant, Presented,
+    Rules, TokenGrant, assess,
 };
 use crate::clock::Timestamp;
 use crate::crypto::{IdempotencyKey, TokenKeys};
@@ -200,7 +200,8 @@ impl Conflict<'_> {
 
     fn assess(&self, session: &Session, now: Timestamp) -> Assessment {
         let PresentedToken { token, idempotency_key, .. } = &self.refresh.presented;
-        assess(token, idempotency_key.as_ref().into(), session, self.rules.policy, now)
+        let presented = Presented { token, key: idempotency_key.as_ref().into() };
+        assess(presented, session, self.rules.policy, now)
     }
 
     fn is_reuse_by_date_only(&self, session: &Session) -> bool {

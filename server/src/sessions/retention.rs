@@ -6,19 +6,17 @@ use super::Policy;
 use crate::clock::Timestamp;
 use crate::ids::SessionId;
 use crate::store::sessions::{SweepAction, SweepCandidate, SweepReport};
-use crate::store::{self, Conn};
+use crate::store::{self, Conn, Page};
 
-/// Clears the unneeded salts and deletes the expired rows among the `limit` sessions
-/// after `after`.
+/// Clears the unneeded salts and deletes the expired sessions of a page.
 pub fn sweep(
     conn: &mut Conn,
-    after: Option<SessionId>,
-    limit: i64,
+    page: Page<SessionId>,
     policy: &Policy,
     now: Timestamp,
 ) -> QueryResult<SweepReport> {
     let action = |candidate: &SweepCandidate| retention_action(candidate, policy, now);
-    store::sessions::sweep(conn, after, limit, action)
+    store::sessions::sweep(conn, page, action)
 }
 
 fn retention_action(candidate: &SweepCandidate, policy: &Policy, now: Timestamp) -> SweepAction {

@@ -21,7 +21,7 @@ use crate::ids::{AccessTokenId, Place, SessionId, UserId};
 
 pub use redate::{redate, redate_late};
 pub use rotate::{RotatedSession, RotationUpdate, rotate, rotate_batch, rotate_from};
-pub use session::{EndReason, Previous, Session, State, find};
+pub use session::{EndReason, Previous, Session, SessionEnd, State, find};
 pub use sweep::{SweepAction, SweepCandidate, SweepReport, clear_salts, sweep};
 
 /// `$until`, or the stored time if that is later: settings may change while access tokens
@@ -114,11 +114,10 @@ pub fn renew_access(
 pub fn end(
     conn: &mut Conn,
     id: SessionId,
-    reason: &str,
-    now: Timestamp,
+    end: SessionEnd,
 ) -> QueryResult<Option<(UserId, Timestamp)>> {
     diesel::update(sessions::table.find(key(id)).filter(sessions::ended_at.is_null()))
-        .set((sessions::ended_at.eq(now), sessions::end_reason.eq(reason)))
+        .set((sessions::ended_at.eq(end.at), sessions::end_reason.eq(end.reason.as_str())))
         .returning((sessions::user_id, sessions::access_expires_at))
         .get_result(conn)
         .optional()
@@ -143,8 +142,7 @@ pub fn end_next(
     conn: &mut Conn,
     selection: &Selection,
     after: Option<SessionId>,
-    reason: &str,
-    now: Timestamp,
+    end: SessionEnd,
 ) -> QueryResult<Vec<(SessionId, UserId, Timestamp)>> {
     let Selection { user, opened_before } = *selection;
     let first = after.map_or(Place::MIN, SessionId::place);
@@ -170,7 +168,7 @@ pub fn end_next(
             Conn::Postgres(conn) => next.for_update().load(conn)?,
             Conn::Sqlite(conn) => next.load(conn)?,
         };
-        mark_ended(conn, place, rows.iter().map(|(id, ..)| *id), reason, now)?;
+        mark_ended(conn, place, rows.iter().map(|(id, ..)| *id), end)?;
         ended.extend(rows);
     }
     Ok(ended)
@@ -182,8 +180,7 @@ pub fn end_all(
     conn: &mut Conn,
     user: UserId,
     keep: Option<SessionId>,
-    reason: &str,
-    now: Timestamp,
+    end: SessionEnd,
 ) -> QueryResult<Vec<(SessionId, Timestamp)>> {
     let place = user.place();
     let others = sessions::table
@@ -198,7 +195,7 @@ pub fn end_all(
         Conn::Postgres(conn) => others.for_update().load(conn)?,
         Conn::Sqlite(conn) => others.load(conn)?,
     };
-    mark_ended(conn, place, ended.iter().map(|(id, _)| *id), reason, now)?;
+    mark_ended(conn, place, ended.iter().map(|(id, _)| *id), end)?;
     Ok(ended)
 }
 
@@ -206,8 +203,7 @@ fn mark_ended(
     conn: &mut Conn,
     place: Place,
     ids: impl Iterator<Item = SessionId>,
-    reason: &str,
-    now: Timestamp,
+    end: SessionEnd,
 ) -> QueryResult<()> {
     let ids: Vec<SessionId> = ids.collect();
     if ids.is_empty() {
@@ -216,7 +212,7 @@ fn mark_ended(
     let those =
         sessions::table.filter(sessions::place.eq(place.value())).filter(sessions::id.eq_any(ids));
     diesel::update(those)
-        .set((sessions::ended_at.eq(now), sessions::end_reason.eq(reason)))
+        .set((sessions::ended_at.eq(end.at), sessions::end_reason.eq(end.reason.as_str())))
         .execute(conn)
         .map(drop)
 }

@@ -3,8 +3,8 @@
 use diesel::dsl::not;
 use diesel::prelude::*;
 
-use super::Conn;
 use super::schema::{sessions, users};
+use super::{Conn, Page};
 use crate::clock::Timestamp;
 use crate::ids::{Place, UserId};
 
@@ -46,16 +46,15 @@ pub struct SweepReport {
     pub deleted: usize,
 }
 
-/// Deletes unneeded guests among the `limit` after `after`. These were registered
-/// before `unused` and never logged in, or logged in before `used` and have no session
-/// left. A guest logs in once. The order is that of the primary key.
+/// Deletes the unneeded guests of a page. These were registered before `unused` and never
+/// logged in, or logged in before `used` and have no session left. A guest logs in once.
 pub fn sweep(
     conn: &mut Conn,
-    after: Option<UserId>,
-    limit: i64,
+    page: Page<UserId>,
     unused: Timestamp,
     used: Timestamp,
 ) -> QueryResult<SweepReport> {
+    let Page { after, limit } = page;
     let mut report = SweepReport::default();
     let mut left = limit;
     for place in after.map_or(Place::MIN, UserId::place).and_later() {

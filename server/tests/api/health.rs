@@ -47,6 +47,8 @@ async fn readiness_follows_the_database() {
     assert_eq!(ready.status, 503);
     assert_eq!(ready.json()["status"], "unavailable");
     assert_eq!(ready.json()["database"], "down");
+    let problems = ready.json()["problems"].to_string();
+    assert!(problems.contains("The database takes no writes"), "{problems}");
     assert_eq!(server.http.get("/health/live").await.status, 200);
     let refused = server.refresh(&tokens.refresh).await;
     assert_eq!((refused.status, refused.header("retry-after")), (503, "1"));

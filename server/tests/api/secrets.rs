@@ -74,6 +74,8 @@ async fn assert_over(server: &Server, tokens: &Tokens) {
     assert_eq!((login.status, login.field("error")), (503, "temporarily_unavailable".to_owned()));
     assert_eq!(login.header("retry-after"), "1");
     eventually(503, async || server.http.get("/health/ready").await.status).await;
+    let problems = server.http.get("/health/ready").await.json()["problems"].to_string();
+    assert!(problems.contains("There is no key to sign with"), "{problems}");
     let keys = server.http.get("/.well-known/jwks.json").await.json();
     assert_eq!(keys["keys"].as_array().unwrap().len(), 0);
 }

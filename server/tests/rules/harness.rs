@@ -14,7 +14,7 @@ use matchbook_server::sessions::{
     RefreshOutcome, ReissueRules, ReuseByDate, Rules, TokenGrant,
 };
 use matchbook_server::store::sessions::{Session, find, redate, rotate_batch};
-use matchbook_server::store::{self, Conn, Options, Store, Url, users};
+use matchbook_server::store::{self, Conn, Options, Page, Store, Url, users};
 use matchbook_server::tokens::{RefreshToken, RotationRandomness};
 use matchbook_shared::InvalidGrantReason;
 use matchbook_testkit::{TcpProxy, TestEnv};
@@ -292,7 +292,8 @@ impl Harness {
         let Harness { conn, policy, now, .. } = self;
         let (mut at, mut cleared, mut deleted) = (None, 0, 0);
         loop {
-            let swept = sessions::sweep(conn, at, 100, policy, *now).unwrap();
+            let swept =
+                sessions::sweep(conn, Page { after: at, limit: 100 }, policy, *now).unwrap();
             cleared += swept.cleared;
             deleted += swept.deleted;
             match swept.last {

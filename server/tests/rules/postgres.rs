@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use diesel::connection::SimpleConnection;
 use matchbook_server::sessions::{self, RefreshOutcome};
+use matchbook_server::store::Page;
 use matchbook_server::store::sessions::rotate;
 
 use crate::harness::{DEFAULT, Harness, MINUTE, device, number};
@@ -32,7 +33,8 @@ fn sweeper_uses_the_index_and_reads_at_most_one_step() {
     let (mut at, mut cleared) = (None, 0);
     for _ in 0..10 {
         let (policy, now) = (harness.policy, harness.now);
-        let swept = sessions::sweep(&mut harness.conn, at, 100, &policy, now).unwrap();
+        let page = Page { after: at, limit: 100 };
+        let swept = sessions::sweep(&mut harness.conn, page, &policy, now).unwrap();
         cleared += swept.cleared;
         at = swept.last;
     }

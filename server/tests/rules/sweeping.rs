@@ -2,7 +2,7 @@
 
 use diesel::Connection;
 use matchbook_server::ids::{Place, UserId};
-use matchbook_server::store::users;
+use matchbook_server::store::{Page, revocations, users};
 use matchbook_server::sweeper::{ROWS_PER_TICK, Sweeper};
 use matchbook_server::{clock, sessions};
 use matchbook_shared::InvalidGrantReason;
@@ -132,7 +132,8 @@ fn pass_visits_every_session_in_small_steps() {
     let (mut at, mut deleted) = (None, Vec::new());
     loop {
         let (policy, now) = (harness.policy, harness.now);
-        let swept = sessions::sweep(&mut harness.conn, at, 10, &policy, now).unwrap();
+        let page = Page { after: at, limit: 10 };
+        let swept = sessions::sweep(&mut harness.conn, page, &policy, now).unwrap();
         deleted.push(swept.deleted);
         let Some(last) = swept.last else { break };
         at = Some(last);
@@ -166,6 +167,24 @@ async fn server_clears_salts_of_its_own_rotations_before_the_next_pass() {
     assert_eq!(harness.number(salts), 2);
     sweeper.tick().await.unwrap();
     assert_eq!(harness.number(salts), 1, "come across; the attempt key keeps its own");
+}
+
+#[actix_rt::test]
+async fn revocation_is_kept_for_the_clock_skew_between_servers() {
+    let mut harness = Harness::new(DEFAULT);
+    let mut log_out_expired = |expired_for| {
+        harness.now = clock::now().before(DEFAULT.access_lifetime + expired_for);
+        let (session, _) = harness.open();
+        harness.log_out(session);
+        session
+    };
+    let recent = log_out_expired(30 * SECOND);
+    let old = log_out_expired(61 * SECOND);
+    let (mut sweeper, _salt_expiry) = Sweeper::new(harness.store(), DEFAULT, DAY);
+    sweeper.tick().await.unwrap();
+    let kept = revocations::for_sessions(&mut harness.conn, &[recent, old]).unwrap();
+    let kept: Vec<_> = kept.iter().map(|revocation| revocation.session_id).collect();
+    assert_eq!(kept, [recent], "another server may still accept its access token");
 }
 
 #[test]
@@ -222,7 +241,8 @@ fn concurrent_sweepers_clear_each_salt_once() {
             std::thread::spawn(move || {
                 let (mut at, mut cleared) = (None, 0);
                 loop {
-                    let swept = sessions::sweep(&mut conn, at, 7, &policy, now).unwrap();
+                    let page = Page { after: at, limit: 7 };
+                    let swept = sessions::sweep(&mut conn, page, &policy, now).unwrap();
                     cleared += swept.cleared;
                     let Some(last) = swept.last else { return cleared };
                     at = Some(last);
@@ -253,7 +273,9 @@ fn guests_without_login_or_without_sessions_are_deleted() {
     let kept = harness.session(live).unwrap().user;
     let sweep = |harness: &mut Harness| {
         let (unused, used) = (harness.now.before(day), harness.now.before(week));
-        users::sweep(&mut harness.conn, None, 100, unused, used).unwrap().deleted
+        users::sweep(&mut harness.conn, Page { after: None, limit: 100 }, unused, used)
+            .unwrap()
+            .deleted
     };
     let exists = |harness: &mut Harness, id| users::exists(&mut harness.conn, id).unwrap();
     harness.wait(day);

@@ -69,6 +69,13 @@ pub enum EndReason {
     Other,
 }
 
+/// The end of a session.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionEnd {
+    pub at: Timestamp,
+    pub reason: EndReason,
+}
+
 impl EndReason {
     /// Returns the reason as the database stores it.
     ///

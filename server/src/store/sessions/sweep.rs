@@ -4,8 +4,8 @@ use diesel::prelude::*;
 
 use crate::clock::Timestamp;
 use crate::ids::{Place, SessionId};
-use crate::store::Conn;
 use crate::store::schema::sessions;
+use crate::store::{Conn, Page};
 
 /// The columns that decide what the sweeper does with a session.
 #[derive(Queryable)]
@@ -39,19 +39,17 @@ pub struct SweepReport {
     pub deleted: usize,
 }
 
-/// Reads the `limit` sessions after `after`, and applies to each the action that
-/// `action_for` returns.
+/// Applies to each session of a page the action that `action_for` returns.
 ///
 /// The order is that of the primary key: within a place, the order in which sessions were
 /// opened. Locked rows are skipped, so that the sweeper waits neither for a refresh nor
 /// for the sweeper of another server.
 pub fn sweep(
     conn: &mut Conn,
-    after: Option<SessionId>,
-    limit: i64,
+    page: Page<SessionId>,
     action_for: impl Fn(&SweepCandidate) -> SweepAction,
 ) -> QueryResult<SweepReport> {
-    let candidates = next_candidates(conn, after, limit)?;
+    let candidates = next_candidates(conn, page)?;
     let last = candidates.last().map(|candidate| candidate.id);
     let mut report = SweepReport { last, ..SweepReport::default() };
     let due = candidates.iter().filter(|candidate| action_for(candidate) != SweepAction::Keep);
@@ -90,11 +88,8 @@ macro_rules! candidates {
     };
 }
 
-fn next_candidates(
-    conn: &mut Conn,
-    after: Option<SessionId>,
-    limit: i64,
-) -> QueryResult<Vec<SweepCandidate>> {
+fn next_candidates(conn: &mut Conn, page: Page<SessionId>) -> QueryResult<Vec<SweepCandidate>> {
+    let Page { after, limit } = page;
     let mut candidates: Vec<SweepCandidate> = Vec::new();
     for place in after.map_or(Place::MIN, SessionId::place).and_later() {
         let left = limit.saturating_sub(i64::try_from(candidates.len()).unwrap_or(i64::MAX));
