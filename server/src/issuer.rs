@@ -102,10 +102,10 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Store(store::Error::WrongClock) => ErrorKind::WrongClock,
+            Self::Store(store::Error::WrongClock(_)) => ErrorKind::WrongClock,
             Self::Store(error) if error.is_transient() => ErrorKind::DatabaseUnavailable,
             Self::Keys(keys::Error::NoKey) => ErrorKind::NoKey,
-            Self::Keys(keys::Error::Stale) => ErrorKind::StaleKeys,
+            Self::Keys(keys::Error::Stale(_)) => ErrorKind::StaleKeys,
             Self::Store(_) | Self::Keys(_) | Self::Rng(_) => ErrorKind::Internal,
         }
     }

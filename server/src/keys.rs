@@ -52,8 +52,8 @@ pub enum Error {
     #[error("cannot use the signing key {kid} in the database: {problem}")]
     Unusable { kid: String, problem: String },
     /// The keys were last read too long ago: any of them may have been revoked.
-    #[error("the signing keys could not be read for too long")]
-    Stale,
+    #[error("the signing keys could not be read for {}", humantime::format_duration(*.0))]
+    Stale(Duration),
     #[error("key {0:?} does not exist or is not in use: `keys list` shows the keys in use")]
     NoSuchKey(String),
     /// The next key exists already.
@@ -61,6 +61,9 @@ pub enum Error {
     Pending { kid: String, active_from: Timestamp },
     #[error("another process changed the keys at the same time: check the keys and try again")]
     Changed,
+    #[error("cannot encode the claims of an access token: {0}")]
+    Claims(#[source] serde_json::Error),
+    /// The library gives no reason.
     #[error("cannot sign an access token")]
     Signature,
     /// The server's secrets decrypt no key in use.

@@ -8,9 +8,9 @@ mod connection;
 pub mod dedicated_connection;
 mod error;
 pub mod events;
-mod fit;
 mod migrate;
 mod pool;
+mod requirements;
 pub mod revocations;
 mod rotation_batcher;
 mod schema;
@@ -137,10 +137,10 @@ impl Store {
         let url = options.url.to_string();
         let failed = |source| OpenError::Connect { url: url.clone(), source };
         let mut first = connector.establish_writable().map_err(failed)?;
-        let problem = fit::problem(&mut first)
+        let problem = requirements::unmet(&mut first)
             .map_err(|error| failed(ConnectionError::CouldntSetupConfiguration(error)))?;
         if let Some(problem) = problem {
-            return Err(OpenError::Unfit { url, problem });
+            return Err(OpenError::Unsupported { url, problem });
         }
         migrate::run(&mut first).map_err(|source| OpenError::Migrate { url, source })?;
         let skew = Arc::new(Skew::default());

@@ -31,7 +31,7 @@ pub enum Error {
         "this is not a refresh token of this server: it was cut short or altered, or was issued \
          under a secret that is neither `secret` nor in `old_secrets`"
     )]
-    NotOurs,
+    Unrecognized,
     #[error("{0}; run this where the server runs, with its settings")]
     NoSecret(#[from] secrets::Error),
     #[error(transparent)]
@@ -77,7 +77,7 @@ fn explain(config: &Config, text: &str, now: Timestamp) -> Result<Explanation, E
     }
     let secret = secrets::existing(config.secret.as_ref(), &DataDir::at(&config.data_dir))?;
     let derived = DerivedKeys::from_secrets(&secret, &config.old_secrets)?;
-    let token = RefreshToken::parse(text, &derived.token_keys).ok_or(Error::NotOurs)?;
+    let token = RefreshToken::parse(text, &derived.token_keys).ok_or(Error::Unrecognized)?;
     let mut conn = store::connect(&config.database.url)?;
     let session = sessions::find(&mut conn, token.session)?;
     let events = events::for_session(&mut conn, token.session, MAX_EVENTS)?;

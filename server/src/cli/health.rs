@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use matchbook_settings::loopback_if_unspecified;
+use matchbook_shared::Readiness;
 use openssl::error::ErrorStack;
 use openssl::ssl::{SslConnector, SslConnectorBuilder, SslMethod};
 use openssl::x509::store::{X509Store, X509StoreBuilder};
@@ -22,8 +23,13 @@ pub enum HealthError {
     Tls(#[from] tls::Error),
     #[error("{url} does not respond: {problem}")]
     NoResponse { url: String, problem: String },
-    #[error("{url} responds with {status}")]
-    NotReady { url: String, status: u16 },
+    #[error("{url} responds with {status}: {}", problems.join(" "))]
+    NotReady {
+        url: String,
+        status: u16,
+        /// The sentences of the response.
+        problems: Vec<String>,
+    },
 }
 
 /// Checks whether the server with these settings, on this machine, is ready.
@@ -37,7 +43,13 @@ pub async fn run(config: &Config) -> Result<(), HealthError> {
     let http = awc::Client::builder().connector(connector).finish();
     match http.get(&url).address(address).send().await {
         Ok(response) if response.status().is_success() => Ok(()),
-        Ok(response) => Err(HealthError::NotReady { url, status: response.status().as_u16() }),
+        Ok(mut response) => {
+            let problems = match response.json::<Readiness>().await {
+                Ok(readiness) => readiness.problems,
+                Err(error) => vec![format!("its response cannot be read: {error}")],
+            };
+            Err(HealthError::NotReady { url, status: response.status().as_u16(), problems })
+        }
         Err(error) => Err(HealthError::NoResponse { url, problem: error.to_string() }),
     }
 }

@@ -158,7 +158,7 @@ impl KeyRing {
 
     /// Signs an access token with `claims`.
     pub fn sign(&self, claims: &Claims<'_>, now: Timestamp) -> Result<String, Error> {
-        let payload = serde_json::to_vec(claims).map_err(|_| Error::Signature)?;
+        let payload = serde_json::to_vec(claims).map_err(Error::Claims)?;
         let snapshot = self.snapshot();
         let active = snapshot.keys.iter().rfind(|key| key.active_from <= now);
         // After the clock was set back, no key may be active yet.
@@ -216,7 +216,12 @@ impl KeyRing {
         // This process may have been suspended.
         self.refresh_now().await?;
         let snapshot = self.snapshot();
-        if snapshot.read_at.elapsed() <= max_staleness { Ok(snapshot) } else { Err(Error::Stale) }
+        let age = snapshot.read_at.elapsed();
+        if age <= max_staleness {
+            Ok(snapshot)
+        } else {
+            Err(Error::Stale(Duration::from_secs(age.as_secs())))
+        }
     }
 
     fn snapshot(&self) -> Arc<KeySnapshot> {

@@ -28,15 +28,15 @@ pub enum Error {
     /// The statement failed on a healthy connection, and may succeed later. Examples: a
     /// full disk, a conflicting transaction, a database that became read-only.
     #[error("statement failed temporarily: {0}")]
-    Unable(#[source] QueryError),
+    Transient(#[source] QueryError),
     /// A bug, or a schema that does not fit this version.
     #[error("statement failed: {0}")]
     Query(#[source] QueryError),
     #[error("database task panicked or was canceled: {0}")]
     TaskPanicked(#[source] JoinError),
     /// This server's clock differs too much from the database's.
-    #[error("this server's clock is wrong")]
-    WrongClock,
+    #[error("{0}")]
+    WrongClock(String),
     /// The caller had given up before the work began.
     #[error("the request timed out before the database could execute it")]
     TimedOut,
@@ -58,8 +58,8 @@ impl Error {
             | Self::QueueFull(_)
             | Self::QueryTimeout(_)
             | Self::Unavailable(_)
-            | Self::Unable(_)
-            | Self::WrongClock
+            | Self::Transient(_)
+            | Self::WrongClock(_)
             | Self::TimedOut
             | Self::Canceled => true,
             Self::Batch(error) => error.is_transient(),
@@ -85,7 +85,7 @@ pub enum OpenError {
     },
     /// The version or the encoding is not supported.
     #[error("cannot use the database {url}: {problem}")]
-    Unfit {
+    Unsupported {
         /// Without its password.
         url: String,
         /// The problem, and how to repair it.

@@ -213,7 +213,7 @@ impl Pool {
             } else if timed_out {
                 Error::Unavailable(error)
             } else if is_transient(&error) {
-                Error::Unable(error)
+                Error::Transient(error)
             } else {
                 Error::Query(error)
             }

@@ -282,7 +282,7 @@ impl BatchLeader {
         let batch = if failed.is_empty() { self.next_batch() } else { failed };
         // On a healthy connection the batch was rolled back, perhaps because of a single
         // rotation. Each rotation is then retried alone.
-        if let Error::Query(error) | Error::Unable(error) = error {
+        if let Error::Query(error) | Error::Transient(error) = error {
             tracing::warn!(%error, rotations = batch.len(), "rotation batch failed");
             for pending in batch {
                 pending.reply(Ok(BatchOutcome::RolledBack));

@@ -171,8 +171,10 @@ impl Store {
 
     /// Fails if this server's clock is too wrong to decide about expiry.
     pub fn check_clock(&self) -> Result<(), Error> {
-        match self.skew.last().map(Measured::state) {
-            Some(ClockState::Wrong) => Err(Error::WrongClock),
+        match self.skew.last() {
+            Some(measured) if measured.state() == ClockState::Wrong => {
+                Err(Error::WrongClock(sentence(measured)))
+            }
             _ => Ok(()),
         }
     }

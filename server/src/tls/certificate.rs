@@ -70,7 +70,10 @@ pub(crate) fn read_chain(setting: &'static str, path: &Path) -> Result<Vec<X509>
     match X509::stack_from_pem(&pem) {
         Ok(chain) if !chain.is_empty() => Ok(chain),
         Ok(_) => Err(path_error(setting, path, "holds no certificate in PEM")),
-        Err(_) => Err(path_error(setting, path, "holds a certificate that cannot be parsed")),
+        Err(error) => {
+            let problem = format!("holds a certificate that cannot be parsed: {}", reason(&error));
+            Err(path_error(setting, path, problem))
+        }
     }
 }
 
@@ -82,12 +85,12 @@ pub(super) fn read_key(setting: &'static str, path: &Path) -> Result<PKey<Privat
         let problem = "holds an encrypted private key; decrypt it with `openssl pkey`";
         return Err(path_error(setting, path, problem));
     }
-    PKey::private_key_from_pem(&pem).map_err(|_| {
+    PKey::private_key_from_pem(&pem).map_err(|error| {
         let begun = pem.windows(12).any(|word| word == b"PRIVATE KEY-");
         let problem = if begun {
-            "holds a private key that cannot be parsed"
+            format!("holds a private key that cannot be parsed: {}", reason(&error))
         } else {
-            "holds no private key in PEM"
+            "holds no private key in PEM".to_owned()
         };
         path_error(setting, path, problem)
     })

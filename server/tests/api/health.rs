@@ -49,6 +49,11 @@ async fn readiness_follows_the_database() {
     assert_eq!(ready.json()["database"], "down");
     let problems = ready.json()["problems"].to_string();
     assert!(problems.contains("The database takes no writes"), "{problems}");
+    let address = server.process.url().rsplit('/').next().unwrap().to_owned();
+    let output = launch.set("server.address", &address).run(&["health"]);
+    assert!(!output.status.success());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("responds with 503: The database takes no writes"), "{said}");
     assert_eq!(server.http.get("/health/live").await.status, 200);
     let refused = server.refresh(&tokens.refresh).await;
     assert_eq!((refused.status, refused.header("retry-after")), (503, "1"));
