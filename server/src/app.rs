@@ -13,6 +13,7 @@ use actix_web::{App, HttpServer, web};
 use matchbook_shared::{SERVER_MARK, SERVER_MARK_VALUE};
 use tokio::sync::Notify;
 
+use crate::accounts::Accounts;
 use crate::config::Config;
 use crate::connections::Connections;
 use crate::data_dir::{self, DataDir};
@@ -60,6 +61,8 @@ pub enum Error {
     Bind { address: SocketAddr, source: io::Error },
     #[error("cannot bind to {address} (`metrics.address`, which may be \"off\"): {source}")]
     BindMetrics { address: SocketAddr, source: io::Error },
+    #[error("cannot start the threads that hash passwords: {0}")]
+    Threads(io::Error),
     #[error("the start was canceled: {0}")]
     Canceled(#[from] actix_rt::task::JoinError),
 }
@@ -152,8 +155,11 @@ async fn assemble(
         name: config.keys.issuer.clone(),
         audience: config.keys.audience.clone(),
     });
+    let issuer = Arc::new(issuer);
+    let accounts = Accounts::new(issuer.clone(), store.clone(), config.accounts.clone());
     let state = web::Data::new(State {
-        issuer: Arc::new(issuer),
+        issuer,
+        accounts: Arc::new(accounts.map_err(Error::Threads)?),
         limits: Limits::new(config.limits),
         proxies: config.proxies.clone(),
         metrics,

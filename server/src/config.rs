@@ -3,6 +3,7 @@
 //!
 //! Each module reads one section, or sections that belong together.
 
+mod accounts;
 mod check;
 mod database;
 mod general;
@@ -66,6 +67,8 @@ pub struct Config {
     pub policy: Policy,
     /// The time for which entries of the audit log are kept.
     pub event_retention: Duration,
+    /// The rules for accounts.
+    pub accounts: crate::accounts::Options,
     pub log: Logging,
 }
 
@@ -81,6 +84,7 @@ pub fn load(file: Option<&Path>) -> Result<(Config, Settings), SettingsError> {
 fn read(settings: &Settings) -> Result<Config, SettingsError> {
     let general = General::read(settings)?;
     let server: Server = settings.section("server")?;
+    let accounts = accounts::read(settings, server.address.0)?;
     let metrics: Metrics = settings.section("metrics")?;
     let events: Events = settings.section("events")?;
     let keys = tokens::read(settings)?;
@@ -92,6 +96,7 @@ fn read(settings: &Settings) -> Result<Config, SettingsError> {
         shutdown_timeout: server.shutdown_timeout.0,
         max_connections: server.max_connections(),
         proxies: server.trusted_proxies(),
+        accounts,
         limits: limits::read(settings)?,
         metrics: metrics.address.0,
         database: database::read(settings, &general.data_dir)?,

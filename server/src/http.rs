@@ -3,6 +3,7 @@
 //! A handler parses its request, calls one method of the issuer and writes the
 //! response. Status codes are in `error`.
 
+mod accounts;
 pub mod error;
 mod extract;
 mod guests;
@@ -17,19 +18,20 @@ mod well_known;
 
 use std::future::ready;
 
-use actix_web::error::{QueryPayloadError, UrlencodedError};
+use actix_web::error::{JsonPayloadError, QueryPayloadError, UrlencodedError};
 use actix_web::{HttpRequest, Resource, Route, guard, web};
 
 use error::Error;
 pub use middleware::{close_unread_bodies, request_log};
 
-/// The maximum length of a form, in bytes. The longest valid one is a tenth of this.
+/// The maximum length of a form or a JSON body, in bytes. The longest valid one is a tenth of this.
 const MAX_FORM_LEN: usize = 8 * 1024;
 
 /// Adds the routes of the API.
 pub fn routes(service: &mut web::ServiceConfig) {
     service
         .app_data(web::FormConfig::default().limit(MAX_FORM_LEN).error_handler(form_error))
+        .app_data(web::JsonConfig::default().limit(MAX_FORM_LEN).error_handler(json_error))
         .app_data(web::QueryConfig::default().error_handler(query_error))
         // The most frequent first: actix takes the first route that matches.
         .service(resource("/user", "GET", web::get().to(user::user)))
@@ -38,7 +40,12 @@ pub fn routes(service: &mut web::ServiceConfig) {
             resource("/.well-known/jwks.json", "GET, HEAD, OPTIONS", read().to(well_known::jwks))
                 .route(web::route().guard(guard::Options()).to(well_known::preflight)),
         )
-        .service(resource("/register", "GET", web::get().to(guests::register)))
+        .service(
+            resource("/register", "GET, POST", web::get().to(guests::register))
+                .route(web::post().to(accounts::register)),
+        )
+        .service(resource("/login", "POST", web::post().to(accounts::log_in)))
+        .service(resource("/password", "POST", web::post().to(accounts::change_password)))
         .service(resource("/token", "GET", web::get().to(guests::token)))
         .service(resource("/logout", "POST", web::post().to(sessions::logout)))
         .service(resource("/health/live", "GET, HEAD", read().to(health::live)))
@@ -79,6 +86,22 @@ fn form_error(error: UrlencodedError, _: &HttpRequest) -> actix_web::Error {
         }
         _ => Error::InvalidRequest(
             "The form cannot be read: send each field once, percent-encoded as UTF-8.",
+        ),
+    }
+    .into()
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the signature is actix's")]
+fn json_error(error: JsonPayloadError, _: &HttpRequest) -> actix_web::Error {
+    match error {
+        JsonPayloadError::OverflowKnownLength { .. } | JsonPayloadError::Overflow { .. } => {
+            Error::PayloadTooLarge
+        }
+        JsonPayloadError::ContentType => {
+            Error::InvalidRequest("Send JSON: `Content-Type: application/json`.")
+        }
+        _ => Error::InvalidRequest(
+            "The JSON cannot be read: send one object, each field once and with a string.",
         ),
     }
     .into()

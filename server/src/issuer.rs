@@ -29,7 +29,6 @@ use crate::tokens::Claims;
 
 pub use crate::store::sessions::SessionSummary;
 pub use health::HealthReport;
-pub use log_in::LoginError;
 pub use refresh::RefreshError;
 pub use verify::VerifyError;
 
@@ -134,6 +133,12 @@ impl Issuer {
             name: parts.name,
             audience: parts.audience,
         }
+    }
+
+    /// Returns the lifetimes of tokens and sessions.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.policy
     }
 
     /// Returns the public keys that verify access tokens (RFC 7517 §5).

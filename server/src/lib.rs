@@ -11,9 +11,11 @@ pub mod app;
 
 pub mod http;
 
-pub mod issuer;
-
 pub mod config;
+
+pub mod accounts;
+
+pub mod issuer;
 
 pub mod tls;
 

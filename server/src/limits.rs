@@ -18,6 +18,8 @@ pub struct Options {
     pub register: NonZeroU32,
     /// `/token`, for each address.
     pub token: NonZeroU32,
+    /// `/login` and `/password`, for each address.
+    pub login: NonZeroU32,
     /// `/refresh`, for each address.
     pub refresh: NonZeroU32,
     /// `/refresh`, for each session.
@@ -37,6 +39,7 @@ pub struct Options {
 pub enum Limit {
     Register(IpAddr),
     Token(IpAddr),
+    Login(IpAddr),
     Refresh(IpAddr),
     /// `/refresh` by session.
     Session(SessionId),
@@ -52,6 +55,7 @@ impl Limit {
         match self {
             Self::Register(_) => "register",
             Self::Token(_) => "token",
+            Self::Login(_) => "login",
             Self::Refresh(_) => "refresh",
             Self::Session(_) => "session",
             Self::Logout(_) => "logout",
@@ -67,6 +71,7 @@ pub struct Limits(Option<Limiters>);
 struct Limiters {
     register: KeyedLimiter<u128>,
     token: KeyedLimiter<u128>,
+    login: KeyedLimiter<u128>,
     refresh: KeyedLimiter<u128>,
     session: KeyedLimiter<u128>,
     logout: KeyedLimiter<u128>,
@@ -81,6 +86,7 @@ impl Limits {
         Self(options.map(|options| Limiters {
             register: KeyedLimiter::new(options.register),
             token: KeyedLimiter::new(options.token),
+            login: KeyedLimiter::new(options.login),
             refresh: KeyedLimiter::new(options.refresh),
             session: KeyedLimiter::new(options.session),
             logout: KeyedLimiter::new(options.logout),
@@ -95,6 +101,7 @@ impl Limits {
         match limit {
             Limit::Register(ip) => limiters.register.check(&subnet_key(ip)),
             Limit::Token(ip) => limiters.token.check(&subnet_key(ip)),
+            Limit::Login(ip) => limiters.login.check(&subnet_key(ip)),
             Limit::Refresh(ip) => limiters.refresh.check(&subnet_key(ip)),
             Limit::Session(session) => limiters.session.check(&session.0.as_u128()),
             Limit::Logout(ip) => limiters.logout.check(&subnet_key(ip)),
@@ -160,6 +167,7 @@ mod tests {
         Limits::new(Some(Options {
             register: each,
             token: each,
+            login: each,
             refresh: each,
             session: each,
             logout: each,

@@ -20,13 +20,13 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::crypto::TokenKeys;
 use crate::ids::{AccessTokenId, EventId, SessionId, UserId};
-use crate::store::events::Event;
+use crate::store::events::{Event, Subject};
 
 pub use crate::store::sessions::EndReason;
 pub use assess::{Assessment, InvalidGrant, Presented, PresentedKey, assess};
-pub use end::{Revoked, revoke, revoke_all};
+pub use end::{Revoked, UserSessions, end_all, revoke, revoke_all};
 pub use end_selected::end_selected;
-pub use log_in::{Login, LoginOutcome, log_in, undo_log_in};
+pub use log_in::{GuestRejection, Login, admit_guest, open, undo_open};
 pub use refresh::{PresentedToken, Refresh, RefreshOutcome, ReuseByDate, resolve_conflict};
 pub use retention::{clear_salts, sweep};
 
@@ -111,6 +111,22 @@ pub struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
+    /// Returns an entry of the audit log about a user.
+    #[must_use]
+    pub fn user_event(&self, kind: &'a str, user: UserId) -> Event<'a> {
+        Event {
+            id: self.event,
+            occurred_at: self.now,
+            kind,
+            reason: None,
+            subject: Subject::User(user),
+            user: Some(user),
+            generation: None,
+            ip: self.client.ip,
+            user_agent: self.client.user_agent.as_deref(),
+        }
+    }
+
     /// Returns an entry of the audit log about a session.
     fn event(&self, kind: EventKind, session: SessionId) -> Event<'a> {
         Event {
@@ -118,7 +134,7 @@ impl<'a> Context<'a> {
             occurred_at: self.now,
             kind: kind.as_str(),
             reason: None,
-            session,
+            subject: Subject::Session(session),
             user: None,
             generation: None,
             ip: self.client.ip,

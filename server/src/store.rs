@@ -4,10 +4,12 @@
 //! to either. Each query is written once for both, except where one database needs SQL of
 //! its own; then a `match` in this module decides.
 
+pub mod accounts;
 mod connection;
 pub mod dedicated_connection;
 mod error;
 pub mod events;
+pub mod identities;
 mod migrate;
 mod pool;
 mod requirements;

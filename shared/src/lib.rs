@@ -61,6 +61,50 @@ pub struct UserInfo {
     /// When the access token expires.
     #[serde(with = "time::serde::rfc3339")]
     pub expires_at: OffsetDateTime,
+    /// The name of the account; absent for a guest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Whether the user proved that the email address is theirs; absent for a guest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub email_verified: Option<bool>,
+}
+
+/// The request of `POST /register`: an account's login name and password.
+#[derive(Default, Serialize, Deserialize)]
+pub struct RegisterRequest {
+    /// An email address or a user name.
+    pub name: Option<String>,
+    /// The password.
+    pub password: Option<String>,
+}
+
+/// The response of `POST /register`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RegisteredUser {
+    /// The user of the account.
+    pub user_id: Uuid,
+}
+
+/// The request of `POST /login`.
+#[derive(Default, Serialize, Deserialize)]
+pub struct LoginRequest {
+    /// A login name of the account.
+    pub name: Option<String>,
+    /// The password.
+    pub password: Option<String>,
+    /// The code of the second factor, or a recovery code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+}
+
+/// The request of `POST /password`.
+#[derive(Default, Serialize, Deserialize)]
+pub struct ChangePasswordRequest {
+    /// The password until now.
+    pub current: Option<String>,
+    /// The password from now on.
+    pub new: Option<String>,
 }
 
 /// A session of the user in the response of `GET /sessions`: one login on one device.
@@ -125,6 +169,10 @@ pub enum InvalidGrantReason {
     ExpiredAbsolute,
     /// The user ended the session.
     LoggedOut,
+    /// The user's password was changed or reset on another device.
+    PasswordChanged,
+    /// An operator disabled the user, or the account was deleted.
+    UserDisabled,
     /// The token was rotated before, so a copy of it exists.
     Reuse,
     /// A newer token was issued a moment ago; the session continues with it.
@@ -144,6 +192,8 @@ impl InvalidGrantReason {
             Self::ExpiredIdle => "expired_idle",
             Self::ExpiredAbsolute => "expired_absolute",
             Self::LoggedOut => "logged_out",
+            Self::PasswordChanged => "password_changed",
+            Self::UserDisabled => "user_disabled",
             Self::Reuse => "reuse",
             Self::Superseded => "superseded",
             Self::Unknown => "unknown",
@@ -205,9 +255,20 @@ mod tests {
     #[test]
     fn a_reason_serializes_as_its_name() {
         use InvalidGrantReason::{
-            ExpiredAbsolute, ExpiredIdle, LoggedOut, Other, Reuse, Superseded, Unknown,
+            ExpiredAbsolute, ExpiredIdle, LoggedOut, Other, PasswordChanged, Reuse, Superseded,
+            Unknown, UserDisabled,
         };
-        for reason in [ExpiredIdle, ExpiredAbsolute, LoggedOut, Reuse, Superseded, Unknown, Other] {
+        for reason in [
+            ExpiredIdle,
+            ExpiredAbsolute,
+            LoggedOut,
+            PasswordChanged,
+            UserDisabled,
+            Reuse,
+            Superseded,
+            Unknown,
+            Other,
+        ] {
             assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
         }
     }

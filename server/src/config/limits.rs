@@ -15,6 +15,7 @@ struct Switch {
 struct Limits {
     register: AtLeastOne,
     token: AtLeastOne,
+    login: AtLeastOne,
     refresh: AtLeastOne,
     session: AtLeastOne,
     logout: AtLeastOne,
@@ -33,6 +34,7 @@ pub(super) fn read(settings: &Settings) -> Result<Option<Options>, SettingsError
     Ok(Some(Options {
         register: limits.register.0,
         token: limits.token.0,
+        login: limits.login.0,
         refresh: limits.refresh.0,
         session: limits.session.0,
         logout: limits.logout.0,

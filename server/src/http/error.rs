@@ -8,8 +8,12 @@ use actix_web::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
 use matchbook_shared::{ErrorBody, InvalidGrantReason};
 
-use crate::issuer::{self, ErrorKind, LoginError, RefreshError, VerifyError};
-use crate::sessions::InvalidGrant;
+use crate::accounts::{
+    self, ChangePasswordError, HashingError, InvalidName, LogInError, RegisterError, Registration,
+    Unacceptable,
+};
+use crate::issuer::{self, ErrorKind, RefreshError, VerifyError};
+use crate::sessions::{GuestRejection, InvalidGrant};
 
 /// Why a request is rejected. `Display` is the message for the client. The cause of
 /// a `5xx` is only logged.
@@ -30,6 +34,24 @@ pub enum Error {
     AlreadyActive,
     /// The guest has logged in before.
     GuestIdUsed,
+    /// Guests cannot register.
+    NoGuests,
+    /// Accounts cannot be registered without an invitation, or not at all.
+    RegistrationClosed(Registration),
+    InvalidName,
+    /// The new password is not acceptable; why.
+    UnacceptablePassword(String),
+    NameTaken,
+    /// The access token of a registration is of an account.
+    AlreadyAccount,
+    /// Unknown name or wrong password.
+    InvalidCredentials,
+    /// The password is right, but the account is disabled.
+    UserDisabled,
+    /// The user has no password that could be changed.
+    NoPassword,
+    /// Too many passwords wait to be verified.
+    Busy,
     /// The user has no session of this id.
     SessionNotFound,
     /// How long to wait.
@@ -40,6 +62,7 @@ pub enum Error {
     PayloadTooLarge,
     BodyTimeout,
     Failed(issuer::Error),
+    HashingFailed(HashingError),
 }
 
 impl From<issuer::Error> for Error {
@@ -48,13 +71,67 @@ impl From<issuer::Error> for Error {
     }
 }
 
-impl From<LoginError> for Error {
-    fn from(error: LoginError) -> Self {
+impl From<GuestRejection> for Error {
+    fn from(rejection: GuestRejection) -> Self {
+        match rejection {
+            GuestRejection::UserNotFound => Self::UserNotFound,
+            GuestRejection::AlreadyActive => Self::AlreadyActive,
+            GuestRejection::IdUsed => Self::GuestIdUsed,
+        }
+    }
+}
+
+impl From<accounts::Error> for Error {
+    fn from(error: accounts::Error) -> Self {
         match error {
-            LoginError::UserNotFound => Self::UserNotFound,
-            LoginError::AlreadyActive => Self::AlreadyActive,
-            LoginError::GuestIdUsed => Self::GuestIdUsed,
-            LoginError::Failed(error) => Self::Failed(error),
+            accounts::Error::Issuer(error) => Self::Failed(error),
+            accounts::Error::Hashing(HashingError::Busy) => Self::Busy,
+            accounts::Error::Hashing(error) => Self::HashingFailed(error),
+        }
+    }
+}
+
+impl From<InvalidName> for Error {
+    fn from(_: InvalidName) -> Self {
+        Self::InvalidName
+    }
+}
+
+impl From<Unacceptable> for Error {
+    fn from(reason: Unacceptable) -> Self {
+        Self::UnacceptablePassword(reason.message())
+    }
+}
+
+impl From<RegisterError> for Error {
+    fn from(error: RegisterError) -> Self {
+        match error {
+            RegisterError::Closed(registration) => Self::RegistrationClosed(registration),
+            RegisterError::Unacceptable(reason) => reason.into(),
+            RegisterError::NameTaken => Self::NameTaken,
+            RegisterError::AlreadyAccount => Self::AlreadyAccount,
+            RegisterError::Failed(error) => error.into(),
+        }
+    }
+}
+
+impl From<LogInError> for Error {
+    fn from(error: LogInError) -> Self {
+        match error {
+            LogInError::InvalidCredentials => Self::InvalidCredentials,
+            LogInError::Disabled => Self::UserDisabled,
+            LogInError::Failed(error) => error.into(),
+        }
+    }
+}
+
+impl From<ChangePasswordError> for Error {
+    fn from(error: ChangePasswordError) -> Self {
+        match error {
+            ChangePasswordError::NoPassword => Self::NoPassword,
+            ChangePasswordError::WrongPassword => Self::InvalidCredentials,
+            ChangePasswordError::Unacceptable(reason) => reason.into(),
+            ChangePasswordError::Failed(error) => error.into(),
         }
     }
 }
@@ -87,7 +164,7 @@ impl Error {
         Self::InvalidToken("The access token is not valid: log in or refresh.");
 
     /// Returns the status, the code for programs and the message for people.
-    fn parts(&self) -> (StatusCode, &'static str, &'static str) {
+    fn parts(&self) -> (StatusCode, &'static str, &str) {
         use StatusCode as Status;
         match self {
             Self::InvalidRequest(message) | Self::InvalidBearer(message) => {
@@ -117,6 +194,44 @@ impl Error {
                 "sign_in_used",
                 "A guest id permits one login, and this one is used: get a new id from /register.",
             ),
+            Self::NoGuests => (
+                Status::FORBIDDEN,
+                "registration_closed",
+                "This server has no guests: log in with an account.",
+            ),
+            Self::RegistrationClosed(registration) => {
+                (Status::FORBIDDEN, "registration_closed", registration_message(*registration))
+            }
+            Self::InvalidName => (
+                Status::BAD_REQUEST,
+                "invalid_name",
+                "The name must be an email address, or 1 to 64 letters, digits and `.`, `-`, `_`, \
+                 of which the first is a letter or digit.",
+            ),
+            Self::UnacceptablePassword(message) => {
+                (Status::BAD_REQUEST, "unacceptable_password", message)
+            }
+            Self::NameTaken => {
+                (Status::CONFLICT, "name_taken", "The name is taken: choose another one.")
+            }
+            Self::AlreadyAccount => (
+                Status::CONFLICT,
+                "already_registered",
+                "The access token is of an account: log out first, or send the request without it.",
+            ),
+            Self::InvalidCredentials => {
+                (Status::UNAUTHORIZED, "invalid_credentials", "The name or the password is wrong.")
+            }
+            Self::UserDisabled => (
+                Status::FORBIDDEN,
+                "user_disabled",
+                "The account is disabled: ask the operator of this server.",
+            ),
+            Self::NoPassword => (
+                Status::CONFLICT,
+                "no_password",
+                "The user has no password: register an account first.",
+            ),
             Self::SessionNotFound => (
                 Status::NOT_FOUND,
                 "unknown_session",
@@ -142,6 +257,12 @@ impl Error {
                 "The request body did not arrive in time: send it again.",
             ),
             Self::Failed(error) => failure_parts(error.kind()),
+            Self::Busy => (
+                Status::SERVICE_UNAVAILABLE,
+                "temporarily_unavailable",
+                "Too many people log in at this moment: try again in a moment.",
+            ),
+            Self::HashingFailed(_) => failure_parts(ErrorKind::Internal),
         }
     }
 
@@ -160,6 +281,17 @@ impl Error {
                 Some(format!(r#"{REALM}, error="{code}", error_description="{message}""#))
             }
             _ => None,
+        }
+    }
+}
+
+fn registration_message(registration: Registration) -> &'static str {
+    match registration {
+        Registration::Closed => {
+            "Registration is closed: ask the operator of this server for an account."
+        }
+        Registration::Open | Registration::Invite => {
+            "Registration needs an invitation: ask the operator of this server for one."
         }
     }
 }
@@ -218,6 +350,9 @@ impl ResponseError for Error {
 
     fn error_response(&self) -> HttpResponse {
         if let Self::Failed(error) = self {
+            tracing::error!(%error, "request failed");
+        }
+        if let Self::HashingFailed(error) = self {
             tracing::error!(%error, "request failed");
         }
         let (status, code, message) = self.parts();

@@ -16,6 +16,9 @@ pub(super) async fn register(
     state: Data<State>,
     client: ClientInfo,
 ) -> Result<Json<UserId>, Error> {
+    if !state.accounts.permits_guests() {
+        return Err(Error::NoGuests);
+    }
     state.check_limit(client.ip.map(Limit::Register))?;
     state.check_limit(Some(Limit::RegisterTotal))?;
     Ok(Json(state.issuer.register_guest().await?))
@@ -33,5 +36,5 @@ pub(super) async fn token(
     let user = Uuid::try_parse(&id).map(UserId).map_err(|_| {
         Error::InvalidRequest("`userId` is not an id: send the one from /register.")
     })?;
-    Ok(token_response(state.issuer.log_in(user, client).await?))
+    Ok(token_response(state.issuer.log_in_guest(user, client).await??))
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::accounts::Accounts;
 use crate::http::error::Error;
 use crate::issuer::Issuer;
 use crate::limits::{Limit, Limits};
@@ -9,9 +10,10 @@ use crate::metrics::Metrics;
 use crate::proxies::TrustedProxies;
 
 /// The parts that a handler may use. The store is not among them: handlers call the
-/// issuer.
+/// issuer and the accounts.
 pub struct State {
     pub issuer: Arc<Issuer>,
+    pub accounts: Arc<Accounts>,
     pub limits: Limits,
     pub proxies: TrustedProxies,
     pub metrics: Arc<Metrics>,

@@ -1,29 +1,14 @@
-//! Guests: registration and login.
+//! Logins: opens sessions.
+
+use diesel::{Connection, QueryResult};
 
 use super::{Error, IssuedTokens, Issuer};
 use crate::clock;
 use crate::crypto::Secret;
 use crate::ids::{SessionId, UserId};
-use crate::sessions::{self, ClientInfo, Context, Login, LoginOutcome};
-use crate::store::users;
+use crate::sessions::{self, ClientInfo, Context, GuestRejection, Login, TokenGrant};
+use crate::store::{Conn, users};
 use crate::tokens::RotationRandomness;
-
-/// Why a login is rejected.
-#[derive(Debug)]
-pub enum LoginError {
-    UserNotFound,
-    /// The guest has a live session, which has to be refreshed instead.
-    AlreadyActive,
-    /// The guest has logged in before, and that session is over.
-    GuestIdUsed,
-    Failed(Error),
-}
-
-impl<E: Into<Error>> From<E> for LoginError {
-    fn from(error: E) -> Self {
-        Self::Failed(error.into())
-    }
-}
 
 impl Issuer {
     /// Adds a guest.
@@ -35,44 +20,54 @@ impl Issuer {
     }
 
     /// Opens the one session of a guest.
-    pub async fn log_in(
+    pub async fn log_in_guest(
         &self,
         user: UserId,
         client: ClientInfo,
-    ) -> Result<IssuedTokens, LoginError> {
+    ) -> Result<Result<IssuedTokens, GuestRejection>, Error> {
+        let ip = client.ip.map(tracing::field::display);
+        let admit = move |conn: &mut Conn, cx: &Context<'_>| sessions::admit_guest(conn, user, cx);
+        let opened = self.open_session(user, client, admit).await?;
+        if let Err(reason) = &opened {
+            tracing::info!(ip, ?reason, "login rejected");
+        }
+        Ok(opened)
+    }
+
+    /// Opens a session if `admit` returns `Ok` in the same transaction. A login whose
+    /// client disconnects before the commit is reversed.
+    pub(crate) async fn open_session<R: Send + 'static>(
+        &self,
+        user: UserId,
+        client: ClientInfo,
+        admit: impl FnOnce(&mut Conn, &Context<'_>) -> QueryResult<Result<(), R>> + Send + 'static,
+    ) -> Result<Result<IssuedTokens, R>, Error> {
         let now = clock::now();
         let session = SessionId::new(user, now)?;
         let secret = Secret::random()?;
-        let randomness = RotationRandomness::generate(now)?;
+        let RotationRandomness { access, event, .. } = RotationRandomness::generate(now)?;
         let ip = client.ip.map(tracing::field::display);
-        let login = Login { user, session, secret, access: randomness.access };
+        let login = Login { user, session, secret, access };
         let policy = self.policy;
         let token_keys = self.token_keys.clone();
-        let outcome = self
-            .store
-            .write_or_undo(
-                move |conn| {
-                    let event = randomness.event;
-                    let cx = Context { policy: &policy, client: &client, event, now };
-                    sessions::log_in(conn, login, &token_keys.current, &cx)
-                },
-                move |conn, outcome| match outcome {
-                    LoginOutcome::Granted(_) => sessions::undo_log_in(conn, session, user),
-                    _ => Ok(()),
-                },
-            )
-            .await?;
-        let rejection = match outcome {
-            LoginOutcome::Granted(grant) => {
+        let open = move |conn: &mut Conn| {
+            let cx = Context { policy: &policy, client: &client, event, now };
+            conn.transaction(|conn| match admit(conn, &cx)? {
+                Ok(()) => sessions::open(conn, login, &token_keys.current, &cx).map(Ok),
+                Err(rejection) => Ok(Err(rejection)),
+            })
+        };
+        let undo = move |conn: &mut Conn, opened: Result<TokenGrant, R>| match opened {
+            Ok(_) => sessions::undo_open(conn, session, user),
+            Err(_) => Ok(()),
+        };
+        match self.store.write_or_undo(open, undo).await? {
+            Ok(grant) => {
                 tracing::info!(%session, %user, ip, "session opened");
                 self.metrics.record_login();
-                return Ok(self.issue(grant, now).await?);
+                Ok(Ok(self.issue(grant, now).await?))
             }
-            LoginOutcome::UserNotFound => LoginError::UserNotFound,
-            LoginOutcome::AlreadyActive => LoginError::AlreadyActive,
-            LoginOutcome::GuestIdUsed => LoginError::GuestIdUsed,
-        };
-        tracing::info!(ip, reason = ?rejection, "login rejected");
-        Err(rejection)
+            Err(rejection) => Ok(Err(rejection)),
+        }
     }
 }

@@ -7,7 +7,7 @@ use diesel::QueryResult;
 use super::{Error, Issuer, SessionSummary};
 use crate::clock;
 use crate::ids::{EventId, SessionId, UserId};
-use crate::sessions::{self, ClientInfo, Context, EndReason, Revoked};
+use crate::sessions::{self, ClientInfo, Context, EndReason, Revoked, UserSessions};
 use crate::store::revocations::{self, Revocation};
 use crate::store::{self, Conn};
 
@@ -66,7 +66,8 @@ impl Issuer {
         let policy = self.policy;
         self.revoke_with(move |conn| {
             let cx = Context { policy: &policy, client: &client, event, now };
-            sessions::revoke_all(conn, user, keep, &cx)
+            let selected = UserSessions { user, keep, reason: EndReason::LoggedOut };
+            sessions::revoke_all(conn, selected, &cx)
         })
         .await
     }
@@ -77,23 +78,39 @@ impl Issuer {
         self: &Arc<Self>,
         end: impl FnOnce(&mut Conn) -> QueryResult<Revoked> + Send + 'static,
     ) -> Result<usize, Error> {
+        self.change_and_revoke(EndReason::LoggedOut, move |conn| {
+            let revoked = end(conn)?;
+            Ok((revoked.ended, revoked))
+        })
+        .await
+    }
+
+    /// Runs `change`, which ends sessions for `reason`, then publishes their revocations.
+    /// When this returns, no server accepts the tokens of these sessions any more. Runs to
+    /// its end even if the client disconnects.
+    pub(crate) async fn change_and_revoke<T: Send + 'static>(
+        self: &Arc<Self>,
+        reason: EndReason,
+        change: impl FnOnce(&mut Conn) -> QueryResult<(T, Revoked)> + Send + 'static,
+    ) -> Result<T, Error> {
         let issuer = self.clone();
         Self::detached(async move {
-            let end = |conn: &mut Conn| {
-                let Revoked { ended, to_publish } = end(conn)?;
-                Ok((ended, revocations::for_sessions(conn, &to_publish)?))
+            let change = |conn: &mut Conn| {
+                let (changed, Revoked { ended, to_publish }) = change(conn)?;
+                Ok((changed, ended, revocations::for_sessions(conn, &to_publish)?))
             };
-            let (ended, revoked) = issuer.store.write(end).await?;
-            issuer.metrics.record_revocations(EndReason::LoggedOut.as_str(), ended);
+            let (changed, ended, revoked) = issuer.store.write(change).await?;
+            issuer.metrics.record_revocations(reason.as_str(), ended);
             if ended > 0 {
+                let reason = reason.as_str();
                 for Revocation { session_id: session, .. } in &revoked {
-                    tracing::info!(%session, "logged out");
+                    tracing::info!(%session, reason, "session ended");
                 }
             }
             if !revoked.is_empty() {
                 issuer.status.publish_revocations(&revoked).await;
             }
-            Ok(ended)
+            Ok(changed)
         })
         .await
     }

@@ -38,6 +38,8 @@ impl InvalidGrant {
             Self::Superseded => InvalidGrantReason::Superseded,
             Self::Reuse | Self::Ended(EndReason::Reuse) => InvalidGrantReason::Reuse,
             Self::Ended(EndReason::LoggedOut) => InvalidGrantReason::LoggedOut,
+            Self::Ended(EndReason::PasswordChanged) => InvalidGrantReason::PasswordChanged,
+            Self::Ended(EndReason::UserDisabled) => InvalidGrantReason::UserDisabled,
             Self::Ended(EndReason::Other) => InvalidGrantReason::Other,
         }
     }

@@ -19,6 +19,11 @@ pub struct Revoked {
     pub to_publish: Vec<SessionId>,
 }
 
+impl Revoked {
+    /// No session ended.
+    pub const NOTHING: Self = Self { ended: 0, to_publish: Vec::new() };
+}
+
 /// Ends a session at the request of its user. Returns `false` if it had ended or never
 /// existed. An expired session ends as well, because a clock may be set back.
 pub fn revoke(conn: &mut Conn, session: SessionId, cx: &Context<'_>) -> QueryResult<bool> {
@@ -32,24 +37,40 @@ pub fn revoke(conn: &mut Conn, session: SessionId, cx: &Context<'_>) -> QueryRes
     })
 }
 
-/// Ends all live sessions of a user except `keep`.
+/// Which sessions of a user end, and why.
+#[derive(Debug, Clone, Copy)]
+pub struct UserSessions {
+    pub user: UserId,
+    /// The session that does not end.
+    pub keep: Option<SessionId>,
+    pub reason: EndReason,
+}
+
+/// Ends all live sessions of a user, in a transaction of its own.
 pub fn revoke_all(
     conn: &mut Conn,
-    user: UserId,
-    keep: Option<SessionId>,
+    selected: UserSessions,
     cx: &Context<'_>,
 ) -> QueryResult<Revoked> {
-    conn.write(|conn| {
-        let end = SessionEnd { at: cx.now, reason: EndReason::LoggedOut };
-        let ended = store::sessions::end_all(conn, user, keep, end)?;
-        for ((session, access_expires_at), n) in ended.iter().copied().zip(0..) {
-            record_revocation(conn, session, access_expires_at)?;
-            let cx = Context { event: cx.event.offset(n), ..*cx };
-            let event = Event { user: Some(user), ..cx.event(EventKind::LoggedOut, session) };
-            events::insert(conn, &event)?;
-        }
-        Ok(Revoked { ended: ended.len(), to_publish: revocations::for_user(conn, user)? })
-    })
+    conn.write(|conn| end_all(conn, selected, cx))
+}
+
+/// Ends all live sessions of a user. Needs a transaction that has written already.
+pub fn end_all(conn: &mut Conn, selected: UserSessions, cx: &Context<'_>) -> QueryResult<Revoked> {
+    let UserSessions { user, keep, reason } = selected;
+    let end = SessionEnd { at: cx.now, reason };
+    let ended = store::sessions::end_all(conn, user, keep, end)?;
+    for ((session, access_expires_at), n) in ended.iter().copied().zip(0..) {
+        record_revocation(conn, session, access_expires_at)?;
+        let cx = Context { event: cx.event.offset(n), ..*cx };
+        let event = Event {
+            user: Some(user),
+            reason: reason.explains_logout(),
+            ..cx.event(EventKind::LoggedOut, session)
+        };
+        events::insert(conn, &event)?;
+    }
+    Ok(Revoked { ended: ended.len(), to_publish: revocations::for_user(conn, user)? })
 }
 
 /// Ends a session and records its revocation. Returns its user, or `None` if it had

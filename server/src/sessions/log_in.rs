@@ -1,4 +1,4 @@
-//! Login: opens the one session of a guest.
+//! Login: opens a session.
 
 use diesel::{Connection, QueryResult};
 
@@ -7,7 +7,7 @@ use crate::crypto::{Secret, TokenKey};
 use crate::ids::{AccessTokenId, SessionId, UserId};
 use crate::store::events::{self, Event};
 use crate::store::sessions::NewSession;
-use crate::store::{self, Conn, users};
+use crate::store::{self, Conn, accounts, users};
 use crate::tokens::RefreshToken;
 
 /// A login, with the ids and the secret of the session that it opens.
@@ -18,63 +18,71 @@ pub struct Login {
     pub access: AccessTokenId,
 }
 
-/// The outcome of a login.
-pub enum LoginOutcome {
-    /// The session was opened.
-    Granted(TokenGrant),
+/// Why a guest may not log in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GuestRejection {
     UserNotFound,
     /// The guest has a live session, which has to be refreshed instead.
     AlreadyActive,
     /// The guest has logged in before, and that session is over.
-    GuestIdUsed,
+    IdUsed,
 }
 
-/// Opens the one session of a guest.
-pub fn log_in(
+/// Uses the one login of a guest. The caller opens the session in the same transaction if
+/// the guest may log in.
+pub fn admit_guest(
+    conn: &mut Conn,
+    user: UserId,
+    cx: &Context<'_>,
+) -> QueryResult<Result<(), GuestRejection>> {
+    // The write comes first: of several concurrent logins, one succeeds.
+    if users::use_login(conn, user, cx.now)? {
+        return Ok(Ok(()));
+    }
+    // The id of an account is no credential.
+    if !users::exists(conn, user)? || accounts::exists(conn, user)? {
+        return Ok(Err(GuestRejection::UserNotFound));
+    }
+    let is_active = store::sessions::has_live(conn, user, cx.now)?;
+    Ok(Err(if is_active { GuestRejection::AlreadyActive } else { GuestRejection::IdUsed }))
+}
+
+/// Opens a session. Needs a transaction.
+pub fn open(
     conn: &mut Conn,
     login: Login,
     token_key: &TokenKey,
     cx: &Context<'_>,
-) -> QueryResult<LoginOutcome> {
+) -> QueryResult<TokenGrant> {
     let Login { user, session, secret, access } = login;
     let Context { policy, client, now, .. } = *cx;
-    conn.transaction(|conn| {
-        // The write comes first: of several concurrent logins, one succeeds.
-        if !users::use_login(conn, user, now)? {
-            return Ok(match users::exists(conn, user)? {
-                false => LoginOutcome::UserNotFound,
-                true if store::sessions::has_live(conn, user, now)? => LoginOutcome::AlreadyActive,
-                true => LoginOutcome::GuestIdUsed,
-            });
-        }
-        let expires_at = now.after(policy.absolute_lifetime);
-        store::sessions::insert(
-            conn,
-            &NewSession {
-                id: session,
-                user,
-                secret: secret.digest(),
-                access,
-                access_expires_at: now.after(policy.access_lifetime),
-                now,
-                idle_expires_at: now.after(policy.idle_lifetime),
-                expires_at,
-                user_agent: client.user_agent.as_deref(),
-                ip: client.ip,
-            },
-        )?;
-        let event = Event { user: Some(user), ..cx.event(EventKind::LoggedIn, session) };
-        events::insert(conn, &event)?;
-        let refresh_token = RefreshToken { session, generation: 0, secret }.encode(token_key);
-        let access = AccessGrant::new(access, now, policy.access_lifetime, expires_at);
-        Ok(LoginOutcome::Granted(TokenGrant { user, session, refresh_token, access }))
-    })
+    let expires_at = now.after(policy.absolute_lifetime);
+    store::sessions::insert(
+        conn,
+        &NewSession {
+            id: session,
+            user,
+            secret: secret.digest(),
+            access,
+            access_expires_at: now.after(policy.access_lifetime),
+            now,
+            idle_expires_at: now.after(policy.idle_lifetime),
+            expires_at,
+            user_agent: client.user_agent.as_deref(),
+            ip: client.ip,
+        },
+    )?;
+    let event = Event { user: Some(user), ..cx.event(EventKind::LoggedIn, session) };
+    events::insert(conn, &event)?;
+    let refresh_token = RefreshToken { session, generation: 0, secret }.encode(token_key);
+    let access = AccessGrant::new(access, now, policy.access_lifetime, expires_at);
+    Ok(TokenGrant { user, session, refresh_token, access })
 }
 
-/// Reverses a login whose client disconnected: the guest may log in again.
-pub fn undo_log_in(conn: &mut Conn, session: SessionId, user: UserId) -> QueryResult<()> {
+/// Reverses a login whose client disconnected: a guest may log in again.
+pub fn undo_open(conn: &mut Conn, session: SessionId, user: UserId) -> QueryResult<()> {
     conn.transaction(|conn| {
-        if store::sessions::delete_unused(conn, session)? {
+        if store::sessions::delete_unused(conn, session)? && !accounts::exists(conn, user)? {
             users::release_login(conn, user)?;
         }
         Ok(())

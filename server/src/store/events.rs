@@ -18,8 +18,8 @@ pub struct Event<'a> {
     pub occurred_at: Timestamp,
     pub kind: &'a str,
     pub reason: Option<&'a str>,
-    pub session: SessionId,
-    /// The user of the session, if known.
+    pub subject: Subject,
+    /// The user, if known.
     pub user: Option<UserId>,
     /// The generation of the refresh token that was presented.
     pub generation: Option<i64>,
@@ -28,16 +28,46 @@ pub struct Event<'a> {
     pub user_agent: Option<&'a str>,
 }
 
+/// What an event is about. It determines the place of the row.
+#[derive(Debug, Clone, Copy)]
+pub enum Subject {
+    Session(SessionId),
+    User(UserId),
+}
+
+impl Subject {
+    fn place(self) -> Place {
+        match self {
+            Self::Session(session) => session.place(),
+            Self::User(user) => user.place(),
+        }
+    }
+
+    fn session(self) -> Option<SessionId> {
+        match self {
+            Self::Session(session) => Some(session),
+            Self::User(_) => None,
+        }
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Session(session) => session.0.as_bytes(),
+            Self::User(user) => user.0.as_bytes(),
+        }
+    }
+}
+
 /// The columns of an event. Events with the same `$fold_key` are counted in one row.
 macro_rules! row {
     ($event:expr, $fold_key:expr) => {
         (
-            events::place.eq($event.session.place().value()),
+            events::place.eq($event.subject.place().value()),
             events::id.eq($event.id),
             events::occurred_at.eq($event.occurred_at),
             events::kind.eq($event.kind),
             events::reason.eq($event.reason),
-            events::session_id.eq($event.session),
+            events::session_id.eq($event.subject.session()),
             events::user_id.eq($event.user),
             events::generation.eq($event.generation),
             events::ip.eq($event.ip.map(IpAddress)),
@@ -69,7 +99,7 @@ pub fn insert(conn: &mut Conn, event: &Event<'_>) -> QueryResult<()> {
 /// The reason of all events that a copied token causes.
 const REUSE: &str = "reuse";
 
-/// Inserts an event, or counts it in the row of the same minute, session, kind, reason and
+/// Inserts an event, or counts it in the row of the same minute, subject, kind, reason and
 /// address. One statement does both, so that concurrent servers count in one row.
 pub fn count(conn: &mut Conn, event: &Event<'_>) -> QueryResult<()> {
     match conn {
@@ -87,7 +117,7 @@ fn fold_key(event: &Event<'_>) -> Digest {
     let ip = event.ip.map(|ip| ip.to_string()).unwrap_or_default();
     // Kinds, reasons and addresses contain no zero byte.
     let text = format!("{kind}\0{reason}\0{ip}");
-    Digest::of(&[event.session.0.as_bytes(), &minute, text.as_bytes()])
+    Digest::of(&[event.subject.as_bytes(), &minute, text.as_bytes()])
 }
 
 /// An event that was read from the audit log.

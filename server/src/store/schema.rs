@@ -40,6 +40,7 @@ diesel::table! {
         end_reason -> Nullable<Text>,
         user_agent -> Nullable<Text>,
         ip -> Nullable<SqlInet>,
+        claims -> Nullable<Text>,
     }
 }
 
@@ -101,5 +102,93 @@ diesel::table! {
     }
 }
 
-diesel::allow_tables_to_appear_in_same_query!(sessions, users);
+diesel::table! {
+    use diesel::sql_types::{BigInt, Binary, Bool, Nullable, SmallInt, Text};
+    use crate::store::types::sql::{SqlUuid, SqlTimestamp};
+
+    accounts (place, user_id) {
+        place -> SmallInt,
+        user_id -> SqlUuid,
+        created_at -> SqlTimestamp,
+        display_name -> Nullable<Text>,
+        password_hash -> Nullable<Text>,
+        is_admin -> Bool,
+        disabled_at -> Nullable<SqlTimestamp>,
+        last_login_at -> Nullable<SqlTimestamp>,
+        totp_secret -> Nullable<Binary>,
+        totp_confirmed_at -> Nullable<SqlTimestamp>,
+        totp_last_step -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::{Binary, Nullable, SmallInt};
+    use crate::store::types::sql::{SqlUuid, SqlTimestamp};
+
+    recovery_codes (place, user_id, digest) {
+        place -> SmallInt,
+        user_id -> SqlUuid,
+        digest -> Binary,
+        used_at -> Nullable<SqlTimestamp>,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::{Nullable, Text};
+    use crate::store::types::sql::{SqlUuid, SqlTimestamp};
+
+    identities (name) {
+        name -> Text,
+        kind -> Text,
+        user_id -> SqlUuid,
+        created_at -> SqlTimestamp,
+        verified_at -> Nullable<SqlTimestamp>,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::{Binary, Bool, Nullable, Text};
+    use crate::store::types::sql::{SqlUuid, SqlTimestamp};
+
+    one_time_links (digest) {
+        digest -> Binary,
+        purpose -> Text,
+        user_id -> SqlUuid,
+        name -> Nullable<Text>,
+        password_hash -> Nullable<Text>,
+        is_admin -> Bool,
+        created_at -> SqlTimestamp,
+        expires_at -> SqlTimestamp,
+        used_at -> Nullable<SqlTimestamp>,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::{Binary, Nullable, Text};
+    use crate::store::types::sql::SqlTimestamp;
+
+    backends (id) {
+        id -> Text,
+        name -> Text,
+        secret_digest -> Binary,
+        previous_secret_digest -> Nullable<Binary>,
+        created_at -> SqlTimestamp,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::{Binary, Nullable};
+    use crate::store::types::sql::{SqlUuid, SqlTimestamp};
+
+    imported_refresh_tokens (digest) {
+        digest -> Binary,
+        user_id -> SqlUuid,
+        expires_at -> SqlTimestamp,
+        exchanged_at -> Nullable<SqlTimestamp>,
+        session_id -> Nullable<SqlUuid>,
+        salt -> Nullable<Binary>,
+    }
+}
+
+diesel::allow_tables_to_appear_in_same_query!(accounts, users, sessions);
 diesel::allow_tables_to_appear_in_same_query!(sessions, session_revocations);

@@ -3,7 +3,7 @@
 use diesel::dsl::not;
 use diesel::prelude::*;
 
-use super::schema::{sessions, users};
+use super::schema::{accounts, sessions, users};
 use super::{Conn, Page};
 use crate::clock::Timestamp;
 use crate::ids::{Place, UserId};
@@ -21,12 +21,31 @@ pub fn insert(conn: &mut Conn, id: UserId, now: Timestamp) -> QueryResult<()> {
     Ok(())
 }
 
+/// Inserts a user whose id permits no login, for an account.
+pub fn insert_used(conn: &mut Conn, id: UserId, now: Timestamp) -> QueryResult<()> {
+    diesel::insert_into(users::table)
+        .values((
+            users::place.eq(id.place().value()),
+            users::id.eq(id),
+            users::created_at.eq(now),
+            users::logged_in_at.eq(now),
+        ))
+        .execute(conn)?;
+    Ok(())
+}
+
 /// Uses the guest's only login. Of several concurrent calls, one returns `true`.
 pub fn use_login(conn: &mut Conn, id: UserId, now: Timestamp) -> QueryResult<bool> {
     let changed = diesel::update(users::table.find(key(id)).filter(users::logged_in_at.is_null()))
         .set(users::logged_in_at.eq(now))
         .execute(conn)?;
     Ok(changed == 1)
+}
+
+/// Deletes a user with everything that references it: account, sessions, recovery codes.
+/// Returns `false` if there is no such user.
+pub fn delete(conn: &mut Conn, id: UserId) -> QueryResult<bool> {
+    Ok(diesel::delete(users::table.find(key(id))).execute(conn)? == 1)
 }
 
 /// Lets the guest log in again.
@@ -48,6 +67,7 @@ pub struct SweepReport {
 
 /// Deletes the unneeded guests of a page. These were registered before `unused` and never
 /// logged in, or logged in before `used` and have no session left. A guest logs in once.
+/// Accounts are not deleted.
 pub fn sweep(
     conn: &mut Conn,
     page: Page<UserId>,
@@ -74,12 +94,15 @@ pub fn sweep(
         left = left.saturating_sub(i64::try_from(seen.len()).unwrap_or(i64::MAX));
         let own_sessions = sessions::place.eq(users::place).and(sessions::user_id.eq(users::id));
         let has_sessions = diesel::dsl::exists(sessions::table.filter(own_sessions));
+        let own_account = accounts::place.eq(users::place).and(accounts::user_id.eq(users::id));
+        let is_account = diesel::dsl::exists(accounts::table.filter(own_account));
         let never_used = users::logged_in_at.is_null().and(users::created_at.lt(unused));
         let is_over = users::logged_in_at.is_not_null().and(users::logged_in_at.lt(used));
         // The statement that deletes checks again: a guest may be logging in.
         let due = users::table
             .filter(users::place.eq(place.value()))
             .filter(users::id.eq_any(seen))
+            .filter(not(is_account))
             .filter(never_used.or(is_over.and(not(has_sessions)).assume_not_null()));
         report.deleted += diesel::delete(due).execute(conn)?;
     }

@@ -14,7 +14,7 @@ async fn logout_accepts_an_access_token_or_a_refresh_token() {
     assert_eq!((response.status, response.text.as_str()), (204, ""));
     let response = server.http.post("/logout", &format!("refresh_token={}", form.refresh)).await;
     assert_eq!(response.status, 204);
-    server.process.await_log("logged out");
+    server.process.await_log("session ended");
     for tokens in [&bearer, &form] {
         assert_eq!(server.user(&tokens.access).await, 401);
         let refused = server.refresh(&tokens.refresh).await;

@@ -6,7 +6,7 @@ use std::thread;
 
 use matchbook_server::clock::Timestamp;
 use matchbook_server::ids::{EventId, SessionId, UserId};
-use matchbook_server::store::events::{Event, count, insert};
+use matchbook_server::store::events::{Event, Subject, count, insert};
 
 use crate::harness::{DEFAULT, Harness, MINUTE, SECOND, START};
 
@@ -18,7 +18,7 @@ fn refusal(session: SessionId, at: Timestamp) -> Event<'static> {
         occurred_at: at,
         kind: "refresh_rejected",
         reason: Some("superseded"),
-        session,
+        subject: Subject::Session(session),
         user: None,
         generation: Some(1),
         ip: Some(ADDRESS),

@@ -10,8 +10,8 @@ use matchbook_server::crypto::{IdempotencyKey, Secret, TokenKeys};
 use matchbook_server::ids::{EventId, SessionId, UserId};
 use matchbook_server::secrets::DerivedKeys;
 use matchbook_server::sessions::{
-    self, ClientInfo, Context, Login, LoginOutcome, Policy, PresentedToken, Refresh,
-    RefreshOutcome, ReissueRules, ReuseByDate, Rules, TokenGrant,
+    self, ClientInfo, Context, Login, Policy, PresentedToken, Refresh, RefreshOutcome,
+    ReissueRules, ReuseByDate, Rules, TokenGrant,
 };
 use matchbook_server::store::sessions::{Session, find, redate, rotate_batch};
 use matchbook_server::store::{self, Conn, Options, Page, Store, Url, users};
@@ -191,10 +191,11 @@ impl Harness {
         let login = Login { user, session, secret: Secret::random().unwrap(), access };
         let Harness { conn, token_keys, policy, now, .. } = self;
         let cx = Context { policy, client: &client, event, now: *now };
-        match sessions::log_in(conn, login, &token_keys.current, &cx).unwrap() {
-            LoginOutcome::Granted(grant) => (session, grant.into()),
-            _ => panic!("a new guest logs in"),
-        }
+        let grant = conn.transaction(|conn| {
+            sessions::admit_guest(conn, user, &cx)?.expect("a new guest logs in");
+            sessions::open(conn, login, &token_keys.current, &cx)
+        });
+        (session, grant.unwrap().into())
     }
 
     /// Presents a refresh token, with or without an idempotency key.

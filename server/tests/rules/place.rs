@@ -65,7 +65,13 @@ fn tables_of_users_are_distributed_by_place_and_all_others_by_their_own_key() {
     assert_eq!(
         keys,
         [
+            ("accounts", "place, user_id"),
+            ("backends", "id"),
             ("events", "place, id"),
+            ("identities", "name"),
+            ("imported_refresh_tokens", "digest"),
+            ("one_time_links", "digest"),
+            ("recovery_codes", "place, user_id, digest"),
             ("servers", "id"),
             ("session_revocations", "place, session_id"),
             ("sessions", "place, id"),
@@ -83,18 +89,25 @@ fn unique_indexes_and_foreign_keys_of_distributed_tables_begin_with_the_place() 
     let query = "SELECT indexrelid::regclass::text AS name, \
          pg_get_indexdef(indexrelid, 1, true) AS columns FROM pg_index \
          WHERE indisunique AND indrelid IN ('users'::regclass, 'sessions'::regclass, \
-         'session_revocations'::regclass, 'events'::regclass) \
+         'session_revocations'::regclass, 'events'::regclass, 'accounts'::regclass, \
+         'recovery_codes'::regclass) \
          UNION ALL SELECT conname::text, pg_get_constraintdef(oid) FROM pg_constraint \
          WHERE contype = 'f' AND connamespace = 'public'::regnamespace ORDER BY name";
     let keys: Vec<Key> = diesel::sql_query(query).load(&mut harness.conn).unwrap();
     let keys: Vec<(&str, &str)> =
         keys.iter().map(|key| (key.name.as_str(), key.columns.as_str())).collect();
+    let account =
+        "FOREIGN KEY (place, user_id) REFERENCES accounts(place, user_id) ON DELETE CASCADE";
     let reference = "FOREIGN KEY (place, user_id) REFERENCES users(place, id) ON DELETE CASCADE";
     assert_eq!(
         keys,
         [
+            ("accounts_pkey", "place"),
+            ("accounts_place_user_id_fkey", reference),
             ("events_fold_key", "place"),
             ("events_pkey", "place"),
+            ("recovery_codes_pkey", "place"),
+            ("recovery_codes_place_user_id_fkey", account),
             ("session_revocations_pkey", "place"),
             ("sessions_pkey", "place"),
             ("sessions_place_user_id_fkey", reference),

@@ -22,7 +22,7 @@ pub use logging::Logging;
 pub use redact::redact_password;
 use serde::de::DeserializeOwned;
 pub use types::{
-    AtLeastOne, BaseUrl, BindAddress, CaFile, OneOf, Optional, PositiveDuration, Threads,
+    AtLeastOne, BaseUrl, BindAddress, ByteSize, CaFile, OneOf, Optional, PositiveDuration, Threads,
     WholeSeconds,
 };
 

@@ -108,6 +108,25 @@ impl TryFrom<u32> for AtLeastOne {
     }
 }
 
+/// An amount of memory in bytes: a whole number of MiB or GiB.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(try_from = "String")]
+pub struct ByteSize(pub usize);
+
+impl TryFrom<String> for ByteSize {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let units = [("MiB", 1_usize << 20), ("GiB", 1 << 30)];
+        let bytes = units.iter().find_map(|(unit, bytes)| {
+            let number: usize = text.strip_suffix(unit)?.trim_end().parse().ok()?;
+            number.checked_mul(*bytes)
+        });
+        let bytes = bytes.filter(|bytes| *bytes > 0);
+        bytes.map(Self).ok_or("must be a size, like `64MiB` or `1GiB`")
+    }
+}
+
 /// A value that can be unset: by "none", which overrides the file and the default, or by
 /// an empty text.
 #[derive(Debug, Clone)]

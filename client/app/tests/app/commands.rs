@@ -53,7 +53,7 @@ async fn commands_stay_logged_in_between_calls() {
     assert!(!env.folder().join("data/client/tokens.json").exists());
     assert_eq!(run(&["info"]).0, 3);
     assert_eq!(run(&["logout"]), printed("Logged out"), "a second logout succeeds");
-    server.await_log("logged out");
+    server.await_log("session ended");
 }
 
 fn assert_only_the_owner_can_read(file: &Path) {

@@ -65,6 +65,10 @@ pub enum EndReason {
     Reuse,
     /// Its user or an operator ended it.
     LoggedOut,
+    /// The password of its user was changed or reset.
+    PasswordChanged,
+    /// Its user was disabled or deleted.
+    UserDisabled,
     /// A reason of another version of the server.
     Other,
 }
@@ -86,12 +90,20 @@ impl EndReason {
         match self {
             Self::Reuse => "reuse",
             Self::LoggedOut => "logged_out",
+            Self::PasswordChanged => "password_changed",
+            Self::UserDisabled => "user_disabled",
             Self::Other => "other",
         }
     }
 
+    /// Returns the reason of a logout that its user did not ask for.
+    #[must_use]
+    pub fn explains_logout(self) -> Option<&'static str> {
+        (self != Self::LoggedOut).then(|| self.as_str())
+    }
+
     fn parse(text: &str) -> Self {
-        [Self::Reuse, Self::LoggedOut]
+        [Self::Reuse, Self::LoggedOut, Self::PasswordChanged, Self::UserDisabled]
             .into_iter()
             .find(|reason| reason.as_str() == text)
             .unwrap_or(Self::Other)

@@ -193,7 +193,7 @@ fn claims(user: Uuid, access: Uuid, session: Uuid, now: i64) -> Claims {
 
 fn user_info(claims: &Claims, now: OffsetDateTime) -> Json<UserInfo> {
     let expires_at = OffsetDateTime::from_unix_timestamp(claims.exp).unwrap();
-    Json(UserInfo { user_id: claims.sub, now, expires_at })
+    Json(UserInfo { user_id: claims.sub, now, expires_at, name: None, email_verified: None })
 }
 
 #[expect(clippy::disallowed_methods, reason = "tokens expire by wall clock time")]

@@ -1,0 +1,91 @@
+//! The use cases of accounts: register, log in, change the password.
+//!
+//! An account is a user with a login name and a password. It can log in again and again, so
+//! it has several sessions. [`Accounts`] decides who may log in; the issuer opens and ends
+//! the sessions.
+
+mod change_password;
+mod events;
+mod hashing;
+mod log_in;
+mod login_name;
+mod password;
+mod password_hash;
+mod profile;
+mod register;
+
+use std::io;
+use std::sync::Arc;
+
+use crate::issuer::{self, Issuer};
+use crate::store::{self, Store};
+
+pub use change_password::{ChangePassword, ChangePasswordError};
+pub use events::AccountEvent;
+pub use hashing::{Error as HashingError, PasswordHasher};
+pub use log_in::{LogIn, LogInError};
+pub use login_name::{InvalidName, LoginName, NameKind};
+pub use password::{Password, Unacceptable};
+pub use profile::Profile;
+pub use register::{Register, RegisterError};
+
+/// How accounts are registered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Registration {
+    /// By any client.
+    Open,
+    /// With an invitation only.
+    Invite,
+    /// By the command line only.
+    Closed,
+}
+
+/// The settings of accounts.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub registration: Registration,
+    /// Whether guests can register.
+    pub guests: bool,
+    /// The minimum length of a new password, in characters.
+    pub password_min_length: usize,
+    /// The memory that hashing may use, in bytes.
+    pub password_memory: usize,
+}
+
+/// A failure of the server, not of the request.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Issuer(#[from] issuer::Error),
+    #[error(transparent)]
+    Hashing(#[from] HashingError),
+}
+
+impl From<store::Error> for Error {
+    fn from(error: store::Error) -> Self {
+        Self::Issuer(error.into())
+    }
+}
+
+/// Registers accounts and logs them in.
+pub struct Accounts {
+    issuer: Arc<Issuer>,
+    store: Store,
+    hasher: PasswordHasher,
+    options: Options,
+    profiles: profile::Cache,
+}
+
+impl Accounts {
+    /// Starts the threads that hash passwords.
+    pub fn new(issuer: Arc<Issuer>, store: Store, options: Options) -> io::Result<Self> {
+        let hasher = PasswordHasher::start(options.password_memory)?;
+        Ok(Self { issuer, store, hasher, options, profiles: profile::Cache::new() })
+    }
+
+    /// Returns whether guests can register.
+    #[must_use]
+    pub fn permits_guests(&self) -> bool {
+        self.options.guests
+    }
+}

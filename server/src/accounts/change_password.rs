@@ -1,0 +1,92 @@
+//! The change of a password by its user.
+
+use diesel::Connection;
+use secrecy::SecretString;
+
+use super::events::AccountEvent;
+use super::hashing::Verdict;
+use super::{Accounts, Error, LoginName, Password, Unacceptable};
+use crate::clock;
+use crate::ids::EventId;
+use crate::sessions::{self, ClientInfo, Context, EndReason, Revoked, UserSessions};
+use crate::store::{Conn, accounts, events, identities};
+use crate::tokens::VerifiedToken;
+
+/// A request to change a password.
+pub struct ChangePassword {
+    pub access: VerifiedToken,
+    pub current: SecretString,
+    pub new: SecretString,
+    pub client: ClientInfo,
+}
+
+/// Why a password is not changed.
+#[derive(Debug)]
+pub enum ChangePasswordError {
+    /// The user is a guest, or logs in without a password.
+    NoPassword,
+    /// The current password is wrong.
+    WrongPassword,
+    Unacceptable(Unacceptable),
+    Failed(Error),
+}
+
+impl<E: Into<Error>> From<E> for ChangePasswordError {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl Accounts {
+    /// Changes a password, and ends the other sessions of the user. When this returns, no
+    /// server accepts the tokens of those any more.
+    pub async fn change_password(
+        &self,
+        request: ChangePassword,
+    ) -> Result<(), ChangePasswordError> {
+        let ChangePassword { access, current, new, client } = request;
+        let user = access.user;
+        let find = move |conn: &mut Conn| {
+            let names = identities::of_user(conn, user)?;
+            Ok((accounts::find(conn, user)?, names))
+        };
+        let (account, names) = self.store.run(find).await?;
+        let hash = account.and_then(|account| account.password_hash);
+        let name = names.first().and_then(|identity| LoginName::parse(&identity.name).ok());
+        let (Some(hash), Some(name)) = (hash, name) else {
+            return Err(ChangePasswordError::NoPassword);
+        };
+        let current = Password::presented(&current).ok_or(ChangePasswordError::WrongPassword)?;
+        if self.hasher.verify(current, Some(&hash)).await? == Verdict::Wrong {
+            return Err(ChangePasswordError::WrongPassword);
+        }
+        let new = self.choose_password(&new, &name).map_err(ChangePasswordError::Unacceptable)?;
+        let new_hash = self.hasher.hash(new).await?;
+        let now = clock::now();
+        let event = EventId::new(now).map_err(crate::issuer::Error::from)?;
+        let policy = *self.issuer.policy();
+        let change = move |conn: &mut Conn| {
+            let cx = Context { policy: &policy, client: &client, event, now };
+            conn.transaction(|conn| {
+                if !accounts::replace_password_hash(conn, user, &hash, &new_hash)? {
+                    return Ok((false, Revoked::NOTHING));
+                }
+                let kind = AccountEvent::PasswordChanged.as_str();
+                events::insert(conn, &cx.user_event(kind, user))?;
+                let cx = Context { event: event.offset(1), ..cx };
+                let others = UserSessions {
+                    user,
+                    keep: Some(access.session),
+                    reason: EndReason::PasswordChanged,
+                };
+                Ok((true, sessions::end_all(conn, others, &cx)?))
+            })
+        };
+        if !self.issuer.change_and_revoke(EndReason::PasswordChanged, change).await? {
+            // Another request changed it first.
+            return Err(ChangePasswordError::WrongPassword);
+        }
+        tracing::info!(%user, "password changed");
+        Ok(())
+    }
+}

@@ -1,0 +1,31 @@
+//! The entries of the audit log about accounts.
+
+/// The kinds of entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccountEvent {
+    Registered,
+    /// A login was rejected; the reason says why.
+    LoginRejected,
+    PasswordChanged,
+    Disabled,
+    Enabled,
+    Deleted,
+}
+
+impl AccountEvent {
+    /// Returns the kind as the database stores it.
+    ///
+    /// NEVER CHANGE these values once a version is released: rows of the audit log and
+    /// the operators' queries have them.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Registered => "account_registered",
+            Self::LoginRejected => "login_rejected",
+            Self::PasswordChanged => "password_changed",
+            Self::Disabled => "account_disabled",
+            Self::Enabled => "account_enabled",
+            Self::Deleted => "account_deleted",
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Accounts: registration, login, password.
+
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+use actix_web::web::{Data, Json};
+use matchbook_shared::{
+    ChangePasswordRequest, LoginRequest, RegisterRequest, RegisteredUser, TokenResponse,
+};
+use secrecy::SecretString;
+
+use super::error::Error;
+use super::extract::bearer::Bearer;
+use super::extract::body_timeout::WithTimeout;
+use super::refresh::token_response;
+use super::state::State;
+use crate::accounts::{ChangePassword, LogIn, LoginName, Register};
+use crate::limits::Limit;
+use crate::sessions::ClientInfo;
+
+/// `POST /register`: registers an account. With the access token of a guest, the guest
+/// becomes the account.
+pub(super) async fn register(
+    state: Data<State>,
+    bearer: Result<Bearer, Error>,
+    WithTimeout(body): WithTimeout<Json<RegisterRequest>>,
+    client: ClientInfo,
+) -> Result<HttpResponse, Error> {
+    state.check_limit(client.ip.map(Limit::Register))?;
+    state.check_limit(Some(Limit::RegisterTotal))?;
+    let guest = match bearer {
+        Ok(Bearer(access)) => Some(access.user),
+        Err(Error::MissingToken) => None,
+        Err(error) => return Err(error),
+    };
+    let RegisterRequest { name, password } = body.into_inner();
+    let name = LoginName::parse(&required(name, "Send the field `name`.")?)?;
+    let password = required(password, "Send the field `password`.")?.into();
+    let register = Register { name, password, guest, client };
+    let user = state.accounts.register(register).await?;
+    Ok(HttpResponse::build(StatusCode::CREATED).json(RegisteredUser { user_id: user.0 }))
+}
+
+/// `POST /login`: opens a session of an account.
+pub(super) async fn log_in(
+    state: Data<State>,
+    WithTimeout(body): WithTimeout<Json<LoginRequest>>,
+    client: ClientInfo,
+) -> Result<Json<TokenResponse>, Error> {
+    state.check_limit(client.ip.map(Limit::Login))?;
+    let LoginRequest { name, password, .. } = body.into_inner();
+    let name = required(name, "Send the field `name`.")?;
+    let password = SecretString::from(required(password, "Send the field `password`.")?);
+    Ok(token_response(state.accounts.log_in(LogIn { name, password, client }).await?))
+}
+
+/// `POST /password`: changes the password and ends the user's other sessions.
+pub(super) async fn change_password(
+    state: Data<State>,
+    Bearer(access): Bearer,
+    WithTimeout(body): WithTimeout<Json<ChangePasswordRequest>>,
+    client: ClientInfo,
+) -> Result<HttpResponse, Error> {
+    state.check_limit(client.ip.map(Limit::Login))?;
+    let ChangePasswordRequest { current, new } = body.into_inner();
+    let current = required(current, "Send the field `current`.")?.into();
+    let new = required(new, "Send the field `new`.")?.into();
+    state.accounts.change_password(ChangePassword { access, current, new, client }).await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// Returns the value of a field that must not be missing or empty.
+fn required(field: Option<String>, message: &'static str) -> Result<String, Error> {
+    field.filter(|text| !text.is_empty()).ok_or(Error::InvalidRequest(message))
+}
