@@ -238,7 +238,7 @@ impl Credentials {
         self.0.tokens.current()
     }
 
-    /// Takes tokens that another process has stored in place of `rejected`, without a
+    /// Adopts tokens that another process has stored in place of `rejected`, without a
     /// refresh. Returns `None` if there are no newer ones.
     pub(crate) async fn adopt_newer(&self, rejected: &TokenSet) -> Option<Arc<TokenSet>> {
         let stored = self.read().await.ok()??;
@@ -255,7 +255,7 @@ impl Credentials {
         self.0.tokens.after_rejection(rejected)
     }
 
-    /// Takes the lock of the store, if there is a store.
+    /// Acquires the lock of the store, if there is a store.
     pub(crate) async fn lock_store(&self) -> Result<Option<StoreGuard>, Error> {
         let timeout = self.wait_timeout();
         self.with_store(move |store| store.lock(timeout)).await

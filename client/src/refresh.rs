@@ -1,6 +1,6 @@
 //! Refreshes: a request joins the refresh in progress or starts one.
 //!
-//! A refresh takes the lock of the store, calls the token endpoint and stores the response.
+//! A refresh acquires the lock of the store, calls the token endpoint and stores the response.
 //! Only after that it notifies the waiting requests and emits events.
 
 use std::sync::Arc;
@@ -115,7 +115,7 @@ impl Refresher {
 }
 
 impl<'a> Update<'a> {
-    /// Takes the lock of the store.
+    /// Acquires the lock of the store.
     pub(crate) async fn start(refresher: &'a Refresher) -> Result<Self, Error> {
         let guard = refresher.credentials.lock_store().await?;
         Ok(Self { refresher, guard, events: Vec::new() })

@@ -108,7 +108,7 @@ pub(crate) fn compressed(response: &Response) -> Option<Error> {
     let encoding = response.headers().get(CONTENT_ENCODING)?.to_str().unwrap_or("unknown");
     (is_json(response) && !encoding.eq_ignore_ascii_case("identity")).then(|| {
         Error::Misconfigured(format!(
-            "the response is compressed ({encoding}), although the request refuses that: turn \
+            "the response is compressed ({encoding}), which the request did not permit: turn \
              compression off in the proxy before the server"
         ))
     })

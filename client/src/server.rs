@@ -45,14 +45,25 @@ pub enum RootCertsError {
         path: PathBuf,
     },
     /// A certificate in the file cannot be parsed.
-    #[error("the CA file {} holds a certificate that cannot be parsed", path.display())]
+    #[error(
+        "the CA file {} holds a certificate that cannot be parsed: {}",
+        path.display(),
+        reason(source)
+    )]
     Malformed {
         /// The file.
         path: PathBuf,
+        /// The error of OpenSSL.
+        source: ErrorStack,
     },
     /// An error of OpenSSL.
     #[error("cannot set up TLS: {0}")]
     OpenSsl(#[from] ErrorStack),
+}
+
+/// Returns the reason of an error without its code and its place in OpenSSL.
+fn reason(error: &ErrorStack) -> &str {
+    error.errors().last().and_then(|error| error.reason()).unwrap_or("unknown reason")
 }
 
 fn load_ca_file(path: &Path) -> Result<X509Store, RootCertsError> {
@@ -60,7 +71,7 @@ fn load_ca_file(path: &Path) -> Result<X509Store, RootCertsError> {
         .map_err(|source| RootCertsError::Unreadable { path: path.to_owned(), source })?;
     let mut store = X509StoreBuilder::new()?;
     let certificates = X509::stack_from_pem(&pem)
-        .map_err(|_| RootCertsError::Malformed { path: path.to_owned() })?;
+        .map_err(|source| RootCertsError::Malformed { path: path.to_owned(), source })?;
     if certificates.is_empty() {
         return Err(RootCertsError::Empty { path: path.to_owned() });
     }
@@ -173,7 +184,7 @@ impl Site {
 }
 
 impl Server {
-    /// Takes the base URL of a token server, such as `https://auth.example.com`, its root
+    /// Creates a server from its base URL, such as `https://auth.example.com`, its root
     /// certificates, and the timeout of one exchange.
     ///
     /// Logs a warning if the environment names a proxy (such as `HTTPS_PROXY`), because

@@ -26,14 +26,12 @@ pub struct StoredTokens {
     /// before the request is sent, so that a response lost in a crash can be recovered.
     /// Tokens without a started refresh have no key: a stolen copy of them is then limited
     /// to the grace period.
-    #[serde(default, rename = "attempt_key")]
+    #[serde(default)]
     pub idempotency_key: Option<String>,
     /// The number of refreshes since the login.
-    #[serde(rename = "refreshes")]
     pub generation: u64,
     /// The login that the tokens belong to, a random identifier. A request of one login is
     /// not sent again under another one.
-    #[serde(rename = "sign_in")]
     pub login_id: String,
 }
 
@@ -59,7 +57,7 @@ pub type StoreGuard = Box<dyn Send>;
 ///
 /// All methods may block: they are called on threads for blocking calls.
 pub trait TokenStore: Send + Sync + 'static {
-    /// Takes the lock, and waits for at most `timeout`.
+    /// Acquires the lock, and waits for at most `timeout`.
     ///
     /// # Errors
     /// [`io::ErrorKind::WouldBlock`] if another user held the lock for the whole `timeout`;

@@ -1,4 +1,4 @@
-//! The tokens of one response, and what this process knows about them.
+//! The tokens of one response, with the login and the time of their request.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -46,7 +46,7 @@ impl TokenSet {
         Self { tokens, sent_at, replaces, refresh_key: OnceLock::new(), bearer }
     }
 
-    /// Takes the tokens of a login whose request was sent at `sent_at`.
+    /// Creates the set of a login whose request was sent at `sent_at`.
     pub(crate) fn from_login(tokens: TokenResponse, sent_at: Option<Instant>) -> Self {
         let tokens = StoredTokens {
             access_token: tokens.token,
@@ -59,7 +59,7 @@ impl TokenSet {
         Self::new(tokens, sent_at, None)
     }
 
-    /// Takes the tokens that a refresh of `before`, sent at `sent_at`, returned.
+    /// Creates the set of a refresh of `before` that was sent at `sent_at`.
     pub(crate) fn from_refresh(
         before: &StoredTokens,
         refreshed: RefreshedTokens,

@@ -114,7 +114,7 @@ impl fmt::Debug for Http {
 }
 
 impl Http {
-    /// Takes the TLS settings, and the timeout of one exchange.
+    /// Creates the transport. `timeout` is that of one exchange.
     pub(crate) fn new(tls: SslConnector, timeout: Duration) -> Self {
         let pools = Pools { kept: Default::default(), last_used: Moment::now() };
         Self(Rc::new(Inner { tls, timeout, pools: RefCell::new(pools) }))
@@ -272,7 +272,7 @@ impl Http {
         if may_be_tls && speaks_tls(&target.uri, &self.0.tls, left).await {
             let host = target.uri.authority().map_or("", |authority| authority.as_str());
             return Err(Error::Misconfigured(format!(
-                "{host} speaks TLS: write `https://` in the server's URL"
+                "cannot use plain HTTP: {host} speaks TLS; write `https://` in the server's URL"
             )));
         }
         match outcome {

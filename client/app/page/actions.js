@@ -41,10 +41,10 @@ export async function runAction(button, action) {
 
 function showError(error, retry) {
   switch (error.code) {
-    case "away":
+    case "unavailable":
       showMessage("bad", `The token server is unavailable${session.loggedIn ? "; you stay logged in" : ""}. ${error.message}`, retry);
       break;
-    case "client_away":
+    case "client_unavailable":
       showMessage("bad", error.message, retry);
       break;
     case "logged_out":

@@ -38,7 +38,7 @@ async function send(method, path) {
   try {
     response = await fetch(path, { method, headers: { "X-Matchbook": "page" } });
   } catch {
-    throw new ApiError("client_away", "The client app does not respond. Is it running?");
+    throw new ApiError("client_unavailable", "The client app does not respond. Is it running?");
   }
   const text = await response.text();
   let body = {};

@@ -252,15 +252,16 @@ impl ApiError {
         match self {
             Self::App(AppError::Client(Error::NotLoggedIn)) => "not_logged_in",
             Self::App(AppError::Client(Error::LoggedOut(_))) => "logged_out",
-            Self::App(AppError::Client(Error::SupersededByLogin)) => "other_sign_in",
+            Self::App(AppError::Client(Error::SupersededByLogin)) => "superseded_by_login",
             Self::App(AppError::Client(Error::Superseded)) => "superseded",
             Self::App(AppError::LoginRateLimited(_)) => "slow_down",
             Self::BurstInProgress => "busy",
             Self::Forbidden => "forbidden",
             Self::NoCookie => "no_cookie",
             Self::NotFound => "not_found",
-            _ if self.status_code() == StatusCode::SERVICE_UNAVAILABLE => "away",
-            Self::App(_) | Self::TooManyPages => "refused",
+            Self::TooManyPages => "too_many_pages",
+            Self::App(_) if self.status_code() == StatusCode::SERVICE_UNAVAILABLE => "unavailable",
+            Self::App(_) => "request_failed",
         }
     }
 }

@@ -32,7 +32,7 @@ struct Contents {
 }
 
 impl FileStore {
-    /// Takes the path of the file. The file and its folder are created when necessary.
+    /// Creates a store in the file at `path`. The file and its folder are created when necessary.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into() }
@@ -265,7 +265,7 @@ mod tests {
         let (_folder, store) = store();
         store.write(Some(&tokens("a"))).unwrap();
         let text = fs::read_to_string(store.path()).unwrap();
-        let expected = r#"{"version":1,"access_token":"a","refresh_token":"a-r","expires_in":60,"attempt_key":"key","refreshes":0,"sign_in":"login"}"#;
+        let expected = r#"{"version":1,"access_token":"a","refresh_token":"a-r","expires_in":60,"idempotency_key":"key","generation":0,"login_id":"login"}"#;
         assert_eq!(text, expected);
     }
 

@@ -109,7 +109,7 @@ pub(super) fn failure(
         }
         SendRequestError::Timeout => "no response from the server in time".to_owned(),
         _ if progress.idle.is_some() && !progress.received => {
-            "the server closed a kept connection, and may have carried the request out".to_owned()
+            "the server closed a kept connection, and may have processed the request".to_owned()
         }
         SendRequestError::Connect(error) => {
             format!("no response from the server: {error}{hint}")

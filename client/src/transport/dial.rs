@@ -329,7 +329,7 @@ pub(super) mod tests {
         (listener.local_addr().unwrap(), listener)
     }
 
-    fn refusing() -> SocketAddr {
+    fn closed() -> SocketAddr {
         listening().0
     }
 
@@ -337,7 +337,7 @@ pub(super) mod tests {
     async fn an_unresponsive_address_does_not_delay_the_next_one() {
         let (silent, _kept) = unresponsive();
         let (good, _listener) = listening();
-        for addresses in [vec![silent, good], vec![silent, refusing(), silent, good]] {
+        for addresses in [vec![silent, good], vec![silent, closed(), silent, good]] {
             let began = Instant::now();
             let connected = connect(addresses).await.unwrap();
             assert_eq!(connected.peer_addr().unwrap(), good);
@@ -346,13 +346,13 @@ pub(super) mod tests {
     }
 
     #[actix_rt::test]
-    async fn an_address_that_refuses_is_skipped_at_once() {
+    async fn a_closed_port_is_skipped_at_once() {
         let (good, _listener) = listening();
         let began = Instant::now();
-        let connected = connect(vec![refusing(), refusing(), good]).await.unwrap();
+        let connected = connect(vec![closed(), closed(), good]).await.unwrap();
         assert_eq!(connected.peer_addr().unwrap(), good);
         assert!(began.elapsed() < ATTEMPT_DELAY, "{:?}", began.elapsed());
-        let error = connect(vec![refusing(), refusing()]).await.unwrap_err();
+        let error = connect(vec![closed(), closed()]).await.unwrap_err();
         assert!(error.to_string().contains("refused"), "{error}");
         assert!(connect(vec![]).await.is_err());
     }

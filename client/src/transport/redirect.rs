@@ -43,7 +43,7 @@ pub(super) fn note(response: &Response, target: &Target) {
     } else {
         // Without TLS, any device of the network can send a redirect.
         Error::transient(format!(
-            "something redirects to {to}, which is not followed: log in to this network first, or \
+            "a device redirects to {to}, which is not followed: log in to this network first, or \
              correct the server's URL"
         ))
     };

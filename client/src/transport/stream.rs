@@ -107,7 +107,7 @@ pub(super) struct Stream {
     /// Whether a byte of the request was written.
     has_written: bool,
     /// Whether the peer rejects the rest of the request. It may have sent a response.
-    is_refused: bool,
+    is_rejected: bool,
 }
 
 impl Stream {
@@ -121,7 +121,7 @@ impl Stream {
             is_head: false,
             end: End::Framed,
             has_written: false,
-            is_refused: false,
+            is_rejected: false,
         }
     }
 
@@ -258,14 +258,14 @@ impl AsyncWrite for Stream {
         if this.phase != Phase::Requesting {
             this.begin_request(buf);
         }
-        if this.is_refused {
+        if this.is_rejected {
             return Poll::Ready(Ok(buf.len()));
         }
         let outcome = ready!(on_either!(&mut this.io, io => Pin::new(io).poll_write(cx, buf)));
         if outcome.is_err() && this.has_written {
             // A server may respond and close before it has read the whole request (RFC 9112
             // §9.5). Without a response, the read fails.
-            this.is_refused = true;
+            this.is_rejected = true;
             return Poll::Ready(Ok(buf.len()));
         }
         let written = outcome?;
@@ -276,7 +276,7 @@ impl AsyncWrite for Stream {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.is_refused {
+        if this.is_rejected {
             return Poll::Ready(Ok(()));
         }
         on_either!(&mut this.io, io => Pin::new(io).poll_flush(cx))

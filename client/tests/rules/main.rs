@@ -18,7 +18,7 @@ mod events;
 mod framing;
 mod misconfigured;
 mod oauth;
-mod refusals;
+mod rejections;
 mod requests;
 mod secrets;
 mod sharing;

@@ -107,9 +107,9 @@ impl Cluster {
             Fault::KillServer => self.servers[on].kill_and_start(),
             Fault::FreezeServer => {
                 let process = &self.servers[on].process;
-                process.freeze();
+                process.pause();
                 thread::sleep(timings.freeze);
-                process.thaw();
+                process.resume();
             }
             Fault::RestartPostgres => self.postgres.restart(Stop::Fast),
             Fault::CrashPostgres => self.postgres.restart(Stop::Immediate),
@@ -119,9 +119,9 @@ impl Cluster {
                 self.postgres.start();
             }
             Fault::FreezePostgres => {
-                self.postgres.freeze();
+                self.postgres.pause();
                 thread::sleep(timings.freeze);
-                self.postgres.thaw();
+                self.postgres.resume();
             }
             Fault::StallCommits => {
                 // Commits wait for a standby that does not exist.
@@ -146,9 +146,9 @@ impl Cluster {
                 self.redis.start();
             }
             Fault::FreezeRedis => {
-                self.redis.freeze();
+                self.redis.pause();
                 thread::sleep(timings.freeze);
-                self.redis.thaw();
+                self.redis.resume();
             }
             Fault::CutClients => {
                 context.cut(true);
@@ -183,9 +183,9 @@ impl Cluster {
 }
 
 fn cut(proxy: &TcpProxy, time: Duration) {
-    proxy.cut();
+    proxy.disconnect();
     thread::sleep(time);
-    proxy.mend();
+    proxy.restore();
 }
 
 /// Connects a server to a standby of its primary for a while. The standby is up to date,
@@ -213,9 +213,9 @@ fn split(redis: &Redis, proxy: &TcpProxy, time: Duration) {
 
 /// Connects a server to another address and closes its connections to the previous one.
 fn switch_to(proxy: &TcpProxy, address: &str) {
-    proxy.lead_to(address);
-    proxy.cut();
-    proxy.mend();
+    proxy.forward_to(address);
+    proxy.disconnect();
+    proxy.restore();
 }
 
 impl Server {

@@ -1,11 +1,11 @@
 //! Test support: server and client as processes, a database per test, and connections that
-//! can be cut.
+//! can be disconnected.
 //!
 //! `TEST_DATABASE_URL` and `TEST_REDIS_URL` name a PostgreSQL server (any database on it) and
 //! a Redis. Without them tests use SQLite only.
 //!
 //! [`Postgres`] and [`Redis`] start servers for one test from the installed programs, for
-//! tests that stop, freeze or reconfigure them. [`ScriptedServer`] is a token server that
+//! tests that stop, pause or reconfigure them. [`ScriptedServer`] is a token server that
 //! follows a script, for tests of the client.
 
 mod http;

@@ -171,16 +171,16 @@ impl Postgres {
         self.start();
     }
 
-    /// Freezes all its processes. Their connections stay open.
-    pub fn freeze(&self) {
+    /// Pauses all its processes. Their connections stay open.
+    pub fn pause(&self) {
         let Some(running) = &self.running else { return };
         // The parent first, so that it starts no more children.
         running.signal("STOP");
         signal("STOP", &children(running.id()));
     }
 
-    /// Resumes it after [`Self::freeze`].
-    pub fn thaw(&self) {
+    /// Resumes it after [`Self::pause`].
+    pub fn resume(&self) {
         let Some(running) = &self.running else { return };
         signal("CONT", &children(running.id()));
         running.signal("CONT");
@@ -242,7 +242,7 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        self.thaw();
+        self.resume();
         self.stop(Stop::Immediate);
     }
 }

@@ -130,18 +130,18 @@ impl Process {
         self.running.wait();
     }
 
-    /// Freezes it (SIGSTOP). Its connections stay open.
-    pub fn freeze(&self) {
+    /// Pauses it (SIGSTOP). Its connections stay open.
+    pub fn pause(&self) {
         self.running.signal("STOP");
     }
 
     /// Sends it SIGHUP.
-    pub fn hang_up(&self) {
+    pub fn send_sighup(&self) {
         self.running.signal("HUP");
     }
 
-    /// Resumes it after [`Self::freeze`].
-    pub fn thaw(&self) {
+    /// Resumes it after [`Self::pause`].
+    pub fn resume(&self) {
         self.running.signal("CONT");
     }
 }

@@ -126,15 +126,15 @@ impl Redis {
         redis::cmd("REPLICAOF").arg("NO").arg("ONE").exec(&mut conn).unwrap();
     }
 
-    /// Freezes it. Its connections stay open.
-    pub fn freeze(&self) {
+    /// Pauses it. Its connections stay open.
+    pub fn pause(&self) {
         if let Some(running) = &self.running {
             running.signal("STOP");
         }
     }
 
-    /// Resumes it after [`Self::freeze`].
-    pub fn thaw(&self) {
+    /// Resumes it after [`Self::pause`].
+    pub fn resume(&self) {
         if let Some(running) = &self.running {
             running.signal("CONT");
         }

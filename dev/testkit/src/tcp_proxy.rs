@@ -1,4 +1,5 @@
-//! A TCP proxy that can be cut. It makes a database or Redis unavailable for one server.
+//! A TCP proxy that can be disconnected, which makes a database or Redis unavailable for one
+//! server.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -6,16 +7,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-/// Forwards connections to an address until it is cut.
+/// Forwards connections to an address until it is disconnected.
 pub struct TcpProxy {
     address: SocketAddr,
-    open: Arc<Mutex<Open>>,
+    state: Arc<Mutex<State>>,
 }
 
 #[derive(Default)]
-struct Open {
+struct State {
     target: String,
-    cut: bool,
+    disconnected: bool,
     dropped_request: Option<String>,
     streams: Vec<TcpStream>,
 }
@@ -25,17 +26,17 @@ impl TcpProxy {
     pub fn to(target: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let open = Open { target: target.to_owned(), ..Open::default() };
-        let open = Arc::new(Mutex::new(open));
-        let shared = open.clone();
+        let state = State { target: target.to_owned(), ..State::default() };
+        let state = Arc::new(Mutex::new(state));
+        let shared = state.clone();
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
-                let mut open = shared.lock().unwrap();
-                if open.cut {
+                let mut state = shared.lock().unwrap();
+                if state.disconnected {
                     continue;
                 }
-                let Ok(server) = TcpStream::connect(&open.target) else { continue };
-                open.streams.extend([client.try_clone().unwrap(), server.try_clone().unwrap()]);
+                let Ok(server) = TcpStream::connect(&state.target) else { continue };
+                state.streams.extend([client.try_clone().unwrap(), server.try_clone().unwrap()]);
                 let response_from = server.try_clone().unwrap();
                 let response_to = client.try_clone().unwrap();
                 // Whether the responses on this connection are dropped.
@@ -55,7 +56,7 @@ impl TcpProxy {
                 });
             }
         });
-        Self { address, open }
+        Self { address, state }
     }
 
     /// Returns its address.
@@ -63,31 +64,31 @@ impl TcpProxy {
         self.address
     }
 
-    /// Closes all connections and rejects new ones, until [`Self::mend`].
-    pub fn cut(&self) {
-        let mut open = self.open.lock().unwrap();
-        open.cut = true;
-        for stream in open.streams.drain(..) {
+    /// Closes all connections and rejects new ones, until [`Self::restore`].
+    pub fn disconnect(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.disconnected = true;
+        for stream in state.streams.drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
 
     /// Forwards new connections to another target. Open connections stay.
-    pub fn lead_to(&self, target: &str) {
-        target.clone_into(&mut self.open.lock().unwrap().target);
+    pub fn forward_to(&self, target: &str) {
+        target.clone_into(&mut self.state.lock().unwrap().target);
     }
 
     /// Drops the response to a request that contains this text, and all later ones on its
-    /// connection, until [`Self::mend`]. The connection must not use TLS.
-    pub fn lose_responses_to(&self, text: &str) {
-        self.open.lock().unwrap().dropped_request = Some(text.to_owned());
+    /// connection, until [`Self::restore`]. The connection must not use TLS.
+    pub fn drop_responses_to(&self, text: &str) {
+        self.state.lock().unwrap().dropped_request = Some(text.to_owned());
     }
 
     /// Forwards connections and responses again.
-    pub fn mend(&self) {
-        let mut open = self.open.lock().unwrap();
-        open.cut = false;
-        open.dropped_request = None;
+    pub fn restore(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.disconnected = false;
+        state.dropped_request = None;
     }
 }
 

@@ -216,9 +216,9 @@ async fn token_of_another_server_is_rejected_without_a_query() {
     let genuine = server.log_in().await.refresh;
     let mut forged = genuine.clone();
     forged.replace_range(60..61, if &genuine[60..61] == "A" { "B" } else { "A" });
-    relay.cut();
+    relay.disconnect();
     assert_eq!(server.refresh(&forged).await.status, 401);
     assert_eq!(server.refresh("mb_rt_junk").await.status, 401);
     assert_eq!(server.refresh(&genuine).await.status, 503, "the database would be asked");
-    relay.mend();
+    relay.restore();
 }

@@ -111,10 +111,10 @@ async fn request_received_while_the_process_is_stopped_is_served() {
     let mut client = silent(&process);
     // Both connections are accepted first.
     assert_eq!(http(&world, &process).get("/health/live").await.status, 200);
-    process.freeze();
+    process.pause();
     client.write_all(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
     actix_rt::time::sleep(Duration::from_secs(7)).await;
-    process.thaw();
+    process.resume();
     let mut head = [0; 15];
     client.read_exact(&mut head).unwrap();
     assert_eq!(&head, b"HTTP/1.1 200 OK");

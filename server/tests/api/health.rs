@@ -42,7 +42,7 @@ async fn readiness_follows_the_database() {
     let server = Server { http: http(&world, &process), process, world };
     let tokens = server.log_in().await;
 
-    relay.cut();
+    relay.disconnect();
     let ready = server.http.get("/health/ready").await;
     assert_eq!(ready.status, 503);
     assert_eq!(ready.json()["status"], "unavailable");
@@ -59,7 +59,7 @@ async fn readiness_follows_the_database() {
     assert_eq!((refused.status, refused.header("retry-after")), (503, "1"));
     assert_eq!(refused.field("error"), "temporarily_unavailable");
 
-    relay.mend();
+    relay.restore();
     eventually(200, async || server.http.get("/health/ready").await.status).await;
     assert_eq!(server.refresh(&tokens.refresh).await.status, 200, "the outage cost nothing");
 }
@@ -73,7 +73,7 @@ async fn server_without_redis_is_degraded_and_correct() {
     let server = Server { http: http(&world, &process), process, world };
     let before = server.log_in().await;
 
-    relay.cut();
+    relay.disconnect();
     let ready = server.http.get("/health/ready").await;
     assert_eq!(ready.status, 200);
     assert_eq!(ready.json()["status"], "degraded");
@@ -85,7 +85,7 @@ async fn server_without_redis_is_degraded_and_correct() {
     assert_eq!(server.http.post("/logout", &form).await.status, 204);
     assert_eq!(server.user(&during.access).await, 401, "the database knows of the end");
 
-    relay.mend();
+    relay.restore();
     eventually("ready".to_owned(), async || server.http.get("/health/ready").await.field("status"))
         .await;
     assert_eq!(server.user(&before.access).await, 200);
@@ -96,12 +96,12 @@ async fn server_without_redis_is_degraded_and_correct() {
 async fn server_starts_while_redis_is_unavailable() {
     let world = TestEnv::new();
     let (relay, url) = world.redis_proxy();
-    relay.cut();
+    relay.disconnect();
     let process = world.server(binary()).variable("REDIS_URL", &url).start();
     let server = Server { http: http(&world, &process), process, world };
     let tokens = server.log_in().await;
     assert_eq!(server.user(&tokens.access).await, 200);
-    relay.mend();
+    relay.restore();
     eventually("ready".to_owned(), async || server.http.get("/health/ready").await.field("status"))
         .await;
 }

@@ -286,13 +286,13 @@ async fn unreadable_keys_shorten_the_cache_lifetime_of_the_key_set() {
     });
     let jwks = async || max_age(&server.http.get("/.well-known/jwks.json").await).as_secs();
     assert_eq!(jwks().await, 2);
-    relay.cut();
+    relay.disconnect();
     eventually(0, jwks).await;
     // An unknown key may be a new one.
     let header = encode(r#"{"typ":"at+jwt","alg":"RS256","kid":"new"}"#);
     let response = server.http.get_as("/user", &format!("{header}.e30.c2ln")).await;
     assert_eq!((response.status, response.header("retry-after")), (503, "1"), "{}", response.text);
-    relay.mend();
+    relay.restore();
     eventually(2, jwks).await;
     assert_eq!(server.user(&format!("{header}.e30.c2ln")).await, 401);
 }

@@ -68,7 +68,7 @@ async fn server_without_its_database_serves_and_accepts_keys_for_thirty_seconds(
             .set("keys.publish_ahead", "1m")
     });
     let tokens = server.log_in().await;
-    relay.cut();
+    relay.disconnect();
     let cut = Instant::now();
     assert_eq!(server.http.get(JWKS).await.status, 200);
     eventually(503, async || server.http.get(JWKS).await.status).await;
@@ -77,7 +77,7 @@ async fn server_without_its_database_serves_and_accepts_keys_for_thirty_seconds(
     let response = server.http.get(JWKS).await;
     assert_eq!(response.field("error"), "temporarily_unavailable");
     assert_eq!(server.user(&tokens.access).await, 503);
-    relay.mend();
+    relay.restore();
     eventually(200, async || server.http.get(JWKS).await.status).await;
     assert_eq!(server.user(&tokens.access).await, 200);
 }

@@ -122,11 +122,11 @@ async fn renewed_certificate_is_served_and_an_invalid_one_is_not() {
     assert!(trusting(&old).await);
     // The key still belongs to the previous certificate.
     std::fs::write(&key, "no key").unwrap();
-    process.hang_up();
+    process.send_sighup();
     process.await_log("certificate not renewed, the current one stays in use");
     assert!(trusting(&old).await);
     let (renewed, _) = make_certificate(world.folder(), "server", "IP:127.0.0.1");
-    process.hang_up();
+    process.send_sighup();
     process.await_log("certificate renewed");
     assert!(trusting(Path::new(&renewed)).await);
     assert!(!trusting(&old).await, "the one before is not shown any more");
@@ -135,7 +135,7 @@ async fn renewed_certificate_is_served_and_an_invalid_one_is_not() {
 #[actix_rt::test]
 async fn sighup_does_not_end_the_server() {
     let server = Server::start();
-    server.process.hang_up();
+    server.process.send_sighup();
     server.process.await_log("hangup");
     assert_eq!(server.http.get("/health/live").await.status, 200);
 }

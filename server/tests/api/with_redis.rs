@@ -42,7 +42,7 @@ async fn cached_token_is_active_without_the_database_and_an_evicted_one_is_cache
     assert_eq!(server.user(&tokens.access).await, 200);
     assert!(redis.exists::<_, bool>(&access).unwrap(), "read through");
 
-    relay.cut();
+    relay.disconnect();
     assert_eq!(server.user(&tokens.access).await, 200, "Redis knows it");
     redis.del::<_, ()>(&access).unwrap();
     let response = server.http.get_as("/user", &tokens.access).await;

@@ -279,7 +279,7 @@ async fn unresponsive_batch_blocks_its_shard_no_longer_than_the_timeout() {
     });
     // Both are of one session, so that they use one shard.
     let pair = harness.open().1;
-    relay.lose_responses_to("a response to lose");
+    relay.drop_responses_to("a response to lose");
     let lost = ClientInfo { user_agent: Some("a response to lose".to_owned()), ..device() };
     let attempt = harness.attempt(&pair.refresh, None, lost);
     let stuck = store.rotate(attempt.update.clone()).await.unwrap_err();

@@ -123,7 +123,8 @@ async fn a_second_burst_and_a_request_of_an_earlier_login_have_their_own_error_c
     let superseded = ApiError::App(AppError::Client(Error::SupersededByLogin));
     for (error, status, code, retry_after) in [
         (ApiError::BurstInProgress, 503, "busy", Some("1")),
-        (superseded, 409, "other_sign_in", None),
+        (ApiError::TooManyPages, 503, "too_many_pages", Some("1")),
+        (superseded, 409, "superseded_by_login", None),
     ] {
         let response = error.error_response();
         assert_eq!(response.status().as_u16(), status);

@@ -61,7 +61,7 @@ fn assert_only_the_owner_can_read(file: &Path) {
 }
 
 #[actix_rt::test]
-async fn the_exit_code_says_why_a_command_failed() {
+async fn the_exit_code_names_the_cause_of_a_failure() {
     let mut setup = Setup::start(|server| server);
     let command = client(&setup.env, setup.server.url()).set("store.path", "kept.json");
     let run = |arguments: &[&str]| outcome(&command.run(arguments));

@@ -110,10 +110,10 @@ async fn a_lost_refresh_response_is_recovered_after_the_grace_period() {
     assert_eq!(http.get("/login").await.status, 200);
     actix_rt::time::sleep(Duration::from_secs(3)).await;
 
-    proxy.lose_responses_to("POST /refresh");
+    proxy.drop_responses_to("POST /refresh");
     assert_eq!(http.get("/info").await.status, 503);
     app.await_log("POST /refresh failed");
-    proxy.mend();
+    proxy.restore();
     actix_rt::time::sleep(Duration::from_millis(1100)).await;
     let response = http.get("/info").await;
     assert_eq!(response.status, 200, "{}", response.text);

@@ -1,4 +1,4 @@
-//! Processes that share one token file and are killed at any time.
+//! Processes that share one token file and are killed at random times.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,23 +13,23 @@ use uuid::Uuid;
 
 use super::support::{client_binary, server_binary};
 
-/// Timeout for expected events, long enough for a busy machine.
+/// The timeout of expected events, long enough for a busy machine.
 const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Number of concurrent processes.
+/// The number of concurrent processes.
 const PROCESSES: usize = 8;
 
-/// Exit codes of `get`.
+/// The exit code of `get` after the end of the session.
 const LOGGED_OUT: i32 = 3;
-
+/// The exit code of `get` after an error that a retry may resolve.
 const TRANSIENT: i32 = 4;
 
-/// Returns the number of generations of a test: `MATCHBOOK_KILL_ROUNDS`, or the default.
+/// Returns the number of rounds of a test: `MATCHBOOK_KILL_ROUNDS`, or the default.
 fn rounds(default: usize) -> usize {
     std::env::var("MATCHBOOK_KILL_ROUNDS").map_or(default, |rounds| rounds.parse().unwrap())
 }
 
-/// Returns a random duration below the limit.
+/// Returns a random duration below `limit`.
 fn random_duration(limit: Duration) -> Duration {
     let fraction = u32::try_from(Uuid::new_v4().as_u128() % 10_000).unwrap();
     limit * fraction / 10_000
@@ -75,7 +75,7 @@ impl Commands {
         (output.status.code(), stderr)
     }
 
-    /// Runs `get` until its failure is not temporary.
+    /// Runs `get`, and retries while it fails with a transient error.
     fn complete_with_retries(&self) -> (Option<i32>, String) {
         let start = Instant::now();
         loop {
@@ -88,13 +88,13 @@ impl Commands {
         }
     }
 
-    /// Runs one `get` after another until `over`. Each is killed at a random time unless
-    /// it ends before. Returns the number of killed processes.
-    fn kill_repeatedly_until(&self, over: impl Fn() -> bool, at_most: Duration) -> usize {
+    /// Runs one `get` after another until `deadline`. Each is killed after a random time below
+    /// `limit`, unless it has exited. Returns the number of killed processes.
+    fn kill_until(&self, deadline: Instant, limit: Duration) -> usize {
         let mut killed = 0;
-        while !over() {
+        while Instant::now() < deadline {
             let mut process = self.spawn();
-            let kill_at = Instant::now() + random_duration(at_most);
+            let kill_at = Instant::now() + random_duration(limit);
             let code = loop {
                 if let Some(status) = process.0.try_wait().unwrap() {
                     break status.code();
@@ -118,7 +118,7 @@ struct KillOnDrop(Child);
 
 impl Drop for KillOnDrop {
     fn drop(&mut self) {
-        // Fails if the process has ended.
+        // An error means that the process has exited.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -128,10 +128,11 @@ fn credentials_in(file: &Path) -> Credentials {
     Credentials::builder().store(FileStore::new(file)).build()
 }
 
-/// Kills processes that use the real server. Checks that the server detects no reuse.
-fn kill_processes_of_a_server(settings: impl FnOnce(ProcessBuilder) -> ProcessBuilder) {
+/// Kills processes that use a real server. Asserts that the server detects no reuse and that
+/// the session remains usable.
+fn assert_killed_processes_stay_logged_in(settings: impl FnOnce(ProcessBuilder) -> ProcessBuilder) {
     let env = TestEnv::new();
-    // Expiry is in whole seconds: with a lifetime of 1 s, a new token may expire at once.
+    // Expiry is in whole seconds: a new token with a lifetime of 1 s may expire at once.
     let builder = env.server(&server_binary()).set("tokens.access_lifetime", "2s");
     let server = settings(builder).start();
     let ca = env.folder().join("data/tls/ca.pem");
@@ -145,19 +146,18 @@ fn kill_processes_of_a_server(settings: impl FnOnce(ProcessBuilder) -> ProcessBu
     let (code, stderr) = commands.complete();
     assert_eq!(code, Some(0), "{stderr}");
 
-    // A generation lasts about as long as an access token.
-    let ends = Instant::now() + Duration::from_secs(2) * u32::try_from(rounds(10)).unwrap();
+    // A round is the lifetime of an access token.
+    let deadline = Instant::now() + Duration::from_secs(2) * u32::try_from(rounds(10)).unwrap();
     let killed = AtomicUsize::new(0);
     thread::scope(|scope| {
         for _ in 0..PROCESSES {
             scope.spawn(|| {
-                let over = || Instant::now() >= ends;
-                let some = commands.kill_repeatedly_until(over, Duration::from_millis(400));
-                killed.fetch_add(some, Ordering::SeqCst);
+                let count = commands.kill_until(deadline, Duration::from_millis(400));
+                killed.fetch_add(count, Ordering::SeqCst);
             });
         }
     });
-    assert!(killed.into_inner() > 0, "nothing was killed");
+    assert!(killed.into_inner() > 0, "no process was killed");
     let (code, stderr) = commands.complete_with_retries();
     assert_eq!(code, Some(0), "the session is still usable: {stderr}");
     assert_eq!(server.logged("refresh token reused"), 0, "{}", server.log());
@@ -166,32 +166,33 @@ fn kill_processes_of_a_server(settings: impl FnOnce(ProcessBuilder) -> ProcessBu
 }
 
 #[test]
-fn killed_processes_lose_no_session() {
-    kill_processes_of_a_server(|server| server);
+fn killed_processes_stay_logged_in() {
+    assert_killed_processes_stay_logged_in(|server| server);
 }
 
 #[test]
-fn killed_processes_lose_no_session_when_only_the_same_key_may_repeat_a_refresh() {
-    kill_processes_of_a_server(|server| {
+fn killed_processes_stay_logged_in_with_same_key_only() {
+    assert_killed_processes_stay_logged_in(|server| {
         server.set("rotation.same_key_only", "true").set("rotation.grace_period", "1s")
     });
 }
 
-/// A scripted server with strict rotation, and the commands with a logged-in token file.
+/// Returns a scripted server, which rotates strictly, and commands whose token file has a
+/// session of it.
 fn scripted() -> (ScriptedServer, tempfile::TempDir, PathBuf, Commands) {
     let script = ScriptedServer::start();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tokens");
     System::new().block_on(async {
-        let session = Client::new(&server_at(&script), credentials_in(&file));
-        session.log_in_with(script.log_in()).await.unwrap();
+        let client = Client::new(&server_at(&script), credentials_in(&file));
+        client.log_in_with(script.log_in()).await.unwrap();
     });
     let commands = Commands::new(folder.path(), script.origin(), "", &file);
     (script, folder, file, commands)
 }
 
 #[test]
-fn a_process_killed_during_a_refresh_is_continued_by_the_next_with_the_same_key() {
+fn refresh_of_a_killed_process_is_retried_with_the_same_key() {
     let (script, _folder, _file, commands) = scripted();
     for round in 1..=rounds(10) {
         script.expire();
@@ -199,12 +200,16 @@ fn a_process_killed_during_a_refresh_is_continued_by_the_next_with_the_same_key(
         let process = commands.spawn();
         System::new().block_on(script.until_received("/refresh", 2 * round - 1));
         drop(process);
-        // The server processes the request after the client has died.
+        // The server processes the request after the client was killed.
         script.release();
         let (code, stderr) = commands.complete_with_retries();
         assert_eq!(code, Some(0), "{stderr}");
         let requests = script.received("/refresh");
-        assert_eq!(requests.len(), 2 * round, "one of the killed process, one of the next");
+        assert_eq!(
+            requests.len(),
+            2 * round,
+            "the killed process and the next one send one request each"
+        );
         assert!(requests[2 * round - 2].key().is_some());
         assert_eq!(requests[2 * round - 2].key(), requests[2 * round - 1].key());
         assert_eq!((script.rotations(), script.reuses()), (round, 0));
@@ -212,7 +217,7 @@ fn a_process_killed_during_a_refresh_is_continued_by_the_next_with_the_same_key(
 }
 
 #[test]
-fn killed_processes_get_one_grant_per_generation() {
+fn killed_processes_rotate_once_per_expiry() {
     let (script, _folder, _file, commands) = scripted();
     let mut killed = 0;
     for round in 1..=rounds(12) {
@@ -220,36 +225,33 @@ fn killed_processes_get_one_grant_per_generation() {
         if round % 3 == 0 {
             script.on("/refresh", [Reaction::DropConnection]);
         }
-        let ends = Instant::now() + Duration::from_millis(200);
-        let over = || Instant::now() >= ends;
+        let deadline = Instant::now() + Duration::from_millis(200);
         killed += thread::scope(|scope| {
-            let processes = (0..PROCESSES).map(|_| {
-                scope.spawn(|| commands.kill_repeatedly_until(over, Duration::from_millis(150)))
-            });
+            let processes = (0..PROCESSES)
+                .map(|_| scope.spawn(|| commands.kill_until(deadline, Duration::from_millis(150))));
             let processes: Vec<_> = processes.collect();
             processes.into_iter().map(|process| process.join().unwrap()).sum::<usize>()
         });
         let (code, stderr) = commands.complete_with_retries();
         assert_eq!(code, Some(0), "{stderr}");
-        assert_eq!((script.rotations(), script.reuses()), (round, 0), "one grant per generation");
+        assert_eq!((script.rotations(), script.reuses()), (round, 0), "one rotation per expiry");
     }
-    assert!(killed > 0, "nothing was killed");
+    assert!(killed > 0, "no process was killed");
 }
 
-/// Sends a request with the library and cancels it after this time.
-fn cancel_request(server: &Server, file: &Path, after: Duration) {
-    let session = |credential| Client::new(server, credential);
+/// Sends a request with the library, and cancels it after `timeout`.
+fn cancel_request(server: &Server, file: &Path, timeout: Duration) {
     System::new().block_on(async {
-        let session = session(credentials_in(file));
-        let outcome = actix_rt::time::timeout(after, session.get("/user").send()).await;
+        let client = Client::new(server, credentials_in(file));
+        let outcome = actix_rt::time::timeout(timeout, client.get("/user").send()).await;
         let Ok(Err(error)) = outcome else { return };
-        let transient = matches!(error, matchbook_client::Error::Transient { .. });
-        assert!(transient, "{error:?}");
+        let is_transient = matches!(error, matchbook_client::Error::Transient { .. });
+        assert!(is_transient, "{error:?}");
     });
 }
 
 #[test]
-fn canceled_library_calls_get_one_grant_per_generation() {
+fn canceled_requests_rotate_once_per_expiry() {
     let (script, _folder, file, _commands) = scripted();
     let server = server_at(&script);
     for round in 1..=rounds(12) {
@@ -265,10 +267,10 @@ fn canceled_library_calls_get_one_grant_per_generation() {
             }
         });
         System::new().block_on(async {
-            let session = Client::new(&server, credentials_in(&file));
+            let client = Client::new(&server, credentials_in(&file));
             let start = Instant::now();
             let status = loop {
-                match session.get("/user").send().await {
+                match client.get("/user").send().await {
                     Ok(response) => break response.status(),
                     Err(matchbook_client::Error::Transient { problem, .. }) => {
                         assert!(start.elapsed() < TEST_TIMEOUT, "{problem}");
@@ -284,7 +286,7 @@ fn canceled_library_calls_get_one_grant_per_generation() {
         let mut keys: Vec<_> = requests.iter().map(|request| request.key().unwrap()).collect();
         keys.sort();
         keys.dedup();
-        assert_eq!(keys.len(), round, "one key for each generation");
+        assert_eq!(keys.len(), round, "one key per rotation");
     }
 }
 
@@ -294,8 +296,7 @@ fn a_command_at_log_level_trace_logs_no_token() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tokens.json");
     System::new().block_on(async {
-        let credential = Credentials::builder().store(FileStore::new(&file)).build();
-        Client::new(&server_at(&script), credential).log_in_as_guest().await.unwrap();
+        Client::new(&server_at(&script), credentials_in(&file)).log_in_as_guest().await.unwrap();
     });
     script.expire();
     let settings = folder.path().join("matchbook-client.toml");

@@ -1,4 +1,4 @@
-//! Starts, stops and freezes PostgreSQL and Redis.
+//! Starts, stops and pauses PostgreSQL and Redis.
 
 use std::time::Duration;
 
@@ -35,14 +35,14 @@ fn a_crashed_postgresql_has_what_it_acknowledged() {
 
 #[test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-fn a_frozen_postgresql_answers_when_it_is_thawed() {
+fn a_paused_postgresql_responds_after_it_is_resumed() {
     let postgres = Postgres::new();
     let mut conn = PgConnection::establish(&postgres.url()).unwrap();
-    postgres.freeze();
+    postgres.pause();
     let asking = std::thread::spawn(move || value(&mut conn, "SELECT 'late' AS value"));
     std::thread::sleep(Duration::from_millis(300));
     assert!(!asking.is_finished());
-    postgres.thaw();
+    postgres.resume();
     assert_eq!(asking.join().unwrap(), "late");
 }
 
@@ -60,7 +60,7 @@ fn postgresql_takes_settings_and_files() {
 
 #[test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-fn redis_comes_back_empty_and_a_frozen_one_does_not_answer() {
+fn redis_restarts_empty_and_does_not_respond_while_it_is_paused() {
     let mut redis = Redis::new();
     let connect = |url: &str| Client::open(url).unwrap().get_connection().unwrap();
     let get = |conn: &mut redis::Connection| -> RedisResult<Option<String>> {
@@ -77,9 +77,9 @@ fn redis_comes_back_empty_and_a_frozen_one_does_not_answer() {
     put(&redis.url());
     let mut conn = connect(&redis.url());
     conn.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-    redis.freeze();
+    redis.pause();
     assert!(get(&mut conn).is_err());
-    redis.thaw();
+    redis.resume();
     assert_eq!(get(&mut connect(&redis.url())).unwrap().as_deref(), Some("it"));
     redis.flush();
     assert_eq!(get(&mut connect(&redis.url())).unwrap(), None);

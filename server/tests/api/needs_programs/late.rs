@@ -80,10 +80,10 @@ async fn abandoned_rotation_is_not_executed_later() {
     let postgres = Postgres::new();
     let server = start(&postgres);
     let tokens = server.log_in().await;
-    postgres.freeze();
+    postgres.pause();
     assert_eq!(server.refresh(&tokens.refresh).await.status, 503);
     sleep(STANDSTILL).await;
-    postgres.thaw();
+    postgres.resume();
     until_ready(&server).await;
     assert_eq!(generations(&postgres), 0);
     is_logged_in(&server, &tokens).await;
@@ -122,10 +122,10 @@ async fn login_committed_late_leaves_the_guest_id_usable() {
     let (first, second, other) =
         (server.guest().await, server.guest().await, server.log_in().await);
     let log_in = async |id: &str| server.http.get(&format!("/token?userId={id}")).await;
-    postgres.freeze();
+    postgres.pause();
     assert_eq!(log_in(&first).await.status, 503);
     sleep(STANDSTILL).await;
-    postgres.thaw();
+    postgres.resume();
     until_ready(&server).await;
     stall_commits(&postgres, true);
     until_stalled(&server, other).await;

@@ -248,7 +248,7 @@ async fn logout_without_redis_holds_at_once_at_a_server_with_redis() {
     for _ in 0..3 {
         let tokens = here.log_in().await;
         assert_eq!(there.get_as("/user", &tokens.access).await.status, 200);
-        relay.cut();
+        relay.disconnect();
         let form = format!("refresh_token={}", tokens.refresh);
         assert_eq!(here.http.post("/logout", &form).await.status, 204);
         assert_eq!(
@@ -257,7 +257,7 @@ async fn logout_without_redis_holds_at_once_at_a_server_with_redis() {
             "it got the revocation"
         );
         assert_eq!(here.user(&tokens.access).await, 401);
-        relay.mend();
+        relay.restore();
         eventually("ready".to_owned(), async || {
             here.http.get("/health/ready").await.field("status")
         })
@@ -279,11 +279,11 @@ async fn frozen_redis_gets_missed_revocations_before_it_is_trusted() {
     };
     assert_eq!(refused().await, (200, 200));
     // It keeps its data, and does not respond.
-    redis.freeze();
+    redis.pause();
     let form = format!("refresh_token={}", tokens.refresh);
     assert_eq!(here.http.post("/logout", &form).await.status, 204);
     assert_eq!(refused().await, (401, 401));
-    redis.thaw();
+    redis.resume();
     for _ in 0..100 {
         assert_eq!(refused().await, (401, 401));
         actix_rt::time::sleep(Duration::from_millis(20)).await;
@@ -301,7 +301,7 @@ async fn every_thread_queries_the_redis_that_receives_revocations() {
     let url = format!("redis://{}", relay.address());
     let server = start(world, |launch| launch.variable("REDIS_URL", &url));
     // From now on the same address leads to another Redis, which never got the revocation.
-    relay.lead_to(&format!("127.0.0.1:{}", other.port()));
+    relay.forward_to(&format!("127.0.0.1:{}", other.port()));
     let tokens = server.log_in().await;
     let claims = tokens.claims();
     let (sid, jti) = (claims["sid"].as_str().unwrap(), claims["jti"].as_str().unwrap());
@@ -339,15 +339,15 @@ async fn server_paused_during_a_logout_does_not_trust_redis_at_first() {
     for asked in (0..8).map(|_| ask()).collect::<Vec<_>>() {
         assert_eq!(asked.await.unwrap(), 200);
     }
-    relay.cut();
-    process.freeze();
+    relay.disconnect();
+    process.pause();
     let form = format!("refresh_token={}", tokens.refresh);
     let logout = here.http.post("/logout", &form);
     let logout = actix_rt::time::timeout(Duration::from_secs(30), logout).await.unwrap();
     assert_eq!(logout.status, 204);
     let asked: Vec<_> = (0..8).map(|_| ask()).collect();
     actix_rt::time::sleep(Duration::from_millis(100)).await;
-    process.thaw();
+    process.resume();
     for asked in asked {
         assert_eq!(asked.await.unwrap(), 401);
     }

@@ -77,7 +77,7 @@ async fn slow_poll_stops_trust_in_redis() {
     let tokens = pair.log_in().await;
     let locked = Transaction::begin(&pair.here, &lock("servers"));
     // The server commits the logout, and cannot publish it.
-    relay.cut();
+    relay.disconnect();
     pair.log_out(&tokens).await;
     // Also longer than the poll's timeout.
     let since = Instant::now();
@@ -86,7 +86,7 @@ async fn slow_poll_stops_trust_in_redis() {
         actix_rt::time::sleep(Duration::from_millis(50)).await;
     }
     drop(locked);
-    relay.mend();
+    relay.restore();
     pair.ready().await;
     assert_eq!(pair.status(&tokens).await, (401, 401));
 }
@@ -100,12 +100,12 @@ async fn failing_poll_stops_trust_in_redis() {
     let tokens = pair.log_in().await;
     // The database works, but this server cannot read it.
     pair.here.sql("ALTER TABLE servers RENAME TO lost");
-    relay.cut();
+    relay.disconnect();
     pair.log_out(&tokens).await;
     assert_eq!(pair.status(&tokens).await, (401, 401));
     assert_eq!(pair.process.logged("poll for revocations failed"), 1, "{}", pair.process.log());
     pair.here.sql("ALTER TABLE lost RENAME TO servers");
-    relay.mend();
+    relay.restore();
     pair.ready().await;
     pair.process.await_log("poll for revocations restored");
 }
@@ -137,7 +137,7 @@ async fn cached_token_stays_active_while_the_database_is_unavailable() {
         launch.set("database.acquire_timeout", "300ms")
     });
     let tokens = server.log_in().await;
-    relay.cut();
+    relay.disconnect();
     let since = Instant::now();
     while since.elapsed() < Duration::from_secs(5) {
         assert_eq!(server.user(&tokens.access).await, 200);

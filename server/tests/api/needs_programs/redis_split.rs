@@ -60,7 +60,7 @@ async fn server_with_another_redis_trusts_it_only_while_the_database_responds() 
     let pair = Pair { here, there, process };
     let tokens = pair.log_in().await;
     eventually(true, async || problems(&pair.there).await.contains("different Redis")).await;
-    relay.cut();
+    relay.disconnect();
     pair.log_out(&tokens).await;
     assert_eq!(pair.status(&tokens).await, (401, 503));
 }

@@ -94,7 +94,7 @@ async fn standby_behind_the_same_address_accepts_no_ended_session() {
         let tokens = here.log_in().await;
         standby.catch_up(&primary);
         replay(&standby, "pause");
-        lead(&relay, &standby);
+        switch_to(&relay, &standby);
         let form = format!("refresh_token={}", tokens.refresh);
         assert_eq!(there.post("/logout", &form).await.status, 204);
         for _ in 0..20 {
@@ -103,7 +103,7 @@ async fn standby_behind_the_same_address_accepts_no_ended_session() {
             is_unavailable(&here.http.get("/health/ready").await);
         }
         replay(&standby, "resume");
-        lead(&relay, &primary);
+        switch_to(&relay, &primary);
         until_ready(&here).await;
         assert_eq!(here.user(&tokens.access).await, 401);
     }
@@ -115,10 +115,10 @@ fn replay(standby: &Postgres, what: &str) {
     conn.batch_execute(&format!("SELECT pg_wal_replay_{what}()")).unwrap();
 }
 
-fn lead(relay: &TcpProxy, postgres: &Postgres) {
-    relay.lead_to(&postgres.address());
-    relay.cut();
-    relay.mend();
+fn switch_to(relay: &TcpProxy, postgres: &Postgres) {
+    relay.forward_to(&postgres.address());
+    relay.disconnect();
+    relay.restore();
 }
 
 #[actix_rt::test]

@@ -92,8 +92,7 @@ async fn a_response_of_a_gateway_is_neither_a_login_nor_a_logout() {
 async fn a_login_whose_response_is_lost_is_not_retried_and_the_next_one_succeeds() {
     let script = ScriptedServer::start();
     let client = Client::new(&server_at(&script), Credentials::default());
-    for (is_first, problem) in [(true, "no response"), (false, "may have carried the request out")]
-    {
+    for (is_first, problem) in [(true, "no response"), (false, "may have processed the request")] {
         let before = script.received("/token").len();
         script.on("/token", [Reaction::DropConnection]);
         let lost = within_timeout(client.log_in_as_guest()).await;
