@@ -9,7 +9,7 @@ use std::time::Duration;
 use awc::http::Uri;
 use awc::http::header::HeaderValue;
 use matchbook_shared::{UrlError, base_url, web_url};
-use openssl::error::ErrorStack;
+use openssl::error::{Error as OpenSslError, ErrorStack};
 use openssl::ssl::{SslConnector, SslMethod};
 use openssl::x509::X509;
 use openssl::x509::store::{X509Store, X509StoreBuilder};
@@ -63,7 +63,7 @@ pub enum RootCertsError {
 
 /// Returns the reason of an error without its code and its place in OpenSSL.
 fn reason(error: &ErrorStack) -> &str {
-    error.errors().last().and_then(|error| error.reason()).unwrap_or("unknown reason")
+    error.errors().last().and_then(OpenSslError::reason).unwrap_or("unknown reason")
 }
 
 fn load_ca_file(path: &Path) -> Result<X509Store, RootCertsError> {
