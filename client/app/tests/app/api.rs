@@ -98,7 +98,7 @@ async fn api_calls_get_503_with_retry_after_while_the_server_is_unavailable() {
     assert!(setup.server.stop().success());
     for path in ["/api/info", "/api/burst", "/api/login", "/api/logout"] {
         let response = browser.call("POST", path).await;
-        assert_error(&response, 503, "away");
+        assert_error(&response, 503, "unavailable");
         assert_eq!(response.header("retry-after"), "1");
     }
     assert_eq!(browser.events().await.state().await["loggedIn"], true, "the tokens are kept");
