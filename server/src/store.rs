@@ -35,7 +35,7 @@ use connection::Connector;
 use dedicated_connection::DedicatedConnection;
 pub use error::{Error, OpenError};
 pub use pool::PoolStats;
-use pool::{Kind, Pool};
+use pool::{PermitKind, Pool};
 pub use rotation_batcher::BatchOutcome;
 use rotation_batcher::RotationBatcher;
 use sessions::RotationUpdate;
@@ -167,7 +167,7 @@ impl Store {
         T: Send + 'static,
         F: FnOnce(&mut Conn) -> QueryResult<T> + Send + 'static,
     {
-        self.pool.run(Kind::Read, work).await
+        self.pool.run(PermitKind::Read, work).await
     }
 
     /// Runs blocking `work` that writes, as [`Self::run`] does. Writers run in the order
@@ -178,7 +178,7 @@ impl Store {
         F: FnOnce(&mut Conn) -> QueryResult<T> + Send + 'static,
     {
         self.check_clock()?;
-        self.pool.run(Kind::Write, work).await
+        self.pool.run(PermitKind::Write, work).await
     }
 
     /// Runs `work` that writes, and whose result must not be lost. If the caller has given
@@ -211,7 +211,7 @@ impl Store {
         T: Send + 'static,
         F: FnOnce(&mut Conn) -> QueryResult<T> + Send + 'static,
     {
-        self.pool.run(Kind::Reserved, work).await
+        self.pool.run(PermitKind::Reserved, work).await
     }
 
     /// Returns a connection outside the pool, which connects when it is first used.

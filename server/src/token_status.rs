@@ -49,7 +49,7 @@ use crate::tokens::VerifiedToken;
 
 pub use connection::Options;
 use link::{CachedStatus, RedisLink};
-use peers::{Lagging, Peers};
+use peers::{LaggingServers, Peers};
 use poll::Poller;
 
 /// The interval between two polls of a server.
@@ -172,13 +172,13 @@ impl TokenStatus {
             }
         };
         let since = Instant::now();
-        let mut lagging: Option<Lagging> = None;
+        let mut lagging: Option<LaggingServers> = None;
         // The revocations are committed already: see the top of `poll`.
         while since.elapsed() < LEASE_EXPIRED_AFTER {
             if let Ok(Ok(rows)) = timeout(PEERS_TIMEOUT, self.store.run(servers::all)).await {
                 let live = self.live(rows);
                 let lagging = lagging.get_or_insert_with(|| {
-                    let lagging = Lagging::new(&live, published.as_deref());
+                    let lagging = LaggingServers::new(&live, published.as_deref());
                     tracing::debug!(
                         servers = lagging.len(),
                         "waiting for other servers to read the revocations"

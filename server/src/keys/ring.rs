@@ -66,7 +66,7 @@ pub struct KeySet {
 }
 
 /// The published keys that could be read, and the errors of the others.
-struct Opened {
+struct OpenedKeys {
     keys: Vec<PublishedKey>,
     unreadable: Vec<Error>,
 }
@@ -253,11 +253,15 @@ impl KeyRing {
     }
 
     /// Decrypts the published keys of `stored` that are not in the snapshot already.
-    async fn open_published(&self, stored: &[StoredKey], now: Timestamp) -> Result<Opened, Error> {
+    async fn open_published(
+        &self,
+        stored: &[StoredKey],
+        now: Timestamp,
+    ) -> Result<OpenedKeys, Error> {
         let before = self.snapshot();
         let phases = phases(stored, self.options.access_lifetime, now);
         let published = stored.iter().zip(phases).filter(|(_, phase)| phase.is_published());
-        let mut opened = Opened { keys: Vec::new(), unreadable: Vec::new() };
+        let mut opened = OpenedKeys { keys: Vec::new(), unreadable: Vec::new() };
         for (stored, _) in published {
             let known = before.keys.iter().find(|known| known.key.kid == stored.kid);
             let key = match known {
@@ -290,7 +294,7 @@ impl KeyRing {
         Ok(Arc::new(key))
     }
 
-    fn replace(&self, opened: Opened, read_at: Instant) {
+    fn replace(&self, opened: OpenedKeys, read_at: Instant) {
         let before = self.snapshot();
         let mut unreadable = Vec::new();
         for error in opened.unreadable {

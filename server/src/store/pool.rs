@@ -16,7 +16,7 @@ use super::{Conn, Error, Options, Url};
 
 /// The purpose of a permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum PermitKind {
     /// Statements that only read.
     Read,
     /// Statements that write. SQLite has one writer at a time.
@@ -108,19 +108,19 @@ impl Pool {
 
     /// Acquires a permit, in the order of the calls. A request that has to wait takes a
     /// queue slot, or fails at once if no slot is free.
-    pub(super) async fn acquire(&self, kind: Kind) -> Result<Permit, Error> {
+    pub(super) async fn acquire(&self, kind: PermitKind) -> Result<Permit, Error> {
         if let Some(permit) = self.try_acquire(kind) {
             return Ok(permit);
         }
         let _slot = match kind {
-            Kind::Read | Kind::Write => Some(self.queue_slot()?),
-            Kind::Reserved => None,
+            PermitKind::Read | PermitKind::Write => Some(self.queue_slot()?),
+            PermitKind::Reserved => None,
         };
         self.acquire_without_slot(kind).await
     }
 
     /// Acquires a permit if one is free.
-    pub(super) fn try_acquire(&self, kind: Kind) -> Option<Permit> {
+    pub(super) fn try_acquire(&self, kind: PermitKind) -> Option<Permit> {
         let write = self.write_semaphore(kind).map(Semaphore::try_acquire_owned);
         let write = write.transpose().ok()?;
         let connection = self.connection_semaphore(kind).try_acquire_owned().ok()?;
@@ -129,7 +129,7 @@ impl Pool {
 
     /// Acquires a permit for callers that hold queue slots already. Writers wait for their
     /// turn first, so that readers can use the connections meanwhile.
-    pub(super) async fn acquire_without_slot(&self, kind: Kind) -> Result<Permit, Error> {
+    pub(super) async fn acquire_without_slot(&self, kind: PermitKind) -> Result<Permit, Error> {
         let write = match self.write_semaphore(kind) {
             Some(semaphore) => Some(self.wait_for(semaphore).await?),
             None => None,
@@ -144,17 +144,17 @@ impl Pool {
         slot.map_err(|_| Error::QueueFull(self.queue_limit))
     }
 
-    fn connection_semaphore(&self, kind: Kind) -> Arc<Semaphore> {
+    fn connection_semaphore(&self, kind: PermitKind) -> Arc<Semaphore> {
         match kind {
-            Kind::Read | Kind::Write => self.connection_permits.clone(),
-            Kind::Reserved => self.reserved_permit.clone(),
+            PermitKind::Read | PermitKind::Write => self.connection_permits.clone(),
+            PermitKind::Reserved => self.reserved_permit.clone(),
         }
     }
 
-    fn write_semaphore(&self, kind: Kind) -> Option<Arc<Semaphore>> {
+    fn write_semaphore(&self, kind: PermitKind) -> Option<Arc<Semaphore>> {
         match kind {
-            Kind::Write => self.write_permit.clone(),
-            Kind::Read | Kind::Reserved => None,
+            PermitKind::Write => self.write_permit.clone(),
+            PermitKind::Read | PermitKind::Reserved => None,
         }
     }
 
@@ -168,7 +168,7 @@ impl Pool {
 
     /// Acquires a permit and runs blocking `work` on a connection, off the async threads.
     /// Work that takes too long continues, but its result is dropped.
-    pub(super) async fn run<T, F>(&self, kind: Kind, work: F) -> Result<T, Error>
+    pub(super) async fn run<T, F>(&self, kind: PermitKind, work: F) -> Result<T, Error>
     where
         T: Send + 'static,
         F: FnOnce(&mut Conn) -> QueryResult<T> + Send + 'static,

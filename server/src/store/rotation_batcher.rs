@@ -18,7 +18,7 @@ use futures_util::future::join_all;
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tokio::time::timeout;
 
-use super::pool::{Kind, Permit, Pool};
+use super::pool::{Permit, PermitKind, Pool};
 use super::sessions::{RotatedSession, RotationUpdate, redate_late, rotate_batch};
 use super::{Conn, Error};
 use crate::ids::SessionId;
@@ -203,14 +203,14 @@ impl BatchLeader {
 
     /// Runs the batches on a blocking thread as soon as a connection is free.
     fn spawn(self) {
-        if let Some(permit) = self.batcher.pool.try_acquire(Kind::Write) {
+        if let Some(permit) = self.batcher.pool.try_acquire(PermitKind::Write) {
             // Replies go to the pending rotations, so the task is not awaited.
             spawn_blocking(move || self.run(permit));
             return;
         }
         actix_rt::spawn(async move {
             // The pending rotations hold queue slots, and cancel themselves on timeout.
-            if let Ok(permit) = self.batcher.pool.acquire_without_slot(Kind::Write).await {
+            if let Ok(permit) = self.batcher.pool.acquire_without_slot(PermitKind::Write).await {
                 spawn_blocking(move || self.run(permit));
             }
         });

@@ -34,7 +34,7 @@ pub enum ClockState {
 
 /// One comparison of the two clocks.
 #[derive(Clone, Copy)]
-struct Measured {
+struct Measurement {
     /// The correction of this server's clock, in microseconds: lowest, most likely and
     /// highest value. The database reads its clock at some time during a round trip.
     least: i64,
@@ -45,7 +45,7 @@ struct Measured {
     at: Instant,
 }
 
-impl Measured {
+impl Measurement {
     /// Returns the comparison as of now: the clock may have been set since.
     fn now(self) -> Self {
         let time = clock::now();
@@ -78,12 +78,12 @@ impl Measured {
 
 /// The last comparison. SQLite has no clock of its own, and so no comparison.
 #[derive(Default)]
-pub(super) struct Skew(RwLock<Option<Measured>>);
+pub(super) struct Skew(RwLock<Option<Measurement>>);
 
 impl Skew {
-    fn last(&self) -> Option<Measured> {
+    fn last(&self) -> Option<Measurement> {
         let measured = *self.0.read().unwrap_or_else(PoisonError::into_inner);
-        measured.map(Measured::now)
+        measured.map(Measurement::now)
     }
 
     /// Compares the clocks.
@@ -98,7 +98,7 @@ impl Skew {
     }
 }
 
-fn measure(conn: &mut Conn) -> QueryResult<Option<Measured>> {
+fn measure(conn: &mut Conn) -> QueryResult<Option<Measurement>> {
     let Conn::Postgres(conn) = conn else { return Ok(None) };
     let micros = sql::<BigInt>("(extract(epoch FROM clock_timestamp()) * 1000000)::bigint");
     let before = clock::now().as_micros();
@@ -110,7 +110,7 @@ fn measure(conn: &mut Conn) -> QueryResult<Option<Measured>> {
     let least = most.saturating_sub(round_trip);
     let likely = most.saturating_sub(round_trip / 2);
     let time = Timestamp::from_micros(before.saturating_add(round_trip));
-    Ok(Some(Measured { least, likely, most, time, at }))
+    Ok(Some(Measurement { least, likely, most, time, at }))
 }
 
 /// Returns a sentence for the operator if this machine's clock is wrong.
@@ -119,7 +119,7 @@ pub(super) fn wrong_clock(conn: &mut Conn) -> QueryResult<Option<String>> {
     Ok(measured.map(sentence))
 }
 
-fn sentence(measured: Measured) -> String {
+fn sentence(measured: Measurement) -> String {
     let seconds = Duration::from_secs(measured.apart().as_secs());
     let direction = if measured.likely > 0 { "behind" } else { "ahead of" };
     format!(
@@ -193,12 +193,12 @@ mod tests {
     const SECOND: i64 = 1_000_000;
 
     /// The database is ahead by `least` to `most` seconds.
-    fn measured(least: i64, most: i64) -> Measured {
+    fn measured(least: i64, most: i64) -> Measurement {
         let least = least * SECOND;
         let most = most * SECOND;
         let time = clock::now();
         let at = Instant::now();
-        Measured { least, likely: i64::midpoint(least, most), most, time, at }
+        Measurement { least, likely: i64::midpoint(least, most), most, time, at }
     }
 
     #[test]
@@ -220,10 +220,11 @@ mod tests {
     #[test]
     fn clock_that_was_set_since_the_comparison_is_detected() {
         let then =
-            Measured { time: clock::now().before(Duration::from_secs(40)), ..measured(0, 0) };
+            Measurement { time: clock::now().before(Duration::from_secs(40)), ..measured(0, 0) };
         assert_eq!(then.now().state(), ClockState::Wrong);
         assert!(sentence(then.now()).contains("40s ahead"), "{}", sentence(then.now()));
-        let then = Measured { time: clock::now().after(Duration::from_secs(40)), ..measured(0, 0) };
+        let then =
+            Measurement { time: clock::now().after(Duration::from_secs(40)), ..measured(0, 0) };
         assert_eq!(then.now().state(), ClockState::Wrong);
     }
 }

@@ -13,10 +13,10 @@ use super::{DELETE_AFTER, LEASE_EXPIRED_AFTER};
 /// The last observation of each other server.
 #[derive(Default)]
 pub(super) struct Peers {
-    seen: HashMap<String, Seen>,
+    seen: HashMap<String, Observation>,
 }
 
-struct Seen {
+struct Observation {
     polls: i64,
     /// The time at which this count was first observed.
     since: Duration,
@@ -29,10 +29,10 @@ impl Peers {
         self.seen.retain(|id, _| rows.iter().any(|row| row.id == *id));
         let mut live = rows;
         live.retain(|row| {
-            let seen = Seen { polls: row.polls, since: now };
+            let seen = Observation { polls: row.polls, since: now };
             let seen = self.seen.entry(row.id.clone()).or_insert(seen);
             if seen.polls != row.polls {
-                *seen = Seen { polls: row.polls, since: now };
+                *seen = Observation { polls: row.polls, since: now };
             }
             now.saturating_sub(seen.since) <= LEASE_EXPIRED_AFTER
         });
@@ -56,12 +56,12 @@ impl Peers {
 }
 
 /// The servers that may not have read a revocation yet.
-pub(super) struct Lagging {
+pub(super) struct LaggingServers {
     /// The number of the poll that reads the revocation, for each server.
     servers: HashMap<String, i64>,
 }
 
-impl Lagging {
+impl LaggingServers {
     /// Returns those of `live` that do not use the Redis that has the revocation. The rows
     /// must have been read after the revocation was committed.
     pub(super) fn new(live: &[Server], published_on: Option<&str>) -> Self {
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn server_lags_until_a_poll_that_began_after_the_commit_is_applied() {
         let live = [row("same", "x", 7, 6), row("other", "y", 7, 6)];
-        let mut lagging = Lagging::new(&live, Some("x"));
+        let mut lagging = LaggingServers::new(&live, Some("x"));
         assert_eq!(lagging.len(), 1);
         assert!(
             lagging.is_lagging(&[row("other", "y", 7, 7)]),
@@ -121,8 +121,8 @@ mod tests {
         );
         assert!(lagging.is_lagging(&[row("other", "y", 8, 7)]));
         assert!(!lagging.is_lagging(&[row("other", "y", 8, 8)]));
-        assert_eq!(Lagging::new(&live, None).len(), 2, "published nowhere");
-        let mut lagging = Lagging::new(&live, Some("x"));
+        assert_eq!(LaggingServers::new(&live, None).len(), 2, "published nowhere");
+        let mut lagging = LaggingServers::new(&live, Some("x"));
         assert!(!lagging.is_lagging(&[row("same", "x", 7, 6)]), "the other has stopped");
     }
 }

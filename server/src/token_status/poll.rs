@@ -44,7 +44,7 @@ pub(super) struct Poller {
 }
 
 /// The rows that a poll reads.
-struct Read {
+struct PollRows {
     ended: Vec<Revocation>,
     servers: Vec<Server>,
     next: Cursor,
@@ -68,7 +68,7 @@ impl Poller {
         &mut self,
         identity: &str,
         cursor: Cursor,
-    ) -> Result<Read, dedicated_connection::Error> {
+    ) -> Result<PollRows, dedicated_connection::Error> {
         self.row.polls += 1;
         identity.clone_into(&mut self.row.redis);
         let row = self.row.clone();
@@ -78,14 +78,14 @@ impl Poller {
             servers::set(conn, &row)?;
             let next = Cursor::next(conn)?;
             let ended = revocations::since(conn, cursor, time)?;
-            Ok(Read { ended, servers: servers::all(conn)?, next })
+            Ok(PollRows { ended, servers: servers::all(conn)?, next })
         });
         read.await
     }
 
     /// Reads new revocations. After a connection was lost, reads all: it may lead to another
     /// database now, which counts transactions differently.
-    async fn read_new(&mut self, identity: &str) -> Result<Read, dedicated_connection::Error> {
+    async fn read_new(&mut self, identity: &str) -> Result<PollRows, dedicated_connection::Error> {
         let mut read = self.read(identity, self.cursor).await?;
         if self.database.connections() != self.connections {
             read = self.read(identity, Cursor::START).await?;
@@ -94,7 +94,7 @@ impl Poller {
         Ok(read)
     }
 
-    fn advance(&mut self, read: &Read) {
+    fn advance(&mut self, read: &PollRows) {
         self.connections = self.database.connections();
         self.cursor = read.next;
     }

@@ -6,10 +6,10 @@ use super::identity::LinkError;
 
 /// The current problems.
 #[derive(Default)]
-pub(super) struct Problems(Mutex<Known>);
+pub(super) struct Problems(Mutex<CurrentProblems>);
 
 #[derive(Default)]
-struct Known {
+struct CurrentProblems {
     /// The reason why Redis cannot be used: the message of Redis itself, if it responded.
     unusable: Option<String>,
     has_been_up: bool,
@@ -20,13 +20,13 @@ struct Known {
 }
 
 impl Problems {
-    fn known<T>(&self, access: impl FnOnce(&mut Known) -> T) -> T {
+    fn with_current<T>(&self, access: impl FnOnce(&mut CurrentProblems) -> T) -> T {
         access(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(super) fn unusable(&self, error: &LinkError) {
         let reason = error.to_string();
-        let changed = self.known(|known| change(&mut known.unusable, Some(reason)));
+        let changed = self.with_current(|current| change(&mut current.unusable, Some(reason)));
         if let Some(reason) = changed {
             tracing::warn!(reason, "redis unavailable, falling back to the database");
         }
@@ -34,9 +34,9 @@ impl Problems {
 
     /// Records that Redis is in use, with this number of revocations.
     pub(super) fn restored(&self, revocations: usize) {
-        let first = self.known(|known| {
-            known.unusable = None;
-            !std::mem::replace(&mut known.has_been_up, true)
+        let first = self.with_current(|current| {
+            current.unusable = None;
+            !std::mem::replace(&mut current.has_been_up, true)
         });
         let state =
             if first { "redis connection established" } else { "redis connection restored" };
@@ -44,9 +44,9 @@ impl Problems {
     }
 
     pub(super) fn evicts(&self, policy: Option<&str>) {
-        let before = self.known(|known| {
-            let changed = known.evicting.as_deref() != policy;
-            changed.then(|| std::mem::replace(&mut known.evicting, policy.map(str::to_owned)))
+        let before = self.with_current(|current| {
+            let changed = current.evicting.as_deref() != policy;
+            changed.then(|| std::mem::replace(&mut current.evicting, policy.map(str::to_owned)))
         });
         match (before, policy) {
             (Some(_), Some(policy)) => {
@@ -61,7 +61,7 @@ impl Problems {
     }
 
     pub(super) fn full(&self, is_full: bool) {
-        let was = self.known(|known| std::mem::replace(&mut known.is_full, is_full));
+        let was = self.with_current(|current| std::mem::replace(&mut current.is_full, is_full));
         match (was, is_full) {
             (false, true) => tracing::warn!("redis out of memory, tokens are no longer cached"),
             (true, false) => tracing::info!("redis memory available again"),
@@ -70,11 +70,11 @@ impl Problems {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.known(|known| known.is_full)
+        self.with_current(|current| current.is_full)
     }
 
     pub(super) fn split(&self, is_split: bool) {
-        let was = self.known(|known| std::mem::replace(&mut known.is_split, is_split));
+        let was = self.with_current(|current| std::mem::replace(&mut current.is_split, is_split));
         match (was, is_split) {
             (false, true) => tracing::warn!(
                 "servers on this database use different redis servers, logouts are slow"
@@ -85,9 +85,9 @@ impl Problems {
     }
 
     pub(super) fn poll(&self, error: Option<String>) {
-        let changed = self.known(|known| {
-            let changed = known.poll.is_some() != error.is_some();
-            known.poll.clone_from(&error);
+        let changed = self.with_current(|current| {
+            let changed = current.poll.is_some() != error.is_some();
+            current.poll.clone_from(&error);
             changed
         });
         match (changed, error) {
@@ -99,28 +99,28 @@ impl Problems {
 
     /// Returns whether Redis may evict keys.
     pub(super) fn is_evicting(&self) -> bool {
-        self.known(|known| known.evicting.is_some())
+        self.with_current(|current| current.evicting.is_some())
     }
 
     /// Returns messages for an operator.
     pub(super) fn messages(&self) -> Vec<String> {
-        self.known(|known| {
+        self.with_current(|current| {
             let mut messages = Vec::new();
-            if let Some(reason) = &known.unusable {
+            if let Some(reason) = &current.unusable {
                 messages.push(format!(
                     "Redis cannot be used, so the database is queried instead: {reason}"
                 ));
             }
-            if let Some(policy) = &known.evicting {
+            if let Some(policy) = &current.evicting {
                 messages.push(format!(
                     "Redis may evict revocations: set its maxmemory-policy to noeviction instead of \
                      {policy}."
                 ));
             }
-            if known.is_full {
+            if current.is_full {
                 messages.push("Redis is out of memory: give it more, or raise maxmemory.".into());
             }
-            if known.is_split {
+            if current.is_split {
                 messages.push(
                     "Servers on this database use different Redis servers, so each logout waits for \
                      all of them: give them the same redis.url."
@@ -132,11 +132,11 @@ impl Problems {
     }
 }
 
-/// Sets `known` to `now`. Returns the new value if it has changed.
-fn change(known: &mut Option<String>, now: Option<String>) -> Option<String> {
-    if *known == now {
+/// Sets `current` to `now`. Returns the new value if it has changed.
+fn change(current: &mut Option<String>, now: Option<String>) -> Option<String> {
+    if *current == now {
         return None;
     }
-    known.clone_from(&now);
+    current.clone_from(&now);
     now
 }

@@ -24,7 +24,7 @@ async fn rotate_batch(store: &Store, attempts: &[Refresh]) -> Vec<Result<BatchOu
 /// Opens `count` sessions and prepares a refresh of each.
 fn attempts(harness: &mut Harness, count: usize) -> Vec<Refresh> {
     let pairs: Vec<_> = (0..count).map(|_| harness.open().1).collect();
-    pairs.iter().map(|pair| harness.attempt(&pair.refresh, None, device())).collect()
+    pairs.iter().map(|pair| harness.prepare(&pair.refresh, None, device())).collect()
 }
 
 fn rotated(harness: &mut Harness) -> i64 {
@@ -57,7 +57,7 @@ async fn token_presented_concurrently_is_rotated_once() {
     let mut harness = Harness::new(DEFAULT);
     let store = harness.store_with(|options| options.pool_size = 4);
     let (session, pair) = harness.open();
-    let attempt = |_| harness.attempt(&pair.refresh, None, device());
+    let attempt = |_| harness.prepare(&pair.refresh, None, device());
     let attempts: Vec<Refresh> = (0..20).map(attempt).collect();
     let outcomes = rotate_batch(&store, &attempts).await;
     let mut winners =
@@ -77,15 +77,15 @@ async fn failing_row_does_not_affect_the_rest_of_its_batch() {
     let bad = "a\0b";
     if let Conn::Sqlite(conn) = &mut harness.conn {
         conn.batch_execute(
-            "CREATE TRIGGER refuse BEFORE UPDATE ON sessions \
-             WHEN hex(new.user_agent) = '610062' BEGIN SELECT RAISE(ABORT, 'refused'); END",
+            "CREATE TRIGGER reject BEFORE UPDATE ON sessions \
+             WHEN hex(new.user_agent) = '610062' BEGIN SELECT RAISE(ABORT, 'rejected'); END",
         )
         .unwrap();
     }
     let mut attempts = attempts(&mut harness, 12);
     let pair = harness.open().1;
     let device = ClientInfo { user_agent: Some(bad.to_owned()), ..device() };
-    attempts.insert(7, harness.attempt(&pair.refresh, None, device));
+    attempts.insert(7, harness.prepare(&pair.refresh, None, device));
     let outcomes = rotate_batch(&store, &attempts).await;
     assert!(
         outcomes.iter().any(|outcome| matches!(outcome, Ok(BatchOutcome::RolledBack))),
@@ -94,8 +94,8 @@ async fn failing_row_does_not_affect_the_rest_of_its_batch() {
     for (n, (attempt, outcome)) in attempts.iter().zip(outcomes).enumerate() {
         if outcome.unwrap() == BatchOutcome::RolledBack {
             // Each session is resolved individually.
-            let settled = harness.settle(attempt);
-            assert_eq!(settled.is_ok_and(|it| matches!(it, RefreshOutcome::Rotated(_))), n != 7);
+            let resolved = harness.resolve_conflict(attempt);
+            assert_eq!(resolved.is_ok_and(|it| matches!(it, RefreshOutcome::Rotated(_))), n != 7);
         }
     }
     assert_eq!(rotated(&mut harness), 12);
@@ -120,7 +120,7 @@ async fn locked_session_does_not_block_other_rotations() {
     }
     other.batch_execute("ROLLBACK").unwrap();
     assert_eq!(rotated(&mut harness), 19);
-    assert!(matches!(harness.settle(&attempts[4]).unwrap(), RefreshOutcome::Rotated(_)));
+    assert!(matches!(harness.resolve_conflict(&attempts[4]).unwrap(), RefreshOutcome::Rotated(_)));
 }
 
 #[actix_rt::test]
@@ -170,13 +170,13 @@ async fn queued(
 }
 
 /// Work that lasts until it is released.
-fn until_let_go() -> (Sender<()>, impl FnOnce(&mut Conn) -> QueryResult<()> + Send + 'static) {
-    let (let_go, held) = channel();
+fn until_released() -> (Sender<()>, impl FnOnce(&mut Conn) -> QueryResult<()> + Send + 'static) {
+    let (release, held) = channel();
     let work = move |_: &mut Conn| {
         held.recv().unwrap();
         Ok(())
     };
-    (let_go, work)
+    (release, work)
 }
 
 async fn is_pending(future: &mut (impl Future + Unpin)) -> bool {
@@ -219,18 +219,18 @@ async fn batch_leader_waits_for_a_connection_even_if_the_queue_is_full() {
         options.max_queue = 1;
     });
     let attempt = attempts(&mut harness, 1).remove(0);
-    let (let_go, hold) = until_let_go();
+    let (release, hold) = until_released();
     let mut holding = Box::pin(store.run(hold));
     assert!(is_pending(&mut holding).await);
     let mut queued = Box::pin(store.run(|_| Ok(())));
     assert!(is_pending(&mut queued).await);
     assert!(matches!(store.run(|_| Ok(())).await, Err(Error::QueueFull(1))));
-    let mut advancing = Box::pin(store.rotate(attempt.update.clone()));
-    assert!(is_pending(&mut advancing).await);
-    let_go.send(()).unwrap();
+    let mut rotating = Box::pin(store.rotate(attempt.update.clone()));
+    assert!(is_pending(&mut rotating).await);
+    release.send(()).unwrap();
     holding.await.unwrap();
     queued.await.unwrap();
-    assert!(matches!(advancing.await, Ok(BatchOutcome::Rotated(_))));
+    assert!(matches!(rotating.await, Ok(BatchOutcome::Rotated(_))));
 }
 
 #[actix_rt::test]
@@ -238,10 +238,10 @@ async fn pending_rotations_of_a_stopped_thread_are_taken_over() {
     let mut harness = Harness::new(DEFAULT);
     let store = harness.store_with(|options| options.pool_size = 1);
     let pair = harness.open().1;
-    let theirs = harness.attempt(&pair.refresh, None, device());
-    let ours = harness.attempt(&pair.refresh, None, device());
+    let theirs = harness.prepare(&pair.refresh, None, device());
+    let ours = harness.prepare(&pair.refresh, None, device());
     // The only connection is in use, so the batch leader waits for it.
-    let (let_go, hold) = until_let_go();
+    let (release, hold) = until_released();
     let mut holding = Box::pin(store.run(hold));
     assert!(is_pending(&mut holding).await);
     let (to_us, from_them) = channel();
@@ -249,20 +249,20 @@ async fn pending_rotations_of_a_stopped_thread_are_taken_over() {
     let their_store = store.clone();
     let stopping = std::thread::spawn(move || {
         actix_rt::System::new().block_on(async move {
-            let mut advancing = Box::pin(their_store.rotate(theirs.update.clone()));
-            assert!(is_pending(&mut advancing).await);
+            let mut rotating = Box::pin(their_store.rotate(theirs.update.clone()));
+            assert!(is_pending(&mut rotating).await);
             to_us.send(()).unwrap();
             from_us.recv().unwrap();
         });
     });
     from_them.recv().unwrap();
-    let mut advancing = Box::pin(store.rotate(ours.update.clone()));
-    assert!(is_pending(&mut advancing).await);
+    let mut rotating = Box::pin(store.rotate(ours.update.clone()));
+    assert!(is_pending(&mut rotating).await);
     to_them.send(()).unwrap();
     stopping.join().unwrap();
-    let_go.send(()).unwrap();
+    release.send(()).unwrap();
     holding.await.unwrap();
-    assert!(matches!(advancing.await, Ok(BatchOutcome::Rotated(_))));
+    assert!(matches!(rotating.await, Ok(BatchOutcome::Rotated(_))));
     assert_eq!(rotated(&mut harness), 1);
 }
 
@@ -281,11 +281,11 @@ async fn unresponsive_batch_blocks_its_shard_no_longer_than_the_timeout() {
     let pair = harness.open().1;
     relay.drop_responses_to("a response to lose");
     let lost = ClientInfo { user_agent: Some("a response to lose".to_owned()), ..device() };
-    let attempt = harness.attempt(&pair.refresh, None, lost);
+    let attempt = harness.prepare(&pair.refresh, None, lost);
     let stuck = store.rotate(attempt.update.clone()).await.unwrap_err();
     assert!(matches!(stuck, Error::QueryTimeout(_)) && stuck.is_transient(), "{stuck:?}");
     // The second rotation also goes to the database, without waiting for the first.
-    let attempt = harness.attempt(&pair.refresh, None, device());
+    let attempt = harness.prepare(&pair.refresh, None, device());
     assert_eq!(store.rotate(attempt.update.clone()).await.unwrap(), BatchOutcome::NoMatch);
     assert_eq!(rotated(&mut harness), 1, "what went to the database is done");
 }
@@ -303,7 +303,7 @@ async fn rotation_waiting_for_a_lock_is_canceled_and_not_executed_later() {
     let mut other = harness.connection();
     other.batch_execute("BEGIN; LOCK TABLE sessions IN EXCLUSIVE MODE").unwrap();
     for _ in 0..2 {
-        let attempt = harness.attempt(&pair.refresh, None, device());
+        let attempt = harness.prepare(&pair.refresh, None, device());
         let canceled = store.rotate(attempt.update.clone()).await.unwrap_err();
         assert!(canceled.is_transient(), "{canceled:?}");
     }
@@ -322,7 +322,7 @@ async fn rotation_waiting_for_a_lock_is_canceled_and_not_executed_later() {
 async fn work_committed_after_its_caller_gave_up_is_undone() {
     let harness = Harness::new(DEFAULT);
     let store = harness.store();
-    let (let_go, hold) = until_let_go();
+    let (release, hold) = until_released();
     let (tell, undone) = channel();
     let work = |conn: &mut Conn| hold(conn).map(|()| 7);
     let undo = move |_: &mut Conn, done| {
@@ -332,7 +332,7 @@ async fn work_committed_after_its_caller_gave_up_is_undone() {
     let mut writing = Box::pin(store.write_or_undo(work, undo));
     assert!(is_pending(&mut writing).await);
     drop(writing);
-    let_go.send(()).unwrap();
+    release.send(()).unwrap();
     assert_eq!(undone.recv_timeout(MINUTE), Ok(7));
     // If the caller gets the outcome, nothing is undone.
     let undo = |_: &mut Conn, ()| panic!("its caller waits");
@@ -343,7 +343,7 @@ async fn work_committed_after_its_caller_gave_up_is_undone() {
 async fn sqlite_writers_queue_in_fifo_order_and_readers_do_not_wait() {
     let harness = Harness::new(DEFAULT);
     let store = harness.store_with(|options| options.pool_size = 3);
-    let (let_go, hold) = until_let_go();
+    let (release, hold) = until_released();
     let mut writing = Box::pin(store.write(hold));
     assert!(is_pending(&mut writing).await);
     let mut next = Box::pin(store.write(|_| Ok(())));
@@ -351,7 +351,7 @@ async fn sqlite_writers_queue_in_fifo_order_and_readers_do_not_wait() {
     assert_eq!(waits, matches!(harness.conn, Conn::Sqlite(_)), "PostgreSQL has many writers");
     let reading = join_all((0..2).map(|_| store.run(|_| Ok(())))).await;
     assert!(reading.into_iter().all(|read| read.is_ok()));
-    let_go.send(()).unwrap();
+    release.send(()).unwrap();
     writing.await.unwrap();
     next.await.unwrap();
 }

@@ -39,8 +39,8 @@ fn failed_commit_is_an_error_and_changes_nothing() {
     let mut harness = Harness::new(DEFAULT);
     let (session, pair) = harness.open();
     let (_, other) = harness.open();
-    let attempt = harness.attempt(&pair.refresh, None, device());
-    let second = harness.attempt(&other.refresh, None, device());
+    let attempt = harness.prepare(&pair.refresh, None, device());
+    let second = harness.prepare(&other.refresh, None, device());
     let row = harness.session(session).unwrap();
     fail_commits(&mut harness);
 
@@ -49,7 +49,7 @@ fn failed_commit_is_an_error_and_changes_nothing() {
     assert!(rotate_from(&mut harness.conn, &row, one).is_err());
     assert!(rotate_batch(&mut harness.conn, &[one]).is_err());
     assert!(rotate_batch(&mut harness.conn, &[one, two]).is_err());
-    assert!(harness.settle(&attempt).is_err());
+    assert!(harness.resolve_conflict(&attempt).is_err());
     let event = EventId::new(harness.now).unwrap();
     let (policy, now) = (harness.policy, harness.now);
     let conn = &mut harness.conn;

@@ -12,7 +12,7 @@ use crate::harness::{DEFAULT, Harness, MINUTE, SECOND, START};
 
 const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
-fn refusal(session: SessionId, at: Timestamp) -> Event<'static> {
+fn rejection(session: SessionId, at: Timestamp) -> Event<'static> {
     Event {
         id: EventId::new(at).unwrap(),
         occurred_at: at,
@@ -47,7 +47,7 @@ fn concurrent_servers_count_in_one_row() {
                 scope.spawn(move || {
                     barrier.wait();
                     for _ in 0..TIMES {
-                        count(&mut conn, &refusal(session, START)).unwrap();
+                        count(&mut conn, &rejection(session, START)).unwrap();
                     }
                 });
             }
@@ -60,16 +60,16 @@ fn concurrent_servers_count_in_one_row() {
 fn different_events_or_minutes_have_separate_rows() {
     let mut harness = Harness::new(DEFAULT);
     let session = SessionId::new(UserId::random(), START).unwrap();
-    let first = refusal(session, START);
-    let same = refusal(session, START.after(59 * SECOND));
+    let first = rejection(session, START);
+    let same = rejection(session, START.after(59 * SECOND));
     let entries = [
-        Event { occurred_at: START.after(MINUTE), ..refusal(session, START) },
-        Event { kind: "superseded_elsewhere", ..refusal(session, START) },
-        Event { reason: Some("unknown"), ..refusal(session, START) },
-        Event { reason: None, ..refusal(session, START) },
-        Event { ip: Some([192, 0, 2, 2].into()), ..refusal(session, START) },
-        Event { ip: None, ..refusal(session, START) },
-        refusal(SessionId::new(UserId::random(), START).unwrap(), START),
+        Event { occurred_at: START.after(MINUTE), ..rejection(session, START) },
+        Event { kind: "superseded_elsewhere", ..rejection(session, START) },
+        Event { reason: Some("unknown"), ..rejection(session, START) },
+        Event { reason: None, ..rejection(session, START) },
+        Event { ip: Some([192, 0, 2, 2].into()), ..rejection(session, START) },
+        Event { ip: None, ..rejection(session, START) },
+        rejection(SessionId::new(UserId::random(), START).unwrap(), START),
     ];
     for event in [&first, &same].into_iter().chain(&entries) {
         count(&mut harness.conn, event).unwrap();
@@ -77,14 +77,14 @@ fn different_events_or_minutes_have_separate_rows() {
     assert_eq!(rows(&mut harness), (8, 9));
     // A copied token is one event, whichever request detects it.
     for kind in ["reuse_detected", "refresh_rejected", "refresh_rejected"] {
-        let event = Event { kind, reason: Some("reuse"), ..refusal(session, START) };
+        let event = Event { kind, reason: Some("reuse"), ..rejection(session, START) };
         count(&mut harness.conn, &event).unwrap();
     }
     assert_eq!(rows(&mut harness), (9, 12));
     let detected = "SELECT count AS number FROM events WHERE kind = 'reuse_detected'";
     assert_eq!(harness.number(detected), 3);
     for _ in 0..2 {
-        insert(&mut harness.conn, &refusal(session, START)).unwrap();
+        insert(&mut harness.conn, &rejection(session, START)).unwrap();
     }
     assert_eq!(rows(&mut harness), (11, 14), "events that are not counted have a row each");
 }

@@ -210,7 +210,7 @@ impl Harness {
         key: Option<&str>,
         from: ClientInfo,
     ) -> Outcome {
-        let attempt = self.attempt(refresh, key, from);
+        let attempt = self.prepare(refresh, key, from);
         self.carry_out(&attempt)
     }
 
@@ -245,13 +245,13 @@ impl Harness {
     }
 
     /// Prepares a refresh for a presented token.
-    pub(crate) fn attempt(&self, refresh: &str, key: Option<&str>, client: ClientInfo) -> Refresh {
+    pub(crate) fn prepare(&self, refresh: &str, key: Option<&str>, client: ClientInfo) -> Refresh {
         let token = self.parse(refresh);
         let idempotency_key =
-            key.map(|key| IdempotencyKey::parse(&format!("attempt-key-{key:0>8}")).unwrap());
-        let shown = PresentedToken { token, idempotency_key, client };
+            key.map(|key| IdempotencyKey::parse(&format!("idempotency-key-{key:0>8}")).unwrap());
+        let presented = PresentedToken { token, idempotency_key, client };
         let randomness = RotationRandomness::generate(self.now).unwrap();
-        Refresh::new(shown, randomness, self.rules(), self.now)
+        Refresh::new(presented, randomness, self.rules(), self.now)
     }
 
     /// Dates a rotation that was committed only now.
@@ -261,7 +261,7 @@ impl Harness {
     }
 
     /// Resolves a refresh that did not rotate its session.
-    pub(crate) fn settle(&mut self, attempt: &Refresh) -> QueryResult<RefreshOutcome> {
+    pub(crate) fn resolve_conflict(&mut self, attempt: &Refresh) -> QueryResult<RefreshOutcome> {
         let rules = Rules { policy: &self.policy, token_keys: &self.token_keys };
         sessions::resolve_conflict(&mut self.conn, attempt, rules, ReuseByDate::Defer)
     }
@@ -364,8 +364,8 @@ fn foreign_refresh(rules: Rules<'_>, now: Timestamp) -> Refresh {
     let session = SessionId::new(UserId::random(), now).unwrap();
     let secret = Secret::random().unwrap();
     let token = RefreshToken { session, generation: 0, secret };
-    let shown = PresentedToken { token, idempotency_key: None, client: device() };
-    Refresh::new(shown, RotationRandomness::generate(now).unwrap(), rules, now)
+    let presented = PresentedToken { token, idempotency_key: None, client: device() };
+    Refresh::new(presented, RotationRandomness::generate(now).unwrap(), rules, now)
 }
 
 pub(crate) fn device() -> ClientInfo {

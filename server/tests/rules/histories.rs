@@ -110,7 +110,7 @@ fn play(harness: &mut Harness, policy: Policy, actions: &[Action]) {
             }
             Action::PresentTooLate => {
                 let newest = seen.chain.last().unwrap().refresh.clone();
-                let late = harness.attempt(&newest, Some("late"), device());
+                let late = harness.prepare(&newest, Some("late"), device());
                 let response = harness.carry_out(&late.until(Timestamp::from_secs(0)));
                 match model.is_over(harness.now) {
                     None => assert_eq!(response, Outcome::TimedOut),
@@ -172,8 +172,8 @@ fn present(
     key: Option<u8>,
     expected: Expected,
 ) -> bool {
-    let shown = seen.chain[generation].refresh.clone();
-    let response = harness.present(&shown, key.map(|key| key.to_string()).as_deref());
+    let presented = seen.chain[generation].refresh.clone();
+    let response = harness.present(&presented, key.map(|key| key.to_string()).as_deref());
     let newest = seen.chain.len() - 1;
     let granted = match (&response, expected) {
         (Outcome::Rotated(pair), Expected::Rotated) => {
@@ -205,7 +205,7 @@ fn present(
     let session = harness.parse(&granted.refresh).session;
     let until = harness.session(session).unwrap().access_expires_at;
     assert!(granted.expires_at <= until.as_micros(), "its end is forgotten before it expires");
-    let before = seen.successors.insert(shown, granted.refresh.clone());
+    let before = seen.successors.insert(presented, granted.refresh.clone());
     assert!(before.is_none_or(|before| before == granted.refresh), "one successor for each token");
     true
 }

@@ -168,15 +168,15 @@ fn play(harness: &mut Harness, setup: Setup, actions: &[Action]) {
             Action::Stall(who, duration) => {
                 if let Process::Sending { token, key, .. } = processes[*who].clone() {
                     processes[*who] = Process::Idle;
-                    let attempt = harness.attempt(&token, key.as_deref(), device());
+                    let attempt = harness.prepare(&token, key.as_deref(), device());
                     let rest = latest(setup.max_wait(), &stored, &processes)
                         .map_or(*duration, |end| end.saturating_sub(elapsed).min(*duration));
                     elapsed += rest;
                     harness.wait(rest);
                     if let Outcome::Rotated(_) = harness.carry_out(&attempt) {
                         // Requests between the commit and its dating decide nothing.
-                        let reuse = harness.attempt(&token, key.as_deref(), device());
-                        let retried = harness.settle(&reuse).unwrap();
+                        let reuse = harness.prepare(&token, key.as_deref(), device());
+                        let retried = harness.resolve_conflict(&reuse).unwrap();
                         assert!(!matches!(retried, RefreshOutcome::Rejected { .. }));
                         harness.redate(&attempt);
                     }
@@ -188,7 +188,7 @@ fn play(harness: &mut Harness, setup: Setup, actions: &[Action]) {
             Action::MissDeadline(who) => {
                 if let Process::Sending { token, key, .. } = processes[*who].clone() {
                     processes[*who] = Process::Idle;
-                    let attempt = harness.attempt(&token, key.as_deref(), device());
+                    let attempt = harness.prepare(&token, key.as_deref(), device());
                     harness.carry_out(&attempt.until(Timestamp::from_secs(0)));
                 }
             }
@@ -214,15 +214,15 @@ fn play(harness: &mut Harness, setup: Setup, actions: &[Action]) {
 }
 
 /// Handles a response like a client.
-fn take(stored: &mut Stored, shown: &str, response: Outcome) {
+fn take(stored: &mut Stored, presented: &str, response: Outcome) {
     match response {
         Outcome::Rotated(pair) | Outcome::Reissued(pair) => {
-            if stored.token == shown {
+            if stored.token == presented {
                 *stored = Stored { token: pair.refresh, key: None, used_at: None };
             }
         }
         // Another process was faster and has stored its response.
-        Outcome::Rejected(InvalidGrantReason::Superseded) if stored.token != shown => {}
+        Outcome::Rejected(InvalidGrantReason::Superseded) if stored.token != presented => {}
         Outcome::TimedOut => panic!("there is no deadline"),
         Outcome::Rejected(reason) => panic!("logged out: {reason:?}"),
     }
@@ -243,7 +243,7 @@ fn latest(max_wait: Duration, stored: &Stored, processes: &[Process]) -> Option<
 fn late_rotation_is_redated_after_an_access_token_renewal() {
     let mut harness = Harness::new(DEFAULT);
     let (session, pair) = harness.open();
-    let attempt = harness.attempt(&pair.refresh, None, device());
+    let attempt = harness.prepare(&pair.refresh, None, device());
     // Rotated in time; the retry finds the access token expired.
     let rotated = harness.carry_out(&attempt);
     assert!(matches!(rotated, Outcome::Rotated(_)));

@@ -40,7 +40,7 @@ pub(crate) struct Model {
 struct Last {
     at: Timestamp,
     key: Option<u8>,
-    repeatable: bool,
+    reissuable: bool,
 }
 
 impl Model {
@@ -93,7 +93,7 @@ impl Model {
         let expected = if generation == self.live {
             Expected::Rejected(InvalidGrantReason::Reuse)
         } else {
-            self.show_old(generation, key, now)
+            self.present_superseded(generation, key, now)
         };
         match expected {
             Expected::Rejected(InvalidGrantReason::Reuse) => {
@@ -119,7 +119,7 @@ impl Model {
         };
         self.live += 1;
         self.keyed |= key.is_some() && self.policy.reissue.is_some();
-        self.last = Some(Last { at: now, key, repeatable: self.policy.reissue.is_some() });
+        self.last = Some(Last { at: now, key, reissuable: self.policy.reissue.is_some() });
         self.issue_access(now);
         self.idle_end = self.idle_end.max(now.after(self.policy.idle_lifetime));
     }
@@ -134,21 +134,21 @@ impl Model {
         self.policy.access_lifetime = lifetime;
     }
 
-    fn show_old(&self, generation: usize, key: Option<u8>, now: Timestamp) -> Expected {
+    fn present_superseded(&self, generation: usize, key: Option<u8>, now: Timestamp) -> Expected {
         let last = self.last.as_ref().expect("there is no old one without a rotation");
         let reuse = Expected::Rejected(InvalidGrantReason::Reuse);
         let Some(window) = self.policy.reissue else { return reuse };
         let age = now.since(last.at);
-        let is_parent = generation + 1 == self.live;
-        let is_attempt = is_parent && key.is_some() && key == last.key;
-        let max_wait = if is_attempt { window.recovery_window } else { window.grace_period };
-        if age > max_wait || (window.same_key_only && self.keyed && !is_attempt) {
+        let is_previous = generation + 1 == self.live;
+        let has_same_key = is_previous && key.is_some() && key == last.key;
+        let max_wait = if has_same_key { window.recovery_window } else { window.grace_period };
+        if age > max_wait || (window.same_key_only && self.keyed && !has_same_key) {
             return reuse;
         }
-        if !is_parent && generation < self.floors.0 {
+        if !is_previous && generation < self.floors.0 {
             return reuse;
         }
-        if !is_parent || !last.repeatable {
+        if !is_previous || !last.reissuable {
             return Expected::Rejected(InvalidGrantReason::Superseded);
         }
         let issued_at = Timestamp::from_secs(self.access_issued_at.as_secs());
@@ -166,7 +166,7 @@ impl Model {
     /// An operator has erased the successor salt.
     pub(crate) fn erase_salt(&mut self) {
         if let Some(last) = &mut self.last {
-            last.repeatable = false;
+            last.reissuable = false;
         }
     }
 
@@ -182,7 +182,7 @@ impl Model {
             && last.key.is_none()
             && now.since(last.at) > rules.grace_period
         {
-            last.repeatable = false;
+            last.reissuable = false;
         }
     }
 
@@ -197,8 +197,8 @@ impl Model {
         }
         let (Some(rules), Some(last)) = (self.policy.reissue, &mut self.last) else { return };
         let max_wait = if last.key.is_some() { rules.recovery_window } else { rules.grace_period };
-        if last.repeatable && (over_at <= now || now.since(last.at) > max_wait) {
-            *last = Last { at: last.at, key: None, repeatable: false };
+        if last.reissuable && (over_at <= now || now.since(last.at) > max_wait) {
+            *last = Last { at: last.at, key: None, reissuable: false };
         }
     }
 

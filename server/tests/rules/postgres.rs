@@ -65,13 +65,13 @@ fn request_that_saw_the_token_current_gets_the_pair_of_a_concurrent_rotation() {
     let mut harness = Harness::new(DEFAULT);
     let (_, pair) = harness.open();
     let mut other = harness.connection();
-    let stalled = harness.attempt(&pair.refresh, None, device());
+    let stalled = harness.prepare(&pair.refresh, None, device());
     other.batch_execute("BEGIN").unwrap();
     assert!(rotate(&mut other, &stalled.update).unwrap().is_some());
     harness.wait(10 * MINUTE);
-    let reuse = harness.attempt(&pair.refresh, None, device());
-    let settled = std::thread::scope(|scope| {
-        let settling = scope.spawn(|| harness.settle(&reuse).unwrap());
+    let reuse = harness.prepare(&pair.refresh, None, device());
+    let resolved = std::thread::scope(|scope| {
+        let resolving = scope.spawn(|| harness.resolve_conflict(&reuse).unwrap());
         let waiting = "SELECT count(*) AS number FROM pg_stat_activity WHERE \
                        datname = current_database() AND wait_event_type = 'Lock'";
         let asked = Instant::now();
@@ -79,10 +79,10 @@ fn request_that_saw_the_token_current_gets_the_pair_of_a_concurrent_rotation() {
             assert!(asked.elapsed() < MINUTE, "it does not wait for the row");
         }
         other.batch_execute("COMMIT").unwrap();
-        settling.join().unwrap()
+        resolving.join().unwrap()
     });
     assert!(
-        matches!(settled, RefreshOutcome::Reissued(_)),
+        matches!(resolved, RefreshOutcome::Reissued(_)),
         "it was rotated after this request began"
     );
 }

@@ -166,7 +166,7 @@ async fn server_clears_salts_of_its_own_rotations_before_the_next_pass() {
     assert!(harness.session(rotated[0]).unwrap().previous.unwrap().successor_salt.is_none());
     assert_eq!(harness.number(salts), 2);
     sweeper.tick().await.unwrap();
-    assert_eq!(harness.number(salts), 1, "come across; the attempt key keeps its own");
+    assert_eq!(harness.number(salts), 1, "come across; the idempotency key keeps its own");
 }
 
 #[actix_rt::test]

@@ -61,7 +61,7 @@ fn play(harness: &mut Harness, policy: Policy, actions: &[Action]) {
     let mut ever_keyed = false;
     let mut over = false;
     for action in actions {
-        let (shown, key) = match action {
+        let (presented, key) = match action {
             Action::Owner { keyed } => (owner.clone(), keyed.then_some("owner")),
             Action::Thief { which, keyed } if !stolen.is_empty() => {
                 (which.get(&stolen).clone(), keyed.then_some("thief"))
@@ -81,7 +81,7 @@ fn play(harness: &mut Harness, policy: Policy, actions: &[Action]) {
             }
             Action::Thief { .. } => continue,
         };
-        let generation = chain.iter().position(|token| *token == shown).unwrap();
+        let generation = chain.iter().position(|token| *token == presented).unwrap();
         let second = generation + 1 < chain.len();
         let age = harness.now.since(rotated_at);
         let is_owner = matches!(action, Action::Owner { .. });
@@ -99,7 +99,7 @@ fn play(harness: &mut Harness, policy: Policy, actions: &[Action]) {
         };
         // A token that was current one grace period ago is not reuse.
         let may_end = must_end || was_current > Some(REISSUE.grace_period);
-        let granted = match harness.present(&shown, key) {
+        let granted = match harness.present(&presented, key) {
             Outcome::Rotated(pair) => {
                 assert!(!second && !over, "an old token was rotated");
                 chain.push(pair.refresh.clone());
