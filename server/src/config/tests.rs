@@ -141,4 +141,5 @@ fn optional_settings_can_be_unset_by_a_word() {
 fn password_in_an_invalid_url_is_not_printed() {
     assert!(!error_of("[database]\nurl = 'mysql://me:hush@x'").contains("hush"));
     assert!(!error_of("[redis]\nurl = 'http://me:hush@x'").contains("hush"));
+    assert!(!error_of("[tokens]\nissuer = 'https://me:hush@x'").contains("hush"));
 }
