@@ -4,6 +4,7 @@
 //! it has several sessions. [`Accounts`] decides who may log in; the issuer opens and ends
 //! the sessions.
 
+pub mod backends;
 mod change_password;
 mod events;
 mod hashing;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use crate::issuer::{self, Issuer};
 use crate::store::{self, Store};
 
+pub use backends::{OpenSession, OpenSessionError};
 pub use change_password::{ChangePassword, ChangePasswordError};
 pub use events::AccountEvent;
 pub use hashing::{Error as HashingError, PasswordHasher};

@@ -4,6 +4,7 @@
 //! response. Status codes are in `error`.
 
 mod accounts;
+mod backends;
 pub mod error;
 mod extract;
 mod guests;
@@ -51,7 +52,8 @@ pub fn routes(service: &mut web::ServiceConfig) {
         .service(resource("/health/live", "GET, HEAD", read().to(health::live)))
         .service(resource("/health/ready", "GET, HEAD", read().to(health::ready)))
         .service(
-            resource("/sessions", "GET, DELETE", web::get().to(sessions::list))
+            resource("/sessions", "GET, POST, DELETE", web::get().to(sessions::list))
+                .route(web::post().to(backends::open_session))
                 .route(web::delete().to(sessions::revoke_all)),
         )
         .service(resource("/sessions/{id}", "DELETE", web::delete().to(sessions::revoke)))

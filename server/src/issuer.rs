@@ -163,7 +163,7 @@ impl Issuer {
             // Lets the command to Redis leave first.
             tokio::task::yield_now().await;
             let start = Instant::now();
-            let token = self.keys.sign(&claims, now);
+            let token = self.keys.sign(&claims, grant.claims.as_ref(), now);
             self.metrics.record_signing(start.elapsed());
             token
         };

@@ -36,6 +36,9 @@ enum Command {
     /// Replace the server's secret.
     #[command(subcommand)]
     Secret(cli::secret::Command),
+    /// Manage the applications that open sessions for users of their own.
+    #[command(subcommand)]
+    Backends(cli::backends::Command),
     /// End sessions, for example after a restored backup.
     #[command(subcommand)]
     Sessions(cli::sessions::Command),
@@ -69,6 +72,7 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         Command::Explain => cli::explain::run(&config)?,
         Command::Keys(command) => cli::keys::run(&config, command)?,
         Command::Secret(command) => cli::secret::run(&config, command)?,
+        Command::Backends(command) => cli::backends::run(&config, command)?,
         Command::Sessions(command) => cli::sessions::run(&config, command)?,
     }
     Ok(())

@@ -21,6 +21,7 @@ use crate::clock::Timestamp;
 use crate::crypto::TokenKeys;
 use crate::ids::{AccessTokenId, EventId, SessionId, UserId};
 use crate::store::events::{Event, Subject};
+use crate::tokens::ExtraClaims;
 
 pub use crate::store::sessions::EndReason;
 pub use assess::{Assessment, InvalidGrant, Presented, PresentedKey, assess};
@@ -150,6 +151,8 @@ pub struct TokenGrant {
     /// The current refresh token, encoded.
     pub refresh_token: String,
     pub access: AccessGrant,
+    /// Further claims of the access token.
+    pub claims: Option<ExtraClaims>,
 }
 
 /// The id and the lifetime of an access token.

@@ -5,6 +5,7 @@
 //! its own; then a `match` in this module decides.
 
 pub mod accounts;
+pub mod backends;
 mod connection;
 pub mod dedicated_connection;
 mod error;

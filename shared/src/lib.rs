@@ -107,6 +107,17 @@ pub struct ChangePasswordRequest {
     pub new: Option<String>,
 }
 
+/// The request of `POST /sessions`, by a backend.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OpenSessionRequest {
+    /// The backend's name of the user.
+    pub subject: Option<String>,
+    /// Further claims of the session's access tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claims: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
 /// A session of the user in the response of `GET /sessions`: one login on one device.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Accounts;
+use super::backends::SUBJECT_KIND;
 use crate::ids::UserId;
 use crate::store::{Conn, accounts, identities};
 
@@ -21,7 +22,7 @@ pub struct Profile {
     pub email_verified: bool,
 }
 
-/// The profiles of users that sent requests; `None` for a guest.
+/// The profiles of users that sent requests; `None` for a user without a name.
 pub(super) struct Cache(quick_cache::sync::Cache<UserId, (Instant, Option<Profile>)>);
 
 impl Cache {
@@ -36,7 +37,7 @@ impl Cache {
 }
 
 impl Accounts {
-    /// Returns the profile of an account, or `None` for a guest. If the database is
+    /// Returns the profile of an account, or `None` for a user without a name. If the database is
     /// unavailable, returns the last one that was read.
     pub async fn profile(&self, user: UserId) -> Option<Profile> {
         let cached = self.profiles.0.get(&user);
@@ -64,6 +65,7 @@ fn read(conn: &mut Conn, user: UserId) -> diesel::QueryResult<Option<Profile>> {
     let names = identities::of_user(conn, user)?;
     let email_verified =
         names.iter().any(|name| name.kind == "email" && name.verified_at.is_some());
-    let name = account.display_name.or_else(|| names.into_iter().next().map(|name| name.name));
-    Ok(Some(Profile { name: name.unwrap_or_default(), email_verified }))
+    let login_name = names.into_iter().find(|name| name.kind != SUBJECT_KIND).map(|it| it.name);
+    let name = account.display_name.or(login_name);
+    Ok(name.map(|name| Profile { name, email_verified }))
 }

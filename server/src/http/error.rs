@@ -1,5 +1,7 @@
 //! The errors of the API: status, code and message of each, and its headers.
 
+mod accounts;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -8,10 +10,7 @@ use actix_web::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
 use matchbook_shared::{ErrorBody, InvalidGrantReason};
 
-use crate::accounts::{
-    self, ChangePasswordError, HashingError, InvalidName, LogInError, RegisterError, Registration,
-    Unacceptable,
-};
+use crate::accounts::{HashingError, Registration};
 use crate::issuer::{self, ErrorKind, RefreshError, VerifyError};
 use crate::sessions::{GuestRejection, InvalidGrant};
 
@@ -46,6 +45,8 @@ pub enum Error {
     AlreadyAccount,
     /// Unknown name or wrong password.
     InvalidCredentials,
+    /// Unknown backend, or wrong secret.
+    InvalidClient,
     /// The password is right, but the account is disabled.
     UserDisabled,
     /// The user has no password that could be changed.
@@ -77,61 +78,6 @@ impl From<GuestRejection> for Error {
             GuestRejection::UserNotFound => Self::UserNotFound,
             GuestRejection::AlreadyActive => Self::AlreadyActive,
             GuestRejection::IdUsed => Self::GuestIdUsed,
-        }
-    }
-}
-
-impl From<accounts::Error> for Error {
-    fn from(error: accounts::Error) -> Self {
-        match error {
-            accounts::Error::Issuer(error) => Self::Failed(error),
-            accounts::Error::Hashing(HashingError::Busy) => Self::Busy,
-            accounts::Error::Hashing(error) => Self::HashingFailed(error),
-        }
-    }
-}
-
-impl From<InvalidName> for Error {
-    fn from(_: InvalidName) -> Self {
-        Self::InvalidName
-    }
-}
-
-impl From<Unacceptable> for Error {
-    fn from(reason: Unacceptable) -> Self {
-        Self::UnacceptablePassword(reason.message())
-    }
-}
-
-impl From<RegisterError> for Error {
-    fn from(error: RegisterError) -> Self {
-        match error {
-            RegisterError::Closed(registration) => Self::RegistrationClosed(registration),
-            RegisterError::Unacceptable(reason) => reason.into(),
-            RegisterError::NameTaken => Self::NameTaken,
-            RegisterError::AlreadyAccount => Self::AlreadyAccount,
-            RegisterError::Failed(error) => error.into(),
-        }
-    }
-}
-
-impl From<LogInError> for Error {
-    fn from(error: LogInError) -> Self {
-        match error {
-            LogInError::InvalidCredentials => Self::InvalidCredentials,
-            LogInError::Disabled => Self::UserDisabled,
-            LogInError::Failed(error) => error.into(),
-        }
-    }
-}
-
-impl From<ChangePasswordError> for Error {
-    fn from(error: ChangePasswordError) -> Self {
-        match error {
-            ChangePasswordError::NoPassword => Self::NoPassword,
-            ChangePasswordError::WrongPassword => Self::InvalidCredentials,
-            ChangePasswordError::Unacceptable(reason) => reason.into(),
-            ChangePasswordError::Failed(error) => error.into(),
         }
     }
 }
@@ -194,44 +140,6 @@ impl Error {
                 "sign_in_used",
                 "A guest id permits one login, and this one is used: get a new id from /register.",
             ),
-            Self::NoGuests => (
-                Status::FORBIDDEN,
-                "registration_closed",
-                "This server has no guests: log in with an account.",
-            ),
-            Self::RegistrationClosed(registration) => {
-                (Status::FORBIDDEN, "registration_closed", registration_message(*registration))
-            }
-            Self::InvalidName => (
-                Status::BAD_REQUEST,
-                "invalid_name",
-                "The name must be an email address, or 1 to 64 letters, digits and `.`, `-`, `_`, \
-                 of which the first is a letter or digit.",
-            ),
-            Self::UnacceptablePassword(message) => {
-                (Status::BAD_REQUEST, "unacceptable_password", message)
-            }
-            Self::NameTaken => {
-                (Status::CONFLICT, "name_taken", "The name is taken: choose another one.")
-            }
-            Self::AlreadyAccount => (
-                Status::CONFLICT,
-                "already_registered",
-                "The access token is of an account: log out first, or send the request without it.",
-            ),
-            Self::InvalidCredentials => {
-                (Status::UNAUTHORIZED, "invalid_credentials", "The name or the password is wrong.")
-            }
-            Self::UserDisabled => (
-                Status::FORBIDDEN,
-                "user_disabled",
-                "The account is disabled: ask the operator of this server.",
-            ),
-            Self::NoPassword => (
-                Status::CONFLICT,
-                "no_password",
-                "The user has no password: register an account first.",
-            ),
             Self::SessionNotFound => (
                 Status::NOT_FOUND,
                 "unknown_session",
@@ -257,12 +165,7 @@ impl Error {
                 "The request body did not arrive in time: send it again.",
             ),
             Self::Failed(error) => failure_parts(error.kind()),
-            Self::Busy => (
-                Status::SERVICE_UNAVAILABLE,
-                "temporarily_unavailable",
-                "Too many people log in at this moment: try again in a moment.",
-            ),
-            Self::HashingFailed(_) => failure_parts(ErrorKind::Internal),
+            _ => self.account_parts(),
         }
     }
 
@@ -276,22 +179,12 @@ impl Error {
     fn challenge(&self) -> Option<String> {
         match self {
             Self::MissingToken | Self::InvalidGrant(_) => Some(REALM.to_owned()),
+            Self::InvalidClient => Some(r#"Basic realm="matchbook", charset="UTF-8""#.to_owned()),
             Self::InvalidToken(_) | Self::InvalidBearer(_) => {
                 let (_, code, message) = self.parts();
                 Some(format!(r#"{REALM}, error="{code}", error_description="{message}""#))
             }
             _ => None,
-        }
-    }
-}
-
-fn registration_message(registration: Registration) -> &'static str {
-    match registration {
-        Registration::Closed => {
-            "Registration is closed: ask the operator of this server for an account."
-        }
-        Registration::Open | Registration::Invite => {
-            "Registration needs an invitation: ask the operator of this server for one."
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Extractors: how handlers read their requests.
 
+pub(super) mod basic;
 pub(super) mod bearer;
 pub(super) mod body_timeout;
 pub(super) mod client_info;

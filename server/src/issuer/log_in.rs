@@ -8,7 +8,7 @@ use crate::crypto::Secret;
 use crate::ids::{SessionId, UserId};
 use crate::sessions::{self, ClientInfo, Context, GuestRejection, Login, TokenGrant};
 use crate::store::{Conn, users};
-use crate::tokens::RotationRandomness;
+use crate::tokens::{ExtraClaims, RotationRandomness};
 
 impl Issuer {
     /// Adds a guest.
@@ -42,12 +42,24 @@ impl Issuer {
         client: ClientInfo,
         admit: impl FnOnce(&mut Conn, &Context<'_>) -> QueryResult<Result<(), R>> + Send + 'static,
     ) -> Result<Result<IssuedTokens, R>, Error> {
+        self.open_session_with(user, None, client, admit).await
+    }
+
+    /// Opens a session whose access tokens have further claims, as [`Self::open_session`]
+    /// does.
+    pub(crate) async fn open_session_with<R: Send + 'static>(
+        &self,
+        user: UserId,
+        claims: Option<ExtraClaims>,
+        client: ClientInfo,
+        admit: impl FnOnce(&mut Conn, &Context<'_>) -> QueryResult<Result<(), R>> + Send + 'static,
+    ) -> Result<Result<IssuedTokens, R>, Error> {
         let now = clock::now();
         let session = SessionId::new(user, now)?;
         let secret = Secret::random()?;
         let RotationRandomness { access, event, .. } = RotationRandomness::generate(now)?;
         let ip = client.ip.map(tracing::field::display);
-        let login = Login { user, session, secret, access };
+        let login = Login { user, session, secret, access, claims };
         let policy = self.policy;
         let token_keys = self.token_keys.clone();
         let open = move |conn: &mut Conn| {

@@ -19,7 +19,7 @@ use crate::crypto::Digest;
 use crate::secrets::KeyEncryptionKeys;
 use crate::store::signing_keys::StoredKey;
 use crate::store::{self, Conn, Store, signing_keys};
-use crate::tokens::{Claims, VerifiedToken};
+use crate::tokens::{Claims, ExtraClaims, VerifiedToken};
 
 /// The interval at which a server reads the keys.
 pub const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
@@ -156,9 +156,17 @@ impl KeyRing {
         Ok(())
     }
 
-    /// Signs an access token with `claims`.
-    pub fn sign(&self, claims: &Claims<'_>, now: Timestamp) -> Result<String, Error> {
-        let payload = serde_json::to_vec(claims).map_err(Error::Claims)?;
+    /// Signs an access token with `claims`, and with those of its session.
+    pub fn sign(
+        &self,
+        claims: &Claims<'_>,
+        extra: Option<&ExtraClaims>,
+        now: Timestamp,
+    ) -> Result<String, Error> {
+        let mut payload = serde_json::to_vec(claims).map_err(Error::Claims)?;
+        if let Some(extra) = extra {
+            extra.append_to(&mut payload);
+        }
         let snapshot = self.snapshot();
         let active = snapshot.keys.iter().rfind(|key| key.active_from <= now);
         // After the clock was set back, no key may be active yet.

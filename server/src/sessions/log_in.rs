@@ -8,7 +8,7 @@ use crate::ids::{AccessTokenId, SessionId, UserId};
 use crate::store::events::{self, Event};
 use crate::store::sessions::NewSession;
 use crate::store::{self, Conn, accounts, users};
-use crate::tokens::RefreshToken;
+use crate::tokens::{ExtraClaims, RefreshToken};
 
 /// A login, with the ids and the secret of the session that it opens.
 pub struct Login {
@@ -16,6 +16,8 @@ pub struct Login {
     pub session: SessionId,
     pub secret: Secret,
     pub access: AccessTokenId,
+    /// Further claims of the session's access tokens.
+    pub claims: Option<ExtraClaims>,
 }
 
 /// Why a guest may not log in.
@@ -54,7 +56,7 @@ pub fn open(
     token_key: &TokenKey,
     cx: &Context<'_>,
 ) -> QueryResult<TokenGrant> {
-    let Login { user, session, secret, access } = login;
+    let Login { user, session, secret, access, claims } = login;
     let Context { policy, client, now, .. } = *cx;
     let expires_at = now.after(policy.absolute_lifetime);
     store::sessions::insert(
@@ -68,6 +70,7 @@ pub fn open(
             now,
             idle_expires_at: now.after(policy.idle_lifetime),
             expires_at,
+            claims: claims.as_ref().map(ExtraClaims::as_json),
             user_agent: client.user_agent.as_deref(),
             ip: client.ip,
         },
@@ -76,7 +79,7 @@ pub fn open(
     events::insert(conn, &event)?;
     let refresh_token = RefreshToken { session, generation: 0, secret }.encode(token_key);
     let access = AccessGrant::new(access, now, policy.access_lifetime, expires_at);
-    Ok(TokenGrant { user, session, refresh_token, access })
+    Ok(TokenGrant { user, session, refresh_token, access, claims })
 }
 
 /// Reverses a login whose client disconnected: a guest may log in again.

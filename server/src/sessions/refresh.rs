@@ -15,7 +15,7 @@ use crate::ids::{EventId, UserId};
 use crate::store::events::{self, Event};
 use crate::store::sessions::{AccessRenewal, RotatedSession, RotationUpdate, Session};
 use crate::store::{self, Conn};
-use crate::tokens::{RefreshToken, RotationRandomness};
+use crate::tokens::{ExtraClaims, RefreshToken, RotationRandomness};
 
 /// A refresh token whose tag is valid, and its request.
 pub struct PresentedToken {
@@ -117,6 +117,7 @@ impl Refresh {
             session,
             refresh_token: self.successor.encode(&rules.token_keys.current),
             access: AccessGrant::new(access, now, lifetime, row.expires_at),
+            claims: row.claims.map(ExtraClaims::from_stored),
         })
     }
 }
@@ -233,6 +234,7 @@ impl Conflict<'_> {
             session: update.session,
             refresh_token,
             access,
+            claims: session.claims.clone(),
         })))
     }
 

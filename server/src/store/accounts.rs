@@ -113,6 +113,14 @@ pub fn use_password(
     Ok(changed == 1)
 }
 
+/// Records a login without a password, and locks the row until the end of the transaction.
+/// Returns `false` if the account is disabled or does not exist.
+pub fn use_account(conn: &mut Conn, user: UserId, now: Timestamp) -> QueryResult<bool> {
+    let enabled = accounts::table.find(key(user)).filter(accounts::disabled_at.is_null());
+    let changed = diesel::update(enabled).set(accounts::last_login_at.eq(now)).execute(conn)?;
+    Ok(changed == 1)
+}
+
 /// Replaces the hash of a password. Returns `false` if `old` is no longer the stored hash.
 pub fn replace_password_hash(
     conn: &mut Conn,

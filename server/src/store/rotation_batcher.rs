@@ -32,7 +32,7 @@ const MAX_TERM: Duration = Duration::from_millis(50);
 
 /// The outcome of a rotation in a batch. Unless it is `Rotated`, the caller has to rotate
 /// the session alone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BatchOutcome {
     Rotated(RotatedSession),
     /// The statement matched no row: the token is not the current one, its row is locked,

@@ -51,6 +51,8 @@ pub struct NewSession<'a> {
     pub now: Timestamp,
     pub idle_expires_at: Timestamp,
     pub expires_at: Timestamp,
+    /// Further claims of its access tokens, as JSON.
+    pub claims: Option<&'a str>,
     pub user_agent: Option<&'a str>,
     pub ip: Option<IpAddr>,
 }
@@ -72,6 +74,7 @@ pub fn insert(conn: &mut Conn, new: &NewSession<'_>) -> QueryResult<()> {
             sessions::expires_at.eq(new.expires_at),
             sessions::user_agent.eq(new.user_agent),
             sessions::ip.eq(new.ip.map(IpAddress)),
+            sessions::claims.eq(new.claims),
         ))
         .execute(conn)?;
     Ok(())

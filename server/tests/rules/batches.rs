@@ -38,7 +38,7 @@ async fn rotations_that_queue_during_a_commit_share_the_next_one() {
     let attempts = attempts(&mut harness, 40);
     for (attempt, outcome) in attempts.iter().zip(rotate_batch(&store, &attempts).await) {
         let row = harness.session(attempt.update.session).unwrap();
-        let rotated = RotatedSession { user: row.user, expires_at: row.expires_at };
+        let rotated = RotatedSession { user: row.user, expires_at: row.expires_at, claims: None };
         assert_eq!(outcome.unwrap(), BatchOutcome::Rotated(rotated));
         assert_eq!(row.generation, 1);
         assert!(attempt.update.successor.matches(row.secret_digest.as_bytes()));

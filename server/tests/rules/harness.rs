@@ -188,7 +188,8 @@ impl Harness {
         let client = device();
         let RotationRandomness { access, event, .. } =
             RotationRandomness::generate(self.now).unwrap();
-        let login = Login { user, session, secret: Secret::random().unwrap(), access };
+        let login =
+            Login { user, session, secret: Secret::random().unwrap(), access, claims: None };
         let Harness { conn, token_keys, policy, now, .. } = self;
         let cx = Context { policy, client: &client, event, now: *now };
         let grant = conn.transaction(|conn| {
@@ -221,8 +222,8 @@ impl Harness {
         // In the middle of a batch, as on a busy server.
         let others = [foreign_refresh(rules, *now), foreign_refresh(rules, *now)];
         let batch = [&*others[0].update, &*attempt.update, &*others[1].update];
-        let rotation = match rotate_batch(conn, &batch).unwrap()[..] {
-            [None, Some(row), None] => attempt.rotated(row, rules),
+        let rotation = match &rotate_batch(conn, &batch).unwrap()[..] {
+            [None, Some(row), None] => attempt.rotated(row.clone(), rules),
             [None, None, None] => {
                 match sessions::resolve_conflict(conn, attempt, rules, ReuseByDate::Defer).unwrap()
                 {

@@ -103,6 +103,7 @@ fn session() -> Session {
         state: State::Live,
         user_agent: None,
         ip: None,
+        claims: None,
     }
 }
 

@@ -57,11 +57,13 @@ pub struct RotationUpdate {
 }
 
 /// The columns of a session that its rotation returns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Queryable)]
+#[derive(Debug, Clone, PartialEq, Eq, Queryable)]
 pub struct RotatedSession {
     pub user: UserId,
     /// The absolute expiry.
     pub expires_at: Timestamp,
+    /// Further claims of the access tokens, as JSON.
+    pub claims: Option<String>,
 }
 
 /// Rotates one session in one statement. Of several concurrent calls, one succeeds.
@@ -82,12 +84,9 @@ pub fn rotate_batch(
             Ok(vec![one.get_result(conn).optional()?])
         }
         (Conn::Postgres(conn), all) => {
-            let rows: Vec<(SessionId, UserId, Timestamp)> = RotateBatch::new(all).load(conn)?;
-            let rows: HashMap<SessionId, RotatedSession> = rows
-                .into_iter()
-                .map(|(session, user, expires_at)| (session, RotatedSession { user, expires_at }))
-                .collect();
-            Ok(all.iter().map(|next| rows.get(&next.session).copied()).collect())
+            let rows: Vec<(SessionId, RotatedSession)> = RotateBatch::new(all).load(conn)?;
+            let mut rows: HashMap<SessionId, RotatedSession> = rows.into_iter().collect();
+            Ok(all.iter().map(|next| rows.remove(&next.session)).collect())
         }
         (conn @ Conn::Sqlite(_), all) => conn.write(|conn| {
             let swap = |next: &&RotationUpdate| {
@@ -391,7 +390,7 @@ where
         if SKIP_LOCKED {
             out.push_sql(" FOR NO KEY UPDATE SKIP LOCKED)");
         }
-        out.push_sql(" RETURNING user_id, expires_at");
+        out.push_sql(" RETURNING user_id, expires_at, claims");
         Ok(())
     }
 }
@@ -402,7 +401,7 @@ impl<const SKIP_LOCKED: bool> QueryId for RotateOne<'_, SKIP_LOCKED> {
 }
 
 impl<const SKIP_LOCKED: bool> Query for RotateOne<'_, SKIP_LOCKED> {
-    type SqlType = (SqlUuid, SqlTimestamp);
+    type SqlType = (SqlUuid, SqlTimestamp, Nullable<Text>);
 }
 
 impl<const SKIP_LOCKED: bool, C> RunQueryDsl<C> for RotateOne<'_, SKIP_LOCKED> {}
@@ -419,7 +418,7 @@ impl QueryFragment<Pg> for RotateBatch<'_> {
         self.push_all(BEFORE_DEADLINE, &mut out)?;
         out.push_sql(" FOR NO KEY UPDATE OF held SKIP LOCKED) AS next WHERE ");
         self.push_all(KEY, &mut out)?;
-        out.push_sql(" RETURNING held.id, held.user_id, held.expires_at");
+        out.push_sql(" RETURNING held.id, held.user_id, held.expires_at, held.claims");
         Ok(())
     }
 }
@@ -430,7 +429,7 @@ impl QueryId for RotateBatch<'_> {
 }
 
 impl Query for RotateBatch<'_> {
-    type SqlType = (SqlUuid, SqlUuid, SqlTimestamp);
+    type SqlType = (SqlUuid, (SqlUuid, SqlTimestamp, Nullable<Text>));
 }
 
 impl RunQueryDsl<PgConnection> for RotateBatch<'_> {}

@@ -11,6 +11,7 @@ use crate::ids::{AccessTokenId, SessionId, UserId};
 use crate::store::Conn;
 use crate::store::schema::sessions;
 use crate::store::types::IpAddress;
+use crate::tokens::ExtraClaims;
 
 /// A session.
 pub struct Session {
@@ -38,6 +39,8 @@ pub struct Session {
     pub user_agent: Option<String>,
     /// The address of the last login or refresh.
     pub ip: Option<IpAddr>,
+    /// Further claims of its access tokens.
+    pub claims: Option<ExtraClaims>,
 }
 
 /// The last rotated generation of a session.
@@ -148,6 +151,7 @@ struct SessionRow {
     end_reason: Option<String>,
     user_agent: Option<String>,
     ip: Option<IpAddress>,
+    claims: Option<String>,
 }
 
 /// A row that no server writes.
@@ -194,6 +198,7 @@ impl TryFrom<SessionRow> for Session {
             state,
             user_agent: row.user_agent,
             ip: row.ip.map(|address| address.0),
+            claims: row.claims.map(ExtraClaims::from_stored),
         })
     }
 }
@@ -230,6 +235,7 @@ pub fn find(conn: &mut Conn, id: SessionId) -> QueryResult<Option<Session>> {
             sessions::end_reason,
             sessions::user_agent,
             sessions::ip,
+            sessions::claims,
         ))
         .first(conn)
         .optional()?;

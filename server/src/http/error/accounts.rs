@@ -1,0 +1,148 @@
+//! The errors of accounts and backends.
+
+use actix_web::http::StatusCode;
+
+use super::{Error, failure_parts};
+use crate::accounts::{
+    self, ChangePasswordError, HashingError, InvalidName, LogInError, OpenSessionError,
+    RegisterError, Registration, Unacceptable,
+};
+use crate::issuer::ErrorKind;
+
+impl From<accounts::Error> for Error {
+    fn from(error: accounts::Error) -> Self {
+        match error {
+            accounts::Error::Issuer(error) => Self::Failed(error),
+            accounts::Error::Hashing(HashingError::Busy) => Self::Busy,
+            accounts::Error::Hashing(error) => Self::HashingFailed(error),
+        }
+    }
+}
+
+impl From<InvalidName> for Error {
+    fn from(_: InvalidName) -> Self {
+        Self::InvalidName
+    }
+}
+
+impl From<Unacceptable> for Error {
+    fn from(reason: Unacceptable) -> Self {
+        Self::UnacceptablePassword(reason.message())
+    }
+}
+
+impl From<RegisterError> for Error {
+    fn from(error: RegisterError) -> Self {
+        match error {
+            RegisterError::Closed(registration) => Self::RegistrationClosed(registration),
+            RegisterError::Unacceptable(reason) => reason.into(),
+            RegisterError::NameTaken => Self::NameTaken,
+            RegisterError::AlreadyAccount => Self::AlreadyAccount,
+            RegisterError::Failed(error) => error.into(),
+        }
+    }
+}
+
+impl From<LogInError> for Error {
+    fn from(error: LogInError) -> Self {
+        match error {
+            LogInError::InvalidCredentials => Self::InvalidCredentials,
+            LogInError::Disabled => Self::UserDisabled,
+            LogInError::Failed(error) => error.into(),
+        }
+    }
+}
+
+impl From<OpenSessionError> for Error {
+    fn from(error: OpenSessionError) -> Self {
+        match error {
+            OpenSessionError::InvalidClient => Self::InvalidClient,
+            OpenSessionError::InvalidSubject => Self::InvalidRequest(
+                "`subject` must have 1 to 255 bytes, without control characters.",
+            ),
+            OpenSessionError::Disabled => Self::UserDisabled,
+            OpenSessionError::Failed(error) => error.into(),
+        }
+    }
+}
+
+impl From<ChangePasswordError> for Error {
+    fn from(error: ChangePasswordError) -> Self {
+        match error {
+            ChangePasswordError::NoPassword => Self::NoPassword,
+            ChangePasswordError::WrongPassword => Self::InvalidCredentials,
+            ChangePasswordError::Unacceptable(reason) => reason.into(),
+            ChangePasswordError::Failed(error) => error.into(),
+        }
+    }
+}
+
+impl Error {
+    /// Returns the status, the code for programs and the message for people.
+    pub(super) fn account_parts(&self) -> (StatusCode, &'static str, &str) {
+        use StatusCode as Status;
+        match self {
+            Self::NoGuests => (
+                Status::FORBIDDEN,
+                "registration_closed",
+                "This server has no guests: log in with an account.",
+            ),
+            Self::RegistrationClosed(registration) => {
+                (Status::FORBIDDEN, "registration_closed", registration_message(*registration))
+            }
+            Self::InvalidName => (
+                Status::BAD_REQUEST,
+                "invalid_name",
+                "The name must be an email address, or 1 to 64 letters, digits and `.`, `-`, `_`, \
+                 of which the first is a letter or digit.",
+            ),
+            Self::UnacceptablePassword(message) => {
+                (Status::BAD_REQUEST, "unacceptable_password", message)
+            }
+            Self::NameTaken => {
+                (Status::CONFLICT, "name_taken", "The name is taken: choose another one.")
+            }
+            Self::AlreadyAccount => (
+                Status::CONFLICT,
+                "already_registered",
+                "The access token is of an account: log out first, or send the request without it.",
+            ),
+            Self::InvalidCredentials => {
+                (Status::UNAUTHORIZED, "invalid_credentials", "The name or the password is wrong.")
+            }
+            Self::InvalidClient => (
+                Status::UNAUTHORIZED,
+                "invalid_client",
+                "Send the id and the secret of a backend by HTTP Basic: `matchbook-server backends \
+                 add` makes them.",
+            ),
+            Self::UserDisabled => (
+                Status::FORBIDDEN,
+                "user_disabled",
+                "The account is disabled: ask the operator of this server.",
+            ),
+            Self::NoPassword => (
+                Status::CONFLICT,
+                "no_password",
+                "The user has no password: register an account first.",
+            ),
+            Self::Busy => (
+                Status::SERVICE_UNAVAILABLE,
+                "temporarily_unavailable",
+                "Too many people log in at this moment: try again in a moment.",
+            ),
+            _ => failure_parts(ErrorKind::Internal),
+        }
+    }
+}
+
+fn registration_message(registration: Registration) -> &'static str {
+    match registration {
+        Registration::Closed => {
+            "Registration is closed: ask the operator of this server for an account."
+        }
+        Registration::Open | Registration::Invite => {
+            "Registration needs an invitation: ask the operator of this server for one."
+        }
+    }
+}
