@@ -57,12 +57,16 @@ CREATE TABLE one_time_links (
     -- Of a registration that waits for the verification of its email address.
     password_hash text,
     is_admin boolean NOT NULL DEFAULT false,
+    -- Whether the link was only sent to the email address in `name`, so that its use proves
+    -- that the address is the user's.
+    is_mailed boolean NOT NULL DEFAULT false,
     created_at timestamptz NOT NULL,
     expires_at timestamptz NOT NULL,
     used_at timestamptz
 );
 
 CREATE INDEX one_time_links_user_id ON one_time_links (user_id);
+CREATE INDEX one_time_links_expires_at ON one_time_links (expires_at);
 
 -- Other applications that open sessions for users of their own database.
 CREATE TABLE backends (

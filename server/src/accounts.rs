@@ -4,10 +4,13 @@
 //! it has several sessions. [`Accounts`] decides who may log in; the issuer opens and ends
 //! the sessions.
 
+mod accept_invitation;
 pub mod backends;
 mod change_password;
+mod create;
 mod events;
 mod hashing;
+mod links;
 mod log_in;
 mod login_name;
 mod password;
@@ -21,10 +24,13 @@ use std::sync::Arc;
 use crate::issuer::{self, Issuer};
 use crate::store::{self, Store};
 
+pub use crate::store::one_time_links::Purpose as LinkPurpose;
+pub use accept_invitation::{AcceptError, AcceptInvitation};
 pub use backends::{OpenSession, OpenSessionError};
 pub use change_password::{ChangePassword, ChangePasswordError};
 pub use events::AccountEvent;
 pub use hashing::{Error as HashingError, PasswordHasher};
+pub use links::{Invitation, LinkToken, ResetLink, invite, reset_link};
 pub use log_in::{LogIn, LogInError};
 pub use login_name::{InvalidName, LoginName, NameKind};
 pub use password::{Password, Unacceptable};

@@ -9,6 +9,7 @@ pub mod error;
 mod extract;
 mod guests;
 mod health;
+mod links;
 mod metrics;
 mod middleware;
 mod refresh;
@@ -47,6 +48,7 @@ pub fn routes(service: &mut web::ServiceConfig) {
         )
         .service(resource("/login", "POST", web::post().to(accounts::log_in)))
         .service(resource("/password", "POST", web::post().to(accounts::change_password)))
+        .service(resource("/invitations/accept", "POST", web::post().to(links::accept)))
         .service(resource("/token", "GET", web::get().to(guests::token)))
         .service(resource("/logout", "POST", web::post().to(sessions::logout)))
         .service(resource("/health/live", "GET, HEAD", read().to(health::live)))

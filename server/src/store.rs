@@ -12,6 +12,7 @@ mod error;
 pub mod events;
 pub mod identities;
 mod migrate;
+pub mod one_time_links;
 mod pool;
 mod requirements;
 pub mod revocations;

@@ -1,5 +1,5 @@
-//! Deletes expired data in the background: successor salts, sessions, guests, revocations
-//! and old events of the audit log.
+//! Deletes expired data in the background: successor salts, sessions, guests, revocations,
+//! links and old events of the audit log.
 //!
 //! A server tracks the sessions that it rotates, and clears their salts when the grace
 //! period ends. A pass finds everything else: one small step per second along the primary
@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use crate::clock::{self, MAX_SKEW_BETWEEN_SERVERS, Timestamp};
 use crate::ids::{Place, SessionId, UserId};
 use crate::sessions::{self, Policy};
-use crate::store::{self, Conn, Page, Store, events, revocations, users};
+use crate::store::{self, Conn, Page, Store, events, one_time_links, revocations, users};
 
 /// The pause between two steps.
 const STEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -81,14 +81,19 @@ struct Pass {
     sessions: Cursor<SessionId>,
     guests: Cursor<UserId>,
     events: Cursor<Place>,
+    links_done: bool,
 }
 
 impl Pass {
-    const START: Self =
-        Self { sessions: Cursor::START, guests: Cursor::START, events: Cursor::START };
+    const START: Self = Self {
+        sessions: Cursor::START,
+        guests: Cursor::START,
+        events: Cursor::START,
+        links_done: false,
+    };
 
     fn is_done(&self) -> bool {
-        self.sessions.done && self.guests.done && self.events.done
+        self.sessions.done && self.guests.done && self.events.done && self.links_done
     }
 }
 
@@ -153,6 +158,9 @@ impl Sweeper {
         if !self.pass.guests.done {
             self.sweep_guests(now).await?;
         }
+        if !self.pass.links_done {
+            self.sweep_links(now).await?;
+        }
         if self.pass.is_done() {
             self.pass = Pass::START;
             self.resume = Instant::now() + PASS_INTERVAL;
@@ -191,6 +199,14 @@ impl Sweeper {
             tracing::debug!(deleted = swept.deleted, "guests swept");
         }
         self.pass.guests.advance(swept.last);
+        Ok(())
+    }
+
+    async fn sweep_links(&mut self, now: Timestamp) -> Result<(), store::Error> {
+        let before = now.before(MAX_SKEW_BETWEEN_SERVERS);
+        let delete =
+            move |conn: &mut Conn| one_time_links::delete_expired(conn, before, ROWS_PER_TICK);
+        self.pass.links_done = self.run_throttled(delete).await? == 0;
         Ok(())
     }
 

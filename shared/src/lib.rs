@@ -86,6 +86,18 @@ pub struct RegisteredUser {
     pub user_id: Uuid,
 }
 
+/// The request of `POST /invitations/accept`.
+#[derive(Default, Serialize, Deserialize)]
+pub struct AcceptInvitationRequest {
+    /// The token in the link.
+    pub token: Option<String>,
+    /// The login name, if the invitation has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The password.
+    pub password: Option<String>,
+}
+
 /// The request of `POST /login`.
 #[derive(Default, Serialize, Deserialize)]
 pub struct LoginRequest {

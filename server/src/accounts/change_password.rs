@@ -9,7 +9,7 @@ use super::{Accounts, Error, LoginName, Password, Unacceptable};
 use crate::clock;
 use crate::ids::EventId;
 use crate::sessions::{self, ClientInfo, Context, EndReason, Revoked, UserSessions};
-use crate::store::{Conn, accounts, events, identities};
+use crate::store::{Conn, accounts, events, identities, one_time_links};
 use crate::tokens::VerifiedToken;
 
 /// A request to change a password.
@@ -71,6 +71,7 @@ impl Accounts {
                 if !accounts::replace_password_hash(conn, user, &hash, &new_hash)? {
                     return Ok((false, Revoked::NOTHING));
                 }
+                one_time_links::void(conn, user)?;
                 let kind = AccountEvent::PasswordChanged.as_str();
                 events::insert(conn, &cx.user_event(kind, user))?;
                 let cx = Context { event: event.offset(1), ..cx };

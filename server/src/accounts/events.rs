@@ -7,6 +7,14 @@ pub enum AccountEvent {
     /// A login was rejected; the reason says why.
     LoginRejected,
     PasswordChanged,
+    /// An invitation was created, for the user that it will create.
+    Invited,
+    /// A link that sets a new password was created.
+    ResetLinkCreated,
+    /// A new password was set by a link.
+    PasswordReset,
+    /// The user proved that the email address is theirs.
+    EmailVerified,
     Disabled,
     Enabled,
     Deleted,
@@ -23,6 +31,10 @@ impl AccountEvent {
             Self::Registered => "account_registered",
             Self::LoginRejected => "login_rejected",
             Self::PasswordChanged => "password_changed",
+            Self::Invited => "invited",
+            Self::ResetLinkCreated => "reset_link_created",
+            Self::PasswordReset => "password_reset",
+            Self::EmailVerified => "email_verified",
             Self::Disabled => "account_disabled",
             Self::Enabled => "account_enabled",
             Self::Deleted => "account_deleted",

@@ -1,16 +1,14 @@
 //! Registration: makes a new user or a guest an account.
 
-use diesel::{Connection, QueryResult};
 use secrecy::SecretString;
 
-use super::events::AccountEvent;
+use super::create::{self, NamedAccount, Rejection};
 use super::{Accounts, Error, LoginName, Password, Registration, Unacceptable};
 use crate::clock;
 use crate::ids::{EventId, UserId};
 use crate::sessions::{ClientInfo, Context};
+use crate::store::Conn;
 use crate::store::accounts::NewAccount;
-use crate::store::identities::NewIdentity;
-use crate::store::{Conn, accounts, events, identities, users};
 
 /// A request for an account.
 pub struct Register {
@@ -39,12 +37,14 @@ impl<E: Into<Error>> From<E> for RegisterError {
     }
 }
 
-/// The outcome of the rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    Registered,
-    NameTaken,
-    AlreadyAccount,
+impl From<Rejection> for RegisterError {
+    fn from(rejection: Rejection) -> Self {
+        match rejection {
+            Rejection::NameTaken => Self::NameTaken,
+            // Only the use of a link is rejected as an invalid link.
+            Rejection::AlreadyAccount | Rejection::InvalidLink => Self::AlreadyAccount,
+        }
+    }
 }
 
 impl Accounts {
@@ -63,23 +63,23 @@ impl Accounts {
         let policy = *self.issuer.policy();
         let register = move |conn: &mut Conn| {
             let cx = Context { policy: &policy, client: &client, event, now };
-            let new = NewAccount {
-                user,
-                display_name: None,
-                password_hash: Some(&password_hash),
-                is_admin: false,
+            let new = NamedAccount {
+                account: NewAccount {
+                    user,
+                    display_name: None,
+                    password_hash: Some(&password_hash),
+                    is_admin: false,
+                },
+                name: &name,
+                verified_at: None,
+                reason: None,
             };
-            insert(conn, new, &name, guest.is_some(), &cx)
+            create::all_or_nothing(conn, |conn| create::insert(conn, new, &cx))
         };
-        match self.store.write(register).await? {
-            Outcome::Registered => {
-                tracing::info!(%user, "account registered");
-                self.profiles.forget(user);
-                Ok(user)
-            }
-            Outcome::NameTaken => Err(RegisterError::NameTaken),
-            Outcome::AlreadyAccount => Err(RegisterError::AlreadyAccount),
-        }
+        self.store.write(register).await??;
+        tracing::info!(%user, "account registered");
+        self.profiles.forget(user);
+        Ok(user)
     }
 
     pub(super) fn choose_password(
@@ -88,49 +88,5 @@ impl Accounts {
         name: &LoginName,
     ) -> Result<Password, Unacceptable> {
         Password::choose(text, self.options.password_min_length, name)
-    }
-}
-
-/// Inserts the account with its name, all or nothing.
-fn insert(
-    conn: &mut Conn,
-    new: NewAccount<'_>,
-    name: &LoginName,
-    is_guest: bool,
-    cx: &Context<'_>,
-) -> QueryResult<Outcome> {
-    /// Rolls the transaction back with an outcome.
-    enum Stop {
-        With(Outcome),
-        Failed(diesel::result::Error),
-    }
-    impl From<diesel::result::Error> for Stop {
-        fn from(error: diesel::result::Error) -> Self {
-            Self::Failed(error)
-        }
-    }
-    let user = new.user;
-    let inserted = conn.transaction(|conn| {
-        let identity = NewIdentity {
-            name: name.as_str(),
-            kind: name.kind().as_str(),
-            user,
-            verified_at: None,
-        };
-        if !identities::insert(conn, identity, cx.now)? {
-            return Err(Stop::With(Outcome::NameTaken));
-        }
-        if !is_guest {
-            users::insert_used(conn, user, cx.now)?;
-        }
-        if !accounts::insert(conn, new, cx.now)? {
-            return Err(Stop::With(Outcome::AlreadyAccount));
-        }
-        events::insert(conn, &cx.user_event(AccountEvent::Registered.as_str(), user))?;
-        Ok(Outcome::Registered)
-    });
-    match inserted {
-        Ok(outcome) | Err(Stop::With(outcome)) => Ok(outcome),
-        Err(Stop::Failed(error)) => Err(error),
     }
 }

@@ -69,6 +69,6 @@ pub(super) async fn change_password(
 }
 
 /// Returns the value of a field that must not be missing or empty.
-fn required(field: Option<String>, message: &'static str) -> Result<String, Error> {
+pub(super) fn required(field: Option<String>, message: &'static str) -> Result<String, Error> {
     field.filter(|text| !text.is_empty()).ok_or(Error::InvalidRequest(message))
 }

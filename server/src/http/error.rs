@@ -49,6 +49,8 @@ pub enum Error {
     InvalidClient,
     /// The password is right, but the account is disabled.
     UserDisabled,
+    /// The link was used, has expired, or never existed.
+    InvalidLink,
     /// The user has no password that could be changed.
     NoPassword,
     /// Too many passwords wait to be verified.

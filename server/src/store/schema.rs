@@ -157,6 +157,7 @@ diesel::table! {
         name -> Nullable<Text>,
         password_hash -> Nullable<Text>,
         is_admin -> Bool,
+        is_mailed -> Bool,
         created_at -> SqlTimestamp,
         expires_at -> SqlTimestamp,
         used_at -> Nullable<SqlTimestamp>,

@@ -21,17 +21,29 @@ pub fn insert(conn: &mut Conn, id: UserId, now: Timestamp) -> QueryResult<()> {
     Ok(())
 }
 
-/// Inserts a user whose id permits no login, for an account.
+/// [`insert_used`] on one database: diesel has no `ON CONFLICT` for `MultiConnection`.
+macro_rules! insert_used_if_new {
+    ($conn:expr, $id:expr, $now:expr) => {
+        diesel::insert_into(users::table)
+            .values((
+                users::place.eq($id.place().value()),
+                users::id.eq($id),
+                users::created_at.eq($now),
+                users::logged_in_at.eq($now),
+            ))
+            .on_conflict_do_nothing()
+            .execute($conn)
+            .map(drop)
+    };
+}
+
+/// Inserts a user whose id permits no login, for an account. Does nothing if the user
+/// exists: a guest becomes an account.
 pub fn insert_used(conn: &mut Conn, id: UserId, now: Timestamp) -> QueryResult<()> {
-    diesel::insert_into(users::table)
-        .values((
-            users::place.eq(id.place().value()),
-            users::id.eq(id),
-            users::created_at.eq(now),
-            users::logged_in_at.eq(now),
-        ))
-        .execute(conn)?;
-    Ok(())
+    match conn {
+        Conn::Postgres(conn) => insert_used_if_new!(conn, id, now),
+        Conn::Sqlite(conn) => insert_used_if_new!(conn, id, now),
+    }
 }
 
 /// Uses the guest's only login. Of several concurrent calls, one returns `true`.

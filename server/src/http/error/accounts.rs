@@ -4,8 +4,8 @@ use actix_web::http::StatusCode;
 
 use super::{Error, failure_parts};
 use crate::accounts::{
-    self, ChangePasswordError, HashingError, InvalidName, LogInError, OpenSessionError,
-    RegisterError, Registration, Unacceptable,
+    self, AcceptError, ChangePasswordError, HashingError, InvalidName, LogInError,
+    OpenSessionError, RegisterError, Registration, Unacceptable,
 };
 use crate::issuer::ErrorKind;
 
@@ -39,6 +39,21 @@ impl From<RegisterError> for Error {
             RegisterError::NameTaken => Self::NameTaken,
             RegisterError::AlreadyAccount => Self::AlreadyAccount,
             RegisterError::Failed(error) => error.into(),
+        }
+    }
+}
+
+impl From<AcceptError> for Error {
+    fn from(error: AcceptError) -> Self {
+        match error {
+            AcceptError::InvalidLink => Self::InvalidLink,
+            AcceptError::NameMissing => Self::InvalidRequest("Send the field `name`."),
+            AcceptError::NameFixed => Self::InvalidRequest(
+                "The invitation is for another name: send the request without `name`.",
+            ),
+            AcceptError::NameTaken => Self::NameTaken,
+            AcceptError::Unacceptable(reason) => reason.into(),
+            AcceptError::Failed(error) => error.into(),
         }
     }
 }
@@ -120,6 +135,12 @@ impl Error {
                 Status::FORBIDDEN,
                 "user_disabled",
                 "The account is disabled: ask the operator of this server.",
+            ),
+            Self::InvalidLink => (
+                Status::BAD_REQUEST,
+                "invalid_link",
+                "The link does not work: it was used, has expired, or a newer one replaced it. \
+                 Request a new one.",
             ),
             Self::NoPassword => (
                 Status::CONFLICT,
