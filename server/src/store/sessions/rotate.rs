@@ -187,19 +187,16 @@ macro_rules! parameters {
                 Self { $($name: all.iter().map(|$next| $value).collect(),)+ }
             }
 
-            /// Writes the arrays and the names of their columns.
+            /// Writes the arrays as the columns of a subquery. In a list of expressions
+            /// PostgreSQL reads them row by row. In `FROM` it would first copy each array.
             fn push_table<'b>(&'b self, out: &mut AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-                let mut before = "unnest(";
+                let mut before = "(SELECT unnest(";
                 $(
-                    out.push_sql(std::mem::replace(&mut before, ", "));
+                    out.push_sql(std::mem::replace(&mut before, ", unnest("));
                     out.push_bind_param::<Array<$sql>, Vec<$rust>>(&self.$name)?;
+                    out.push_sql(concat!(") AS ", stringify!($name)));
                 )+
-                let mut before = ") AS next (";
-                $(
-                    out.push_sql(std::mem::replace(&mut before, ", "));
-                    out.push_sql(stringify!($name));
-                )+
-                out.push_sql(")");
+                out.push_sql(") AS next");
                 Ok(())
             }
         }
@@ -410,13 +407,13 @@ impl QueryFragment<Pg> for RotateBatch<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         out.push_sql("UPDATE sessions AS held SET ");
         self.push_all(SET, &mut out)?;
-        out.push_sql(" FROM (SELECT next.* FROM ");
+        out.push_sql(" FROM ");
         self.push_table(&mut out)?;
-        out.push_sql(" JOIN sessions AS held ON ");
+        out.push_sql(", LATERAL (SELECT 1 FROM sessions AS held WHERE ");
         self.push_all(KEY, &mut out)?;
         self.push_all(GUARD, &mut out)?;
         self.push_all(BEFORE_DEADLINE, &mut out)?;
-        out.push_sql(" FOR NO KEY UPDATE OF held SKIP LOCKED) AS next WHERE ");
+        out.push_sql(" FOR NO KEY UPDATE SKIP LOCKED) AS locked WHERE ");
         self.push_all(KEY, &mut out)?;
         out.push_sql(" RETURNING held.id, held.user_id, held.expires_at, held.claims");
         Ok(())
