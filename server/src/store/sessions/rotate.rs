@@ -1,19 +1,17 @@
 //! The rotation of a session: one `UPDATE` that compares and swaps.
 //!
 //! Its parameters, columns and conditions are written once (`parameters!`, [`SET`],
-//! [`GUARD`]). They serve both statements, for a single session and for a batch. The
+//! [`GUARD`]). They serve all statements, for a single session and for a batch. The
 //! statements are query types of their own, so that diesel prepares each once per
 //! connection. It does not prepare updates of its query builder, nor `sql_query`.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use diesel::backend::Backend;
 use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
-use diesel::serialize::ToSql;
-use diesel::sql_types::{Array, BigInt, Binary, Bool, HasSqlType, Nullable, SmallInt, Text};
+use diesel::sql_types::{Array, BigInt, Binary, Bool, Nullable, SmallInt, Text};
 use diesel::sqlite::Sqlite;
 
 use super::Session;
@@ -137,7 +135,7 @@ fn swap(
     }
 }
 
-/// Declares the parameters of a rotation once for both statements. Each has a name, a
+/// Declares the parameters of a rotation once for all statements. Each has a name, a
 /// SQL type, a Rust type and its value for a [`RotationUpdate`].
 macro_rules! parameters {
     ($($field:ident $name:ident: $sql:ty = $rust:ty, |$next:ident| $value:expr;)+) => {
@@ -148,6 +146,17 @@ macro_rules! parameters {
             NextGeneration,
             /// The digest that the row must hold.
             Current,
+        }
+
+        impl Field {
+            /// The column of `next` that has the value.
+            fn column(self) -> &'static str {
+                match self {
+                    $(Self::$field => concat!("next.", stringify!($name)),)+
+                    Self::NextGeneration => "next.next_generation",
+                    Self::Current => "next.row_digest",
+                }
+            }
         }
 
         /// The parameters of one rotation.
@@ -161,23 +170,46 @@ macro_rules! parameters {
             }
         }
 
-        impl<'a, DB, const SKIP_LOCKED: bool> Values<DB> for RotateOne<'a, SKIP_LOCKED>
-        where
-            DB: Backend $(+ HasSqlType<$sql>)+,
-            $($rust: ToSql<$sql, DB>,)+
-            &'a [u8]: ToSql<Binary, DB>,
-        {
-            fn push<'b>(&'b self, field: Field, out: &mut AstPass<'_, 'b, DB>) -> QueryResult<()> {
-                match field {
-                    $(Field::$field => out.push_bind_param::<$sql, $rust>(&self.values.$name),)+
-                    Field::NextGeneration => out.push_bind_param::<BigInt, _>(&self.next_generation),
-                    Field::Current => out.push_bind_param::<Binary, &'a [u8]>(&self.current),
+        impl<'a, const SKIP_LOCKED: bool> RotateOne<'a, SKIP_LOCKED> {
+            /// Writes the parameters as columns.
+            fn push_columns<'b>(&'b self, out: &mut AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+                $(
+                    out.push_bind_param::<$sql, $rust>(&self.values.$name)?;
+                    out.push_sql(concat!(" AS ", stringify!($name), ", "));
+                )+
+                out.push_bind_param::<BigInt, _>(&self.next_generation)?;
+                out.push_sql(" AS next_generation, ");
+                out.push_bind_param::<Binary, &'a [u8]>(&self.current)?;
+                out.push_sql(" AS row_digest");
+                Ok(())
+            }
+
+            /// Writes parameters into the text of a statement. On SQLite this costs less
+            /// than a subquery.
+            fn push_values<'b>(
+                &'b self,
+                parts: &[Part],
+                out: &mut AstPass<'_, 'b, Sqlite>,
+            ) -> QueryResult<()> {
+                for part in parts {
+                    match part {
+                        Sql(sql) => out.push_sql(sql),
+                        $(Value(Field::$field) => {
+                            out.push_bind_param::<$sql, $rust>(&self.values.$name)?;
+                        })+
+                        Value(Field::NextGeneration) => {
+                            out.push_bind_param::<BigInt, _>(&self.next_generation)?;
+                        }
+                        Value(Field::Current) => {
+                            out.push_bind_param::<Binary, &'a [u8]>(&self.current)?;
+                        }
+                    }
                 }
+                Ok(())
             }
         }
 
-        /// The rotation of many sessions on PostgreSQL. Each parameter is an array, and
-        /// each array is a column of `next`.
+        /// The rotation of many sessions on PostgreSQL. Each parameter is an array.
         struct RotateBatch<'a> {
             $($name: Vec<$rust>,)+
         }
@@ -187,27 +219,15 @@ macro_rules! parameters {
                 Self { $($name: all.iter().map(|$next| $value).collect(),)+ }
             }
 
-            /// Writes the arrays as the columns of a subquery. In a list of expressions
-            /// PostgreSQL reads them row by row. In `FROM` it would first copy each array.
-            fn push_table<'b>(&'b self, out: &mut AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-                let mut before = "(SELECT unnest(";
+            /// Writes the arrays as columns. In a list of expressions PostgreSQL reads them
+            /// row by row. In `FROM` it would first copy each of them.
+            fn push_columns<'b>(&'b self, out: &mut AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+                let mut before = "unnest(";
                 $(
                     out.push_sql(std::mem::replace(&mut before, ", unnest("));
                     out.push_bind_param::<Array<$sql>, Vec<$rust>>(&self.$name)?;
                     out.push_sql(concat!(") AS ", stringify!($name)));
                 )+
-                out.push_sql(") AS next");
-                Ok(())
-            }
-        }
-
-        impl Values<Pg> for RotateBatch<'_> {
-            fn push<'b>(&'b self, field: Field, out: &mut AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-                out.push_sql(match field {
-                    $(Field::$field => concat!("next.", stringify!($name)),)+
-                    Field::NextGeneration => "next.generation + 1",
-                    Field::Current => "next.presented",
-                });
                 Ok(())
             }
         }
@@ -319,32 +339,15 @@ const GUARD: &[Part] = &[
 /// The deadline on PostgreSQL, whose clock continues while a statement waits.
 const BEFORE_DEADLINE: &[Part] = &[Sql(" AND clock_timestamp() < "), Value(Field::Deadline)];
 
-/// Writes the values of a rotation into a statement.
-trait Values<DB: Backend> {
-    fn push<'b>(&'b self, field: Field, out: &mut AstPass<'_, 'b, DB>) -> QueryResult<()>;
-
-    fn push_all<'b>(&'b self, parts: &[Part], out: &mut AstPass<'_, 'b, DB>) -> QueryResult<()> {
-        for part in parts {
-            match part {
-                Sql(sql) => out.push_sql(sql),
-                Value(field) => self.push(*field, out)?,
-            }
-        }
-        Ok(())
+/// Writes a part of a statement on PostgreSQL, where `next` has the parameters. Each is
+/// sent once.
+fn push_parts(parts: &[Part], out: &mut AstPass<'_, '_, Pg>) {
+    for part in parts {
+        out.push_sql(match part {
+            Sql(sql) => sql,
+            Value(field) => field.column(),
+        });
     }
-}
-
-/// Whether a backend's statements carry the deadline.
-trait Dialect: Backend {
-    const HAS_CLOCK: bool;
-}
-
-impl Dialect for Pg {
-    const HAS_CLOCK: bool = true;
-}
-
-impl Dialect for Sqlite {
-    const HAS_CLOCK: bool = false;
 }
 
 /// The rotation of one session. `SKIP_LOCKED` is for PostgreSQL alone.
@@ -365,28 +368,35 @@ impl<'a, const SKIP_LOCKED: bool> RotateOne<'a, SKIP_LOCKED> {
     }
 }
 
-impl<DB, const SKIP_LOCKED: bool> QueryFragment<DB> for RotateOne<'_, SKIP_LOCKED>
-where
-    DB: Dialect,
-    Self: Values<DB>,
-{
-    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, DB>) -> QueryResult<()> {
+impl<const SKIP_LOCKED: bool> QueryFragment<Pg> for RotateOne<'_, SKIP_LOCKED> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         out.push_sql("UPDATE sessions AS held SET ");
-        self.push_all(SET, &mut out)?;
-        out.push_sql(" WHERE ");
+        push_parts(SET, &mut out);
+        out.push_sql(" FROM (SELECT ");
+        self.push_columns(&mut out)?;
+        out.push_sql(") AS next WHERE ");
         if SKIP_LOCKED {
-            out.push_sql("held.place = ");
-            self.push(Field::Place, &mut out)?;
-            out.push_sql(" AND held.id = (SELECT id FROM sessions AS held WHERE ");
+            out.push_sql("held.place = next.place AND held.id = ");
+            out.push_sql("(SELECT id FROM sessions AS held WHERE ");
         }
-        self.push_all(KEY, &mut out)?;
-        self.push_all(GUARD, &mut out)?;
-        if DB::HAS_CLOCK {
-            self.push_all(BEFORE_DEADLINE, &mut out)?;
-        }
+        push_parts(KEY, &mut out);
+        push_parts(GUARD, &mut out);
+        push_parts(BEFORE_DEADLINE, &mut out);
         if SKIP_LOCKED {
             out.push_sql(" FOR NO KEY UPDATE SKIP LOCKED)");
         }
+        out.push_sql(" RETURNING user_id, expires_at, claims");
+        Ok(())
+    }
+}
+
+impl QueryFragment<Sqlite> for RotateOne<'_, false> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
+        out.push_sql("UPDATE sessions AS held SET ");
+        self.push_values(SET, &mut out)?;
+        out.push_sql(" WHERE ");
+        self.push_values(KEY, &mut out)?;
+        self.push_values(GUARD, &mut out)?;
         out.push_sql(" RETURNING user_id, expires_at, claims");
         Ok(())
     }
@@ -406,15 +416,17 @@ impl<const SKIP_LOCKED: bool, C> RunQueryDsl<C> for RotateOne<'_, SKIP_LOCKED> {
 impl QueryFragment<Pg> for RotateBatch<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         out.push_sql("UPDATE sessions AS held SET ");
-        self.push_all(SET, &mut out)?;
-        out.push_sql(" FROM ");
-        self.push_table(&mut out)?;
-        out.push_sql(", LATERAL (SELECT 1 FROM sessions AS held WHERE ");
-        self.push_all(KEY, &mut out)?;
-        self.push_all(GUARD, &mut out)?;
-        self.push_all(BEFORE_DEADLINE, &mut out)?;
+        push_parts(SET, &mut out);
+        out.push_sql(" FROM (SELECT *, generation + 1 AS next_generation, ");
+        out.push_sql("presented AS row_digest FROM (SELECT ");
+        self.push_columns(&mut out)?;
+        out.push_sql(") AS arrays) AS next, ");
+        out.push_sql("LATERAL (SELECT 1 FROM sessions AS held WHERE ");
+        push_parts(KEY, &mut out);
+        push_parts(GUARD, &mut out);
+        push_parts(BEFORE_DEADLINE, &mut out);
         out.push_sql(" FOR NO KEY UPDATE SKIP LOCKED) AS locked WHERE ");
-        self.push_all(KEY, &mut out)?;
+        push_parts(KEY, &mut out);
         out.push_sql(" RETURNING held.id, held.user_id, held.expires_at, held.claims");
         Ok(())
     }
