@@ -46,7 +46,9 @@ impl From<Rejection> for AcceptError {
         match rejection {
             // The user of an invitation is new: it is an account only if the invitation was
             // accepted.
-            Rejection::InvalidLink | Rejection::AlreadyAccount => Self::InvalidLink,
+            Rejection::InvalidLink | Rejection::AlreadyAccount | Rejection::GuestLoggedOut => {
+                Self::InvalidLink
+            }
             Rejection::NameTaken => Self::NameTaken,
         }
     }

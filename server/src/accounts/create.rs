@@ -19,6 +19,8 @@ pub(super) enum Rejection {
     NameTaken,
     /// The user is an account already.
     AlreadyAccount,
+    /// The session of the guest that becomes the account has ended.
+    GuestLoggedOut,
 }
 
 /// Rolls a transaction back.

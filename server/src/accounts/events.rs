@@ -11,7 +11,7 @@ pub enum AccountEvent {
     Invited,
     /// A link that sets a new password was created.
     ResetLinkCreated,
-    /// A new password was set by a link.
+    /// A new password was set by a link or an operator.
     PasswordReset,
     /// The user proved that the email address is theirs.
     EmailVerified,

@@ -1,5 +1,6 @@
 //! Login with a name and a password.
 
+use diesel::QueryResult;
 use secrecy::SecretString;
 
 use super::events::AccountEvent;
@@ -36,6 +37,14 @@ impl<E: Into<Error>> From<E> for LogInError {
     }
 }
 
+/// Returns why a login with the right password is rejected: the account was disabled or
+/// deleted, or its password changed, while the password was verified.
+fn changed_meanwhile(conn: &mut Conn, user: UserId, hash: &str) -> QueryResult<LogInError> {
+    let account = accounts::find(conn, user)?;
+    let is_right = account.is_some_and(|account| account.password_hash.as_deref() == Some(hash));
+    Ok(if is_right { LogInError::Disabled } else { LogInError::InvalidCredentials })
+}
+
 impl Accounts {
     /// Verifies a password and opens a session. An unknown name takes as long as a wrong
     /// password.
@@ -65,9 +74,8 @@ impl Accounts {
             _ => None,
         };
         let admit = move |conn: &mut Conn, cx: &Context<'_>| {
-            // Fails if the password was changed or the account disabled meanwhile.
             if !accounts::use_password(conn, user, &hash, cx.now)? {
-                return Ok(Err(LogInError::InvalidCredentials));
+                return changed_meanwhile(conn, user, &hash).map(Err);
             }
             if let Some(upgraded) = &upgraded {
                 accounts::replace_password_hash(conn, user, &hash, upgraded)?;

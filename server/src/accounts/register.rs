@@ -2,20 +2,21 @@
 
 use secrecy::SecretString;
 
-use super::create::{self, NamedAccount, Rejection};
+use super::create::{self, NamedAccount, Rejection, Stop};
 use super::{Accounts, Error, LoginName, Password, Registration, Unacceptable};
 use crate::clock;
 use crate::ids::{EventId, UserId};
 use crate::sessions::{ClientInfo, Context};
-use crate::store::Conn;
 use crate::store::accounts::NewAccount;
+use crate::store::{Conn, sessions};
+use crate::tokens::VerifiedToken;
 
 /// A request for an account.
 pub struct Register {
     pub name: LoginName,
     pub password: SecretString,
     /// The guest that becomes the account and keeps its id and session.
-    pub guest: Option<UserId>,
+    pub guest: Option<VerifiedToken>,
     pub client: ClientInfo,
 }
 
@@ -28,6 +29,8 @@ pub enum RegisterError {
     NameTaken,
     /// The access token is of an account, not of a guest.
     AlreadyAccount,
+    /// The session of the guest has ended.
+    GuestLoggedOut,
     Failed(Error),
 }
 
@@ -41,6 +44,7 @@ impl From<Rejection> for RegisterError {
     fn from(rejection: Rejection) -> Self {
         match rejection {
             Rejection::NameTaken => Self::NameTaken,
+            Rejection::GuestLoggedOut => Self::GuestLoggedOut,
             // Only the use of a link is rejected as an invalid link.
             Rejection::AlreadyAccount | Rejection::InvalidLink => Self::AlreadyAccount,
         }
@@ -59,7 +63,8 @@ impl Accounts {
         let password_hash = self.hasher.hash(password).await?;
         let now = clock::now();
         let event = EventId::new(now).map_err(crate::issuer::Error::from)?;
-        let user = guest.unwrap_or_else(UserId::random);
+        let user = guest.as_ref().map_or_else(UserId::random, |guest| guest.user);
+        let session = guest.map(|guest| guest.session);
         let policy = *self.issuer.policy();
         let register = move |conn: &mut Conn| {
             let cx = Context { policy: &policy, client: &client, event, now };
@@ -74,7 +79,16 @@ impl Accounts {
                 verified_at: None,
                 reason: None,
             };
-            create::all_or_nothing(conn, |conn| create::insert(conn, new, &cx))
+            create::all_or_nothing(conn, |conn| {
+                create::insert(conn, new, &cx)?;
+                match session {
+                    // Last, so that it sees what it waited for: a deletion, for example.
+                    Some(session) if !sessions::is_live(conn, session, now)? => {
+                        Err(Stop::Rejected(Rejection::GuestLoggedOut))
+                    }
+                    _ => Ok(()),
+                }
+            })
         };
         self.store.write(register).await??;
         tracing::info!(%user, "account registered");

@@ -28,7 +28,7 @@ pub(super) async fn register(
     state.check_limit(client.ip.map(Limit::Register))?;
     state.check_limit(Some(Limit::RegisterTotal))?;
     let guest = match bearer {
-        Ok(Bearer(access)) => Some(access.user),
+        Ok(Bearer(access)) => Some(access),
         Err(Error::MissingToken) => None,
         Err(error) => return Err(error),
     };

@@ -3,7 +3,9 @@
 use diesel::dsl::not;
 use diesel::prelude::*;
 
-use super::schema::{accounts, sessions, users};
+use super::schema::{
+    accounts, identities, imported_refresh_tokens, one_time_links, sessions, users,
+};
 use super::{Conn, Page};
 use crate::clock::Timestamp;
 use crate::ids::{Place, UserId};
@@ -58,6 +60,16 @@ pub fn use_login(conn: &mut Conn, id: UserId, now: Timestamp) -> QueryResult<boo
 /// Returns `false` if there is no such user.
 pub fn delete(conn: &mut Conn, id: UserId) -> QueryResult<bool> {
     Ok(diesel::delete(users::table.find(key(id))).execute(conn)? == 1)
+}
+
+/// Deletes a user with everything of it: login names, links, imported refresh tokens, and
+/// what [`delete`] deletes.
+pub fn delete_with_names(conn: &mut Conn, id: UserId) -> QueryResult<()> {
+    diesel::delete(identities::table.filter(identities::user_id.eq(id))).execute(conn)?;
+    diesel::delete(one_time_links::table.filter(one_time_links::user_id.eq(id))).execute(conn)?;
+    let imported = imported_refresh_tokens::table.filter(imported_refresh_tokens::user_id.eq(id));
+    diesel::delete(imported).execute(conn)?;
+    delete(conn, id).map(drop)
 }
 
 /// Lets the guest log in again.

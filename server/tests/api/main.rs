@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
 
 mod accounts;
+mod accounts_lifecycle;
 mod accounts_links;
 mod backends;
 mod bad_input;

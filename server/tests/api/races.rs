@@ -8,14 +8,14 @@ use matchbook_testkit::{Http, Process, TestResponse};
 use crate::support::{Server, Tokens, binary, eventually, http};
 
 /// Two servers with the same settings on one database.
-struct Pair {
-    here: Server,
-    there: Http,
+pub(crate) struct Pair {
+    pub(crate) here: Server,
+    pub(crate) there: Http,
     _process: Process,
 }
 
 impl Pair {
-    fn with(settings: &[(&str, &str)]) -> Self {
+    pub(crate) fn with(settings: &[(&str, &str)]) -> Self {
         let here = Server::with(|launch| {
             settings.iter().fold(launch, |launch, (key, value)| launch.set(key, value))
         });
@@ -27,7 +27,7 @@ impl Pair {
     }
 
     /// One server or the other.
-    fn server(&self, i: usize) -> Http {
+    pub(crate) fn server(&self, i: usize) -> Http {
         if i.is_multiple_of(2) { self.here.http.clone() } else { self.there.clone() }
     }
 

@@ -7,7 +7,7 @@ use crate::accounts::{
     self, AcceptError, ChangePasswordError, HashingError, InvalidName, LogInError,
     OpenSessionError, RegisterError, Registration, Unacceptable,
 };
-use crate::issuer::ErrorKind;
+use crate::issuer::{ErrorKind, VerifyError};
 
 impl From<accounts::Error> for Error {
     fn from(error: accounts::Error) -> Self {
@@ -38,6 +38,7 @@ impl From<RegisterError> for Error {
             RegisterError::Unacceptable(reason) => reason.into(),
             RegisterError::NameTaken => Self::NameTaken,
             RegisterError::AlreadyAccount => Self::AlreadyAccount,
+            RegisterError::GuestLoggedOut => VerifyError::Revoked.into(),
             RegisterError::Failed(error) => error.into(),
         }
     }
