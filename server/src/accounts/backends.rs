@@ -3,19 +3,21 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use diesel::{Connection, QueryResult};
+use diesel::QueryResult;
 use secrecy::{ExposeSecret, SecretString};
 
+use super::events::AccountEvent;
 use super::{Accounts, Error};
 use crate::clock::Timestamp;
 use crate::crypto::{Digest, RngError, Secret, random};
 use crate::ids::UserId;
 use crate::issuer::IssuedTokens;
-use crate::sessions::ClientInfo;
+use crate::sessions::{ClientInfo, Context};
 use crate::store::accounts::NewAccount;
 use crate::store::backends::Backend;
+use crate::store::events::Event;
 use crate::store::identities::NewIdentity;
-use crate::store::{Conn, accounts, backends, identities, users};
+use crate::store::{Conn, accounts, backends, events, identities, users};
 use crate::tokens::ExtraClaims;
 
 /// The maximum length of a subject, in bytes.
@@ -105,14 +107,16 @@ impl Accounts {
             return Err(OpenSessionError::InvalidSubject);
         }
         let user = user_of(&backend.id, &subject);
-        let admit = move |conn: &mut Conn, cx: &crate::sessions::Context<'_>| {
+        // No login name contains a colon.
+        let name = format!("{SUBJECT_KIND}:{}:{subject}", backend.id);
+        let admit = move |conn: &mut Conn, cx: &Context<'_>| {
             if accounts::use_account(conn, user, cx.now)? {
                 return Ok(Ok(()));
             }
             if accounts::exists(conn, user)? {
                 return Ok(Err(OpenSessionError::Disabled));
             }
-            insert_user(conn, user, &backend.id, &subject, cx.now)?;
+            insert_user(conn, user, &name, cx)?;
             Ok(Ok(()))
         };
         self.issuer.open_session_with(user, claims, client, admit).await?
@@ -134,25 +138,20 @@ fn user_of(backend: &str, subject: &str) -> UserId {
     UserId(uuid::Builder::from_custom_bytes(bytes).into_uuid())
 }
 
-fn insert_user(
-    conn: &mut Conn,
-    user: UserId,
-    backend: &str,
-    subject: &str,
-    now: Timestamp,
-) -> QueryResult<()> {
-    // No login name contains a colon.
-    let name = format!("{SUBJECT_KIND}:{backend}:{subject}");
-    let identity = NewIdentity { name: &name, kind: SUBJECT_KIND, user, verified_at: None };
-    let new = NewAccount { user, display_name: None, password_hash: None, is_admin: false };
-    conn.transaction(|conn| {
-        // A concurrent first session of the subject may have inserted the same rows.
-        if identities::insert(conn, identity, now)? {
-            users::insert_used(conn, user, now)?;
-            accounts::insert(conn, new, now)?;
-        }
-        Ok(())
-    })
+/// Inserts the user of a subject. Needs a transaction.
+fn insert_user(conn: &mut Conn, user: UserId, name: &str, cx: &Context<'_>) -> QueryResult<()> {
+    let identity = NewIdentity { name, kind: SUBJECT_KIND, user, verified_at: None };
+    // A concurrent first session of the subject may have inserted the same rows.
+    if identities::insert(conn, identity, cx.now)? {
+        users::insert_used(conn, user, cx.now)?;
+        let new = NewAccount { user, display_name: None, password_hash: None, is_admin: false };
+        accounts::insert(conn, new, cx.now)?;
+        // The login has the id itself.
+        let cx = Context { event: cx.event.offset(1), ..*cx };
+        let event = cx.user_event(AccountEvent::Registered.as_str(), user);
+        events::insert(conn, &Event { reason: Some(SUBJECT_KIND), ..event })?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
