@@ -83,12 +83,11 @@ CREATE TABLE imported_refresh_tokens (
     -- SHA-256 of the token.
     digest bytea NOT NULL PRIMARY KEY,
     user_id uuid NOT NULL,
+    created_at timestamptz NOT NULL,
     expires_at timestamptz NOT NULL,
-    -- The session that the first exchange opened, and what its refresh token was derived
-    -- with, so that a repeated exchange gets the same one.
+    -- The session that the first exchange opened. The token is generation 0 of it.
     exchanged_at timestamptz,
-    session_id uuid,
-    salt bytea
+    session_id uuid
 );
 
 CREATE INDEX imported_refresh_tokens_user_id ON imported_refresh_tokens (user_id);

@@ -36,6 +36,7 @@ pub use links::{Invitation, LinkToken, ResetLink, invite, reset_link};
 pub use log_in::{LogIn, LogInError};
 pub use login_name::{InvalidName, LoginName, NameKind};
 pub use password::{Password, Unacceptable};
+pub use password_hash::UnusableHash;
 pub use profile::Profile;
 pub use register::{Register, RegisterError};
 

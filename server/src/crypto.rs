@@ -51,7 +51,18 @@ const SUCCESSOR_LABEL: &[u8] = b"successor";
 /// would no longer match, and lost responses could not be sent again.
 const IDEMPOTENCY_LABEL: &[u8] = b"attempt";
 
+/// NEVER CHANGE THIS LABEL once a version is released: exchanged tokens of another server
+/// would no longer be recognized.
+const IMPORTED_LABEL: &[u8] = b"imported refresh token";
+
 impl Secret {
+    /// Returns the secret of a refresh token that another server issued. It cannot be
+    /// computed from the digest that the database stores.
+    #[must_use]
+    pub fn of_imported_token(token: &str) -> Self {
+        Self(Digest::of(&[IMPORTED_LABEL, token.as_bytes()]).0)
+    }
+
     /// Returns a new random secret.
     ///
     /// # Errors
@@ -260,10 +271,18 @@ impl TokenKeys {
     }
 }
 
+/// Decodes hexadecimal digits.
+pub(crate) fn decode_hex(text: &str) -> Option<Vec<u8>> {
+    if !text.len().is_multiple_of(2) || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    let digits = (0..text.len()).step_by(2).map(|at| &text[at..at + 2]);
+    digits.map(|digits| u8::from_str_radix(digits, 16).ok()).collect()
+}
+
 #[cfg(test)]
 pub(crate) fn from_hex(text: &str) -> Vec<u8> {
-    let digits = (0..text.len()).step_by(2).map(|at| &text[at..at + 2]);
-    digits.map(|digits| u8::from_str_radix(digits, 16).unwrap()).collect()
+    decode_hex(text).unwrap()
 }
 
 #[cfg(test)]

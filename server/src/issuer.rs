@@ -4,6 +4,7 @@
 //! keys, the token status and the metrics together. They know no HTTP: a front end
 //! parses its request, calls one method and writes the response.
 
+mod exchange;
 mod health;
 mod log_in;
 mod refresh;
@@ -26,8 +27,10 @@ use crate::store::{self, Store};
 use crate::sweeper::SaltExpiry;
 use crate::token_status::TokenStatus;
 use crate::tokens::Claims;
+use exchange::ImportedTokens;
 
 pub use crate::store::sessions::SessionSummary;
+pub use exchange::UnrecognizedToken;
 pub use health::HealthReport;
 pub use refresh::RefreshError;
 pub use verify::VerifyError;
@@ -43,6 +46,7 @@ pub struct Issuer {
     token_keys: Arc<TokenKeys>,
     policy: Policy,
     salt_expiry: SaltExpiry,
+    imported_tokens: ImportedTokens,
     metrics: Arc<Metrics>,
     name: String,
     audience: String,
@@ -129,6 +133,7 @@ impl Issuer {
             token_keys: Arc::new(parts.token_keys),
             policy: parts.policy,
             salt_expiry: parts.salt_expiry,
+            imported_tokens: ImportedTokens::default(),
             metrics: parts.metrics,
             name: parts.name,
             audience: parts.audience,

@@ -10,6 +10,7 @@
 mod assess;
 mod end;
 mod end_selected;
+mod exchange;
 mod log_in;
 mod refresh;
 mod retention;
@@ -27,6 +28,7 @@ pub use crate::store::sessions::EndReason;
 pub use assess::{Assessment, InvalidGrant, Presented, PresentedKey, assess};
 pub use end::{Revoked, UserSessions, end_all, revoke, revoke_all};
 pub use end_selected::end_selected;
+pub use exchange::{Exchange, ExchangeOutcome, exchange};
 pub use log_in::{GuestRejection, Login, admit_guest, open, undo_open};
 pub use refresh::{PresentedToken, Refresh, RefreshOutcome, ReuseByDate, resolve_conflict};
 pub use retention::{clear_salts, sweep};
@@ -190,6 +192,8 @@ enum EventKind {
     ReissuedElsewhere,
     /// The successor was reissued by its idempotency key after the grace period.
     Recovered,
+    /// The session was opened by a refresh token of another server.
+    ImportedTokenExchanged,
 }
 
 impl EventKind {
@@ -206,6 +210,7 @@ impl EventKind {
             Self::SupersededElsewhere => "superseded_elsewhere",
             Self::ReissuedElsewhere => "reissued_elsewhere",
             Self::Recovered => "refresh_recovered",
+            Self::ImportedTokenExchanged => "imported_token_exchanged",
         }
     }
 }

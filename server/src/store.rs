@@ -11,6 +11,8 @@ pub mod dedicated_connection;
 mod error;
 pub mod events;
 pub mod identities;
+pub mod import;
+pub mod imported_refresh_tokens;
 mod migrate;
 pub mod one_time_links;
 mod pool;

@@ -14,9 +14,12 @@ use diesel::QueryResult;
 use tokio::sync::mpsc;
 
 use crate::clock::{self, MAX_SKEW_BETWEEN_SERVERS, Timestamp};
+use crate::crypto::Digest;
 use crate::ids::{Place, SessionId, UserId};
 use crate::sessions::{self, Policy};
-use crate::store::{self, Conn, Page, Store, events, one_time_links, revocations, users};
+use crate::store::{
+    self, Conn, Page, Store, events, imported_refresh_tokens, one_time_links, revocations, users,
+};
 
 /// The pause between two steps.
 const STEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -82,6 +85,7 @@ struct Pass {
     guests: Cursor<UserId>,
     events: Cursor<Place>,
     links_done: bool,
+    imported_tokens: Cursor<Digest>,
 }
 
 impl Pass {
@@ -90,10 +94,12 @@ impl Pass {
         guests: Cursor::START,
         events: Cursor::START,
         links_done: false,
+        imported_tokens: Cursor::START,
     };
 
     fn is_done(&self) -> bool {
-        self.sessions.done && self.guests.done && self.events.done && self.links_done
+        let rows = self.sessions.done && self.guests.done && self.imported_tokens.done;
+        rows && self.events.done && self.links_done
     }
 }
 
@@ -161,6 +167,9 @@ impl Sweeper {
         if !self.pass.links_done {
             self.sweep_links(now).await?;
         }
+        if !self.pass.imported_tokens.done {
+            self.sweep_imported_tokens(now).await?;
+        }
         if self.pass.is_done() {
             self.pass = Pass::START;
             self.resume = Instant::now() + PASS_INTERVAL;
@@ -207,6 +216,20 @@ impl Sweeper {
         let delete =
             move |conn: &mut Conn| one_time_links::delete_expired(conn, before, ROWS_PER_TICK);
         self.pass.links_done = self.run_throttled(delete).await? == 0;
+        Ok(())
+    }
+
+    /// Deletes imported refresh tokens. A used one is kept for as long as its session can
+    /// last, so that a copy of it is detected.
+    async fn sweep_imported_tokens(&mut self, now: Timestamp) -> Result<(), store::Error> {
+        let page = self.pass.imported_tokens.page();
+        let used = now.before(self.policy.absolute_lifetime).before(MAX_SKEW_BETWEEN_SERVERS);
+        let sweep = move |conn: &mut Conn| imported_refresh_tokens::sweep(conn, page, now, used);
+        let swept = self.run_throttled(sweep).await?;
+        if swept.deleted > 0 {
+            tracing::debug!(deleted = swept.deleted, "imported refresh tokens swept");
+        }
+        self.pass.imported_tokens.advance(swept.last);
         Ok(())
     }
 

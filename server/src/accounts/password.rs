@@ -16,9 +16,14 @@ const ESTIMATED_LEN: usize = 64;
 /// The name of the product, which a password must not consist of.
 const PRODUCT: &str = "matchbook";
 
-/// A password as it is hashed: normalized (NFKC), so that each keyboard produces the same.
+/// A password.
 #[derive(Clone)]
-pub struct Password(SecretString);
+pub struct Password {
+    /// The form that is hashed (NFKC), so that each keyboard produces the same.
+    normalized: SecretString,
+    /// As the user typed it. Other servers hashed this form.
+    presented: SecretString,
+}
 
 /// Why a password is not acceptable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,11 +55,12 @@ impl Password {
     /// longer than any password.
     #[must_use]
     pub fn presented(text: &SecretString) -> Option<Self> {
-        let text = text.expose_secret();
-        if text.chars().nth(MAX_LEN).is_some() {
+        let exposed = text.expose_secret();
+        if exposed.chars().nth(MAX_LEN).is_some() {
             return None;
         }
-        Some(Self(text.nfkc().collect::<String>().into()))
+        let normalized = exposed.nfkc().collect::<String>().into();
+        Some(Self { normalized, presented: text.clone() })
     }
 
     /// Checks a new password. There are no rules about kinds of characters.
@@ -64,7 +70,7 @@ impl Password {
         name: &LoginName,
     ) -> Result<Self, Unacceptable> {
         let password = Self::presented(text).ok_or(Unacceptable::TooLong)?;
-        let chosen = password.0.expose_secret();
+        let chosen = password.normalized.expose_secret();
         if chosen.chars().count() < min_length {
             return Err(Unacceptable::TooShort(min_length));
         }
@@ -78,7 +84,11 @@ impl Password {
     }
 
     pub(super) fn as_bytes(&self) -> &[u8] {
-        self.0.expose_secret().as_bytes()
+        self.normalized.expose_secret().as_bytes()
+    }
+
+    pub(super) fn presented_bytes(&self) -> &[u8] {
+        self.presented.expose_secret().as_bytes()
     }
 }
 

@@ -1,12 +1,21 @@
-//! The stored form of passwords: PHC strings of Argon2id.
+//! The stored form of passwords: PHC strings of Argon2id. Imported accounts have the form of
+//! another server until their user logs in.
+
+mod bcrypt;
+mod django;
+mod phc;
+mod scheme;
+mod werkzeug;
+
+use std::sync::{Mutex, PoisonError};
 
 use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
 use argon2::{Algorithm, Argon2, Block, Params, Version};
-use aws_lc_rs::constant_time::verify_slices_are_equal;
 
 use super::hashing::Verdict;
 use super::password::Password;
-use crate::crypto::{RngError, random};
+use crate::crypto::{CryptoError, RngError, random};
+use scheme::Scheme;
 
 /// The memory of a hash in KiB (OWASP Password Storage Cheat Sheet: 19 MiB).
 const MEMORY_KIB: u32 = 19 * 1024;
@@ -21,19 +30,39 @@ pub(super) const BLOCKS: usize = MEMORY_KIB as usize;
 /// The memory of a hash in bytes.
 pub(super) const MEMORY_PER_HASH: usize = BLOCKS * Block::SIZE;
 
+/// Why a hash of another server cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum UnusableHash {
+    #[error("the format of the password hash is not supported")]
+    UnknownFormat,
+    #[error("the password hash is malformed")]
+    Malformed,
+    /// A login would take too much memory or time.
+    #[error(
+        "the password hash is too expensive: at most 256 MiB and about five seconds are permitted"
+    )]
+    TooExpensive,
+}
+
 /// Why a hash cannot be computed.
 #[derive(Debug, thiserror::Error)]
 pub enum HashError {
-    #[error("the stored hash of a password has an unknown format")]
-    UnknownFormat,
+    #[error("a stored hash of a password cannot be used: {0}")]
+    Unusable(#[from] UnusableHash),
     #[error("a password cannot be hashed: {0}")]
     Argon2(#[from] argon2::Error),
+    #[error("a password cannot be hashed with scrypt: {0}")]
+    Scrypt(#[from] ::scrypt::errors::InvalidOutputLen),
+    #[error("a password cannot be hashed with bcrypt: {0}")]
+    Bcrypt(#[from] ::bcrypt::BcryptError),
     #[error("a password hash cannot be encoded: {0}")]
     Encoding(#[from] argon2::password_hash::phc::Error),
     #[error("the parameters of a password hash cannot be encoded: {0}")]
     Parameters(argon2::password_hash::Error),
     #[error(transparent)]
     Randomness(#[from] RngError),
+    #[error(transparent)]
+    Crypto(#[from] CryptoError),
 }
 
 fn current() -> Result<Argon2<'static>, HashError> {
@@ -48,6 +77,16 @@ pub(super) fn create(password: &Password, memory: &mut [Block]) -> Result<String
     let mut hash = [0; HASH_LEN];
     argon2.hash_password_into_with_memory(password.as_bytes(), &salt, &mut hash, memory)?;
     encode(&argon2, &salt, &hash)
+}
+
+/// Hashes a password on this thread, for the command line.
+pub fn create_here(password: &Password) -> Result<String, HashError> {
+    create(password, &mut vec![Block::default(); BLOCKS])
+}
+
+/// Checks whether a hash of another server can be stored.
+pub fn check(text: &str) -> Result<(), UnusableHash> {
+    Scheme::parse(text).map(drop)
 }
 
 /// Returns a hash that no password fits.
@@ -69,34 +108,37 @@ fn encode(argon2: &Argon2<'_>, salt: &[u8], hash: &[u8]) -> Result<String, HashE
     Ok(hash.to_string())
 }
 
-/// Verifies a password.
+/// Permits one hash at a time that needs more memory than a thread has.
+static LARGE: Mutex<()> = Mutex::new(());
+
+/// Verifies a password. Another server may have hashed it as its user typed it; here it is
+/// normalized first. Either text is accepted.
 pub(super) fn verify(
     password: &Password,
     stored: &str,
     memory: &mut [Block],
 ) -> Result<Verdict, HashError> {
-    let parsed = PasswordHash::new(stored).map_err(|_| HashError::UnknownFormat)?;
-    let algorithm = Algorithm::try_from(parsed.algorithm.as_str());
-    let (Ok(algorithm), Some(salt), Some(expected)) = (algorithm, parsed.salt, parsed.hash) else {
-        return Err(HashError::UnknownFormat);
-    };
-    let version = parsed.version.map_or(Ok(Version::V0x10), Version::try_from)?;
-    let params = Params::try_from(&parsed).map_err(|_| HashError::UnknownFormat)?;
-    let is_outdated = algorithm != Algorithm::Argon2id
-        || version != Version::V0x13
-        || params.m_cost() < MEMORY_KIB
-        || params.t_cost() < PASSES;
-    let needed = params.block_count();
-    let argon2 = Argon2::new(algorithm, version, params);
-    let mut hash = vec![0; expected.len()];
-    if needed <= memory.len() {
-        argon2.hash_password_into_with_memory(password.as_bytes(), &salt, &mut hash, memory)?;
-    } else {
-        argon2.hash_password_into(password.as_bytes(), &salt, &mut hash)?;
+    let scheme = Scheme::parse(stored)?;
+    let is_large = scheme.memory() > Block::SIZE.saturating_mul(memory.len());
+    let _permit = is_large.then(|| LARGE.lock().unwrap_or_else(PoisonError::into_inner));
+    let (normalized, presented) = (password.as_bytes(), password.presented_bytes());
+    if scheme.is_current() {
+        if scheme.fits(normalized, memory)? {
+            return Ok(Verdict::Right);
+        }
+        let fits = presented != normalized && scheme.fits(presented, memory)?;
+        return Ok(if fits { Verdict::RightButOutdated } else { Verdict::Wrong });
     }
-    Ok(match verify_slices_are_equal(&hash, expected.as_bytes()) {
-        Err(_) => Verdict::Wrong,
-        Ok(()) if is_outdated => Verdict::RightButOutdated,
-        Ok(()) => Verdict::Right,
+    let fits = scheme.fits(presented, memory)?
+        || (presented != normalized && scheme.fits(normalized, memory)?);
+    Ok(match fits {
+        false => Verdict::Wrong,
+        // The new hash would be of all characters, and the user may have mistyped those that
+        // the old one ignores.
+        true if scheme.truncates(presented) => Verdict::Right,
+        true => Verdict::RightButOutdated,
     })
 }
+
+#[cfg(test)]
+mod tests;

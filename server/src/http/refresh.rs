@@ -7,9 +7,9 @@ use super::error::{Error, round_up_to_seconds};
 use super::extract::body_timeout::WithTimeout;
 use super::extract::idempotency_key::OptionalKey;
 use super::state::State;
-use crate::issuer::IssuedTokens;
+use crate::issuer::{IssuedTokens, UnrecognizedToken};
 use crate::limits::Limit;
-use crate::sessions::ClientInfo;
+use crate::sessions::{ClientInfo, PresentedToken};
 
 /// Exchanges a refresh token for its successor.
 pub(super) async fn refresh(
@@ -21,9 +21,14 @@ pub(super) async fn refresh(
     state.check_limit(client.ip.map(Limit::Refresh))?;
     let text = form.into_inner().refresh_token.filter(|token| !token.is_empty());
     let text = text.ok_or(Error::InvalidRequest("Send the form field `refresh_token`."))?;
-    let presented = state.issuer.authenticate(&text, key, client);
-    let presented = presented.ok_or(Error::InvalidGrant(None))?;
-    state.check_limit(Some(Limit::Session(presented.token.session)))?;
+    let Some(token) = state.issuer.authenticate(&text) else {
+        // Perhaps a token of the server that was in use before.
+        let unrecognized = UnrecognizedToken { text, idempotency_key: key, client };
+        let exchanged = state.issuer.exchange(unrecognized).await?;
+        return exchanged.map(token_response).ok_or(Error::InvalidGrant(None));
+    };
+    state.check_limit(Some(Limit::Session(token.session)))?;
+    let presented = PresentedToken { token, idempotency_key: key, client };
     Ok(token_response(state.issuer.refresh(presented).await?))
 }
 

@@ -5,11 +5,9 @@ use std::time::Duration;
 
 use super::{Error, IssuedTokens, Issuer};
 use crate::clock;
-use crate::crypto::IdempotencyKey;
 use crate::ids::SessionId;
 use crate::sessions::{
-    self, ClientInfo, EndReason, InvalidGrant, PresentedToken, Refresh, RefreshOutcome,
-    ReuseByDate, Rules,
+    self, EndReason, InvalidGrant, PresentedToken, Refresh, RefreshOutcome, ReuseByDate, Rules,
 };
 use crate::store::sessions::redate_late;
 use crate::store::{self, BatchOutcome, Conn, revocations};
@@ -36,19 +34,8 @@ impl Issuer {
     /// Authenticates a refresh token by its tag, without a query. Returns `None` for
     /// a token that this server did not issue.
     #[must_use]
-    pub fn authenticate(
-        &self,
-        refresh_token: &str,
-        idempotency_key: Option<IdempotencyKey>,
-        client: ClientInfo,
-    ) -> Option<PresentedToken> {
-        if let Some(token) = RefreshToken::parse(refresh_token, &self.token_keys) {
-            return Some(PresentedToken { token, idempotency_key, client });
-        }
-        let ip = client.ip.map(tracing::field::display);
-        tracing::info!(ip, "refresh rejected: not a token of this server");
-        self.metrics.record_refresh("unrecognized");
-        None
+    pub fn authenticate(&self, refresh_token: &str) -> Option<RefreshToken> {
+        RefreshToken::parse(refresh_token, &self.token_keys)
     }
 
     /// Returns the session of a refresh token, or `None` for a token that this server

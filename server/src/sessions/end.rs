@@ -8,7 +8,7 @@ use crate::ids::{SessionId, UserId};
 use crate::store::events::{self, Event};
 use crate::store::revocations::{self, Revocation};
 use crate::store::sessions::SessionEnd;
-use crate::store::{self, Conn};
+use crate::store::{self, Conn, imported_refresh_tokens};
 
 /// The revocation of all sessions of a user.
 pub struct Revoked {
@@ -55,9 +55,12 @@ pub fn revoke_all(
     conn.write(|conn| end_all(conn, selected, cx))
 }
 
-/// Ends all live sessions of a user. Needs a transaction that has written already.
+/// Ends all live sessions of a user, and revokes imported refresh tokens that have opened
+/// none yet. Needs a transaction that has written already.
 pub fn end_all(conn: &mut Conn, selected: UserSessions, cx: &Context<'_>) -> QueryResult<Revoked> {
     let UserSessions { user, keep, reason } = selected;
+    // First: if a concurrent exchange has locked a token, its session is found below.
+    imported_refresh_tokens::revoke_unused(conn, Some(user), None)?;
     let end = SessionEnd { at: cx.now, reason };
     let ended = store::sessions::end_all(conn, user, keep, end)?;
     for ((session, access_expires_at), n) in ended.iter().copied().zip(0..) {

@@ -170,3 +170,11 @@ pub fn lock(conn: &mut Conn, user: UserId) -> QueryResult<bool> {
         diesel::update(account).set(accounts::is_admin.eq(accounts::is_admin)).execute(conn)?;
     Ok(changed == 1)
 }
+
+/// Locks the row of an account that is not disabled, as [`lock`] does.
+pub fn lock_enabled(conn: &mut Conn, user: UserId) -> QueryResult<bool> {
+    let enabled = accounts::table.find(key(user)).filter(accounts::disabled_at.is_null());
+    let changed =
+        diesel::update(enabled).set(accounts::is_admin.eq(accounts::is_admin)).execute(conn)?;
+    Ok(changed == 1)
+}

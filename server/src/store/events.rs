@@ -96,6 +96,16 @@ pub fn insert(conn: &mut Conn, event: &Event<'_>) -> QueryResult<()> {
     diesel::insert_into(events::table).values(row).execute(conn).map(drop)
 }
 
+/// Inserts events in one statement.
+pub fn insert_all(conn: &mut Conn, logged: &[Event<'_>]) -> QueryResult<()> {
+    let rows: Vec<_> = logged.iter().map(|event| row!(event, None::<&[u8]>)).collect();
+    match conn {
+        Conn::Postgres(conn) => diesel::insert_into(events::table).values(&rows).execute(conn)?,
+        Conn::Sqlite(conn) => diesel::insert_into(events::table).values(&rows).execute(conn)?,
+    };
+    Ok(())
+}
+
 /// The reason of all events that a copied token causes.
 const REUSE: &str = "reuse";
 
@@ -133,6 +143,34 @@ pub struct LoggedEvent {
     pub count: i64,
 }
 
+/// Selects the columns of [`LoggedEvent`].
+macro_rules! logged {
+    () => {
+        (
+            events::occurred_at,
+            events::kind,
+            events::reason,
+            events::generation,
+            events::ip,
+            events::user_agent,
+            events::count,
+        )
+    };
+}
+
+/// Returns the last `limit` events of a user, oldest first.
+pub fn for_user(conn: &mut Conn, user: UserId, limit: i64) -> QueryResult<Vec<LoggedEvent>> {
+    let mut logged: Vec<LoggedEvent> = events::table
+        .filter(events::place.eq(user.place().value()))
+        .filter(events::user_id.eq(user))
+        .order(events::id.desc())
+        .limit(limit)
+        .select(logged!())
+        .load(conn)?;
+    logged.reverse();
+    Ok(logged)
+}
+
 /// Returns the last `limit` events of a session, oldest first.
 pub fn for_session(
     conn: &mut Conn,
@@ -144,15 +182,7 @@ pub fn for_session(
         .filter(events::session_id.eq(session))
         .order(events::id.desc())
         .limit(limit)
-        .select((
-            events::occurred_at,
-            events::kind,
-            events::reason,
-            events::generation,
-            events::ip,
-            events::user_agent,
-            events::count,
-        ))
+        .select(logged!())
         .load(conn)?;
     logged.reverse();
     Ok(logged)

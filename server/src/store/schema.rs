@@ -184,10 +184,10 @@ diesel::table! {
     imported_refresh_tokens (digest) {
         digest -> Binary,
         user_id -> SqlUuid,
+        created_at -> SqlTimestamp,
         expires_at -> SqlTimestamp,
         exchanged_at -> Nullable<SqlTimestamp>,
         session_id -> Nullable<SqlUuid>,
-        salt -> Nullable<Binary>,
     }
 }
 

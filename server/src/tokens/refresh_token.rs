@@ -49,6 +49,13 @@ impl RefreshToken {
         text
     }
 
+    /// Returns whether the text has the form of this server's tokens. Only the tag proves
+    /// that it is one.
+    #[must_use]
+    pub fn has_prefix(text: &str) -> bool {
+        text.starts_with(PREFIX)
+    }
+
     /// Parses a token that this server issued. Returns `None` for any other text.
     #[must_use]
     pub fn parse(text: &str, token_keys: &TokenKeys) -> Option<Self> {
