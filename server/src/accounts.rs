@@ -5,6 +5,7 @@
 //! the sessions.
 
 mod accept_invitation;
+mod add;
 pub mod backends;
 mod change_password;
 mod create;
@@ -27,6 +28,7 @@ use crate::store::{self, Store};
 
 pub use crate::store::one_time_links::Purpose as LinkPurpose;
 pub use accept_invitation::{AcceptError, AcceptInvitation};
+pub use add::{DisplayName, InvalidDisplayName, NewUser, add};
 pub use backends::{OpenSession, OpenSessionError};
 pub use change_password::{ChangePassword, ChangePasswordError};
 pub use events::AccountEvent;
@@ -36,7 +38,9 @@ pub use links::{Invitation, LinkToken, ResetLink, invite, reset_link};
 pub use log_in::{LogIn, LogInError};
 pub use login_name::{InvalidName, LoginName, NameKind};
 pub use password::{Password, Unacceptable};
-pub use password_hash::UnusableHash;
+pub use password_hash::{
+    HashError, UnusableHash, check as check_hash, create_here as hash_password,
+};
 pub use profile::Profile;
 pub use register::{Register, RegisterError};
 

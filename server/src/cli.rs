@@ -3,11 +3,13 @@
 pub mod backends;
 pub mod check_config;
 pub mod explain;
+mod format;
 pub mod health;
 pub mod keys;
 pub mod secret;
 pub mod serve;
 pub mod sessions;
+pub mod users;
 
 use std::io::{self, Write};
 use std::time::Duration;

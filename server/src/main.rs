@@ -39,6 +39,9 @@ enum Command {
     /// Manage the applications that open sessions for users of their own.
     #[command(subcommand)]
     Backends(cli::backends::Command),
+    /// Add, import, list and change users.
+    #[command(subcommand)]
+    Users(cli::users::Command),
     /// End sessions, for example after a restored backup.
     #[command(subcommand)]
     Sessions(cli::sessions::Command),
@@ -73,6 +76,7 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         Command::Keys(command) => cli::keys::run(&config, command)?,
         Command::Secret(command) => cli::secret::run(&config, command)?,
         Command::Backends(command) => cli::backends::run(&config, command)?,
+        Command::Users(command) => cli::users::run(&config, command)?,
         Command::Sessions(command) => cli::sessions::run(&config, command)?,
     }
     Ok(())

@@ -4,6 +4,8 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccountEvent {
     Registered,
+    /// The account was imported from another server.
+    Imported,
     /// A login was rejected; the reason says why.
     LoginRejected,
     PasswordChanged,
@@ -29,6 +31,7 @@ impl AccountEvent {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Registered => "account_registered",
+            Self::Imported => "account_imported",
             Self::LoginRejected => "login_rejected",
             Self::PasswordChanged => "password_changed",
             Self::Invited => "invited",

@@ -7,6 +7,7 @@ use clap::Subcommand;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 
+use super::format::to_json;
 use crate::accounts::backends::{digest, new_backend, new_secret};
 use crate::clock;
 use crate::config::Config;
@@ -144,8 +145,4 @@ fn credentials(id: &str, secret: &SecretString, json: bool) -> String {
     } else {
         format!("id: {id}\nsecret: {secret}\nStore the secret now: it is not shown again.\n")
     }
-}
-
-fn to_json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).unwrap_or_default() + "\n"
 }

@@ -3,11 +3,10 @@
 
 use std::fmt::{self, Display};
 use std::io::{self, BufRead, IsTerminal, Read};
-use std::net::IpAddr;
-use std::time::Duration;
 
 use diesel::result::Error as QueryError;
 
+use super::format::{describe_client, describe_event, when};
 use crate::clock::{self, Timestamp};
 use crate::config::Config;
 use crate::crypto::CryptoError;
@@ -145,18 +144,7 @@ impl Explanation {
         event: &LoggedEvent,
         f: &mut fmt::Formatter<'_>,
     ) -> fmt::Result {
-        write!(f, "{label:<12} {}  {}", self.when(event.occurred_at), event.kind)?;
-        if let Some(reason) = &event.reason {
-            write!(f, " ({reason})")?;
-        }
-        if let Some(generation) = event.generation {
-            write!(f, ", generation {generation}")?;
-        }
-        if event.count > 1 {
-            write!(f, ", {} times", event.count)?;
-        }
-        let ip = event.ip.map(|address| address.0);
-        writeln!(f, ", {}", describe_client(ip, event.user_agent.as_deref()))
+        writeln!(f, "{label:<12} {}", describe_event(event, self.now))
     }
 
     /// Describes the decision without an idempotency key, and what a key would change.
@@ -203,15 +191,8 @@ impl Explanation {
         }
     }
 
-    /// Formats a time and its distance from now.
     fn when(&self, time: Timestamp) -> String {
-        let past = self.now.since(time);
-        let future = time.since(self.now);
-        if future.is_zero() {
-            format!("{time} ({} ago)", rounded(past))
-        } else {
-            format!("{time} (in {})", rounded(future))
-        }
+        when(time, self.now)
     }
 }
 
@@ -230,26 +211,5 @@ fn rejection(reason: InvalidGrant) -> &'static str {
         InvalidGrant::Reuse => {
             "it was rotated and must not be presented again; the session would end"
         }
-    }
-}
-
-/// Formats a duration in its one or two largest units.
-fn rounded(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    match seconds {
-        0..3600 => humantime::format_duration(Duration::from_secs(seconds)).to_string(),
-        3600..172_800 => {
-            humantime::format_duration(Duration::from_secs(seconds / 60 * 60)).to_string()
-        }
-        _ => format!("{} days", seconds / 86_400),
-    }
-}
-
-/// Describes a client. The `User-Agent` is escaped: it must not control a terminal.
-fn describe_client(ip: Option<IpAddr>, user_agent: Option<&str>) -> String {
-    let ip = ip.map_or("an unknown address".to_owned(), |ip| ip.to_string());
-    match user_agent {
-        Some(user_agent) => format!("from {ip}, {user_agent:?}"),
-        None => format!("from {ip}"),
     }
 }

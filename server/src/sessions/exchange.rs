@@ -42,7 +42,7 @@ pub fn exchange(
     let Exchange { digest, user, session, secret, access } = request;
     conn.transaction(|conn| {
         // Excludes a concurrent change that disables or deletes the user.
-        if !accounts::lock_enabled(conn, user)? {
+        if !accounts::use_account(conn, user, cx.now)? {
             let reason = if accounts::exists(conn, user)? {
                 InvalidGrant::Ended(EndReason::UserDisabled)
             } else {
@@ -53,7 +53,8 @@ pub fn exchange(
         if !imported_refresh_tokens::claim(conn, digest, session, cx.now)? {
             return Ok(ExchangeOutcome::Changed);
         }
-        open(conn, Login { user, session, secret, access }, token_key, cx)?;
+        let login = Login { user, session, secret, access, claims: None };
+        open(conn, login, token_key, cx)?;
         let cx = Context { event: cx.event.offset(1), ..*cx };
         let kind = EventKind::ImportedTokenExchanged;
         events::insert(conn, &Event { user: Some(user), ..cx.event(kind, session) })?;

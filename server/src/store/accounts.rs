@@ -77,11 +77,10 @@ pub fn exists(conn: &mut Conn, user: UserId) -> QueryResult<bool> {
     Ok(found.is_some())
 }
 
-/// Reads an account.
-pub fn find(conn: &mut Conn, user: UserId) -> QueryResult<Option<Account>> {
-    accounts::table
-        .find(key(user))
-        .select((
+/// Selects the columns of [`Account`].
+macro_rules! columns {
+    () => {
+        (
             accounts::user_id,
             accounts::created_at,
             accounts::display_name,
@@ -92,9 +91,23 @@ pub fn find(conn: &mut Conn, user: UserId) -> QueryResult<Option<Account>> {
             accounts::totp_secret,
             accounts::totp_confirmed_at,
             accounts::totp_last_step,
-        ))
-        .first(conn)
-        .optional()
+        )
+    };
+}
+
+/// Reads an account.
+pub fn find(conn: &mut Conn, user: UserId) -> QueryResult<Option<Account>> {
+    accounts::table.find(key(user)).select(columns!()).first(conn).optional()
+}
+
+/// Reads the accounts of these users.
+pub fn find_all(conn: &mut Conn, users: &[UserId]) -> QueryResult<Vec<Account>> {
+    let places = users.iter().map(|user| user.place().value());
+    accounts::table
+        .filter(accounts::place.eq_any(places))
+        .filter(accounts::user_id.eq_any(users))
+        .select(columns!())
+        .load(conn)
 }
 
 /// Records a login, and locks the row until the end of the transaction. Returns `false` if
@@ -168,13 +181,5 @@ pub fn lock(conn: &mut Conn, user: UserId) -> QueryResult<bool> {
     let account = accounts::table.find(key(user));
     let changed =
         diesel::update(account).set(accounts::is_admin.eq(accounts::is_admin)).execute(conn)?;
-    Ok(changed == 1)
-}
-
-/// Locks the row of an account that is not disabled, as [`lock`] does.
-pub fn lock_enabled(conn: &mut Conn, user: UserId) -> QueryResult<bool> {
-    let enabled = accounts::table.find(key(user)).filter(accounts::disabled_at.is_null());
-    let changed =
-        diesel::update(enabled).set(accounts::is_admin.eq(accounts::is_admin)).execute(conn)?;
     Ok(changed == 1)
 }

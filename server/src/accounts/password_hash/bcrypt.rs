@@ -6,6 +6,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use bcrypt::HashParts;
 
 use super::{HashError, UnusableHash};
+use crate::crypto::encode_hex;
 
 /// The maximum cost: about four seconds.
 const MAX_COST: u32 = 16;
@@ -46,11 +47,7 @@ impl Hash {
 
     pub(super) fn fits(&self, password: &[u8]) -> Result<bool, HashError> {
         if self.is_of_digest {
-            let hex: String = digest(&SHA256, password)
-                .as_ref()
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect();
+            let hex = encode_hex(digest(&SHA256, password).as_ref());
             return Ok(::bcrypt::verify(hex, &self.text)?);
         }
         Ok(::bcrypt::verify(password, &self.text)?)
