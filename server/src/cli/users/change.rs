@@ -14,7 +14,7 @@ use crate::sessions::{Context, Revoked};
 use crate::store::{self, Conn, identities};
 
 #[derive(Serialize)]
-struct Changed {
+struct Outcome {
     id: UserId,
     /// Whether the command changed anything.
     changed: bool,
@@ -50,7 +50,7 @@ impl Change<'_> {
             thread::sleep(PROPAGATION_TIME);
         }
         if self.one.json {
-            return Ok(to_json(&Changed { id: user, changed: changed.is_some(), ended }));
+            return Ok(to_json(&Outcome { id: user, changed: changed.is_some(), ended }));
         }
         let name = &self.one.user;
         Ok(match changed {

@@ -246,7 +246,8 @@ impl Check {
             ("login name", Digest::of(&[b"name", user.name.as_bytes()])),
             ("id", Digest::of(&[b"id", user.user.0.as_bytes()])),
         ];
-        values.extend(user.refresh_tokens.iter().map(|(digest, _)| ("refresh token", *digest)));
+        let tokens = user.refresh_tokens.iter().map(|(digest, _)| Digest::of(&[digest.as_bytes()]));
+        values.extend(tokens.map(|digest| ("refresh token", digest)));
         for (value, digest) in values {
             let mut key = [0; 16];
             key.copy_from_slice(&digest.as_bytes()[..16]);

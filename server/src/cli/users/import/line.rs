@@ -175,7 +175,7 @@ mod tests {
     fn each_wrong_line_has_a_reason() {
         for (line, reason) in [
             ("", "EOF"),
-            ("[]", "name"),
+            ("[]", "invalid length"),
             ("{}", "missing field `name`"),
             (r#"{"name": "a b"}"#, "login name"),
             (r#"{"name": "ann", "password": "x"}"#, "unknown field `password`"),
