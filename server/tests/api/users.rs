@@ -199,10 +199,10 @@ async fn link_of_an_invitation_registers_one_user() {
     assert_eq!(server.users_json(&["show", "ann@example.com"])["isAdmin"], true);
     assert_ne!(server.post_json("/invitations/accept", &body).await.status, 201);
     assert!(server.users(&["invite", "ann@example.com"]).unwrap_err().contains("is taken"));
-    let anyone = server.users(&["invite"]).unwrap();
+    let unnamed = server.users(&["invite"]).unwrap();
     assert!(
-        anyone.contains("/invitation?token=mb_ln_") && anyone.contains("seven days"),
-        "{anyone}"
+        unnamed.contains("/invitation?token=mb_ln_") && unnamed.contains("seven days"),
+        "{unnamed}"
     );
     let reset = server.users(&["reset-password", "ann@example.com"]).unwrap();
     assert!(reset.contains("/reset?token=mb_ln_"), "{reset}");

@@ -21,7 +21,7 @@ pub(super) struct Hash {
     is_of_digest: bool,
 }
 
-/// Parses a hash. Returns `None` if it is none of bcrypt.
+/// Parses a hash. Returns `None` for another format.
 pub(super) fn parse(text: &str) -> Option<Result<Hash, UnusableHash>> {
     let is_bcrypt = ["$2a$", "$2b$", "$2y$"].iter().any(|prefix| text.starts_with(prefix));
     is_bcrypt.then(|| {

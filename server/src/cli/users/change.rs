@@ -22,11 +22,11 @@ struct Outcome {
     ended: usize,
 }
 
-/// A change of an account, and what is printed about it.
+/// A change of an account, and its printed result.
 struct Change<'a> {
     one: &'a One,
     done: &'static str,
-    /// What is printed if nothing had to be changed.
+    /// The printed result if nothing had to be changed.
     unchanged: &'static str,
 }
 

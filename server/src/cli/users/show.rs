@@ -19,7 +19,7 @@ use crate::store::{self, Conn, accounts, imported_refresh_tokens};
 /// The maximum number of printed entries of the audit log.
 const MAX_EVENTS: i64 = 20;
 
-/// What is known about a user.
+/// A user and everything that concerns its logins.
 struct Shown {
     user: UserId,
     account: Option<Account>,

@@ -68,7 +68,7 @@ pub(super) struct Parsed {
     pub(super) expired_tokens: usize,
 }
 
-/// Parses a line, or returns what is wrong with it.
+/// Parses a line, or returns the reason why it is rejected.
 pub(super) fn parse(text: &str, times: Times) -> Result<Parsed, String> {
     let line: Line = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let name = LoginName::parse(&line.name).map_err(|error| error.to_string())?;
