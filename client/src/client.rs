@@ -11,6 +11,7 @@ use crate::server::Server;
 use crate::single_flight::Outcome;
 use crate::token_set::TokenSet;
 use crate::transport::Http;
+use crate::user_agent::UserAgent;
 
 /// The fraction of the access token's lifetime that must remain for a body that cannot be
 /// sent twice.
@@ -33,6 +34,15 @@ impl Client {
     #[must_use]
     pub fn with_credentials(&self, credentials: Credentials) -> Self {
         Self::from_parts(self.0.server.clone(), self.0.http.clone(), credentials)
+    }
+
+    /// Returns a client with the same connections and credentials, and another `User-Agent`:
+    /// that of a browser, on behalf of which an app sends requests.
+    #[must_use]
+    pub fn with_user_agent(&self, user_agent: UserAgent) -> Self {
+        let Refresher { server, http, credentials } = &self.0;
+        let http = http.with_user_agent(user_agent);
+        Self::from_parts(server.clone(), http, credentials.clone())
     }
 
     fn from_parts(server: Server, http: Http, credentials: Credentials) -> Self {

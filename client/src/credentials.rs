@@ -168,6 +168,19 @@ impl Credentials {
         self.in_memory().is_some()
     }
 
+    /// Reads the tokens in the store into memory, unless there are some already. Returns
+    /// whether there are tokens.
+    ///
+    /// # Errors
+    /// [`Error::Store`] if the store cannot be read.
+    pub async fn load(&self) -> Result<bool, Error> {
+        match self.current().await {
+            Ok(_) => Ok(true),
+            Err(Error::NotLoggedIn) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Returns the state of the tokens in memory, if there are any.
     #[must_use]
     pub fn status(&self) -> Option<Status> {

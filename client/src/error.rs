@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use matchbook_shared::InvalidGrantReason;
 
+use crate::rejection::Rejection;
+
 /// An error of a request, a login or a logout. No error shows a token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -22,6 +24,10 @@ pub enum Error {
         "newer tokens of this session were issued to another process, or to a copy of the tokens"
     )]
     Superseded,
+    /// The server rejected a login or a registration. The current tokens, if there are any,
+    /// stay.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
     /// The server could not be reached, or could not serve the request. The tokens are
     /// kept: the same call may succeed later.
     #[error("{problem}")]

@@ -33,23 +33,27 @@
 //! Each module imports only from the modules after it in this list. A test compares the list
 //! with the imports.
 //!
-//! 1. `login`: login and logout
-//! 2. `request`: a request, and its recovery from a `401`
-//! 3. `client`: the client of one thread
-//! 4. `background`: the task that refreshes before expiry
-//! 5. `refresh`: one refresh under the lock of the store
-//! 6. `credentials`: settings, store and events of one login
-//! 7. `single_flight`: the tokens in memory, and the one change in progress
-//! 8. `protocol`: the requests of a refresh and of a logout
-//! 9. `response`: JSON or an error from a response
-//! 10. `server`: the settings of the token server
-//! 11. `transport`: connections and exchanges
-//! 12. `token_set`: the tokens of one response
-//! 13. `store`: tokens that outlive the process
-//! 14. `scrub`: texts of a server without secrets
-//! 15. `event`
-//! 16. `error`
+//! 1. `accounts`: login and registration with a password
+//! 2. `login`: guest login and logout
+//! 3. `request`: a request, and its recovery from a `401`
+//! 4. `client`: the client of one thread
+//! 5. `background`: the task that refreshes before expiry
+//! 6. `refresh`: one refresh under the lock of the store
+//! 7. `credentials`: settings, store and events of one login
+//! 8. `single_flight`: the tokens in memory, and the one change in progress
+//! 9. `protocol`: the requests of a refresh and of a logout
+//! 10. `response`: JSON or an error from a response
+//! 11. `server`: the settings of the token server
+//! 12. `transport`: connections and exchanges
+//! 13. `user_agent`: the name by which people recognize a session
+//! 14. `token_set`: the tokens of one response
+//! 15. `store`: tokens that outlive the process
+//! 16. `scrub`: texts of a server without secrets
+//! 17. `event`
+//! 18. `error`
+//! 19. `rejection`: why a login or a registration is rejected
 
+mod accounts;
 mod background;
 mod client;
 mod credentials;
@@ -58,6 +62,7 @@ mod event;
 mod login;
 mod protocol;
 mod refresh;
+mod rejection;
 mod request;
 mod response;
 mod scrub;
@@ -66,13 +71,17 @@ mod single_flight;
 mod store;
 mod token_set;
 mod transport;
+mod user_agent;
 
+pub use accounts::{DeviceToken, PasswordLogin};
 pub use client::Client;
 pub use credentials::{Credentials, CredentialsBuilder, Status, Strategy};
 pub use error::Error;
 pub use event::Event;
 pub use matchbook_shared::{InvalidGrantReason, TokenResponse, UrlError};
+pub use rejection::Rejection;
 pub use request::Request;
 pub use server::{OAuth, RootCerts, RootCertsError, Server, ServerError};
 pub use store::{FileStore, StoreGuard, StoredTokens, TokenStore};
 pub use transport::Response;
+pub use user_agent::UserAgent;

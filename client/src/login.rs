@@ -1,4 +1,4 @@
-//! Login and logout.
+//! Guest login and logout, and what all logins share.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -39,7 +39,7 @@ impl Client {
         let tokens: TokenResponse = read_json(self.server(), response, &[&user]).await?;
         let previous = self.previous_tokens().await;
         self.install(leader, update, TokenSet::from_login(tokens, Some(sent_at))).await?;
-        self.end_previous_session(previous).await;
+        self.end_session_of(previous).await;
         Ok(())
     }
 
@@ -61,7 +61,7 @@ impl Client {
             protocol::differ_in_session(self.server(), previous, &tokens.tokens)
         });
         self.install(leader, update, tokens).await?;
-        self.end_previous_session(previous).await;
+        self.end_session_of(previous).await;
         Ok(())
     }
 
@@ -97,7 +97,17 @@ impl Client {
         Ok(ended)
     }
 
-    fn require_matchbook(&self, feature: &str) -> Result<(), Error> {
+    /// Installs the tokens of a new session in place of those of the previous login, and ends
+    /// its session.
+    pub(crate) async fn replace_login(&self, tokens: TokenSet) -> Result<(), Error> {
+        let (leader, update) = self.lock().await?;
+        let previous = self.previous_tokens().await;
+        self.install(leader, update, tokens).await?;
+        self.end_session_of(previous).await;
+        Ok(())
+    }
+
+    pub(crate) fn require_matchbook(&self, feature: &str) -> Result<(), Error> {
         match self.server().as_oauth() {
             Some(_) => Err(Error::Invalid(format!("an OAuth server has no {feature}"))),
             None => Ok(()),
@@ -131,15 +141,15 @@ impl Client {
         self.credentials().read().await.ok().flatten().or(in_memory)
     }
 
-    /// Ends the session of a replaced login, whose tokens are kept nowhere any more. After a
-    /// failure the session lives until its idle expiry.
-    async fn end_previous_session(&self, previous: Option<StoredTokens>) {
-        let Some(previous) = previous else { return };
+    /// Ends the session of tokens that are kept nowhere any more. After a failure the session
+    /// lives until its idle expiry.
+    pub(crate) async fn end_session_of(&self, tokens: Option<StoredTokens>) {
+        let Some(tokens) = tokens else { return };
         let mut events = Vec::new();
         let record = |event| events.push(event);
-        let outcome = protocol::log_out(self.server(), self.http(), &previous, record).await;
+        let outcome = protocol::log_out(self.server(), self.http(), &tokens, record).await;
         if let Err(error) = outcome {
-            tracing::warn!(%error, "session of the previous login not ended");
+            tracing::warn!(%error, "session whose tokens are dropped not ended");
         }
         self.refresher().emit(&events);
     }

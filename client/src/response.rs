@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::Error;
+use crate::rejection::Rejection;
 use crate::scrub::scrub;
 use crate::server::Server;
 use crate::transport::{Response, is_json, redirected};
@@ -55,13 +56,21 @@ impl ErrorResponse {
 /// The error that another response means.
 pub(crate) async fn read_json<T: DeserializeOwned>(
     server: &Server,
-    mut response: Response,
+    response: Response,
     secrets: &[&str],
 ) -> Result<T, Error> {
-    let status = response.status();
-    if status != StatusCode::OK {
+    if response.status() != StatusCode::OK {
         return Err(error_from(server, response, secrets).await);
     }
+    parse_json(server, response).await
+}
+
+/// Parses the JSON of a successful response.
+pub(crate) async fn parse_json<T: DeserializeOwned>(
+    server: &Server,
+    mut response: Response,
+) -> Result<T, Error> {
+    let status = response.status();
     if let Some(error) = compressed(&response) {
         return Err(error);
     }
@@ -99,6 +108,29 @@ pub(crate) async fn error_from(server: &Server, mut response: Response, secrets:
         Error::Transient { problem, retry_after }
     } else {
         compressed.unwrap_or(Error::UnexpectedResponse(description))
+    }
+}
+
+/// Returns the error of a rejected login or registration: the server's reason, or the error
+/// that another response means. It does not show `secrets`.
+pub(crate) async fn rejection_from(
+    server: &Server,
+    mut response: Response,
+    secrets: &[&str],
+) -> Error {
+    let status = response.status();
+    let is_decision = status.is_client_error() && !matches!(status.as_u16(), 404 | 408 | 425);
+    let is_from_server = is_from_token_server(server, &response);
+    if !is_decision || !is_from_server || compressed(&response).is_some() {
+        return error_from(server, response, secrets).await;
+    }
+    let retry_after = retry_after(&response);
+    match response.json::<ErrorResponse>().await {
+        Ok(error) => {
+            let message = error.message(secrets);
+            Rejection::new(&scrub(&error.error, secrets), message, retry_after).into()
+        }
+        Err(_) => Error::UnexpectedResponse(status.as_u16().to_string()),
     }
 }
 

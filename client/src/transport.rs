@@ -31,6 +31,7 @@ use tokio::sync::Notify;
 
 use crate::error::Error;
 use crate::event::Event;
+use crate::user_agent::UserAgent;
 
 use attempt::{Sent, failure, first_response, follow};
 use dial::{Dialer, speaks_tls};
@@ -41,9 +42,6 @@ use stream::SENDING;
 
 /// The response to a request. Its body has not been read.
 pub type Response = awc::ClientResponse;
-
-/// The `User-Agent`, which a list of sessions shows.
-const CLIENT_NAME: &str = concat!("matchbook-client/", env!("CARGO_PKG_VERSION"));
 
 /// The header by which the server recognizes a repeated request, and executes it once.
 pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -85,9 +83,12 @@ pub(crate) fn is_repeatable(method: &Method, headers: &HeaderMap) -> bool {
 
 /// The connections of one thread. Clones share them.
 #[derive(Clone)]
-pub(crate) struct Http(Rc<Inner>);
+pub(crate) struct Http {
+    connections: Rc<Connections>,
+    user_agent: UserAgent,
+}
 
-struct Inner {
+struct Connections {
     tls: SslConnector,
     timeout: Duration,
     pools: RefCell<Pools>,
@@ -117,13 +118,19 @@ impl Http {
     /// Creates the transport. `timeout` is that of one exchange.
     pub(crate) fn new(tls: SslConnector, timeout: Duration) -> Self {
         let pools = Pools { kept: Default::default(), last_used: Moment::now() };
-        Self(Rc::new(Inner { tls, timeout, pools: RefCell::new(pools) }))
+        let connections = Rc::new(Connections { tls, timeout, pools: RefCell::new(pools) });
+        Self { connections, user_agent: UserAgent::default() }
+    }
+
+    /// Sends this `User-Agent` with each request, on the same connections.
+    pub(crate) fn with_user_agent(&self, user_agent: UserAgent) -> Self {
+        Self { connections: self.connections.clone(), user_agent }
     }
 
     /// Returns the awc client for one kind of connection.
     fn client(&self, kind: Kind) -> awc::Client {
         let now = Moment::now();
-        let pools = &mut *self.0.pools.borrow_mut();
+        let pools = &mut *self.connections.pools.borrow_mut();
         if pools.last_used.suspended_until(now) {
             tracing::debug!("machine was suspended, dropping kept connections");
             pools.kept = Default::default();
@@ -136,17 +143,16 @@ impl Http {
     /// Creates an awc client. It follows no redirect: that could send the access token to another
     /// host.
     fn build_client(&self, kind: Kind) -> awc::Client {
-        let dialer = Dialer { tls: kind.tls.then(|| self.0.tls.clone()) };
-        let mut connector = Connector::new().connector(dialer).timeout(self.0.timeout);
+        let dialer = Dialer { tls: kind.tls.then(|| self.connections.tls.clone()) };
+        let mut connector = Connector::new().connector(dialer).timeout(self.connections.timeout);
         if !kind.repeatable {
             // A request that cannot be sent again must not use a doubtful connection.
             connector = connector.conn_keep_alive(DOUBTFUL_AFTER);
         }
         awc::Client::builder()
             .connector(connector)
-            .timeout(self.0.timeout)
+            .timeout(self.connections.timeout)
             .disable_redirects()
-            .add_default_header((USER_AGENT, CLIENT_NAME))
             .finish()
     }
 
@@ -159,13 +165,14 @@ impl Http {
         body: Bytes,
         emit: impl FnMut(&dyn Fn() -> Event),
     ) -> Result<Response, Error> {
-        let deadline = Instant::now() + self.0.timeout;
+        let deadline = Instant::now() + self.connections.timeout;
         let left = || deadline.saturating_duration_since(Instant::now());
         let emit = RefCell::new(emit);
         let doubt = Notify::new();
         let with_body = |request: ClientRequest| request.send_body(body.clone());
         let on_doubt = outgoing.repeatable.then_some(&doubt);
-        let first = pin!(self.attempt(outgoing, with_body, self.0.timeout, on_doubt, &emit));
+        let first =
+            pin!(self.attempt(outgoing, with_body, self.connections.timeout, on_doubt, &emit));
         let sent = match select(first, pin!(doubt.notified())).await {
             Either::Left((sent, _)) if !left().is_zero() && sent.may_be_repeated(outgoing) => {
                 tracing::debug!("kept connection was dead, sending the request on a new one");
@@ -190,17 +197,17 @@ impl Http {
         with_body: impl FnOnce(ClientRequest) -> SendClientRequest,
         emit: impl FnMut(&dyn Fn() -> Event),
     ) -> Result<Response, Error> {
-        let deadline = Instant::now() + self.0.timeout;
+        let deadline = Instant::now() + self.connections.timeout;
         let outgoing = Outgoing { repeatable: false, ..outgoing.clone() };
         let emit = RefCell::new(emit);
-        let sent = self.attempt(&outgoing, with_body, self.0.timeout, None, &emit).await;
+        let sent = self.attempt(&outgoing, with_body, self.connections.timeout, None, &emit).await;
         self.conclude(sent, outgoing.target, deadline).await
     }
 
     /// Drops all kept connections: if one is dead, the others usually are too.
     fn abandon_kept(&self, emit: &RefCell<impl FnMut(&dyn Fn() -> Event)>) {
         (emit.borrow_mut())(&|| Event::Retried);
-        self.0.pools.borrow_mut().kept = Default::default();
+        self.connections.pools.borrow_mut().kept = Default::default();
     }
 
     /// Sends a request on a kept or a new connection, logs it, and emits an event.
@@ -217,6 +224,9 @@ impl Http {
         let mut request = client.request(method.clone(), target.uri.clone()).timeout(timeout);
         for (name, value) in headers {
             request = request.append_header((name.clone(), value.clone()));
+        }
+        if !headers.contains_key(USER_AGENT) {
+            request = request.insert_header((USER_AGENT, self.user_agent.header().clone()));
         }
         if let Some(host) = &target.host {
             request = request.insert_header((HOST, host.clone()));
@@ -269,7 +279,7 @@ impl Http {
         // A kept connection has served a request without TLS before.
         let may_be_tls = may_be_tls && progress.idle.is_none() && !target.tls;
         let left = deadline.saturating_duration_since(Instant::now());
-        if may_be_tls && speaks_tls(&target.uri, &self.0.tls, left).await {
+        if may_be_tls && speaks_tls(&target.uri, &self.connections.tls, left).await {
             let host = target.uri.authority().map_or("", |authority| authority.as_str());
             return Err(Error::Misconfigured(format!(
                 "cannot use plain HTTP: {host} speaks TLS; write `https://` in the server's URL"
@@ -352,7 +362,7 @@ mod tests {
         });
         let http = http(Duration::from_secs(8));
         for (asleep, connections) in [(0, 1), (0, 1), (3600, 2), (0, 2)] {
-            http.0.pools.borrow_mut().last_used.wall -= Duration::from_secs(asleep);
+            http.connections.pools.borrow_mut().last_used.wall -= Duration::from_secs(asleep);
             assert_eq!(get(&http, address).await, Ok(StatusCode::NO_CONTENT));
             assert_eq!(opened.load(Ordering::SeqCst), connections, "asleep for {asleep} s");
         }

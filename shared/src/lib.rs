@@ -22,6 +22,10 @@ pub const SERVER_MARK: &str = "matchbook-server";
 /// The value of [`SERVER_MARK`].
 pub const SERVER_MARK_VALUE: &str = "1";
 
+/// The cookie by which `POST /login` recognizes a browser that has logged in to an account
+/// before. Never change it.
+pub const DEVICE_COOKIE: &str = "__Host-matchbook_device";
+
 /// The query of `GET /token`.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

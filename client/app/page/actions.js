@@ -16,8 +16,11 @@ export function isIdle() {
   return running === 0 && performance.now() - finishedAt > OUTCOME_SHOWN;
 }
 
-/** Runs the action of a button and shows its outcome. The button is busy meanwhile. */
-export async function runAction(button, action) {
+/**
+ * Runs the action of a button and shows its outcome. The button is busy meanwhile.
+ * `showFailure` shows an ApiError in place of the message box.
+ */
+export async function runAction(button, action, showFailure = null) {
   if (button.getAttribute("aria-busy") === "true") return;
   if (button.getAttribute("aria-disabled") === "true") {
     showMessage("note", "Log in first.");
@@ -31,7 +34,12 @@ export async function runAction(button, action) {
     showMessage("good", outcome);
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
-    showError(error, () => runAction(button, action));
+    if (showFailure && error.code !== "no_cookie") {
+      showMessage("none", "");
+      showFailure(error);
+    } else {
+      showError(error, () => runAction(button, action, showFailure));
+    }
   } finally {
     button.removeAttribute("aria-busy");
     running -= 1;

@@ -1,8 +1,9 @@
 // The page of the client app. It never receives a token, only its lifetime and the
 // requests that used it.
 
+import { showForms } from "./accounts.js";
 import { isIdle, runAction } from "./actions.js";
-import { ApiError, LOGIN, call } from "./api.js";
+import { ApiError, GUEST_LOGIN, call } from "./api.js";
 import { diagram } from "./diagram.js";
 import { byId } from "./dom.js";
 import { showMessage } from "./message.js";
@@ -11,8 +12,14 @@ import { loadUser, sessionList } from "./session_list.js";
 
 const RECONNECT_DELAY = 2000;
 
-session.onLogin = loadUser;
-session.onLogout = () => sessionList.clear("Log in to see where you are logged in.");
+session.onLogin = () => {
+  showForms();
+  return loadUser();
+};
+session.onLogout = () => {
+  showForms();
+  sessionList.clear("Log in to see where you are logged in.");
+};
 session.onEnd = (message) => {
   // The outcome of an action says it already, and may arrive first.
   if (isIdle()) showMessage("note", message);
@@ -75,12 +82,12 @@ function onPress(id, action) {
 }
 
 onPress("login", async () => {
-  await call("POST", LOGIN);
+  await call("POST", GUEST_LOGIN);
   return "Logged in as a new guest.";
 });
 onPress("info", async () => {
-  const { userId } = await call("POST", "/api/info");
-  session.setUser(userId);
+  const { userId, name } = await call("POST", "/api/info");
+  session.setUser(userId, name);
   return `User Id: ${userId}`;
 });
 onPress("burst", async () => {
@@ -102,6 +109,12 @@ onPress("logout", async () => {
 onPress("logout-everywhere", async () => {
   const { ended } = await call("POST", "/api/logout-everywhere");
   return ended === 1 ? "Logged out: 1 session has ended." : `Logged out: ${ended} sessions have ended.`;
+});
+onPress("end-others", async () => {
+  const { ended } = await call("DELETE", "/api/sessions?keep=current");
+  await sessionList.load();
+  byId("reload").focus();
+  return ended === 1 ? "The other session has ended." : `${ended} other sessions have ended.`;
 });
 onPress("reload", async () => {
   await sessionList.load();

@@ -11,7 +11,7 @@ const EMBER = 0.035;
 // Below this lifetime, in seconds, the ring moves smoothly.
 const SMOOTH_BELOW = 300;
 
-export const UNKNOWN_COOKIE = "The app was restarted, or you were away for a day: log in again.";
+export const UNKNOWN_COOKIE = "The app does not know this browser, as after a day without a request: log in again.";
 
 export const session = {
   known: false,
@@ -19,6 +19,8 @@ export const session = {
   unknownCookie: false,
   loggedIn: false,
   user: null,
+  // The name of the account; null for a guest.
+  name: null,
   state: null,
   receivedAt: 0,
   // Handlers, set by page.js.
@@ -40,7 +42,10 @@ export const session = {
     this.loggedIn = state.loggedIn;
     this.state = state;
     this.receivedAt = now;
-    if (newSession || !state.loggedIn) this.user = null;
+    if (newSession || !state.loggedIn) {
+      this.user = null;
+      this.name = null;
+    }
     this.show();
     tick();
     if (newSession) this.onLogin();
@@ -52,8 +57,9 @@ export const session = {
     this.unknownCookie = false;
   },
 
-  setUser(user) {
+  setUser(user, name = null) {
     this.user = user;
+    this.name = name;
     this.show();
   },
 
@@ -68,13 +74,15 @@ export const session = {
   show() {
     const loginState = byId("login-state");
     loginState.dataset.loggedIn = this.loggedIn;
-    loginState.replaceChildren(this.loggedIn ? "Logged in" : "Logged out");
+    const who = this.name ? ` as ${this.name}` : this.user ? " as a guest" : "";
+    loginState.replaceChildren(this.loggedIn ? `Logged in${who}` : "Logged out");
     if (this.user) loginState.append(element("span", { className: "id", textContent: this.user, title: "User Id" }));
     for (const button of document.querySelectorAll("[data-needs-session]")) {
       if (this.loggedIn) button.removeAttribute("aria-disabled");
       else button.setAttribute("aria-disabled", "true");
     }
-    byId("login").classList.toggle("primary", !this.loggedIn);
+    byId("register-section").hidden = this.name !== null;
+    byId("register-title").textContent = this.loggedIn ? "Create an account for this guest" : "Create an account";
     byId("burst").classList.toggle("primary", this.loggedIn);
     byId("generation").textContent = this.loggedIn ? String(this.state.generation ?? "–") : "–";
   },

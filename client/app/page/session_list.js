@@ -10,12 +10,14 @@ export const sessionList = {
     byId("sessions").replaceChildren();
     byId("sessions-hint").textContent = hint;
     byId("sessions-hint").hidden = false;
+    byId("end-others").hidden = true;
   },
 
   async load() {
     const listed = await call("GET", "/api/sessions");
     this.clear("None.");
     byId("sessions-hint").hidden = listed.length > 0;
+    byId("end-others").hidden = !listed.some((one) => !one.current);
     byId("sessions").append(...listed.map((one) => this.row(one)));
   },
 
@@ -24,13 +26,14 @@ export const sessionList = {
     const ago = (date) => (since(date) < 2 ? "just now" : `${duration(since(date))} ago`);
     const name = element("p");
     if (one.current) name.append(element("span", { className: "current", textContent: "this one" }));
-    name.append(`${one.userAgent ?? "Unknown app"}${one.ip ? `, ${one.ip}` : ""}`);
-    const detail = element("p", {
-      className: "detail",
-      textContent: `started ${ago(one.createdAt)} · used ${ago(one.lastUsedAt)} · expires in ${duration(-since(one.expiresAt))}`,
-    });
+    const device = one.device ?? "Unknown device";
+    name.append(element("span", { className: "device", textContent: device, title: one.userAgent ?? "" }));
+    const facts = [`used ${ago(one.lastUsedAt)}`, `started ${ago(one.createdAt)}`];
+    if (one.ip) facts.push(`from ${one.ip}`);
+    facts.push(`expires in ${duration(-since(one.expiresAt))}`);
+    const detail = element("p", { className: "detail", textContent: facts.join(" · ") });
     const end = element("button", { type: "button", className: "small", textContent: "End" });
-    end.setAttribute("aria-label", one.current ? "End this session" : `End the session started ${ago(one.createdAt)}`);
+    end.setAttribute("aria-label", one.current ? "End this session" : `End the session: ${device}, started ${ago(one.createdAt)}`);
     end.addEventListener("click", () => runAction(end, () => this.end(one)));
     return element("li", { data: { id: one.id, current: one.current } }, element("div", {}, name, detail), end);
   },
@@ -56,8 +59,8 @@ export async function loadUser() {
     return;
   }
   try {
-    const { userId } = await call("POST", "/api/info");
-    session.setUser(userId);
+    const { userId, name } = await call("POST", "/api/info");
+    session.setUser(userId, name);
     await sessionList.load();
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;

@@ -1,32 +1,43 @@
 //! The JSON API of the page, for browsers with a cookie.
 
+mod accounts;
+
 use std::fmt;
+use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::time::Instant;
 
 use actix_web::body::MessageBody;
-use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::{Next, from_fn};
-use actix_web::web::{self, Data, Json, Path, ReqData, ServiceConfig};
-use actix_web::{HttpMessage, HttpRequest, HttpResponse, ResponseError};
+use actix_web::web::{self, Data, Json, JsonConfig, Path, Query, ReqData, ServiceConfig};
+use actix_web::{
+    FromRequest, HttpMessage, HttpRequest, HttpResponse, HttpResponseBuilder, ResponseError,
+};
 use futures_util::future::join_all;
 use matchbook_client::{Client, Error};
-use matchbook_shared::{ErrorBody, InvalidGrantReason, RevokedSessions, SessionInfo};
+use matchbook_shared::{
+    ErrorBody, InvalidGrantReason, RevokeSessionsQuery, RevokedSessions, SessionInfo,
+};
 use serde::Serialize;
 use uuid::Uuid;
 
 use crate::browser_sessions::{BrowserSessions, Caller, Identity};
 use crate::csrf;
+use crate::device_name::device_name;
 use crate::ended::SessionEnd;
 use crate::error::AppError;
 use crate::feed::{self, Exchange};
 use crate::login_limiter::LoginLimiter;
-use crate::upstream::{check_origin, fetch_json, user};
+use crate::upstream::{check_origin, fetch_json, on_behalf_of, user};
 
 /// Number of requests in a burst.
 const BURST_SIZE: usize = 50;
+
+/// The longest form of the page, in bytes.
+const MAX_FORM_LEN: usize = 8 << 10;
 
 /// The path of the event stream. It is not reported to the page, which opened it.
 const EVENTS: &str = "/api/events";
@@ -37,13 +48,22 @@ type CurrentIdentity = ReqData<Arc<Identity>>;
 pub(crate) fn routes(config: &mut ServiceConfig) {
     let scope = web::scope("/api")
         .wrap(from_fn(authenticate))
+        .app_data(
+            // The parser's error is not shown: it may quote the password.
+            JsonConfig::default()
+                .limit(MAX_FORM_LEN)
+                .error_handler(|_, _| ApiError::InvalidForm.into()),
+        )
         .route("/login", web::post().to(login))
+        .route("/account/login", web::post().to(accounts::log_in))
+        .route("/account/register", web::post().to(accounts::register))
         .route("/refresh", web::post().to(refresh))
         .route("/logout", web::post().to(logout))
         .route("/logout-everywhere", web::post().to(logout_everywhere))
         .route("/burst", web::post().to(burst))
         .route("/info", web::post().to(info))
         .route("/sessions", web::get().to(sessions))
+        .route("/sessions", web::delete().to(end_sessions))
         .route("/sessions/{id}", web::delete().to(end_session))
         .route("/events", web::get().to(events))
         .default_service(web::to(async || Err::<HttpResponse, _>(ApiError::NotFound)));
@@ -97,49 +117,79 @@ fn identify(request: &ServiceRequest) -> Result<Arc<Identity>, ApiError> {
     }
 }
 
-/// Returns the thread's client with the credentials of the browser.
-fn client_for(client: &Client, identity: &Identity) -> Client {
-    client.with_credentials(identity.credentials().clone())
+/// The browser of a request, and a client that sends requests on its behalf.
+struct Browser {
+    client: Client,
+    identity: Arc<Identity>,
+    sessions: Data<BrowserSessions>,
+    request: HttpRequest,
+}
+
+impl FromRequest for Browser {
+    type Error = ApiError;
+    type Future = Ready<Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(Self::of(request).ok_or(ApiError::NoCookie))
+    }
+}
+
+impl Browser {
+    fn of(request: &HttpRequest) -> Option<Self> {
+        // Set by `authenticate`.
+        let identity = request.extensions().get::<Arc<Identity>>().cloned()?;
+        let client = request.app_data::<Data<Client>>()?;
+        let client = on_behalf_of(client, identity.credentials(), request.headers());
+        let sessions = request.app_data::<Data<BrowserSessions>>()?.clone();
+        Some(Self { client, identity, sessions, request: request.clone() })
+    }
+
+    /// Replaces the cookie after a login.
+    async fn renew_cookie(&self, response: &mut HttpResponseBuilder) -> Result<(), ApiError> {
+        if let Some(cookie) = self.sessions.renewed_cookie(&self.request, &self.identity).await? {
+            response.append_header(cookie);
+        }
+        Ok(())
+    }
+}
+
+/// Counts a login from the address of the request.
+struct LoginPermit;
+
+impl FromRequest for LoginPermit {
+    type Error = ApiError;
+    type Future = Ready<Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let limiter = request.app_data::<Data<LoginLimiter>>();
+        let checked = limiter.map_or(Ok(()), |limiter| limiter.check(request.peer_addr()));
+        ready(checked.map(|()| Self).map_err(ApiError::from))
+    }
 }
 
 fn no_content() -> HttpResponse {
     HttpResponse::NoContent().finish()
 }
 
-async fn login(
-    request: HttpRequest,
-    sessions: Data<BrowserSessions>,
-    client: Data<Client>,
-    limiter: Data<LoginLimiter>,
-    identity: CurrentIdentity,
-) -> Result<HttpResponse, ApiError> {
-    limiter.check(request.peer_addr())?;
-    client_for(&client, &identity).log_in_as_guest().await?;
+async fn login(_permit: LoginPermit, browser: Browser) -> Result<HttpResponse, ApiError> {
+    browser.client.log_in_as_guest().await?;
     let mut response = HttpResponse::NoContent();
-    if let Some(cookie) = sessions.renewed_cookie(&request, &identity)? {
-        response.insert_header(cookie);
-    }
+    browser.renew_cookie(&mut response).await?;
     Ok(response.finish())
 }
 
-async fn refresh(
-    client: Data<Client>,
-    identity: CurrentIdentity,
-) -> Result<HttpResponse, ApiError> {
-    client_for(&client, &identity).refresh().await?;
+async fn refresh(browser: Browser) -> Result<HttpResponse, ApiError> {
+    browser.client.refresh().await?;
     Ok(no_content())
 }
 
-async fn logout(client: Data<Client>, identity: CurrentIdentity) -> Result<HttpResponse, ApiError> {
-    client_for(&client, &identity).log_out().await?;
+async fn logout(browser: Browser) -> Result<HttpResponse, ApiError> {
+    browser.client.log_out().await?;
     Ok(no_content())
 }
 
-async fn logout_everywhere(
-    client: Data<Client>,
-    identity: CurrentIdentity,
-) -> Result<Json<RevokedSessions>, ApiError> {
-    let ended = client_for(&client, &identity).log_out_everywhere().await?;
+async fn logout_everywhere(browser: Browser) -> Result<Json<RevokedSessions>, ApiError> {
+    let ended = browser.client.log_out_everywhere().await?;
     Ok(Json(RevokedSessions { ended }))
 }
 
@@ -151,12 +201,9 @@ struct BurstResult {
 
 /// Sends `BURST_SIZE` requests at once. Only one burst runs at a time. If all requests
 /// fail, returns the error of the first.
-async fn burst(
-    client: Data<Client>,
-    identity: CurrentIdentity,
-) -> Result<Json<BurstResult>, ApiError> {
+async fn burst(browser: Browser) -> Result<Json<BurstResult>, ApiError> {
+    let Browser { client, identity, .. } = browser;
     let _guard = identity.feed().begin_burst().ok_or(ApiError::BurstInProgress)?;
-    let client = client_for(&client, &identity);
     let results = join_all((0..BURST_SIZE).map(|_| user(&client))).await;
     let succeeded = results.iter().filter(|result| result.is_ok()).count();
     match results.into_iter().find_map(Result::err) {
@@ -169,27 +216,49 @@ async fn burst(
 #[serde(rename_all = "camelCase")]
 struct Info {
     user_id: Uuid,
+    /// The name of the account; absent for a guest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
 }
 
-async fn info(client: Data<Client>, identity: CurrentIdentity) -> Result<Json<Info>, ApiError> {
-    let user = user(&client_for(&client, &identity)).await?;
-    Ok(Json(Info { user_id: user.user_id }))
+async fn info(browser: Browser) -> Result<Json<Info>, ApiError> {
+    let user = user(&browser.client).await?;
+    Ok(Json(Info { user_id: user.user_id, name: user.name }))
 }
 
-async fn sessions(
-    client: Data<Client>,
-    identity: CurrentIdentity,
-) -> Result<Json<Vec<SessionInfo>>, ApiError> {
-    Ok(Json(fetch_json(client_for(&client, &identity).get("/sessions")).await?))
+/// A session with the name of its device.
+#[derive(Serialize)]
+struct ListedSession {
+    #[serde(flatten)]
+    session: SessionInfo,
+    /// Such as "Firefox on Windows".
+    device: Option<String>,
 }
 
-async fn end_session(
-    client: Data<Client>,
-    identity: CurrentIdentity,
-    id: Path<String>,
-) -> Result<HttpResponse, ApiError> {
+async fn sessions(browser: Browser) -> Result<Json<Vec<ListedSession>>, ApiError> {
+    let sessions: Vec<SessionInfo> = fetch_json(browser.client.get("/sessions")).await?;
+    let named = sessions.into_iter().map(|session| ListedSession {
+        device: session.user_agent.as_deref().and_then(device_name),
+        session,
+    });
+    Ok(Json(named.collect()))
+}
+
+/// Ends the other sessions of the user: `DELETE /api/sessions?keep=current`.
+async fn end_sessions(
+    browser: Browser,
+    query: Query<RevokeSessionsQuery>,
+) -> Result<Json<RevokedSessions>, ApiError> {
+    if query.keep.as_deref() != Some("current") {
+        return Err(ApiError::NotFound);
+    }
+    let others = browser.client.delete("/sessions").query(&query.into_inner());
+    Ok(Json(fetch_json(others).await?))
+}
+
+async fn end_session(browser: Browser, id: Path<String>) -> Result<HttpResponse, ApiError> {
     let id = Uuid::try_parse(&id).map_err(|_| ApiError::NotFound)?;
-    let client = client_for(&client, &identity);
+    let client = browser.client;
     let listed: Vec<SessionInfo> = fetch_json(client.get("/sessions")).await?;
     if listed.iter().any(|session| session.current && session.id == id) {
         // A logout also deletes the tokens.
@@ -221,6 +290,7 @@ enum ApiError {
     App(AppError),
     BurstInProgress,
     Forbidden,
+    InvalidForm,
     NoCookie,
     NotFound,
     TooManyPages,
@@ -248,8 +318,9 @@ impl ApiError {
     }
 
     /// Returns the stable code for programs.
-    fn code(&self) -> &'static str {
+    fn code(&self) -> &str {
         match self {
+            Self::App(AppError::Client(Error::Rejected(rejection))) => rejection.code(),
             Self::App(AppError::Client(Error::NotLoggedIn)) => "not_logged_in",
             Self::App(AppError::Client(Error::LoggedOut(_))) => "logged_out",
             Self::App(AppError::Client(Error::SupersededByLogin)) => "superseded_by_login",
@@ -257,6 +328,7 @@ impl ApiError {
             Self::App(AppError::LoginRateLimited(_)) => "slow_down",
             Self::BurstInProgress => "busy",
             Self::Forbidden => "forbidden",
+            Self::InvalidForm => "invalid_form",
             Self::NoCookie => "no_cookie",
             Self::NotFound => "not_found",
             Self::TooManyPages => "too_many_pages",
@@ -276,9 +348,10 @@ impl fmt::Display for ApiError {
             Self::App(error) => error.fmt(f),
             Self::BurstInProgress => f.write_str("A burst is in progress: wait until it ends."),
             Self::Forbidden => f.write_str("Only the page of this app may send this request."),
+            Self::InvalidForm => f.write_str("Fill in the name and the password."),
             Self::NoCookie => f.write_str(
-                "The app was restarted, or you were away for a day: load the page and log in \
-                 again.",
+                "The app does not know this browser, as after a day without a request: load the \
+                 page and log in again.",
             ),
             Self::NotFound => f.write_str("Not found."),
             Self::TooManyPages => f.write_str("Too many pages are open: close one."),
@@ -291,6 +364,7 @@ impl ResponseError for ApiError {
         match self {
             Self::App(AppError::Client(Error::SupersededByLogin)) => StatusCode::CONFLICT,
             Self::App(error) => error.status_code(),
+            Self::InvalidForm => StatusCode::BAD_REQUEST,
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NoCookie => StatusCode::UNAUTHORIZED,
             Self::NotFound => StatusCode::NOT_FOUND,

@@ -15,13 +15,14 @@ use actix_web::{App, HttpRequest, HttpResponse, HttpServer, ResponseError, guard
 use matchbook_client::{Client, Credentials, RootCertsError, Server, ServerError};
 
 use crate::assets::get_or_head;
+use crate::browser_folder::BrowserFolder;
 use crate::browser_sessions::{BrowserSessions, Caller};
 use crate::config::Config;
 use crate::cookie::Cookie;
 use crate::csrf::AllowedHosts;
 use crate::error::AppError;
 use crate::login_limiter::LoginLimiter;
-use crate::upstream::user;
+use crate::upstream::{on_behalf_of, user};
 use crate::{api, assets, csrf};
 
 /// The page loads files of its own origin only, and must not be framed.
@@ -59,10 +60,15 @@ impl From<ServerError> for StartError {
 }
 
 /// Binds the app. Returns the server, which runs once it is awaited, and its addresses.
-pub(crate) fn start(config: &Config) -> Result<(HttpServerFuture, Vec<SocketAddr>), StartError> {
+pub(crate) async fn start(
+    config: &Config,
+) -> Result<(HttpServerFuture, Vec<SocketAddr>), StartError> {
     let server = Server::new(&config.server_url, &config.trust, config.timeout)?;
     let cookie = Cookie { secure: config.cookie_secure };
-    let sessions = BrowserSessions::new(cookie, config.sessions, config.demo, Instant::now());
+    let mut sessions = BrowserSessions::new(cookie, config.sessions, config.demo, Instant::now());
+    if let Some(folder) = open_folder(config) {
+        sessions.restore(folder).await;
+    }
     let sessions = web::Data::new(sessions);
     let sessions_at_shutdown = sessions.clone();
     let hosts = web::Data::new(AllowedHosts::new(config.address.ip(), &config.hosts));
@@ -102,6 +108,20 @@ pub(crate) fn start(config: &Config) -> Result<(HttpServerFuture, Vec<SocketAddr
     ignore_hangup();
     end_event_streams_at_shutdown(sessions_at_shutdown);
     Ok((app.run(), addresses))
+}
+
+/// Opens the folder of the browsers' tokens. Without it the app works, and keeps the tokens in
+/// memory.
+fn open_folder(config: &Config) -> Option<BrowserFolder> {
+    let path = config.browsers.as_ref()?;
+    let folder = BrowserFolder::open(path).inspect_err(|error| {
+        tracing::warn!(
+            %error,
+            folder = %path.display(),
+            "browser sessions kept in memory only, a restart of the app ends them (`store.browsers`)"
+        );
+    });
+    folder.ok()
 }
 
 /// Ignores SIGHUP, which would end the process. Operators send it to reload settings.
@@ -171,14 +191,15 @@ async fn login(
     limiter.check(request.peer_addr())?;
     match caller {
         Caller::Known(identity) => {
-            client.with_credentials(identity.credentials().clone()).log_in_as_guest().await?;
-            if let Some(cookie) = sessions.renewed_cookie(&request, &identity)? {
+            let client = on_behalf_of(&client, identity.credentials(), request.headers());
+            client.log_in_as_guest().await?;
+            if let Some(cookie) = sessions.renewed_cookie(&request, &identity).await? {
                 response.insert_header(cookie);
             }
         }
         Caller::NoCookie => {
             let demo = sessions.demo().ok_or(AppError::NoCookie)?;
-            client.with_credentials(demo).log_in_as_guest().await?;
+            on_behalf_of(&client, &demo, request.headers()).log_in_as_guest().await?;
         }
         Caller::UnknownCookie => return Err(AppError::UnknownCookie),
     }
@@ -196,7 +217,8 @@ async fn info(
         Caller::NoCookie => sessions.demo().ok_or(AppError::NoCookie)?,
         Caller::UnknownCookie => return Err(AppError::UnknownCookie),
     };
-    Ok(format!("User Id: {}", user(&client.with_credentials(credentials)).await?.user_id))
+    let client = on_behalf_of(&client, &credentials, request.headers());
+    Ok(format!("User Id: {}", user(&client).await?.user_id))
 }
 
 /// Identifies the caller. Rejects cross-site requests (login CSRF).

@@ -16,8 +16,9 @@ const CSS: &str = "text/css; charset=utf-8";
 const INDEX: &str = include_str!("../page/index.html");
 
 /// Path, content type and content.
-const FILES: [(&str, &str, &str); 12] = [
+const FILES: [(&str, &str, &str); 14] = [
     ("/page.js", JAVASCRIPT, include_str!("../page/page.js")),
+    ("/accounts.js", JAVASCRIPT, include_str!("../page/accounts.js")),
     ("/actions.js", JAVASCRIPT, include_str!("../page/actions.js")),
     ("/api.js", JAVASCRIPT, include_str!("../page/api.js")),
     ("/diagram.js", JAVASCRIPT, include_str!("../page/diagram.js")),
@@ -27,6 +28,7 @@ const FILES: [(&str, &str, &str); 12] = [
     ("/session_list.js", JAVASCRIPT, include_str!("../page/session_list.js")),
     ("/style.css", CSS, include_str!("../page/style.css")),
     ("/session.css", CSS, include_str!("../page/session.css")),
+    ("/accounts.css", CSS, include_str!("../page/accounts.css")),
     ("/diagram.css", CSS, include_str!("../page/diagram.css")),
     ("/favicon.svg", "image/svg+xml", include_str!("../page/favicon.svg")),
 ];

@@ -1,20 +1,24 @@
-//! The tokens of each browser, identified by its cookie.
+//! The tokens of each browser, identified by its cookie. They are also in a file, so that they
+//! survive a restart of the app.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use actix_web::HttpRequest;
 use actix_web::http::header::{HeaderMap, HeaderName, SET_COOKIE};
-use matchbook_client::Credentials;
+use actix_web::{HttpRequest, web};
+use matchbook_client::{Credentials, Event};
 use openssl::error::ErrorStack;
 
-use crate::cookie::{Cookie, random_id};
+use crate::browser_folder::{BrowserFile, BrowserFolder, StoredBrowser};
+use crate::cookie::{Cookie, CookieDigest, digest, random_id};
 use crate::error::AppError;
 use crate::feed::EventFeed;
 
 /// A browser is forgotten after this time without a request.
 const IDLE_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// The file of a browser records its last request this often.
+const TOUCH_INTERVAL: Duration = Duration::from_secs(3600);
 /// A logged-in browser with a request in this time is never evicted.
 const ACTIVE_WINDOW: Duration = Duration::from_secs(3600);
 
@@ -24,23 +28,28 @@ pub(crate) struct BrowserSessions {
     max_browsers: usize,
     started: Instant,
     demo: Option<Credentials>,
+    /// `None`: tokens are kept in memory only.
+    folder: Option<BrowserFolder>,
     browsers: Mutex<Browsers>,
 }
 
 struct Browsers {
     closed: bool,
-    by_cookie: HashMap<String, Browser>,
+    by_cookie: HashMap<CookieDigest, Browser>,
 }
 
 struct Browser {
     identity: Arc<Identity>,
     last_seen: Instant,
+    /// When its file last recorded a request.
+    touched: Instant,
 }
 
 /// One browser's tokens and the events about them.
 pub(crate) struct Identity {
     credentials: Credentials,
     feed: Arc<EventFeed>,
+    file: Option<BrowserFile>,
 }
 
 /// The sender of a request.
@@ -55,11 +64,23 @@ pub(crate) enum Caller {
 }
 
 impl Identity {
-    fn new(started: Instant) -> Self {
+    fn new(started: Instant, file: Option<BrowserFile>) -> Self {
         let feed = Arc::new(EventFeed::new(started));
         let sink = feed.clone();
-        let credentials = Credentials::builder().on_event(move |event| sink.handle(event)).build();
-        Self { credentials, feed }
+        let builder = Credentials::builder().on_event(move |event| sink.handle(event));
+        let credentials = match &file {
+            Some(file) => builder.store(file.clone()).build(),
+            None => builder.build(),
+        };
+        Self { credentials, feed, file }
+    }
+
+    /// Ends the event streams, and deletes the file.
+    fn forget(&self) {
+        self.feed.close();
+        if let Some(file) = &self.file {
+            file.forget();
+        }
     }
 
     pub(crate) fn credentials(&self) -> &Credentials {
@@ -72,13 +93,17 @@ impl Identity {
 }
 
 impl Browser {
+    fn new(identity: Arc<Identity>, last_seen: Instant) -> Self {
+        Self { identity, last_seen, touched: last_seen }
+    }
+
     fn is_expired(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.last_seen) >= IDLE_LIFETIME
             && !self.identity.feed.has_subscribers()
     }
 
     fn is_in_use(&self, now: Instant) -> bool {
-        let Identity { credentials, feed } = &*self.identity;
+        let Identity { credentials, feed, .. } = &*self.identity;
         let active = now.saturating_duration_since(self.last_seen) < ACTIVE_WINDOW;
         credentials.is_logged_in() && (active || feed.has_subscribers())
     }
@@ -86,7 +111,7 @@ impl Browser {
     /// Returns the sort key for eviction, lowest first: logged out before logged in,
     /// without open page before with one, then the least recently seen.
     fn eviction_order(&self) -> (bool, bool, Instant) {
-        let Identity { credentials, feed } = &*self.identity;
+        let Identity { credentials, feed, .. } = &*self.identity;
         (credentials.is_logged_in(), feed.has_subscribers(), self.last_seen)
     }
 }
@@ -97,7 +122,27 @@ impl BrowserSessions {
     pub(crate) fn new(cookie: Cookie, max_browsers: usize, demo: bool, started: Instant) -> Self {
         let browsers = Browsers { closed: false, by_cookie: HashMap::new() };
         let demo = demo.then(Credentials::default);
-        Self { cookie, max_browsers, started, demo, browsers: Mutex::new(browsers) }
+        let browsers = Mutex::new(browsers);
+        Self { cookie, max_browsers, started, demo, folder: None, browsers }
+    }
+
+    /// Keeps the tokens in `folder` too, and takes those that an earlier process left there.
+    pub(crate) async fn restore(&mut self, folder: BrowserFolder) {
+        let stored = folder.browsers(IDLE_LIFETIME).unwrap_or_else(|error| {
+            tracing::warn!(%error, "browser sessions of the last process not read");
+            Vec::new()
+        });
+        for StoredBrowser { file, cookie, unseen_for } in stored {
+            let identity = Arc::new(Identity::new(self.started, Some(file)));
+            if let Err(error) = identity.credentials.load().await {
+                tracing::warn!(%error, "browser session not restored");
+                continue;
+            }
+            identity.feed.handle(&Event::LoggedIn);
+            let last_seen = self.started.checked_sub(unseen_for).unwrap_or(self.started);
+            self.lock().by_cookie.insert(cookie, Browser::new(identity, last_seen));
+        }
+        self.folder = Some(folder);
     }
 
     /// Returns the cookie's format.
@@ -112,17 +157,16 @@ impl BrowserSessions {
 
     /// Identifies the sender of a request.
     pub(crate) fn caller(&self, headers: &HeaderMap, now: Instant) -> Caller {
-        let mut ids: Vec<_> = self.cookie.values(headers).collect();
+        let mut ids: Vec<_> = self.cookie.values(headers).map(digest).collect();
         if ids.is_empty() {
             return Caller::NoCookie;
         }
         ids.sort_unstable();
         ids.dedup();
         let mut browsers = self.lock();
-        let texts = ids.into_iter().filter_map(|id| std::str::from_utf8(id).ok());
-        let known: Vec<_> = texts.filter(|id| browsers.contains(id, now)).collect();
-        match known[..] {
-            [id] => browsers.touch(id, now).map_or(Caller::UnknownCookie, Caller::Known),
+        ids.retain(|id| browsers.contains(id, now));
+        match ids[..] {
+            [id] => browsers.touch(&id, now).map_or(Caller::UnknownCookie, Caller::Known),
             // With two known cookies, the browser's own cannot be determined.
             _ => Caller::UnknownCookie,
         }
@@ -130,19 +174,29 @@ impl BrowserSessions {
 
     #[cfg(test)]
     fn find(&self, id: &str, now: Instant) -> Option<Arc<Identity>> {
+        let id = digest(id.as_bytes());
         let mut browsers = self.lock();
-        if browsers.contains(id, now) { browsers.touch(id, now) } else { None }
+        if browsers.contains(&id, now) { browsers.touch(&id, now) } else { None }
     }
 
     /// Returns the header with a new cookie at login. The old value may have been set by
     /// an attacker (session fixation).
-    pub(crate) fn renewed_cookie(
+    pub(crate) async fn renewed_cookie(
         &self,
         request: &HttpRequest,
         identity: &Arc<Identity>,
     ) -> Result<Option<(HeaderName, String)>, AppError> {
-        let id = self.renew(request.headers(), identity)?;
-        Ok(id.map(|id| (SET_COOKIE, self.cookie().set(&id))))
+        let Some(id) = self.renew(request.headers(), identity)? else { return Ok(None) };
+        if let Some(file) = identity.file.clone() {
+            let cookie = digest(id.as_bytes());
+            let stored = web::block(move || file.set_cookie(cookie)).await;
+            if !matches!(stored, Ok(Ok(()))) {
+                tracing::warn!(
+                    "new cookie of a browser not stored: a restart of the app logs it out"
+                );
+            }
+        }
+        Ok(Some((SET_COOKIE, self.cookie().set(&id))))
     }
 
     /// Replaces the cookie of `identity`, which `headers` identified, and invalidates
@@ -158,13 +212,13 @@ impl BrowserSessions {
     ) -> Result<Option<String>, ErrorStack> {
         let new = random_id()?;
         let mut browsers = self.lock();
-        let mut ids = self.cookie.values(headers).filter_map(|id| std::str::from_utf8(id).ok());
+        let mut ids = self.cookie.values(headers).map(digest);
         let matches = |browser: &Browser| Arc::ptr_eq(&browser.identity, identity);
-        let Some(old) = ids.find(|id| browsers.by_cookie.get(*id).is_some_and(matches)) else {
+        let Some(old) = ids.find(|id| browsers.by_cookie.get(id).is_some_and(matches)) else {
             return Ok(None);
         };
-        let Some(browser) = browsers.by_cookie.remove(old) else { return Ok(None) };
-        browsers.by_cookie.insert(new.clone(), browser);
+        let Some(browser) = browsers.by_cookie.remove(&old) else { return Ok(None) };
+        browsers.by_cookie.insert(digest(new.as_bytes()), browser);
         Ok(Some(new))
     }
 
@@ -175,7 +229,9 @@ impl BrowserSessions {
     /// generator fails.
     pub(crate) fn create(&self, now: Instant) -> Result<(String, Arc<Identity>), AppError> {
         let id = random_id()?;
-        let identity = Arc::new(Identity::new(self.started));
+        let cookie = digest(id.as_bytes());
+        let file = self.folder.as_ref().map(|folder| folder.new_file(cookie)).transpose()?;
+        let identity = Arc::new(Identity::new(self.started, file));
         let mut browsers = self.lock();
         if browsers.closed {
             identity.feed.close();
@@ -183,8 +239,7 @@ impl BrowserSessions {
         if browsers.by_cookie.len() >= self.max_browsers {
             browsers.evict(self.max_browsers, now)?;
         }
-        let browser = Browser { identity: identity.clone(), last_seen: now };
-        browsers.by_cookie.insert(id.clone(), browser);
+        browsers.by_cookie.insert(cookie, Browser::new(identity.clone(), now));
         Ok((id, identity))
     }
 
@@ -203,20 +258,26 @@ impl BrowserSessions {
 
 impl Browsers {
     /// Returns whether the cookie is known. Removes the browser if it has expired.
-    fn contains(&mut self, id: &str, now: Instant) -> bool {
+    fn contains(&mut self, id: &CookieDigest, now: Instant) -> bool {
         let Some(browser) = self.by_cookie.get(id) else { return false };
         let expired = browser.is_expired(now);
         if expired {
-            browser.identity.feed.close();
+            browser.identity.forget();
             self.by_cookie.remove(id);
         }
         !expired
     }
 
     /// Returns the browser's identity and updates the time of its last request.
-    fn touch(&mut self, id: &str, now: Instant) -> Option<Arc<Identity>> {
+    fn touch(&mut self, id: &CookieDigest, now: Instant) -> Option<Arc<Identity>> {
         let browser = self.by_cookie.get_mut(id)?;
         browser.last_seen = now;
+        if let Some(file) = &browser.identity.file
+            && now.saturating_duration_since(browser.touched) >= TOUCH_INTERVAL
+        {
+            file.touch();
+            browser.touched = now;
+        }
         Some(browser.identity.clone())
     }
 
@@ -225,16 +286,16 @@ impl Browsers {
         self.by_cookie.retain(|_, browser| {
             let keep = !browser.is_expired(now);
             if !keep {
-                browser.identity.feed.close();
+                browser.identity.forget();
             }
             keep
         });
         while self.by_cookie.len() >= max_browsers {
             let unused = self.by_cookie.iter().filter(|(_, browser)| !browser.is_in_use(now));
             let first = unused.min_by_key(|(_, browser)| browser.eviction_order());
-            let id = first.map(|(id, _)| id.clone()).ok_or(AppError::TooManyBrowsers)?;
+            let id = first.map(|(id, _)| *id).ok_or(AppError::TooManyBrowsers)?;
             if let Some(browser) = self.by_cookie.remove(&id) {
-                browser.identity.feed.close();
+                browser.identity.forget();
             }
         }
         Ok(())

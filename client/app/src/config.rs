@@ -49,7 +49,10 @@ pub(crate) struct Config {
     pub(crate) server_url: String,
     pub(crate) trust: RootCerts,
     pub(crate) timeout: Duration,
+    /// The token file of the commands.
     pub(crate) store: PathBuf,
+    /// The folder of the app's browser sessions. `None`: in memory only.
+    pub(crate) browsers: Option<PathBuf>,
     pub(crate) log: Logging,
 }
 
@@ -75,7 +78,7 @@ pub(crate) fn load(
     let settings = sources.load(file)?;
     let client: Client = settings.section("client")?;
     let server: Server = settings.section("server")?;
-    let Store { path: Optional(path) } = settings.section("store")?;
+    let Store { path: Optional(path), browsers: Optional(browsers) } = settings.section("store")?;
     let path = path.ok_or_else(|| settings.invalid("store.path", "must name a file"))?;
     let address = client.address.0;
     let config = Config {
@@ -94,6 +97,7 @@ pub(crate) fn load(
         server_url: server.url.0,
         timeout: server.timeout.0,
         store: token_file(path),
+        browsers: browsers.map(browser_folder),
         log: settings.section("log")?,
     };
     Ok((config, settings))
@@ -171,6 +175,7 @@ impl Server {
 #[derive(Deserialize)]
 struct Store {
     path: Optional<PathBuf>,
+    browsers: Optional<PathBuf>,
 }
 
 /// The token file of earlier versions, relative to the working directory.
@@ -186,8 +191,23 @@ fn token_file(path: PathBuf) -> PathBuf {
     if legacy.exists() {
         return legacy.to_owned();
     }
-    let directory = state_dir(|name| std::env::var_os(name));
-    directory.map_or_else(|| legacy.to_owned(), |path| path.join("matchbook/tokens.json"))
+    in_state_dir("tokens.json", legacy)
+}
+
+/// Returns the folder that `store.browsers` selects. "auto" is one in the platform's state
+/// directory, or in the working directory.
+fn browser_folder(path: PathBuf) -> PathBuf {
+    if path != Path::new("auto") {
+        return path;
+    }
+    in_state_dir("browsers", Path::new("data/client/browsers"))
+}
+
+/// Returns the path of `name` in the platform's state directory, or `fallback` if there is
+/// none.
+fn in_state_dir(name: &str, fallback: &Path) -> PathBuf {
+    let directory = state_dir(|variable| std::env::var_os(variable));
+    directory.map_or_else(|| fallback.to_owned(), |path| path.join("matchbook").join(name))
 }
 
 /// Returns the directory for program state. Relative paths are invalid and ignored

@@ -37,6 +37,13 @@ impl SessionEnd {
             Self::Ended(Some(InvalidGrantReason::LoggedOut)) => {
                 "the session has ended because it was logged out, here or from another device"
             }
+            Self::Ended(Some(InvalidGrantReason::PasswordChanged)) => {
+                "the session has ended because the password of the account was changed or reset on \
+                 another device"
+            }
+            Self::Ended(Some(InvalidGrantReason::UserDisabled)) => {
+                "the session has ended because the account was disabled or deleted"
+            }
             Self::Ended(Some(InvalidGrantReason::ExpiredIdle)) => {
                 "the session has ended because it was not used for longer than the server allows"
             }
@@ -56,5 +63,33 @@ impl SessionEnd {
     pub(crate) fn capitalized(self) -> String {
         let message = self.message();
         format!("{}{}", message[..1].to_uppercase(), &message[1..])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn each_reason_has_a_sentence_of_its_own() {
+        use InvalidGrantReason::{
+            ExpiredAbsolute, ExpiredIdle, LoggedOut, Other, PasswordChanged, Reuse, Unknown,
+            UserDisabled,
+        };
+        let reasons = [
+            ExpiredAbsolute,
+            ExpiredIdle,
+            LoggedOut,
+            Other,
+            PasswordChanged,
+            Reuse,
+            Unknown,
+            UserDisabled,
+        ];
+        let sentences = reasons.map(|reason| SessionEnd::Ended(Some(reason)).message());
+        let different: HashSet<_> = sentences.iter().collect();
+        assert_eq!(different.len(), reasons.len(), "{sentences:#?}");
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, ContentType, RETRY_AFTER};
 use actix_web::{HttpResponse, ResponseError};
-use matchbook_client::{Error, Response};
+use matchbook_client::{Error, Rejection, Response};
 use openssl::error::ErrorStack;
 
 use crate::ended::{SUPERSEDED, SessionEnd};
@@ -27,7 +27,7 @@ pub(crate) enum AppError {
     HostNotAllowed,
     /// The request has no cookie, and the demo guest is disabled.
     NoCookie,
-    /// The cookie is unknown, for example since the app restarted.
+    /// The cookie is unknown, for example after a day without a request.
     UnknownCookie,
     /// Login by GET is disabled on a network address.
     LoginByGet,
@@ -56,7 +56,10 @@ impl AppError {
             return None;
         }
         let wait = match self {
-            Self::Client(Error::Transient { retry_after, .. }) => retry_after.unwrap_or_default(),
+            Self::Client(
+                Error::Transient { retry_after, .. }
+                | Error::Rejected(Rejection::TooManyAttempts { retry_after }),
+            ) => retry_after.unwrap_or_default(),
             Self::UpstreamStatus { retry_after: Some(seconds), .. } => {
                 Duration::from_secs(*seconds)
             }
@@ -65,6 +68,43 @@ impl AppError {
             _ => Duration::ZERO,
         };
         Some(wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1))
+    }
+}
+
+/// Returns why a login or a registration was rejected, and what to do.
+fn rejection_message(rejection: &Rejection) -> String {
+    match rejection {
+        Rejection::InvalidCredentials => "The name or the password is wrong.".to_owned(),
+        Rejection::SecondFactorRequired => {
+            "Enter the code of your authenticator app, or a recovery code.".to_owned()
+        }
+        Rejection::UserDisabled => {
+            "This account is disabled: ask the operator of the server.".to_owned()
+        }
+        Rejection::TooManyAttempts { retry_after } => {
+            let wait = retry_after.map_or(60, |wait| wait.as_secs().max(1));
+            format!("Too many attempts: try again in {wait} s.")
+        }
+        Rejection::RegistrationClosed => {
+            "This server does not accept registrations: ask its operator for an invitation."
+                .to_owned()
+        }
+        Rejection::NameTaken => "This name is taken: choose another one, or log in.".to_owned(),
+        Rejection::AlreadyRegistered => {
+            "You are logged in with an account: log out first to register another one.".to_owned()
+        }
+        // The server's message says what to do.
+        other => other.to_string(),
+    }
+}
+
+fn rejection_status(rejection: &Rejection) -> StatusCode {
+    match rejection {
+        Rejection::InvalidCredentials | Rejection::SecondFactorRequired => StatusCode::UNAUTHORIZED,
+        Rejection::UserDisabled | Rejection::RegistrationClosed => StatusCode::FORBIDDEN,
+        Rejection::TooManyAttempts { .. } => StatusCode::TOO_MANY_REQUESTS,
+        Rejection::NameTaken | Rejection::AlreadyRegistered => StatusCode::CONFLICT,
+        _ => StatusCode::BAD_REQUEST,
     }
 }
 
@@ -97,6 +137,7 @@ impl fmt::Display for AppError {
             Self::Client(Error::Superseded) => {
                 write!(f, "Request failed: {SUPERSEDED}. Try again; if that fails, log in again.")
             }
+            Self::Client(Error::Rejected(rejection)) => f.write_str(&rejection_message(rejection)),
             Self::Client(error) => write!(f, "Request failed: {error}."),
             Self::UpstreamStatus { status, .. } => {
                 write!(f, "Request failed: the server returned status {status}.")
@@ -109,7 +150,8 @@ impl fmt::Display for AppError {
                 f.write_str("Too many browsers use this app: try again later.")
             }
             Self::UnknownCookie => f.write_str(
-                "The app was restarted, or you were away for a day: open / and log in again.",
+                "The app does not know this browser, as after a day without a request: open / and \
+                 log in again.",
             ),
             Self::LoginByGet => f.write_str(
                 "Log in on the page, or by POST: login by GET needs a loopback address, or \
@@ -130,6 +172,7 @@ impl ResponseError for AppError {
             Self::Client(Error::NotLoggedIn | Error::LoggedOut(_))
             | Self::NoCookie
             | Self::UnknownCookie => StatusCode::UNAUTHORIZED,
+            Self::Client(Error::Rejected(rejection)) => rejection_status(rejection),
             Self::LoginByGet => StatusCode::METHOD_NOT_ALLOWED,
             Self::LoginRateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             // The server is overloaded, or a dependency of it is unavailable.

@@ -3,15 +3,18 @@
 mod api;
 mod app;
 mod assets;
+mod browser_folder;
 mod browser_sessions;
 mod commands;
 mod config;
 mod cookie;
 mod csrf;
+mod device_name;
 mod ended;
 mod error;
 mod feed;
 mod login_limiter;
+mod sealed;
 mod upstream;
 
 use std::error::Error;
@@ -100,7 +103,7 @@ fn start_logging(config: &Config, warnings: &[String]) {
 
 async fn serve(config: &Config, warnings: &[String]) -> Result<(), Box<dyn Error>> {
     start_logging(config, warnings);
-    let (server, addresses) = app::start(config)?;
+    let (server, addresses) = app::start(config).await?;
     for address in addresses {
         tracing::info!(url = %format!("http://{address}"), server = config.server_url, "listening");
         writeln!(std::io::stdout(), "matchbook-client listens on http://{address}")?;

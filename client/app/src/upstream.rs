@@ -1,11 +1,28 @@
 //! Requests to the token server.
 
 use actix_web::http::StatusCode;
-use matchbook_client::{Client, Error, Request, Response};
+use actix_web::http::header::{HeaderMap, USER_AGENT};
+use matchbook_client::{Client, Credentials, Error, Request, Response, UserAgent};
 use matchbook_shared::{SERVER_MARK, SERVER_MARK_VALUE, UserInfo};
 use serde::de::DeserializeOwned;
 
 use crate::error::AppError;
+
+/// Returns the thread's client with the tokens of a browser, and with its `User-Agent`: the
+/// server's list of sessions shows the browser, not this app.
+pub(crate) fn on_behalf_of(
+    client: &Client,
+    credentials: &Credentials,
+    headers: &HeaderMap,
+) -> Client {
+    let client = client.with_credentials(credentials.clone());
+    let user_agent = headers.get(USER_AGENT);
+    let user_agent = user_agent.map(|value| String::from_utf8_lossy(value.as_bytes()));
+    match user_agent.map(|text| UserAgent::new(&text)) {
+        Some(Ok(user_agent)) => client.with_user_agent(user_agent),
+        _ => client,
+    }
+}
 
 /// Fetches the logged-in user.
 pub(crate) async fn user(client: &Client) -> Result<UserInfo, AppError> {

@@ -12,6 +12,7 @@ use actix_rt::task::JoinHandle;
 use matchbook_client::{Client, Credentials, Error, Event, FileStore, RootCerts, Server};
 use matchbook_testkit::{Reaction, ScriptedServer};
 
+mod accounts;
 mod connections;
 mod durable;
 mod events;

@@ -247,6 +247,12 @@ impl ScriptedServer {
         self.shared.lock().tokens.log_in()
     }
 
+    /// Adds an account. `POST /login` logs in to it, and sets a device token with
+    /// [`Self::SECRET`].
+    pub fn add_account(&self, name: &str, password: &str) {
+        self.shared.lock().tokens.add_account(name, password);
+    }
+
     /// Expires all access tokens issued so far.
     pub fn expire(&self) {
         self.shared.lock().tokens.expire();

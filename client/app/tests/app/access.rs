@@ -92,7 +92,8 @@ async fn an_unknown_cookie_is_not_adopted() {
     assert_eq!((login.status, login.header("set-cookie")), (401, ""));
     assert_eq!(
         login.text,
-        "The app was restarted, or you were away for a day: open / and log in again."
+        "The app does not know this browser, as after a day without a request: open / and log in \
+         again."
     );
     let page = TestResponse::of(browser.bare("GET", "/").send()).await;
     let given = page.header("set-cookie");
@@ -115,6 +116,9 @@ async fn cross_site_requests_are_rejected_without_effect() {
     let user = browser.user().await;
     let calls = [
         ("POST", "/api/login"),
+        ("POST", "/api/account/login"),
+        ("POST", "/api/account/register"),
+        ("DELETE", "/api/sessions?keep=current"),
         ("POST", "/api/refresh"),
         ("POST", "/api/logout"),
         ("POST", "/api/logout-everywhere"),
@@ -289,7 +293,7 @@ async fn on_a_network_address_there_is_no_demo_guest_and_no_login_by_get() {
 }
 
 #[actix_rt::test]
-async fn after_a_restart_the_unknown_cookie_is_reported_not_an_ended_session() {
+async fn an_unknown_cookie_is_reported_and_not_an_ended_session() {
     let env = TestEnv::new();
     let server = server(&env).start();
     let app = client(&env, server.url()).start();
@@ -301,7 +305,7 @@ async fn after_a_restart_the_unknown_cookie_is_reported_not_an_ended_session() {
     for (method, path) in [("GET", "/info"), ("POST", "/login"), ("POST", "/api/info")] {
         let response = send(method, path).await;
         assert_eq!(response.status, 401, "{path}");
-        assert!(response.text.contains("The app was restarted"), "{}", response.text);
+        assert!(response.text.contains("The app does not know this browser"), "{}", response.text);
     }
     let page = send("GET", "/").await;
     assert!(

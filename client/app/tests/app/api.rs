@@ -113,6 +113,8 @@ async fn every_response_has_the_security_headers() {
         ("/", 200, "text/html; charset=utf-8"),
         ("/page.js", 200, "text/javascript; charset=utf-8"),
         ("/diagram.js", 200, "text/javascript; charset=utf-8"),
+        ("/accounts.js", 200, "text/javascript; charset=utf-8"),
+        ("/accounts.css", 200, "text/css; charset=utf-8"),
         ("/style.css", 200, "text/css; charset=utf-8"),
         ("/diagram.css", 200, "text/css; charset=utf-8"),
         ("/favicon.svg", 200, "image/svg+xml"),

@@ -68,6 +68,9 @@ pub(crate) fn cookie_of(response: &TestResponse) -> String {
 pub(crate) struct Browser {
     http: Http,
     cookie: RefCell<String>,
+    /// The cookie with the token of an earlier login.
+    device: RefCell<Option<String>>,
+    user_agent: &'static str,
 }
 
 impl Browser {
@@ -75,12 +78,20 @@ impl Browser {
         let http = Http::new(app.url(), None);
         let page = http.get("/").await;
         assert_eq!((page.status, page.header("content-type")), (200, "text/html; charset=utf-8"));
-        Self { http, cookie: RefCell::new(cookie_of(&page)) }
+        Self::with_cookie(app, cookie_of(&page))
     }
 
     /// A browser with this cookie, which has not opened the page.
     pub(crate) fn with_cookie(app: &Process, cookie: String) -> Self {
-        Self { http: Http::new(app.url(), None), cookie: RefCell::new(cookie) }
+        let http = Http::new(app.url(), None);
+        let cookie = RefCell::new(cookie);
+        Self { http, cookie, device: RefCell::default(), user_agent: "matchbook-test" }
+    }
+
+    /// Sends this `User-Agent` from now on.
+    pub(crate) fn with_user_agent(mut self, user_agent: &'static str) -> Self {
+        self.user_agent = user_agent;
+        self
     }
 
     pub(crate) fn cookie(&self) -> String {
@@ -89,16 +100,22 @@ impl Browser {
 
     /// Stores the cookie of a response, if it sets one.
     fn store_cookie(&self, response: TestResponse) -> TestResponse {
-        let set = response.header("set-cookie");
-        if !set.is_empty() {
-            self.cookie.replace(cookie_of(&response));
+        let set = response.headers.get_all("set-cookie");
+        for set in set.map(|set| set.to_str().unwrap().split(';').next().unwrap().to_owned()) {
+            if set.contains("_device=") {
+                self.device.replace(Some(set));
+            } else {
+                self.cookie.replace(set);
+            }
         }
         response
     }
 
     /// A request with the cookie only.
     pub(crate) fn bare(&self, method: &str, path: &str) -> ClientRequest {
-        self.http.request(method, path).insert_header(("cookie", self.cookie()))
+        let cookies = self.device.borrow().iter().fold(self.cookie(), |all, one| all + "; " + one);
+        let request = self.http.request(method, path).insert_header(("cookie", cookies));
+        request.insert_header(("user-agent", self.user_agent))
     }
 
     pub(crate) async fn get(&self, path: &str) -> TestResponse {
@@ -106,13 +123,21 @@ impl Browser {
     }
 
     pub(crate) async fn call(&self, method: &str, path: &str) -> TestResponse {
+        self.store_cookie(TestResponse::of(self.page_request(method, path).send()).await)
+    }
+
+    /// Sends a form of the page.
+    pub(crate) async fn submit(&self, path: &str, form: &Value) -> TestResponse {
+        let request = self.page_request("POST", path).send_json(form);
+        self.store_cookie(TestResponse::of(request).await)
+    }
+
+    fn page_request(&self, method: &str, path: &str) -> ClientRequest {
         let origin = self.http.request("GET", "").get_uri().to_string();
-        let request = self
-            .bare(method, path)
+        self.bare(method, path)
             .insert_header(("x-matchbook", "page"))
             .insert_header(("sec-fetch-site", "same-origin"))
-            .insert_header(("origin", origin.trim_end_matches('/')));
-        self.store_cookie(TestResponse::of(request.send()).await)
+            .insert_header(("origin", origin.trim_end_matches('/')))
     }
 
     pub(crate) async fn log_in(&self) {

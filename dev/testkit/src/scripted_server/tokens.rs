@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use matchbook_shared::TokenResponse;
+use matchbook_shared::{DEVICE_COOKIE, TokenResponse};
 use serde_json::{Value, json};
 
 use super::{Received, ScriptedResponse, ScriptedServer};
@@ -24,6 +24,8 @@ pub(super) struct Tokens {
     current: HashMap<String, Session>,
     rotated: HashMap<String, Rotation>,
     reuses: usize,
+    /// The password of each account, by name.
+    accounts: HashMap<String, String>,
 }
 
 #[derive(Clone, Copy)]
@@ -56,6 +58,7 @@ impl Tokens {
             current: HashMap::new(),
             rotated: HashMap::new(),
             reuses: 0,
+            accounts: HashMap::new(),
         }
     }
 
@@ -66,6 +69,10 @@ impl Tokens {
             refresh_token: issued.refresh.unwrap(),
             expires_in: self.lifetime,
         }
+    }
+
+    pub(super) fn add_account(&mut self, name: &str, password: &str) {
+        self.accounts.insert(name.to_owned(), password.to_owned());
     }
 
     pub(super) fn expire(&mut self) {
@@ -146,6 +153,22 @@ impl Tokens {
                 let issued = self.open_session();
                 json(200, &self.native(&issued))
             }
+            ("POST", "/register") => {
+                let (name, password) = credentials(received);
+                self.add_account(&name, &password);
+                json(201, &json!({"userId": "00000000-0000-4000-8000-000000000001"}))
+            }
+            ("POST", "/login") => {
+                let (name, password) = credentials(received);
+                if self.accounts.get(&name) != Some(&password) {
+                    return json(401, &json!({"error": "invalid_credentials", "message": "wrong"}));
+                }
+                let issued = self.open_session();
+                let mut response = json(200, &self.native(&issued));
+                let cookie = format!("{DEVICE_COOKIE}=device-{SECRET}; Path=/; Secure; HttpOnly");
+                response.headers.push(("set-cookie", cookie));
+                response
+            }
             ("POST", "/refresh") => {
                 let presented = received.field("refresh_token").unwrap_or_default();
                 match self.refresh(&presented, received.key()) {
@@ -204,6 +227,13 @@ impl Tokens {
         }
         response
     }
+}
+
+/// Returns the name and the password of a JSON body.
+fn credentials(received: &Received) -> (String, String) {
+    let body: Value = serde_json::from_slice(&received.body).unwrap_or_default();
+    let field = |name: &str| body[name].as_str().unwrap_or_default().to_owned();
+    (field("name"), field("password"))
 }
 
 fn json(status: u16, body: &Value) -> ScriptedResponse {
