@@ -48,8 +48,10 @@ ENTRYPOINT ["matchbook-server"]
 
 FROM runtime AS client
 COPY --from=build /src/target/release/matchbook-client /usr/local/bin/
+# A new named volume takes its owner from this directory.
+RUN install -d -o 10002 -g 10002 -m 0700 /data
 USER 10002:10002
-ENV MATCHBOOK_CLIENT__CLIENT__ADDRESS=0.0.0.0:5002
+ENV MATCHBOOK_CLIENT__CLIENT__ADDRESS=0.0.0.0:5002 MATCHBOOK_CLIENT__STORE__BROWSERS=/data/browsers
 EXPOSE 5002
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --start-interval=1s \
   CMD ["matchbook-client", "health"]

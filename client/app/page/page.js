@@ -8,7 +8,7 @@ import { diagram } from "./diagram.js";
 import { byId } from "./dom.js";
 import { showMessage } from "./message.js";
 import { UNKNOWN_COOKIE, session } from "./session.js";
-import { loadUser, sessionList } from "./session_list.js";
+import { loadUser, reload, sessionList } from "./session_list.js";
 
 const RECONNECT_DELAY = 2000;
 
@@ -117,7 +117,7 @@ onPress("end-others", async () => {
   return ended === 1 ? "The other session has ended." : `${ended} other sessions have ended.`;
 });
 onPress("reload", async () => {
-  await sessionList.load();
+  await reload();
   return "The sessions are up to date.";
 });
 byId("clear").addEventListener("click", () => diagram.clear());

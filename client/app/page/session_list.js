@@ -52,6 +52,13 @@ export const sessionList = {
   },
 };
 
+/** Loads the user and the sessions. */
+export async function reload() {
+  const { userId, name } = await call("POST", "/api/info");
+  session.setUser(userId, name);
+  await sessionList.load();
+}
+
 /** Loads the user and the sessions, unless that would cause a refresh. */
 export async function loadUser() {
   if (session.remaining() <= 0) {
@@ -59,9 +66,7 @@ export async function loadUser() {
     return;
   }
   try {
-    const { userId, name } = await call("POST", "/api/info");
-    session.setUser(userId, name);
-    await sessionList.load();
+    await reload();
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
     sessionList.clear(error.message);

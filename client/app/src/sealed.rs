@@ -124,7 +124,8 @@ fn sync_folder(path: &Path) -> io::Result<()> {
 #[cfg(unix)]
 fn check_permissions(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::MetadataExt;
-    if fs::metadata(path)?.mode() & 0o077 == 0 {
+    let others = fs::metadata(path)?.mode() & 0o077;
+    if others == 0 {
         return Ok(());
     }
     let problem = format!("other users can read {}: `chmod 600` it", path.display());

@@ -125,13 +125,13 @@ async fn a_guest_that_registers_keeps_its_id_and_its_session() {
 }
 
 #[actix_rt::test]
-async fn a_rejected_form_is_answered_with_a_sentence_and_keeps_the_session() {
+async fn a_rejected_form_gets_a_sentence_and_keeps_the_session() {
     let setup = Setup::start(|server| server);
     let browser = registered(&setup, FIREFOX).await;
     let wrong = browser.submit(LOG_IN, &form("anna@example.com", "wrong")).await;
     assert_error(&wrong, 401, "invalid_credentials");
     assert_eq!(wrong.field("message"), "The name or the password is wrong.");
-    let unknown = browser.submit(LOG_IN, &form("nobody@example.com", PASSWORD)).await;
+    let unknown = browser.submit(LOG_IN, &form("bert@example.com", PASSWORD)).await;
     assert_eq!(unknown.text, wrong.text);
     browser.user().await;
     let other = Browser::open(&setup.client).await;

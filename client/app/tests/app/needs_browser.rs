@@ -1,5 +1,7 @@
 //! The page in headless Chromium.
 
+mod accounts;
+
 use std::future::Future;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -9,7 +11,7 @@ use fantoccini::key::Key;
 use fantoccini::wd::Capabilities;
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
-use matchbook_testkit::{Http, TestResponse};
+use matchbook_testkit::{Http, Reaction, ScriptedServer, TestEnv, TestResponse};
 use serde_json::{Value, json};
 
 use super::support::{Setup, authority, client, is_root, server_binary};
@@ -71,18 +73,23 @@ impl Page {
         F: Future<Output = ()> + 'static,
     {
         let driver = Driver::start();
-        let client = ClientBuilder::new(HttpConnector::new())
-            .capabilities(capabilities(width))
-            .connect(&driver.url)
-            .await
-            .expect("Chromium starts");
-        let page = Self { browser: client.clone(), driver: Http::new(&driver.url, None) };
-        client.goto(url).await.unwrap();
+        let page = Self::open(&driver, url, capabilities(width, None)).await;
+        let browser = page.browser.clone();
         let outcome = actix_rt::spawn(test(page)).await;
-        client.close().await.unwrap();
+        browser.close().await.unwrap();
         if let Err(error) = outcome {
             std::panic::resume_unwind(error.into_panic());
         }
+    }
+
+    async fn open(driver: &Driver, url: &str, capabilities: Capabilities) -> Self {
+        let browser = ClientBuilder::new(HttpConnector::new())
+            .capabilities(capabilities)
+            .connect(&driver.url)
+            .await
+            .expect("Chromium starts");
+        browser.goto(url).await.unwrap();
+        Self { browser, driver: Http::new(&driver.url, None) }
     }
 
     async fn value(&self, expression: &str) -> Value {
@@ -169,6 +176,19 @@ impl Page {
         entries.iter().map(|entry| format!("{}: {}", entry["level"], entry["message"])).collect()
     }
 
+    /// Asserts that the page fits into a window of this width.
+    async fn assert_fits(&self, width: u32) {
+        assert_eq!(self.value("innerWidth").await, width);
+        assert_eq!(self.value("document.documentElement.scrollWidth").await, width);
+        let wide = self
+            .value(&format!(
+                "[...document.querySelectorAll('body *')].filter((one) => \
+                 one.getBoundingClientRect().right > {width}).map((one) => one.outerHTML)"
+            ))
+            .await;
+        assert_eq!(wide, json!([]), "nothing is clipped");
+    }
+
     /// Asserts that there is no token, no resource of another origin, and no console entry.
     async fn assert_clean(&self) {
         let source = self.browser.source().await.unwrap();
@@ -198,9 +218,11 @@ impl Page {
     }
 }
 
-fn capabilities(width: u32) -> Capabilities {
+fn capabilities(width: u32, user_agent: Option<&str>) -> Capabilities {
+    let user_agent = user_agent.map(|text| format!("--user-agent={text}"));
     let mut arguments = vec!["--headless", "--disable-gpu", "--disable-dev-shm-usage"];
     arguments.extend(["--disable-background-networking", "--no-first-run"]);
+    arguments.extend(user_agent.as_deref());
     if is_root() {
         // Chromium has no sandbox for root.
         arguments.push("--no-sandbox");
@@ -272,15 +294,7 @@ async fn every_action_works_on_a_phone_without_horizontal_scrolling() {
         page.press_and_expect("burst", "All 50 requests succeeded.").await;
         page.press_and_expect("reload", "The sessions are up to date.").await;
         page.wait_for_text("sessions", "this one").await;
-        assert_eq!(page.value("innerWidth").await, PHONE_WIDTH);
-        assert_eq!(page.value("document.documentElement.scrollWidth").await, PHONE_WIDTH);
-        let wide = page
-            .value(&format!(
-                "[...document.querySelectorAll('body *')].filter((one) => \
-                 one.getBoundingClientRect().right > {PHONE_WIDTH}).map((one) => one.outerHTML)"
-            ))
-            .await;
-        assert_eq!(wide, json!([]), "nothing is clipped");
+        page.assert_fits(PHONE_WIDTH).await;
 
         page.press_and_expect("logout-everywhere", "Logged out: 1 session has ended.").await;
         page.press_and_expect("burst", "Log in first.").await;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use matchbook_testkit::{Process, ProcessBuilder, Reaction, ScriptedServer, TestEnv};
+use matchbook_testkit::{Process, ProcessBuilder, Reaction, Received, ScriptedServer, TestEnv};
 use serde_json::json;
 
 use super::support::{Browser, Setup, assert_error, client, wait_for_expiry};
@@ -87,7 +87,7 @@ async fn an_app_killed_during_a_refresh_is_continued_by_the_next_with_the_same_k
         script.release();
         (app, browser) = restart(&builder, &browser);
         assert_eq!(browser.call("POST", "/api/refresh").await.status, 204);
-        let keys: Vec<_> = script.received("/refresh").iter().map(|one| one.key()).collect();
+        let keys: Vec<_> = script.received("/refresh").iter().map(Received::key).collect();
         assert_eq!(keys.len(), 2 * round);
         assert!(keys[2 * round - 2].is_some());
         assert_eq!(keys[2 * round - 2], keys[2 * round - 1]);
