@@ -18,9 +18,11 @@ const FIELDS = {
 /** Shows an error next to its form, and moves the focus to the field to correct. */
 function showFormError(prefix, error) {
   clearMarks(prefix);
-  byId(`${prefix}-error`).textContent = error.message;
+  // The server does not say which is wrong.
+  const withCode = error.code === "invalid_credentials" && !byId("login-code-field").hidden;
+  byId(`${prefix}-error`).textContent = withCode ? "The name, the password or the code is wrong." : error.message;
   if (error.code === "second_factor_required") byId("login-code-field").hidden = false;
-  const field = byId(`${prefix}-${FIELDS[error.code]}`);
+  const field = byId(`${prefix}-${withCode ? "code" : FIELDS[error.code]}`);
   if (field === null) return;
   if (error.code !== "second_factor_required") field.setAttribute("aria-invalid", "true");
   field.focus();
