@@ -12,37 +12,45 @@ mod create;
 mod events;
 mod hashing;
 mod lifecycle;
+mod link_subject;
 mod links;
 mod log_in;
 mod login_name;
+mod mails;
 mod password;
 mod password_hash;
 mod profile;
 mod register;
+mod reset_password;
+mod verify_registration;
 
 use std::io;
 use std::sync::Arc;
 
 use crate::issuer::{self, Issuer};
+use crate::mail::Mailer;
 use crate::store::{self, Store};
 
 pub use crate::store::one_time_links::Purpose as LinkPurpose;
-pub use accept_invitation::{AcceptError, AcceptInvitation};
+pub use accept_invitation::AcceptInvitation;
 pub use add::{DisplayName, InvalidDisplayName, NewUser, add};
 pub use backends::{OpenSession, OpenSessionError};
 pub use change_password::{ChangePassword, ChangePasswordError};
 pub use events::AccountEvent;
 pub use hashing::{Error as HashingError, PasswordHasher};
 pub use lifecycle::{delete, disable, enable, set_password};
-pub use links::{Invitation, LinkToken, ResetLink, invite, reset_link};
+pub use link_subject::LinkSubject;
+pub use links::{Invitation, LinkError, LinkToken, ResetLink, invite, reset_link};
 pub use log_in::{LogIn, LogInError};
 pub use login_name::{InvalidName, LoginName, NameKind};
+pub use mails::{invitation_mail, reset_mail};
 pub use password::{Password, Unacceptable};
 pub use password_hash::{
     HashError, UnusableHash, check as check_hash, create_here as hash_password,
 };
 pub use profile::Profile;
 pub use register::{Register, RegisterError};
+pub use reset_password::{ForgottenPassword, ResetPassword};
 
 /// How accounts are registered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +73,8 @@ pub struct Options {
     pub password_min_length: usize,
     /// The memory that hashing may use, in bytes.
     pub password_memory: usize,
+    /// The URL by which users reach the server, for links.
+    pub public_url: String,
 }
 
 /// A failure of the server, not of the request.
@@ -88,19 +98,32 @@ pub struct Accounts {
     store: Store,
     hasher: PasswordHasher,
     options: Options,
+    /// `None` if no mail is sent.
+    mailer: Option<Mailer>,
     profiles: profile::Cache,
 }
 
 impl Accounts {
     /// Starts the threads that hash passwords.
-    pub fn new(issuer: Arc<Issuer>, store: Store, options: Options) -> io::Result<Self> {
+    pub fn new(
+        issuer: Arc<Issuer>,
+        store: Store,
+        options: Options,
+        mailer: Option<Mailer>,
+    ) -> io::Result<Self> {
         let hasher = PasswordHasher::start(options.password_memory)?;
-        Ok(Self { issuer, store, hasher, options, profiles: profile::Cache::new() })
+        Ok(Self { issuer, store, hasher, options, mailer, profiles: profile::Cache::new() })
     }
 
     /// Returns whether guests can register.
     #[must_use]
     pub fn permits_guests(&self) -> bool {
         self.options.guests
+    }
+
+    /// Returns the minimum length of a new password, in characters.
+    #[must_use]
+    pub fn password_min_length(&self) -> usize {
+        self.options.password_min_length
     }
 }

@@ -21,6 +21,7 @@ use crate::http::state::State;
 use crate::issuer::{self, Issuer};
 use crate::keys::KeyRing;
 use crate::limits::Limits;
+use crate::mail::{self, Mailer};
 use crate::metrics::Metrics;
 use crate::secrets::{self, DerivedKeys};
 use crate::store::{self, Store};
@@ -63,6 +64,8 @@ pub enum Error {
     BindMetrics { address: SocketAddr, source: io::Error },
     #[error("cannot start the threads that hash passwords: {0}")]
     Threads(io::Error),
+    #[error("cannot use the settings of mail (`smtp`): {0}")]
+    Mail(#[from] mail::Error),
     #[error("the start was canceled: {0}")]
     Canceled(#[from] actix_rt::task::JoinError),
 }
@@ -156,7 +159,11 @@ async fn assemble(
         audience: config.keys.audience.clone(),
     });
     let issuer = Arc::new(issuer);
-    let accounts = Accounts::new(issuer.clone(), store.clone(), config.accounts.clone());
+    let mailer = config.mail.as_ref().map(Mailer::new).transpose()?;
+    if let Some(mailer) = mailer.clone() {
+        actix_rt::spawn(mailer.check());
+    }
+    let accounts = Accounts::new(issuer.clone(), store.clone(), config.accounts.clone(), mailer);
     let state = web::Data::new(State {
         issuer,
         accounts: Arc::new(accounts.map_err(Error::Threads)?),

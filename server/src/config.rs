@@ -4,10 +4,12 @@
 //! Each module reads one section, or sections that belong together.
 
 mod accounts;
+mod ca_file;
 mod check;
 mod database;
 mod general;
 mod limits;
+mod mail;
 mod redis;
 mod server;
 mod sessions;
@@ -36,7 +38,7 @@ const SOURCES: ConfigSources = ConfigSources {
     prefix: "MATCHBOOK",
     others: &["MATCHBOOK_CLIENT"],
     aliases: &[("DATABASE_URL", "database.url"), ("REDIS_URL", "redis.url")],
-    secrets: &["secret", "old_secrets", "database.url", "redis.url"],
+    secrets: &["secret", "old_secrets", "database.url", "redis.url", "smtp.url"],
 };
 
 /// All settings, checked. `default.toml` documents them.
@@ -69,6 +71,10 @@ pub struct Config {
     pub event_retention: Duration,
     /// The rules for accounts.
     pub accounts: crate::accounts::Options,
+    /// The URL by which users reach the server, for links.
+    pub public_url: String,
+    /// How mail is sent; `None` if none is.
+    pub mail: Option<crate::mail::Options>,
     pub log: Logging,
 }
 
@@ -84,10 +90,11 @@ pub fn load(file: Option<&Path>) -> Result<(Config, Settings), SettingsError> {
 fn read(settings: &Settings) -> Result<Config, SettingsError> {
     let general = General::read(settings)?;
     let server: Server = settings.section("server")?;
-    let accounts = accounts::read(settings, server.address.0)?;
     let metrics: Metrics = settings.section("metrics")?;
     let events: Events = settings.section("events")?;
     let keys = tokens::read(settings)?;
+    let public_url = mail::public_url(&server, &keys.issuer);
+    let accounts = accounts::read(settings, server.address.0, &public_url)?;
     Ok(Config {
         secret: general.secret,
         old_secrets: general.old_secrets,
@@ -105,6 +112,8 @@ fn read(settings: &Settings) -> Result<Config, SettingsError> {
         policy: sessions::read(settings, keys.access_lifetime)?,
         keys,
         event_retention: events.retention.0,
+        mail: mail::read(settings, &public_url)?,
+        public_url,
         log: settings.section("log")?,
         data_dir: general.data_dir,
     })

@@ -12,6 +12,7 @@ mod health;
 mod links;
 mod metrics;
 mod middleware;
+mod pages;
 mod refresh;
 mod sessions;
 pub mod state;
@@ -48,6 +49,9 @@ pub fn routes(service: &mut web::ServiceConfig) {
         )
         .service(resource("/login", "POST", web::post().to(accounts::log_in)))
         .service(resource("/password", "POST", web::post().to(accounts::change_password)))
+        .service(resource("/register/confirm", "POST", web::post().to(links::confirm)))
+        .service(resource("/password/forgot", "POST", web::post().to(links::forgot)))
+        .service(resource("/password/reset", "POST", web::post().to(links::reset)))
         .service(resource("/invitations/accept", "POST", web::post().to(links::accept)))
         .service(resource("/token", "GET", web::get().to(guests::token)))
         .service(resource("/logout", "POST", web::post().to(sessions::logout)))
@@ -59,7 +63,27 @@ pub fn routes(service: &mut web::ServiceConfig) {
                 .route(web::delete().to(sessions::revoke_all)),
         )
         .service(resource("/sessions/{id}", "DELETE", web::delete().to(sessions::revoke)))
+        .configure(page_routes)
         .default_service(web::to(async || Err::<(), _>(Error::NotFound)));
+}
+
+/// Adds the routes of the pages for browsers.
+fn page_routes(service: &mut web::ServiceConfig) {
+    let form = |path, get: Route, post: Route| {
+        resource(path, "GET, HEAD, POST", get).route(post).app_data(
+            web::FormConfig::default().limit(pages::MAX_FORM_LEN).error_handler(form_error),
+        )
+    };
+    let post = web::post;
+    service
+        .service(form(
+            "/invitation",
+            read().to(pages::invitation),
+            post().to(pages::accept_invitation),
+        ))
+        .service(form("/verify", read().to(pages::verify), post().to(pages::verify_registration)))
+        .service(form("/reset", read().to(pages::reset), post().to(pages::set_password)))
+        .service(resource("/pages.css", "GET, HEAD", read().to(pages::stylesheet)));
 }
 
 /// Adds the route of the metrics, which have an address of their own.

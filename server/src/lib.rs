@@ -32,6 +32,8 @@ pub mod limits;
 pub mod metrics;
 pub mod proxies;
 
+pub mod mail;
+
 pub mod secrets;
 
 pub mod data_dir;

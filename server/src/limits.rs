@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
+use crate::crypto::Digest;
 use crate::ids::SessionId;
 
 /// The number of requests per minute. All of them may arrive at once.
@@ -28,6 +29,8 @@ pub struct Options {
     pub logout: NonZeroU32,
     /// `/health/ready`, for each address.
     pub ready: NonZeroU32,
+    /// Mails, for each email address or other login name.
+    pub mail: NonZeroU32,
     /// `/register`, for all addresses together.
     pub register_total: NonZeroU32,
     /// Open connections, for each address.
@@ -45,11 +48,22 @@ pub enum Limit {
     Session(SessionId),
     Logout(IpAddr),
     Ready(IpAddr),
+    /// Mails, by the digest of the login name.
+    Mail(u128),
     /// `/register` for all addresses together.
     RegisterTotal,
 }
 
 impl Limit {
+    /// Returns the limit of mails to a login name.
+    #[must_use]
+    pub fn mail_to(name: &str) -> Self {
+        let digest = Digest::of(&[name.as_bytes()]).to_bytes();
+        let mut key = [0; 16];
+        key.copy_from_slice(&digest[..16]);
+        Self::Mail(u128::from_be_bytes(key))
+    }
+
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -60,6 +74,7 @@ impl Limit {
             Self::Session(_) => "session",
             Self::Logout(_) => "logout",
             Self::Ready(_) => "ready",
+            Self::Mail(_) => "mail",
             Self::RegisterTotal => "register_total",
         }
     }
@@ -76,6 +91,7 @@ struct Limiters {
     session: KeyedLimiter<u128>,
     logout: KeyedLimiter<u128>,
     ready: KeyedLimiter<u128>,
+    mail: KeyedLimiter<u128>,
     register_total: KeyedLimiter<u128>,
 }
 
@@ -91,6 +107,7 @@ impl Limits {
             session: KeyedLimiter::new(options.session),
             logout: KeyedLimiter::new(options.logout),
             ready: KeyedLimiter::new(options.ready),
+            mail: KeyedLimiter::new(options.mail),
             register_total: KeyedLimiter::new(options.register_total),
         }))
     }
@@ -106,6 +123,7 @@ impl Limits {
             Limit::Session(session) => limiters.session.check(&session.0.as_u128()),
             Limit::Logout(ip) => limiters.logout.check(&subnet_key(ip)),
             Limit::Ready(ip) => limiters.ready.check(&subnet_key(ip)),
+            Limit::Mail(name) => limiters.mail.check(&name),
             Limit::RegisterTotal => limiters.register_total.check(&0),
         }
     }
@@ -172,6 +190,7 @@ mod tests {
             session: each,
             logout: each,
             ready: each,
+            mail: each,
             register_total: each,
             connections: each,
         }))

@@ -102,6 +102,29 @@ pub struct AcceptInvitationRequest {
     pub password: Option<String>,
 }
 
+/// The request of `POST /register/confirm`.
+#[derive(Default, Serialize, Deserialize)]
+pub struct ConfirmRequest {
+    /// The token in the link.
+    pub token: Option<String>,
+}
+
+/// The request of `POST /password/forgot`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct ForgotPasswordRequest {
+    /// A login name of the account.
+    pub name: Option<String>,
+}
+
+/// The request of `POST /password/reset`.
+#[derive(Default, Serialize, Deserialize)]
+pub struct ResetPasswordRequest {
+    /// The token in the link.
+    pub token: Option<String>,
+    /// The password from now on.
+    pub new: Option<String>,
+}
+
 /// The request of `POST /login`.
 #[derive(Default, Serialize, Deserialize)]
 pub struct LoginRequest {

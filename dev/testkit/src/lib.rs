@@ -14,6 +14,7 @@ mod process;
 mod programs;
 mod redis;
 mod scripted_server;
+mod smtp_server;
 mod tcp_proxy;
 mod test_env;
 
@@ -23,5 +24,6 @@ pub use postgres::{Postgres, Stop};
 pub use process::{Process, ProcessBuilder};
 pub use programs::free_port;
 pub use scripted_server::{Reaction, Received, ScriptedResponse, ScriptedServer};
+pub use smtp_server::{SmtpServer, TestMail};
 pub use tcp_proxy::TcpProxy;
 pub use test_env::{TestEnv, through_proxy};

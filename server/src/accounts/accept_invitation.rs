@@ -3,8 +3,8 @@
 use secrecy::SecretString;
 
 use super::create::{self, NamedAccount, Rejection, Stop};
-use super::links::LinkToken;
-use super::{Accounts, Error, LoginName, NameKind, Unacceptable};
+use super::links::{LinkError, LinkToken};
+use super::{Accounts, LoginName, NameKind};
 use crate::clock;
 use crate::ids::{EventId, UserId};
 use crate::sessions::{ClientInfo, Context};
@@ -21,52 +21,16 @@ pub struct AcceptInvitation {
     pub client: ClientInfo,
 }
 
-/// Why an invitation cannot be accepted.
-#[derive(Debug)]
-pub enum AcceptError {
-    /// The invitation was used, has expired, or never existed.
-    InvalidLink,
-    /// The invitation has no name, and neither has the request.
-    NameMissing,
-    /// The invitation has another name than the request.
-    NameFixed,
-    NameTaken,
-    Unacceptable(Unacceptable),
-    Failed(Error),
-}
-
-impl<E: Into<Error>> From<E> for AcceptError {
-    fn from(error: E) -> Self {
-        Self::Failed(error.into())
-    }
-}
-
-impl From<Rejection> for AcceptError {
-    fn from(rejection: Rejection) -> Self {
-        match rejection {
-            // The user of an invitation is new: it is an account only if the invitation was
-            // accepted.
-            Rejection::InvalidLink | Rejection::AlreadyAccount | Rejection::GuestLoggedOut => {
-                Self::InvalidLink
-            }
-            Rejection::NameTaken => Self::NameTaken,
-        }
-    }
-}
-
 impl Accounts {
     /// Creates the account of an invitation. Returns its user. A rejected request does not
     /// use the invitation.
-    pub async fn accept_invitation(
-        &self,
-        request: AcceptInvitation,
-    ) -> Result<UserId, AcceptError> {
+    pub async fn accept_invitation(&self, request: AcceptInvitation) -> Result<UserId, LinkError> {
         let AcceptInvitation { token, name, password, client } = request;
-        let digest = token.ok_or(AcceptError::InvalidLink)?.digest();
+        let digest = token.ok_or(LinkError::InvalidLink)?.digest();
         let link = self.find_link(digest, Purpose::Invitation).await?;
-        let link = link.ok_or(AcceptError::InvalidLink)?;
+        let link = link.ok_or(LinkError::InvalidLink)?;
         let name = invited_name(&link, name)?;
-        let password = self.choose_password(&password, &name).map_err(AcceptError::Unacceptable)?;
+        let password = self.choose_password(&password, &name).map_err(LinkError::Unacceptable)?;
         let password_hash = self.hasher.hash(password).await?;
         let now = clock::now();
         let event = EventId::new(now).map_err(crate::issuer::Error::from)?;
@@ -96,26 +60,15 @@ impl Accounts {
         tracing::info!(%user, "invitation accepted");
         Ok(user)
     }
-
-    /// Returns a link that can be used. Does not use it.
-    pub(super) async fn find_link(
-        &self,
-        digest: crate::crypto::Digest,
-        purpose: Purpose,
-    ) -> Result<Option<Link>, Error> {
-        let now = clock::now();
-        let find = move |conn: &mut Conn| one_time_links::find(conn, &digest, purpose, now);
-        Ok(self.store.run(find).await?)
-    }
 }
 
 /// Returns the name of the account: that of the invitation, or else that of the request.
-fn invited_name(link: &Link, requested: Option<LoginName>) -> Result<LoginName, AcceptError> {
-    let Some(invited) = &link.name else { return requested.ok_or(AcceptError::NameMissing) };
+fn invited_name(link: &Link, requested: Option<LoginName>) -> Result<LoginName, LinkError> {
+    let Some(invited) = &link.name else { return requested.ok_or(LinkError::NameMissing) };
     // A stored name is normalized, so that it can be parsed.
-    let invited = LoginName::parse(invited).map_err(|_| AcceptError::InvalidLink)?;
+    let invited = LoginName::parse(invited).map_err(|_| LinkError::InvalidLink)?;
     match requested {
-        Some(requested) if requested != invited => Err(AcceptError::NameFixed),
+        Some(requested) if requested != invited => Err(LinkError::NameFixed),
         _ => Ok(invited),
     }
 }

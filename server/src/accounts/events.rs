@@ -9,6 +9,8 @@ pub enum AccountEvent {
     /// A login was rejected; the reason says why.
     LoginRejected,
     PasswordChanged,
+    /// A registration waits for the verification of its email address.
+    RegistrationStarted,
     /// An invitation was created, for the user that it will create.
     Invited,
     /// A link that sets a new password was created.
@@ -34,6 +36,7 @@ impl AccountEvent {
             Self::Imported => "account_imported",
             Self::LoginRejected => "login_rejected",
             Self::PasswordChanged => "password_changed",
+            Self::RegistrationStarted => "registration_started",
             Self::Invited => "invited",
             Self::ResetLinkCreated => "reset_link_created",
             Self::PasswordReset => "password_reset",

@@ -10,7 +10,7 @@ use diesel::{Connection, QueryResult};
 use super::events::AccountEvent;
 use crate::ids::UserId;
 use crate::sessions::{self, Context, EndReason, Revoked, UserSessions};
-use crate::store::{Conn, accounts, events, users};
+use crate::store::{Conn, accounts, events, one_time_links, users};
 
 /// Disables an account and ends its sessions. Returns `None` if the account is disabled
 /// already or does not exist.
@@ -65,7 +65,7 @@ pub fn set_password(
     })
 }
 
-/// Adds an entry to the audit log, and ends all sessions of the user.
+/// Adds an entry to the audit log, voids the links of the user, and ends all sessions.
 fn record_and_end(
     conn: &mut Conn,
     user: UserId,
@@ -73,6 +73,7 @@ fn record_and_end(
     cx: &Context<'_>,
 ) -> QueryResult<Revoked> {
     events::insert(conn, &cx.user_event(kind.as_str(), user))?;
+    one_time_links::void(conn, user)?;
     let reason = match kind {
         AccountEvent::PasswordReset => EndReason::PasswordChanged,
         _ => EndReason::UserDisabled,

@@ -9,8 +9,9 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use diesel::{Connection, QueryResult};
 
-use super::LoginName;
+use super::create::Rejection;
 use super::events::AccountEvent;
+use super::{Error, LoginName, Unacceptable};
 use crate::crypto::{Digest, RngError, Secret};
 use crate::ids::UserId;
 use crate::sessions::Context;
@@ -26,7 +27,41 @@ const PREFIX: &str = "mb_ln_";
 const INVITATION_LIFETIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// The lifetime of an invitation that makes an administrator.
 const ADMIN_INVITATION_LIFETIME: Duration = Duration::from_secs(60 * 60);
+pub(super) const VERIFICATION_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 const RESET_LIFETIME: Duration = Duration::from_secs(60 * 60);
+
+/// Why the use of a link is rejected. A rejected request does not use the link.
+#[derive(Debug)]
+pub enum LinkError {
+    /// The link was used, has expired, was replaced, or never existed.
+    InvalidLink,
+    /// The invitation has no name, and neither has the request.
+    NameMissing,
+    /// The invitation has another name than the request.
+    NameFixed,
+    NameTaken,
+    /// The guest of the registration is an account already.
+    AlreadyAccount,
+    Unacceptable(Unacceptable),
+    Failed(Error),
+}
+
+impl<E: Into<Error>> From<E> for LinkError {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl From<Rejection> for LinkError {
+    fn from(rejection: Rejection) -> Self {
+        match rejection {
+            // A link does not depend on the session of a guest.
+            Rejection::InvalidLink | Rejection::GuestLoggedOut => Self::InvalidLink,
+            Rejection::NameTaken => Self::NameTaken,
+            Rejection::AlreadyAccount => Self::AlreadyAccount,
+        }
+    }
+}
 
 /// The secret in a link.
 #[derive(Clone)]

@@ -3,7 +3,8 @@
 use secrecy::SecretString;
 
 use super::create::{self, NamedAccount, Rejection, Stop};
-use super::{Accounts, Error, LoginName, Password, Registration, Unacceptable};
+use super::verify_registration::PendingRegistration;
+use super::{Accounts, Error, LoginName, NameKind, Password, Registration, Unacceptable};
 use crate::clock;
 use crate::ids::{EventId, UserId};
 use crate::sessions::{ClientInfo, Context};
@@ -52,7 +53,8 @@ impl From<Rejection> for RegisterError {
 }
 
 impl Accounts {
-    /// Registers an account. Returns its user.
+    /// Registers an account. Returns its user. With mail, an email address is verified
+    /// first: until then there is no account, and a name that is taken makes no difference.
     pub async fn register(&self, request: Register) -> Result<UserId, RegisterError> {
         if self.options.registration != Registration::Open {
             return Err(RegisterError::Closed(self.options.registration));
@@ -61,6 +63,12 @@ impl Accounts {
         let password =
             self.choose_password(&password, &name).map_err(RegisterError::Unacceptable)?;
         let password_hash = self.hasher.hash(password).await?;
+        if let Some(mailer) = &self.mailer
+            && name.kind() == NameKind::Email
+        {
+            let pending = PendingRegistration { name, password_hash, guest, client };
+            return self.await_verification(mailer, pending).await;
+        }
         let now = clock::now();
         let event = EventId::new(now).map_err(crate::issuer::Error::from)?;
         let user = guest.as_ref().map_or_else(UserId::random, |guest| guest.user);
@@ -94,6 +102,15 @@ impl Accounts {
         tracing::info!(%user, "account registered");
         self.profiles.forget(user);
         Ok(user)
+    }
+
+    /// Checks a new password without registering it.
+    pub fn check_password(
+        &self,
+        text: &SecretString,
+        name: &LoginName,
+    ) -> Result<(), Unacceptable> {
+        self.choose_password(text, name).map(drop)
     }
 
     pub(super) fn choose_password(

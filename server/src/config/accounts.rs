@@ -42,7 +42,11 @@ impl TryFrom<usize> for MinLength {
     }
 }
 
-pub(super) fn read(settings: &Settings, address: SocketAddr) -> Result<Options, SettingsError> {
+pub(super) fn read(
+    settings: &Settings,
+    address: SocketAddr,
+    public_url: &str,
+) -> Result<Options, SettingsError> {
     let accounts: Accounts = settings.section("accounts")?;
     let password: Password = settings.section("password")?;
     Ok(Options {
@@ -55,5 +59,6 @@ pub(super) fn read(settings: &Settings, address: SocketAddr) -> Result<Options, 
         guests: accounts.guests,
         password_min_length: password.min_length.0,
         password_memory: password.memory.0,
+        public_url: public_url.to_owned(),
     })
 }

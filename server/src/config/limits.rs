@@ -20,6 +20,7 @@ struct Limits {
     session: AtLeastOne,
     logout: AtLeastOne,
     ready: AtLeastOne,
+    mail: AtLeastOne,
     register_total: AtLeastOne,
     connections: AtLeastOne,
 }
@@ -39,6 +40,7 @@ pub(super) fn read(settings: &Settings) -> Result<Option<Options>, SettingsError
         session: limits.session.0,
         logout: limits.logout.0,
         ready: limits.ready.0,
+        mail: limits.mail.0,
         register_total: limits.register_total.0,
         connections: limits.connections.0,
     }))

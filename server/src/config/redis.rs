@@ -1,9 +1,9 @@
 //! The section `[redis]`.
 
 use matchbook_settings::{CaFile, Optional, PositiveDuration, Settings, SettingsError};
-use openssl::x509::X509;
 use serde::Deserialize;
 
+use super::ca_file;
 use crate::token_status::Options;
 
 #[derive(Deserialize)]
@@ -24,9 +24,7 @@ pub(super) fn read(settings: &Settings) -> Result<Option<Options>, SettingsError
     let connection: Connection = settings.section("redis")?;
     let ca = match connection.ca_file {
         CaFile(Some(path)) if url.starts_with("rediss") => {
-            let pem = std::fs::read(&path)
-                .map_err(|error| format!("names a file that cannot be read: {error}"))
-                .and_then(with_certificate);
+            let pem = ca_file::read(&path);
             Some(pem.map_err(|problem| settings.invalid("redis.ca_file", &problem))?)
         }
         _ => None,
@@ -34,11 +32,4 @@ pub(super) fn read(settings: &Settings) -> Result<Option<Options>, SettingsError
     Options::new(&url, ca, connection.timeout.0)
         .map(Some)
         .map_err(|problem| settings.invalid("redis.url", &problem.to_string()))
-}
-
-fn with_certificate(pem: Vec<u8>) -> Result<Vec<u8>, String> {
-    match X509::stack_from_pem(&pem) {
-        Ok(certificates) if !certificates.is_empty() => Ok(pem),
-        _ => Err("names a file without a certificate in PEM".to_owned()),
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use matchbook_settings::{AtLeastOne, BindAddress, Optional, Threads, WholeSeconds};
+use matchbook_settings::{AtLeastOne, BaseUrl, BindAddress, Optional, Threads, WholeSeconds};
 use serde::Deserialize;
 
 use crate::proxies::TrustedProxies;
@@ -14,6 +14,7 @@ pub(super) struct Server {
     max_connections: AtLeastOne,
     pub(super) shutdown_timeout: WholeSeconds,
     trusted_proxies: Optional<ProxyList>,
+    pub(super) public_url: Optional<BaseUrl>,
 }
 
 impl Server {

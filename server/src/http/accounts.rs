@@ -35,6 +35,11 @@ pub(super) async fn register(
     let RegisterRequest { name, password } = body.into_inner();
     let name = LoginName::parse(&required(name, "Send the field `name`.")?)?;
     let password = required(password, "Send the field `password`.")?.into();
+    if state.accounts.sends_mail_to(&name) {
+        // First, so that a rejected password does not count as a mail.
+        state.accounts.check_password(&password, &name)?;
+        state.check_limit(Some(Limit::mail_to(name.as_str())))?;
+    }
     let register = Register { name, password, guest, client };
     let user = state.accounts.register(register).await?;
     Ok(HttpResponse::build(StatusCode::CREATED).json(RegisteredUser { user_id: user.0 }))

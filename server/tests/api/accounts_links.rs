@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use matchbook_server::accounts::{self, Invitation, LinkToken, LoginName};
+use matchbook_server::accounts::{self, Invitation, LinkToken, LoginName, ResetLink};
 use matchbook_server::clock;
 use matchbook_server::ids::{EventId, UserId};
 use matchbook_server::sessions::{ClientInfo, Context, Policy};
@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::support::Server;
 
 const PASSWORD: &str = "violet tractor seven hums";
+const OTHER: &str = "marble lantern drifts north";
 
 /// The rules of links use none of these.
 const POLICY: Policy = Policy {
@@ -25,7 +26,7 @@ const POLICY: Policy = Policy {
 
 impl Server {
     /// Runs a rule as the command line does.
-    fn by_command_line<T>(
+    pub(crate) fn by_command_line<T>(
         &self,
         rule: impl FnOnce(&mut matchbook_server::store::Conn, &LinkToken, &Context<'_>) -> T,
     ) -> (T, String) {
@@ -39,7 +40,7 @@ impl Server {
     }
 
     /// Invites a user and returns the token of the link.
-    fn invite(&self, name: Option<&str>, is_admin: bool) -> String {
+    pub(crate) fn invite(&self, name: Option<&str>, is_admin: bool) -> String {
         let name = name.map(|name| LoginName::parse(name).unwrap());
         let invitation =
             Invitation { user: UserId::random(), name: name.as_ref(), is_admin, is_mailed: false };
@@ -49,7 +50,12 @@ impl Server {
         token
     }
 
-    async fn accept(&self, token: &str, name: Option<&str>, password: &str) -> TestResponse {
+    pub(crate) async fn accept(
+        &self,
+        token: &str,
+        name: Option<&str>,
+        password: &str,
+    ) -> TestResponse {
         let mut body = json!({ "token": token, "password": password });
         if let Some(name) = name {
             body["name"] = name.into();
@@ -57,21 +63,35 @@ impl Server {
         self.post_json("/invitations/accept", &body).await
     }
 
+    /// Creates a reset link of an account and returns its token.
+    pub(crate) fn reset_link(&self, user: &str) -> String {
+        let user = UserId(user.parse().unwrap());
+        let link = ResetLink { user, mailed_to: None };
+        let (created, token) =
+            self.by_command_line(|conn, token, cx| accounts::reset_link(conn, token, link, cx));
+        assert!(created.unwrap(), "the account exists");
+        token
+    }
+
+    pub(crate) async fn reset(&self, token: &str, new: &str) -> TestResponse {
+        self.post_json("/password/reset", &json!({ "token": token, "new": new })).await
+    }
+
     /// Lets all links expire.
-    fn expire_links(&self) {
+    pub(crate) fn expire_links(&self) {
         let past =
             if self.world.database_url().starts_with("sqlite") { "1" } else { "to_timestamp(1)" };
         self.sql(&format!("UPDATE one_time_links SET expires_at = {past}"));
     }
 }
 
-fn outcome(response: &TestResponse) -> (u16, String) {
+pub(crate) fn outcome(response: &TestResponse) -> (u16, String) {
     (response.status, response.field("error"))
 }
 
 const INVALID: (u16, &str) = (400, "invalid_link");
 
-fn assert_invalid(response: &TestResponse) {
+pub(crate) fn assert_invalid(response: &TestResponse) {
     let (status, error) = outcome(response);
     assert_eq!((status, error.as_str()), INVALID);
 }
@@ -93,7 +113,7 @@ async fn invited_user_registers_once_where_registration_needs_an_invitation() {
     let user = server.http.get_as("/user", &tokens.access).await.json();
     assert_eq!(user["emailVerified"], false, "the link was not mailed");
     assert_eq!(server.number("SELECT count(*) AS number FROM accounts WHERE is_admin"), 1);
-    for password in [PASSWORD, "marble lantern drifts north"] {
+    for password in [PASSWORD, OTHER] {
         assert_invalid(&server.accept(&token, None, password).await);
     }
 }
@@ -160,4 +180,77 @@ async fn name_of_an_account_cannot_be_invited() {
         server.by_command_line(|conn, token, cx| accounts::invite(conn, token, invitation, cx));
     assert!(!invited.unwrap());
     assert_invalid(&server.accept(&token, None, PASSWORD).await);
+}
+
+#[actix_rt::test]
+async fn reset_link_sets_a_password_once_and_ends_all_sessions() {
+    let server = Server::start();
+    let id = server.register("ann@example.com", PASSWORD).await;
+    let here = server.log_in_as("ann@example.com", PASSWORD).await;
+    let replaced = server.reset_link(&id);
+    let token = server.reset_link(&id);
+    assert_invalid(&server.reset(&replaced, OTHER).await);
+    let weak = server.reset(&token, "ann@example.com").await;
+    assert_eq!(outcome(&weak), (400, "unacceptable_password".into()));
+
+    let requests = [OTHER, "quiet harbour nine lamps"].map(|new| server.reset(&token, new));
+    let responses = futures_util::future::join_all(requests).await;
+    let (done, rejected): (Vec<_>, Vec<_>) =
+        responses.iter().partition(|response| response.status == 204);
+    assert_eq!(done.len(), 1, "{responses:?}");
+    rejected.into_iter().for_each(assert_invalid);
+    assert_eq!(server.user(&here.access).await, 401);
+    assert_eq!(server.refresh(&here.refresh).await.field("reason"), "password_changed");
+    assert_eq!(server.try_log_in_as("ann@example.com", PASSWORD).await.status, 401);
+    let verified = "SELECT count(*) AS number FROM identities WHERE verified_at IS NOT NULL";
+    assert_eq!(server.number(verified), 0, "the link was not mailed");
+    assert_invalid(&server.reset(&token, PASSWORD).await);
+}
+
+#[actix_rt::test]
+async fn change_of_the_password_disabling_and_expiry_void_a_reset_link() {
+    let server = Server::start();
+    let id = server.register("ann", PASSWORD).await;
+    let here = server.log_in_as("ann", PASSWORD).await;
+    let token = server.reset_link(&id);
+    let change = json!({ "current": PASSWORD, "new": OTHER });
+    assert_eq!(server.post_json_as("/password", &change, &here.access).await.status, 204);
+    assert_invalid(&server.reset(&token, PASSWORD).await);
+
+    let token = server.reset_link(&id);
+    server.expire_links();
+    assert_invalid(&server.reset(&token, PASSWORD).await);
+
+    let token = server.reset_link(&id);
+    let user = UserId(id.parse().unwrap());
+    let (disabled, _) = server.by_command_line(|conn, _, cx| accounts::disable(conn, user, cx));
+    assert!(disabled.unwrap().is_some());
+    assert_invalid(&server.reset(&token, PASSWORD).await);
+}
+
+#[actix_rt::test]
+async fn forgotten_password_without_mail_points_the_operator_to_the_command() {
+    let server = Server::start();
+    let id = server.register("ann", PASSWORD).await;
+    for name in ["bob", "ann"] {
+        let response = server.post_json("/password/forgot", &json!({ "name": name })).await;
+        assert_eq!((response.status, response.text.as_str()), (202, ""), "{name}");
+    }
+    let logged = server.process.await_log("users reset-password");
+    assert!(logged.contains(&id), "{logged}");
+    assert_eq!(server.process.logged("users reset-password"), 1);
+    assert_eq!(server.number("SELECT count(*) AS number FROM one_time_links"), 0);
+}
+
+#[actix_rt::test]
+async fn steps_of_links_are_in_the_audit_log() {
+    let server = Server::start();
+    let token = server.invite(Some("ann"), false);
+    let id = server.accept(&token, None, PASSWORD).await.field("userId");
+    let token = server.reset_link(&id);
+    server.reset(&token, OTHER).await;
+    for kind in ["invited", "account_registered", "reset_link_created", "password_reset"] {
+        let query = format!("SELECT count(*) AS number FROM events WHERE kind = '{kind}'");
+        assert_eq!(server.number(&query), 1, "{kind}");
+    }
 }

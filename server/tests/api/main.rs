@@ -7,6 +7,7 @@
 mod accounts;
 mod accounts_lifecycle;
 mod accounts_links;
+mod accounts_pages;
 mod backends;
 mod bad_input;
 mod bearer;
@@ -24,6 +25,7 @@ mod keys;
 mod limits;
 mod logout;
 mod logs;
+mod needs_aiosmtpd;
 mod needs_faketime;
 mod needs_programs;
 mod observing;

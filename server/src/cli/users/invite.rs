@@ -1,11 +1,9 @@
 //! `users invite` and `users reset-password`: links that work once.
 
-use matchbook_settings::loopback_if_unspecified;
 use serde::Serialize;
 
 use super::{Error, Invite, One, Operator, connect_to_change, find};
 use crate::accounts::{Invitation, LinkPurpose, LinkToken, LoginName, ResetLink};
-use crate::app::base_url;
 use crate::cli::format::to_json;
 use crate::config::Config;
 use crate::ids::UserId;
@@ -34,7 +32,7 @@ pub(super) fn invite(config: &Config, request: &Invite) -> Result<String, Error>
             name.map_or_else(String::new, |name| name.as_str().to_owned()),
         ));
     }
-    let link = token.url(&public_url(config), LinkPurpose::Invitation);
+    let link = token.url(&config.public_url, LinkPurpose::Invitation);
     if request.json {
         return Ok(to_json(&Link { id: user, link }));
     }
@@ -54,7 +52,7 @@ pub(super) fn reset(config: &Config, one: &One) -> Result<String, Error> {
     if !accounts::reset_link(&mut conn, &token, link, &operator.context(config))? {
         return Err(Error::Guest(user));
     }
-    let link = token.url(&public_url(config), LinkPurpose::Reset);
+    let link = token.url(&config.public_url, LinkPurpose::Reset);
     if one.json {
         return Ok(to_json(&Link { id: user, link }));
     }
@@ -62,8 +60,4 @@ pub(super) fn reset(config: &Config, one: &One) -> Result<String, Error> {
         "{link}\nThe link works once, for one hour. It sets a new password, and ends all sessions \
          of the user.\nIt is not printed again.\n"
     ))
-}
-
-fn public_url(config: &Config) -> String {
-    base_url(&config.tls, loopback_if_unspecified(config.address))
 }

@@ -4,8 +4,8 @@ use actix_web::http::StatusCode;
 
 use super::{Error, failure_parts};
 use crate::accounts::{
-    self, AcceptError, ChangePasswordError, HashingError, InvalidName, LogInError,
-    OpenSessionError, RegisterError, Registration, Unacceptable,
+    self, ChangePasswordError, HashingError, InvalidName, LinkError, LogInError, OpenSessionError,
+    RegisterError, Registration, Unacceptable,
 };
 use crate::issuer::{ErrorKind, VerifyError};
 
@@ -44,17 +44,18 @@ impl From<RegisterError> for Error {
     }
 }
 
-impl From<AcceptError> for Error {
-    fn from(error: AcceptError) -> Self {
+impl From<LinkError> for Error {
+    fn from(error: LinkError) -> Self {
         match error {
-            AcceptError::InvalidLink => Self::InvalidLink,
-            AcceptError::NameMissing => Self::InvalidRequest("Send the field `name`."),
-            AcceptError::NameFixed => Self::InvalidRequest(
+            LinkError::InvalidLink => Self::InvalidLink,
+            LinkError::NameMissing => Self::InvalidRequest("Send the field `name`."),
+            LinkError::NameFixed => Self::InvalidRequest(
                 "The invitation is for another name: send the request without `name`.",
             ),
-            AcceptError::NameTaken => Self::NameTaken,
-            AcceptError::Unacceptable(reason) => reason.into(),
-            AcceptError::Failed(error) => error.into(),
+            LinkError::NameTaken => Self::NameTaken,
+            LinkError::AlreadyAccount => Self::AlreadyAccount,
+            LinkError::Unacceptable(reason) => reason.into(),
+            LinkError::Failed(error) => error.into(),
         }
     }
 }

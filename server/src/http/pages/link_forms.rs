@@ -1,0 +1,283 @@
+//! The forms of links.
+
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+use actix_web::web::{Data, Form, Query};
+use askama::Template;
+use secrecy::SecretString;
+use serde::Deserialize;
+
+use super::{Message, error_page, page};
+use crate::accounts::{
+    AcceptInvitation, LinkError, LinkPurpose, LinkSubject, LinkToken, LoginName, ResetPassword,
+};
+use crate::http::error::Error;
+use crate::http::extract::body_timeout::WithTimeout;
+use crate::http::state::State;
+use crate::limits::Limit;
+use crate::sessions::ClientInfo;
+
+/// The message for two passwords that should be the same.
+const DIFFERENT: &str = "The two passwords are different: type the same one twice.";
+
+/// The query of a link.
+#[derive(Deserialize)]
+pub(in crate::http) struct LinkQuery {
+    #[serde(default)]
+    token: String,
+}
+
+/// The form of an invitation.
+#[derive(Deserialize)]
+pub(in crate::http) struct InvitationForm {
+    #[serde(default)]
+    token: String,
+    /// The login name, if the invitation has none.
+    name: Option<String>,
+    #[serde(default)]
+    password: String,
+    #[serde(default)]
+    repeated: String,
+}
+
+/// The form of a reset.
+#[derive(Deserialize)]
+pub(in crate::http) struct ResetForm {
+    #[serde(default)]
+    token: String,
+    #[serde(default)]
+    password: String,
+    #[serde(default)]
+    repeated: String,
+}
+
+#[derive(Template)]
+#[template(path = "invitation.html")]
+struct InvitationPage<'a> {
+    token: &'a str,
+    name: &'a str,
+    name_is_fixed: bool,
+    min_length: usize,
+    problem: Option<String>,
+}
+
+#[derive(Template)]
+#[template(path = "verify.html")]
+struct VerifyPage<'a> {
+    token: &'a str,
+    name: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "reset.html")]
+struct ResetPage<'a> {
+    token: &'a str,
+    name: &'a str,
+    min_length: usize,
+    problem: Option<String>,
+}
+
+/// A form that is shown again, with what is wrong.
+struct Problem(StatusCode, String);
+
+impl Problem {
+    /// Returns the problem of an input that the user can correct; otherwise the error.
+    fn of(error: Error) -> Result<Self, Error> {
+        match error {
+            Error::InvalidName | Error::NameTaken | Error::UnacceptablePassword(_) => {
+                use actix_web::ResponseError;
+                Ok(Self(error.status_code(), error.to_string()))
+            }
+            error => Err(error),
+        }
+    }
+
+    fn different_passwords() -> Self {
+        Self(StatusCode::BAD_REQUEST, DIFFERENT.to_owned())
+    }
+}
+
+/// Splits an optional problem into the status and the message of a page.
+fn parts(problem: Option<Problem>) -> (StatusCode, Option<String>) {
+    problem.map_or((StatusCode::OK, None), |Problem(status, text)| (status, Some(text)))
+}
+
+/// Returns what a link is about, or an error if it cannot be used.
+async fn subject(
+    state: &State,
+    token: &str,
+    purpose: LinkPurpose,
+    client: &ClientInfo,
+) -> Result<LinkSubject, Error> {
+    state.check_limit(client.ip.map(Limit::Login))?;
+    let token = LinkToken::parse(token).ok_or(Error::InvalidLink)?;
+    state.accounts.link_subject(&token, purpose).await?.ok_or(Error::InvalidLink)
+}
+
+/// `GET /invitation?token=`: the form that creates the account of an invitation.
+pub(in crate::http) async fn invitation(
+    state: Data<State>,
+    Query(LinkQuery { token }): Query<LinkQuery>,
+    client: ClientInfo,
+) -> HttpResponse {
+    let form =
+        InvitationForm { token, name: None, password: String::new(), repeated: String::new() };
+    show_invitation(&state, &form, None, &client).await.unwrap_or_else(|error| error_page(&error))
+}
+
+/// Shows the form of an invitation, with the name that the user typed.
+async fn show_invitation(
+    state: &State,
+    form: &InvitationForm,
+    problem: Option<Problem>,
+    client: &ClientInfo,
+) -> Result<HttpResponse, Error> {
+    let subject = subject(state, &form.token, LinkPurpose::Invitation, client).await?;
+    let (status, problem) = parts(problem);
+    let typed = form.name.as_deref().unwrap_or_default();
+    Ok(page(
+        status,
+        &InvitationPage {
+            token: &form.token,
+            name: subject.name.as_deref().unwrap_or(typed),
+            name_is_fixed: subject.name.is_some(),
+            min_length: state.accounts.password_min_length(),
+            problem,
+        },
+    ))
+}
+
+/// `POST /invitation`: creates the account of an invitation.
+pub(in crate::http) async fn accept_invitation(
+    state: Data<State>,
+    WithTimeout(Form(form)): WithTimeout<Form<InvitationForm>>,
+    client: ClientInfo,
+) -> HttpResponse {
+    let again = ClientInfo { user_agent: client.user_agent.clone(), ip: client.ip };
+    let problem = match accept(&state, &form, client).await {
+        Ok(response) => return response,
+        Err(problem) => problem,
+    };
+    let shown = match problem {
+        Ok(problem) => show_invitation(&state, &form, Some(problem), &again).await,
+        Err(error) => Err(error),
+    };
+    shown.unwrap_or_else(|error| error_page(&error))
+}
+
+/// Accepts an invitation. The error is a problem to show in the form, or else an error page.
+async fn accept(
+    state: &State,
+    form: &InvitationForm,
+    client: ClientInfo,
+) -> Result<HttpResponse, Result<Problem, Error>> {
+    state.check_limit(client.ip.map(Limit::Login)).map_err(Err)?;
+    if form.password != form.repeated {
+        return Err(Ok(Problem::different_passwords()));
+    }
+    let name = form.name.as_deref().map(LoginName::parse).transpose();
+    let name = name.map_err(|invalid| Problem::of(invalid.into()))?;
+    let token = LinkToken::parse(&form.token);
+    let password = SecretString::from(form.password.as_str());
+    let request = AcceptInvitation { token, name, password, client };
+    state.accounts.accept_invitation(request).await.map_err(problem)?;
+    let text = "You can now log in with your name and your password.";
+    Ok(page(StatusCode::OK, &Message { title: "Your account is ready", text }))
+}
+
+fn problem(error: LinkError) -> Result<Problem, Error> {
+    Problem::of(error.into())
+}
+
+/// `GET /verify?token=`: the form that verifies the email address of a registration.
+pub(in crate::http) async fn verify(
+    state: Data<State>,
+    Query(LinkQuery { token }): Query<LinkQuery>,
+    client: ClientInfo,
+) -> HttpResponse {
+    match subject(&state, &token, LinkPurpose::Verification, &client).await {
+        Ok(subject) => {
+            let name = subject.name.as_deref().unwrap_or_default();
+            page(StatusCode::OK, &VerifyPage { token: &token, name })
+        }
+        Err(error) => error_page(&error),
+    }
+}
+
+/// `POST /verify`: creates the account of a registration.
+pub(in crate::http) async fn verify_registration(
+    state: Data<State>,
+    WithTimeout(Form(form)): WithTimeout<Form<LinkQuery>>,
+    client: ClientInfo,
+) -> HttpResponse {
+    let confirm = async {
+        state.check_limit(client.ip.map(Limit::Login))?;
+        let token = LinkToken::parse(&form.token);
+        state.accounts.confirm_registration(token, client).await?;
+        Ok::<_, Error>(())
+    };
+    match confirm.await {
+        Ok(()) => {
+            let text = "Your email address is confirmed. You can now log in.";
+            page(StatusCode::OK, &Message { title: "Your account is ready", text })
+        }
+        Err(error) => error_page(&error),
+    }
+}
+
+/// `GET /reset?token=`: the form that sets a new password.
+pub(in crate::http) async fn reset(
+    state: Data<State>,
+    Query(LinkQuery { token }): Query<LinkQuery>,
+    client: ClientInfo,
+) -> HttpResponse {
+    show_reset(&state, &token, None, &client).await.unwrap_or_else(|error| error_page(&error))
+}
+
+async fn show_reset(
+    state: &State,
+    token: &str,
+    problem: Option<Problem>,
+    client: &ClientInfo,
+) -> Result<HttpResponse, Error> {
+    let subject = subject(state, token, LinkPurpose::Reset, client).await?;
+    let (status, problem) = parts(problem);
+    let name = subject.name.as_deref().unwrap_or_default();
+    let min_length = state.accounts.password_min_length();
+    Ok(page(status, &ResetPage { token, name, min_length, problem }))
+}
+
+/// `POST /reset`: sets a new password.
+pub(in crate::http) async fn set_password(
+    state: Data<State>,
+    WithTimeout(Form(form)): WithTimeout<Form<ResetForm>>,
+    client: ClientInfo,
+) -> HttpResponse {
+    let again = ClientInfo { user_agent: client.user_agent.clone(), ip: client.ip };
+    let problem = match reset_password(&state, &form, client).await {
+        Ok(response) => return response,
+        Err(problem) => problem,
+    };
+    let shown = match problem {
+        Ok(problem) => show_reset(&state, &form.token, Some(problem), &again).await,
+        Err(error) => Err(error),
+    };
+    shown.unwrap_or_else(|error| error_page(&error))
+}
+
+/// Sets a new password. The error is a problem to show in the form, or else an error page.
+async fn reset_password(
+    state: &State,
+    form: &ResetForm,
+    client: ClientInfo,
+) -> Result<HttpResponse, Result<Problem, Error>> {
+    state.check_limit(client.ip.map(Limit::Login)).map_err(Err)?;
+    if form.password != form.repeated {
+        return Err(Ok(Problem::different_passwords()));
+    }
+    let token = LinkToken::parse(&form.token);
+    let new = SecretString::from(form.password.as_str());
+    state.accounts.reset_password(ResetPassword { token, new, client }).await.map_err(problem)?;
+    let text = "You are logged out on all devices. You can now log in with the new password.";
+    Ok(page(StatusCode::OK, &Message { title: "Your password is set", text }))
+}
