@@ -86,8 +86,7 @@ impl TestMail {
 
     /// Returns the one link in the text.
     pub fn link(&self) -> String {
-        let lines = self.text().lines();
-        let mut links = lines.filter(|line| line.starts_with("http"));
+        let mut links = self.text().lines().filter(|line| line.starts_with("http"));
         let link = links.next().unwrap_or_else(|| panic!("no link in {}", self.text()));
         assert_eq!(links.next(), None, "two links in {}", self.text());
         link.to_owned()

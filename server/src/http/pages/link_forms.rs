@@ -77,7 +77,7 @@ struct ResetPage<'a> {
     problem: Option<String>,
 }
 
-/// A form that is shown again, with what is wrong.
+/// A problem of an input, for which the form is presented again.
 struct Problem(StatusCode, String);
 
 impl Problem {

@@ -11,6 +11,7 @@ use crate::support::Server;
 const PASSWORD: &str = "violet tractor seven hums";
 
 #[actix_rt::test]
+#[ignore = "needs aiosmtpd: make test"]
 async fn temporary_rejection_is_retried_and_a_permanent_one_is_logged() {
     let smtp = SmtpServer::new();
     let server = server_with(&smtp);
@@ -24,6 +25,7 @@ async fn temporary_rejection_is_retried_and_a_permanent_one_is_logged() {
 }
 
 #[actix_rt::test]
+#[ignore = "needs aiosmtpd: make test"]
 async fn link_that_the_smtp_server_repeats_is_not_logged() {
     let smtp = SmtpServer::new();
     let server = server_with(&smtp);
@@ -34,6 +36,7 @@ async fn link_that_the_smtp_server_repeats_is_not_logged() {
 }
 
 #[actix_rt::test]
+#[ignore = "needs aiosmtpd: make test"]
 async fn unreachable_smtp_server_is_logged_and_stops_nothing() {
     let url = format!("smtp://user:hush-hush@localhost:{}", free_port());
     let server =
@@ -47,6 +50,7 @@ async fn unreachable_smtp_server_is_logged_and_stops_nothing() {
 }
 
 #[actix_rt::test]
+#[ignore = "needs aiosmtpd: make test"]
 async fn mail_is_sent_over_starttls_with_a_login() {
     let folder = tempfile::tempdir().unwrap();
     let [key, certificate] = ["key.pem", "certificate.pem"].map(|name| folder.path().join(name));
@@ -69,10 +73,8 @@ async fn mail_is_sent_over_starttls_with_a_login() {
     let start = |trusted: bool| {
         Server::with(|launch| {
             let launch = launch.set("smtp.url", &url).set("mail.from", SENDER);
-            match trusted {
-                true => launch.set("smtp.ca_file", certificate.to_str().unwrap()),
-                false => launch,
-            }
+            let ca = if trusted { certificate.to_str().unwrap() } else { "system" };
+            launch.set("smtp.ca_file", ca)
         })
     };
     let server = start(true);
@@ -87,6 +89,7 @@ async fn mail_is_sent_over_starttls_with_a_login() {
 }
 
 #[actix_rt::test]
+#[ignore = "needs aiosmtpd: make test"]
 async fn smtp_server_without_starttls_gets_nothing() {
     let smtp = SmtpServer::new();
     let url = format!("{}?tls=required", smtp.url());
