@@ -9,48 +9,65 @@ mod add;
 pub mod backends;
 mod change_password;
 mod create;
+mod display_name;
 mod events;
 mod hashing;
+mod known_device;
 mod lifecycle;
 mod link_subject;
 mod links;
 mod log_in;
 mod login_name;
 mod mails;
+mod own_account;
 mod password;
 mod password_hash;
 mod profile;
+mod proof;
+mod recovery_code;
 mod register;
 mod reset_password;
+mod second_factor;
+mod throttle;
 mod verify_registration;
 
 use std::io;
 use std::sync::Arc;
 
+use crate::crypto::{CryptoError, RngError};
+use crate::ids::UserId;
 use crate::issuer::{self, Issuer};
 use crate::mail::Mailer;
+use crate::secrets::AccountKeys;
 use crate::store::{self, Store};
+use throttle::Throttle;
 
 pub use crate::store::one_time_links::Purpose as LinkPurpose;
 pub use accept_invitation::AcceptInvitation;
-pub use add::{DisplayName, InvalidDisplayName, NewUser, add};
+pub use add::{NewUser, add};
 pub use backends::{OpenSession, OpenSessionError};
 pub use change_password::{ChangePassword, ChangePasswordError};
+pub use display_name::{DisplayName, InvalidDisplayName};
 pub use events::AccountEvent;
 pub use hashing::{Error as HashingError, PasswordHasher};
-pub use lifecycle::{delete, disable, enable, set_password};
+pub use lifecycle::{delete, disable, enable, remove_second_factor, set_password};
 pub use link_subject::LinkSubject;
 pub use links::{Invitation, LinkError, LinkToken, ResetLink, invite, reset_link};
-pub use log_in::{LogIn, LogInError};
+pub use log_in::{LogIn, LogInError, LoggedIn};
 pub use login_name::{InvalidName, LoginName, NameKind};
 pub use mails::{invitation_mail, reset_mail};
+pub use own_account::{DeleteError, OwnAccount, OwnAccountError};
 pub use password::{Password, Unacceptable};
 pub use password_hash::{
     HashError, UnusableHash, check as check_hash, create_here as hash_password,
 };
 pub use profile::Profile;
+pub use proof::{Proof, ProofError};
+pub use recovery_code::RecoveryCode;
 pub use register::{Register, RegisterError};
 pub use reset_password::{ForgottenPassword, ResetPassword};
+pub use second_factor::{NewSecondFactor, SecondFactorError};
+pub use throttle::TooManyFailures;
 
 /// How accounts are registered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +101,18 @@ pub enum Error {
     Issuer(#[from] issuer::Error),
     #[error(transparent)]
     Hashing(#[from] HashingError),
+    #[error("the second factor of user {0} cannot be decrypted: it belongs to another secret")]
+    WrongSecret(UserId),
+    #[error(transparent)]
+    Crypto(#[from] CryptoError),
+    #[error("a second factor cannot be described: {0}")]
+    Totp(#[from] totp_rs::TotpError),
+}
+
+impl From<RngError> for Error {
+    fn from(error: RngError) -> Self {
+        Self::Issuer(error.into())
+    }
 }
 
 impl From<store::Error> for Error {
@@ -101,6 +130,8 @@ pub struct Accounts {
     /// `None` if no mail is sent.
     mailer: Option<Mailer>,
     profiles: profile::Cache,
+    keys: AccountKeys,
+    throttle: Throttle,
 }
 
 impl Accounts {
@@ -108,11 +139,14 @@ impl Accounts {
     pub fn new(
         issuer: Arc<Issuer>,
         store: Store,
+        keys: AccountKeys,
         options: Options,
         mailer: Option<Mailer>,
     ) -> io::Result<Self> {
         let hasher = PasswordHasher::start(options.password_memory)?;
-        Ok(Self { issuer, store, hasher, options, mailer, profiles: profile::Cache::new() })
+        let profiles = profile::Cache::new();
+        let throttle = Throttle::new();
+        Ok(Self { issuer, store, hasher, options, mailer, profiles, keys, throttle })
     }
 
     /// Returns whether guests can register.

@@ -139,7 +139,7 @@ async fn assemble(
     store: Store,
     derived: DerivedKeys,
 ) -> Result<(web::Data<State>, BackgroundTasks), Error> {
-    let DerivedKeys { token_keys, key_encryption_keys } = derived;
+    let DerivedKeys { token_keys, key_encryption_keys, account_keys } = derived;
     let keys = KeyRing::open(store.clone(), key_encryption_keys, config.keys.clone()).await?;
     let keys = Arc::new(keys);
     let status = Arc::new(TokenStatus::new(config.redis.as_ref(), store.clone()).await);
@@ -163,7 +163,8 @@ async fn assemble(
     if let Some(mailer) = mailer.clone() {
         actix_rt::spawn(mailer.check());
     }
-    let accounts = Accounts::new(issuer.clone(), store.clone(), config.accounts.clone(), mailer);
+    let options = config.accounts.clone();
+    let accounts = Accounts::new(issuer.clone(), store.clone(), account_keys, options, mailer);
     let state = web::Data::new(State {
         issuer,
         accounts: Arc::new(accounts.map_err(Error::Threads)?),

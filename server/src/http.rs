@@ -3,6 +3,7 @@
 //! A handler parses its request, calls one method of the issuer and writes the
 //! response. Status codes are in `error`.
 
+mod account;
 mod accounts;
 mod backends;
 pub mod error;
@@ -53,6 +54,16 @@ pub fn routes(service: &mut web::ServiceConfig) {
         .service(resource("/password/forgot", "POST", web::post().to(links::forgot)))
         .service(resource("/password/reset", "POST", web::post().to(links::reset)))
         .service(resource("/invitations/accept", "POST", web::post().to(links::accept)))
+        .service(
+            resource("/account", "GET, PATCH, DELETE", web::get().to(account::read))
+                .route(web::patch().to(account::change))
+                .route(web::delete().to(account::delete)),
+        )
+        .service(
+            resource("/account/totp", "POST, DELETE", web::post().to(account::begin_totp))
+                .route(web::delete().to(account::delete_totp)),
+        )
+        .service(resource("/account/totp/confirm", "POST", web::post().to(account::confirm_totp)))
         .service(resource("/token", "GET", web::get().to(guests::token)))
         .service(resource("/logout", "POST", web::post().to(sessions::logout)))
         .service(resource("/health/live", "GET, HEAD", read().to(health::live)))

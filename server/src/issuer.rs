@@ -146,6 +146,12 @@ impl Issuer {
         &self.policy
     }
 
+    /// Returns the claim `iss` of access tokens: the URL of this server.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Returns the public keys that verify access tokens (RFC 7517 §5).
     pub async fn jwks(&self) -> Result<KeySet, Error> {
         Ok(self.keys.jwks().await?)

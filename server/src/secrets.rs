@@ -10,7 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::crypto::{RngError, Secret};
 use crate::data_dir::{self, DataDir};
 
-pub use derived_keys::{DerivedKeys, KeyEncryptionKeys};
+pub use derived_keys::{AccountKeys, DerivedKeys, KeyEncryptionKeys};
 pub use strength::{check, check_form};
 
 /// The file in the data folder that holds the generated secret.

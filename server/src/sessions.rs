@@ -89,6 +89,7 @@ pub struct Rules<'a> {
 }
 
 /// The client of a request.
+#[derive(Clone)]
 pub struct ClientInfo {
     /// The `User-Agent` header.
     pub user_agent: Option<String>,

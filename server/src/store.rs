@@ -16,6 +16,7 @@ pub mod imported_refresh_tokens;
 mod migrate;
 pub mod one_time_links;
 mod pool;
+pub mod recovery_codes;
 mod requirements;
 pub mod revocations;
 mod rotation_batcher;

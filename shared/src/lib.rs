@@ -157,6 +157,92 @@ pub struct OpenSessionRequest {
     pub claims: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
+/// The response of `GET /account` and `PATCH /account`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AccountInfo {
+    /// The user of the account.
+    pub user_id: Uuid,
+    /// The login names.
+    pub names: Vec<AccountName>,
+    /// The name that people see.
+    pub display_name: Option<String>,
+    /// When the account was created.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    /// Whether the account administrates the server.
+    pub is_admin: bool,
+    /// Whether the account can log in with a password.
+    pub has_password: bool,
+    /// Whether a login needs a code.
+    pub second_factor: bool,
+    /// The number of recovery codes that have not been used.
+    pub recovery_codes_left: i64,
+}
+
+/// A login name in the response of `GET /account`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AccountName {
+    /// The name, normalized.
+    pub name: String,
+    /// `email` or `username`.
+    pub kind: String,
+    /// Whether the user proved that the email address is theirs.
+    pub verified: bool,
+}
+
+/// The request of `PATCH /account`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ChangeAccountRequest {
+    /// The new display name; `Some(None)`, in JSON `null`, removes it.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub display_name: Option<Option<String>>,
+}
+
+/// Tells a field that is `null` from one that is missing.
+fn present<'de, D, T>(field: D) -> Result<Option<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    T::deserialize(field).map(Some)
+}
+
+/// The request of `DELETE /account`, `POST /account/totp` and `DELETE /account/totp`.
+#[derive(Default, Serialize, Deserialize)]
+pub struct PasswordProof {
+    /// The password of the account.
+    pub password: Option<String>,
+    /// The code of the second factor, or a recovery code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+}
+
+/// The response of `POST /account/totp`.
+#[derive(Serialize, Deserialize)]
+pub struct NewTotp {
+    /// The secret of the second factor, in base 32.
+    pub secret: String,
+    /// The same as an `otpauth:` URI, for a QR code.
+    pub uri: String,
+}
+
+/// The request of `POST /account/totp/confirm`.
+#[derive(Default, Serialize, Deserialize)]
+pub struct ConfirmTotpRequest {
+    /// The code that the user's app shows.
+    pub code: Option<String>,
+}
+
+/// The response of `POST /account/totp/confirm`.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RecoveryCodes {
+    /// Codes that replace the second factor, each once.
+    pub recovery_codes: Vec<String>,
+}
+
 /// A session of the user in the response of `GET /sessions`: one login on one device.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

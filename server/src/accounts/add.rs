@@ -2,39 +2,12 @@
 
 use diesel::QueryResult;
 
-use super::LoginName;
 use super::create::{self, NamedAccount};
+use super::{DisplayName, LoginName};
 use crate::ids::UserId;
 use crate::sessions::Context;
 use crate::store::accounts::NewAccount;
 use crate::store::{Conn, accounts};
-
-/// The maximum length of a display name, in characters.
-const MAX_DISPLAY_NAME_LEN: usize = 100;
-
-/// The name of an account that people see.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DisplayName(String);
-
-/// The text is no display name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a display name has 1 to {MAX_DISPLAY_NAME_LEN} characters, and no control characters")]
-pub struct InvalidDisplayName;
-
-impl DisplayName {
-    /// Parses a display name, without spaces around it.
-    pub fn parse(text: &str) -> Result<Self, InvalidDisplayName> {
-        let text = text.trim();
-        let is_valid = (1..=MAX_DISPLAY_NAME_LEN).contains(&text.chars().count())
-            && !text.chars().any(char::is_control);
-        is_valid.then(|| Self(text.to_owned())).ok_or(InvalidDisplayName)
-    }
-
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
 
 /// An account that is to be created.
 pub struct NewUser {

@@ -4,8 +4,9 @@ use diesel::Connection;
 use secrecy::SecretString;
 
 use super::events::AccountEvent;
-use super::hashing::Verdict;
-use super::{Accounts, Error, LoginName, Password, Unacceptable};
+use super::proof::{Proof, ProofError};
+use super::throttle::TooManyFailures;
+use super::{Accounts, Error, LoginName, Unacceptable};
 use crate::clock;
 use crate::ids::EventId;
 use crate::sessions::{self, ClientInfo, Context, EndReason, Revoked, UserSessions};
@@ -27,8 +28,20 @@ pub enum ChangePasswordError {
     NoPassword,
     /// The current password is wrong.
     WrongPassword,
+    TooManyFailures(TooManyFailures),
     Unacceptable(Unacceptable),
     Failed(Error),
+}
+
+impl From<ProofError> for ChangePasswordError {
+    fn from(error: ProofError) -> Self {
+        match error {
+            ProofError::NoAccount | ProofError::NoPassword => Self::NoPassword,
+            ProofError::WrongPassword => Self::WrongPassword,
+            ProofError::TooManyFailures(wait) => Self::TooManyFailures(wait),
+            ProofError::Failed(error) => Self::Failed(error),
+        }
+    }
 }
 
 impl<E: Into<Error>> From<E> for ChangePasswordError {
@@ -46,20 +59,12 @@ impl Accounts {
     ) -> Result<(), ChangePasswordError> {
         let ChangePassword { access, current, new, client } = request;
         let user = access.user;
-        let find = move |conn: &mut Conn| {
-            let names = identities::of_user(conn, user)?;
-            Ok((accounts::find(conn, user)?, names))
-        };
-        let (account, names) = self.store.run(find).await?;
-        let hash = account.and_then(|account| account.password_hash);
+        let proof = Proof { access, password: current, client: client.clone() };
+        let hash = self.prove(proof).await?.password_hash;
+        let find = move |conn: &mut Conn| identities::of_user(conn, user);
+        let names = self.store.run(find).await?;
         let name = names.first().and_then(|identity| LoginName::parse(&identity.name).ok());
-        let (Some(hash), Some(name)) = (hash, name) else {
-            return Err(ChangePasswordError::NoPassword);
-        };
-        let current = Password::presented(&current).ok_or(ChangePasswordError::WrongPassword)?;
-        if self.hasher.verify(current, Some(&hash)).await? == Verdict::Wrong {
-            return Err(ChangePasswordError::WrongPassword);
-        }
+        let name = name.ok_or(ChangePasswordError::NoPassword)?;
         let new = self.choose_password(&new, &name).map_err(ChangePasswordError::Unacceptable)?;
         let new_hash = self.hasher.hash(new).await?;
         let now = clock::now();

@@ -19,6 +19,11 @@ pub enum AccountEvent {
     PasswordReset,
     /// The user proved that the email address is theirs.
     EmailVerified,
+    SecondFactorEnabled,
+    SecondFactorDisabled,
+    /// A recovery code replaced the second factor.
+    RecoveryCodeUsed,
+    DisplayNameChanged,
     Disabled,
     Enabled,
     Deleted,
@@ -41,6 +46,10 @@ impl AccountEvent {
             Self::ResetLinkCreated => "reset_link_created",
             Self::PasswordReset => "password_reset",
             Self::EmailVerified => "email_verified",
+            Self::SecondFactorEnabled => "second_factor_enabled",
+            Self::SecondFactorDisabled => "second_factor_disabled",
+            Self::RecoveryCodeUsed => "recovery_code_used",
+            Self::DisplayNameChanged => "display_name_changed",
             Self::Disabled => "account_disabled",
             Self::Enabled => "account_enabled",
             Self::Deleted => "account_deleted",

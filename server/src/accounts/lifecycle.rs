@@ -10,7 +10,7 @@ use diesel::{Connection, QueryResult};
 use super::events::AccountEvent;
 use crate::ids::UserId;
 use crate::sessions::{self, Context, EndReason, Revoked, UserSessions};
-use crate::store::{Conn, accounts, events, one_time_links, users};
+use crate::store::{Conn, accounts, events, one_time_links, recovery_codes, users};
 
 /// Disables an account and ends its sessions. Returns `None` if the account is disabled
 /// already or does not exist.
@@ -62,6 +62,19 @@ pub fn set_password(
             return Ok(None);
         }
         record_and_end(conn, user, AccountEvent::PasswordReset, cx).map(Some)
+    })
+}
+
+/// Removes the second factor of an account whose user has lost it. Returns `false` if
+/// it has no second factor.
+pub fn remove_second_factor(conn: &mut Conn, user: UserId, cx: &Context<'_>) -> QueryResult<bool> {
+    conn.transaction(|conn| {
+        if !accounts::clear_totp(conn, user)? {
+            return Ok(false);
+        }
+        recovery_codes::delete(conn, user)?;
+        events::insert(conn, &cx.user_event(AccountEvent::SecondFactorDisabled.as_str(), user))?;
+        Ok(true)
     })
 }
 

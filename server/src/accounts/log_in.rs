@@ -5,6 +5,9 @@ use secrecy::SecretString;
 
 use super::events::AccountEvent;
 use super::hashing::Verdict;
+use super::known_device::KnownDevice;
+use super::second_factor::{self, CodeError, FittingCode};
+use super::throttle::{Key, TooManyFailures};
 use super::{Accounts, Error, LoginName, Password};
 use crate::clock;
 use crate::ids::{EventId, UserId};
@@ -18,16 +21,32 @@ use crate::store::{Conn, accounts, events, identities};
 pub struct LogIn {
     pub name: String,
     pub password: SecretString,
+    /// A code of the second factor, or a recovery code.
+    pub code: Option<SecretString>,
+    /// The cookie of the browser.
+    pub device: Option<String>,
     pub client: ClientInfo,
+}
+
+/// A login.
+pub struct LoggedIn {
+    pub tokens: IssuedTokens,
+    /// The cookie by which the browser will be known.
+    pub device: String,
 }
 
 /// Why a login is rejected.
 #[derive(Debug)]
 pub enum LogInError {
-    /// Unknown name or wrong password.
+    /// Unknown name, wrong password or wrong code.
     InvalidCredentials,
+    /// The password is right, and the code of the second factor is missing.
+    SecondFactorRequired,
     /// The password is right, but the account is disabled.
     Disabled,
+    /// The password was changed while it was verified.
+    PasswordChanged,
+    TooManyFailures(TooManyFailures),
     Failed(Error),
 }
 
@@ -37,52 +56,103 @@ impl<E: Into<Error>> From<E> for LogInError {
     }
 }
 
-/// Returns why a login with the right password is rejected: the account was disabled or
-/// deleted, or its password changed, while the password was verified.
-fn changed_meanwhile(conn: &mut Conn, user: UserId, hash: &str) -> QueryResult<LogInError> {
-    let account = accounts::find(conn, user)?;
-    let is_right = account.is_some_and(|account| account.password_hash.as_deref() == Some(hash));
-    Ok(if is_right { LogInError::Disabled } else { LogInError::InvalidCredentials })
+impl From<CodeError> for LogInError {
+    fn from(error: CodeError) -> Self {
+        match error {
+            CodeError::Missing => Self::SecondFactorRequired,
+            CodeError::Wrong => Self::InvalidCredentials,
+            CodeError::TooManyFailures(wait) => Self::TooManyFailures(wait),
+            CodeError::Failed(error) => Self::Failed(error),
+        }
+    }
+}
+
+/// A password, and the code that goes with it.
+struct Credentials {
+    password: SecretString,
+    code: Option<SecretString>,
+}
+
+/// The results of the verification, before the session is opened.
+struct Verified {
+    user: UserId,
+    password_hash: String,
+    /// A hash that replaces an outdated one.
+    upgraded: Option<String>,
+    code: Option<FittingCode>,
 }
 
 impl Accounts {
     /// Verifies a password and opens a session. An unknown name takes as long as a wrong
     /// password.
-    pub async fn log_in(&self, request: LogIn) -> Result<IssuedTokens, LogInError> {
-        let LogIn { name, password, client } = request;
-        let account = self.find(LoginName::parse(&name).ok()).await?;
+    pub async fn log_in(&self, request: LogIn) -> Result<LoggedIn, LogInError> {
+        let LogIn { name, password, code, device, client } = request;
+        let parsed = LoginName::parse(&name).ok();
+        let key = Key::name(parsed.as_ref().map_or(name.as_str(), LoginName::as_str));
+        let account = self.find(parsed.clone()).await?;
+        let known = KnownDevice::parse(device.as_deref(), &self.keys.devices);
+        let number = account.as_ref().and_then(|account| known.number(account.user));
+        let attempt = self.throttle.admit(key, number, client.ip).await;
+        let attempt = attempt.map_err(LogInError::TooManyFailures)?;
+        let credentials = Credentials { password, code };
+        let mut outcome = self.log_in_to(account, &credentials, &client).await;
+        if let Err(LogInError::PasswordChanged) = outcome {
+            // A concurrent login may have upgraded the hash of the same password.
+            outcome = self.log_in_to(self.find(parsed).await?, &credentials, &client).await;
+        }
+        if let Err(LogInError::InvalidCredentials | LogInError::PasswordChanged) = outcome {
+            attempt.fail();
+        }
+        let (user, tokens) = outcome?;
+        Ok(LoggedIn { tokens, device: known.after_login(user, &self.keys.devices)? })
+    }
+
+    /// Logs in to an account, or to none if the name is unknown. Records why it fails.
+    async fn log_in_to(
+        &self,
+        account: Option<Account>,
+        credentials: &Credentials,
+        client: &ClientInfo,
+    ) -> Result<(UserId, IssuedTokens), LogInError> {
+        let user = account.as_ref().map(|account| account.user);
+        let verified = match self.verify(account, credentials).await {
+            Ok(verified) => verified,
+            Err(rejection) => {
+                self.record(user, &rejection, client)?;
+                return Err(rejection);
+            }
+        };
+        let user = verified.user;
+        let admit = move |conn: &mut Conn, cx: &Context<'_>| admit(conn, &verified, cx);
+        Ok((user, self.issuer.open_session(user, client.clone(), admit).await??))
+    }
+
+    /// Verifies the password, and then the code.
+    async fn verify(
+        &self,
+        account: Option<Account>,
+        credentials: &Credentials,
+    ) -> Result<Verified, LogInError> {
         let hash = account.as_ref().and_then(|account| account.password_hash.clone());
-        let Some(password) = Password::presented(&password) else {
+        let Some(password) = Password::presented(&credentials.password) else {
             return Err(LogInError::InvalidCredentials);
         };
         let verdict = self.hasher.verify(password.clone(), hash.as_deref()).await?;
-        let (Some(account), Some(hash)) = (account, hash) else {
-            tracing::info!(ip = client.ip.map(tracing::field::display), "login rejected");
+        let (Some(account), Some(password_hash)) = (account, hash) else {
             return Err(LogInError::InvalidCredentials);
         };
-        let user = account.user;
         if verdict == Verdict::Wrong {
-            self.record_rejection(user, "invalid_credentials", client).await?;
             return Err(LogInError::InvalidCredentials);
         }
         if account.disabled_at.is_some() {
-            self.record_rejection(user, "user_disabled", client).await?;
             return Err(LogInError::Disabled);
         }
+        let code = self.check_code(&account, credentials.code.as_ref())?;
         let upgraded = match verdict {
             Verdict::RightButOutdated => Some(self.hasher.hash(password).await?),
             _ => None,
         };
-        let admit = move |conn: &mut Conn, cx: &Context<'_>| {
-            if !accounts::use_password(conn, user, &hash, cx.now)? {
-                return changed_meanwhile(conn, user, &hash).map(Err);
-            }
-            if let Some(upgraded) = &upgraded {
-                accounts::replace_password_hash(conn, user, &hash, upgraded)?;
-            }
-            Ok(Ok(()))
-        };
-        self.issuer.open_session(user, client, admit).await?
+        Ok(Verified { user: account.user, password_hash, upgraded, code })
     }
 
     /// Finds the account of a name. An unknown name takes as many queries as a known one.
@@ -95,15 +165,41 @@ impl Accounts {
         Ok(self.store.run(find).await?)
     }
 
-    /// Adds an entry to the audit log. Repeated rejections are counted in one.
-    async fn record_rejection(
+    /// Logs a rejection, and adds it to the audit log. Does not wait for the database: an
+    /// unknown name has no entry, and must not be rejected faster.
+    fn record(
+        &self,
+        user: Option<UserId>,
+        rejection: &LogInError,
+        client: &ClientInfo,
+    ) -> Result<(), Error> {
+        let reason = match rejection {
+            LogInError::InvalidCredentials => "invalid_credentials",
+            LogInError::Disabled => "user_disabled",
+            LogInError::SecondFactorRequired
+            | LogInError::PasswordChanged
+            | LogInError::TooManyFailures(_)
+            | LogInError::Failed(_) => return Ok(()),
+        };
+        match user {
+            Some(user) => self.record_rejection(user, reason, client.clone())?,
+            None => {
+                tracing::info!(ip = client.ip.map(tracing::field::display), "login rejected");
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds an entry to the audit log, in the background. Repeated rejections are counted in
+    /// one.
+    pub(super) fn record_rejection(
         &self,
         user: UserId,
         reason: &'static str,
         client: ClientInfo,
     ) -> Result<(), Error> {
         let now = clock::now();
-        let event = EventId::new(now).map_err(crate::issuer::Error::from)?;
+        let event = EventId::new(now)?;
         let policy = *self.issuer.policy();
         tracing::info!(%user, ip = client.ip.map(tracing::field::display), reason, "login rejected");
         let record = move |conn: &mut Conn| {
@@ -111,6 +207,44 @@ impl Accounts {
             let kind = AccountEvent::LoginRejected.as_str();
             events::count(conn, &Event { reason: Some(reason), ..cx.user_event(kind, user) })
         };
-        Ok(self.store.write(record).await?)
+        let store = self.store.clone();
+        actix_rt::spawn(async move {
+            if let Err(error) = store.write(record).await {
+                tracing::warn!(%error, "rejected login not recorded");
+            }
+        });
+        Ok(())
     }
+}
+
+/// Admits a login, in the transaction that opens the session.
+fn admit(
+    conn: &mut Conn,
+    verified: &Verified,
+    cx: &Context<'_>,
+) -> QueryResult<Result<(), LogInError>> {
+    let Verified { user, password_hash, upgraded, code } = verified;
+    if !accounts::use_password(conn, *user, password_hash, cx.now)? {
+        return changed_meanwhile(conn, *user, password_hash).map(Err);
+    }
+    // The session's own event has the first id.
+    let further = Context { event: cx.event.offset(1), ..*cx };
+    if !second_factor::accept(conn, *user, code.as_ref(), &further)? {
+        return Ok(Err(match code {
+            Some(_) => LogInError::InvalidCredentials,
+            None => LogInError::SecondFactorRequired,
+        }));
+    }
+    if let Some(upgraded) = upgraded {
+        accounts::replace_password_hash(conn, *user, password_hash, upgraded)?;
+    }
+    Ok(Ok(()))
+}
+
+/// Returns why a login with the right password is rejected: the account was disabled or
+/// deleted, or its password changed, while the password was verified.
+fn changed_meanwhile(conn: &mut Conn, user: UserId, hash: &str) -> QueryResult<LogInError> {
+    let account = accounts::find(conn, user)?;
+    let is_right = account.is_some_and(|account| account.password_hash.as_deref() == Some(hash));
+    Ok(if is_right { LogInError::Disabled } else { LogInError::PasswordChanged })
 }

@@ -3,17 +3,16 @@
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::web::{Data, Json};
-use matchbook_shared::{
-    ChangePasswordRequest, LoginRequest, RegisterRequest, RegisteredUser, TokenResponse,
-};
+use matchbook_shared::{ChangePasswordRequest, LoginRequest, RegisterRequest, RegisteredUser};
 use secrecy::SecretString;
 
 use super::error::Error;
 use super::extract::bearer::Bearer;
 use super::extract::body_timeout::WithTimeout;
+use super::extract::device_cookie::{self, DeviceCookie};
 use super::refresh::token_response;
 use super::state::State;
-use crate::accounts::{ChangePassword, LogIn, LoginName, Register};
+use crate::accounts::{ChangePassword, LogIn, LoggedIn, LoginName, Register};
 use crate::limits::Limit;
 use crate::sessions::ClientInfo;
 
@@ -49,13 +48,19 @@ pub(super) async fn register(
 pub(super) async fn log_in(
     state: Data<State>,
     WithTimeout(body): WithTimeout<Json<LoginRequest>>,
+    DeviceCookie(device): DeviceCookie,
     client: ClientInfo,
-) -> Result<Json<TokenResponse>, Error> {
+) -> Result<HttpResponse, Error> {
     state.check_limit(client.ip.map(Limit::Login))?;
-    let LoginRequest { name, password, .. } = body.into_inner();
+    let LoginRequest { name, password, code } = body.into_inner();
     let name = required(name, "Send the field `name`.")?;
     let password = SecretString::from(required(password, "Send the field `password`.")?);
-    Ok(token_response(state.accounts.log_in(LogIn { name, password, client }).await?))
+    let code = optional(code);
+    let log_in = LogIn { name, password, code, device, client };
+    let LoggedIn { tokens, device } = state.accounts.log_in(log_in).await?;
+    let mut response = HttpResponse::Ok();
+    response.insert_header(device_cookie::set(&device));
+    Ok(response.json(token_response(tokens).into_inner()))
 }
 
 /// `POST /password`: changes the password and ends the user's other sessions.
@@ -76,4 +81,9 @@ pub(super) async fn change_password(
 /// Returns the value of a field that must not be missing or empty.
 pub(super) fn required(field: Option<String>, message: &'static str) -> Result<String, Error> {
     field.filter(|text| !text.is_empty()).ok_or(Error::InvalidRequest(message))
+}
+
+/// Returns the value of a field, unless it is missing or empty.
+pub(super) fn optional(field: Option<String>) -> Option<SecretString> {
+    field.filter(|text| !text.is_empty()).map(SecretString::from)
 }

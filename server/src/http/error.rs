@@ -10,7 +10,7 @@ use actix_web::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
 use matchbook_shared::{ErrorBody, InvalidGrantReason};
 
-use crate::accounts::{HashingError, Registration};
+use crate::accounts::{Error as AccountsError, Registration};
 use crate::issuer::{self, ErrorKind, RefreshError, VerifyError};
 use crate::sessions::{GuestRejection, InvalidGrant};
 
@@ -45,6 +45,14 @@ pub enum Error {
     AlreadyAccount,
     /// Unknown name or wrong password.
     InvalidCredentials,
+    /// The password is right, and the code of the second factor is missing.
+    SecondFactorRequired,
+    /// The code of the second factor is wrong, in a request with an access token.
+    InvalidCode,
+    /// The user is a guest.
+    NoAccount,
+    SecondFactorOn,
+    SecondFactorOff,
     /// Unknown backend, or wrong secret.
     InvalidClient,
     /// The password is right, but the account is disabled.
@@ -65,7 +73,7 @@ pub enum Error {
     PayloadTooLarge,
     BodyTimeout,
     Failed(issuer::Error),
-    HashingFailed(HashingError),
+    AccountsFailed(AccountsError),
 }
 
 impl From<issuer::Error> for Error {
@@ -247,7 +255,7 @@ impl ResponseError for Error {
         if let Self::Failed(error) = self {
             tracing::error!(%error, "request failed");
         }
-        if let Self::HashingFailed(error) = self {
+        if let Self::AccountsFailed(error) = self {
             tracing::error!(%error, "request failed");
         }
         let (status, code, message) = self.parts();

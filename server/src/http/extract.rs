@@ -4,5 +4,6 @@ pub(super) mod basic;
 pub(super) mod bearer;
 pub(super) mod body_timeout;
 pub(super) mod client_info;
+pub(super) mod device_cookie;
 pub(super) mod idempotency_key;
 pub(super) mod optional_form;

@@ -11,11 +11,26 @@ const TOKEN_KEY_LABEL: &[u8] = b"matchbook refresh token tag";
 /// keys in their database.
 const KEY_ENCRYPTION_LABEL: &[u8] = b"matchbook signing key seal";
 
+/// NEVER CHANGE THIS LABEL once a version is released: no second factor could be verified.
+const SECOND_FACTOR_LABEL: &[u8] = b"matchbook second factor seal";
+
+/// NEVER CHANGE THIS LABEL once a version is released: no browser would be a known one.
+const DEVICE_LABEL: &[u8] = b"matchbook known device";
+
 /// The keys that are derived from `secret` and `old_secrets` (HKDF, RFC 5869). Each
 /// purpose has its own label, so the keys are independent of each other.
 pub struct DerivedKeys {
     pub token_keys: TokenKeys,
     pub key_encryption_keys: KeyEncryptionKeys,
+    pub account_keys: AccountKeys,
+}
+
+/// The keys of accounts.
+pub struct AccountKeys {
+    /// Encrypt the secrets of second factors.
+    pub(crate) second_factor: KeyEncryptionKeys,
+    /// Authenticate the cookies of known browsers.
+    pub(crate) devices: TokenKeys,
 }
 
 /// The current key that encrypts private keys in the database, and earlier ones that still
@@ -29,26 +44,38 @@ impl DerivedKeys {
     /// Derives the keys of the current secret and of the old ones.
     pub fn from_secrets(secret: &SecretString, old: &[SecretString]) -> Result<Self, CryptoError> {
         Ok(Self {
-            token_keys: TokenKeys {
-                current: token_key(secret)?,
-                old: old.iter().map(token_key).collect::<Result<_, _>>()?,
-            },
-            key_encryption_keys: KeyEncryptionKeys {
-                current: key_encryption_key(secret)?,
-                old: old.iter().map(key_encryption_key).collect::<Result<_, _>>()?,
+            token_keys: token_keys(secret, old, TOKEN_KEY_LABEL)?,
+            key_encryption_keys: encryption_keys(secret, old, KEY_ENCRYPTION_LABEL)?,
+            account_keys: AccountKeys {
+                second_factor: encryption_keys(secret, old, SECOND_FACTOR_LABEL)?,
+                devices: token_keys(secret, old, DEVICE_LABEL)?,
             },
         })
     }
 }
 
-fn token_key(secret: &SecretString) -> Result<TokenKey, CryptoError> {
-    let key = derive_key(secret.expose_secret().as_bytes(), TOKEN_KEY_LABEL)?;
-    Ok(TokenKey::new(&key))
+fn token_keys(
+    secret: &SecretString,
+    old: &[SecretString],
+    label: &[u8],
+) -> Result<TokenKeys, CryptoError> {
+    let derive = |secret| Ok(TokenKey::new(&derive(secret, label)?));
+    let old = old.iter().map(derive).collect::<Result<_, CryptoError>>()?;
+    Ok(TokenKeys { current: derive(secret)?, old })
 }
 
-fn key_encryption_key(secret: &SecretString) -> Result<KeyEncryptionKey, CryptoError> {
-    let key = derive_key(secret.expose_secret().as_bytes(), KEY_ENCRYPTION_LABEL)?;
-    Ok(KeyEncryptionKey::new(key))
+fn encryption_keys(
+    secret: &SecretString,
+    old: &[SecretString],
+    label: &[u8],
+) -> Result<KeyEncryptionKeys, CryptoError> {
+    let derive = |secret| Ok(KeyEncryptionKey::new(derive(secret, label)?));
+    let old = old.iter().map(derive).collect::<Result<_, CryptoError>>()?;
+    Ok(KeyEncryptionKeys { current: derive(secret)?, old })
+}
+
+fn derive(secret: &SecretString, label: &[u8]) -> Result<[u8; 32], CryptoError> {
+    derive_key(secret.expose_secret().as_bytes(), label)
 }
 
 #[cfg(test)]

@@ -160,6 +160,74 @@ pub fn set_display_name(conn: &mut Conn, user: UserId, name: Option<&str>) -> Qu
     Ok(changed == 1)
 }
 
+/// Stores the secret of a second factor that is not confirmed yet. Returns `false` if the
+/// second factor is on, or if there is no such account.
+pub fn set_totp_secret(conn: &mut Conn, user: UserId, encrypted: &[u8]) -> QueryResult<bool> {
+    let off = accounts::table.find(key(user)).filter(accounts::totp_confirmed_at.is_null());
+    let changed = diesel::update(off).set(accounts::totp_secret.eq(encrypted)).execute(conn)?;
+    Ok(changed == 1)
+}
+
+/// Turns the second factor on. `step` is the time step of the first code. Returns `false`
+/// if `secret` is no longer the stored secret, or if the second factor is on already.
+pub fn confirm_totp(
+    conn: &mut Conn,
+    user: UserId,
+    secret: &[u8],
+    step: i64,
+    now: Timestamp,
+) -> QueryResult<bool> {
+    let unconfirmed = accounts::table
+        .find(key(user))
+        .filter(accounts::totp_secret.eq(secret))
+        .filter(accounts::totp_confirmed_at.is_null());
+    let changed = diesel::update(unconfirmed)
+        .set((accounts::totp_confirmed_at.eq(now), accounts::totp_last_step.eq(step)))
+        .execute(conn)?;
+    Ok(changed == 1)
+}
+
+/// The use of a code of the second factor.
+#[derive(Clone, Copy)]
+pub struct TotpUse<'a> {
+    /// The time step of the code.
+    pub step: i64,
+    /// The stored secret that the code was compared with, encrypted.
+    pub stored: &'a [u8],
+    /// The same secret, maybe encrypted under another key. It is stored from now on.
+    pub encrypted: &'a [u8],
+}
+
+/// Accepts a code. Returns `false` if a code of this step or of a later one was accepted
+/// before, or if the stored secret has changed. Of several concurrent calls, one returns
+/// `true`.
+pub fn use_totp(conn: &mut Conn, user: UserId, code: TotpUse<'_>) -> QueryResult<bool> {
+    let TotpUse { step, stored, encrypted } = code;
+    let unused = accounts::totp_last_step.is_null().or(accounts::totp_last_step.lt(step));
+    let account = accounts::table
+        .find(key(user))
+        .filter(accounts::totp_confirmed_at.is_not_null())
+        .filter(accounts::totp_secret.eq(stored))
+        .filter(unused);
+    let changed = diesel::update(account)
+        .set((accounts::totp_last_step.eq(step), accounts::totp_secret.eq(encrypted)))
+        .execute(conn)?;
+    Ok(changed == 1)
+}
+
+/// Removes the second factor. Returns `false` if the account has no second factor.
+pub fn clear_totp(conn: &mut Conn, user: UserId) -> QueryResult<bool> {
+    let on = accounts::table.find(key(user)).filter(accounts::totp_secret.is_not_null());
+    let changed = diesel::update(on)
+        .set((
+            accounts::totp_secret.eq(None::<Vec<u8>>),
+            accounts::totp_confirmed_at.eq(None::<Timestamp>),
+            accounts::totp_last_step.eq(None::<i64>),
+        ))
+        .execute(conn)?;
+    Ok(changed == 1)
+}
+
 /// Disables an account. Returns `false` if it is disabled or does not exist.
 pub fn disable(conn: &mut Conn, user: UserId, now: Timestamp) -> QueryResult<bool> {
     let enabled = accounts::table.find(key(user)).filter(accounts::disabled_at.is_null());

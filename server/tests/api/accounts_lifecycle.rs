@@ -18,7 +18,7 @@ const OTHER: &str = "marble lantern drifts north";
 
 /// What an operator does to an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Operation {
+pub(crate) enum Operation {
     Disable,
     Enable,
     Delete,
@@ -40,7 +40,7 @@ impl Operation {
 impl Server {
     /// Carries out an operation as the command line does. Returns whether it changed
     /// something.
-    async fn operate(&self, operation: Operation, user: &str) -> bool {
+    pub(crate) async fn operate(&self, operation: Operation, user: &str) -> bool {
         let mut conn = self.database();
         let user = UserId(user.parse().unwrap());
         let work = move || {

@@ -4,7 +4,9 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
 
+mod account;
 mod accounts;
+mod accounts_histories;
 mod accounts_lifecycle;
 mod accounts_links;
 mod accounts_pages;
@@ -16,6 +18,7 @@ mod connections;
 mod disk;
 mod end_sessions;
 mod faults_of_database;
+mod guessing;
 mod guests;
 mod health;
 mod imported_tokens;
@@ -31,6 +34,7 @@ mod needs_programs;
 mod observing;
 mod races;
 mod refresh;
+mod second_factor;
 mod secrets;
 mod security_log;
 mod sessions;

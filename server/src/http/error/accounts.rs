@@ -4,8 +4,9 @@ use actix_web::http::StatusCode;
 
 use super::{Error, failure_parts};
 use crate::accounts::{
-    self, ChangePasswordError, HashingError, InvalidName, LinkError, LogInError, OpenSessionError,
-    RegisterError, Registration, Unacceptable,
+    self, ChangePasswordError, DeleteError, HashingError, InvalidDisplayName, InvalidName,
+    LinkError, LogInError, OpenSessionError, OwnAccountError, ProofError, RegisterError,
+    Registration, SecondFactorError, TooManyFailures, Unacceptable,
 };
 use crate::issuer::{ErrorKind, VerifyError};
 
@@ -14,7 +15,7 @@ impl From<accounts::Error> for Error {
         match error {
             accounts::Error::Issuer(error) => Self::Failed(error),
             accounts::Error::Hashing(HashingError::Busy) => Self::Busy,
-            accounts::Error::Hashing(error) => Self::HashingFailed(error),
+            error => Self::AccountsFailed(error),
         }
     }
 }
@@ -63,8 +64,12 @@ impl From<LinkError> for Error {
 impl From<LogInError> for Error {
     fn from(error: LogInError) -> Self {
         match error {
-            LogInError::InvalidCredentials => Self::InvalidCredentials,
+            LogInError::InvalidCredentials | LogInError::PasswordChanged => {
+                Self::InvalidCredentials
+            }
+            LogInError::SecondFactorRequired => Self::SecondFactorRequired,
             LogInError::Disabled => Self::UserDisabled,
+            LogInError::TooManyFailures(wait) => wait.into(),
             LogInError::Failed(error) => error.into(),
         }
     }
@@ -88,9 +93,71 @@ impl From<ChangePasswordError> for Error {
         match error {
             ChangePasswordError::NoPassword => Self::NoPassword,
             ChangePasswordError::WrongPassword => Self::InvalidCredentials,
+            ChangePasswordError::TooManyFailures(wait) => wait.into(),
             ChangePasswordError::Unacceptable(reason) => reason.into(),
             ChangePasswordError::Failed(error) => error.into(),
         }
+    }
+}
+
+impl From<TooManyFailures> for Error {
+    fn from(TooManyFailures(wait): TooManyFailures) -> Self {
+        Self::RateLimited(wait)
+    }
+}
+
+impl From<ProofError> for Error {
+    fn from(error: ProofError) -> Self {
+        match error {
+            ProofError::NoAccount => Self::NoAccount,
+            ProofError::NoPassword => Self::NoPassword,
+            ProofError::WrongPassword => Self::InvalidCredentials,
+            ProofError::TooManyFailures(wait) => wait.into(),
+            ProofError::Failed(error) => error.into(),
+        }
+    }
+}
+
+impl From<OwnAccountError> for Error {
+    fn from(error: OwnAccountError) -> Self {
+        match error {
+            OwnAccountError::NoAccount => Self::NoAccount,
+            OwnAccountError::Failed(error) => error.into(),
+        }
+    }
+}
+
+impl From<DeleteError> for Error {
+    fn from(error: DeleteError) -> Self {
+        match error {
+            DeleteError::NotProven(error) => error.into(),
+            DeleteError::SecondFactorRequired => Self::SecondFactorRequired,
+            DeleteError::WrongCode => Self::InvalidCredentials,
+            DeleteError::TooManyFailures(wait) => wait.into(),
+            DeleteError::Failed(error) => error.into(),
+        }
+    }
+}
+
+impl From<SecondFactorError> for Error {
+    fn from(error: SecondFactorError) -> Self {
+        match error {
+            SecondFactorError::NoAccount => Self::NoAccount,
+            SecondFactorError::NotProven(error) => error.into(),
+            SecondFactorError::AlreadyOn => Self::SecondFactorOn,
+            SecondFactorError::Off => Self::SecondFactorOff,
+            SecondFactorError::WrongCode => Self::InvalidCode,
+            SecondFactorError::TooManyFailures(wait) => wait.into(),
+            SecondFactorError::Failed(error) => error.into(),
+        }
+    }
+}
+
+impl From<InvalidDisplayName> for Error {
+    fn from(_: InvalidDisplayName) -> Self {
+        Self::InvalidRequest(
+            "`displayName` must have 1 to 100 characters, without control characters, or be null.",
+        )
     }
 }
 
@@ -124,9 +191,37 @@ impl Error {
                 "already_registered",
                 "The access token is of an account: log out first, or send the request without it.",
             ),
-            Self::InvalidCredentials => {
-                (Status::UNAUTHORIZED, "invalid_credentials", "The name or the password is wrong.")
-            }
+            Self::InvalidCredentials => (
+                Status::UNAUTHORIZED,
+                "invalid_credentials",
+                "The name, the password or the code is wrong.",
+            ),
+            Self::SecondFactorRequired => (
+                Status::UNAUTHORIZED,
+                "second_factor_required",
+                "The account has a second factor: send its code, too, or a recovery code.",
+            ),
+            Self::InvalidCode => (
+                Status::UNAUTHORIZED,
+                "invalid_code",
+                "The code is wrong or was used: wait for the next one, and check the clock of the \
+                 device that shows it.",
+            ),
+            Self::NoAccount => (
+                Status::NOT_FOUND,
+                "no_account",
+                "The user is a guest: POST /register makes it an account.",
+            ),
+            Self::SecondFactorOn => (
+                Status::CONFLICT,
+                "second_factor_on",
+                "The account has a second factor: DELETE /account/totp removes it.",
+            ),
+            Self::SecondFactorOff => (
+                Status::CONFLICT,
+                "second_factor_off",
+                "The account has no second factor: POST /account/totp begins to add one.",
+            ),
             Self::InvalidClient => (
                 Status::UNAUTHORIZED,
                 "invalid_client",

@@ -1,0 +1,367 @@
+//! Slows down the guessing of passwords and codes, without locking an account.
+//!
+//! After some failures, further attempts at a name are delayed. A browser that has logged in
+//! to the account before is not delayed: it has a bound of its own. Failures are counted in
+//! the memory of each server, and forgotten with time.
+
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use quick_cache::sync::Cache;
+
+use crate::crypto::Digest;
+use crate::ids::UserId;
+use crate::limits::subnet_key;
+
+/// How many failures of each kind are remembered: of names, codes and known browsers.
+const CACHE_SIZE: usize = 64 * 1024;
+
+/// The failures after which an attempt at a name is delayed.
+const NAME: Bound = Bound { failures: 5, interval: Duration::from_secs(3 * 60) };
+/// More failures than this are not counted, so that they are forgotten within 36 minutes.
+const MAX_NAME_FAILURES: u32 = 12;
+/// Concurrent attempts above this number count as failures until they end.
+const FREE_IN_FLIGHT: u32 = 16;
+
+/// The delay of the first attempt that is delayed. Each further failure doubles it.
+const FIRST_DELAY: Duration = Duration::from_millis(250);
+const MAX_DELAY: Duration = Duration::from_secs(8);
+
+/// The failures after which a known browser is treated as an unknown one.
+const DEVICE: Bound = Bound { failures: 10, interval: Duration::from_secs(6 * 60) };
+
+/// Wrong codes of an account after which no code is verified, for a short and for a long
+/// time. A code has six digits, so guesses have to be rare even with the right password.
+const CODES: [Bound; 2] = [
+    Bound { failures: 10, interval: Duration::from_secs(90) },
+    Bound { failures: 50, interval: Duration::from_secs(15 * 60) },
+];
+
+/// A number of failures, of which one is forgotten per interval.
+struct Bound {
+    failures: u32,
+    interval: Duration,
+}
+
+/// The failures that are not forgotten yet.
+#[derive(Default)]
+struct Failures {
+    /// When all of them are forgotten.
+    until: Option<Instant>,
+}
+
+impl Failures {
+    fn debt(&self, now: Instant) -> Duration {
+        self.until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
+    }
+
+    fn count(&self, bound: &Bound, now: Instant) -> u32 {
+        let count = self.debt(now).as_millis().div_ceil(bound.interval.as_millis());
+        u32::try_from(count).unwrap_or(u32::MAX)
+    }
+
+    fn add(&mut self, bound: &Bound, now: Instant) {
+        self.until = Some(now + self.debt(now) + bound.interval);
+    }
+
+    fn remove(&mut self, bound: &Bound, now: Instant) {
+        self.until = Some(now + self.debt(now).saturating_sub(bound.interval));
+    }
+
+    /// Returns the time until the bound permits an attempt, if it does not now.
+    fn wait(&self, bound: &Bound, now: Instant) -> Option<Duration> {
+        let wait = self.debt(now).checked_sub(bound.interval * (bound.failures - 1))?;
+        (!wait.is_zero()).then_some(wait)
+    }
+}
+
+/// The attempts at a name.
+#[derive(Default)]
+struct Attempts {
+    failures: Failures,
+    in_flight: u32,
+}
+
+/// What a password is guessed for: a digest, so that each key has the same size.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Key([u8; 32]);
+
+impl Key {
+    /// Returns the key of a login name. Unknown names have one as well.
+    pub(super) fn name(name: &str) -> Self {
+        Self(Digest::of(&[b"name", name.as_bytes()]).to_bytes())
+    }
+
+    /// Returns the key for requests with an access token. Logins do not count here.
+    pub(super) fn user(user: UserId) -> Self {
+        Self(Digest::of(&[b"user", user.0.as_bytes()]).to_bytes())
+    }
+}
+
+/// Counts failures.
+pub(super) struct Throttle {
+    names: Cache<Key, Arc<Mutex<Attempts>>>,
+    devices: Cache<u128, Arc<Mutex<Failures>>>,
+    codes: Cache<UserId, Arc<Mutex<[Failures; 2]>>>,
+    /// The delayed attempts: the key and the subnet of each.
+    delayed: Mutex<HashSet<(Key, u128)>>,
+}
+
+/// No attempt is possible now. The time after which one may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooManyFailures(pub Duration);
+
+impl Throttle {
+    pub(super) fn new() -> Self {
+        Self {
+            names: Cache::new(CACHE_SIZE),
+            devices: Cache::new(CACHE_SIZE),
+            codes: Cache::new(CACHE_SIZE),
+            delayed: Mutex::default(),
+        }
+    }
+
+    /// Admits an attempt, after a delay if there were failures. `device` is the number of a
+    /// browser that has logged in to the account before. Of the attempts of one subnet at one
+    /// key, one is delayed at a time.
+    pub(super) async fn admit(
+        &self,
+        key: Key,
+        device: Option<u128>,
+        ip: Option<IpAddr>,
+    ) -> Result<Attempt<'_>, TooManyFailures> {
+        if let Some(attempt) = device.and_then(|device| self.admit_device(device)) {
+            return Ok(attempt);
+        }
+        let attempts = entry(&self.names, &key);
+        let failures = {
+            let mut attempts = lock(&attempts);
+            let concurrent = attempts.in_flight.saturating_sub(FREE_IN_FLIGHT);
+            attempts.in_flight += 1;
+            attempts.failures.count(&NAME, Instant::now()).saturating_add(concurrent)
+        };
+        // From here on, dropping the attempt ends it.
+        let mut attempt =
+            Attempt { counted: Counted::Name(attempts), has_failed: false, slot: None };
+        if let Some(delay) = delay_after(failures) {
+            let place = (key, ip.map_or(0, subnet_key));
+            if !lock(&self.delayed).insert(place) {
+                return Err(TooManyFailures(delay));
+            }
+            attempt.slot = Some(Slot { delayed: &self.delayed, place });
+            tokio::time::sleep(delay).await;
+        }
+        Ok(attempt)
+    }
+
+    /// Admits an attempt of a known browser. Returns `None` if it had too many failures.
+    fn admit_device(&self, device: u128) -> Option<Attempt<'_>> {
+        let failures = entry(&self.devices, &device);
+        let now = Instant::now();
+        {
+            let mut failures = lock(&failures);
+            if failures.count(&DEVICE, now) >= DEVICE.failures {
+                return None;
+            }
+            // Counts concurrent attempts as well.
+            failures.add(&DEVICE, now);
+        }
+        Some(Attempt { counted: Counted::Device(failures), has_failed: false, slot: None })
+    }
+
+    /// Admits the verification of a code of this user.
+    pub(super) fn admit_code(&self, user: UserId) -> Result<CodeAttempt, TooManyFailures> {
+        let failures = entry(&self.codes, &user);
+        let now = Instant::now();
+        {
+            let mut failures = lock(&failures);
+            let counted = failures.iter_mut().zip(&CODES);
+            if let Some(wait) =
+                counted.filter_map(|(failures, bound)| failures.wait(bound, now)).max()
+            {
+                return Err(TooManyFailures(wait));
+            }
+            for (failures, bound) in failures.iter_mut().zip(&CODES) {
+                failures.add(bound, now);
+            }
+        }
+        Ok(CodeAttempt { failures, has_failed: false })
+    }
+}
+
+/// Returns the failures of a key, at first none.
+fn entry<K: Hash + Eq + Clone, V: Default>(cache: &Cache<K, Arc<V>>, key: &K) -> Arc<V> {
+    cache.get_or_insert_with(key, || Ok::<_, Infallible>(Arc::default())).unwrap_or_default()
+}
+
+/// Returns the delay of an attempt after this many failures.
+fn delay_after(failures: u32) -> Option<Duration> {
+    let further = failures.checked_sub(NAME.failures)?;
+    Some(MAX_DELAY.min(FIRST_DELAY * 2_u32.pow(further.min(8))))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where an attempt is counted.
+enum Counted {
+    Name(Arc<Mutex<Attempts>>),
+    Device(Arc<Mutex<Failures>>),
+}
+
+/// An attempt with a password. Dropping it ends it without a failure.
+pub(super) struct Attempt<'a> {
+    counted: Counted,
+    has_failed: bool,
+    slot: Option<Slot<'a>>,
+}
+
+impl Attempt<'_> {
+    /// Records that the password or the code is wrong.
+    pub(super) fn fail(mut self) {
+        self.has_failed = true;
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        match &self.counted {
+            Counted::Name(attempts) => {
+                let mut attempts = lock(attempts);
+                attempts.in_flight = attempts.in_flight.saturating_sub(1);
+                if self.has_failed && attempts.failures.count(&NAME, now) < MAX_NAME_FAILURES {
+                    attempts.failures.add(&NAME, now);
+                }
+            }
+            Counted::Device(failures) if !self.has_failed => lock(failures).remove(&DEVICE, now),
+            Counted::Device(_) => {}
+        }
+        drop(self.slot.take());
+    }
+}
+
+/// An attempt with a code. Dropping it ends it without a failure.
+pub(super) struct CodeAttempt {
+    failures: Arc<Mutex<[Failures; 2]>>,
+    has_failed: bool,
+}
+
+impl CodeAttempt {
+    /// Records that the code is wrong.
+    pub(super) fn fail(mut self) {
+        self.has_failed = true;
+    }
+}
+
+impl Drop for CodeAttempt {
+    fn drop(&mut self) {
+        if self.has_failed {
+            return;
+        }
+        for (failures, bound) in lock(&self.failures).iter_mut().zip(&CODES) {
+            failures.remove(bound, Instant::now());
+        }
+    }
+}
+
+/// The place of a delayed attempt.
+struct Slot<'a> {
+    delayed: &'a Mutex<HashSet<(Key, u128)>>,
+    place: (Key, u128),
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        lock(self.delayed).remove(&self.place);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delay_doubles_after_five_failures_up_to_eight_seconds() {
+        let millis = |failures| delay_after(failures).map(|delay| delay.as_millis());
+        assert_eq!(
+            [0, 4, 5, 6, 9, 10, 11, 4000].map(millis),
+            [None, None, Some(250), Some(500), Some(4000), Some(8000), Some(8000), Some(8000)]
+        );
+    }
+
+    #[test]
+    fn failures_are_forgotten_one_per_interval() {
+        let start = Instant::now();
+        let mut failures = Failures::default();
+        for _ in 0..10 {
+            assert_eq!(failures.wait(&CODES[0], start), None);
+            failures.add(&CODES[0], start);
+        }
+        let wait = failures.wait(&CODES[0], start).unwrap();
+        assert_eq!(wait, CODES[0].interval, "the eleventh");
+        assert_eq!(failures.wait(&CODES[0], start + wait), None);
+        assert_eq!(failures.count(&CODES[0], start + wait), 9);
+        failures.remove(&CODES[0], start);
+        assert_eq!(failures.count(&CODES[0], start), 9);
+        assert_eq!(failures.count(&CODES[0], start + 20 * CODES[0].interval), 0);
+    }
+
+    #[actix_rt::test]
+    async fn only_one_attempt_of_a_subnet_is_delayed_at_a_time() {
+        let throttle = Throttle::new();
+        let key = Key::name("ann");
+        for _ in 0..5 {
+            throttle.admit(key, None, None).await.unwrap().fail();
+        }
+        let here = Some([192, 0, 2, 1].into());
+        let elsewhere = Some([192, 0, 2, 2].into());
+        let delayed = throttle.admit(key, None, here);
+        let (first, second, other) = futures_util::future::join3(
+            delayed,
+            async { throttle.admit(key, None, here).await.is_err() },
+            throttle.admit(key, None, elsewhere),
+        )
+        .await;
+        assert!(second);
+        drop((first.unwrap(), other.unwrap()));
+        assert!(throttle.admit(key, None, here).await.is_ok(), "a delayed attempt ends");
+        assert!(lock(&throttle.delayed).is_empty());
+    }
+
+    #[actix_rt::test]
+    async fn known_browser_is_admitted_at_once_until_it_has_failed_ten_times() {
+        let throttle = Throttle::new();
+        let key = Key::name("ann");
+        for _ in 0..10 {
+            let attempt = throttle.admit(key, Some(7), None).await.unwrap();
+            assert!(matches!(attempt.counted, Counted::Device(_)));
+            attempt.fail();
+        }
+        let attempt = throttle.admit(key, Some(7), None).await.unwrap();
+        assert!(matches!(attempt.counted, Counted::Name(_)));
+        let attempt = throttle.admit(key, Some(8), None).await.unwrap();
+        assert!(matches!(attempt.counted, Counted::Device(_)), "another browser");
+        drop(attempt);
+    }
+
+    #[test]
+    fn wrong_codes_are_bounded_and_right_ones_are_not() {
+        let throttle = Throttle::new();
+        let user = UserId::random();
+        for _ in 0..100 {
+            drop(throttle.admit_code(user).unwrap());
+        }
+        for _ in 0..10 {
+            throttle.admit_code(user).unwrap().fail();
+        }
+        let TooManyFailures(wait) = throttle.admit_code(user).err().unwrap();
+        assert!(wait <= CODES[0].interval, "{wait:?}");
+        assert!(throttle.admit_code(UserId::random()).is_ok());
+    }
+}
