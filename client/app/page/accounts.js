@@ -56,6 +56,7 @@ onSubmit("login", async ({ name, password, code }) => {
 });
 
 onSubmit("register", async ({ name, password }) => {
+  const wasGuest = session.loggedIn;
   const { loggedIn } = await call("POST", REGISTER, { name, password });
   if (!loggedIn) {
     byId("login-name").value = name;
@@ -63,7 +64,7 @@ onSubmit("register", async ({ name, password }) => {
     return "Registered. If the name is an email address, look for our mail first. Then log in.";
   }
   // A guest keeps its session, so no login is reported.
-  await loadUser();
+  if (wasGuest) await loadUser();
   return `Registered and logged in as ${name}.`;
 });
 

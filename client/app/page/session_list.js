@@ -18,6 +18,9 @@ export const sessionList = {
     this.clear("None.");
     byId("sessions-hint").hidden = listed.length > 0;
     byId("end-others").hidden = !listed.some((one) => !one.current);
+    // This session first, then the one used last.
+    const rank = (one) => (one.current ? Infinity : Date.parse(one.lastUsedAt));
+    listed.sort((one, other) => rank(other) - rank(one));
     byId("sessions").append(...listed.map((one) => this.row(one)));
   },
 

@@ -5,7 +5,7 @@ use matchbook_testkit::{Http, ScriptedServer, TestEnv, TestResponse};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-use super::support::{Browser, Setup, assert_error, client};
+use super::support::{Browser, Setup, assert_error, client, server_binary};
 
 const FIREFOX: &str =
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:133.0) Gecko/20100101 Firefox/133.0";
@@ -240,4 +240,24 @@ async fn a_changed_password_is_reported_as_the_end_of_the_other_sessions() {
     let error = String::from_utf8(output.stderr).unwrap();
     let advice = ": run `matchbook-client login` to log in again";
     assert_eq!(error, format!("matchbook-client: {message}{advice}\n"));
+}
+
+#[actix_rt::test]
+async fn a_disabled_account_is_reported_as_the_end_of_the_session_and_at_the_next_login() {
+    let setup = Setup::start(|server| server);
+    let browser = registered(&setup, FIREFOX).await;
+    let mut page = browser.events().await;
+    let operator = setup.env.server(&server_binary());
+    let disabled = operator.run(&["users", "disable", "anna@example.com"]);
+    assert!(disabled.status.success(), "{}", String::from_utf8_lossy(&disabled.stderr));
+    let ended = browser.call("POST", "/api/refresh").await;
+    assert_error(&ended, 401, "logged_out");
+    assert_eq!(ended.field("reason"), "user_disabled");
+    let message =
+        "The session has ended because the account was disabled or deleted: log in again.";
+    assert_eq!(ended.field("message"), message);
+    assert_eq!(page.session_end().await["message"], message);
+    let login = browser.submit(LOG_IN, &form("anna@example.com", PASSWORD)).await;
+    assert_error(&login, 403, "user_disabled");
+    assert_eq!(login.field("message"), "This account is disabled: ask the operator of the server.");
 }
