@@ -46,6 +46,7 @@ pub(super) fn read(
     public_url: &str,
 ) -> Result<Option<Options>, SettingsError> {
     let Smtp { url: Optional(Some(url)) } = settings.section("smtp")? else { return Ok(None) };
+    let Connection { ca_file: CaFile(ca_file) } = settings.section("smtp")?;
     let Mail { from: Optional(from) } = settings.section("mail")?;
     let Sender(from) = from
         .ok_or_else(|| settings.invalid("mail.from", "must be set: `smtp.url` needs a sender"))?;
@@ -53,9 +54,7 @@ pub(super) fn read(
     let host = public.as_ref().and_then(|url| url.host_str()).unwrap_or("localhost");
     let options = Options::new(&url, from, host)
         .map_err(|problem| settings.invalid("smtp.url", &problem.to_string()))?;
-    let Connection { ca_file: CaFile(Some(path)) } = settings.section("smtp")? else {
-        return Ok(Some(options));
-    };
+    let Some(path) = ca_file else { return Ok(Some(options)) };
     let invalid = |problem: &str| settings.invalid("smtp.ca_file", problem);
     let pem = ca_file::read(&path).map_err(|problem| invalid(&problem))?;
     let trusting = options.with_ca(&pem);

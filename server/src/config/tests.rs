@@ -33,9 +33,14 @@ fn every_setting_of_the_defaults_is_read() {
     for key in printed.lines().map(|line| line.split_once(" = ").unwrap().0) {
         let (section, name) = key.rsplit_once('.').unwrap_or(("", key));
         let header = if section.is_empty() { String::new() } else { format!("[{section}]\n") };
-        // The other settings of Redis are used only with a URL.
-        let used = if section == "redis" && name != "url" { "url = 'redis://x'\n" } else { "" };
-        let error = error_of(&format!("{header}{used}{name} = []"));
+        // The other settings of Redis and of mail are used only with a URL.
+        let used = match (section, name) {
+            ("redis", "ca_file" | "timeout") => "url = 'redis://x'\n",
+            ("smtp", "ca_file") => "url = 'smtp://x'\n",
+            _ => "",
+        };
+        let before = if section == "mail" { "[smtp]\nurl = 'smtp://x'\n" } else { "" };
+        let error = error_of(&format!("{before}{header}{used}{name} = []"));
         assert!(error.starts_with(&format!("`{key}`")), "{key}: {error}");
     }
 }
@@ -69,6 +74,15 @@ fn invalid_values_are_rejected_with_the_name_of_the_setting() {
         ("[redis]\nurl = 'rediss://x'\nca_file = '/nowhere'", "redis.ca_file"),
         ("[redis]\nurl = 'rediss://x'\nca_file = '/dev/null'", "redis.ca_file"),
         ("[redis]\nurl = 'redis-cluster://'", "redis.url"),
+        ("[smtp]\nurl = 'http://x'\n[mail]\nfrom = 'a@b.example'", "smtp.url"),
+        ("[smtp]\nurl = 'smtp://u@x'\n[mail]\nfrom = 'a@b.example'", "smtp.url"),
+        ("[smtp]\nurl = 'smtp://x'", "mail.from"),
+        ("[smtp]\nurl = 'smtp://x'\n[mail]\nfrom = 'nowhere'", "mail.from"),
+        (
+            "[smtp]\nurl = 'smtps://x'\nca_file = '/dev/null'\n[mail]\nfrom = 'a@b.example'",
+            "smtp.ca_file",
+        ),
+        ("[server]\npublic_url = 'auth.example.com'", "server.public_url"),
         ("[tls]\nmode = 'files'\ncertificate = 'none'", "tls.certificate"),
         ("[tls]\nnames = 'not a name'", "tls.names"),
         ("[tls]\nnames = 'a.example, https://b.example'", "tls.names"),
@@ -113,6 +127,7 @@ fn unused_settings_are_not_checked() {
         "[redis]\nurl = 'redis-cluster://x:1'\nca_file = '/nowhere'",
         "[redis]\nurl = 'rediss://x'\nca_file = 'system'",
         "[rotation]\nmode = 'strict'\ngrace_period = '0s'\nrecovery_window = '1'\nsame_key_only = 'x'",
+        "[mail]\nfrom = 'nowhere'\n[smtp]\nca_file = '/nowhere'",
         "[rotation]\nmode = 'strict'\ngrace_period = '2d'",
         "[tokens]\nalgorithm = 'ES256'\nrsa_bits = 1024",
         "[tokens]\nalgorithm = 'EdDSA'\nrsa_bits = 0",
@@ -142,4 +157,27 @@ fn password_in_an_invalid_url_is_not_printed() {
     assert!(!error_of("[database]\nurl = 'mysql://me:hush@x'").contains("hush"));
     assert!(!error_of("[redis]\nurl = 'http://me:hush@x'").contains("hush"));
     assert!(!error_of("[tokens]\nissuer = 'https://me:hush@x'").contains("hush"));
+}
+
+#[test]
+fn links_begin_with_the_public_url_or_else_with_the_issuer() {
+    let issuer = "[tokens]\nissuer = 'https://issuer.example'\n";
+    assert_eq!(loaded(issuer).unwrap().public_url, "https://issuer.example");
+    let both = format!("{issuer}[server]\npublic_url = 'https://public.example/auth'");
+    assert_eq!(loaded(&both).unwrap().public_url, "https://public.example/auth");
+}
+
+#[test]
+fn password_of_the_smtp_server_is_neither_printed_nor_in_an_error() {
+    let path = std::env::temp_dir().join(format!("config-{}.toml", uuid::Uuid::new_v4()));
+    let text = "[smtp]\nurl = 'smtp://u:hush@x'\n[mail]\nfrom = 'a@b.example'";
+    std::fs::write(&path, text).unwrap();
+    let (_, settings) = load(Some(&path)).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let mut printed = Vec::new();
+    settings.print(&mut printed).unwrap();
+    let printed = String::from_utf8(printed).unwrap();
+    assert!(printed.contains("smtp://u:") && !printed.contains("hush"), "{printed}");
+    let error = error_of(&text.replace("@x", "@x/path"));
+    assert!(error.starts_with("`smtp.url`") && !error.contains("hush"), "{error}");
 }
