@@ -65,7 +65,7 @@ pub use profile::Profile;
 pub use proof::{Proof, ProofError};
 pub use recovery_code::RecoveryCode;
 pub use register::{Register, RegisterError};
-pub use reset_password::{ForgottenPassword, ResetPassword};
+pub use reset_password::{ForgottenPassword, ResetPassword, email_of};
 pub use second_factor::{NewSecondFactor, SecondFactorError};
 pub use throttle::TooManyFailures;
 

@@ -76,7 +76,7 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         Command::Keys(command) => cli::keys::run(&config, command)?,
         Command::Secret(command) => cli::secret::run(&config, command)?,
         Command::Backends(command) => cli::backends::run(&config, command)?,
-        Command::Users(command) => cli::users::run(&config, command)?,
+        Command::Users(command) => cli::users::run(&config, command).await?,
         Command::Sessions(command) => cli::sessions::run(&config, command)?,
     }
     Ok(())

@@ -139,14 +139,18 @@ fn recipient(conn: &mut Conn, name: &LoginName) -> QueryResult<Option<Recipient>
     if account.is_none_or(|account| account.disabled_at.is_some()) {
         return Ok(None);
     }
+    Ok(Some(Recipient { user, email: email_of(conn, user, name.as_str())? }))
+}
+
+/// Returns the email address of a user to which links are sent: a verified one, or else the
+/// only one. `preferred` comes first.
+pub fn email_of(conn: &mut Conn, user: UserId, preferred: &str) -> QueryResult<Option<String>> {
     let mut emails = identities::of_user(conn, user)?;
     emails.retain(|identity| identity.kind == NameKind::Email.as_str());
-    // The requested name first.
-    emails.sort_by_key(|identity| identity.name != name.as_str());
+    emails.sort_by_key(|identity| identity.name != preferred);
     let verified = emails.iter().find(|identity| identity.verified_at.is_some());
     let only = if let [only] = emails.as_slice() { Some(only) } else { None };
-    let email = verified.or(only).map(|identity| identity.name.clone());
-    Ok(Some(Recipient { user, email }))
+    Ok(verified.or(only).map(|identity| identity.name.clone()))
 }
 
 /// Verifies the email address to which a link was sent.

@@ -20,6 +20,7 @@ use crate::clock::{self, Timestamp};
 use crate::config::Config;
 use crate::crypto::RngError;
 use crate::ids::{EventId, UserId};
+use crate::mail;
 use crate::sessions::{ClientInfo, Context};
 use crate::store::{self, Conn, OpenError, identities, users};
 
@@ -50,8 +51,11 @@ pub enum Command {
         one: One,
         /// Instead, set the password in the first line of standard input, and end all sessions
         /// of the user.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "mail")]
         password_stdin: bool,
+        /// Send the link to the email address of the user, instead of printing it.
+        #[arg(long)]
+        mail: bool,
     },
     /// Print the live sessions of a user, or end them.
     Sessions {
@@ -102,6 +106,9 @@ pub struct Invite {
     /// Make the user an administrator.
     #[arg(long)]
     admin: bool,
+    /// Send the link to the email address that is the login name, instead of printing it.
+    #[arg(long, requires = "name")]
+    mail: bool,
     /// Print a JSON object.
     #[arg(long)]
     json: bool,
@@ -155,22 +162,30 @@ pub enum Error {
     BadLines(String),
     #[error("the file has changed while it was imported: nothing has been imported")]
     FileChanged,
+    #[error("no mail can be sent: set `smtp.url` and `mail.from`")]
+    NoMail,
+    #[error("{0} is not an email address: run the command without --mail")]
+    NoAddress(String),
+    #[error("the mail with the link was not sent, so run the command again: {0}")]
+    Mail(#[from] mail::Error),
     #[error("cannot read the password or write the output: {0}")]
     Terminal(#[from] io::Error),
 }
 
-/// Carries out a command and prints its result. Blocks.
-pub fn run(config: &Config, command: &Command) -> Result<(), Error> {
+/// Carries out a command and prints its result. Blocks, except while it sends a mail.
+pub async fn run(config: &Config, command: &Command) -> Result<(), Error> {
     let output = match command {
         Command::Add(new) => add::add(config, new)?,
         Command::List { json } => return list::list(config, *json),
         Command::Show(one) => show::show(config, one)?,
-        Command::Invite(invite) => invite::invite(config, invite)?,
+        Command::Invite(invite) => invite::invite(config, invite).await?,
         Command::Enable(one) => change::enable(config, one)?,
         Command::Disable(one) => change::disable(config, one)?,
         Command::Delete(one) => change::delete(config, one)?,
-        Command::ResetPassword { one, password_stdin: false } => invite::reset(config, one)?,
-        Command::ResetPassword { one, password_stdin: true } => change::set_password(config, one)?,
+        Command::ResetPassword { one, password_stdin: true, .. } => {
+            change::set_password(config, one)?
+        }
+        Command::ResetPassword { one, mail, .. } => invite::reset(config, one, *mail).await?,
         Command::Sessions { one, end: false } => user_sessions::list(config, one)?,
         Command::Sessions { one, end: true } => user_sessions::end(config, one)?,
         Command::Import(arguments) => return import::import(config, arguments),

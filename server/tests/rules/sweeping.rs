@@ -1,7 +1,9 @@
 //! The data that the sweeper deletes, and the data that it keeps.
 
 use diesel::Connection;
+use matchbook_server::crypto::Secret;
 use matchbook_server::ids::{Place, UserId};
+use matchbook_server::store::one_time_links::{self, NewLink, Purpose};
 use matchbook_server::store::{Page, revocations, users};
 use matchbook_server::sweeper::{ROWS_PER_TICK, Sweeper};
 use matchbook_server::{clock, sessions};
@@ -185,6 +187,30 @@ async fn revocation_is_kept_for_the_clock_skew_between_servers() {
     let kept = revocations::for_sessions(&mut harness.conn, &[recent, old]).unwrap();
     let kept: Vec<_> = kept.iter().map(|revocation| revocation.session_id).collect();
     assert_eq!(kept, [recent], "another server may still accept its access token");
+}
+
+#[actix_rt::test]
+async fn expired_link_is_deleted_and_a_valid_one_kept() {
+    let mut harness = Harness::new(DEFAULT);
+    for seconds in [62, 58] {
+        let digest = Secret::random().unwrap().digest();
+        let expires_at = clock::now().before(seconds * SECOND);
+        let link = NewLink {
+            digest,
+            purpose: Purpose::Reset,
+            user: UserId::random(),
+            name: None,
+            password_hash: None,
+            is_admin: false,
+            is_mailed: false,
+            expires_at,
+        };
+        one_time_links::insert(&mut harness.conn, &link, expires_at).unwrap();
+    }
+    let (mut sweeper, _salt_expiry) = Sweeper::new(harness.store(), DEFAULT, DAY);
+    sweeper.tick().await.unwrap();
+    let links = "SELECT count(*) AS number FROM one_time_links";
+    assert_eq!(harness.number(links), 1, "the clocks of servers may differ by a minute");
 }
 
 #[test]

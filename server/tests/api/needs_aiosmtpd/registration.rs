@@ -2,13 +2,12 @@
 
 use std::time::Instant;
 
-use matchbook_server::accounts::{self, Invitation, LoginName};
-use matchbook_server::ids::UserId;
 use matchbook_testkit::SmtpServer;
 use serde_json::json;
 
 use super::{assert_not_logged, server_with, token};
 use crate::accounts_links::{assert_invalid, outcome};
+use crate::support::binary;
 
 const PASSWORD: &str = "violet tractor seven hums";
 const OTHER: &str = "marble lantern drifts north";
@@ -154,14 +153,31 @@ async fn first_verified_registration_of_a_name_gets_it() {
 async fn mailed_invitation_verifies_the_email_address() {
     let smtp = SmtpServer::new();
     let server = server_with(&smtp);
-    let name = LoginName::parse("ann@example.com").unwrap();
-    let invitation =
-        Invitation { user: UserId::random(), name: Some(&name), is_admin: false, is_mailed: true };
-    let (invited, token) =
-        server.by_command_line(|conn, token, cx| accounts::invite(conn, token, invitation, cx));
-    assert!(invited.unwrap());
-    assert_eq!(server.accept(&token, None, PASSWORD).await.status, 201);
+    let run = |arguments: &[&str]| {
+        let launch = server.world.server(binary());
+        let launch = launch.set("smtp.url", &smtp.url()).set("mail.from", super::SENDER);
+        launch.set("server.public_url", super::PUBLIC_URL).run(arguments)
+    };
+    let invited = run(&["users", "invite", "ann@example.com", "--mail"]);
+    let printed = String::from_utf8(invited.stdout).unwrap();
+    assert_eq!(printed, "The link was sent to ann@example.com.\n");
+    let link = token(&smtp.await_mail("ann@example.com", 1), "invitation");
+    assert_eq!(server.accept(&link, None, PASSWORD).await.status, 201);
     let tokens = server.log_in_as("ann@example.com", PASSWORD).await;
     let user = server.http.get_as("/user", &tokens.access).await.json();
     assert_eq!(user["emailVerified"], true);
+
+    let reset = run(&["users", "reset-password", "ann@example.com", "--mail", "--json"]);
+    let printed: serde_json::Value = serde_json::from_slice(&reset.stdout).unwrap();
+    assert_eq!(printed["mailedTo"], "ann@example.com");
+    assert!(printed.get("link").is_none(), "{printed}");
+    let link = token(&smtp.await_mail("ann@example.com", 2), "reset");
+    assert_eq!(server.reset(&link, OTHER).await.status, 204);
+
+    for (name, problem) in [("bob", "is not an email address"), ("unknown@example.com", "550")] {
+        let failed = run(&["users", "invite", name, "--mail"]);
+        let error = String::from_utf8(failed.stderr).unwrap();
+        assert!(!failed.status.success() && error.contains(problem), "{error}");
+        assert!(!error.contains("mb_ln_"), "{error}");
+    }
 }
