@@ -9,6 +9,7 @@ mod add;
 pub mod backends;
 mod change_password;
 mod create;
+pub mod declared;
 mod display_name;
 mod events;
 mod hashing;
@@ -32,6 +33,7 @@ mod throttle;
 mod verify_registration;
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::crypto::{CryptoError, RngError};
@@ -84,6 +86,8 @@ pub enum Registration {
 #[derive(Debug, Clone)]
 pub struct Options {
     pub registration: Registration,
+    /// The file that declares users.
+    pub file: Option<PathBuf>,
     /// Whether guests can register.
     pub guests: bool,
     /// The minimum length of a new password, in characters.

@@ -14,6 +14,7 @@ use matchbook_shared::{SERVER_MARK, SERVER_MARK_VALUE};
 use tokio::sync::Notify;
 
 use crate::accounts::Accounts;
+use crate::accounts::declared::{self, DeclaredError, DeclaredUsers};
 use crate::config::Config;
 use crate::connections::Connections;
 use crate::data_dir::{self, DataDir};
@@ -54,6 +55,8 @@ pub enum Error {
     Store(#[from] store::OpenError),
     #[error(transparent)]
     Secret(#[from] secrets::Error),
+    #[error("{0} (`accounts.file`)")]
+    DeclaredUsers(#[from] DeclaredError),
     #[error(transparent)]
     Keys(#[from] keys::Error),
     #[error(transparent)]
@@ -96,6 +99,7 @@ pub async fn start(config: &Config) -> Result<Application, Error> {
     let acceptor = tls::acceptor(&config.tls, &data_dir, config.address)?;
     let derived = derive_keys(config, &data_dir)?;
     let store = open_store(config).await?;
+    apply_declared_users(config).await?;
     let (state, tasks) = assemble(config, store, derived).await?;
     let renewal = acceptor.as_ref().and_then(|acceptor| acceptor.renewal.clone());
     let metrics_server =
@@ -131,6 +135,26 @@ fn derive_keys(config: &Config, data_dir: &DataDir) -> Result<DerivedKeys, Error
 async fn open_store(config: &Config) -> Result<Store, Error> {
     let options = config.database.clone();
     Ok(actix_rt::task::spawn_blocking(move || Store::open(&options)).await??)
+}
+
+/// Makes the users in the database those that the file of the settings declares.
+async fn apply_declared_users(config: &Config) -> Result<(), Error> {
+    let Some(file) = config.accounts.file.clone() else { return Ok(()) };
+    let url = config.database.url.clone();
+    let policy = config.policy;
+    let password_min_length = config.accounts.password_min_length;
+    let apply = move || {
+        let declared = DeclaredUsers::read(&file)?;
+        let mut conn = store::connect_to_change(&url)?;
+        let differences = declared.compare(&mut conn).map_err(DeclaredError::from)?;
+        for difference in differences {
+            tracing::info!(change = %difference, "declared user differs, changing the database");
+            let context = declared::ApplyContext { policy: &policy, password_min_length };
+            declared::apply(&mut conn, difference, context)?;
+        }
+        Ok(())
+    };
+    actix_rt::task::spawn_blocking(apply).await?
 }
 
 /// Builds the parts of the server: the state of the handlers, and the background tasks.

@@ -1,5 +1,6 @@
 //! The commands of `matchbook-server`, a module for each.
 
+pub mod apply;
 pub mod backends;
 pub mod check_config;
 pub mod explain;

@@ -39,6 +39,8 @@ enum Command {
     /// Manage the applications that open sessions for users of their own.
     #[command(subcommand)]
     Backends(cli::backends::Command),
+    /// Make the users in the database those that a file declares.
+    Apply(cli::apply::Arguments),
     /// Add, import, list and change users.
     #[command(subcommand)]
     Users(cli::users::Command),
@@ -76,6 +78,7 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         Command::Keys(command) => cli::keys::run(&config, command)?,
         Command::Secret(command) => cli::secret::run(&config, command)?,
         Command::Backends(command) => cli::backends::run(&config, command)?,
+        Command::Apply(arguments) => cli::apply::run(&config, arguments)?,
         Command::Users(command) => cli::users::run(&config, command).await?,
         Command::Sessions(command) => cli::sessions::run(&config, command)?,
     }

@@ -24,6 +24,8 @@ pub enum AccountEvent {
     /// A recovery code replaced the second factor.
     RecoveryCodeUsed,
     DisplayNameChanged,
+    /// The account became an administrator, or is one no longer.
+    RoleChanged,
     Disabled,
     Enabled,
     Deleted,
@@ -50,6 +52,7 @@ impl AccountEvent {
             Self::SecondFactorDisabled => "second_factor_disabled",
             Self::RecoveryCodeUsed => "recovery_code_used",
             Self::DisplayNameChanged => "display_name_changed",
+            Self::RoleChanged => "account_role_changed",
             Self::Disabled => "account_disabled",
             Self::Enabled => "account_enabled",
             Self::Deleted => "account_deleted",

@@ -7,15 +7,17 @@ use std::io::{self, BufRead, IsTerminal, Read};
 use diesel::result::Error as QueryError;
 
 use super::format::{describe_client, describe_event, when};
+use crate::accounts::AccountEvent;
 use crate::clock::{self, Timestamp};
 use crate::config::Config;
 use crate::crypto::CryptoError;
 use crate::data_dir::DataDir;
+use crate::ids::UserId;
 use crate::secrets::{self, DerivedKeys};
 use crate::sessions::{Assessment, InvalidGrant, Policy, Presented, PresentedKey, assess};
 use crate::store::events::{self, LoggedEvent};
 use crate::store::sessions::{self, Session, State};
-use crate::store::{self, OpenError};
+use crate::store::{self, Conn, OpenError, accounts};
 use crate::tokens::RefreshToken;
 
 /// The maximum number of printed entries of the audit log.
@@ -64,8 +66,24 @@ struct Explanation {
     token: RefreshToken,
     session: Option<Session>,
     events: Vec<LoggedEvent>,
+    user: Option<User>,
     policy: Policy,
     now: Timestamp,
+}
+
+/// The user of a session.
+struct User {
+    id: UserId,
+    disabled_at: Option<Timestamp>,
+    deleted_at: Option<Timestamp>,
+}
+
+fn find_user(conn: &mut Conn, id: UserId) -> Result<User, QueryError> {
+    let disabled_at = accounts::find(conn, id)?.and_then(|account| account.disabled_at);
+    let logged = events::for_user(conn, id, MAX_EVENTS)?;
+    let deleted = logged.iter().find(|event| event.kind == AccountEvent::Deleted.as_str());
+    let deleted_at = deleted.map(|event| event.occurred_at);
+    Ok(User { id, disabled_at, deleted_at })
 }
 
 /// Looks up a token. Blocks.
@@ -80,12 +98,24 @@ fn explain(config: &Config, text: &str, now: Timestamp) -> Result<Explanation, E
     let mut conn = store::connect(&config.database.url)?;
     let session = sessions::find(&mut conn, token.session)?;
     let events = events::for_session(&mut conn, token.session, MAX_EVENTS)?;
-    Ok(Explanation { token, session, events, policy: config.policy, now })
+    let user = events::user_of_session(&mut conn, token.session)?;
+    let user = user.or(session.as_ref().map(|session| session.user));
+    let user = user.map(|id| find_user(&mut conn, id)).transpose()?;
+    Ok(Explanation { token, session, events, user, policy: config.policy, now })
 }
 
 impl Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "session      {}", self.token.session)?;
+        if let Some(User { id, disabled_at, deleted_at }) = self.user {
+            write!(f, "user         {id}")?;
+            if let Some(at) = deleted_at {
+                write!(f, ", deleted {}", self.when(at))?;
+            } else if let Some(at) = disabled_at {
+                write!(f, ", disabled since {}", self.when(at))?;
+            }
+            writeln!(f)?;
+        }
         if let Some(session) = &self.session {
             self.write_session(session, f)?;
         } else {
@@ -110,7 +140,6 @@ impl Explanation {
         let generation = self.token.generation;
         let current = session.generation;
         let client = describe_client(session.ip, session.user_agent.as_deref());
-        writeln!(f, "user         {}", session.user)?;
         writeln!(f, "opened       {}", self.when(session.created_at))?;
         if generation == current {
             writeln!(f, "generation   {generation}, the newest")?;

@@ -1,8 +1,9 @@
 //! The sections `[accounts]` and `[password]`.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
-use matchbook_settings::{ByteSize, OneOf, Settings, SettingsError};
+use matchbook_settings::{ByteSize, OneOf, Optional, Settings, SettingsError};
 use serde::Deserialize;
 
 use crate::accounts::{Options, Registration};
@@ -11,6 +12,7 @@ use crate::accounts::{Options, Registration};
 struct Accounts {
     registration: OneOf<RegistrationMode>,
     guests: bool,
+    file: Optional<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -57,6 +59,7 @@ pub(super) fn read(
             RegistrationMode::Closed => Registration::Closed,
         },
         guests: accounts.guests,
+        file: accounts.file.0,
         password_min_length: password.min_length.0,
         password_memory: password.memory.0,
         public_url: public_url.to_owned(),

@@ -228,6 +228,13 @@ pub fn clear_totp(conn: &mut Conn, user: UserId) -> QueryResult<bool> {
     Ok(changed == 1)
 }
 
+/// Gives or takes the role of an administrator. Returns `false` if there is no such account.
+pub fn set_admin(conn: &mut Conn, user: UserId, is_admin: bool) -> QueryResult<bool> {
+    let account = accounts::table.find(key(user));
+    let changed = diesel::update(account).set(accounts::is_admin.eq(is_admin)).execute(conn)?;
+    Ok(changed == 1)
+}
+
 /// Disables an account. Returns `false` if it is disabled or does not exist.
 pub fn disable(conn: &mut Conn, user: UserId, now: Timestamp) -> QueryResult<bool> {
     let enabled = accounts::table.find(key(user)).filter(accounts::disabled_at.is_null());

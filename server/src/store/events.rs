@@ -171,6 +171,18 @@ pub fn for_user(conn: &mut Conn, user: UserId, limit: i64) -> QueryResult<Vec<Lo
     Ok(logged)
 }
 
+/// Returns the user of a session, also if its row has been deleted.
+pub fn user_of_session(conn: &mut Conn, session: SessionId) -> QueryResult<Option<UserId>> {
+    events::table
+        .filter(events::place.eq(session.place().value()))
+        .filter(events::session_id.eq(session))
+        .filter(events::user_id.is_not_null())
+        .order(events::id)
+        .select(events::user_id.assume_not_null())
+        .first(conn)
+        .optional()
+}
+
 /// Returns the last `limit` events of a session, oldest first.
 pub fn for_session(
     conn: &mut Conn,

@@ -143,6 +143,24 @@ async fn explain_describes_a_token_and_the_outcome_of_a_refresh() {
 }
 
 #[actix_rt::test]
+async fn explain_says_that_the_user_is_disabled_or_deleted() {
+    let server = Server::start();
+    let password = "violet tractor seven hums";
+    server.register("ann", password).await;
+    let tokens = server.log_in_as("ann", password).await;
+    let id = tokens.claims()["sub"].as_str().unwrap().to_owned();
+    let (_, said) = explain(&server, &tokens.refresh, &[]);
+    assert!(said.contains(&format!("user         {id}\n")), "{said}");
+    server.users(&["disable", "ann"]).unwrap();
+    let (_, said) = explain(&server, &tokens.refresh, &[]);
+    assert!(said.contains(&format!("{id}, disabled since")), "{said}");
+    assert!(said.contains("would be rejected (user_disabled)"), "{said}");
+    server.users(&["delete", "ann"]).unwrap();
+    let (_, said) = explain(&server, &tokens.refresh, &[]);
+    assert!(said.contains(&format!("{id}, deleted ")), "{said}");
+}
+
+#[actix_rt::test]
 async fn explain_creates_nothing_and_reports_what_is_missing() {
     let server = Server::start();
     let token = server.log_in().await.refresh;

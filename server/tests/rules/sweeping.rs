@@ -1,10 +1,11 @@
 //! The data that the sweeper deletes, and the data that it keeps.
 
 use diesel::Connection;
-use matchbook_server::crypto::Secret;
-use matchbook_server::ids::{Place, UserId};
+use matchbook_server::crypto::{Digest, Secret};
+use matchbook_server::ids::{Place, SessionId, UserId};
+use matchbook_server::store::import::{self, ImportedUser};
 use matchbook_server::store::one_time_links::{self, NewLink, Purpose};
-use matchbook_server::store::{Page, revocations, users};
+use matchbook_server::store::{Page, imported_refresh_tokens, revocations, users};
 use matchbook_server::sweeper::{ROWS_PER_TICK, Sweeper};
 use matchbook_server::{clock, sessions};
 use matchbook_shared::InvalidGrantReason;
@@ -317,4 +318,44 @@ fn guests_without_login_or_without_sessions_are_deleted() {
     assert!(!exists(&mut harness, gone) && exists(&mut harness, kept));
     assert!(exists(&mut harness, new), "it is logging in");
     assert!(harness.session(live).is_some());
+}
+
+#[test]
+fn imported_refresh_tokens_are_deleted_when_they_expire_or_long_after_their_use() {
+    let mut harness = Harness::new(DEFAULT);
+    let now = harness.now;
+    let conn = &mut harness.conn;
+    let user = |n: u8| UserId(uuid::Uuid::from_u128(u128::from(n) + 1));
+    let digest = |n: u8| Digest::from_bytes(&[n; 32]).unwrap();
+    let imported: Vec<ImportedUser> = [now.before(SECOND), now.after(SECOND), now.after(DAY)]
+        .into_iter()
+        .zip(0..)
+        .map(|(expires_at, n)| ImportedUser {
+            user: user(n),
+            name: format!("user{n}"),
+            kind: "username",
+            created_at: now,
+            verified_at: None,
+            display_name: None,
+            password_hash: None,
+            is_admin: false,
+            disabled_at: None,
+            refresh_tokens: vec![(digest(n), expires_at)],
+        })
+        .collect();
+    import::insert(conn, &imported, &[], now).unwrap();
+    let session = SessionId::new(user(2), now).unwrap();
+    assert!(imported_refresh_tokens::claim(conn, digest(2), session, now).unwrap());
+    assert!(!imported_refresh_tokens::claim(conn, digest(2), session, now).unwrap());
+    assert!(!imported_refresh_tokens::claim(conn, digest(0), session, now).unwrap(), "expired");
+    let mut sweep = |now, used| {
+        let page = Page { after: None, limit: 2 };
+        let first = imported_refresh_tokens::sweep(conn, page, now, used).unwrap();
+        let page = Page { after: first.last, limit: 2 };
+        first.deleted + imported_refresh_tokens::sweep(conn, page, now, used).unwrap().deleted
+    };
+    assert_eq!(sweep(now, now.before(DAY)), 1);
+    assert_eq!(sweep(now.after(2 * DAY), now), 1, "the used one is kept");
+    assert_eq!(sweep(now.after(2 * DAY), now.after(SECOND)), 1);
+    assert!(!imported_refresh_tokens::any(conn).unwrap());
 }
