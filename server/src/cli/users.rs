@@ -42,6 +42,8 @@ pub enum Command {
     Enable(One),
     /// Reject the logins of a user, and end all sessions of the user at every server.
     Disable(One),
+    /// Remove the second factor of a user after the loss of app and recovery codes.
+    RemoveSecondFactor(One),
     /// Delete a user with everything that belongs to it, and end all its sessions. Entries of
     /// the audit log stay, without a name.
     Delete(One),
@@ -181,6 +183,7 @@ pub async fn run(config: &Config, command: &Command) -> Result<(), Error> {
         Command::Invite(invite) => invite::invite(config, invite).await?,
         Command::Enable(one) => change::enable(config, one)?,
         Command::Disable(one) => change::disable(config, one)?,
+        Command::RemoveSecondFactor(one) => change::remove_second_factor(config, one)?,
         Command::Delete(one) => change::delete(config, one)?,
         Command::ResetPassword { one, password_stdin: true, .. } => {
             change::set_password(config, one)?

@@ -158,6 +158,20 @@ async fn second_factor_counts_once_it_is_confirmed_and_until_it_is_removed() {
 }
 
 #[actix_rt::test]
+async fn operator_removes_the_second_factor_of_a_user_who_has_lost_it() {
+    let server = Server::start();
+    server.register("ann", PASSWORD).await;
+    let tokens = server.log_in_as("ann", PASSWORD).await;
+    enroll(&server, &tokens, PASSWORD).await;
+    assert_eq!(server.try_log_in_as("ann", PASSWORD).await.status, 401);
+    let removed = server.users_json(&["remove-second-factor", "ann"]);
+    assert_eq!(removed["changed"], true);
+    assert_eq!(server.users_json(&["remove-second-factor", "ann"])["changed"], false);
+    server.log_in_as("ann", PASSWORD).await;
+    assert_eq!(server.number("SELECT count(*) AS number FROM recovery_codes"), 0);
+}
+
+#[actix_rt::test]
 async fn secret_is_encrypted_under_the_servers_secret_and_moves_to_a_new_one() {
     const OLD_SECRET: &str = "the-secret-before-of-thirty-two-characters";
     const NEW_SECRET: &str = "the-secret-after-it-of-thirty-two-characters";

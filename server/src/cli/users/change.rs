@@ -1,4 +1,4 @@
-//! `users enable`, `disable`, `delete`, and `reset-password --password-stdin`.
+//! `users enable`, `disable`, `remove-second-factor`, `delete`, and `reset-password --password-stdin`.
 
 use std::thread;
 
@@ -74,6 +74,14 @@ pub(super) fn enable(config: &Config, one: &One) -> Result<String, Error> {
 pub(super) fn disable(config: &Config, one: &One) -> Result<String, Error> {
     let change = Change { one, done: "is disabled", unchanged: "was disabled already" };
     change.apply(config, |conn, user, cx| Ok(count(accounts::disable(conn, user, cx)?)))
+}
+
+pub(super) fn remove_second_factor(config: &Config, one: &One) -> Result<String, Error> {
+    let change =
+        Change { one, done: "has no second factor any more", unchanged: "had no second factor" };
+    change.apply(config, |conn, user, cx| {
+        Ok(accounts::remove_second_factor(conn, user, cx)?.then_some(0))
+    })
 }
 
 pub(super) fn delete(config: &Config, one: &One) -> Result<String, Error> {
