@@ -8,7 +8,7 @@ use std::time::Duration;
 use awc::http::Method;
 use awc::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use awc::{Client, Connector};
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::history::{Operation, Outcome, Request, RunContext};
@@ -23,15 +23,29 @@ const KEEP_ALIVE: Duration = Duration::from_secs(3);
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
+/// The credentials of an account.
+#[derive(Clone)]
+pub(super) struct Account {
+    pub(super) name: String,
+    pub(super) password: String,
+}
+
 /// A request to send.
 #[derive(Clone)]
 pub(super) struct Call {
     operation: Operation,
     session: Option<Uuid>,
     path: String,
+    method: Method,
     headers: Vec<(&'static str, String)>,
-    /// A request with a form is a `POST`.
-    form: Option<String>,
+    body: Option<Body>,
+}
+
+/// The body of a request.
+#[derive(Clone)]
+struct Body {
+    content_type: &'static str,
+    text: String,
 }
 
 impl Call {
@@ -45,9 +59,7 @@ impl Call {
 
     /// Presents an access token of `session`.
     pub(super) fn user(session: Uuid, token: &AccessToken, expires: Duration) -> Self {
-        let headers = vec![("authorization", format!("Bearer {}", token.text))];
-        let call = Self::get(Operation::User { expires }, "/user".to_owned());
-        Self { session: Some(session), headers, ..call }
+        Self::get(Operation::User { expires }, "/user".to_owned()).of(session, token)
     }
 
     /// Presents a refresh token, with an idempotency key if the client uses them.
@@ -61,26 +73,71 @@ impl Call {
         Self::post(Operation::Logout, "/logout", token)
     }
 
+    pub(super) fn register_account(account: &Account) -> Self {
+        let body = json!({ "name": account.name, "password": account.password });
+        Self::json(Operation::RegisterAccount, Method::POST, "/register", &body)
+    }
+
+    pub(super) fn log_in_account(account: &Account) -> Self {
+        let body = json!({ "name": account.name, "password": account.password });
+        Self::json(Operation::LogIn, Method::POST, "/login", &body)
+    }
+
+    /// Changes the password with an access token of another session of the account. This
+    /// ends `session`.
+    pub(super) fn change_password(
+        session: Uuid,
+        token: &AccessToken,
+        account: &Account,
+        new: &str,
+    ) -> Self {
+        let body = json!({ "current": account.password, "new": new });
+        let call = Self::json(Operation::ChangePassword, Method::POST, "/password", &body);
+        call.of(session, token)
+    }
+
+    /// Deletes the account of `session`.
+    pub(super) fn delete_account(session: Uuid, token: &AccessToken, account: &Account) -> Self {
+        let body = json!({ "password": account.password });
+        let call = Self::json(Operation::DeleteAccount, Method::DELETE, "/account", &body);
+        call.of(session, token)
+    }
+
+    fn of(self, session: Uuid, token: &AccessToken) -> Self {
+        let mut headers = self.headers;
+        headers.push(("authorization", format!("Bearer {}", token.text)));
+        Self { session: Some(session), headers, ..self }
+    }
+
     fn get(operation: Operation, path: String) -> Self {
-        Self { operation, session: None, path, headers: Vec::new(), form: None }
+        let method = Method::GET;
+        Self { operation, session: None, path, method, headers: Vec::new(), body: None }
     }
 
     fn post(operation: Operation, path: &str, token: &RefreshToken) -> Self {
-        let form = Some(format!("refresh_token={}", token.text));
-        Self { session: Some(token.session), form, ..Self::get(operation, path.to_owned()) }
+        let text = format!("refresh_token={}", token.text);
+        let body = Some(Body { content_type: FORM, text });
+        let call = Self::get(operation, path.to_owned());
+        Self { method: Method::POST, session: Some(token.session), body, ..call }
+    }
+
+    fn json(operation: Operation, method: Method, path: &str, body: &Value) -> Self {
+        let body = Some(Body { content_type: "application/json", text: body.to_string() });
+        Self { method, body, ..Self::get(operation, path.to_owned()) }
     }
 
     /// Formats the request for a raw connection.
     fn raw(&self, server: &str) -> String {
-        let method = if self.form.is_some() { "POST" } else { "GET" };
-        let mut lines = vec![format!("{method} {} HTTP/1.1", self.path), format!("host: {server}")];
+        let first = format!("{} {} HTTP/1.1", self.method, self.path);
+        let mut lines = vec![first, format!("host: {server}")];
         lines.extend(self.headers.iter().map(|(name, value)| format!("{name}: {value}")));
-        let form = self.form.as_deref().unwrap_or_default();
-        if self.form.is_some() {
-            lines.push(format!("content-type: {FORM}"));
-            lines.push(format!("content-length: {}", form.len()));
+        let mut text = "";
+        if let Some(body) = &self.body {
+            text = &body.text;
+            lines.push(format!("content-type: {}", body.content_type));
+            lines.push(format!("content-length: {}", text.len()));
         }
-        format!("{}\r\n\r\n{form}", lines.join("\r\n"))
+        format!("{}\r\n\r\n{text}", lines.join("\r\n"))
     }
 }
 
@@ -150,14 +207,16 @@ impl Connection {
     }
 
     async fn exchange(&self, server: usize, call: &Call) -> Option<Response> {
-        let method = if call.form.is_some() { Method::POST } else { Method::GET };
         let url = format!("http://{}{}", self.context.servers[server], call.path);
-        let mut request = self.http.request(method, url);
+        let mut request = self.http.request(call.method.clone(), url);
         for (name, value) in &call.headers {
             request = request.insert_header((*name, value.as_str()));
         }
-        let sending = match &call.form {
-            Some(form) => request.insert_header((CONTENT_TYPE, FORM)).send_body(form.clone()),
+        let sending = match &call.body {
+            Some(body) => {
+                let request = request.insert_header((CONTENT_TYPE, body.content_type));
+                request.send_body(body.text.clone())
+            }
             None => request.send(),
         };
         let mut response = sending.await.ok()?;
@@ -182,7 +241,11 @@ impl Reply {
             return Self::no_response();
         };
         let grants = matches!(operation, Operation::LogIn | Operation::Refresh { .. });
-        let done = if *operation == Operation::Logout { 204 } else { 200 };
+        let done = match operation {
+            Operation::Logout | Operation::ChangePassword | Operation::DeleteAccount => 204,
+            Operation::RegisterAccount => 201,
+            _ => 200,
+        };
         let pair = TokenPair::parse(&body).filter(|_| grants && status == 200);
         let outcome = match (status, &pair) {
             (200, Some(pair)) => Outcome::Granted(pair.refresh.clone()),

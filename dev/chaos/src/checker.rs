@@ -22,7 +22,8 @@ pub enum Invariant {
     RefreshIsDurable,
     /// A refresh token has one successor.
     OneSuccessor,
-    /// After an acknowledged logout no token of the session is accepted.
+    /// After an acknowledged logout no token of the session is accepted. A changed password
+    /// and a deleted account count as logouts.
     LogoutIsFinal,
     /// Every response is a documented one.
     KnownResponses,
@@ -80,7 +81,7 @@ pub(super) fn violations(history: &History) -> Vec<Violation> {
     found
 }
 
-/// When a session's logout was first sent and first acknowledged.
+/// When a session's end was first sent and first acknowledged.
 struct Logout {
     sent: Duration,
     acknowledged: Option<Duration>,
@@ -88,8 +89,7 @@ struct Logout {
 
 fn logouts(history: &History) -> HashMap<Uuid, Logout> {
     let mut logouts: HashMap<Uuid, Logout> = HashMap::new();
-    for request in history.requests.iter().filter(|request| request.operation == Operation::Logout)
-    {
+    for request in history.requests.iter().filter(|request| request.operation.ends_session()) {
         let Some(session) = request.session else { continue };
         let first = Logout { sent: request.sent, acknowledged: None };
         let logout = logouts.entry(session).or_insert(first);
@@ -188,7 +188,12 @@ fn rows_are_durable(history: &History) -> Vec<Violation> {
             *known = (token.generation, request);
         }
     }
-    let behind = newest.into_iter().filter_map(|(session, (generation, request))| {
+    // The rows of a deleted account are deleted, those of sessions that ended before as well.
+    let deleted = sessions(history, |request| {
+        matches!(request.operation, Operation::ChangePassword | Operation::DeleteAccount)
+    });
+    let kept = newest.into_iter().filter(|(session, _)| !deleted.contains(session));
+    let behind = kept.filter_map(|(session, (generation, request))| {
         let row = history.rows.get(&session);
         if row.is_some_and(|row| *row >= generation) {
             return None;
@@ -244,7 +249,13 @@ fn logout_is_final(history: &History, logouts: &HashMap<Uuid, Logout>) -> Vec<Vi
 /// Only tokens are rejected, and every response is a documented one.
 fn known_responses(history: &History) -> Vec<Violation> {
     let presents_token = |operation: &Operation| {
-        matches!(operation, Operation::User { .. } | Operation::Refresh { .. })
+        matches!(
+            operation,
+            Operation::User { .. }
+                | Operation::Refresh { .. }
+                | Operation::ChangePassword
+                | Operation::DeleteAccount
+        )
     };
     let mut found = Vec::new();
     for request in &history.requests {
@@ -269,6 +280,9 @@ fn name(operation: &Operation) -> &'static str {
         Operation::User { .. } => "/user",
         Operation::Refresh { .. } => "/refresh",
         Operation::Logout => "/logout",
+        Operation::RegisterAccount => "POST /register",
+        Operation::ChangePassword => "/password",
+        Operation::DeleteAccount => "DELETE /account",
     }
 }
 

@@ -7,7 +7,7 @@ use actix_rt::time::sleep;
 use fastrand::Rng;
 use uuid::Uuid;
 
-use crate::calls::{Call, Connection, Reply};
+use crate::calls::{Account, Call, Connection, Reply};
 use crate::fault::Timings;
 use crate::history::Outcome;
 use crate::tokens::{AccessToken, RefreshToken, TokenPair};
@@ -30,6 +30,9 @@ pub(super) struct HonestClient {
     sends_key: bool,
     /// Whether it only refreshes expired access tokens.
     lazy: bool,
+    /// Whether it uses accounts, not guests.
+    uses_accounts: bool,
+    account: Option<Account>,
     session: Option<Session>,
     ended: Vec<Ended>,
 }
@@ -58,6 +61,8 @@ impl HonestClient {
         Self {
             sends_key: connection.client.is_multiple_of(2),
             lazy: connection.client % 3 == 1,
+            uses_accounts: connection.client % 5 == 4,
+            account: None,
             connection,
             rng,
             timings,
@@ -81,7 +86,10 @@ impl HonestClient {
 
     async fn step(&mut self) {
         match (&self.session, self.rng.u8(..100)) {
+            (None, _) if self.uses_accounts => self.log_in_account().await,
             (None, _) => self.log_in().await,
+            (Some(_), ..2) if self.uses_accounts => self.change_password().await,
+            (Some(_), ..4) if self.uses_accounts => self.delete_account().await,
             (Some(_), ..4) => self.log_out().await,
             (Some(_), ..8) if !self.lazy => self.refresh_at_both().await,
             (Some(_), ..40) if !self.lazy => self.refresh().await,
@@ -98,6 +106,84 @@ impl HonestClient {
             let reply = self.send(Call::log_in(guest)).await;
             self.session = reply.pair.map(|pair| Session::new(pair, self.new_key()));
         }
+    }
+
+    /// Logs in with an account, which it registers first if it has none.
+    async fn log_in_account(&mut self) {
+        let Some(account) = self.account.clone() else {
+            // Each attempt has a name of its own, because the one before may have succeeded.
+            let name = format!("chaos-{:016x}", self.rng.u64(..));
+            let account = Account { name, password: self.new_password() };
+            let registered = self.send(Call::register_account(&account)).await;
+            self.account = (registered.outcome == Outcome::Accepted).then_some(account);
+            return;
+        };
+        let reply = self.send(Call::log_in_account(&account)).await;
+        self.session = reply.pair.map(|pair| Session::new(pair, self.new_key()));
+    }
+
+    /// Logs in a second time, and changes the password from there: the first session ends.
+    async fn change_password(&mut self) {
+        let Some(mut account) = self.account.take() else { return };
+        let second = self.send(Call::log_in_account(&account)).await;
+        let Some(pair) = second.pair else {
+            self.account = Some(account);
+            return;
+        };
+        let Some(first) = self.session.take() else { return };
+        self.session = Some(Session::new(pair, self.new_key()));
+        let new = self.new_password();
+        while let Some(session) = &self.session
+            && !self.connection.context.is_drained()
+        {
+            let access = session.current.access.clone();
+            let call = Call::change_password(first.id, &access, &account, &new);
+            let reply = self.send(call).await;
+            match &reply.outcome {
+                Outcome::Accepted => {
+                    account.password = new;
+                    self.account = Some(account);
+                    return self.check_end(first).await;
+                }
+                // An attempt without a response has changed it.
+                Outcome::Rejected(reason) if reason == "invalid_credentials" => {
+                    account.password = new;
+                    self.account = Some(account);
+                    return;
+                }
+                Outcome::Rejected(_) => self.refresh().await,
+                _ => self.pause_before_retry(&reply).await,
+            }
+        }
+    }
+
+    /// Deletes the account, retrying until it is acknowledged or the session has ended.
+    async fn delete_account(&mut self) {
+        let Some(account) = self.account.take() else { return };
+        while let Some(session) = &self.session
+            && !self.connection.context.is_drained()
+        {
+            let access = session.current.access.clone();
+            let call = Call::delete_account(session.id, &access, &account);
+            let reply = self.send(call).await;
+            match &reply.outcome {
+                Outcome::Accepted => {
+                    let Some(session) = self.session.take() else { return };
+                    return self.check_end(session).await;
+                }
+                Outcome::Rejected(_) => self.refresh().await,
+                _ => self.pause_before_retry(&reply).await,
+            }
+        }
+    }
+
+    /// Presents the newest access token of a session that has ended at once, and its other
+    /// tokens later.
+    async fn check_end(&mut self, session: Session) {
+        let until = self.connection.context.now() + PRESENTED_AFTER_LOGOUT;
+        let newest = self.user(session.id, &session.current.access);
+        self.ended.push(session.end(until));
+        self.send_to_all(newest).await;
     }
 
     /// Presents the access token until there is a response. Refreshes if it is rejected.
@@ -161,10 +247,7 @@ impl HonestClient {
         while !self.connection.context.is_drained() {
             let reply = self.send(Call::logout(&session.current.refresh)).await;
             if reply.outcome == Outcome::Accepted {
-                let until = self.connection.context.now() + PRESENTED_AFTER_LOGOUT;
-                let newest = self.user(session.id, &session.current.access);
-                self.ended.push(session.end(until));
-                return self.send_to_all(newest).await;
+                return self.check_end(session).await;
             }
             self.pause_before_retry(&reply).await;
         }
@@ -220,6 +303,10 @@ impl HonestClient {
 
     fn new_key(&mut self) -> Option<String> {
         self.sends_key.then(|| format!("{:032x}", self.rng.u128(..)))
+    }
+
+    fn new_password(&mut self) -> String {
+        format!("{:032x}", self.rng.u128(..))
     }
 
     async fn pause(&mut self) {

@@ -22,6 +22,7 @@ const SETTINGS: &[(&str, &str)] = &[
     ("server.workers", "2"),
     ("tls.mode", "off"),
     ("limits.enabled", "false"),
+    ("accounts.registration", "open"),
     ("metrics.address", "off"),
     // Short, so that tokens expire during the run; longer than most faults, so that tokens
     // of ended sessions are still presented after a fault.

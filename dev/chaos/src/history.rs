@@ -41,6 +41,19 @@ pub(super) enum Operation {
     Refresh { presented: RefreshToken },
     /// Ends a session.
     Logout,
+    /// Creates an account.
+    RegisterAccount,
+    /// Changes the password of an account, which ends another session of it.
+    ChangePassword,
+    /// Deletes an account, which ends its session.
+    DeleteAccount,
+}
+
+impl Operation {
+    /// Returns whether the request ends its session.
+    pub(super) fn ends_session(&self) -> bool {
+        matches!(self, Self::Logout | Self::ChangePassword | Self::DeleteAccount)
+    }
 }
 
 /// The outcome of a request.
@@ -48,7 +61,7 @@ pub(super) enum Operation {
 pub(super) enum Outcome {
     /// New tokens. Holds the refresh token.
     Granted(RefreshToken),
-    /// `200`, or `204` for a logout.
+    /// `200`, `201` or `204`, whichever is documented.
     Accepted,
     /// `401`. Holds the reason.
     Rejected(String),
