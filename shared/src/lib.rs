@@ -23,7 +23,8 @@ pub const SERVER_MARK: &str = "matchbook-server";
 pub const SERVER_MARK_VALUE: &str = "1";
 
 /// The cookie by which `POST /login` recognizes a browser that has logged in to an account
-/// before. Never change it.
+/// before. Never change it. The prefix makes browsers accept the cookie only over HTTPS, for
+/// this host alone.
 pub const DEVICE_COOKIE: &str = "__Host-matchbook_device";
 
 /// The query of `GET /token`.

@@ -77,7 +77,7 @@ impl Password {
         let start: String = chosen.chars().take(ESTIMATED_LEN).collect();
         let local = name.as_str().split('@').next().unwrap_or_default();
         let estimate = zxcvbn::zxcvbn(&start, &[PRODUCT, name.as_str(), local]);
-        if estimate.score() < Score::Two {
+        if estimate.score() < Score::Three {
             return Err(Unacceptable::Guessable);
         }
         Ok(password)

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::process::Command;
 
 use matchbook_testkit::TestResponse;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::support::{Server, binary};
 
@@ -26,7 +26,7 @@ fn format(request: &str, response: &TestResponse) -> String {
 #[actix_rt::test]
 async fn error_responses_of_every_endpoint() {
     let server =
-        Server::with(|launch| launch.set("limits.enabled", "true").set("limits.register", "3"));
+        Server::with(|launch| launch.set("limits.enabled", "true").set("limits.register", "7"));
     let tokens = server.log_in().await;
     let used = server.guest().await;
     let login = format!("/token?userId={used}");
@@ -59,6 +59,22 @@ async fn error_responses_of_every_endpoint() {
         ("DELETE", "/sessions/1"),
         ("POST", "/refresh"),
         ("POST", "/logout"),
+        ("GET", "/login"),
+        ("GET", "/password"),
+        ("GET", "/password/forgot"),
+        ("GET", "/password/reset"),
+        ("GET", "/register/confirm"),
+        ("GET", "/invitations/accept"),
+        ("POST", "/account"),
+        ("GET", "/account"),
+        ("GET", "/account/totp"),
+        ("GET", "/account/totp/confirm"),
+        ("PUT", "/invitation"),
+        ("PUT", "/verify"),
+        ("PUT", "/reset"),
+        ("POST", "/pages.css"),
+        ("POST", "/login"),
+        ("POST", "/sessions"),
     ] {
         let request = server.http.request(method, path).send();
         add(&format!("{method} {path}"), TestResponse::of(request).await);
@@ -69,6 +85,30 @@ async fn error_responses_of_every_endpoint() {
             add(&format!("POST {path} with the form `{form}`"), response);
         }
     }
+    let link = "mb_ln_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+    for (path, body) in [
+        ("/register", json!({})),
+        ("/register", json!({ "name": "a b", "password": "x" })),
+        ("/register", json!({ "name": "ann", "password": "short" })),
+        ("/register", json!({ "name": "ann", "password": "password1234" })),
+        ("/register", json!([])),
+        ("/login", json!({ "name": "ann" })),
+        ("/login", json!({ "name": "ann", "password": "wrong" })),
+        ("/password", json!({})),
+        ("/password/forgot", json!({})),
+        ("/password/reset", json!({ "token": link, "new": "violet tractor seven hums" })),
+        ("/register/confirm", json!({ "token": link })),
+        ("/invitations/accept", json!({ "token": link, "password": "violet tractor seven hums" })),
+        ("/account/totp", json!({})),
+        ("/account/totp/confirm", json!({})),
+    ] {
+        add(&format!("POST {path} with {body}"), server.post_json(path, &body).await);
+        if matches!(path, "/password" | "/account/totp" | "/account/totp/confirm") {
+            let response = server.post_json_as(path, &body, &tokens.access).await;
+            add(&format!("POST {path} of a guest with {body}"), response);
+        }
+    }
+
     let unknown_user = format!("/token?userId={unknown}");
     add("GET /token of an unknown guest", server.http.get(&unknown_user).await);
     add("GET /token of a guest with a live session", server.http.get(&login).await);

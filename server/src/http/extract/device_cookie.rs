@@ -6,9 +6,7 @@ use std::future::{Ready, ready};
 use actix_web::dev::Payload;
 use actix_web::http::header::{COOKIE, HeaderName, SET_COOKIE};
 use actix_web::{FromRequest, HttpRequest};
-
-/// The prefix makes browsers accept the cookie only over HTTPS, for this host alone.
-const NAME: &str = "__Host-matchbook_device";
+use matchbook_shared::DEVICE_COOKIE;
 
 /// A year.
 const MAX_AGE: u32 = 365 * 24 * 60 * 60;
@@ -23,7 +21,8 @@ impl FromRequest for DeviceCookie {
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let cookies = request.headers().get_all(COOKIE).filter_map(|header| header.to_str().ok());
         let pairs = cookies.flat_map(|header| header.split(';'));
-        let mut values = pairs.filter_map(|pair| pair.trim().strip_prefix(NAME)?.strip_prefix('='));
+        let mut values =
+            pairs.filter_map(|pair| pair.trim().strip_prefix(DEVICE_COOKIE)?.strip_prefix('='));
         ready(Ok(Self(values.next().map(str::to_owned))))
     }
 }
@@ -31,5 +30,5 @@ impl FromRequest for DeviceCookie {
 /// Returns the header that sets the cookie.
 pub(in crate::http) fn set(value: &str) -> (HeaderName, String) {
     let attributes = format!("Max-Age={MAX_AGE}; Path=/; Secure; HttpOnly; SameSite=Lax");
-    (SET_COOKIE, format!("{NAME}={value}; {attributes}"))
+    (SET_COOKIE, format!("{DEVICE_COOKIE}={value}; {attributes}"))
 }
