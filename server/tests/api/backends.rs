@@ -109,7 +109,10 @@ async fn invalid_requests_of_a_backend_open_no_session() {
         assert_eq!((response.status, response.field("error").as_str()), (401, "invalid_client"));
         assert!(response.header("www-authenticate").starts_with("Basic "));
     }
-    for authorization in ["Bearer x", "Basic", "Basic !", "Basic eA==", "Basic /////w=="] {
+    // The last is `a`, a zero byte and `b:x`.
+    let malformed =
+        ["Bearer x", "Basic", "Basic !", "Basic eA==", "Basic /////w==", "Basic YQBiOng="];
+    for authorization in malformed {
         let request = server.http.request("POST", "/sessions");
         let request = request.insert_header(("Authorization", authorization)).send_json(&body);
         assert_eq!(TestResponse::of(request).await.status, 401, "{authorization}");

@@ -34,6 +34,10 @@ fn parse(request: &HttpRequest) -> Option<BasicCredentials> {
         return None;
     }
     let decoded = String::from_utf8(STANDARD.decode(encoded.trim_matches(' ')).ok()?).ok()?;
+    // RFC 7617 §2 forbids control characters, and PostgreSQL cannot look for some of them.
+    if decoded.contains(char::is_control) {
+        return None;
+    }
     let (id, secret) = decoded.split_once(':')?;
     Some(BasicCredentials { id: id.to_owned(), secret: secret.to_owned().into() })
 }
