@@ -21,6 +21,9 @@ const VERSION: u32 = 1;
 /// The extension of the files.
 const EXTENSION: &str = "browser";
 
+/// The name of the file of clients without a cookie.
+const DEMO_NAME: &str = "demo.shared";
+
 /// The longest wait of a login for a refresh of the same browser.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -98,6 +101,12 @@ impl BrowserFolder {
     /// When the random number generator fails.
     pub(crate) fn new_file(&self, cookie: CookieDigest) -> Result<BrowserFile, AppError> {
         Ok(self.file(format!("{}.{EXTENSION}", random_id()?), cookie))
+    }
+
+    /// Returns the file of the tokens that all clients without a cookie share. No cookie has
+    /// its digest.
+    pub(crate) fn demo_file(&self) -> BrowserFile {
+        self.file(DEMO_NAME.to_owned(), [0; 32])
     }
 
     fn file(&self, name: String, cookie: CookieDigest) -> BrowserFile {

@@ -142,6 +142,15 @@ impl BrowserSessions {
             let last_seen = self.started.checked_sub(unseen_for).unwrap_or(self.started);
             self.lock().by_cookie.insert(cookie, Browser::new(identity, last_seen));
         }
+        if self.demo.is_some() {
+            let demo = Credentials::builder().store(folder.demo_file()).build();
+            match demo.load().await {
+                Ok(_) => self.demo = Some(demo),
+                Err(error) => {
+                    tracing::warn!(%error, "tokens of clients without cookie kept in memory only");
+                }
+            }
+        }
         self.folder = Some(folder);
     }
 

@@ -177,7 +177,7 @@ async fn unknown_path_and_wrong_method_get_json_errors() {
         ("GET", "/refresh", "POST"),
         ("PUT", "/refresh", "POST"),
         ("POST", "/user", "GET"),
-        ("DELETE", "/register", "GET"),
+        ("DELETE", "/register", "GET, POST"),
         ("HEAD", "/token", "GET"),
         ("POST", "/.well-known/jwks.json", "GET, HEAD, OPTIONS"),
     ] {

@@ -4,7 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use matchbook_testkit::{Process, ProcessBuilder, Reaction, Received, ScriptedServer, TestEnv};
+use matchbook_testkit::{
+    Http, Process, ProcessBuilder, Reaction, Received, ScriptedServer, TestEnv,
+};
 use serde_json::json;
 
 use super::support::{Browser, Setup, assert_error, client, wait_for_expiry};
@@ -93,6 +95,20 @@ async fn an_app_killed_during_a_refresh_is_continued_by_the_next_with_the_same_k
         assert_eq!(keys[2 * round - 2], keys[2 * round - 1]);
         assert_eq!((script.rotations(), script.reuses()), (round, 0));
     }
+}
+
+#[actix_rt::test]
+async fn clients_without_a_cookie_stay_logged_in_over_a_restart() {
+    let setup = Setup::start(|server| server);
+    let builder = client(&setup.env, setup.server.url()).set("store.browsers", "browsers");
+    let mut app = builder.start();
+    assert_eq!(Http::new(app.url(), None).get("/login").await.status, 200);
+    let before = Http::new(app.url(), None).get("/info").await;
+    assert!(before.text.starts_with("User Id: "), "{}", before.text);
+    app.kill();
+    let app = builder.start();
+    let after = Http::new(app.url(), None).get("/info").await;
+    assert_eq!((after.status, after.text), (200, before.text));
 }
 
 #[actix_rt::test]
