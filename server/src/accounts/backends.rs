@@ -113,11 +113,10 @@ impl Accounts {
             if accounts::use_account(conn, user, cx.now)? {
                 return Ok(Ok(()));
             }
-            if accounts::exists(conn, user)? {
-                return Ok(Err(OpenSessionError::Disabled));
-            }
+            // Does nothing if the user exists, or if a concurrent request inserts it.
             insert_user(conn, user, &name, cx)?;
-            Ok(Ok(()))
+            let is_enabled = accounts::use_account(conn, user, cx.now)?;
+            Ok(if is_enabled { Ok(()) } else { Err(OpenSessionError::Disabled) })
         };
         self.issuer.open_session_with(user, claims, client, admit).await?
     }

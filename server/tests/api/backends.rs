@@ -147,3 +147,19 @@ async fn two_secrets_of_a_backend_are_valid_while_they_are_rotated() {
     assert!(server.world.server(binary()).run(&["backends", "remove", &first.id]).status.success());
     assert_eq!(server.open_session(&third, &body).await.status, 401);
 }
+
+#[actix_rt::test]
+async fn disabled_user_of_a_backend_gets_no_session() {
+    let server = Server::start();
+    let backend = server.add_backend("shop");
+    let body = json!({ "subject": "a" });
+    let opened = Tokens::of(&server.open_session(&backend, &body).await);
+    let user = opened.claims()["sub"].as_str().unwrap().to_owned();
+    for (command, status) in [("disable", 403), ("enable", 200)] {
+        let output = server.world.server(binary()).run(&["users", command, &user]);
+        assert!(output.status.success(), "{output:?}");
+        let response = server.open_session(&backend, &body).await;
+        assert_eq!(response.status, status, "{command}: {}", response.text);
+        assert_eq!(server.user(&opened.access).await, 401, "the first session has ended");
+    }
+}
