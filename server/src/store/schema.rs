@@ -41,6 +41,10 @@ diesel::table! {
         user_agent -> Nullable<Text>,
         ip -> Nullable<SqlInet>,
         claims -> Nullable<Text>,
+        client_id -> Nullable<Text>,
+        scope -> Nullable<Text>,
+        audiences -> Nullable<Text>,
+        auth_time -> Nullable<SqlTimestamp>,
     }
 }
 
@@ -188,6 +192,79 @@ diesel::table! {
         expires_at -> SqlTimestamp,
         exchanged_at -> Nullable<SqlTimestamp>,
         session_id -> Nullable<SqlUuid>,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::{BigInt, Binary, Bool, Nullable, Text};
+    use crate::store::types::sql::SqlTimestamp;
+
+    clients (id) {
+        id -> Text,
+        name -> Text,
+        secret_digest -> Nullable<Binary>,
+        previous_secret_digest -> Nullable<Binary>,
+        redirect_uris -> Text,
+        scopes -> Text,
+        audiences -> Text,
+        is_first_party -> Bool,
+        require_pkce -> Bool,
+        is_machine -> Bool,
+        grace_period -> Nullable<BigInt>,
+        created_at -> SqlTimestamp,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::{Binary, Nullable, SmallInt, Text};
+    use crate::store::types::sql::{SqlUuid, SqlTimestamp};
+
+    authorization_codes (place, session_id) {
+        place -> SmallInt,
+        session_id -> SqlUuid,
+        secret_digest -> Binary,
+        client_id -> Text,
+        user_id -> SqlUuid,
+        redirect_uri -> Text,
+        code_challenge -> Nullable<Text>,
+        scope -> Text,
+        audiences -> Nullable<Text>,
+        nonce -> Nullable<Text>,
+        auth_time -> SqlTimestamp,
+        created_at -> SqlTimestamp,
+        expires_at -> SqlTimestamp,
+        exchanged_at -> Nullable<SqlTimestamp>,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::{Binary, Nullable, SmallInt, Text};
+    use crate::store::types::sql::{SqlUuid, SqlInet, SqlTimestamp};
+
+    login_sessions (place, id) {
+        place -> SmallInt,
+        id -> SqlUuid,
+        user_id -> SqlUuid,
+        secret_digest -> Binary,
+        created_at -> SqlTimestamp,
+        auth_time -> SqlTimestamp,
+        idle_expires_at -> SqlTimestamp,
+        expires_at -> SqlTimestamp,
+        user_agent -> Nullable<Text>,
+        ip -> Nullable<SqlInet>,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::{SmallInt, Text};
+    use crate::store::types::sql::{SqlUuid, SqlTimestamp};
+
+    consents (place, user_id, client_id) {
+        place -> SmallInt,
+        user_id -> SqlUuid,
+        client_id -> Text,
+        scope -> Text,
+        granted_at -> SqlTimestamp,
     }
 }
 

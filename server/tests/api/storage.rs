@@ -23,7 +23,7 @@ async fn columns_have_native_types() {
     )
     .load(&mut conn)
     .unwrap();
-    assert_eq!(columns.len(), 24);
+    assert_eq!(columns.len(), 28);
     for Column { name, kind } in columns {
         let expected = match name.as_str() {
             "place" => "smallint",
@@ -33,7 +33,7 @@ async fn columns_have_native_types() {
             "secret_digest" | "previous_digest" | "successor_salt" | "idempotency_key_digest" => {
                 "bytea"
             }
-            "end_reason" | "user_agent" | "claims" => "text",
+            "end_reason" | "user_agent" | "claims" | "client_id" | "scope" | "audiences" => "text",
             "ip" => "inet",
             _ => "timestamp with time zone",
         };

@@ -66,10 +66,14 @@ fn tables_of_users_are_distributed_by_place_and_all_others_by_their_own_key() {
         keys,
         [
             ("accounts", "place, user_id"),
+            ("authorization_codes", "place, session_id"),
             ("backends", "id"),
+            ("clients", "id"),
+            ("consents", "place, user_id, client_id"),
             ("events", "place, id"),
             ("identities", "name"),
             ("imported_refresh_tokens", "digest"),
+            ("login_sessions", "place, id"),
             ("one_time_links", "digest"),
             ("recovery_codes", "place, user_id, digest"),
             ("servers", "id"),
@@ -90,7 +94,8 @@ fn unique_indexes_and_foreign_keys_of_distributed_tables_begin_with_the_place() 
          pg_get_indexdef(indexrelid, 1, true) AS columns FROM pg_index \
          WHERE indisunique AND indrelid IN ('users'::regclass, 'sessions'::regclass, \
          'session_revocations'::regclass, 'events'::regclass, 'accounts'::regclass, \
-         'recovery_codes'::regclass) \
+         'recovery_codes'::regclass, 'authorization_codes'::regclass, \
+         'login_sessions'::regclass, 'consents'::regclass) \
          UNION ALL SELECT conname::text, pg_get_constraintdef(oid) FROM pg_constraint \
          WHERE contype = 'f' AND connamespace = 'public'::regnamespace ORDER BY name";
     let keys: Vec<Key> = diesel::sql_query(query).load(&mut harness.conn).unwrap();
@@ -104,8 +109,14 @@ fn unique_indexes_and_foreign_keys_of_distributed_tables_begin_with_the_place() 
         [
             ("accounts_pkey", "place"),
             ("accounts_place_user_id_fkey", reference),
+            ("authorization_codes_pkey", "place"),
+            ("authorization_codes_place_user_id_fkey", reference),
+            ("consents_pkey", "place"),
+            ("consents_place_user_id_fkey", reference),
             ("events_fold_key", "place"),
             ("events_pkey", "place"),
+            ("login_sessions_pkey", "place"),
+            ("login_sessions_place_user_id_fkey", reference),
             ("recovery_codes_pkey", "place"),
             ("recovery_codes_place_user_id_fkey", account),
             ("session_revocations_pkey", "place"),
