@@ -12,7 +12,9 @@ use crate::crypto::{Digest, RngError, random};
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[derive(
+            Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+        )]
         #[serde(transparent)]
         pub struct $name(pub Uuid);
 
@@ -123,6 +125,18 @@ impl UserId {
     #[must_use]
     pub fn random() -> Self {
         Self(Uuid::new_v4())
+    }
+
+    /// Returns the user of an OAuth client that acts for itself.
+    ///
+    /// NEVER CHANGE THIS HASH once a version is released: sessions of clients would no
+    /// longer be found.
+    #[must_use]
+    pub fn of_client(client: &ClientId) -> Self {
+        let digest = Digest::of(&[b"matchbook client\0", client.as_str().as_bytes()]);
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&digest.as_bytes()[..16]);
+        Self(uuid::Builder::from_custom_bytes(bytes).into_uuid())
     }
 }
 

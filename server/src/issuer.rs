@@ -26,17 +26,14 @@ use crate::sessions::{Policy, TokenGrant};
 use crate::store::{self, Store};
 use crate::sweeper::SaltExpiry;
 use crate::token_status::TokenStatus;
-use crate::tokens::Claims;
+use crate::tokens::{Audience, Claims, ClientGrant, Scope, Subject};
 use exchange::ImportedTokens;
 
 pub use crate::store::sessions::SessionSummary;
 pub use exchange::UnrecognizedToken;
 pub use health::HealthReport;
-pub use refresh::RefreshError;
+pub use refresh::{RefreshError, RefreshTerms};
 pub use verify::VerifyError;
-
-/// The `client_id` (RFC 9068 §2.2) of access tokens that the native endpoints issue.
-const FIRST_PARTY_CLIENT_ID: &str = "matchbook";
 
 /// Issues, refreshes, revokes and verifies tokens.
 pub struct Issuer {
@@ -73,6 +70,21 @@ pub struct IssuedTokens {
     pub refresh_token: String,
     /// The remaining lifetime of the access token.
     pub expires_in: Duration,
+    /// The scope of the access token; `None` at the native endpoints.
+    pub scope: Option<Scope>,
+    /// The remaining lifetime of the session, if it is not refreshed.
+    pub idle_expires_in: Duration,
+    /// The remaining lifetime of the session, however often it is refreshed.
+    pub session_expires_in: Duration,
+}
+
+/// The part of its grant that a client wants in one access token.
+#[derive(Debug, Clone, Default)]
+pub struct Narrowing {
+    /// `None`: the whole scope of the grant.
+    pub scope: Option<Scope>,
+    /// Empty: all audiences of the grant.
+    pub audiences: Vec<String>,
 }
 
 /// A failure of the server, not of the request.
@@ -159,17 +171,36 @@ impl Issuer {
 
     /// Signs the access token of a grant, and caches it as active meanwhile.
     async fn issue(&self, grant: TokenGrant, now: Timestamp) -> Result<IssuedTokens, Error> {
+        self.issue_narrowed(grant, &Narrowing::default(), now).await
+    }
+
+    /// Signs an access token for a part of a grant, as [`Self::issue`] does.
+    async fn issue_narrowed(
+        &self,
+        grant: TokenGrant,
+        narrowing: &Narrowing,
+        now: Timestamp,
+    ) -> Result<IssuedTokens, Error> {
+        let client = grant.grant.as_ref();
+        let scope = client.map(|client| narrowing.scope.as_ref().unwrap_or(&client.scope));
         let claims = Claims {
             iss: self.name.as_str().into(),
-            aud: self.audience.as_str().into(),
-            sub: grant.user,
-            client_id: FIRST_PARTY_CLIENT_ID.into(),
+            aud: self.audience_of(client, narrowing),
+            sub: match client {
+                Some(ClientGrant { client, auth_time: None, .. }) => {
+                    Subject::Client(client.as_str().into())
+                }
+                _ => Subject::User(grant.user),
+            },
+            client_id: client.map_or(Claims::NATIVE_CLIENT, |client| client.client.as_str()).into(),
             iat: grant.access.issued_at.as_secs(),
             exp: grant.access.expires_at.as_secs(),
             jti: grant.access.id,
             sid: grant.session,
+            scope: scope.filter(|scope| !scope.is_empty()).map(|scope| scope.as_str().into()),
+            auth_time: client.and_then(|client| client.auth_time).map(Timestamp::as_secs),
         };
-        let verified = claims.verified();
+        let verified = claims.verified(&self.audience);
         let sign = async {
             // Lets the command to Redis leave first.
             tokio::task::yield_now().await;
@@ -184,7 +215,24 @@ impl Issuer {
             refresh_token: grant.refresh_token,
             // Less than a lifetime where a grant is reissued.
             expires_in: verified.expires_at.since(now),
+            scope: scope.cloned(),
+            idle_expires_in: grant.expiry.idle.min(grant.expiry.absolute).since(now),
+            session_expires_in: grant.expiry.absolute.since(now),
         })
+    }
+
+    fn audience_of<'a>(
+        &'a self,
+        client: Option<&'a ClientGrant>,
+        narrowing: &'a Narrowing,
+    ) -> Audience<'a> {
+        let granted = client.map(|client| client.audiences.as_slice()).unwrap_or_default();
+        let wanted = if narrowing.audiences.is_empty() { granted } else { &narrowing.audiences };
+        match wanted {
+            [] => Audience::One(self.audience.as_str().into()),
+            [one] => Audience::One(one.as_str().into()),
+            several => Audience::Several(several.iter().map(|one| one.as_str().into()).collect()),
+        }
     }
 
     /// Runs `work` to its end on a task of its own. The client may disconnect, but a

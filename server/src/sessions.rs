@@ -22,14 +22,14 @@ use crate::clock::Timestamp;
 use crate::crypto::TokenKeys;
 use crate::ids::{AccessTokenId, EventId, SessionId, UserId};
 use crate::store::events::{Event, Subject};
-use crate::tokens::ExtraClaims;
+use crate::tokens::{ClientGrant, ExtraClaims};
 
 pub use crate::store::sessions::EndReason;
 pub use assess::{Assessment, InvalidGrant, Presented, PresentedKey, assess};
 pub use end::{Revoked, UserSessions, end_all, revoke, revoke_all};
 pub use end_selected::end_selected;
 pub use exchange::{Exchange, ExchangeOutcome, exchange};
-pub use log_in::{GuestRejection, Login, admit_guest, open, undo_open};
+pub use log_in::{GuestRejection, Login, PresentedCode, admit_guest, open, undo_open};
 pub use refresh::{PresentedToken, Refresh, RefreshOutcome, ReuseByDate, resolve_conflict};
 pub use retention::{clear_salts, sweep};
 
@@ -63,8 +63,24 @@ pub struct ReissueRules {
 }
 
 impl Policy {
+    /// Returns the policy with another grace period; `None`: a rotated token is never
+    /// accepted again.
+    #[must_use]
+    pub fn with_grace_period(self, grace_period: Option<Duration>) -> Self {
+        let reissue = grace_period.map(|grace_period| {
+            let rules = self.reissue.unwrap_or(ReissueRules {
+                grace_period,
+                recovery_window: grace_period,
+                same_key_only: false,
+            });
+            let recovery_window = rules.recovery_window.max(grace_period);
+            ReissueRules { grace_period, recovery_window, ..rules }
+        });
+        Self { reissue, ..self }
+    }
+
     /// Returns how long the salt of a successor is needed after a rotation.
-    fn salt_lifetime(&self, keyed: bool) -> Duration {
+    pub(crate) fn salt_lifetime(&self, keyed: bool) -> Duration {
         match self.reissue {
             None => Duration::ZERO,
             Some(rules) if keyed => rules.recovery_window.max(rules.grace_period),
@@ -80,6 +96,9 @@ impl Policy {
         self.reissue.is_some_and(|rules| rules.same_key_only)
     }
 }
+
+/// The longest grace period that an OAuth client may have.
+pub const MAX_GRACE_PERIOD: Duration = Duration::from_secs(10 * 60);
 
 /// The policy and the keys of a refresh.
 #[derive(Clone, Copy)]
@@ -156,6 +175,18 @@ pub struct TokenGrant {
     pub access: AccessGrant,
     /// Further claims of the access token.
     pub claims: Option<ExtraClaims>,
+    /// What an OAuth client may use the tokens for; `None` at the native endpoints.
+    pub grant: Option<ClientGrant>,
+    pub expiry: SessionExpiry,
+}
+
+/// When a session expires.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionExpiry {
+    /// If it is not refreshed.
+    pub idle: Timestamp,
+    /// However often it is refreshed.
+    pub absolute: Timestamp,
 }
 
 /// The id and the lifetime of an access token.

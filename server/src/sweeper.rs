@@ -7,7 +7,8 @@
 //! rotations write would make each rotation slower. A step reads neighboring rows and
 //! writes only where something has expired; a pass over ten million sessions takes hours.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
 use diesel::QueryResult;
@@ -43,14 +44,26 @@ const MAX_TRACKED: usize = 1 << 18;
 
 /// Reports rotations to the sweeper. Clones report to the same sweeper.
 #[derive(Clone)]
-pub struct SaltExpiry(mpsc::Sender<(Timestamp, SessionId)>);
+pub struct SaltExpiry(mpsc::Sender<TrackedSalt>);
+
+/// The salt of a rotation, which is cleared when the grace period is over.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct TrackedSalt {
+    due: Timestamp,
+    lifetime: Duration,
+    session: SessionId,
+}
 
 impl SaltExpiry {
     /// Tracks a session that is about to be rotated without an idempotency key. Never
     /// waits.
-    pub fn track(&self, session: SessionId, now: Timestamp) {
-        // A full queue is no error: the next pass finds the salt.
-        let _ = self.0.try_send((now, session));
+    pub fn track(&self, session: SessionId, now: Timestamp, policy: &Policy) {
+        let lifetime = policy.salt_lifetime(false);
+        // Strict rotations store no salt.
+        if !lifetime.is_zero() {
+            // A full queue is no error: the next pass finds the salt.
+            let _ = self.0.try_send(TrackedSalt { due: now.after(lifetime), lifetime, session });
+        }
     }
 }
 
@@ -108,9 +121,9 @@ pub struct Sweeper {
     store: Store,
     policy: Policy,
     event_retention: Duration,
-    incoming: mpsc::Receiver<(Timestamp, SessionId)>,
-    /// Sessions and when they were rotated, oldest first.
-    tracked: VecDeque<(Timestamp, SessionId)>,
+    incoming: mpsc::Receiver<TrackedSalt>,
+    /// The salts, those first that are due first.
+    tracked: BinaryHeap<Reverse<TrackedSalt>>,
     pass: Pass,
     /// When the next step of a pass may run.
     resume: Instant,
@@ -126,7 +139,7 @@ impl Sweeper {
             policy,
             event_retention,
             incoming,
-            tracked: VecDeque::new(),
+            tracked: BinaryHeap::new(),
             pass: Pass::START,
             resume: Instant::now(),
         };
@@ -235,28 +248,33 @@ impl Sweeper {
 
     /// Clears the salts of tracked rotations whose grace period is over.
     async fn clear_salts(&mut self) -> Result<(), store::Error> {
-        // Strict rotations store no salt.
-        let Some(reissue) = self.policy.reissue else { return Ok(()) };
-        while let Ok(rotation) = self.incoming.try_recv() {
+        while let Ok(salt) = self.incoming.try_recv() {
             if self.tracked.len() < MAX_TRACKED {
-                self.tracked.push_back(rotation);
+                self.tracked.push(Reverse(salt));
             }
         }
-        let policy = self.policy;
         let now = clock::now();
-        let over = now.before(reissue.grace_period);
-        let due = self.tracked.iter().take_while(|(rotated_at, _)| *rotated_at < over);
-        let mut due: Vec<SessionId> = due.map(|(_, session)| *session).collect();
-        let count = due.len();
-        // A statement clears the salts of one place.
-        due.sort_unstable_by_key(|session| session.place());
-        for batch in due.chunks(SALTS_PER_BATCH) {
-            let batch = batch.to_vec();
-            let clear = move |conn: &mut Conn| sessions::clear_salts(conn, &batch, &policy, now);
-            let cleared = self.run_throttled(clear).await?;
-            tracing::debug!(cleared, "tracked salts cleared");
+        let mut due = Vec::new();
+        while let Some(Reverse(salt)) = self.tracked.peek().filter(|Reverse(salt)| salt.due < now) {
+            due.push(*salt);
+            self.tracked.pop();
         }
-        self.tracked.drain(..count);
+        // A statement clears the salts of one place that have one lifetime.
+        due.sort_unstable_by_key(|salt| (salt.lifetime, salt.session.place()));
+        for same_lifetime in due.chunk_by(|a, b| a.lifetime == b.lifetime) {
+            for batch in same_lifetime.chunks(SALTS_PER_BATCH) {
+                let ids: Vec<SessionId> = batch.iter().map(|salt| salt.session).collect();
+                let lifetime = batch[0].lifetime;
+                let clear = move |conn: &mut Conn| sessions::clear_salts(conn, &ids, lifetime, now);
+                match self.run_throttled(clear).await {
+                    Ok(cleared) => tracing::debug!(cleared, "tracked salts cleared"),
+                    Err(error) => {
+                        self.tracked.extend(due.into_iter().map(Reverse));
+                        return Err(error);
+                    }
+                }
+            }
+        }
         Ok(())
     }
 

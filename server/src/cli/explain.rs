@@ -94,9 +94,14 @@ fn explain(config: &Config, text: &str, now: Timestamp) -> Result<Explanation, E
     }
     let secret = secrets::existing(config.secret.as_ref(), &DataDir::at(&config.data_dir))?;
     let derived = DerivedKeys::from_secrets(&secret, &config.old_secrets)?;
-    let token = RefreshToken::parse(text, &derived.token_keys).ok_or(Error::Unrecognized)?;
+    let id = RefreshToken::claimed_session(text).ok_or(Error::Unrecognized)?;
     let mut conn = store::connect(&config.database.url)?;
-    let session = sessions::find(&mut conn, token.session)?;
+    let session = sessions::find(&mut conn, id)?;
+    // The tag of a client's token covers the id of the client.
+    let client = session.as_ref().and_then(|session| session.grant.as_ref());
+    let client = client.map(|grant| &grant.client);
+    let token = RefreshToken::parse(text, client, &derived.token_keys);
+    let token = token.ok_or(Error::Unrecognized)?;
     let events = events::for_session(&mut conn, token.session, MAX_EVENTS)?;
     let user = events::user_of_session(&mut conn, token.session)?;
     let user = user.or(session.as_ref().map(|session| session.user));

@@ -26,6 +26,8 @@ pub enum Error {
     MissingToken,
     /// The access token is not valid; why.
     InvalidToken(&'static str),
+    /// The access token is valid, but does not permit this request.
+    InsufficientScope,
     /// The refresh token is not valid. `None`: this server did not issue it.
     InvalidGrant(Option<InvalidGrant>),
     UserNotFound,
@@ -132,6 +134,11 @@ impl Error {
                 "Send an access token: `Authorization: Bearer <token>`.",
             ),
             Self::InvalidToken(message) => (Status::UNAUTHORIZED, "invalid_token", message),
+            Self::InsufficientScope => (
+                Status::FORBIDDEN,
+                "insufficient_scope",
+                "The access token does not permit this request.",
+            ),
             Self::InvalidGrant(reason) => {
                 (Status::UNAUTHORIZED, "invalid_grant", invalid_grant_message(*reason))
             }
@@ -190,7 +197,7 @@ impl Error {
         match self {
             Self::MissingToken | Self::InvalidGrant(_) => Some(REALM.to_owned()),
             Self::InvalidClient => Some(r#"Basic realm="matchbook", charset="UTF-8""#.to_owned()),
-            Self::InvalidToken(_) | Self::InvalidBearer(_) => {
+            Self::InvalidToken(_) | Self::InvalidBearer(_) | Self::InsufficientScope => {
                 let (_, code, message) = self.parts();
                 Some(format!(r#"{REALM}, error="{code}", error_description="{message}""#))
             }

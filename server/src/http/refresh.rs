@@ -21,7 +21,7 @@ pub(super) async fn refresh(
     state.check_limit(client.ip.map(Limit::Refresh))?;
     let text = form.into_inner().refresh_token.filter(|token| !token.is_empty());
     let text = text.ok_or(Error::InvalidRequest("Send the form field `refresh_token`."))?;
-    let Some(token) = state.issuer.authenticate(&text) else {
+    let Some(token) = state.issuer.authenticate(&text, None) else {
         // Perhaps a token of the server that was in use before.
         let unrecognized = UnrecognizedToken { text, idempotency_key: key, client };
         let exchanged = state.issuer.exchange(unrecognized).await?;

@@ -74,7 +74,7 @@ impl Issuer {
             return Ok(None);
         };
         let secret = Secret::of_imported_token(&text);
-        let token = RefreshToken { session, generation: 0, secret };
+        let token = RefreshToken { session, generation: 0, secret, client: None };
         self.refresh(PresentedToken { token, idempotency_key, client }).await.map(Some)
     }
 

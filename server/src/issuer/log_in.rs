@@ -59,7 +59,7 @@ impl Issuer {
         let secret = Secret::random()?;
         let RotationRandomness { access, event, .. } = RotationRandomness::generate(now)?;
         let ip = client.ip.map(tracing::field::display);
-        let login = Login { user, session, secret, access, claims };
+        let login = Login { user, session, secret, access, claims, grant: None, code: None };
         let policy = self.policy;
         let token_keys = self.token_keys.clone();
         let open = move |conn: &mut Conn| {

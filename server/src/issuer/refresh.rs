@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Error, IssuedTokens, Issuer};
-use crate::clock;
-use crate::ids::SessionId;
+use super::{Error, IssuedTokens, Issuer, Narrowing};
+use crate::clock::{self, Timestamp};
+use crate::ids::{ClientId, SessionId};
 use crate::sessions::{
-    self, EndReason, InvalidGrant, PresentedToken, Refresh, RefreshOutcome, ReuseByDate, Rules,
+    self, EndReason, InvalidGrant, Policy, PresentedToken, Refresh, RefreshOutcome, ReuseByDate,
+    Rules,
 };
 use crate::store::sessions::redate_late;
 use crate::store::{self, BatchOutcome, Conn, revocations};
@@ -16,6 +17,12 @@ use crate::tokens::{RefreshToken, RotationRandomness};
 /// The pause before a token that looks reused is assessed again. A rotation that
 /// was committed late has its date corrected by then.
 const REASSESS_AFTER: Duration = Duration::from_secs(1);
+
+/// How the tokens of an OAuth client are refreshed.
+pub struct RefreshTerms {
+    pub policy: Policy,
+    pub narrowing: Narrowing,
+}
 
 /// Why a refresh is rejected.
 #[derive(Debug)]
@@ -32,17 +39,21 @@ impl<E: Into<Error>> From<E> for RefreshError {
 
 impl Issuer {
     /// Authenticates a refresh token by its tag, without a query. Returns `None` for
-    /// a token that this server did not issue.
+    /// a token that this server did not issue to this client.
     #[must_use]
-    pub fn authenticate(&self, refresh_token: &str) -> Option<RefreshToken> {
-        RefreshToken::parse(refresh_token, &self.token_keys)
+    pub fn authenticate(
+        &self,
+        refresh_token: &str,
+        client: Option<&ClientId>,
+    ) -> Option<RefreshToken> {
+        RefreshToken::parse(refresh_token, client, &self.token_keys)
     }
 
-    /// Returns the session of a refresh token, or `None` for a token that this server
-    /// did not issue. Makes no query.
+    /// Returns the session of a refresh token of the native endpoints, or `None` for another
+    /// token. Makes no query.
     #[must_use]
     pub fn session_of(&self, refresh_token: &str) -> Option<SessionId> {
-        RefreshToken::parse(refresh_token, &self.token_keys).map(|token| token.session)
+        self.authenticate(refresh_token, None).map(|token| token.session)
     }
 
     /// Exchanges a refresh token for its successor and a new access token, or reissues
@@ -51,28 +62,49 @@ impl Issuer {
         self: &Arc<Self>,
         presented: PresentedToken,
     ) -> Result<IssuedTokens, RefreshError> {
+        let terms = RefreshTerms { policy: self.policy, narrowing: Narrowing::default() };
+        self.refresh_on(presented, &terms).await
+    }
+
+    /// Refreshes as [`Self::refresh`] does, on the terms of an OAuth client.
+    pub async fn refresh_on(
+        self: &Arc<Self>,
+        presented: PresentedToken,
+        terms: &RefreshTerms,
+    ) -> Result<IssuedTokens, RefreshError> {
         let now = clock::now();
+        let rules = self.rules(&terms.policy);
         let session = presented.token.session;
         let keyed = presented.idempotency_key.is_some();
         let randomness = RotationRandomness::generate(now)?;
         let refresh =
-            Refresh::new(presented, randomness, self.rules(), now).until(self.store.deadline(now));
+            Refresh::new(presented, randomness, rules, now).until(self.store.deadline(now));
         if !keyed {
             // Before the rotation: the client may disconnect, but the salt must be
             // cleared anyway.
-            self.salt_expiry.track(session, now);
+            self.salt_expiry.track(session, now, &terms.policy);
         }
         let refresh = Arc::new(refresh);
         let outcome = match self.store.rotate(refresh.update.clone()).await? {
-            BatchOutcome::Rotated(row) => refresh.rotated(row, self.rules()),
+            BatchOutcome::Rotated(row) => refresh.rotated(row, rules),
             BatchOutcome::NoMatch | BatchOutcome::RolledBack => {
-                self.resolve_conflict(&refresh).await?
+                self.resolve_conflict(&refresh, terms.policy).await?
             }
         };
         self.record_refresh(&refresh, &outcome);
+        self.respond(outcome, &terms.narrowing, now).await
+    }
+
+    /// Issues the tokens of an outcome.
+    pub(super) async fn respond(
+        &self,
+        outcome: RefreshOutcome,
+        narrowing: &Narrowing,
+        now: Timestamp,
+    ) -> Result<IssuedTokens, RefreshError> {
         match outcome {
             RefreshOutcome::Rotated(grant) | RefreshOutcome::Reissued(grant) => {
-                Ok(self.issue(grant, now).await?)
+                Ok(self.issue_narrowed(grant, narrowing, now).await?)
             }
             RefreshOutcome::TimedOut | RefreshOutcome::LooksLikeReuse => {
                 Err(store::Error::TimedOut.into())
@@ -82,21 +114,23 @@ impl Issuer {
     }
 
     /// Handles a rotation that a batch did not carry out.
-    async fn resolve_conflict(
+    pub(super) async fn resolve_conflict(
         self: &Arc<Self>,
         refresh: &Arc<Refresh>,
+        policy: Policy,
     ) -> Result<RefreshOutcome, Error> {
-        let outcome = self.resolve_conflict_once(refresh, ReuseByDate::Defer).await?;
+        let outcome = self.resolve_conflict_once(refresh, policy, ReuseByDate::Defer).await?;
         if !matches!(outcome, RefreshOutcome::LooksLikeReuse) {
             return Ok(outcome);
         }
         tokio::time::sleep(REASSESS_AFTER).await;
-        self.resolve_conflict_once(refresh, ReuseByDate::Reject).await
+        self.resolve_conflict_once(refresh, policy, ReuseByDate::Reject).await
     }
 
     async fn resolve_conflict_once(
         self: &Arc<Self>,
         refresh: &Arc<Refresh>,
+        policy: Policy,
         reuse_by_date: ReuseByDate,
     ) -> Result<RefreshOutcome, Error> {
         let issuer = self.clone();
@@ -105,7 +139,7 @@ impl Issuer {
             let session = refresh.update.session;
             let worker = issuer.clone();
             let resolve = move |conn: &mut Conn| {
-                let rules = worker.rules();
+                let rules = worker.rules(&policy);
                 let outcome = sessions::resolve_conflict(conn, &refresh, rules, reuse_by_date)?;
                 if let RefreshOutcome::Rotated(_) = outcome {
                     redate_late(conn, std::iter::once(&*refresh.update));
@@ -124,12 +158,12 @@ impl Issuer {
         .await
     }
 
-    fn rules(&self) -> Rules<'_> {
-        Rules { policy: &self.policy, token_keys: &self.token_keys }
+    pub(super) fn rules<'a>(&'a self, policy: &'a Policy) -> Rules<'a> {
+        Rules { policy, token_keys: &self.token_keys }
     }
 
     /// Logs and counts the outcome of a refresh.
-    fn record_refresh(&self, refresh: &Refresh, outcome: &RefreshOutcome) {
+    pub(super) fn record_refresh(&self, refresh: &Refresh, outcome: &RefreshOutcome) {
         let presented = refresh.presented();
         let RefreshToken { session, generation, .. } = presented.token;
         let keyed = presented.idempotency_key.is_some();

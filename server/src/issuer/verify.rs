@@ -9,7 +9,7 @@ use crate::tokens::VerifiedToken;
 /// Why an access token is rejected.
 #[derive(Debug)]
 pub enum VerifyError {
-    /// Malformed, for another audience, or not signed by a published key.
+    /// Malformed, only for other audiences, or not signed by a published key.
     Invalid,
     Expired,
     /// Its session has ended.
@@ -18,9 +18,16 @@ pub enum VerifyError {
 }
 
 impl Issuer {
-    /// Verifies the signature and the expiry of an access token, and that its session
-    /// is live.
+    /// Verifies an access token for this server: its signature, its audience and its expiry,
+    /// and that its session is live.
     pub async fn verify(&self, token: &str) -> Result<VerifiedToken, VerifyError> {
+        let verified = self.verify_for_any_audience(token).await?;
+        if verified.is_for_this_server { Ok(verified) } else { Err(VerifyError::Invalid) }
+    }
+
+    /// Verifies an access token as [`Self::verify`] does, except that it may be for other
+    /// resource servers.
+    pub async fn verify_for_any_audience(&self, token: &str) -> Result<VerifiedToken, VerifyError> {
         let now = clock::now();
         let verified = self.keys.verify(token, now).await.map_err(|error| match error {
             keys::VerifyError::Invalid => VerifyError::Invalid,

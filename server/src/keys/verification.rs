@@ -17,8 +17,7 @@ const MAX_TOKEN_LEN: usize = 8192;
 /// The reasons why an access token is rejected.
 #[derive(Debug)]
 pub enum VerifyError {
-    /// The token is malformed, was issued for another audience, or was not signed by a
-    /// published key.
+    /// The token is malformed, or was not signed by a published key.
     Invalid,
     Expired,
     /// The token cannot be verified now. Its key may be new or revoked, but the database
@@ -52,7 +51,8 @@ impl TokenHeader {
 }
 
 impl KeySnapshot {
-    /// Verifies the signature, the issuer and the audience of a token, but not its expiry.
+    /// Verifies the signature and the issuer of a token, but neither its audience nor its
+    /// expiry.
     pub(super) fn verify(
         &self,
         token: &str,
@@ -75,12 +75,14 @@ impl KeySnapshot {
         let key = &key.ok_or(SignatureError::UnknownKey)?.key;
         let mut validation = Validation::new(key.algorithm);
         validation.set_issuer(&[&options.issuer]);
-        validation.set_audience(&[&options.audience]);
+        // Introspection accepts tokens for other resource servers as well.
+        validation.validate_aud = false;
         validation.set_required_spec_claims(&["iss", "aud", "exp", "sub"]);
         // The ring compares `exp` with the caller's `now`, to the second.
         validation.validate_exp = false;
         let decoded = jsonwebtoken::decode::<Claims<'_>>(token, &key.public, &validation);
-        let verified = decoded.map_err(|_| SignatureError::Invalid)?.claims.verified();
+        let verified =
+            decoded.map_err(|_| SignatureError::Invalid)?.claims.verified(&options.audience);
         key.verified.insert(digest, verified);
         Ok(verified)
     }
@@ -97,9 +99,10 @@ mod tests {
     use crate::keys::Algorithm;
     use crate::keys::ring::PublishedKey;
     use crate::keys::signing_key::SigningKey;
-    use crate::tokens::RotationRandomness;
+    use crate::tokens::{Audience, RotationRandomness, Subject};
 
     const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
+    const AUDIENCE: &str = "https://audience";
 
     fn options() -> Options {
         Options {
@@ -107,7 +110,7 @@ mod tests {
             publish_ahead: Duration::from_secs(600),
             rotate_after: None,
             issuer: "https://issuer".into(),
-            audience: "https://audience".into(),
+            audience: AUDIENCE.into(),
             access_lifetime: Duration::from_secs(60),
         }
     }
@@ -129,13 +132,15 @@ mod tests {
     fn claims() -> Claims<'static> {
         Claims {
             iss: "https://issuer".into(),
-            aud: "https://audience".into(),
-            sub: UserId::random(),
+            aud: Audience::One(AUDIENCE.into()),
+            sub: Subject::User(UserId::random()),
             client_id: "matchbook".into(),
             iat: NOW.as_secs(),
             exp: NOW.as_secs() + 60,
             jti: RotationRandomness::generate(NOW).unwrap().access,
             sid: SessionId::new(UserId::random(), NOW).unwrap(),
+            scope: None,
+            auth_time: None,
         }
     }
 
@@ -156,7 +161,7 @@ mod tests {
             // The second time from the cache.
             for _ in 0..2 {
                 let verified = snapshot.verify(&token, &options());
-                assert!(verified.is_ok_and(|it| it == claims.verified()));
+                assert!(verified.is_ok_and(|it| it == claims.verified(AUDIENCE)));
             }
             assert!(is_rejected(&snapshot, &format!("{token}A")));
             assert!(is_rejected(&snapshot, token.strip_suffix(|_| true).unwrap()));
@@ -164,21 +169,32 @@ mod tests {
     }
 
     #[test]
-    fn tokens_of_another_issuer_audience_or_key_are_rejected() {
+    fn tokens_of_another_issuer_or_key_are_rejected() {
         for key in keys() {
             let snapshot = snapshot(key);
             let key = &snapshot.keys[0].key;
-            for change in [
-                |c: &mut Claims<'_>| c.iss = "https://elsewhere".into(),
-                |c: &mut Claims<'_>| c.aud = "https://elsewhere".into(),
-            ] {
-                let mut claims = claims();
-                change(&mut claims);
-                assert!(is_rejected(&snapshot, &sign(key, &claims)));
-            }
+            let claims_of_another = Claims { iss: "https://elsewhere".into(), ..claims() };
+            assert!(is_rejected(&snapshot, &sign(key, &claims_of_another)));
             let other = self::snapshot(keys().swap_remove(0));
             let token = sign(key, &claims());
             assert!(matches!(other.verify(&token, &options()), Err(SignatureError::UnknownKey)));
+        }
+    }
+
+    #[test]
+    fn token_for_other_resource_servers_is_not_for_this_one() {
+        let snapshot = snapshot(keys().swap_remove(2));
+        let key = &snapshot.keys[0].key;
+        let elsewhere = || std::borrow::Cow::from("https://elsewhere");
+        for (aud, is_for_this_server) in [
+            (Audience::One(elsewhere()), false),
+            (Audience::One("https://audience/".into()), false),
+            (Audience::Several(vec![]), false),
+            (Audience::Several(vec![elsewhere(), AUDIENCE.into()]), true),
+        ] {
+            let token = sign(key, &Claims { aud, ..claims() });
+            let verified = snapshot.verify(&token, &options()).ok().unwrap();
+            assert_eq!(verified.is_for_this_server, is_for_this_server, "{token}");
         }
     }
 

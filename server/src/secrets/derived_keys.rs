@@ -109,9 +109,10 @@ mod tests {
             session: SessionId(uuid::Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0001)),
             generation: 42,
             secret: Secret::from_bytes([7; 32]),
+            client: None,
         };
         let text = "mb_rt_AQGQAAAAAHAAgAAAAAAAAAEAAAAAAAAAKgcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHFUVx9ZHPS4Mu0Ja7oclaMA";
         assert_eq!(token.encode(&keys.current), text);
-        assert!(RefreshToken::parse(text, &keys) == Some(token));
+        assert!(RefreshToken::parse(text, None, &keys) == Some(token));
     }
 }

@@ -53,7 +53,7 @@ pub fn exchange(
         if !imported_refresh_tokens::claim(conn, digest, session, cx.now)? {
             return Ok(ExchangeOutcome::Changed);
         }
-        let login = Login { user, session, secret, access, claims: None };
+        let login = Login { user, session, secret, access, claims: None, grant: None, code: None };
         open(conn, login, token_key, cx)?;
         let cx = Context { event: cx.event.offset(1), ..*cx };
         let kind = EventKind::ImportedTokenExchanged;

@@ -2,13 +2,13 @@
 
 use diesel::{Connection, QueryResult};
 
-use super::{AccessGrant, Context, EventKind, TokenGrant};
-use crate::crypto::{Secret, TokenKey};
+use super::{AccessGrant, Context, EventKind, SessionExpiry, TokenGrant};
+use crate::crypto::{Digest, Salt, Secret, TokenKey};
 use crate::ids::{AccessTokenId, SessionId, UserId};
 use crate::store::events::{self, Event};
 use crate::store::sessions::NewSession;
 use crate::store::{self, Conn, accounts, users};
-use crate::tokens::{ExtraClaims, RefreshToken};
+use crate::tokens::{ClientGrant, ExtraClaims, RefreshToken};
 
 /// A login, with the ids and the secret of the session that it opens.
 pub struct Login {
@@ -18,6 +18,19 @@ pub struct Login {
     pub access: AccessTokenId,
     /// Further claims of the session's access tokens.
     pub claims: Option<ExtraClaims>,
+    /// The OAuth client that opens the session; `None` at the native endpoints.
+    pub grant: Option<ClientGrant>,
+    /// The authorization code that opens the session.
+    pub code: Option<PresentedCode>,
+}
+
+/// The authorization code of a login. It is the token before generation 0, from which the
+/// secret of generation 0 was derived.
+pub struct PresentedCode {
+    /// The digest of its secret.
+    pub digest: Digest,
+    /// The salt of the derivation, if a repeated exchange may get the same tokens.
+    pub salt: Option<Salt>,
 }
 
 /// Why a guest may not log in.
@@ -56,9 +69,10 @@ pub fn open(
     token_key: &TokenKey,
     cx: &Context<'_>,
 ) -> QueryResult<TokenGrant> {
-    let Login { user, session, secret, access, claims } = login;
+    let Login { user, session, secret, access, claims, grant, code } = login;
     let Context { policy, client, now, .. } = *cx;
     let expires_at = now.after(policy.absolute_lifetime);
+    let idle_expires_at = now.after(policy.idle_lifetime);
     store::sessions::insert(
         conn,
         &NewSession {
@@ -68,18 +82,23 @@ pub fn open(
             access,
             access_expires_at: now.after(policy.access_lifetime),
             now,
-            idle_expires_at: now.after(policy.idle_lifetime),
+            idle_expires_at,
             expires_at,
             claims: claims.as_ref().map(ExtraClaims::as_json),
+            grant: grant.as_ref(),
+            code: code.as_ref().map(|code| (&code.digest, code.salt.as_ref())),
             user_agent: client.user_agent.as_deref(),
             ip: client.ip,
         },
     )?;
     let event = Event { user: Some(user), ..cx.event(EventKind::LoggedIn, session) };
     events::insert(conn, &event)?;
-    let refresh_token = RefreshToken { session, generation: 0, secret }.encode(token_key);
+    let client = grant.as_ref().map(|grant| grant.client.clone());
+    let refresh_token = RefreshToken { session, generation: 0, secret, client };
+    let refresh_token = refresh_token.encode(token_key);
     let access = AccessGrant::new(access, now, policy.access_lifetime, expires_at);
-    Ok(TokenGrant { user, session, refresh_token, access, claims })
+    let expiry = SessionExpiry { idle: idle_expires_at, absolute: expires_at };
+    Ok(TokenGrant { user, session, refresh_token, access, claims, grant, expiry })
 }
 
 /// Reverses a login whose client disconnected: a guest may log in again.

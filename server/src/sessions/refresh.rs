@@ -7,7 +7,7 @@ use diesel::QueryResult;
 use super::end::end;
 use super::{
     AccessGrant, Assessment, ClientInfo, Context, EndReason, EventKind, InvalidGrant, Presented,
-    Rules, TokenGrant, assess,
+    Rules, SessionExpiry, TokenGrant, assess,
 };
 use crate::clock::Timestamp;
 use crate::crypto::{IdempotencyKey, TokenKeys};
@@ -70,6 +70,7 @@ impl Refresh {
             session: token.session,
             generation: token.generation.saturating_add(1),
             secret: token.secret.successor(&salt, &token_keys.current),
+            client: token.client.clone(),
         };
         let key = policy.reissue.and(presented.idempotency_key.as_ref());
         let update = Arc::new(RotationUpdate {
@@ -110,7 +111,7 @@ impl Refresh {
     /// Returns the outcome of a rotation that changed a row.
     #[must_use]
     pub fn rotated(&self, row: RotatedSession, rules: Rules<'_>) -> RefreshOutcome {
-        let RotationUpdate { session, access, now, .. } = *self.update;
+        let RotationUpdate { session, access, now, idle_expires_at, .. } = *self.update;
         let lifetime = rules.policy.access_lifetime;
         RefreshOutcome::Rotated(TokenGrant {
             user: row.user,
@@ -118,6 +119,8 @@ impl Refresh {
             refresh_token: self.successor.encode(&rules.token_keys.current),
             access: AccessGrant::new(access, now, lifetime, row.expires_at),
             claims: row.claims.map(ExtraClaims::from_stored),
+            grant: row.grant.of_client(self.successor.client.clone()),
+            expiry: SessionExpiry { idle: idle_expires_at, absolute: row.expires_at },
         })
     }
 }
@@ -235,6 +238,8 @@ impl Conflict<'_> {
             refresh_token,
             access,
             claims: session.claims.clone(),
+            grant: session.grant.clone(),
+            expiry: SessionExpiry { idle: session.idle_expires_at, absolute: session.expires_at },
         })))
     }
 
@@ -345,8 +350,9 @@ fn derive_again(
         if !secret.digest().matches(session.secret_digest.as_bytes()) {
             return None;
         }
-        let successor =
-            RefreshToken { session: presented.session, generation: session.generation, secret };
+        let RefreshToken { session: id, client, .. } = presented.clone();
+        let generation = session.generation;
+        let successor = RefreshToken { session: id, generation, secret, client };
         Some(successor.encode(token_key))
     })
 }

@@ -1,8 +1,10 @@
 //! The deletion of salts and sessions that are not needed any more.
 
+use std::time::Duration;
+
 use diesel::QueryResult;
 
-use super::Policy;
+use super::{MAX_GRACE_PERIOD, Policy};
 use crate::clock::Timestamp;
 use crate::ids::SessionId;
 use crate::store::sessions::{SweepAction, SweepCandidate, SweepReport};
@@ -26,7 +28,14 @@ fn retention_action(candidate: &SweepCandidate, policy: &Policy, now: Timestamp)
         return SweepAction::Delete;
     }
     let rotated_at = candidate.rotated_at.unwrap_or(now);
-    let salt_expires_at = rotated_at.after(policy.salt_lifetime(candidate.has_idempotency_key));
+    let salt_lifetime = if candidate.is_of_client {
+        // The client may have a longer grace period. A server that rotates its session knows
+        // the exact one.
+        policy.salt_lifetime(true).max(MAX_GRACE_PERIOD)
+    } else {
+        policy.salt_lifetime(candidate.has_idempotency_key)
+    };
+    let salt_expires_at = rotated_at.after(salt_lifetime);
     if candidate.has_salt && (over_at <= now || salt_expires_at < now) {
         SweepAction::ClearSalt
     } else {
@@ -34,13 +43,13 @@ fn retention_action(candidate: &SweepCandidate, policy: &Policy, now: Timestamp)
     }
 }
 
-/// Clears the salts of those of `sessions` whose grace period is over. A session that
-/// was rotated with an idempotency key keeps its salt for the recovery window.
+/// Clears the salts of those of `sessions` that were rotated longer than `lifetime` ago. A
+/// session that was rotated with an idempotency key keeps its salt for the recovery window.
 pub fn clear_salts(
     conn: &mut Conn,
     sessions: &[SessionId],
-    policy: &Policy,
+    lifetime: Duration,
     now: Timestamp,
 ) -> QueryResult<usize> {
-    store::sessions::clear_salts(conn, sessions, now.before(policy.salt_lifetime(false)))
+    store::sessions::clear_salts(conn, sessions, now.before(lifetime))
 }

@@ -1,5 +1,6 @@
 //! The table `sessions`.
 
+mod grant;
 mod redate;
 mod rotate;
 mod session;
@@ -16,9 +17,12 @@ use super::schema::sessions;
 use super::types::IpAddress;
 use super::types::sql::SqlTimestamp;
 use crate::clock::Timestamp;
-use crate::crypto::Digest;
+use crate::crypto::{Digest, Salt};
 use crate::ids::{AccessTokenId, Place, SessionId, UserId};
+use crate::tokens::{ClientGrant, RefreshToken};
 
+pub use grant::StoredGrant;
+use grant::StoredGrantColumns;
 pub use redate::{redate, redate_late};
 pub use rotate::{RotatedSession, RotationUpdate, rotate, rotate_batch, rotate_from};
 pub use session::{EndReason, Previous, Session, SessionEnd, State, find};
@@ -53,12 +57,18 @@ pub struct NewSession<'a> {
     pub expires_at: Timestamp,
     /// Further claims of its access tokens, as JSON.
     pub claims: Option<&'a str>,
+    /// The OAuth client that opens it; `None` at the native endpoints.
+    pub grant: Option<&'a ClientGrant>,
+    /// The digest of the authorization code that opens it, and the salt of the derivation
+    /// of `secret`.
+    pub code: Option<(&'a Digest, Option<&'a Salt>)>,
     pub user_agent: Option<&'a str>,
     pub ip: Option<IpAddr>,
 }
 
 /// Inserts a session at generation 0.
 pub fn insert(conn: &mut Conn, new: &NewSession<'_>) -> QueryResult<()> {
+    let oldest = new.code.map_or(0, |_| RefreshToken::CODE_GENERATION);
     diesel::insert_into(sessions::table)
         .values((
             sessions::place.eq(new.id.place().value()),
@@ -75,6 +85,16 @@ pub fn insert(conn: &mut Conn, new: &NewSession<'_>) -> QueryResult<()> {
             sessions::user_agent.eq(new.user_agent),
             sessions::ip.eq(new.ip.map(IpAddress)),
             sessions::claims.eq(new.claims),
+            sessions::client_id.eq(new.grant.map(|grant| grant.client.as_str())),
+            sessions::scope.eq(new.grant.map(|grant| grant.scope.as_str())),
+            sessions::audiences.eq(new.grant.and_then(grant::encode_audiences)),
+            sessions::auth_time.eq(new.grant.and_then(|grant| grant.auth_time)),
+            sessions::previous_digest.eq(new.code.map(|(digest, _)| digest.as_bytes())),
+            sessions::successor_salt.eq(new.code.and_then(|(_, salt)| salt.map(Salt::as_bytes))),
+            sessions::rotated_at.eq(new.code.map(|_| new.now)),
+            // The code counts as a recent token.
+            sessions::oldest_recent_generation.eq(oldest),
+            sessions::next_oldest_recent_generation.eq(oldest),
         ))
         .execute(conn)?;
     Ok(())
@@ -243,6 +263,8 @@ pub struct SessionSummary {
     pub user_agent: Option<String>,
     /// Of the last login or refresh.
     pub ip: Option<IpAddress>,
+    /// The OAuth client that opened it.
+    pub client: Option<String>,
 }
 
 /// The most sessions that a list contains.
@@ -270,6 +292,7 @@ pub fn list_live(
             sessions::expires_at,
             sessions::user_agent,
             sessions::ip,
+            sessions::client_id,
         ))
         .load(conn)?;
     live.sort_by_key(|listed| std::cmp::Reverse(listed.rotated_at.unwrap_or(listed.created_at)));

@@ -11,7 +11,7 @@ use diesel::QueryResult;
 use diesel::connection::SimpleConnection;
 use futures_util::future::join_all;
 use matchbook_server::sessions::{ClientInfo, Refresh, RefreshOutcome};
-use matchbook_server::store::sessions::RotatedSession;
+use matchbook_server::store::sessions::{RotatedSession, StoredGrant};
 use matchbook_server::store::{BatchOutcome, Conn, Error, Store};
 
 use crate::harness::{DEFAULT, Harness, MINUTE, device};
@@ -38,7 +38,12 @@ async fn rotations_that_queue_during_a_commit_share_the_next_one() {
     let attempts = attempts(&mut harness, 40);
     for (attempt, outcome) in attempts.iter().zip(rotate_batch(&store, &attempts).await) {
         let row = harness.session(attempt.update.session).unwrap();
-        let rotated = RotatedSession { user: row.user, expires_at: row.expires_at, claims: None };
+        let rotated = RotatedSession {
+            user: row.user,
+            expires_at: row.expires_at,
+            claims: None,
+            grant: StoredGrant::NATIVE,
+        };
         assert_eq!(outcome.unwrap(), BatchOutcome::Rotated(rotated));
         assert_eq!(row.generation, 1);
         assert!(attempt.update.successor.matches(row.secret_digest.as_bytes()));

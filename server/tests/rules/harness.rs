@@ -188,8 +188,15 @@ impl Harness {
         let client = device();
         let RotationRandomness { access, event, .. } =
             RotationRandomness::generate(self.now).unwrap();
-        let login =
-            Login { user, session, secret: Secret::random().unwrap(), access, claims: None };
+        let login = Login {
+            user,
+            session,
+            secret: Secret::random().unwrap(),
+            access,
+            claims: None,
+            grant: None,
+            code: None,
+        };
         let Harness { conn, token_keys, policy, now, .. } = self;
         let cx = Context { policy, client: &client, event, now: *now };
         let grant = conn.transaction(|conn| {
@@ -273,7 +280,7 @@ impl Harness {
 
     /// Parses a token that must be genuine.
     pub(crate) fn parse(&self, refresh: &str) -> RefreshToken {
-        RefreshToken::parse(refresh, &self.token_keys).expect("a genuine token")
+        RefreshToken::parse(refresh, None, &self.token_keys).expect("a genuine token")
     }
 
     /// Logs the user out.
@@ -286,7 +293,8 @@ impl Harness {
 
     /// Clears the successor salts of tracked sessions, like the sweeper.
     pub(crate) fn clear_salts(&mut self, ids: &[SessionId]) -> usize {
-        sessions::clear_salts(&mut self.conn, ids, &self.policy, self.now).unwrap()
+        let lifetime = self.policy.reissue.map_or(Duration::ZERO, |rules| rules.grace_period);
+        sessions::clear_salts(&mut self.conn, ids, lifetime, self.now).unwrap()
     }
 
     /// Runs a pass of the sweeper; returns the numbers of cleared salts and deleted sessions.
@@ -364,7 +372,7 @@ fn token_keys(secrets: &[SecretString]) -> TokenKeys {
 fn foreign_refresh(rules: Rules<'_>, now: Timestamp) -> Refresh {
     let session = SessionId::new(UserId::random(), now).unwrap();
     let secret = Secret::random().unwrap();
-    let token = RefreshToken { session, generation: 0, secret };
+    let token = RefreshToken { session, generation: 0, secret, client: None };
     let presented = PresentedToken { token, idempotency_key: None, client: device() };
     Refresh::new(presented, RotationRandomness::generate(now).unwrap(), rules, now)
 }

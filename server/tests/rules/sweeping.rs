@@ -164,7 +164,7 @@ async fn server_clears_salts_of_its_own_rotations_before_the_next_pass() {
     let salts = "SELECT count(successor_salt) AS number FROM sessions";
     let (mut sweeper, salt_expiry) = Sweeper::new(harness.store(), DEFAULT, DAY);
     // This sweeper tracks the first session, not the second.
-    salt_expiry.track(rotated[0], harness.now);
+    salt_expiry.track(rotated[0], harness.now, &DEFAULT);
     sweeper.tick().await.unwrap();
     assert!(harness.session(rotated[0]).unwrap().previous.unwrap().successor_salt.is_none());
     assert_eq!(harness.number(salts), 2);

@@ -10,10 +10,15 @@ use actix_web::{FromRequest, HttpRequest, web};
 
 use crate::http::error::Error;
 use crate::http::state::State;
-use crate::tokens::VerifiedToken;
+use crate::tokens::{TokenHolder, VerifiedToken};
 
-/// The verified access token of a request.
+/// The verified access token of a request, issued at the native endpoints. The token of an
+/// OAuth client does not permit it to manage sessions and accounts.
 pub(in crate::http) struct Bearer(pub(in crate::http) VerifiedToken);
+
+/// The verified access token of a request, issued at the native endpoints or to an OAuth
+/// client that acts for a user.
+pub(in crate::http) struct UserBearer(pub(in crate::http) VerifiedToken);
 
 impl FromRequest for Bearer {
     type Error = Error;
@@ -22,10 +27,30 @@ impl FromRequest for Bearer {
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let request = request.clone();
         Box::pin(async move {
-            let state = request.app_data::<web::Data<State>>().ok_or(Error::NotFound)?;
-            Ok(Self(state.issuer.verify(bearer_token(&request)?).await?))
+            let access = verify(&request).await?;
+            let is_native = access.holder == TokenHolder::Native;
+            is_native.then_some(Self(access)).ok_or(Error::InsufficientScope)
         })
     }
+}
+
+impl FromRequest for UserBearer {
+    type Error = Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, Error>>>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        Box::pin(async move {
+            let access = verify(&request).await?;
+            let is_of_user = access.holder != TokenHolder::Machine;
+            is_of_user.then_some(Self(access)).ok_or(Error::InsufficientScope)
+        })
+    }
+}
+
+async fn verify(request: &HttpRequest) -> Result<VerifiedToken, Error> {
+    let state = request.app_data::<web::Data<State>>().ok_or(Error::NotFound)?;
+    Ok(state.issuer.verify(bearer_token(request)?).await?)
 }
 
 /// Returns the one token, in the one place where it may be (RFC 6750 §2).

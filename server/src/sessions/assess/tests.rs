@@ -64,6 +64,7 @@ fn token(generation: i64) -> RefreshToken {
         session: SessionId(uuid::Uuid::from_u128(1)),
         generation,
         secret: Secret::from_bytes([u8::try_from(generation).unwrap(); 32]),
+        client: None,
     }
 }
 
@@ -104,6 +105,7 @@ fn session() -> Session {
         user_agent: None,
         ip: None,
         claims: None,
+        grant: None,
     }
 }
 

@@ -14,7 +14,7 @@ use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::sql_types::{Array, BigInt, Binary, Bool, Nullable, SmallInt, Text};
 use diesel::sqlite::Sqlite;
 
-use super::Session;
+use super::{Session, StoredGrant, StoredGrantColumns};
 use crate::clock::{self, Timestamp};
 use crate::crypto::{Digest, Salt};
 use crate::ids::{AccessTokenId, SessionId, UserId};
@@ -62,7 +62,11 @@ pub struct RotatedSession {
     pub expires_at: Timestamp,
     /// Further claims of the access tokens, as JSON.
     pub claims: Option<String>,
+    pub grant: StoredGrant,
 }
+
+/// The types of the columns of [`RotatedSession`].
+type RotatedColumns = (SqlUuid, SqlTimestamp, Nullable<Text>, StoredGrantColumns);
 
 /// Rotates one session in one statement. Of several concurrent calls, one succeeds.
 pub fn rotate(conn: &mut Conn, next: &RotationUpdate) -> QueryResult<Option<RotatedSession>> {
@@ -385,7 +389,7 @@ impl<const SKIP_LOCKED: bool> QueryFragment<Pg> for RotateOne<'_, SKIP_LOCKED> {
         if SKIP_LOCKED {
             out.push_sql(" FOR NO KEY UPDATE SKIP LOCKED)");
         }
-        out.push_sql(" RETURNING user_id, expires_at, claims");
+        out.push_sql(" RETURNING user_id, expires_at, claims, scope, audiences, auth_time");
         Ok(())
     }
 }
@@ -397,7 +401,7 @@ impl QueryFragment<Sqlite> for RotateOne<'_, false> {
         out.push_sql(" WHERE ");
         self.push_values(KEY, &mut out)?;
         self.push_values(GUARD, &mut out)?;
-        out.push_sql(" RETURNING user_id, expires_at, claims");
+        out.push_sql(" RETURNING user_id, expires_at, claims, scope, audiences, auth_time");
         Ok(())
     }
 }
@@ -408,7 +412,7 @@ impl<const SKIP_LOCKED: bool> QueryId for RotateOne<'_, SKIP_LOCKED> {
 }
 
 impl<const SKIP_LOCKED: bool> Query for RotateOne<'_, SKIP_LOCKED> {
-    type SqlType = (SqlUuid, SqlTimestamp, Nullable<Text>);
+    type SqlType = RotatedColumns;
 }
 
 impl<const SKIP_LOCKED: bool, C> RunQueryDsl<C> for RotateOne<'_, SKIP_LOCKED> {}
@@ -427,7 +431,7 @@ impl QueryFragment<Pg> for RotateBatch<'_> {
         push_parts(BEFORE_DEADLINE, &mut out);
         out.push_sql(" FOR NO KEY UPDATE SKIP LOCKED) AS locked WHERE ");
         push_parts(KEY, &mut out);
-        out.push_sql(" RETURNING held.id, held.user_id, held.expires_at, held.claims");
+        out.push_sql(" RETURNING held.id, held.user_id, held.expires_at, held.claims, held.scope, held.audiences, held.auth_time");
         Ok(())
     }
 }
@@ -438,7 +442,7 @@ impl QueryId for RotateBatch<'_> {
 }
 
 impl Query for RotateBatch<'_> {
-    type SqlType = (SqlUuid, (SqlUuid, SqlTimestamp, Nullable<Text>));
+    type SqlType = (SqlUuid, RotatedColumns);
 }
 
 impl RunQueryDsl<PgConnection> for RotateBatch<'_> {}

@@ -4,14 +4,14 @@ use std::net::IpAddr;
 
 use diesel::prelude::*;
 
-use super::key;
+use super::{StoredGrant, key};
 use crate::clock::Timestamp;
 use crate::crypto::{Digest, Salt};
-use crate::ids::{AccessTokenId, SessionId, UserId};
+use crate::ids::{AccessTokenId, ClientId, SessionId, UserId};
 use crate::store::Conn;
 use crate::store::schema::sessions;
 use crate::store::types::IpAddress;
-use crate::tokens::ExtraClaims;
+use crate::tokens::{ClientGrant, ExtraClaims};
 
 /// A session.
 pub struct Session {
@@ -41,6 +41,8 @@ pub struct Session {
     pub ip: Option<IpAddr>,
     /// Further claims of its access tokens.
     pub claims: Option<ExtraClaims>,
+    /// The grant of the OAuth client that opened it; `None` at the native endpoints.
+    pub grant: Option<ClientGrant>,
 }
 
 /// The last rotated generation of a session.
@@ -152,6 +154,8 @@ struct SessionRow {
     user_agent: Option<String>,
     ip: Option<IpAddress>,
     claims: Option<String>,
+    client: Option<String>,
+    grant: StoredGrant,
 }
 
 /// A row that no server writes.
@@ -199,6 +203,7 @@ impl TryFrom<SessionRow> for Session {
             user_agent: row.user_agent,
             ip: row.ip.map(|address| address.0),
             claims: row.claims.map(ExtraClaims::from_stored),
+            grant: row.grant.of_client(row.client.map(ClientId::from)),
         })
     }
 }
@@ -236,6 +241,8 @@ pub fn find(conn: &mut Conn, id: SessionId) -> QueryResult<Option<Session>> {
             sessions::user_agent,
             sessions::ip,
             sessions::claims,
+            sessions::client_id,
+            (sessions::scope, sessions::audiences, sessions::auth_time),
         ))
         .first(conn)
         .optional()?;

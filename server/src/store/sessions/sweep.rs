@@ -14,6 +14,8 @@ pub struct SweepCandidate {
     pub has_salt: bool,
     /// Whether the last rotation had an idempotency key.
     pub has_idempotency_key: bool,
+    /// Whether an OAuth client opened it.
+    pub is_of_client: bool,
     pub rotated_at: Option<Timestamp>,
     pub idle_expires_at: Timestamp,
     pub expires_at: Timestamp,
@@ -80,6 +82,7 @@ macro_rules! candidates {
             sessions::id,
             sessions::successor_salt.is_not_null(),
             sessions::idempotency_key_digest.is_not_null(),
+            sessions::client_id.is_not_null(),
             sessions::rotated_at,
             sessions::idle_expires_at,
             sessions::expires_at,

@@ -66,6 +66,7 @@ pub(crate) fn write_tokens(
             session: seed::session(n),
             generation: 0,
             secret: Secret::from_bytes(sha256(format!("secret {n}").as_bytes())),
+            client: None,
         };
         writeln!(text, "{}", token.encode(&derived.token_keys.current)).unwrap();
     }
