@@ -93,4 +93,4 @@ ALTER TABLE sessions ADD COLUMN audiences text;
 ALTER TABLE sessions ADD COLUMN auth_time timestamptz;
 
 -- Finds the sessions of a client that is removed.
-CREATE INDEX sessions_client_id ON sessions (client_id) WHERE client_id IS NOT NULL;
+CREATE INDEX sessions_client_id ON sessions (client_id, place, id) WHERE client_id IS NOT NULL;

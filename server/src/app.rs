@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use crate::accounts::Accounts;
 use crate::accounts::declared::{self, DeclaredError, DeclaredUsers};
+use crate::clients::ClientRegistry;
 use crate::config::Config;
 use crate::connections::Connections;
 use crate::data_dir::{self, DataDir};
@@ -189,9 +190,11 @@ async fn assemble(
     }
     let options = config.accounts.clone();
     let accounts = Accounts::new(issuer.clone(), store.clone(), account_keys, options, mailer);
+    let clients = Arc::new(ClientRegistry::new(store.clone()));
     let state = web::Data::new(State {
         issuer,
         accounts: Arc::new(accounts.map_err(Error::Threads)?),
+        clients,
         limits: Limits::new(config.limits),
         proxies: config.proxies.clone(),
         metrics,

@@ -10,6 +10,7 @@ mod database;
 mod general;
 mod limits;
 mod mail;
+mod oauth;
 mod redis;
 mod server;
 mod sessions;
@@ -71,6 +72,8 @@ pub struct Config {
     pub event_retention: Duration,
     /// The rules for accounts.
     pub accounts: crate::accounts::Options,
+    /// The rules for OAuth clients.
+    pub oauth: crate::clients::Options,
     /// The URL by which users reach the server, for links.
     pub public_url: String,
     /// How mail is sent; `None` if none is.
@@ -112,6 +115,7 @@ fn read(settings: &Settings) -> Result<Config, SettingsError> {
         policy: sessions::read(settings, keys.access_lifetime)?,
         keys,
         event_retention: events.retention.0,
+        oauth: oauth::read(settings)?,
         mail: mail::read(settings, &public_url)?,
         public_url,
         log: settings.section("log")?,

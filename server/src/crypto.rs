@@ -164,6 +164,9 @@ impl IdempotencyKey {
 pub struct Digest([u8; 32]);
 
 impl Digest {
+    /// The digest of no known text.
+    pub(crate) const ZERO: Self = Self([0; 32]);
+
     pub(crate) fn of(parts: &[&[u8]]) -> Self {
         let mut context = Context::new(&SHA256);
         for part in parts {

@@ -15,6 +15,8 @@ pub mod config;
 
 pub mod accounts;
 
+pub mod clients;
+
 pub mod issuer;
 
 pub mod tls;

@@ -6,6 +6,7 @@
 
 pub mod accounts;
 pub mod backends;
+pub mod clients;
 mod connection;
 pub mod dedicated_connection;
 mod error;

@@ -1,13 +1,16 @@
-//! The two kinds of tokens: the format of refresh tokens, and the claims of access tokens.
+//! The two kinds of tokens: the format of refresh tokens, and the claims and scopes of
+//! access tokens. Also the secrets of their clients.
 
 mod access_token;
 mod client_grant;
+mod client_secret;
 mod extra_claims;
 mod refresh_token;
 mod scope;
 
 pub use access_token::{Audience, Claims, Subject, TokenHolder, VerifiedToken};
 pub use client_grant::ClientGrant;
+pub use client_secret::{SecretDigests, client_secret_digest, new_client_secret};
 pub use extra_claims::{ExtraClaims, InvalidClaims};
 pub use refresh_token::{RefreshToken, RotationRandomness};
 pub use scope::{InvalidScope, Scope, StandardScopes};

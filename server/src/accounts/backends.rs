@@ -4,12 +4,12 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use diesel::QueryResult;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 
 use super::events::AccountEvent;
 use super::{Accounts, Error};
 use crate::clock::Timestamp;
-use crate::crypto::{Digest, RngError, Secret, random};
+use crate::crypto::{Digest, RngError, random};
 use crate::ids::UserId;
 use crate::issuer::IssuedTokens;
 use crate::sessions::{ClientInfo, Context};
@@ -18,7 +18,7 @@ use crate::store::backends::Backend;
 use crate::store::events::Event;
 use crate::store::identities::NewIdentity;
 use crate::store::{Conn, accounts, backends, events, identities, users};
-use crate::tokens::ExtraClaims;
+use crate::tokens::{ExtraClaims, SecretDigests, client_secret_digest, new_client_secret};
 
 /// The maximum length of a subject, in bytes.
 const MAX_SUBJECT_LEN: usize = 255;
@@ -66,8 +66,7 @@ pub fn new_backend(name: &str, now: Timestamp) -> Result<(Backend, SecretString)
     let backend = Backend {
         id,
         name: name.to_owned(),
-        secret_digest: digest(&secret).as_bytes().to_vec(),
-        previous_secret_digest: None,
+        secrets: SecretDigests { current: client_secret_digest(&secret), previous: None },
         created_at: now,
     };
     Ok((backend, secret))
@@ -75,14 +74,7 @@ pub fn new_backend(name: &str, now: Timestamp) -> Result<(Backend, SecretString)
 
 /// Returns a new secret of 256 bits.
 pub fn new_secret() -> Result<SecretString, RngError> {
-    Ok(format!("mb_bs_{}", Secret::random()?.to_base64()).into())
-}
-
-/// Returns the digest of a secret that the database stores. The secret is random, so it
-/// needs no slow hash.
-#[must_use]
-pub fn digest(secret: &SecretString) -> Digest {
-    Digest::of(&[secret.expose_secret().as_bytes()])
+    new_client_secret("mb_bs_")
 }
 
 impl Accounts {
@@ -93,10 +85,10 @@ impl Accounts {
         request: OpenSession,
     ) -> Result<IssuedTokens, OpenSessionError> {
         let OpenSession { backend, secret, subject, claims, client } = request;
-        let presented = digest(&secret);
+        let presented = client_secret_digest(&secret);
         let find = move |conn: &mut Conn| backends::find(conn, &backend);
-        let backend = self.store.run(find).await?.filter(|backend| accepts(backend, &presented));
-        let Some(backend) = backend else {
+        let found = self.store.run(find).await?;
+        let Some(backend) = found.filter(|backend| backend.secrets.accept(&presented)) else {
             let ip = client.ip.map(tracing::field::display);
             tracing::warn!(ip, "backend rejected: unknown id or wrong secret");
             return Err(OpenSessionError::InvalidClient);
@@ -120,12 +112,6 @@ impl Accounts {
         };
         self.issuer.open_session_with(user, claims, client, admit).await?
     }
-}
-
-fn accepts(backend: &Backend, presented: &Digest) -> bool {
-    let is_previous = |digest: &Vec<u8>| presented.matches(digest);
-    presented.matches(&backend.secret_digest)
-        || backend.previous_secret_digest.as_ref().is_some_and(is_previous)
 }
 
 /// Returns the user of a subject. It is derived, so that concurrent first sessions of a

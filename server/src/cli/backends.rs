@@ -8,11 +8,12 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 
 use super::format::to_json;
-use crate::accounts::backends::{digest, new_backend, new_secret};
+use crate::accounts::backends::{new_backend, new_secret};
 use crate::clock;
 use crate::config::Config;
 use crate::crypto::RngError;
 use crate::store::{self, OpenError, backends};
+use crate::tokens::client_secret_digest;
 
 #[derive(Clone, Subcommand)]
 pub enum Command {
@@ -124,7 +125,7 @@ fn list(config: &Config, json: bool) -> Result<String, Error> {
 fn rotate_secret(config: &Config, id: &str, json: bool) -> Result<String, Error> {
     let mut conn = store::connect_to_change(&config.database.url)?;
     let secret = new_secret()?;
-    if !backends::replace_secret(&mut conn, id, &digest(&secret))? {
+    if !backends::replace_secret(&mut conn, id, &client_secret_digest(&secret))? {
         return Err(Error::NotFound(id.to_owned()));
     }
     Ok(credentials(id, &secret, json))

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::accounts::Accounts;
+use crate::clients::ClientRegistry;
 use crate::http::error::Error;
 use crate::issuer::Issuer;
 use crate::limits::{Limit, Limits};
@@ -10,10 +11,11 @@ use crate::metrics::Metrics;
 use crate::proxies::TrustedProxies;
 
 /// The parts that a handler may use. The store is not among them: handlers call the
-/// issuer and the accounts.
+/// issuer, the accounts and the clients.
 pub struct State {
     pub issuer: Arc<Issuer>,
     pub accounts: Arc<Accounts>,
+    pub clients: Arc<ClientRegistry>,
     pub limits: Limits,
     pub proxies: TrustedProxies,
     pub metrics: Arc<Metrics>,

@@ -4,19 +4,28 @@ use diesel::prelude::*;
 
 use super::Conn;
 use super::schema::backends;
+use super::types::secret_digests;
 use crate::clock::Timestamp;
 use crate::crypto::Digest;
+use crate::tokens::SecretDigests;
 
 /// A backend.
-#[derive(Debug, Clone, Queryable)]
+#[derive(Clone)]
 pub struct Backend {
     pub id: String,
     pub name: String,
-    /// SHA-256 of its secret.
-    pub secret_digest: Vec<u8>,
-    /// The same of the secret before, which is accepted as well.
-    pub previous_secret_digest: Option<Vec<u8>>,
+    pub secrets: SecretDigests,
     pub created_at: Timestamp,
+}
+
+type Row = (String, String, Vec<u8>, Option<Vec<u8>>, Timestamp);
+
+impl TryFrom<Row> for Backend {
+    type Error = diesel::result::Error;
+
+    fn try_from((id, name, current, previous, created_at): Row) -> QueryResult<Self> {
+        Ok(Self { id, name, secrets: secret_digests(&current, previous.as_deref())?, created_at })
+    }
 }
 
 /// [`insert`] on one database: diesel has no `ON CONFLICT` for `MultiConnection`.
@@ -26,7 +35,7 @@ macro_rules! insert_if_free {
             .values((
                 backends::id.eq(&$backend.id),
                 backends::name.eq(&$backend.name),
-                backends::secret_digest.eq(&$backend.secret_digest),
+                backends::secret_digest.eq($backend.secrets.current.as_bytes()),
                 backends::created_at.eq($backend.created_at),
             ))
             .on_conflict_do_nothing()
@@ -45,12 +54,14 @@ pub fn insert(conn: &mut Conn, backend: &Backend) -> QueryResult<bool> {
 
 /// Finds a backend by its id.
 pub fn find(conn: &mut Conn, id: &str) -> QueryResult<Option<Backend>> {
-    backends::table.find(id).first(conn).optional()
+    let found = backends::table.find(id).first::<Row>(conn).optional()?;
+    found.map(Backend::try_from).transpose()
 }
 
 /// Returns all backends in the order of their names.
 pub fn all(conn: &mut Conn) -> QueryResult<Vec<Backend>> {
-    backends::table.order(backends::name).load(conn)
+    let rows: Vec<Row> = backends::table.order(backends::name).load(conn)?;
+    rows.into_iter().map(Backend::try_from).collect()
 }
 
 /// Replaces the secret of a backend. The one before is accepted until the next

@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::net::IpAddr;
 
+use diesel::QueryResult;
 use diesel::deserialize::{self, FromSql, FromSqlRow};
 use diesel::expression::AsExpression;
 use diesel::pg::{Pg, PgValue};
@@ -14,7 +15,9 @@ use uuid::Uuid;
 
 use super::connection::{MultiBackend, MultiRawValue};
 use crate::clock::Timestamp;
+use crate::crypto::Digest;
 use crate::ids::{AccessTokenId, EventId, SessionId, UserId};
+use crate::tokens::SecretDigests;
 
 /// The SQL types, for `table!`. The numbers are the fixed type ids of PostgreSQL.
 pub(super) mod sql {
@@ -32,6 +35,21 @@ pub(super) mod sql {
     #[derive(Default, SqlType, QueryId)]
     #[diesel(postgres_type(oid = 869, array_oid = 1041), sqlite_type(name = "Text"))]
     pub struct SqlInet;
+}
+
+/// A stored digest that has not 32 bytes.
+#[derive(Debug, thiserror::Error)]
+#[error("a digest in the database has not 32 bytes")]
+struct InvalidDigest;
+
+/// Parses the columns `secret_digest` and `previous_secret_digest`.
+pub(super) fn secret_digests(
+    current: &[u8],
+    previous: Option<&[u8]>,
+) -> QueryResult<SecretDigests> {
+    let invalid = || diesel::result::Error::DeserializationError(Box::new(InvalidDigest));
+    let parse = |bytes: &[u8]| Digest::from_bytes(bytes).ok_or_else(invalid);
+    Ok(SecretDigests { current: parse(current)?, previous: previous.map(parse).transpose()? })
 }
 
 /// Implements a SQL type, and the Rust types that represent it, for the backend that is

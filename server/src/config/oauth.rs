@@ -1,0 +1,49 @@
+//! The sections `[oauth]` and `[clients]`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use matchbook_settings::{Optional, PositiveDuration, Settings, SettingsError};
+use serde::Deserialize;
+
+use crate::clients::Options;
+use crate::sessions::MAX_GRACE_PERIOD;
+
+#[derive(Deserialize)]
+struct OAuth {
+    grace_period: Optional<PositiveDuration>,
+    code_retry: Optional<PositiveDuration>,
+    code_lifetime: PositiveDuration,
+    allow_localhost: bool,
+}
+
+#[derive(Deserialize)]
+struct Clients {
+    file: Optional<PathBuf>,
+}
+
+/// The maximum lifetime of a code (OAuth 2.1, RFC 9700 §4.2): longer ones can be stolen from
+/// logs and histories.
+const MAX_CODE_LIFETIME: Duration = Duration::from_secs(60);
+
+pub(super) fn read(settings: &Settings) -> Result<Options, SettingsError> {
+    let oauth: OAuth = settings.section("oauth")?;
+    let clients: Clients = settings.section("clients")?;
+    let options = Options {
+        grace_period: oauth.grace_period.0.map(|period| period.0),
+        code_retry: oauth.code_retry.0.map(|period| period.0),
+        code_lifetime: oauth.code_lifetime.0,
+        allow_localhost: oauth.allow_localhost,
+        file: clients.file.0,
+    };
+    if options.grace_period > Some(MAX_GRACE_PERIOD) {
+        return Err(settings.invalid("oauth.grace_period", "must be at most 10m"));
+    }
+    if options.code_retry > Some(MAX_CODE_LIFETIME) {
+        return Err(settings.invalid("oauth.code_retry", "must be at most 60s"));
+    }
+    if options.code_lifetime > MAX_CODE_LIFETIME {
+        return Err(settings.invalid("oauth.code_lifetime", "must be at most 60s"));
+    }
+    Ok(options)
+}
