@@ -44,7 +44,8 @@ impl ClientCredentials {
         matches!(self, Self::Basic { .. })
     }
 
-    /// Returns the secret. An empty one is none: some libraries send Basic for every client.
+    /// Returns the secret, or `None` for an empty one: some libraries send Basic for every
+    /// client.
     fn secret(&self) -> Option<&SecretString> {
         match self {
             Self::None { .. } => None,

@@ -25,7 +25,7 @@ pub struct ClientRegistry {
     cache: quick_cache::sync::Cache<ClientId, Arc<Entry>>,
 }
 
-/// What is known about an id.
+/// The knowledge about an id.
 #[derive(Default)]
 struct Entry {
     known: Mutex<Known>,
