@@ -19,6 +19,7 @@ use crate::clients::ClientRegistry;
 use crate::config::Config;
 use crate::connections::Connections;
 use crate::data_dir::{self, DataDir};
+use crate::http::openapi::{ApiDescription, RenderError};
 use crate::http::state::State;
 use crate::issuer::{self, Issuer};
 use crate::keys::KeyRing;
@@ -70,6 +71,8 @@ pub enum Error {
     Threads(io::Error),
     #[error("cannot use the settings of mail (`smtp`): {0}")]
     Mail(#[from] mail::Error),
+    #[error(transparent)]
+    ApiDescription(#[from] RenderError),
     #[error("the start was canceled: {0}")]
     Canceled(#[from] actix_rt::task::JoinError),
 }
@@ -198,6 +201,7 @@ async fn assemble(
         limits: Limits::new(config.limits),
         proxies: config.proxies.clone(),
         metrics,
+        api: ApiDescription::render()?,
     });
     Ok((state, BackgroundTasks { store, keys, status, connections, sweeper }))
 }

@@ -13,20 +13,22 @@ mod health;
 mod links;
 mod metrics;
 mod middleware;
+pub mod openapi;
 mod pages;
+mod public_document;
 mod refresh;
+mod resources;
 mod sessions;
 pub mod state;
 mod user;
 mod well_known;
 
-use std::future::ready;
-
 use actix_web::error::{JsonPayloadError, QueryPayloadError, UrlencodedError};
-use actix_web::{HttpRequest, Resource, Route, guard, web};
+use actix_web::{HttpRequest, Route, guard, web};
 
 use error::Error;
 pub use middleware::{close_unread_bodies, request_log};
+use resources::{Endpoints, read, resource};
 
 /// The maximum length of a form or a JSON body, in bytes. The longest valid one is a tenth of this.
 const MAX_FORM_LEN: usize = 8 * 1024;
@@ -36,7 +38,20 @@ pub fn routes(service: &mut web::ServiceConfig) {
     service
         .app_data(web::FormConfig::default().limit(MAX_FORM_LEN).error_handler(form_error))
         .app_data(web::JsonConfig::default().limit(MAX_FORM_LEN).error_handler(json_error))
-        .app_data(web::QueryConfig::default().error_handler(query_error))
+        .app_data(web::QueryConfig::default().error_handler(query_error));
+    endpoints().register(service);
+    service.default_service(web::to(async || Err::<(), _>(Error::NotFound)));
+}
+
+/// Returns the path and the methods of every route of the API.
+#[must_use]
+pub fn route_table() -> Vec<(&'static str, Vec<&'static str>)> {
+    endpoints().paths().collect()
+}
+
+fn endpoints() -> Endpoints {
+    let mut endpoints = Endpoints::default();
+    endpoints
         // The most frequent first: actix takes the first route that matches.
         .service(resource("/user", "GET", web::get().to(user::user)))
         .service(resource("/refresh", "POST", web::post().to(refresh::refresh)))
@@ -75,11 +90,23 @@ pub fn routes(service: &mut web::ServiceConfig) {
         )
         .service(resource("/sessions/{id}", "DELETE", web::delete().to(sessions::revoke)))
         .configure(page_routes)
-        .default_service(web::to(async || Err::<(), _>(Error::NotFound)));
+        .configure(documentation_routes);
+    endpoints
+}
+
+/// Adds the routes of the description of the API.
+fn documentation_routes(service: &mut Endpoints) {
+    service
+        .service(
+            resource("/openapi.json", "GET, HEAD, OPTIONS", read().to(openapi::openapi_json))
+                .route(web::route().guard(guard::Options()).to(openapi::openapi_preflight)),
+        )
+        .service(resource("/docs", "GET, HEAD", read().to(openapi::docs)))
+        .service(resource("/docs.css", "GET, HEAD", read().to(openapi::docs_stylesheet)));
 }
 
 /// Adds the routes of the pages for browsers.
-fn page_routes(service: &mut web::ServiceConfig) {
+fn page_routes(service: &mut Endpoints) {
     let form = |path, get: Route, post: Route| {
         resource(path, "GET, HEAD, POST", get).route(post).app_data(
             web::FormConfig::default().limit(pages::MAX_FORM_LEN).error_handler(form_error),
@@ -99,21 +126,10 @@ fn page_routes(service: &mut web::ServiceConfig) {
 
 /// Adds the route of the metrics, which have an address of their own.
 pub fn metrics_routes(service: &mut web::ServiceConfig) {
-    service
-        .service(resource("/metrics", "GET, HEAD", read().to(metrics::metrics)))
-        .default_service(web::to(async || Err::<(), _>(Error::NotFound)));
-}
-
-/// Returns a path that rejects other methods than `methods`.
-fn resource(path: &str, methods: &'static str, route: Route) -> Resource {
-    web::resource(path)
-        .route(route)
-        .default_service(web::to(move || ready(Err::<(), _>(Error::MethodNotAllowed(methods)))))
-}
-
-/// Returns a route for `GET` and `HEAD`.
-fn read() -> Route {
-    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
+    let mut endpoints = Endpoints::default();
+    endpoints.service(resource("/metrics", "GET, HEAD", read().to(metrics::metrics)));
+    endpoints.register(service);
+    service.default_service(web::to(async || Err::<(), _>(Error::NotFound)));
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the signature is actix's")]

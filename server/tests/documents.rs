@@ -1,16 +1,23 @@
 //! Compares the documents with their sources: `docs/configuration.md` is generated from
-//! the files of defaults, links have a target, and the README stays short.
+//! the files of defaults, `server/openapi.json` from the handlers, links have a target, and
+//! the README stays short.
 //!
-//! `UPDATE_DOCUMENTS=1 cargo test -p matchbook-server --test documents` writes
-//! `docs/configuration.md` again.
+//! `UPDATE_DOCUMENTS=1 cargo test -p matchbook-server --test documents` writes the generated
+//! documents again.
 #![expect(clippy::unwrap_used, reason = "the helpers of a test panic")]
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+
+use matchbook_server::http::openapi::ApiDescription;
+use matchbook_server::http::route_table;
+use serde_json::Value;
 
 const SERVER_DEFAULTS: &str = "server/default.toml";
 const CLIENT_DEFAULTS: &str = "client/app/default.toml";
 const CONFIGURATION: &str = "docs/configuration.md";
+const API: &str = "server/openapi.json";
 
 /// The maximum length of the README, in lines.
 const MAX_README_LINES: usize = 130;
@@ -142,18 +149,73 @@ fn configuration() -> String {
 
 #[test]
 fn the_configuration_document_is_generated_from_the_defaults() {
-    let generated = configuration();
-    if std::env::var_os("UPDATE_DOCUMENTS").is_some() {
-        std::fs::write(root().join(CONFIGURATION), &generated).unwrap();
+    assert_generated(CONFIGURATION, &configuration());
+}
+
+#[test]
+fn the_description_of_the_api_is_generated_from_the_handlers() {
+    let api = ApiDescription::render().unwrap();
+    assert_generated(API, std::str::from_utf8(api.json()).unwrap());
+}
+
+/// The operations of the description, as method and path.
+fn operations() -> BTreeSet<String> {
+    let api = ApiDescription::render().unwrap();
+    let api: Value = serde_json::from_slice(api.json()).unwrap();
+    let paths = api["paths"].as_object().unwrap().iter();
+    let operations = paths.flat_map(|(path, item)| {
+        let methods = item.as_object().unwrap().keys();
+        methods.map(move |method| format!("{} {path}", method.to_uppercase()))
+    });
+    operations.collect()
+}
+
+#[test]
+fn every_route_is_described_and_every_described_route_exists() {
+    let table = route_table().into_iter();
+    let routes: BTreeSet<String> = table
+        .flat_map(|(path, methods)| methods.into_iter().map(move |name| format!("{name} {path}")))
+        .collect();
+    assert!(routes.len() > 40, "{} routes were found", routes.len());
+    let operations = operations();
+    let missing: Vec<_> = routes.difference(&operations).collect();
+    assert!(missing.is_empty(), "add #[utoipa::path] to the handlers, and list them: {missing:?}");
+    let invented: Vec<_> = operations.difference(&routes).collect();
+    assert!(invented.is_empty(), "the server has no such routes: {invented:?}");
+}
+
+#[test]
+fn every_operation_has_a_name_of_its_own_and_a_summary() {
+    let api = ApiDescription::render().unwrap();
+    let api: Value = serde_json::from_slice(api.json()).unwrap();
+    let tags: Vec<&Value> =
+        api["tags"].as_array().unwrap().iter().map(|tag| &tag["name"]).collect();
+    let mut names = BTreeSet::new();
+    for (path, item) in api["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let name = operation["operationId"].as_str().unwrap();
+            assert!(names.insert(name), "{method} {path}: {name} is the name of another operation");
+            let summary = operation["summary"].as_str().unwrap();
+            assert!(summary.ends_with('.'), "{method} {path}: {summary}");
+            assert!(tags.contains(&&operation["tags"][0]), "{method} {path}: unknown tag");
+        }
     }
-    let differs = read(CONFIGURATION)
+}
+
+/// Asserts that a document is the one that was generated.
+fn assert_generated(document: &str, generated: &str) {
+    if std::env::var_os("UPDATE_DOCUMENTS").is_some() {
+        std::fs::write(root().join(document), generated).unwrap();
+    }
+    let text = read(document);
+    let differs = text
         .lines()
         .zip(generated.lines())
-        .find(|(document, generated)| document != generated)
-        .map(|(document, generated)| format!("- {document}\n+ {generated}"));
+        .find(|(old, new)| old != new)
+        .map(|(old, new)| format!("- {old}\n+ {new}"));
     assert!(
-        read(CONFIGURATION) == generated,
-        "{CONFIGURATION} is out of date: run `UPDATE_DOCUMENTS=1 cargo test -p matchbook-server \
+        text == generated,
+        "{document} is out of date: run `UPDATE_DOCUMENTS=1 cargo test -p matchbook-server \
          --test documents`\n{}",
         differs.unwrap_or_default()
     );

@@ -3,9 +3,15 @@
 //! JSON names are camelCase, and part of the API: never change them. Types with a token do not
 //! implement `Debug`, so that no token can reach a log by accident.
 
+mod accounts;
 #[cfg(feature = "base-url")]
 mod base_url;
 
+pub use accounts::{
+    AcceptInvitationRequest, AccountInfo, AccountName, ChangeAccountRequest, ChangePasswordRequest,
+    ConfirmRequest, ConfirmTotpRequest, ForgotPasswordRequest, LoginRequest, NewTotp,
+    PasswordProof, RecoveryCodes, RegisterRequest, RegisteredUser, ResetPasswordRequest,
+};
 #[cfg(feature = "base-url")]
 pub use base_url::{UrlError, base_url, web_url};
 
@@ -29,33 +35,42 @@ pub const DEVICE_COOKIE: &str = "__Host-matchbook_device";
 
 /// The query of `GET /token`.
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 #[serde(rename_all = "camelCase")]
 pub struct GuestLoginQuery {
     /// The guest id from `GET /register`, valid for one login.
+    #[cfg_attr(feature = "openapi", param(value_type = Uuid, required))]
     pub user_id: Option<String>,
 }
 
 /// The form of `POST /refresh`.
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RefreshRequest {
     /// The refresh token, which a client does not parse.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, required, example = "mb_rt_…"))]
     pub refresh_token: Option<String>,
 }
 
 /// The response of `GET /token` and `POST /refresh`.
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct TokenResponse {
     /// The access token, a JWT to send as `Authorization: Bearer …` (RFC 6750 §2.1).
+    #[cfg_attr(feature = "openapi", schema(example = "eyJ…"))]
     pub token: String,
     /// The refresh token. Each refresh replaces it.
+    #[cfg_attr(feature = "openapi", schema(example = "mb_rt_…"))]
     pub refresh_token: String,
     /// The lifetime of the access token in seconds, counted from when it was issued.
+    #[cfg_attr(feature = "openapi", schema(example = 900))]
     pub expires_in: u64,
 }
 
 /// The response of `GET /user` to a valid access token.
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct UserInfo {
     /// The user of the access token.
@@ -68,184 +83,31 @@ pub struct UserInfo {
     pub expires_at: OffsetDateTime,
     /// The name of the account; absent for a guest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, required = false, example = "ann@example.com"))]
     pub name: Option<String>,
     /// Whether the user proved that the email address is theirs; absent for a guest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = bool, required = false))]
     pub email_verified: Option<bool>,
-}
-
-/// The request of `POST /register`: an account's login name and password.
-#[derive(Default, Serialize, Deserialize)]
-pub struct RegisterRequest {
-    /// An email address or a user name.
-    pub name: Option<String>,
-    /// The password.
-    pub password: Option<String>,
-}
-
-/// The response of `POST /register`.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RegisteredUser {
-    /// The user of the account.
-    pub user_id: Uuid,
-}
-
-/// The request of `POST /invitations/accept`.
-#[derive(Default, Serialize, Deserialize)]
-pub struct AcceptInvitationRequest {
-    /// The token in the link.
-    pub token: Option<String>,
-    /// The login name, if the invitation has none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// The password.
-    pub password: Option<String>,
-}
-
-/// The request of `POST /register/confirm`.
-#[derive(Default, Serialize, Deserialize)]
-pub struct ConfirmRequest {
-    /// The token in the link.
-    pub token: Option<String>,
-}
-
-/// The request of `POST /password/forgot`.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub struct ForgotPasswordRequest {
-    /// A login name of the account.
-    pub name: Option<String>,
-}
-
-/// The request of `POST /password/reset`.
-#[derive(Default, Serialize, Deserialize)]
-pub struct ResetPasswordRequest {
-    /// The token in the link.
-    pub token: Option<String>,
-    /// The password from now on.
-    pub new: Option<String>,
-}
-
-/// The request of `POST /login`.
-#[derive(Default, Serialize, Deserialize)]
-pub struct LoginRequest {
-    /// A login name of the account.
-    pub name: Option<String>,
-    /// The password.
-    pub password: Option<String>,
-    /// The code of the second factor, or a recovery code.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub code: Option<String>,
-}
-
-/// The request of `POST /password`.
-#[derive(Default, Serialize, Deserialize)]
-pub struct ChangePasswordRequest {
-    /// The password until now.
-    pub current: Option<String>,
-    /// The password from now on.
-    pub new: Option<String>,
 }
 
 /// The request of `POST /sessions`, by a backend.
 #[derive(Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct OpenSessionRequest {
     /// The backend's name of the user.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, required, example = "customer-4711", max_length = 255))]
     pub subject: Option<String>,
     /// Further claims of the session's access tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = std::collections::HashMap<String, serde_json::Value>, required = false))]
     pub claims: Option<serde_json::Map<String, serde_json::Value>>,
-}
-
-/// The response of `GET /account` and `PATCH /account`.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct AccountInfo {
-    /// The user of the account.
-    pub user_id: Uuid,
-    /// The login names.
-    pub names: Vec<AccountName>,
-    /// The name that people see.
-    pub display_name: Option<String>,
-    /// When the account was created.
-    #[serde(with = "time::serde::rfc3339")]
-    pub created_at: OffsetDateTime,
-    /// Whether the account administrates the server.
-    pub is_admin: bool,
-    /// Whether the account can log in with a password.
-    pub has_password: bool,
-    /// Whether a login needs a code.
-    pub second_factor: bool,
-    /// The number of recovery codes that have not been used.
-    pub recovery_codes_left: i64,
-}
-
-/// A login name in the response of `GET /account`.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct AccountName {
-    /// The name, normalized.
-    pub name: String,
-    /// `email` or `username`.
-    pub kind: String,
-    /// Whether the user proved that the email address is theirs.
-    pub verified: bool,
-}
-
-/// The request of `PATCH /account`.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ChangeAccountRequest {
-    /// The new display name; `Some(None)`, in JSON `null`, removes it.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
-    pub display_name: Option<Option<String>>,
-}
-
-/// Tells a field that is `null` from one that is missing.
-fn present<'de, D, T>(field: D) -> Result<Option<T>, D::Error>
-where
-    D: serde::Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    T::deserialize(field).map(Some)
-}
-
-/// The request of `DELETE /account`, `POST /account/totp` and `DELETE /account/totp`.
-#[derive(Default, Serialize, Deserialize)]
-pub struct PasswordProof {
-    /// The password of the account.
-    pub password: Option<String>,
-    /// The code of the second factor, or a recovery code.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub code: Option<String>,
-}
-
-/// The response of `POST /account/totp`.
-#[derive(Serialize, Deserialize)]
-pub struct NewTotp {
-    /// The secret of the second factor, in base 32.
-    pub secret: String,
-    /// The same as an `otpauth:` URI, for a QR code.
-    pub uri: String,
-}
-
-/// The request of `POST /account/totp/confirm`.
-#[derive(Default, Serialize, Deserialize)]
-pub struct ConfirmTotpRequest {
-    /// The code that the user's app shows.
-    pub code: Option<String>,
-}
-
-/// The response of `POST /account/totp/confirm`.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RecoveryCodes {
-    /// Codes that replace the second factor, each once.
-    pub recovery_codes: Vec<String>,
 }
 
 /// A session of the user in the response of `GET /sessions`: one login on one device.
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct SessionInfo {
     /// The id for `DELETE /sessions/{id}`.
@@ -262,22 +124,27 @@ pub struct SessionInfo {
     #[serde(with = "time::serde::rfc3339")]
     pub expires_at: OffsetDateTime,
     /// The IP address of the login or of the last refresh.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, required, example = "192.0.2.7"))]
     pub ip: Option<IpAddr>,
     /// The `User-Agent` of the login or of the last refresh.
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub user_agent: Option<String>,
 }
 
 /// The query of `DELETE /sessions`. Unknown parameters are rejected: a misspelt one must not
 /// end more sessions than intended.
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub struct RevokeSessionsQuery {
     /// `current` keeps the session of the request.
+    #[cfg_attr(feature = "openapi", param(value_type = String, required = false, example = "current"))]
     pub keep: Option<String>,
 }
 
 /// The response of `DELETE /sessions`.
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RevokedSessions {
     /// The number of sessions that this request ended.
     pub ended: usize,
@@ -285,18 +152,23 @@ pub struct RevokedSessions {
 
 /// The body of every error response.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ErrorBody {
     /// A stable code: one of RFC 6749 §5.2 or RFC 6750 §3.1 if one fits.
+    #[cfg_attr(feature = "openapi", schema(example = "invalid_request"))]
     pub error: String,
     /// The error and its remedy, for a human.
+    #[cfg_attr(feature = "openapi", schema(example = "Send the field `name`."))]
     pub message: String,
     /// Why a genuine refresh token is rejected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = InvalidGrantReason, required = false))]
     pub reason: Option<InvalidGrantReason>,
 }
 
 /// Why a refresh token that this server issued is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum InvalidGrantReason {
@@ -341,6 +213,7 @@ impl InvalidGrantReason {
 
 /// The response of `GET /health/ready`.
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Readiness {
     /// The state of the server, from those of its parts.
     pub status: ServerStatus,
@@ -348,14 +221,17 @@ pub struct Readiness {
     pub database: Health,
     /// Redis, if the server is configured to use it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Health, required = false))]
     pub redis: Option<Health>,
     /// The problems, for a human.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(required = false))]
     pub problems: Vec<String>,
 }
 
 /// Whether the server can serve requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ServerStatus {
     /// All parts respond.
@@ -368,6 +244,7 @@ pub enum ServerStatus {
 
 /// Whether a part responds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
     /// The part responded.

@@ -9,16 +9,30 @@ use matchbook_shared::{
 use secrecy::SecretString;
 
 use super::accounts::{optional, required};
-use super::error::Error;
+use super::error::{Error, Errors, Limited, RequestBody};
 use super::extract::bearer::Bearer;
 use super::extract::body_timeout::WithTimeout;
 use super::state::State;
-use crate::accounts::{DisplayName, OwnAccount, Proof};
+use crate::accounts::{
+    DeleteError, DisplayName, InvalidDisplayName, OwnAccount, OwnAccountError, Proof,
+    SecondFactorError,
+};
 use crate::limits::Limit;
 use crate::sessions::ClientInfo;
 use crate::tokens::VerifiedToken;
 
-/// `GET /account`: the account of the access token.
+/// Returns the account of the user.
+#[utoipa::path(
+    get,
+    path = "/account",
+    tag = "Account",
+    operation_id = "getAccount",
+    responses(
+        (status = 200, description = "The account", body = AccountInfo),
+        Errors<(Bearer, OwnAccountError)>,
+    ),
+    security(("bearer" = []))
+)]
 pub(super) async fn read(
     state: Data<State>,
     Bearer(access): Bearer,
@@ -26,7 +40,19 @@ pub(super) async fn read(
     Ok(Json(info(state.accounts.own_account(access.user).await?)))
 }
 
-/// `PATCH /account`: changes the display name.
+/// Changes the display name.
+#[utoipa::path(
+    patch,
+    path = "/account",
+    tag = "Account",
+    operation_id = "changeAccount",
+    request_body = ChangeAccountRequest,
+    responses(
+        (status = 200, description = "The account", body = AccountInfo),
+        Errors<(Bearer, RequestBody, OwnAccountError, InvalidDisplayName)>,
+    ),
+    security(("bearer" = []))
+)]
 pub(super) async fn change(
     state: Data<State>,
     Bearer(access): Bearer,
@@ -39,7 +65,19 @@ pub(super) async fn change(
     Ok(Json(info(state.accounts.rename(access, name, client).await?)))
 }
 
-/// `DELETE /account`: deletes the account and ends its sessions.
+/// Deletes the account and ends its sessions.
+#[utoipa::path(
+    delete,
+    path = "/account",
+    tag = "Account",
+    operation_id = "deleteAccount",
+    request_body = PasswordProof,
+    responses(
+        (status = 204, description = "The account is deleted"),
+        Errors<(Bearer, Limited, RequestBody, DeleteError)>,
+    ),
+    security(("bearer" = []))
+)]
 pub(super) async fn delete(
     state: Data<State>,
     Bearer(access): Bearer,
@@ -51,7 +89,21 @@ pub(super) async fn delete(
     Ok(HttpResponse::NoContent().finish())
 }
 
-/// `POST /account/totp`: begins to add a second factor.
+/// Begins to add a second factor.
+///
+/// The second factor is on after `POST /account/totp/confirm`.
+#[utoipa::path(
+    post,
+    path = "/account/totp",
+    tag = "Account",
+    operation_id = "beginTotp",
+    request_body = PasswordProof,
+    responses(
+        (status = 200, description = "The secret of the second factor", body = NewTotp),
+        Errors<(Bearer, Limited, RequestBody, SecondFactorError)>,
+    ),
+    security(("bearer" = []))
+)]
 pub(super) async fn begin_totp(
     state: Data<State>,
     Bearer(access): Bearer,
@@ -63,7 +115,19 @@ pub(super) async fn begin_totp(
     Ok(Json(NewTotp { secret: new.secret, uri: new.uri }))
 }
 
-/// `POST /account/totp/confirm`: turns the second factor on.
+/// Turns the second factor on.
+#[utoipa::path(
+    post,
+    path = "/account/totp/confirm",
+    tag = "Account",
+    operation_id = "confirmTotp",
+    request_body = ConfirmTotpRequest,
+    responses(
+        (status = 200, description = "Recovery codes, which are not returned again", body = RecoveryCodes),
+        Errors<(Bearer, Limited, RequestBody, SecondFactorError)>,
+    ),
+    security(("bearer" = []))
+)]
 pub(super) async fn confirm_totp(
     state: Data<State>,
     Bearer(access): Bearer,
@@ -77,7 +141,19 @@ pub(super) async fn confirm_totp(
     Ok(Json(RecoveryCodes { recovery_codes }))
 }
 
-/// `DELETE /account/totp`: removes the second factor.
+/// Removes the second factor.
+#[utoipa::path(
+    delete,
+    path = "/account/totp",
+    tag = "Account",
+    operation_id = "deleteTotp",
+    request_body = PasswordProof,
+    responses(
+        (status = 204, description = "The second factor is removed"),
+        Errors<(Bearer, Limited, RequestBody, SecondFactorError)>,
+    ),
+    security(("bearer" = []))
+)]
 pub(super) async fn delete_totp(
     state: Data<State>,
     Bearer(access): Bearer,

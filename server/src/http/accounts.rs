@@ -3,21 +3,39 @@
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::web::{Data, Json};
-use matchbook_shared::{ChangePasswordRequest, LoginRequest, RegisterRequest, RegisteredUser};
+use matchbook_shared::{
+    ChangePasswordRequest, LoginRequest, RegisterRequest, RegisteredUser, TokenResponse,
+};
 use secrecy::SecretString;
 
-use super::error::Error;
+use super::error::{Error, Errors, Limited, RequestBody};
 use super::extract::bearer::Bearer;
 use super::extract::body_timeout::WithTimeout;
 use super::extract::device_cookie::{self, DeviceCookie};
 use super::refresh::token_response;
 use super::state::State;
-use crate::accounts::{ChangePassword, LogIn, LoggedIn, LoginName, Register};
+use crate::accounts::{
+    ChangePassword, ChangePasswordError, LogIn, LogInError, LoggedIn, LoginName, Register,
+    RegisterError,
+};
 use crate::limits::Limit;
 use crate::sessions::ClientInfo;
 
-/// `POST /register`: registers an account. With the access token of a guest, the guest
-/// becomes the account.
+/// Registers an account.
+///
+/// With the access token of a guest, the guest becomes the account and keeps its id.
+#[utoipa::path(
+    post,
+    path = "/register",
+    tag = "Accounts",
+    operation_id = "register",
+    request_body = RegisterRequest,
+    responses(
+        (status = 201, description = "The account", body = RegisteredUser),
+        Errors<(Limited, RequestBody, Bearer, RegisterError)>,
+    ),
+    security((), ("bearer" = []))
+)]
 pub(super) async fn register(
     state: Data<State>,
     bearer: Result<Bearer, Error>,
@@ -44,7 +62,26 @@ pub(super) async fn register(
     Ok(HttpResponse::build(StatusCode::CREATED).json(RegisteredUser { user_id: user.0 }))
 }
 
-/// `POST /login`: opens a session of an account.
+/// Opens a session of an account.
+///
+/// The cookie of the response shows in later logins that the browser is known, so that they are not
+/// slowed down when others guess the password.
+#[utoipa::path(
+    post,
+    path = "/login",
+    tag = "Accounts",
+    operation_id = "logIn",
+    request_body = LoginRequest,
+    responses(
+        (
+            status = 200,
+            description = "The tokens of the session",
+            body = TokenResponse,
+            headers(("Set-Cookie" = String, description = "The cookie of a known browser")),
+        ),
+        Errors<(Limited, RequestBody, LogInError)>,
+    )
+)]
 pub(super) async fn log_in(
     state: Data<State>,
     WithTimeout(body): WithTimeout<Json<LoginRequest>>,
@@ -63,7 +100,21 @@ pub(super) async fn log_in(
     Ok(response.json(token_response(tokens).into_inner()))
 }
 
-/// `POST /password`: changes the password and ends the user's other sessions.
+/// Changes the password.
+///
+/// Ends the other sessions of the user.
+#[utoipa::path(
+    post,
+    path = "/password",
+    tag = "Account",
+    operation_id = "changePassword",
+    request_body = ChangePasswordRequest,
+    responses(
+        (status = 204, description = "The password is changed"),
+        Errors<(Bearer, Limited, RequestBody, ChangePasswordError)>,
+    ),
+    security(("bearer" = []))
+)]
 pub(super) async fn change_password(
     state: Data<State>,
     Bearer(access): Bearer,

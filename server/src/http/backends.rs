@@ -3,16 +3,30 @@
 use actix_web::web::{Data, Json};
 use matchbook_shared::{OpenSessionRequest, TokenResponse};
 
-use super::error::Error;
+use super::error::{Error, Errors, RequestBody};
 use super::extract::basic::BasicCredentials;
 use super::extract::body_timeout::WithTimeout;
 use super::refresh::token_response;
 use super::state::State;
-use crate::accounts::OpenSession;
+use crate::accounts::{OpenSession, OpenSessionError};
 use crate::sessions::ClientInfo;
 use crate::tokens::{ExtraClaims, InvalidClaims};
 
-/// `POST /sessions`: opens a session for a user of a backend.
+/// Opens a session for a user of a backend.
+///
+/// Each session of the same subject belongs to the same user.
+#[utoipa::path(
+    post,
+    path = "/sessions",
+    tag = "Backends",
+    operation_id = "openSession",
+    request_body = OpenSessionRequest,
+    responses(
+        (status = 200, description = "The tokens of the session", body = TokenResponse),
+        Errors<(BasicCredentials, RequestBody, OpenSessionError)>,
+    ),
+    security(("backend" = []))
+)]
 pub(super) async fn open_session(
     state: Data<State>,
     credentials: BasicCredentials,

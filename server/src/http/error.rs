@@ -1,18 +1,23 @@
 //! The errors of the API: status, code and message of each, and its headers.
 
 mod accounts;
+mod documented;
 
 use std::fmt;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
+use actix_web::http::header::{ALLOW, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
 use matchbook_shared::{ErrorBody, InvalidGrantReason};
 
 use crate::accounts::{Error as AccountsError, Registration};
 use crate::issuer::{self, ErrorKind, RefreshError, VerifyError};
 use crate::sessions::{GuestRejection, InvalidGrant};
+
+pub(super) use documented::{
+    Errors, Limited, NewGuest, OwnSession, PageErrors, Parameters, RequestBody,
+};
 
 /// Why a request is rejected. `Display` is the message for the client. The cause of
 /// a `5xx` is only logged.
@@ -204,6 +209,20 @@ impl Error {
             _ => None,
         }
     }
+
+    /// Returns the headers of the response.
+    fn headers(&self) -> Vec<(HeaderName, String)> {
+        let challenge = self.challenge().map(|challenge| (WWW_AUTHENTICATE, challenge));
+        let hint = match self {
+            Self::RateLimited(wait) => Some((RETRY_AFTER, round_up_to_seconds(*wait).to_string())),
+            Self::MethodNotAllowed(allowed) => Some((ALLOW, (*allowed).to_owned())),
+            _ if self.parts().0 == StatusCode::SERVICE_UNAVAILABLE => {
+                Some((RETRY_AFTER, "1".to_owned()))
+            }
+            _ => None,
+        };
+        challenge.into_iter().chain(hint).collect()
+    }
 }
 
 fn invalid_grant_message(reason: Option<InvalidGrant>) -> &'static str {
@@ -267,24 +286,12 @@ impl ResponseError for Error {
         }
         let (status, code, message) = self.parts();
         let mut response = HttpResponse::build(status);
-        if let Some(challenge) = self.challenge() {
-            response.insert_header((WWW_AUTHENTICATE, challenge));
+        for header in self.headers() {
+            response.insert_header(header);
         }
-        match self {
-            Self::RateLimited(wait) => {
-                response.insert_header((RETRY_AFTER, round_up_to_seconds(*wait)));
-            }
-            Self::MethodNotAllowed(allowed) => {
-                response.insert_header((ALLOW, *allowed));
-            }
-            // The rest of the body is not read.
-            Self::PayloadTooLarge | Self::BodyTimeout => {
-                response.force_close();
-            }
-            _ if status == StatusCode::SERVICE_UNAVAILABLE => {
-                response.insert_header((RETRY_AFTER, "1"));
-            }
-            _ => {}
+        // The rest of the body is not read.
+        if matches!(self, Self::PayloadTooLarge | Self::BodyTimeout) {
+            response.force_close();
         }
         response.json(ErrorBody {
             error: code.to_owned(),

@@ -4,14 +4,26 @@ use actix_web::web::{Data, Json, Query};
 use matchbook_shared::{GuestLoginQuery, TokenResponse};
 use uuid::Uuid;
 
-use super::error::Error;
+use super::error::{Error, Errors, Limited, NewGuest, Parameters};
 use super::refresh::token_response;
 use super::state::State;
 use crate::ids::UserId;
 use crate::limits::Limit;
-use crate::sessions::ClientInfo;
+use crate::sessions::{ClientInfo, GuestRejection};
 
-/// `GET /register`: registers a guest.
+/// Registers a guest.
+///
+/// The id permits one login.
+#[utoipa::path(
+    get,
+    path = "/register",
+    tag = "Guests",
+    operation_id = "registerGuest",
+    responses(
+        (status = 200, description = "The id of the guest", body = Uuid, content_type = "application/json"),
+        Errors<(Limited, NewGuest)>,
+    )
+)]
 pub(super) async fn register(
     state: Data<State>,
     client: ClientInfo,
@@ -24,7 +36,18 @@ pub(super) async fn register(
     Ok(Json(state.issuer.register_guest().await?))
 }
 
-/// `GET /token?userId=`: opens the one session of a guest.
+/// Opens the one session of a guest.
+#[utoipa::path(
+    get,
+    path = "/token",
+    tag = "Guests",
+    operation_id = "logInGuest",
+    params(GuestLoginQuery),
+    responses(
+        (status = 200, description = "The tokens of the session", body = TokenResponse),
+        Errors<(Limited, Parameters, GuestRejection)>,
+    )
+)]
 pub(super) async fn token(
     state: Data<State>,
     query: Query<GuestLoginQuery>,

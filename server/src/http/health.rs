@@ -4,21 +4,56 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::RETRY_AFTER;
 use actix_web::{HttpRequest, HttpResponse, web};
 use matchbook_shared::{Health, Readiness, ServerStatus};
+use serde::Serialize;
+use utoipa::ToSchema;
 
-use super::error::Error;
+use super::error::{Error, Errors, Limited};
 use super::middleware::request_log::client_ip;
 use super::state::State;
 use crate::issuer::HealthReport;
 use crate::limits::Limit;
 
-/// `GET /health/live`: the process responds. Checks nothing else.
-pub(super) async fn live() -> HttpResponse {
-    HttpResponse::Ok().json(serde_json::json!({ "status": "live" }))
+/// The response of `GET /health/live`.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Liveness {
+    /// Always `live`.
+    status: &'static str,
 }
 
-/// `GET /health/ready`: the state of the server and its problems. It responds
-/// `503` without its database, and `200` without Redis: slower, but correct. It also
-/// responds `200` with a key that it cannot decrypt, whose tokens it rejects.
+/// Returns whether the process responds.
+///
+/// Checks nothing else.
+#[utoipa::path(
+    get,
+    path = "/health/live",
+    tag = "Health",
+    operation_id = "live",
+    responses((status = 200, description = "The process responds", body = Liveness))
+)]
+pub(super) async fn live() -> HttpResponse {
+    HttpResponse::Ok().json(Liveness { status: "live" })
+}
+
+/// Returns the state of the server and its problems.
+///
+/// Without Redis the server is slower, but correct. With a key that it cannot decrypt, it rejects the
+/// tokens of that key.
+#[utoipa::path(
+    get,
+    path = "/health/ready",
+    tag = "Health",
+    operation_id = "ready",
+    responses(
+        Errors<(Limited,)>,
+        (status = 200, description = "The server can serve requests", body = Readiness),
+        (
+            status = 503,
+            description = "The server cannot reach its database",
+            body = Readiness,
+            headers(("Retry-After" = String, description = "When to send the request again, in seconds.")),
+        ),
+    )
+)]
 pub(super) async fn ready(
     state: web::Data<State>,
     request: HttpRequest,

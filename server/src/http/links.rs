@@ -9,14 +9,30 @@ use matchbook_shared::{
 };
 
 use super::accounts::required;
-use super::error::Error;
+use super::error::{Error, Errors, Limited, RequestBody};
 use super::extract::body_timeout::WithTimeout;
 use super::state::State;
-use crate::accounts::{AcceptInvitation, ForgottenPassword, LinkToken, LoginName, ResetPassword};
+use crate::accounts::{
+    AcceptInvitation, ForgottenPassword, InvalidName, LinkError, LinkToken, LoginName,
+    ResetPassword,
+};
 use crate::limits::Limit;
 use crate::sessions::ClientInfo;
 
-/// `POST /invitations/accept`: creates the account of an invitation.
+/// Creates the account of an invitation.
+///
+/// A rejected request does not use the link.
+#[utoipa::path(
+    post,
+    path = "/invitations/accept",
+    tag = "Accounts",
+    operation_id = "acceptInvitation",
+    request_body = AcceptInvitationRequest,
+    responses(
+        (status = 201, description = "The account", body = RegisteredUser),
+        Errors<(Limited, RequestBody, LinkError, InvalidName)>,
+    )
+)]
 pub(super) async fn accept(
     state: Data<State>,
     WithTimeout(body): WithTimeout<Json<AcceptInvitationRequest>>,
@@ -32,8 +48,20 @@ pub(super) async fn accept(
     Ok(HttpResponse::build(StatusCode::CREATED).json(RegisteredUser { user_id: user.0 }))
 }
 
-/// `POST /register/confirm`: creates the account of a registration whose email address is
-/// verified by the link.
+/// Creates the account of a registration.
+///
+/// The link of the mail verifies the email address.
+#[utoipa::path(
+    post,
+    path = "/register/confirm",
+    tag = "Accounts",
+    operation_id = "confirmRegistration",
+    request_body = ConfirmRequest,
+    responses(
+        (status = 201, description = "The account", body = RegisteredUser),
+        Errors<(Limited, RequestBody, LinkError)>,
+    )
+)]
 pub(super) async fn confirm(
     state: Data<State>,
     WithTimeout(body): WithTimeout<Json<ConfirmRequest>>,
@@ -45,8 +73,20 @@ pub(super) async fn confirm(
     Ok(HttpResponse::build(StatusCode::CREATED).json(RegisteredUser { user_id: user.0 }))
 }
 
-/// `POST /password/forgot`: sends a link that sets a new password. The response is the same
-/// for every name, and does not wait for the work.
+/// Sends a link that sets a new password.
+///
+/// The response is the same for every name, and does not wait for the work.
+#[utoipa::path(
+    post,
+    path = "/password/forgot",
+    tag = "Accounts",
+    operation_id = "forgotPassword",
+    request_body = ForgotPasswordRequest,
+    responses(
+        (status = 202, description = "The request is accepted"),
+        Errors<(Limited, RequestBody)>,
+    )
+)]
 pub(super) async fn forgot(
     state: Data<State>,
     WithTimeout(body): WithTimeout<Json<ForgotPasswordRequest>>,
@@ -62,7 +102,20 @@ pub(super) async fn forgot(
     Ok(HttpResponse::Accepted().finish())
 }
 
-/// `POST /password/reset`: sets a new password, and ends all sessions of the user.
+/// Sets a new password by a link.
+///
+/// Ends all sessions of the user.
+#[utoipa::path(
+    post,
+    path = "/password/reset",
+    tag = "Accounts",
+    operation_id = "resetPassword",
+    request_body = ResetPasswordRequest,
+    responses(
+        (status = 204, description = "The password is set"),
+        Errors<(Limited, RequestBody, LinkError)>,
+    )
+)]
 pub(super) async fn reset(
     state: Data<State>,
     WithTimeout(body): WithTimeout<Json<ResetPasswordRequest>>,

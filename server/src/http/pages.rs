@@ -4,7 +4,7 @@
 //! form uses the link. The forms need no protection against cross-site requests (CSRF): they
 //! use no cookie, and a request without the token of the link does nothing.
 
-mod link_forms;
+pub(super) mod link_forms;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{
@@ -24,12 +24,19 @@ pub(super) use link_forms::{
 pub(super) const MAX_FORM_LEN: usize = 32 * 1024;
 
 /// The pages load nothing but the stylesheet, run no script, and submit to this server only.
-const POLICY: &str = "default-src 'none'; style-src 'self'; form-action 'self'; \
+pub(super) const POLICY: &str = "default-src 'none'; style-src 'self'; form-action 'self'; \
                       frame-ancestors 'none'; base-uri 'none'";
 
 const STYLESHEET: &str = include_str!("../../templates/pages.css");
 
-/// `GET /pages.css`: the stylesheet of the pages.
+/// Returns the stylesheet of the pages.
+#[utoipa::path(
+    get,
+    path = "/pages.css",
+    tag = "Pages",
+    operation_id = "getStylesheet",
+    responses((status = 200, description = "The stylesheet", body = String, content_type = "text/css"))
+)]
 pub(super) async fn stylesheet() -> HttpResponse {
     HttpResponse::Ok()
         .content_type("text/css; charset=utf-8")

@@ -3,15 +3,33 @@
 use actix_web::web::{Data, Form, Json};
 use matchbook_shared::{RefreshRequest, TokenResponse};
 
-use super::error::{Error, round_up_to_seconds};
+use super::error::{Error, Errors, Limited, Parameters, RequestBody, round_up_to_seconds};
 use super::extract::body_timeout::WithTimeout;
 use super::extract::idempotency_key::OptionalKey;
 use super::state::State;
-use crate::issuer::{IssuedTokens, UnrecognizedToken};
+use crate::issuer::{IssuedTokens, RefreshError, UnrecognizedToken};
 use crate::limits::Limit;
 use crate::sessions::{ClientInfo, PresentedToken};
 
 /// Exchanges a refresh token for its successor.
+///
+/// A client that repeats a refresh, because its response was lost, sends the same idempotency key.
+#[utoipa::path(
+    post,
+    path = "/refresh",
+    tag = "Sessions",
+    operation_id = "refresh",
+    params((
+            "Idempotency-Key" = Option<String>,
+            Header,
+            description = "Random, and new for each refresh token: 16 to 128 visible ASCII characters.",
+        )),
+    request_body(content = RefreshRequest, content_type = "application/x-www-form-urlencoded"),
+    responses(
+        (status = 200, description = "The next tokens of the session", body = TokenResponse),
+        Errors<(Limited, RequestBody, Parameters, RefreshError)>,
+    )
+)]
 pub(super) async fn refresh(
     state: Data<State>,
     WithTimeout(form): WithTimeout<Form<RefreshRequest>>,

@@ -5,16 +5,29 @@ use actix_web::web::{Data, Json, Path, Query};
 use matchbook_shared::{RefreshRequest, RevokeSessionsQuery, RevokedSessions, SessionInfo};
 use uuid::Uuid;
 
-use super::error::Error;
+use super::error::{Error, Errors, Limited, OwnSession, Parameters, RequestBody};
 use super::extract::bearer::Bearer;
 use super::extract::optional_form::OptionalForm;
 use super::state::State;
 use crate::ids::SessionId;
-use crate::issuer::{Issuer, SessionSummary};
+use crate::issuer::{Issuer, RefreshError, SessionSummary};
 use crate::limits::Limit;
 use crate::sessions::ClientInfo;
 
-/// `GET /sessions`: the user's live sessions, the last used first.
+/// Lists the live sessions of the user.
+///
+/// The last used first, at most 1000.
+#[utoipa::path(
+    get,
+    path = "/sessions",
+    tag = "Sessions",
+    operation_id = "listSessions",
+    responses(
+        (status = 200, description = "The sessions", body = Vec<SessionInfo>),
+        Errors<(Bearer,)>,
+    ),
+    security(("bearer" = []))
+)]
 pub(super) async fn list(
     state: Data<State>,
     Bearer(access): Bearer,
@@ -32,8 +45,26 @@ pub(super) async fn list(
     Ok(Json(sessions.into_iter().map(info).collect()))
 }
 
-/// `POST /logout`: revokes the session of an access token or of a refresh token. No
-/// server accepts its tokens after the response.
+/// Ends a session.
+///
+/// The session of the refresh token, or else of the access token. No server accepts its tokens after
+/// the response.
+#[utoipa::path(
+    post,
+    path = "/logout",
+    tag = "Sessions",
+    operation_id = "logOut",
+    request_body(
+        content = Option<RefreshRequest>,
+        content_type = "application/x-www-form-urlencoded",
+        description = "The refresh token of the session, unless the request has an access token.",
+    ),
+    responses(
+        (status = 204, description = "The session has ended"),
+        Errors<(Limited, Bearer, RequestBody, RefreshError)>,
+    ),
+    security((), ("bearer" = []))
+)]
 pub(super) async fn logout(
     state: Data<State>,
     bearer: Result<Bearer, Error>,
@@ -80,8 +111,18 @@ fn session_to_end(
     }
 }
 
-/// `DELETE /sessions/{id}`: revokes one of the user's sessions. The response does not
-/// reveal whether another user has such a session.
+/// Ends one session of the user.
+///
+/// The response does not reveal whether another user has such a session.
+#[utoipa::path(
+    delete,
+    path = "/sessions/{id}",
+    tag = "Sessions",
+    operation_id = "endSession",
+    params(("id" = Uuid, Path, description = "The id of the session in `GET /sessions`.")),
+    responses((status = 204, description = "The session has ended"), Errors<(Bearer, OwnSession)>),
+    security(("bearer" = []))
+)]
 pub(super) async fn revoke(
     state: Data<State>,
     Bearer(access): Bearer,
@@ -96,8 +137,21 @@ pub(super) async fn revoke(
     }
 }
 
-/// `DELETE /sessions`: revokes all of the user's sessions; with `?keep=current`, all
-/// but this one.
+/// Ends all sessions of the user.
+///
+/// With `keep=current`, all but that of the request.
+#[utoipa::path(
+    delete,
+    path = "/sessions",
+    tag = "Sessions",
+    operation_id = "endSessions",
+    params(RevokeSessionsQuery),
+    responses(
+        (status = 200, description = "The sessions have ended", body = RevokedSessions),
+        Errors<(Bearer, Parameters)>,
+    ),
+    security(("bearer" = []))
+)]
 pub(super) async fn revoke_all(
     state: Data<State>,
     Bearer(access): Bearer,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::accounts::Accounts;
 use crate::clients::ClientRegistry;
 use crate::http::error::Error;
+use crate::http::openapi::ApiDescription;
 use crate::issuer::Issuer;
 use crate::limits::{Limit, Limits};
 use crate::metrics::Metrics;
@@ -19,6 +20,7 @@ pub struct State {
     pub limits: Limits,
     pub proxies: TrustedProxies,
     pub metrics: Arc<Metrics>,
+    pub api: ApiDescription,
 }
 
 impl State {

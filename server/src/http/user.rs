@@ -3,14 +3,27 @@
 use actix_web::web::{Data, Json};
 use matchbook_shared::UserInfo;
 
+use super::error::Errors;
 use super::extract::bearer::UserBearer;
 use super::state::State;
 use crate::clock;
 use crate::tokens::{StandardScopes, TokenHolder};
 
-/// Returns the user of the access token, the name of an account, and when the token
-/// expires. An OAuth client gets the name with the scope `profile`, and the state of the
-/// email address with the scope `email`.
+/// Returns the user of the access token.
+///
+/// With the name of an account. An OAuth client gets the name with the scope `profile`, and the
+/// state of the email address with the scope `email`.
+#[utoipa::path(
+    get,
+    path = "/user",
+    tag = "Sessions",
+    operation_id = "getUser",
+    responses(
+        (status = 200, description = "The token is valid", body = UserInfo),
+        Errors<(UserBearer,)>,
+    ),
+    security(("bearer" = []))
+)]
 pub(super) async fn user(state: Data<State>, UserBearer(access): UserBearer) -> Json<UserInfo> {
     let permits = |scope| match access.holder {
         TokenHolder::Native => true,

@@ -13,7 +13,7 @@ struct Backend {
 
 impl Server {
     /// Runs a command on the database of the server, and parses its JSON output.
-    fn command_json(&self, arguments: &[&str]) -> Value {
+    pub(crate) fn command_json(&self, arguments: &[&str]) -> Value {
         let output = self.world.server(binary()).run(arguments);
         assert!(output.status.success(), "{output:?}");
         serde_json::from_slice(&output.stdout).unwrap()

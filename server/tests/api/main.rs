@@ -35,6 +35,7 @@ mod needs_htpasswd;
 mod needs_programs;
 mod needs_python;
 mod observing;
+mod openapi;
 mod races;
 mod refresh;
 mod second_factor;

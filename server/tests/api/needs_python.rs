@@ -1,4 +1,5 @@
-//! Tests with programs in Python: passlib, Django, Werkzeug and django-oauth-toolkit.
+//! Tests with programs in Python: passlib, Django, Werkzeug, django-oauth-toolkit and
+//! Schemathesis.
 //! `scripts/test` installs them, and selects tests by this module's name.
 
 use std::path::{Path, PathBuf};
@@ -7,6 +8,16 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::support::{Server, Tokens};
+
+/// What Schemathesis checks of each response.
+const CHECKS: [&str; 6] = [
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+    "allow_header_conformance",
+];
 
 /// Runs a script of this folder, and returns its output.
 fn python(script: &str, arguments: &[&str]) -> String {
@@ -79,4 +90,41 @@ async fn clients_of_a_django_server_continue_here_without_a_login() {
     }
     assert_eq!(server.number("SELECT count(*) AS number FROM sessions"), 1_010);
     assert_eq!(server.refresh(&token("rotated")).await.status, 401);
+}
+
+/// Sends requests that Schemathesis generates from the description of the API, and asserts
+/// that no response is a failure of the server, and each is described. Takes half a minute.
+#[actix_rt::test]
+#[ignore = "needs programs in Python: make test"]
+async fn schemathesis_gets_no_server_error_and_no_response_that_is_not_described() {
+    let server = Server::with(|launch| {
+        let launch = launch.set("tls.mode", "off").set("limits.enabled", "false");
+        launch.set("accounts.registration", "open").set("accounts.guests", "true")
+    });
+    let password = "violet tractor seven hums";
+    server.register("ann", password).await;
+    let backend = server.command_json(&["backends", "add", "shop", "--json"]);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/api/needs_python");
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python/bin/schemathesis");
+    let url = server.process.url();
+    let output = Command::new(&program)
+        .args(["run", &format!("{url}/openapi.json"), "--url", url])
+        .args(["--checks", &CHECKS.join(","), "--phases", "examples,coverage,fuzzing"])
+        .args(["--max-examples", "20", "--seed", "1", "--workers", "1"])
+        .args(["--continue-on-failure", "--no-shrink", "--request-timeout", "30"])
+        .args(["--suppress-health-check", "all", "--warnings", "off"])
+        .current_dir(server.world.folder())
+        .env("PYTHONPATH", &folder)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("SCHEMATHESIS_HOOKS", "schemathesis_hooks")
+        .env("MATCHBOOK_URL", url)
+        .env("MATCHBOOK_NAME", "ann")
+        .env("MATCHBOOK_PASSWORD", password)
+        .env("MATCHBOOK_BACKEND", backend["id"].as_str().unwrap())
+        .env("MATCHBOOK_BACKEND_SECRET", backend["secret"].as_str().unwrap())
+        .output();
+    let output = output.unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+    let report = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{report}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(report.contains("No issues found"), "{report}");
 }

@@ -6,12 +6,14 @@ use actix_web::web::{Data, Form, Query};
 use askama::Template;
 use secrecy::SecretString;
 use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
 
 use super::{Message, error_page, page};
 use crate::accounts::{
-    AcceptInvitation, LinkError, LinkPurpose, LinkSubject, LinkToken, LoginName, ResetPassword,
+    AcceptInvitation, InvalidName, LinkError, LinkPurpose, LinkSubject, LinkToken, LoginName,
+    ResetPassword,
 };
-use crate::http::error::Error;
+use crate::http::error::{Error, Limited, PageErrors, Parameters, RequestBody};
 use crate::http::extract::body_timeout::WithTimeout;
 use crate::http::state::State;
 use crate::limits::Limit;
@@ -21,33 +23,50 @@ use crate::sessions::ClientInfo;
 const DIFFERENT: &str = "The two passwords are different: type the same one twice.";
 
 /// The query of a link.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams, ToSchema)]
+#[into_params(parameter_in = Query)]
 pub(in crate::http) struct LinkQuery {
+    /// The token of the link.
     #[serde(default)]
+    #[param(required)]
+    #[schema(required, example = "mb_ln_…")]
     token: String,
 }
 
 /// The form of an invitation.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub(in crate::http) struct InvitationForm {
+    /// The token of the link.
     #[serde(default)]
+    #[schema(required, example = "mb_ln_…")]
     token: String,
     /// The login name, if the invitation has none.
+    #[schema(value_type = String, required = false)]
     name: Option<String>,
+    /// The new password.
     #[serde(default)]
+    #[schema(required, format = Password)]
     password: String,
+    /// The same password.
     #[serde(default)]
+    #[schema(required, format = Password)]
     repeated: String,
 }
 
 /// The form of a reset.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub(in crate::http) struct ResetForm {
+    /// The token of the link.
     #[serde(default)]
+    #[schema(required, example = "mb_ln_…")]
     token: String,
+    /// The new password.
     #[serde(default)]
+    #[schema(required, format = Password)]
     password: String,
+    /// The same password.
     #[serde(default)]
+    #[schema(required, format = Password)]
     repeated: String,
 }
 
@@ -114,7 +133,18 @@ async fn subject(
     state.accounts.link_subject(&token, purpose).await?.ok_or(Error::InvalidLink)
 }
 
-/// `GET /invitation?token=`: the form that creates the account of an invitation.
+/// Shows the form of an invitation.
+#[utoipa::path(
+    get,
+    path = "/invitation",
+    tag = "Pages",
+    operation_id = "showInvitation",
+    params(LinkQuery),
+    responses(
+        (status = 200, description = "The form", body = String, content_type = "text/html"),
+        PageErrors<Parameters, (Limited, LinkError)>,
+    )
+)]
 pub(in crate::http) async fn invitation(
     state: Data<State>,
     Query(LinkQuery { token }): Query<LinkQuery>,
@@ -147,7 +177,18 @@ async fn show_invitation(
     ))
 }
 
-/// `POST /invitation`: creates the account of an invitation.
+/// Creates the account of an invitation.
+#[utoipa::path(
+    post,
+    path = "/invitation",
+    tag = "Pages",
+    operation_id = "submitInvitation",
+    request_body(content = InvitationForm, content_type = "application/x-www-form-urlencoded"),
+    responses(
+        (status = 200, description = "The account is ready", body = String, content_type = "text/html"),
+        PageErrors<RequestBody, (Limited, LinkError, InvalidName)>,
+    )
+)]
 pub(in crate::http) async fn accept_invitation(
     state: Data<State>,
     WithTimeout(Form(form)): WithTimeout<Form<InvitationForm>>,
@@ -189,7 +230,18 @@ fn problem(error: LinkError) -> Result<Problem, Error> {
     Problem::of(error.into())
 }
 
-/// `GET /verify?token=`: the form that verifies the email address of a registration.
+/// Shows the form that verifies the email address of a registration.
+#[utoipa::path(
+    get,
+    path = "/verify",
+    tag = "Pages",
+    operation_id = "showVerification",
+    params(LinkQuery),
+    responses(
+        (status = 200, description = "The form", body = String, content_type = "text/html"),
+        PageErrors<Parameters, (Limited, LinkError)>,
+    )
+)]
 pub(in crate::http) async fn verify(
     state: Data<State>,
     Query(LinkQuery { token }): Query<LinkQuery>,
@@ -204,7 +256,18 @@ pub(in crate::http) async fn verify(
     }
 }
 
-/// `POST /verify`: creates the account of a registration.
+/// Creates the account of a registration.
+#[utoipa::path(
+    post,
+    path = "/verify",
+    tag = "Pages",
+    operation_id = "submitVerification",
+    request_body(content = LinkQuery, content_type = "application/x-www-form-urlencoded"),
+    responses(
+        (status = 200, description = "The account is ready", body = String, content_type = "text/html"),
+        PageErrors<RequestBody, (Limited, LinkError)>,
+    )
+)]
 pub(in crate::http) async fn verify_registration(
     state: Data<State>,
     WithTimeout(Form(form)): WithTimeout<Form<LinkQuery>>,
@@ -225,7 +288,18 @@ pub(in crate::http) async fn verify_registration(
     }
 }
 
-/// `GET /reset?token=`: the form that sets a new password.
+/// Shows the form that sets a new password.
+#[utoipa::path(
+    get,
+    path = "/reset",
+    tag = "Pages",
+    operation_id = "showReset",
+    params(LinkQuery),
+    responses(
+        (status = 200, description = "The form", body = String, content_type = "text/html"),
+        PageErrors<Parameters, (Limited, LinkError)>,
+    )
+)]
 pub(in crate::http) async fn reset(
     state: Data<State>,
     Query(LinkQuery { token }): Query<LinkQuery>,
@@ -247,7 +321,18 @@ async fn show_reset(
     Ok(page(status, &ResetPage { token, name, min_length, problem }))
 }
 
-/// `POST /reset`: sets a new password.
+/// Sets a new password by a link.
+#[utoipa::path(
+    post,
+    path = "/reset",
+    tag = "Pages",
+    operation_id = "submitReset",
+    request_body(content = ResetForm, content_type = "application/x-www-form-urlencoded"),
+    responses(
+        (status = 200, description = "The password is set", body = String, content_type = "text/html"),
+        PageErrors<RequestBody, (Limited, LinkError)>,
+    )
+)]
 pub(in crate::http) async fn set_password(
     state: Data<State>,
     WithTimeout(Form(form)): WithTimeout<Form<ResetForm>>,
