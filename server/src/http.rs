@@ -45,7 +45,7 @@ pub fn routes(service: &mut web::ServiceConfig) {
 
 /// Returns the path and the methods of every route of the API.
 #[must_use]
-pub fn route_table() -> Vec<(&'static str, Vec<&'static str>)> {
+pub fn route_table() -> Vec<(String, Vec<&'static str>)> {
     endpoints().paths().collect()
 }
 

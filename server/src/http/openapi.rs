@@ -99,7 +99,7 @@ fn describe(endpoints: &Endpoints) -> utoipa::openapi::OpenApi {
     env!("CARGO_PKG_VERSION").clone_into(&mut api.info.version);
     api.info.license = None;
     for (path, methods) in endpoints.paths() {
-        if let Some(item) = api.paths.paths.get_mut(path)
+        if let Some(item) = api.paths.paths.get_mut(&path)
             && methods.contains(&"HEAD")
         {
             item.head = item.get.as_ref().map(head_of);

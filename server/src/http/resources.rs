@@ -59,8 +59,32 @@ impl Endpoints {
     }
 
     /// Returns the path and the methods of each endpoint.
-    pub(super) fn paths(&self) -> impl Iterator<Item = (&'static str, Vec<&'static str>)> {
+    pub(super) fn paths(&self) -> impl Iterator<Item = (String, Vec<&'static str>)> {
         let methods = |endpoint: &Endpoint| endpoint.methods.split(", ").collect();
-        self.0.iter().map(move |endpoint| (endpoint.path, methods(endpoint)))
+        self.0.iter().map(move |endpoint| (template(endpoint.path), methods(endpoint)))
+    }
+}
+
+/// Returns a path with the names of its parts alone: `/{path}` for `/{path:.*}`.
+fn template(path: &str) -> String {
+    let mut parts = path.split('{');
+    let mut template = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (variable, rest) = part.split_once('}').unwrap_or((part, ""));
+        let name = variable.split(':').next().unwrap_or_default();
+        template.extend(["{", name, "}", rest]);
+    }
+    template
+}
+
+#[cfg(test)]
+mod tests {
+    use super::template;
+
+    #[test]
+    fn a_template_names_the_parts_of_a_path_without_their_expressions() {
+        assert_eq!(template("/user"), "/user");
+        assert_eq!(template("/sessions/{id}"), "/sessions/{id}");
+        assert_eq!(template("/a/{first}/b/{rest:.*}"), "/a/{first}/b/{rest}");
     }
 }

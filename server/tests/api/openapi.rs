@@ -13,7 +13,8 @@ const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 async fn each_path_of_the_route_table_accepts_its_methods_and_no_other() {
     let server = Server::start();
     for (path, methods) in route_table() {
-        let path = path.replace("{id}", "08cf607d-7f67-4bd2-8ca0-2d4a731e3b70");
+        let path = path.replace("{id}", "08cf607d-7f67-4bd2-8ca0-2d4a731e3b70").replace('{', "");
+        let path = path.replace('}', "");
         for method in METHODS {
             let response = TestResponse::of(server.http.request(method, &path).send()).await;
             assert!(response.status < 500, "{method} {path}: {}", response.text);
