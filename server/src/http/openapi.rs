@@ -15,7 +15,7 @@ use matchbook_shared::{ErrorBody, InvalidGrantReason};
 use utoipa::OpenApi;
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
-use utoipa::openapi::{Components, RefOr};
+use utoipa::openapi::{Components, RefOr, ResponseBuilder};
 
 use super::public_document::{self, PublicDocument};
 use super::resources::Endpoints;
@@ -61,7 +61,6 @@ rejects other methods with `405` and the header `Allow`. Each response has the h
         sessions::logout,
         backends::open_session,
         well_known::jwks,
-        well_known::preflight,
         health::live,
         health::ready,
         link_forms::invitation,
@@ -72,7 +71,6 @@ rejects other methods with `405` and the header `Allow`. Each response has the h
         link_forms::set_password,
         pages::stylesheet,
         openapi_json,
-        openapi_preflight,
         page::docs,
         page::docs_stylesheet,
     ),
@@ -99,10 +97,12 @@ fn describe(endpoints: &Endpoints) -> utoipa::openapi::OpenApi {
     env!("CARGO_PKG_VERSION").clone_into(&mut api.info.version);
     api.info.license = None;
     for (path, methods) in endpoints.paths() {
-        if let Some(item) = api.paths.paths.get_mut(&path)
-            && methods.contains(&"HEAD")
-        {
+        let Some(item) = api.paths.paths.get_mut(&path) else { continue };
+        if methods.contains(&"HEAD") {
             item.head = item.get.as_ref().map(head_of);
+        }
+        if methods.contains(&"OPTIONS") {
+            item.options = item.get.as_ref().or(item.post.as_ref()).map(preflight_of);
         }
     }
     let components = api.components.get_or_insert_with(Components::new);
@@ -122,6 +122,17 @@ fn head_of(get: &Operation) -> Operation {
         }
     }
     head
+}
+
+/// Returns the operation `OPTIONS` of an endpoint for pages of other origins.
+fn preflight_of(operation: &Operation) -> Operation {
+    let permitted = ResponseBuilder::new().description("What a page may send");
+    let mut preflight = Operation::new();
+    preflight.tags.clone_from(&operation.tags);
+    preflight.operation_id = operation.operation_id.as_ref().map(|id| format!("{id}Preflight"));
+    preflight.summary = Some("Permits pages of other origins (CORS preflight).".to_owned());
+    preflight.responses.responses.insert("204".to_owned(), permitted.build().into());
+    preflight
 }
 
 fn bearer_scheme() -> SecurityScheme {
@@ -220,14 +231,7 @@ pub(super) async fn openapi_json(state: Data<State>, request: HttpRequest) -> Ht
     state.api.json.document("application/json").respond(&request)
 }
 
-/// Permits pages of any origin to read the description (CORS).
-#[utoipa::path(
-    options,
-    path = "/openapi.json",
-    tag = "Documentation",
-    operation_id = "preflightDescription",
-    responses((status = 204, description = "Permitted"))
-)]
+/// Permits pages of any origin to read the description (CORS preflight).
 pub(super) async fn openapi_preflight() -> HttpResponse {
     public_document::preflight()
 }

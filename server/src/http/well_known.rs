@@ -52,14 +52,7 @@ pub(super) async fn jwks(
     Ok(PublicDocument { content_type, body: body.into(), etag, max_age }.respond(&request))
 }
 
-/// Permits pages of any origin to read the keys (CORS).
-#[utoipa::path(
-    options,
-    path = "/.well-known/jwks.json",
-    tag = "Verification",
-    operation_id = "preflightKeys",
-    responses((status = 204, description = "Permitted"))
-)]
+/// Permits pages of any origin to read the keys (CORS preflight).
 pub(super) async fn preflight() -> HttpResponse {
     public_document::preflight()
 }
