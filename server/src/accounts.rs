@@ -19,6 +19,8 @@ mod link_subject;
 mod links;
 mod log_in;
 mod login_name;
+mod login_session;
+mod login_step;
 mod mails;
 mod own_account;
 mod password;
@@ -35,6 +37,7 @@ mod verify_registration;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::crypto::{CryptoError, RngError};
 use crate::ids::UserId;
@@ -55,8 +58,10 @@ pub use hashing::{Error as HashingError, PasswordHasher};
 pub use lifecycle::{delete, disable, enable, remove_second_factor, set_password};
 pub use link_subject::LinkSubject;
 pub use links::{Invitation, LinkError, LinkToken, ResetLink, invite, reset_link};
-pub use log_in::{LogIn, LogInError, LoggedIn};
+pub use log_in::{LogIn, LogInError, LoggedIn, ProvenPassword};
 pub use login_name::{InvalidName, LoginName, NameKind};
+pub use login_session::{BrowserLoggedIn, LoginLifetimes, LoginSession};
+pub use login_step::LogInStep;
 pub use mails::{invitation_mail, reset_mail};
 pub use own_account::{DeleteError, OwnAccount, OwnAccountError};
 pub use password::{Password, Unacceptable};
@@ -96,6 +101,8 @@ pub struct Options {
     pub password_memory: usize,
     /// The URL by which users reach the server, for links.
     pub public_url: String,
+    /// How long a browser stays logged in at the pages of the server.
+    pub login_lifetimes: LoginLifetimes,
 }
 
 /// A failure of the server, not of the request.
@@ -157,6 +164,18 @@ impl Accounts {
     #[must_use]
     pub fn permits_guests(&self) -> bool {
         self.options.guests
+    }
+
+    /// Returns how accounts are registered.
+    #[must_use]
+    pub fn registration(&self) -> Registration {
+        self.options.registration
+    }
+
+    /// Returns how long a browser stays logged in at most.
+    #[must_use]
+    pub fn login_lifetime(&self) -> Duration {
+        self.options.login_lifetimes.absolute
     }
 
     /// Returns the minimum length of a new password, in characters.

@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::connections::Connections;
 use crate::data_dir::{self, DataDir};
 use crate::http::openapi::{ApiDescription, RenderError};
+use crate::http::pages::Pages;
 use crate::http::state::State;
 use crate::issuer::{self, Issuer};
 use crate::keys::KeyRing;
@@ -167,7 +168,7 @@ async fn assemble(
     store: Store,
     derived: DerivedKeys,
 ) -> Result<(web::Data<State>, BackgroundTasks), Error> {
-    let DerivedKeys { token_keys, key_encryption_keys, account_keys } = derived;
+    let DerivedKeys { token_keys, key_encryption_keys, account_keys, csrf_keys } = derived;
     let keys = KeyRing::open(store.clone(), key_encryption_keys, config.keys.clone()).await?;
     let keys = Arc::new(keys);
     let status = Arc::new(TokenStatus::new(config.redis.as_ref(), store.clone()).await);
@@ -202,6 +203,7 @@ async fn assemble(
         proxies: config.proxies.clone(),
         metrics,
         api: ApiDescription::render()?,
+        pages: Pages::new(config.pages.clone(), csrf_keys),
     });
     Ok((state, BackgroundTasks { store, keys, status, connections, sweeper }))
 }

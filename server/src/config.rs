@@ -11,6 +11,7 @@ mod general;
 mod limits;
 mod mail;
 mod oauth;
+pub mod pages;
 mod redis;
 mod server;
 mod sessions;
@@ -74,6 +75,8 @@ pub struct Config {
     pub accounts: crate::accounts::Options,
     /// The rules for OAuth clients.
     pub oauth: crate::clients::Options,
+    /// How the pages look.
+    pub pages: pages::Options,
     /// The URL by which users reach the server, for links.
     pub public_url: String,
     /// How mail is sent; `None` if none is.
@@ -107,6 +110,7 @@ fn read(settings: &Settings) -> Result<Config, SettingsError> {
         max_connections: server.max_connections(),
         proxies: server.trusted_proxies(),
         accounts,
+        pages: pages::read(settings)?,
         limits: limits::read(settings)?,
         metrics: metrics.address.0,
         database: database::read(settings, &general.data_dir)?,

@@ -14,7 +14,7 @@ mod links;
 mod metrics;
 mod middleware;
 pub mod openapi;
-mod pages;
+pub mod pages;
 mod public_document;
 mod refresh;
 mod resources;
@@ -24,6 +24,8 @@ mod user;
 mod well_known;
 
 use actix_web::error::{JsonPayloadError, QueryPayloadError, UrlencodedError};
+use actix_web::guard::GuardContext;
+use actix_web::http::header::CONTENT_TYPE;
 use actix_web::{HttpRequest, Route, guard, web};
 
 use error::Error;
@@ -32,6 +34,9 @@ use resources::{Endpoints, read, resource};
 
 /// The maximum length of a form or a JSON body, in bytes. The longest valid one is a tenth of this.
 const MAX_FORM_LEN: usize = 8 * 1024;
+
+/// The content type of the forms of browsers.
+const FORM_TYPE: &[u8] = b"application/x-www-form-urlencoded";
 
 /// Adds the routes of the API.
 pub fn routes(service: &mut web::ServiceConfig) {
@@ -63,7 +68,12 @@ fn endpoints() -> Endpoints {
             resource("/register", "GET, POST", web::get().to(guests::register))
                 .route(web::post().to(accounts::register)),
         )
-        .service(resource("/login", "POST", web::post().to(accounts::log_in)))
+        .service(
+            resource("/login", "GET, HEAD, POST", read().to(pages::login))
+                .route(web::post().guard(guard::fn_guard(is_form)).to(pages::log_in))
+                .route(web::post().to(accounts::log_in))
+                .app_data(page_form()),
+        )
         .service(resource("/password", "POST", web::post().to(accounts::change_password)))
         .service(resource("/register/confirm", "POST", web::post().to(links::confirm)))
         .service(resource("/password/forgot", "POST", web::post().to(links::forgot)))
@@ -108,9 +118,7 @@ fn documentation_routes(service: &mut Endpoints) {
 /// Adds the routes of the pages for browsers.
 fn page_routes(service: &mut Endpoints) {
     let form = |path, get: Route, post: Route| {
-        resource(path, "GET, HEAD, POST", get).route(post).app_data(
-            web::FormConfig::default().limit(pages::MAX_FORM_LEN).error_handler(form_error),
-        )
+        resource(path, "GET, HEAD, POST", get).route(post).app_data(page_form())
     };
     let post = web::post;
     service
@@ -121,6 +129,17 @@ fn page_routes(service: &mut Endpoints) {
         ))
         .service(form("/verify", read().to(pages::verify), post().to(pages::verify_registration)))
         .service(form("/reset", read().to(pages::reset), post().to(pages::set_password)))
+        .service(form(
+            "/create-account",
+            read().to(pages::create_account),
+            post().to(pages::new_account),
+        ))
+        .service(form(
+            "/forgot-password",
+            read().to(pages::forgot_password),
+            post().to(pages::send_reset_link),
+        ))
+        .service(resource("/logo", "GET, HEAD", read().to(pages::logo)))
         .service(resource("/pages.css", "GET, HEAD", read().to(pages::stylesheet)));
 }
 
@@ -130,6 +149,17 @@ pub fn metrics_routes(service: &mut web::ServiceConfig) {
     endpoints.service(resource("/metrics", "GET, HEAD", read().to(metrics::metrics)));
     endpoints.register(service);
     service.default_service(web::to(async || Err::<(), _>(Error::NotFound)));
+}
+
+/// Returns how the form of a page is read.
+fn page_form() -> web::FormConfig {
+    web::FormConfig::default().limit(pages::MAX_FORM_LEN).error_handler(pages::form_error)
+}
+
+/// Returns whether a request is the form of a page, and not one of the API.
+fn is_form(context: &GuardContext<'_>) -> bool {
+    let content_type = context.head().headers().get(CONTENT_TYPE);
+    content_type.is_some_and(|value| value.as_bytes().starts_with(FORM_TYPE))
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the signature is actix's")]

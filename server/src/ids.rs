@@ -36,6 +36,10 @@ id! {
     SessionId
 }
 id! {
+    /// The id of a login session: one browser that is logged in at the pages of the server.
+    LoginSessionId
+}
+id! {
     /// The id of an access token (`jti`, RFC 7519 §4.1.7).
     AccessTokenId
 }
@@ -150,15 +154,32 @@ impl SessionId {
     /// # Errors
     /// Fails if the system's random number generator fails.
     pub fn new(user: UserId, now: Timestamp) -> Result<Self, RngError> {
-        let mut bytes = uuid_v7(now, &random()?).into_bytes();
-        bytes[PLACE_BYTE] = bytes[PLACE_BYTE] & !PLACE_MASK | user.place().0;
-        Ok(Self(Uuid::from_bytes(bytes)))
+        with_place_of(user, now).map(Self)
     }
 
     /// Returns the place of the session's user.
     #[must_use]
     pub fn place(self) -> Place {
-        Place(self.0.as_bytes()[PLACE_BYTE] & PLACE_MASK)
+        place_in(self.0)
+    }
+}
+
+impl LoginSessionId {
+    /// The smallest id.
+    pub const MIN: Self = Self(Uuid::nil());
+
+    /// Returns a new id that carries the place of its user, as [`SessionId::new`] does.
+    ///
+    /// # Errors
+    /// Fails if the system's random number generator fails.
+    pub fn new(user: UserId, now: Timestamp) -> Result<Self, RngError> {
+        with_place_of(user, now).map(Self)
+    }
+
+    /// Returns the place of the user.
+    #[must_use]
+    pub fn place(self) -> Place {
+        place_in(self.0)
     }
 }
 
@@ -195,6 +216,18 @@ impl EventId {
         let millis = time.as_unix_millis();
         Self(uuid::Builder::from_unix_timestamp_millis(millis, &[0; 10]).into_uuid())
     }
+}
+
+/// Returns a new UUID that carries the place of a user.
+fn with_place_of(user: UserId, now: Timestamp) -> Result<Uuid, RngError> {
+    let mut bytes = uuid_v7(now, &random()?).into_bytes();
+    bytes[PLACE_BYTE] = bytes[PLACE_BYTE] & !PLACE_MASK | user.place().0;
+    Ok(Uuid::from_bytes(bytes))
+}
+
+/// Returns the place that a UUID carries.
+fn place_in(id: Uuid) -> Place {
+    Place(id.as_bytes()[PLACE_BYTE] & PLACE_MASK)
 }
 
 fn uuid_v7(now: Timestamp, random: &[u8; 10]) -> Uuid {

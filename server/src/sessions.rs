@@ -26,7 +26,7 @@ use crate::tokens::{ClientGrant, ExtraClaims};
 
 pub use crate::store::sessions::EndReason;
 pub use assess::{Assessment, InvalidGrant, Presented, PresentedKey, assess};
-pub use end::{Revoked, UserSessions, end_all, revoke, revoke_all};
+pub use end::{Keep, Revoked, UserSessions, end_all, revoke, revoke_all};
 pub use end_selected::end_selected;
 pub use exchange::{Exchange, ExchangeOutcome, exchange};
 pub use log_in::{GuestRejection, Login, PresentedCode, admit_guest, open, undo_open};

@@ -14,6 +14,7 @@ pub mod events;
 pub mod identities;
 pub mod import;
 pub mod imported_refresh_tokens;
+pub mod login_sessions;
 mod migrate;
 pub mod one_time_links;
 mod pool;

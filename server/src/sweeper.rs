@@ -1,5 +1,5 @@
-//! Deletes expired data in the background: successor salts, sessions, guests, revocations,
-//! links and old events of the audit log.
+//! Deletes expired data in the background: successor salts, sessions, login sessions, guests,
+//! revocations, links and old events of the audit log.
 //!
 //! A server tracks the sessions that it rotates, and clears their salts when the grace
 //! period ends. A pass finds everything else: one small step per second along the primary
@@ -16,10 +16,11 @@ use tokio::sync::mpsc;
 
 use crate::clock::{self, MAX_SKEW_BETWEEN_SERVERS, Timestamp};
 use crate::crypto::Digest;
-use crate::ids::{Place, SessionId, UserId};
+use crate::ids::{LoginSessionId, Place, SessionId, UserId};
 use crate::sessions::{self, Policy};
 use crate::store::{
-    self, Conn, Page, Store, events, imported_refresh_tokens, one_time_links, revocations, users,
+    self, Conn, Page, Store, events, imported_refresh_tokens, login_sessions, one_time_links,
+    revocations, users,
 };
 
 /// The pause between two steps.
@@ -99,6 +100,7 @@ struct Pass {
     events: Cursor<Place>,
     links_done: bool,
     imported_tokens: Cursor<Digest>,
+    login_sessions: Cursor<LoginSessionId>,
 }
 
 impl Pass {
@@ -108,11 +110,12 @@ impl Pass {
         events: Cursor::START,
         links_done: false,
         imported_tokens: Cursor::START,
+        login_sessions: Cursor::START,
     };
 
     fn is_done(&self) -> bool {
         let rows = self.sessions.done && self.guests.done && self.imported_tokens.done;
-        rows && self.events.done && self.links_done
+        rows && self.login_sessions.done && self.events.done && self.links_done
     }
 }
 
@@ -183,6 +186,9 @@ impl Sweeper {
         if !self.pass.imported_tokens.done {
             self.sweep_imported_tokens(now).await?;
         }
+        if !self.pass.login_sessions.done {
+            self.sweep_login_sessions(now).await?;
+        }
         if self.pass.is_done() {
             self.pass = Pass::START;
             self.resume = Instant::now() + PASS_INTERVAL;
@@ -243,6 +249,18 @@ impl Sweeper {
             tracing::debug!(deleted = swept.deleted, "imported refresh tokens swept");
         }
         self.pass.imported_tokens.advance(swept.last);
+        Ok(())
+    }
+
+    async fn sweep_login_sessions(&mut self, now: Timestamp) -> Result<(), store::Error> {
+        let page = self.pass.login_sessions.page();
+        let before = now.before(MAX_SKEW_BETWEEN_SERVERS);
+        let sweep = move |conn: &mut Conn| login_sessions::sweep(conn, page, before);
+        let swept = self.run_throttled(sweep).await?;
+        if swept.deleted > 0 {
+            tracing::debug!(deleted = swept.deleted, "login sessions swept");
+        }
+        self.pass.login_sessions.advance(swept.last);
         Ok(())
     }
 

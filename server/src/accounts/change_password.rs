@@ -9,7 +9,7 @@ use super::throttle::TooManyFailures;
 use super::{Accounts, Error, LoginName, Unacceptable};
 use crate::clock;
 use crate::ids::EventId;
-use crate::sessions::{self, ClientInfo, Context, EndReason, Revoked, UserSessions};
+use crate::sessions::{self, ClientInfo, Context, EndReason, Keep, Revoked, UserSessions};
 use crate::store::{Conn, accounts, events, identities, one_time_links};
 use crate::tokens::VerifiedToken;
 
@@ -82,7 +82,7 @@ impl Accounts {
                 let cx = Context { event: event.offset(1), ..cx };
                 let others = UserSessions {
                     user,
-                    keep: Some(access.session),
+                    keep: Keep::Session(access.session),
                     reason: EndReason::PasswordChanged,
                 };
                 Ok((true, sessions::end_all(conn, others, &cx)?))

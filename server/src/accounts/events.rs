@@ -8,6 +8,9 @@ pub enum AccountEvent {
     Imported,
     /// A login was rejected; the reason says why.
     LoginRejected,
+    /// A browser logged in at the pages of the server.
+    BrowserLoggedIn,
+    BrowserLoggedOut,
     PasswordChanged,
     /// A registration waits for the verification of its email address.
     RegistrationStarted,
@@ -42,6 +45,8 @@ impl AccountEvent {
             Self::Registered => "account_registered",
             Self::Imported => "account_imported",
             Self::LoginRejected => "login_rejected",
+            Self::BrowserLoggedIn => "browser_logged_in",
+            Self::BrowserLoggedOut => "browser_logged_out",
             Self::PasswordChanged => "password_changed",
             Self::RegistrationStarted => "registration_started",
             Self::Invited => "invited",

@@ -9,7 +9,7 @@ use diesel::{Connection, QueryResult};
 
 use super::events::AccountEvent;
 use crate::ids::UserId;
-use crate::sessions::{self, Context, EndReason, Revoked, UserSessions};
+use crate::sessions::{self, Context, EndReason, Keep, Revoked, UserSessions};
 use crate::store::{Conn, accounts, events, one_time_links, recovery_codes, users};
 
 /// Disables an account and ends its sessions. Returns `None` if the account is disabled
@@ -92,5 +92,5 @@ fn record_and_end(
         _ => EndReason::UserDisabled,
     };
     let cx = Context { event: cx.event.offset(1), ..*cx };
-    sessions::end_all(conn, UserSessions { user, keep: None, reason }, &cx)
+    sessions::end_all(conn, UserSessions { user, keep: Keep::Nothing, reason }, &cx)
 }

@@ -1,4 +1,9 @@
 //! Login with a name and a password.
+//!
+//! A login is first verified, and then admitted in the transaction that opens what it is for:
+//! a session with tokens, or the login session of a browser.
+
+use std::fmt;
 
 use diesel::QueryResult;
 use secrecy::SecretString;
@@ -41,7 +46,7 @@ pub enum LogInError {
     /// Unknown name, wrong password or wrong code.
     InvalidCredentials,
     /// The password is right, and the code of the second factor is missing.
-    SecondFactorRequired,
+    SecondFactorRequired(ProvenPassword),
     /// The password is right, but the account is disabled.
     Disabled,
     /// The password was changed while it was verified.
@@ -59,11 +64,23 @@ impl<E: Into<Error>> From<E> for LogInError {
 impl From<CodeError> for LogInError {
     fn from(error: CodeError) -> Self {
         match error {
-            CodeError::Missing => Self::SecondFactorRequired,
-            CodeError::Wrong => Self::InvalidCredentials,
+            // Code that checks a code handles a missing one itself.
+            CodeError::Missing | CodeError::Wrong => Self::InvalidCredentials,
             CodeError::TooManyFailures(wait) => Self::TooManyFailures(wait),
             CodeError::Failed(error) => Self::Failed(error),
         }
+    }
+}
+
+/// An account whose password was right, and that password's hash.
+pub struct ProvenPassword {
+    pub(super) user: UserId,
+    pub(super) hash: String,
+}
+
+impl fmt::Debug for ProvenPassword {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ProvenPassword({})", self.user)
     }
 }
 
@@ -74,18 +91,40 @@ struct Credentials {
 }
 
 /// The results of the verification, before the session is opened.
-struct Verified {
-    user: UserId,
-    password_hash: String,
+pub(super) struct Verified {
+    pub(super) user: UserId,
+    pub(super) password_hash: String,
     /// A hash that replaces an outdated one.
-    upgraded: Option<String>,
-    code: Option<FittingCode>,
+    pub(super) upgraded: Option<String>,
+    pub(super) code: Option<FittingCode>,
+}
+
+/// What a login opens, and the cookie by which the browser will be known.
+pub(super) struct Opened<T> {
+    pub(super) opened: T,
+    pub(super) device: String,
 }
 
 impl Accounts {
     /// Verifies a password and opens a session. An unknown name takes as long as a wrong
     /// password.
     pub async fn log_in(&self, request: LogIn) -> Result<LoggedIn, LogInError> {
+        let open = async |verified: Verified, client: &ClientInfo| {
+            let user = verified.user;
+            let admit = move |conn: &mut Conn, cx: &Context<'_>| admit(conn, &verified, cx);
+            self.issuer.open_session(user, client.clone(), admit).await?
+        };
+        let Opened { opened: tokens, device } = self.log_in_with(request, open).await?;
+        Ok(LoggedIn { tokens, device })
+    }
+
+    /// Verifies a login, and calls `open` to admit it. `open` is called again if a concurrent
+    /// login has upgraded the hash of the password.
+    pub(super) async fn log_in_with<T>(
+        &self,
+        request: LogIn,
+        open: impl AsyncFn(Verified, &ClientInfo) -> Result<T, LogInError>,
+    ) -> Result<Opened<T>, LogInError> {
         let LogIn { name, password, code, device, client } = request;
         let parsed = LoginName::parse(&name).ok();
         let key = Key::name(parsed.as_ref().map_or(name.as_str(), LoginName::as_str));
@@ -95,36 +134,37 @@ impl Accounts {
         let attempt = self.throttle.admit(key, number, client.ip).await;
         let attempt = attempt.map_err(LogInError::TooManyFailures)?;
         let credentials = Credentials { password, code };
-        let mut outcome = self.log_in_to(account, &credentials, &client).await;
+        let log_in_to = async |account: Option<Account>| {
+            let verified = self.verify_or_record(account, &credentials, &client).await?;
+            let user = verified.user;
+            Ok::<_, LogInError>((user, open(verified, &client).await?))
+        };
+        let mut outcome = log_in_to(account).await;
         if let Err(LogInError::PasswordChanged) = outcome {
             // A concurrent login may have upgraded the hash of the same password.
-            outcome = self.log_in_to(self.find(parsed).await?, &credentials, &client).await;
+            outcome = log_in_to(self.find(parsed).await?).await;
         }
         if let Err(LogInError::InvalidCredentials | LogInError::PasswordChanged) = outcome {
             attempt.fail();
         }
-        let (user, tokens) = outcome?;
-        Ok(LoggedIn { tokens, device: known.after_login(user, &self.keys.devices)? })
+        let (user, opened) = outcome?;
+        Ok(Opened { opened, device: known.after_login(user, &self.keys.devices)? })
     }
 
-    /// Logs in to an account, or to none if the name is unknown. Records why it fails.
-    async fn log_in_to(
+    /// Verifies the login to an account, or to none if the name is unknown. Records why it
+    /// fails.
+    async fn verify_or_record(
         &self,
         account: Option<Account>,
         credentials: &Credentials,
         client: &ClientInfo,
-    ) -> Result<(UserId, IssuedTokens), LogInError> {
+    ) -> Result<Verified, LogInError> {
         let user = account.as_ref().map(|account| account.user);
-        let verified = match self.verify(account, credentials).await {
-            Ok(verified) => verified,
-            Err(rejection) => {
-                self.record(user, &rejection, client)?;
-                return Err(rejection);
-            }
-        };
-        let user = verified.user;
-        let admit = move |conn: &mut Conn, cx: &Context<'_>| admit(conn, &verified, cx);
-        Ok((user, self.issuer.open_session(user, client.clone(), admit).await??))
+        let verified = self.verify(account, credentials).await;
+        if let Err(rejection) = &verified {
+            self.record(user, rejection, client)?;
+        }
+        verified
     }
 
     /// Verifies the password, and then the code.
@@ -147,7 +187,14 @@ impl Accounts {
         if account.disabled_at.is_some() {
             return Err(LogInError::Disabled);
         }
-        let code = self.check_code(&account, credentials.code.as_ref())?;
+        let code = match self.check_code(&account, credentials.code.as_ref()) {
+            Ok(code) => code,
+            Err(CodeError::Missing) => {
+                let proven = ProvenPassword { user: account.user, hash: password_hash };
+                return Err(LogInError::SecondFactorRequired(proven));
+            }
+            Err(error) => return Err(error.into()),
+        };
         let upgraded = match verdict {
             Verdict::RightButOutdated => Some(self.hasher.hash(password).await?),
             _ => None,
@@ -167,7 +214,7 @@ impl Accounts {
 
     /// Logs a rejection, and adds it to the audit log. Does not wait for the database: an
     /// unknown name has no entry, and must not be rejected faster.
-    fn record(
+    pub(super) fn record(
         &self,
         user: Option<UserId>,
         rejection: &LogInError,
@@ -176,7 +223,7 @@ impl Accounts {
         let reason = match rejection {
             LogInError::InvalidCredentials => "invalid_credentials",
             LogInError::Disabled => "user_disabled",
-            LogInError::SecondFactorRequired
+            LogInError::SecondFactorRequired(_)
             | LogInError::PasswordChanged
             | LogInError::TooManyFailures(_)
             | LogInError::Failed(_) => return Ok(()),
@@ -218,7 +265,7 @@ impl Accounts {
 }
 
 /// Admits a login, in the transaction that opens the session.
-fn admit(
+pub(super) fn admit(
     conn: &mut Conn,
     verified: &Verified,
     cx: &Context<'_>,
@@ -232,7 +279,10 @@ fn admit(
     if !second_factor::accept(conn, *user, code.as_ref(), &further)? {
         return Ok(Err(match code {
             Some(_) => LogInError::InvalidCredentials,
-            None => LogInError::SecondFactorRequired,
+            None => LogInError::SecondFactorRequired(ProvenPassword {
+                user: *user,
+                hash: password_hash.clone(),
+            }),
         }));
     }
     if let Some(upgraded) = upgraded {

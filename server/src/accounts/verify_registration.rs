@@ -27,6 +27,12 @@ pub(super) struct PendingRegistration {
 }
 
 impl Accounts {
+    /// Returns whether the server sends mail.
+    #[must_use]
+    pub fn sends_mail(&self) -> bool {
+        self.mailer.is_some()
+    }
+
     /// Returns whether a registration with this name sends a mail.
     #[must_use]
     pub fn sends_mail_to(&self, name: &LoginName) -> bool {

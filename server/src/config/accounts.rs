@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use matchbook_settings::{ByteSize, OneOf, Optional, Settings, SettingsError};
 use serde::Deserialize;
 
+use super::pages;
 use crate::accounts::{Options, Registration};
 
 #[derive(Deserialize)]
@@ -63,5 +64,6 @@ pub(super) fn read(
         password_min_length: password.min_length.0,
         password_memory: password.memory.0,
         public_url: public_url.to_owned(),
+        login_lifetimes: pages::login_lifetimes(settings)?,
     })
 }

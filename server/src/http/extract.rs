@@ -6,6 +6,8 @@ pub(super) mod body_timeout;
 #[cfg_attr(not(test), expect(dead_code, reason = "the OAuth endpoints use it"))]
 pub(super) mod client_auth;
 pub(super) mod client_info;
+pub(super) mod cookies;
 pub(super) mod device_cookie;
 pub(super) mod idempotency_key;
+pub(super) mod login_session;
 pub(super) mod optional_form;

@@ -1,33 +1,65 @@
-//! The pages of links that work once: invitation, verification, reset.
+//! The pages for browsers. They need no script.
 //!
-//! `GET` shows a form and changes nothing, because mail scanners open links. `POST` of the
-//! form uses the link. The forms need no protection against cross-site requests (CSRF): they
-//! use no cookie, and a request without the token of the link does nothing.
+//! The pages of links (invitation, verification, reset) use no cookie: `GET` shows a form and
+//! changes nothing, because mail scanners open links, and a request without the token of the
+//! link does nothing. All other forms carry a value that is bound to the browser
+//! ([`Browser`]), against requests from other sites (CSRF).
 
+mod browser;
+mod continuation;
+pub(super) mod create_account;
+pub(super) mod forgot_password;
 pub(super) mod link_forms;
+pub(super) mod login;
+mod page;
+mod problem;
+mod theme;
 
-use actix_web::http::StatusCode;
-use actix_web::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, ContentType, REFERRER_POLICY, RETRY_AFTER,
-};
-use actix_web::{HttpResponse, ResponseError};
-use askama::Template;
+use actix_web::HttpResponse;
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY};
+use actix_web::web::Data;
+use matchbook_shared::ErrorBody;
 
 use super::error::Error;
+use super::state::State;
+use crate::config::pages::{Logo, Options};
+use crate::crypto::TokenKeys;
 
+pub(super) use create_account::{create_account, new_account};
+pub(super) use forgot_password::{forgot_password, send_reset_link};
 pub(super) use link_forms::{
     accept_invitation, invitation, reset, set_password, verify, verify_registration,
 };
+pub(super) use login::{log_in, login};
+pub(super) use page::{POLICY, form_error};
 
 /// The maximum length of a form, in bytes. A password of 1024 characters may have 12 KiB when
 /// it is percent-encoded, and there are two.
 pub(super) const MAX_FORM_LEN: usize = 32 * 1024;
 
-/// The pages load nothing but the stylesheet, run no script, and submit to this server only.
-pub(super) const POLICY: &str = "default-src 'none'; style-src 'self'; form-action 'self'; \
-                      frame-ancestors 'none'; base-uri 'none'";
+/// What all pages share.
+pub struct Pages {
+    site: Site,
+    stylesheet: String,
+    logo: Option<Logo>,
+    csrf_keys: TokenKeys,
+}
 
-const STYLESHEET: &str = include_str!("../../templates/pages.css");
+/// How the pages name the service.
+struct Site {
+    name: String,
+    has_logo: bool,
+}
+
+impl Pages {
+    /// Generates the stylesheet.
+    #[must_use]
+    pub fn new(options: Options, csrf_keys: TokenKeys) -> Self {
+        let Options { name, color, logo } = options;
+        let site = Site { name, has_logo: logo.is_some() };
+        Self { site, stylesheet: theme::stylesheet(color), logo, csrf_keys }
+    }
+}
 
 /// Returns the stylesheet of the pages.
 #[utoipa::path(
@@ -37,50 +69,33 @@ const STYLESHEET: &str = include_str!("../../templates/pages.css");
     operation_id = "getStylesheet",
     responses((status = 200, description = "The stylesheet", body = String, content_type = "text/css"))
 )]
-pub(super) async fn stylesheet() -> HttpResponse {
+pub(super) async fn stylesheet(state: Data<State>) -> HttpResponse {
     HttpResponse::Ok()
         .content_type("text/css; charset=utf-8")
         .insert_header((CACHE_CONTROL, "max-age=600"))
-        .body(STYLESHEET)
+        .body(state.pages.stylesheet.clone())
 }
 
-/// A page without a form.
-#[derive(Template)]
-#[template(path = "message.html")]
-struct Message<'a> {
-    title: &'a str,
-    text: &'a str,
-}
-
-/// Renders a page. The URL of the page may have the token of a link, so that no other site
-/// and no cache may get it.
-fn page(status: StatusCode, template: &impl Template) -> HttpResponse {
-    let html = match template.render() {
-        Ok(html) => html,
-        Err(error) => {
-            tracing::error!(%error, "page not rendered");
-            return HttpResponse::InternalServerError().finish();
-        }
-    };
-    HttpResponse::build(status)
-        .insert_header(ContentType::html())
-        .insert_header((CACHE_CONTROL, "no-store"))
-        .insert_header((CONTENT_SECURITY_POLICY, POLICY))
-        .insert_header((REFERRER_POLICY, "no-referrer"))
-        .body(html)
-}
-
-/// Renders an error as a page.
-fn error_page(error: &Error) -> HttpResponse {
-    let response = error.error_response();
-    let title = match response.status() {
-        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => "Try again later",
-        status if status.is_server_error() => "The server failed",
-        _ => "This does not work",
-    };
-    let mut page = page(response.status(), &Message { title, text: &error.to_string() });
-    if let Some(wait) = response.headers().get(RETRY_AFTER) {
-        page.headers_mut().insert(RETRY_AFTER, wait.clone());
-    }
-    page
+/// Returns the logo of the operator.
+#[utoipa::path(
+    get,
+    path = "/logo",
+    tag = "Pages",
+    operation_id = "getLogo",
+    responses(
+        (status = 200, description = "The image", content(([u8] = "image/svg+xml"), ([u8] = "image/png"))),
+        (status = 404, description = "There is no logo", body = ErrorBody),
+    )
+)]
+pub(super) async fn logo(state: Data<State>) -> Result<HttpResponse, Error> {
+    let logo = state.pages.logo.as_ref().ok_or(Error::NotFound)?;
+    Ok(HttpResponse::Ok()
+        .content_type(logo.content_type)
+        .insert_header((CACHE_CONTROL, "max-age=600"))
+        // An SVG file may have scripts, which run if it is opened by itself.
+        .insert_header((
+            CONTENT_SECURITY_POLICY,
+            "default-src 'none'; style-src 'unsafe-inline'; sandbox",
+        ))
+        .body(logo.bytes.clone()))
 }

@@ -12,7 +12,7 @@ use super::state::State;
 use crate::ids::SessionId;
 use crate::issuer::{Issuer, RefreshError, SessionSummary};
 use crate::limits::Limit;
-use crate::sessions::ClientInfo;
+use crate::sessions::{ClientInfo, Keep};
 
 /// Lists the live sessions of the user.
 ///
@@ -159,8 +159,8 @@ pub(super) async fn revoke_all(
     client: ClientInfo,
 ) -> Result<Json<RevokedSessions>, Error> {
     let keep = match query.into_inner().keep.as_deref() {
-        None => None,
-        Some("current") => Some(access.session),
+        None => Keep::Nothing,
+        Some("current") => Keep::Session(access.session),
         Some(_) => return Err(Error::InvalidRequest("`keep` can only be `current`.")),
     };
     let ended = state.issuer.revoke_all(access.user, keep, client).await?;

@@ -6,6 +6,7 @@ use crate::accounts::Accounts;
 use crate::clients::ClientRegistry;
 use crate::http::error::Error;
 use crate::http::openapi::ApiDescription;
+use crate::http::pages::Pages;
 use crate::issuer::Issuer;
 use crate::limits::{Limit, Limits};
 use crate::metrics::Metrics;
@@ -21,6 +22,7 @@ pub struct State {
     pub proxies: TrustedProxies,
     pub metrics: Arc<Metrics>,
     pub api: ApiDescription,
+    pub pages: Pages,
 }
 
 impl State {

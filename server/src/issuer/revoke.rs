@@ -7,7 +7,7 @@ use diesel::QueryResult;
 use super::{Error, Issuer, SessionSummary};
 use crate::clock;
 use crate::ids::{EventId, SessionId, UserId};
-use crate::sessions::{self, ClientInfo, Context, EndReason, Revoked, UserSessions};
+use crate::sessions::{self, ClientInfo, Context, EndReason, Keep, Revoked, UserSessions};
 use crate::store::revocations::{self, Revocation};
 use crate::store::{self, Conn};
 
@@ -58,7 +58,7 @@ impl Issuer {
     pub async fn revoke_all(
         self: &Arc<Self>,
         user: UserId,
-        keep: Option<SessionId>,
+        keep: Keep,
         client: ClientInfo,
     ) -> Result<usize, Error> {
         let now = clock::now();

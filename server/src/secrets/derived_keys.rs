@@ -17,12 +17,21 @@ const SECOND_FACTOR_LABEL: &[u8] = b"matchbook second factor seal";
 /// NEVER CHANGE THIS LABEL once a version is released: no browser would be a known one.
 const DEVICE_LABEL: &[u8] = b"matchbook known device";
 
+/// NEVER CHANGE THIS LABEL once a version is released: a login that waits for its code would
+/// have to begin again.
+const LOGIN_STEP_LABEL: &[u8] = b"matchbook login step";
+
+/// NEVER CHANGE THIS LABEL once a version is released: every open form would be rejected once.
+const CSRF_LABEL: &[u8] = b"matchbook csrf";
+
 /// The keys that are derived from `secret` and `old_secrets` (HKDF, RFC 5869). Each
 /// purpose has its own label, so the keys are independent of each other.
 pub struct DerivedKeys {
     pub token_keys: TokenKeys,
     pub key_encryption_keys: KeyEncryptionKeys,
     pub account_keys: AccountKeys,
+    /// Authenticate the forms of the pages.
+    pub csrf_keys: TokenKeys,
 }
 
 /// The keys of accounts.
@@ -31,6 +40,8 @@ pub struct AccountKeys {
     pub(crate) second_factor: KeyEncryptionKeys,
     /// Authenticate the cookies of known browsers.
     pub(crate) devices: TokenKeys,
+    /// Authenticate the first step of a login in a browser.
+    pub(crate) login_steps: TokenKeys,
 }
 
 /// The current key that encrypts private keys in the database, and earlier ones that still
@@ -49,7 +60,9 @@ impl DerivedKeys {
             account_keys: AccountKeys {
                 second_factor: encryption_keys(secret, old, SECOND_FACTOR_LABEL)?,
                 devices: token_keys(secret, old, DEVICE_LABEL)?,
+                login_steps: token_keys(secret, old, LOGIN_STEP_LABEL)?,
             },
+            csrf_keys: token_keys(secret, old, CSRF_LABEL)?,
         })
     }
 }

@@ -4,11 +4,11 @@ use diesel::{Connection, QueryResult};
 
 use super::{Context, EndReason, EventKind};
 use crate::clock::Timestamp;
-use crate::ids::{SessionId, UserId};
+use crate::ids::{LoginSessionId, SessionId, UserId};
 use crate::store::events::{self, Event};
 use crate::store::revocations::{self, Revocation};
 use crate::store::sessions::SessionEnd;
-use crate::store::{self, Conn, imported_refresh_tokens};
+use crate::store::{self, Conn, imported_refresh_tokens, login_sessions};
 
 /// The revocation of all sessions of a user.
 pub struct Revoked {
@@ -37,12 +37,20 @@ pub fn revoke(conn: &mut Conn, session: SessionId, cx: &Context<'_>) -> QueryRes
     })
 }
 
+/// The login that a logout everywhere else leaves alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    Nothing,
+    Session(SessionId),
+    /// The login of the browser that requests it.
+    LoginSession(LoginSessionId),
+}
+
 /// Which sessions of a user end, and why.
 #[derive(Debug, Clone, Copy)]
 pub struct UserSessions {
     pub user: UserId,
-    /// The session that does not end.
-    pub keep: Option<SessionId>,
+    pub keep: Keep,
     pub reason: EndReason,
 }
 
@@ -55,14 +63,21 @@ pub fn revoke_all(
     conn.write(|conn| end_all(conn, selected, cx))
 }
 
-/// Ends all live sessions of a user, and revokes imported refresh tokens that have opened
-/// none yet. Needs a transaction that has written already.
+/// Ends all live sessions of a user, logs out their browsers at the pages of the server, and
+/// revokes imported refresh tokens that have opened no session yet. Needs a transaction that
+/// has written already.
 pub fn end_all(conn: &mut Conn, selected: UserSessions, cx: &Context<'_>) -> QueryResult<Revoked> {
     let UserSessions { user, keep, reason } = selected;
     // First: if a concurrent exchange has locked a token, its session is found below.
     imported_refresh_tokens::revoke_unused(conn, Some(user), None)?;
+    let (session, login_session) = match keep {
+        Keep::Nothing => (None, None),
+        Keep::Session(id) => (Some(id), None),
+        Keep::LoginSession(id) => (None, Some(id)),
+    };
+    login_sessions::delete_all(conn, user, login_session)?;
     let end = SessionEnd { at: cx.now, reason };
-    let ended = store::sessions::end_all(conn, user, keep, end)?;
+    let ended = store::sessions::end_all(conn, user, session, end)?;
     for ((session, access_expires_at), n) in ended.iter().copied().zip(0..) {
         record_revocation(conn, session, access_expires_at)?;
         let cx = Context { event: cx.event.offset(n), ..*cx };

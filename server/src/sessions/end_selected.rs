@@ -6,18 +6,19 @@ use super::end::record_revocation;
 use super::{Context, EndReason, EventKind};
 use crate::store::events::{self, Event};
 use crate::store::sessions::{Selection, SessionEnd};
-use crate::store::{self, Conn, imported_refresh_tokens};
+use crate::store::{self, Conn, imported_refresh_tokens, login_sessions};
 
 /// Ends the selected sessions in batches, each session with a revocation that all
 /// servers publish and an entry of the audit log. Returns how many. After an error the
 /// sessions of earlier batches have ended. Imported refresh tokens that have opened no
-/// session yet are revoked as well.
+/// session yet are revoked as well, and browsers are logged out at the pages of the server.
 pub fn end_selected(
     conn: &mut Conn,
     selection: &Selection,
     cx: &Context<'_>,
 ) -> QueryResult<usize> {
     imported_refresh_tokens::revoke_unused(conn, selection.user, selection.opened_before)?;
+    login_sessions::delete_selected(conn, selection.user, selection.opened_before)?;
     let mut after = None;
     let mut count = 0;
     loop {

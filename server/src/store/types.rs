@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::connection::{MultiBackend, MultiRawValue};
 use crate::clock::Timestamp;
 use crate::crypto::Digest;
-use crate::ids::{AccessTokenId, EventId, SessionId, UserId};
+use crate::ids::{AccessTokenId, EventId, LoginSessionId, SessionId, UserId};
 use crate::tokens::SecretDigests;
 
 /// The SQL types, for `table!`. The numbers are the fixed type ids of PostgreSQL.
@@ -72,7 +72,7 @@ macro_rules! impl_both_backends {
     };
 }
 
-impl_both_backends!(sql::SqlUuid: UserId, SessionId, AccessTokenId, EventId);
+impl_both_backends!(sql::SqlUuid: UserId, SessionId, LoginSessionId, AccessTokenId, EventId);
 impl_both_backends!(sql::SqlTimestamp: Timestamp);
 impl_both_backends!(sql::SqlInet: IpAddress);
 
@@ -119,6 +119,7 @@ macro_rules! id {
 
 id!(UserId, UserIdProxy);
 id!(SessionId, SessionIdProxy);
+id!(LoginSessionId, LoginSessionIdProxy);
 id!(AccessTokenId, AccessIdProxy);
 id!(EventId, EventIdProxy);
 

@@ -8,7 +8,7 @@ const PASSWORD: &str = "violet tractor seven hums";
 const OTHER: &str = "marble lantern drifts north";
 
 /// Asserts the headers of a page: no script, no frame, no referrer, no cache.
-fn assert_page(response: &TestResponse, status: u16) {
+pub(crate) fn assert_page(response: &TestResponse, status: u16) {
     assert_eq!(response.status, status, "{}", response.text);
     assert_eq!(response.header("content-type"), "text/html; charset=utf-8");
     assert_eq!(response.header("cache-control"), "no-store");
@@ -17,6 +17,7 @@ fn assert_page(response: &TestResponse, status: u16) {
     for part in ["default-src 'none'", "form-action 'self'", "frame-ancestors 'none'"] {
         assert!(policy.contains(part), "{policy}");
     }
+    assert_eq!(response.header("x-frame-options"), "DENY");
     for part in ["script", "unsafe", "*"] {
         assert!(!policy.contains(part), "{policy}");
     }

@@ -59,7 +59,7 @@ async fn error_responses_of_every_endpoint() {
         ("DELETE", "/sessions/1"),
         ("POST", "/refresh"),
         ("POST", "/logout"),
-        ("GET", "/login"),
+        ("PUT", "/login"),
         ("GET", "/password"),
         ("GET", "/password/forgot"),
         ("GET", "/password/reset"),

@@ -1,7 +1,7 @@
 //! Failing commits: a success that a client sees must have been committed.
 
 use matchbook_server::ids::EventId;
-use matchbook_server::sessions::{self, Context, EndReason, UserSessions};
+use matchbook_server::sessions::{self, Context, EndReason, Keep, UserSessions};
 use matchbook_server::store::Conn;
 use matchbook_server::store::sessions::{rotate, rotate_batch, rotate_from};
 
@@ -57,7 +57,7 @@ fn failed_commit_is_an_error_and_changes_nothing() {
     let cx = Context { policy: &policy, client: &client, event, now };
     assert!(sessions::revoke(conn, session, &cx).is_err());
     let user = row.user;
-    let all = UserSessions { user, keep: None, reason: EndReason::LoggedOut };
+    let all = UserSessions { user, keep: Keep::Nothing, reason: EndReason::LoggedOut };
     assert!(sessions::revoke_all(conn, all, &cx).is_err());
 
     let changed = "SELECT count(*) AS number FROM sessions \

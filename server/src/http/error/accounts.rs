@@ -67,7 +67,7 @@ impl From<LogInError> for Error {
             LogInError::InvalidCredentials | LogInError::PasswordChanged => {
                 Self::InvalidCredentials
             }
-            LogInError::SecondFactorRequired => Self::SecondFactorRequired,
+            LogInError::SecondFactorRequired(_) => Self::SecondFactorRequired,
             LogInError::Disabled => Self::UserDisabled,
             LogInError::TooManyFailures(wait) => wait.into(),
             LogInError::Failed(error) => error.into(),

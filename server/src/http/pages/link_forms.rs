@@ -1,6 +1,5 @@
 //! The forms of links.
 
-use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::web::{Data, Form, Query};
 use askama::Template;
@@ -8,7 +7,8 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Message, error_page, page};
+use super::page::Page;
+use super::problem::{Problem, parts};
 use crate::accounts::{
     AcceptInvitation, InvalidName, LinkError, LinkPurpose, LinkSubject, LinkToken, LoginName,
     ResetPassword,
@@ -18,9 +18,6 @@ use crate::http::extract::body_timeout::WithTimeout;
 use crate::http::state::State;
 use crate::limits::Limit;
 use crate::sessions::ClientInfo;
-
-/// The message for two passwords that should be the same.
-const DIFFERENT: &str = "The two passwords are different: type the same one twice.";
 
 /// The query of a link.
 #[derive(Deserialize, IntoParams, ToSchema)]
@@ -96,31 +93,6 @@ struct ResetPage<'a> {
     problem: Option<String>,
 }
 
-/// A problem of an input, for which the form is presented again.
-struct Problem(StatusCode, String);
-
-impl Problem {
-    /// Returns the problem of an input that the user can correct; otherwise the error.
-    fn of(error: Error) -> Result<Self, Error> {
-        match error {
-            Error::InvalidName | Error::NameTaken | Error::UnacceptablePassword(_) => {
-                use actix_web::ResponseError;
-                Ok(Self(error.status_code(), error.to_string()))
-            }
-            error => Err(error),
-        }
-    }
-
-    fn different_passwords() -> Self {
-        Self(StatusCode::BAD_REQUEST, DIFFERENT.to_owned())
-    }
-}
-
-/// Splits an optional problem into the status and the message of a page.
-fn parts(problem: Option<Problem>) -> (StatusCode, Option<String>) {
-    problem.map_or((StatusCode::OK, None), |Problem(status, text)| (status, Some(text)))
-}
-
 /// Returns what a link is about, or an error if it cannot be used.
 async fn subject(
     state: &State,
@@ -149,10 +121,10 @@ pub(in crate::http) async fn invitation(
     state: Data<State>,
     Query(LinkQuery { token }): Query<LinkQuery>,
     client: ClientInfo,
-) -> HttpResponse {
+) -> Page {
     let form =
         InvitationForm { token, name: None, password: String::new(), repeated: String::new() };
-    show_invitation(&state, &form, None, &client).await.unwrap_or_else(|error| error_page(&error))
+    show_invitation(&state, &form, None, &client).await.unwrap_or_else(Page::from)
 }
 
 /// Shows the form of an invitation, with the name that the user typed.
@@ -161,12 +133,13 @@ async fn show_invitation(
     form: &InvitationForm,
     problem: Option<Problem>,
     client: &ClientInfo,
-) -> Result<HttpResponse, Error> {
+) -> Result<Page, Error> {
     let subject = subject(state, &form.token, LinkPurpose::Invitation, client).await?;
     let (status, problem) = parts(problem);
     let typed = form.name.as_deref().unwrap_or_default();
-    Ok(page(
+    Ok(Page::new(
         status,
+        "Create your account",
         &InvitationPage {
             token: &form.token,
             name: subject.name.as_deref().unwrap_or(typed),
@@ -186,15 +159,15 @@ async fn show_invitation(
     request_body(content = InvitationForm, content_type = "application/x-www-form-urlencoded"),
     responses(
         (status = 200, description = "The account is ready", body = String, content_type = "text/html"),
-        PageErrors<RequestBody, (Limited, LinkError, InvalidName)>,
+        PageErrors<RequestBody, (RequestBody, Limited, LinkError, InvalidName)>,
     )
 )]
 pub(in crate::http) async fn accept_invitation(
     state: Data<State>,
     WithTimeout(Form(form)): WithTimeout<Form<InvitationForm>>,
     client: ClientInfo,
-) -> HttpResponse {
-    let again = ClientInfo { user_agent: client.user_agent.clone(), ip: client.ip };
+) -> Page {
+    let again = client.clone();
     let problem = match accept(&state, &form, client).await {
         Ok(response) => return response,
         Err(problem) => problem,
@@ -203,7 +176,7 @@ pub(in crate::http) async fn accept_invitation(
         Ok(problem) => show_invitation(&state, &form, Some(problem), &again).await,
         Err(error) => Err(error),
     };
-    shown.unwrap_or_else(|error| error_page(&error))
+    shown.unwrap_or_else(Page::from)
 }
 
 /// Accepts an invitation. The error is a problem to show in the form, or else an error page.
@@ -211,7 +184,7 @@ async fn accept(
     state: &State,
     form: &InvitationForm,
     client: ClientInfo,
-) -> Result<HttpResponse, Result<Problem, Error>> {
+) -> Result<Page, Result<Problem, Error>> {
     state.check_limit(client.ip.map(Limit::Login)).map_err(Err)?;
     if form.password != form.repeated {
         return Err(Ok(Problem::different_passwords()));
@@ -223,7 +196,7 @@ async fn accept(
     let request = AcceptInvitation { token, name, password, client };
     state.accounts.accept_invitation(request).await.map_err(problem)?;
     let text = "You can now log in with your name and your password.";
-    Ok(page(StatusCode::OK, &Message { title: "Your account is ready", text }))
+    Ok(Page::message_before_login("Your account is ready", text))
 }
 
 fn problem(error: LinkError) -> Result<Problem, Error> {
@@ -246,13 +219,17 @@ pub(in crate::http) async fn verify(
     state: Data<State>,
     Query(LinkQuery { token }): Query<LinkQuery>,
     client: ClientInfo,
-) -> HttpResponse {
+) -> Page {
     match subject(&state, &token, LinkPurpose::Verification, &client).await {
         Ok(subject) => {
             let name = subject.name.as_deref().unwrap_or_default();
-            page(StatusCode::OK, &VerifyPage { token: &token, name })
+            Page::new(
+                StatusCode::OK,
+                "Confirm your email address",
+                &VerifyPage { token: &token, name },
+            )
         }
-        Err(error) => error_page(&error),
+        Err(error) => error.into(),
     }
 }
 
@@ -265,14 +242,14 @@ pub(in crate::http) async fn verify(
     request_body(content = LinkQuery, content_type = "application/x-www-form-urlencoded"),
     responses(
         (status = 200, description = "The account is ready", body = String, content_type = "text/html"),
-        PageErrors<RequestBody, (Limited, LinkError)>,
+        PageErrors<RequestBody, (RequestBody, Limited, LinkError)>,
     )
 )]
 pub(in crate::http) async fn verify_registration(
     state: Data<State>,
     WithTimeout(Form(form)): WithTimeout<Form<LinkQuery>>,
     client: ClientInfo,
-) -> HttpResponse {
+) -> Page {
     let confirm = async {
         state.check_limit(client.ip.map(Limit::Login))?;
         let token = LinkToken::parse(&form.token);
@@ -282,9 +259,9 @@ pub(in crate::http) async fn verify_registration(
     match confirm.await {
         Ok(()) => {
             let text = "Your email address is confirmed. You can now log in.";
-            page(StatusCode::OK, &Message { title: "Your account is ready", text })
+            Page::message_before_login("Your account is ready", text)
         }
-        Err(error) => error_page(&error),
+        Err(error) => error.into(),
     }
 }
 
@@ -304,8 +281,8 @@ pub(in crate::http) async fn reset(
     state: Data<State>,
     Query(LinkQuery { token }): Query<LinkQuery>,
     client: ClientInfo,
-) -> HttpResponse {
-    show_reset(&state, &token, None, &client).await.unwrap_or_else(|error| error_page(&error))
+) -> Page {
+    show_reset(&state, &token, None, &client).await.unwrap_or_else(Page::from)
 }
 
 async fn show_reset(
@@ -313,12 +290,13 @@ async fn show_reset(
     token: &str,
     problem: Option<Problem>,
     client: &ClientInfo,
-) -> Result<HttpResponse, Error> {
+) -> Result<Page, Error> {
     let subject = subject(state, token, LinkPurpose::Reset, client).await?;
     let (status, problem) = parts(problem);
     let name = subject.name.as_deref().unwrap_or_default();
     let min_length = state.accounts.password_min_length();
-    Ok(page(status, &ResetPage { token, name, min_length, problem }))
+    let content = ResetPage { token, name, min_length, problem };
+    Ok(Page::new(status, "Choose a new password", &content))
 }
 
 /// Sets a new password by a link.
@@ -330,15 +308,15 @@ async fn show_reset(
     request_body(content = ResetForm, content_type = "application/x-www-form-urlencoded"),
     responses(
         (status = 200, description = "The password is set", body = String, content_type = "text/html"),
-        PageErrors<RequestBody, (Limited, LinkError)>,
+        PageErrors<RequestBody, (RequestBody, Limited, LinkError)>,
     )
 )]
 pub(in crate::http) async fn set_password(
     state: Data<State>,
     WithTimeout(Form(form)): WithTimeout<Form<ResetForm>>,
     client: ClientInfo,
-) -> HttpResponse {
-    let again = ClientInfo { user_agent: client.user_agent.clone(), ip: client.ip };
+) -> Page {
+    let again = client.clone();
     let problem = match reset_password(&state, &form, client).await {
         Ok(response) => return response,
         Err(problem) => problem,
@@ -347,7 +325,7 @@ pub(in crate::http) async fn set_password(
         Ok(problem) => show_reset(&state, &form.token, Some(problem), &again).await,
         Err(error) => Err(error),
     };
-    shown.unwrap_or_else(|error| error_page(&error))
+    shown.unwrap_or_else(Page::from)
 }
 
 /// Sets a new password. The error is a problem to show in the form, or else an error page.
@@ -355,7 +333,7 @@ async fn reset_password(
     state: &State,
     form: &ResetForm,
     client: ClientInfo,
-) -> Result<HttpResponse, Result<Problem, Error>> {
+) -> Result<Page, Result<Problem, Error>> {
     state.check_limit(client.ip.map(Limit::Login)).map_err(Err)?;
     if form.password != form.repeated {
         return Err(Ok(Problem::different_passwords()));
@@ -364,5 +342,5 @@ async fn reset_password(
     let new = SecretString::from(form.password.as_str());
     state.accounts.reset_password(ResetPassword { token, new, client }).await.map_err(problem)?;
     let text = "You are logged out on all devices. You can now log in with the new password.";
-    Ok(page(StatusCode::OK, &Message { title: "Your password is set", text }))
+    Ok(Page::message_before_login("Your password is set", text))
 }
