@@ -11,7 +11,7 @@ pub async fn run(config: &Config, warnings: &[String]) -> Result<(), Box<dyn Err
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    let application = app::start(config).await?;
+    let application = Box::pin(app::start(config)).await?;
     for address in application.addresses() {
         let url = base_url(&config.tls, *address);
         tracing::info!(%url, database = %config.database.url, "listening");

@@ -144,7 +144,7 @@ mod tests {
         let parsed = Continue::parse(query).unwrap();
         assert_eq!(parsed.value(), query);
         let parameter = parsed.parameter();
-        let decoded = form_urlencoded::parse(parameter[1..].as_bytes()).next().unwrap().1;
+        let decoded = form_urlencoded::parse(&parameter.as_bytes()[1..]).next().unwrap().1;
         assert_eq!(decoded, query);
     }
 

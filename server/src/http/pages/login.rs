@@ -131,28 +131,15 @@ pub(in crate::http) async fn log_in(
     if let Err(error) = state.check_limit(client.ip.map(Limit::Login)) {
         return error.into();
     }
-    match &form.step {
-        Some(step) => {
-            let request = LogInStep {
-                step: step.clone(),
-                browser: browser.secret().to_owned(),
-                code: SecretString::from(form.code.as_str()),
-                device,
-                client,
-            };
-            check_code(&state, &browser, &next, request).await
-        }
-        None => {
-            let request = LogIn {
-                name: form.name.clone(),
-                password: SecretString::from(form.password.as_str()),
-                code: None,
-                device,
-                client,
-            };
-            check_password(&state, &browser, &next, request).await
-        }
+    if let Some(step) = form.step {
+        let code = SecretString::from(form.code);
+        let browser_secret = browser.secret().to_owned();
+        let request = LogInStep { step, browser: browser_secret, code, device, client };
+        return check_code(&state, &browser, &next, request).await;
     }
+    let password = SecretString::from(form.password);
+    let request = LogIn { name: form.name, password, code: None, device, client };
+    check_password(&state, &browser, &next, request).await
 }
 
 async fn check_password(state: &State, browser: &Browser, next: &Continue, request: LogIn) -> Page {
