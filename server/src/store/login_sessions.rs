@@ -85,7 +85,7 @@ pub fn extend(conn: &mut Conn, id: LoginSessionId, until: Timestamp) -> QueryRes
     diesel::update(earlier).set(login_sessions::idle_expires_at.eq(until)).execute(conn).map(drop)
 }
 
-/// Deletes the login session with this secret. Returns `false` if there is none.
+/// Deletes the login session with this secret. Returns `false` if it does not exist.
 pub fn delete(conn: &mut Conn, id: LoginSessionId, secret: &Digest) -> QueryResult<bool> {
     let presented = login_sessions::table
         .find(key(id))
