@@ -138,7 +138,7 @@ async fn login_replaces_the_cookie_that_was_in_the_browser_before() {
     assert!(victim.is_logged_in().await);
     assert!(!attacker.is_logged_in().await, "the planted cookie is worth nothing");
     assert_eq!(sessions(&server), 1);
-    // A cookie with the id of a session and another secret logs nobody in, or out.
+    // A cookie with the id of a session and another secret logs no browser in, or out.
     let genuine = crate::support::decode(&victim.cookie(LOGIN_COOKIE).unwrap());
     let forged = crate::support::encode([&genuine[..16], &[0; 32]].concat());
     attacker.set_cookie(LOGIN_COOKIE, &forged);
