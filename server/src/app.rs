@@ -15,7 +15,8 @@ use tokio::sync::Notify;
 
 use crate::accounts::Accounts;
 use crate::accounts::declared::{self, DeclaredError, DeclaredUsers};
-use crate::clients::ClientRegistry;
+use crate::clients::declared::DeclaredClients;
+use crate::clients::{self, ClientRegistry};
 use crate::config::Config;
 use crate::connections::Connections;
 use crate::data_dir::{self, DataDir};
@@ -60,6 +61,8 @@ pub enum Error {
     Secret(#[from] secrets::Error),
     #[error("{0} (`accounts.file`)")]
     DeclaredUsers(#[from] DeclaredError),
+    #[error("{0} (`clients.file`)")]
+    DeclaredClients(#[from] clients::declared::DeclaredError),
     #[error(transparent)]
     Keys(#[from] keys::Error),
     #[error(transparent)]
@@ -105,6 +108,7 @@ pub async fn start(config: &Config) -> Result<Application, Error> {
     let derived = derive_keys(config, &data_dir)?;
     let store = open_store(config).await?;
     apply_declared_users(config).await?;
+    apply_declared_clients(config).await?;
     let (state, tasks) = assemble(config, store, derived).await?;
     let renewal = acceptor.as_ref().and_then(|acceptor| acceptor.renewal.clone());
     let metrics_server =
@@ -156,6 +160,24 @@ async fn apply_declared_users(config: &Config) -> Result<(), Error> {
             tracing::info!(change = %difference, "declared user differs, changing the database");
             let context = declared::ApplyContext { policy: &policy, password_min_length };
             declared::apply(&mut conn, difference, context)?;
+        }
+        Ok(())
+    };
+    actix_rt::task::spawn_blocking(apply).await?
+}
+
+/// Makes the OAuth clients in the database those that the file of the settings declares.
+async fn apply_declared_clients(config: &Config) -> Result<(), Error> {
+    let Some(file) = config.oauth.file.clone() else { return Ok(()) };
+    let url = config.database.url.clone();
+    let policy = config.policy;
+    let allow_localhost = config.oauth.allow_localhost;
+    let apply = move || {
+        let declared = DeclaredClients::read(&file, allow_localhost)?;
+        let mut conn = store::connect_to_change(&url)?;
+        for difference in declared.compare(&mut conn)? {
+            tracing::info!(change = %difference, "declared client differs, changing the database");
+            clients::declared::apply(&mut conn, difference, &policy)?;
         }
         Ok(())
     };

@@ -3,6 +3,7 @@
 pub mod apply;
 pub mod backends;
 pub mod check_config;
+pub mod clients;
 pub mod explain;
 mod format;
 pub mod health;

@@ -2,9 +2,11 @@
 //! from.
 
 mod authenticate;
+pub mod declared;
 mod redirect_uri;
 mod registration;
 mod registry;
+mod remove;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,9 +15,11 @@ pub use crate::store::clients::{Client, ClientKind, GracePeriod};
 pub use authenticate::{AuthenticationError, ClientCredentials};
 pub use redirect_uri::{InvalidRedirectUri, check as check_redirect_uri, matches as uri_matches};
 pub use registration::{
-    InvalidClient, InvalidGracePeriod, check, new_id, new_secret, parse_grace_period,
+    InvalidClient, InvalidGracePeriod, check, describe_grace_period, new_id, new_secret,
+    parse_grace_period,
 };
 pub use registry::ClientRegistry;
+pub use remove::{Removed, remove};
 
 /// The settings of OAuth.
 #[derive(Debug, Clone)]

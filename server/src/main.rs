@@ -39,7 +39,10 @@ enum Command {
     /// Manage the applications that open sessions for users of their own.
     #[command(subcommand)]
     Backends(cli::backends::Command),
-    /// Make the users in the database those that a file declares.
+    /// Manage the OAuth clients: the applications that log users in with this server.
+    #[command(subcommand)]
+    Clients(cli::clients::Command),
+    /// Make users and OAuth clients in the database those that files declare.
     Apply(cli::apply::Arguments),
     /// Add, import, list and change users.
     #[command(subcommand)]
@@ -78,6 +81,7 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         Command::Keys(command) => cli::keys::run(&config, command)?,
         Command::Secret(command) => cli::secret::run(&config, command)?,
         Command::Backends(command) => cli::backends::run(&config, command)?,
+        Command::Clients(command) => cli::clients::run(&config, command)?,
         Command::Apply(arguments) => cli::apply::run(&config, arguments)?,
         Command::Users(command) => cli::users::run(&config, command).await?,
         Command::Sessions(command) => cli::sessions::run(&config, command)?,

@@ -49,8 +49,11 @@ pub enum Error {
 /// Carries out a command and prints its result. Blocks.
 pub fn run(config: &Config, command: &Command) -> Result<(), Error> {
     let Command::End { before, user, .. } = *command;
-    let selection =
-        Selection { user: user.map(UserId), opened_before: before.map(Timestamp::from) };
+    let selection = Selection {
+        user: user.map(UserId),
+        opened_before: before.map(Timestamp::from),
+        client: None,
+    };
     Ok(super::print(&end(config, &selection)?)?)
 }
 

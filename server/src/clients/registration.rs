@@ -78,6 +78,16 @@ pub fn parse_grace_period(text: &str) -> Result<GracePeriod, InvalidGracePeriod>
     }
 }
 
+/// Returns the text that [`parse_grace_period`] parses.
+#[must_use]
+pub fn describe_grace_period(period: GracePeriod) -> String {
+    match period {
+        GracePeriod::Default => "default".to_owned(),
+        GracePeriod::Strict => "strict".to_owned(),
+        GracePeriod::For(period) => format!("{}s", period.as_secs()),
+    }
+}
+
 /// Checks that a client can be registered.
 pub fn check(client: &Client, allow_localhost: bool) -> Result<(), InvalidClient> {
     check_id(client.id.as_str())?;
@@ -242,6 +252,9 @@ mod tests {
         assert_eq!(parse_grace_period("10m"), seconds(600));
         for text in ["", "0s", "120", "601s", "500ms", "1s 1ms", "-1s", "never"] {
             assert_eq!(parse_grace_period(text), Err(InvalidGracePeriod), "{text}");
+        }
+        for text in ["default", "strict", "90s"] {
+            assert_eq!(describe_grace_period(parse_grace_period(text).unwrap()), text);
         }
     }
 }

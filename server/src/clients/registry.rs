@@ -10,7 +10,7 @@ use crate::store::{self, Conn, Store, clients};
 
 /// How long a client is used without a query, and so the time after which a change has
 /// taken effect at every server.
-const FRESH_FOR: Duration = Duration::from_secs(2);
+pub(super) const FRESH_FOR: Duration = Duration::from_secs(2);
 
 /// How long a client is used while the database is unavailable.
 const USABLE_FOR: Duration = Duration::from_secs(600);

@@ -8,17 +8,26 @@ use crate::store::events::{self, Event};
 use crate::store::sessions::{Selection, SessionEnd};
 use crate::store::{self, Conn, imported_refresh_tokens, login_sessions};
 
+/// The reason in the audit log.
+///
+/// NEVER CHANGE THIS VALUE once a version is released: rows of the audit log have it.
+const CLIENT_REMOVED: &str = "client_removed";
+
 /// Ends the selected sessions in batches, each session with a revocation that all
 /// servers publish and an entry of the audit log. Returns how many. After an error the
 /// sessions of earlier batches have ended. Imported refresh tokens that have opened no
-/// session yet are revoked as well, and browsers are logged out at the pages of the server.
+/// session yet are revoked as well, and browsers are logged out at the pages of the server,
+/// except for the selection of a client.
 pub fn end_selected(
     conn: &mut Conn,
     selection: &Selection,
     cx: &Context<'_>,
 ) -> QueryResult<usize> {
-    imported_refresh_tokens::revoke_unused(conn, selection.user, selection.opened_before)?;
-    login_sessions::delete_selected(conn, selection.user, selection.opened_before)?;
+    if selection.client.is_none() {
+        imported_refresh_tokens::revoke_unused(conn, selection.user, selection.opened_before)?;
+        login_sessions::delete_selected(conn, selection.user, selection.opened_before)?;
+    }
+    let reason = selection.client.as_ref().map(|_| CLIENT_REMOVED);
     let mut after = None;
     let mut count = 0;
     loop {
@@ -28,7 +37,8 @@ pub fn end_selected(
             for ((session, user, access_expires_at), n) in ended.iter().copied().zip(count..) {
                 record_revocation(conn, session, access_expires_at)?;
                 let cx = Context { event: cx.event.offset(n), ..*cx };
-                let event = Event { user: Some(user), ..cx.event(EventKind::LoggedOut, session) };
+                let event =
+                    Event { user: Some(user), reason, ..cx.event(EventKind::LoggedOut, session) };
                 events::insert(conn, &event)?;
             }
             Ok(ended)

@@ -207,9 +207,11 @@ pub fn update(conn: &mut Conn, client: &Client) -> QueryResult<bool> {
 }
 
 /// Replaces the secret of a confidential client. The one before is accepted until the next
-/// replacement. Returns `false` if there is no such client, or if it is public.
+/// replacement. Returns `false` if there is no such client, if it is public, or if it has
+/// this secret already.
 pub fn replace_secret(conn: &mut Conn, id: &ClientId, digest: &Digest) -> QueryResult<bool> {
-    let row = clients::table.find(id.as_str()).filter(clients::secret_digest.is_not_null());
+    // Without the comparison a repetition would reject the secret before.
+    let row = clients::table.find(id.as_str()).filter(clients::secret_digest.ne(digest.as_bytes()));
     let changed = diesel::update(row)
         .set((
             clients::previous_secret_digest.eq(clients::secret_digest),

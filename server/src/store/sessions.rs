@@ -18,7 +18,7 @@ use super::types::IpAddress;
 use super::types::sql::SqlTimestamp;
 use crate::clock::Timestamp;
 use crate::crypto::{Digest, Salt};
-use crate::ids::{AccessTokenId, Place, SessionId, UserId};
+use crate::ids::{AccessTokenId, ClientId, Place, SessionId, UserId};
 use crate::tokens::{ClientGrant, RefreshToken};
 
 pub use grant::StoredGrant;
@@ -146,16 +146,28 @@ pub fn end(
         .optional()
 }
 
+/// Loads rows and locks them, on SQLite by the transaction.
+macro_rules! load_locked {
+    ($conn:expr, $query:expr) => {
+        match $conn {
+            Conn::Postgres(conn) => $query.for_update().load(conn)?,
+            Conn::Sqlite(conn) => $query.load(conn)?,
+        }
+    };
+}
+
 /// How many sessions [`end_next`] ends in one transaction.
 const END_BATCH: i64 = 500;
 
 /// Which sessions an operator ends.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Selection {
     /// Only sessions of this user.
     pub user: Option<UserId>,
     /// Only sessions that were opened before this time.
     pub opened_before: Option<Timestamp>,
+    /// Only sessions that this OAuth client opened.
+    pub client: Option<ClientId>,
 }
 
 /// Ends the next sessions of `selection` after `after` that have not ended. Returns them
@@ -167,7 +179,7 @@ pub fn end_next(
     after: Option<SessionId>,
     end: SessionEnd,
 ) -> QueryResult<Vec<(SessionId, UserId, Timestamp)>> {
-    let Selection { user, opened_before } = *selection;
+    let Selection { user, opened_before, ref client } = *selection;
     let first = after.map_or(Place::MIN, SessionId::place);
     let places = first.and_later().filter(|place| user.is_none_or(|user| user.place() == *place));
     let mut ended: Vec<(SessionId, UserId, Timestamp)> = Vec::new();
@@ -187,9 +199,11 @@ pub fn end_next(
             .order(sessions::id)
             .limit(left)
             .select((sessions::id, sessions::user_id, sessions::access_expires_at));
-        let rows: Vec<(SessionId, UserId, Timestamp)> = match conn {
-            Conn::Postgres(conn) => next.for_update().load(conn)?,
-            Conn::Sqlite(conn) => next.load(conn)?,
+        let rows: Vec<(SessionId, UserId, Timestamp)> = match client {
+            None => load_locked!(conn, next),
+            Some(client) => {
+                load_locked!(conn, next.filter(sessions::client_id.eq(client.as_str())))
+            }
         };
         mark_ended(conn, place, rows.iter().map(|(id, ..)| *id), end)?;
         ended.extend(rows);
@@ -214,10 +228,7 @@ pub fn end_all(
         // Concurrent requests lock the rows in one order, so that they cannot deadlock.
         .order(sessions::id)
         .select((sessions::id, sessions::access_expires_at));
-    let ended: Vec<(SessionId, Timestamp)> = match conn {
-        Conn::Postgres(conn) => others.for_update().load(conn)?,
-        Conn::Sqlite(conn) => others.load(conn)?,
-    };
+    let ended: Vec<(SessionId, Timestamp)> = load_locked!(conn, others);
     mark_ended(conn, place, ended.iter().map(|(id, _)| *id), end)?;
     Ok(ended)
 }

@@ -12,13 +12,6 @@ struct Backend {
 }
 
 impl Server {
-    /// Runs a command on the database of the server, and parses its JSON output.
-    pub(crate) fn command_json(&self, arguments: &[&str]) -> Value {
-        let output = self.world.server(binary()).run(arguments);
-        assert!(output.status.success(), "{output:?}");
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-
     fn add_backend(&self, name: &str) -> Backend {
         let added = self.command_json(&["backends", "add", name, "--json"]);
         let field = |name: &str| added[name].as_str().unwrap().to_owned();

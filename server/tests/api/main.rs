@@ -15,6 +15,8 @@ mod backends;
 mod bad_input;
 mod bearer;
 mod browser;
+mod clients;
+mod clients_declared;
 mod configuration;
 mod connections;
 mod disk;

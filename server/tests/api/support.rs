@@ -90,6 +90,13 @@ impl Server {
         diesel::sql_query(statement).execute(&mut self.database()).unwrap();
     }
 
+    /// Runs a command on the database of the server, and parses its JSON output.
+    pub(crate) fn command_json(&self, arguments: &[&str]) -> serde_json::Value {
+        let output = self.world.server(binary()).run(arguments);
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
     /// The status of `GET /user` with this access token.
     pub(crate) async fn user(&self, token: &str) -> u16 {
         self.http.get_as("/user", token).await.status

@@ -1,11 +1,13 @@
 //! The rules of sessions against real databases, with invented time: random
-//! histories and a model, the sweeper, and what a rotation costs the database.
+//! histories and a model, the sweeper, and what a rotation costs the database. Also the cache
+//! of OAuth clients.
 //!
 //! Ignored tests need PostgreSQL; `make test` starts it.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
 
 mod batches;
+mod clients;
 mod commits;
 mod failover;
 mod folding;

@@ -56,7 +56,7 @@ pub(super) fn end(config: &Config, one: &One) -> Result<String, Error> {
     let mut conn = connect_to_change(config)?;
     let user = find(&mut conn, &one.user)?;
     let operator = Operator::new()?;
-    let selection = Selection { user: Some(user), opened_before: None };
+    let selection = Selection { user: Some(user), ..Selection::default() };
     let ended = end_selected(&mut conn, &selection, &operator.context(config))?;
     if ended > 0 {
         thread::sleep(PROPAGATION_TIME);
