@@ -42,6 +42,7 @@ pub enum Command {
 }
 
 #[derive(Clone, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "the flags of a command line")]
 #[command(group = ArgGroup::new("kind").required(true).args(["public", "confidential"]))]
 pub struct Add {
     /// The name that users see.
