@@ -20,6 +20,7 @@ use crate::clients::{self, ClientRegistry};
 use crate::config::Config;
 use crate::connections::Connections;
 use crate::data_dir::{self, DataDir};
+use crate::grants::{self, Grants};
 use crate::http::openapi::{ApiDescription, RenderError};
 use crate::http::pages::Pages;
 use crate::http::state::State;
@@ -109,7 +110,7 @@ pub async fn start(config: &Config) -> Result<Application, Error> {
     let store = open_store(config).await?;
     apply_declared_users(config).await?;
     apply_declared_clients(config).await?;
-    let (state, tasks) = assemble(config, store, derived).await?;
+    let (state, tasks) = Box::pin(assemble(config, store, derived)).await?;
     let renewal = acceptor.as_ref().and_then(|acceptor| acceptor.renewal.clone());
     let metrics_server =
         config.metrics.map(|address| bind_metrics(address, state.clone())).transpose()?;
@@ -190,7 +191,8 @@ async fn assemble(
     store: Store,
     derived: DerivedKeys,
 ) -> Result<(web::Data<State>, BackgroundTasks), Error> {
-    let DerivedKeys { token_keys, key_encryption_keys, account_keys, csrf_keys } = derived;
+    let DerivedKeys { token_keys, key_encryption_keys, account_keys, csrf_keys, progress_keys } =
+        derived;
     let keys = KeyRing::open(store.clone(), key_encryption_keys, config.keys.clone()).await?;
     let keys = Arc::new(keys);
     let status = Arc::new(TokenStatus::new(config.redis.as_ref(), store.clone()).await);
@@ -217,10 +219,20 @@ async fn assemble(
     let options = config.accounts.clone();
     let accounts = Accounts::new(issuer.clone(), store.clone(), account_keys, options, mailer);
     let clients = Arc::new(ClientRegistry::new(store.clone()));
+    let grants = Grants::new(grants::Parts {
+        issuer: issuer.clone(),
+        store: store.clone(),
+        clients: clients.clone(),
+        options: config.oauth.clone(),
+        progress_keys,
+        audience: config.keys.audience.clone(),
+    });
     let state = web::Data::new(State {
         issuer,
         accounts: Arc::new(accounts.map_err(Error::Threads)?),
         clients,
+        grants,
+        public_url: config.public_url.clone(),
         limits: Limits::new(config.limits),
         proxies: config.proxies.clone(),
         metrics,
@@ -247,6 +259,7 @@ fn bind(
                     .add((X_CONTENT_TYPE_OPTIONS, "nosniff"))
                     .add((SERVER_MARK, SERVER_MARK_VALUE)),
             )
+            .wrap(from_fn(http::permit_origin))
             .wrap(from_fn(http::request_log))
             .wrap(from_fn(http::close_unread_bodies))
             .configure(http::routes)

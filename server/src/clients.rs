@@ -3,6 +3,7 @@
 
 mod authenticate;
 pub mod declared;
+mod origins;
 mod redirect_uri;
 mod registration;
 mod registry;

@@ -13,6 +13,7 @@ mod health;
 mod links;
 mod metrics;
 mod middleware;
+mod oauth;
 pub mod openapi;
 pub mod pages;
 mod public_document;
@@ -30,6 +31,7 @@ use actix_web::{HttpRequest, Route, guard, web};
 
 use error::Error;
 pub use middleware::{close_unread_bodies, request_log};
+pub use oauth::permit_origin;
 use resources::{Endpoints, read, resource};
 
 /// The maximum length of a form or a JSON body, in bytes. The longest valid one is a tenth of this.
@@ -99,6 +101,7 @@ fn endpoints() -> Endpoints {
                 .route(web::delete().to(sessions::revoke_all)),
         )
         .service(resource("/sessions/{id}", "DELETE", web::delete().to(sessions::revoke)))
+        .configure(oauth_routes)
         .configure(page_routes)
         .configure(documentation_routes);
     endpoints
@@ -113,6 +116,41 @@ fn documentation_routes(service: &mut Endpoints) {
         )
         .service(resource("/docs", "GET, HEAD", read().to(openapi::docs)))
         .service(resource("/docs.css", "GET, HEAD", read().to(openapi::docs_stylesheet)));
+}
+
+/// Adds the routes of OAuth 2.1.
+fn oauth_routes(service: &mut Endpoints) {
+    let preflight = || web::route().guard(guard::Options()).to(oauth::preflight);
+    service
+        .service(
+            resource("/oauth/token", "POST, OPTIONS", web::post().to(oauth::token))
+                .route(preflight()),
+        )
+        .service(
+            resource("/oauth/revoke", "POST, OPTIONS", web::post().to(oauth::revoke))
+                .route(preflight()),
+        )
+        .service(resource("/oauth/introspect", "POST", web::post().to(oauth::introspect)))
+        .service(
+            resource("/oauth/authorize", "GET, POST", web::get().to(oauth::authorize))
+                .route(web::post().to(oauth::authorize_by_post)),
+        )
+        .service(
+            resource(
+                "/.well-known/oauth-authorization-server",
+                "GET, HEAD, OPTIONS",
+                read().to(oauth::metadata),
+            )
+            .route(web::route().guard(guard::Options()).to(oauth::metadata_preflight)),
+        )
+        .service(
+            resource(
+                "/.well-known/oauth-authorization-server/{path:.*}",
+                "GET, HEAD, OPTIONS",
+                read().to(oauth::metadata_of_path),
+            )
+            .route(web::route().guard(guard::Options()).to(oauth::metadata_preflight)),
+        );
 }
 
 /// Adds the routes of the pages for browsers.

@@ -4,9 +4,12 @@
 //! keys, the token status and the metrics together. They know no HTTP: a front end
 //! parses its request, calls one method and writes the response.
 
+mod code;
 mod exchange;
 mod health;
+mod introspect;
 mod log_in;
+mod machine;
 mod refresh;
 mod revoke;
 mod verify;
@@ -30,8 +33,10 @@ use crate::tokens::{Audience, Claims, ClientGrant, Scope, Subject};
 use exchange::ImportedTokens;
 
 pub use crate::store::sessions::SessionSummary;
+pub use code::{FirstExchange, NewCode};
 pub use exchange::UnrecognizedToken;
 pub use health::HealthReport;
+pub use introspect::{ActiveRefreshToken, Introspected};
 pub use refresh::{RefreshError, RefreshTerms};
 pub use verify::VerifyError;
 

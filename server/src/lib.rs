@@ -13,6 +13,8 @@ pub mod http;
 
 pub mod config;
 
+pub mod grants;
+
 pub mod accounts;
 
 pub mod clients;

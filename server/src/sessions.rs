@@ -8,6 +8,7 @@
 //! of a rotated token means that it was copied.
 
 mod assess;
+mod code;
 mod end;
 mod end_selected;
 mod exchange;
@@ -26,7 +27,8 @@ use crate::tokens::{ClientGrant, ExtraClaims};
 
 pub use crate::store::sessions::EndReason;
 pub use assess::{Assessment, InvalidGrant, Presented, PresentedKey, assess};
-pub use end::{Keep, Revoked, UserSessions, end_all, revoke, revoke_all};
+pub use code::{CodeOutcome, exchange_code, spend_code};
+pub use end::{Keep, Revoked, UserSessions, end_all, end_of_client, revoke, revoke_all};
 pub use end_selected::end_selected;
 pub use exchange::{Exchange, ExchangeOutcome, exchange};
 pub use log_in::{GuestRejection, Login, PresentedCode, admit_guest, open, undo_open};
@@ -226,6 +228,8 @@ enum EventKind {
     Recovered,
     /// The session was opened by a refresh token of another server.
     ImportedTokenExchanged,
+    /// An authorization code was presented with a wrong verifier.
+    WrongVerifier,
 }
 
 impl EventKind {
@@ -243,6 +247,7 @@ impl EventKind {
             Self::ReissuedElsewhere => "reissued_elsewhere",
             Self::Recovered => "refresh_recovered",
             Self::ImportedTokenExchanged => "imported_token_exchanged",
+            Self::WrongVerifier => "wrong_code_verifier",
         }
     }
 }

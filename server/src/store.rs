@@ -5,9 +5,11 @@
 //! its own; then a `match` in this module decides.
 
 pub mod accounts;
+pub mod authorization_codes;
 pub mod backends;
 pub mod clients;
 mod connection;
+pub mod consents;
 pub mod dedicated_connection;
 mod error;
 pub mod events;

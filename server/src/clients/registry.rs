@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Client;
+use super::origins::Origins;
 use super::registration::MAX_ID_LEN;
 use crate::ids::ClientId;
 use crate::store::{self, Conn, Store, clients};
@@ -21,8 +22,9 @@ const CACHE_SIZE: usize = 4096;
 
 /// The clients, by their ids.
 pub struct ClientRegistry {
-    store: Store,
+    pub(super) store: Store,
     cache: quick_cache::sync::Cache<ClientId, Arc<Entry>>,
+    pub(super) origins: Origins,
 }
 
 /// The knowledge about an id.
@@ -73,7 +75,8 @@ impl Entry {
 impl ClientRegistry {
     #[must_use]
     pub fn new(store: Store) -> Self {
-        Self { store, cache: quick_cache::sync::Cache::new(CACHE_SIZE) }
+        let cache = quick_cache::sync::Cache::new(CACHE_SIZE);
+        Self { store, cache, origins: Origins::default() }
     }
 
     /// Returns a client as it was at most two seconds ago, or `None` if there is no such

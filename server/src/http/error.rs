@@ -16,7 +16,8 @@ use crate::issuer::{self, ErrorKind, RefreshError, VerifyError};
 use crate::sessions::{GuestRejection, InvalidGrant};
 
 pub(super) use documented::{
-    Errors, Limited, NewGuest, OwnSession, PageErrors, Parameters, RequestBody,
+    Errors, Format, Limited, NewGuest, OwnSession, PageErrors, Parameters, RequestBody, Responses,
+    UnknownPath,
 };
 
 /// Why a request is rejected. `Display` is the message for the client. The cause of
@@ -191,6 +192,11 @@ impl Error {
         }
     }
 
+    /// Returns the code for programs.
+    pub(super) fn code(&self) -> &'static str {
+        self.parts().1
+    }
+
     /// Returns why a token that this server issued is rejected.
     fn reason(&self) -> Option<InvalidGrantReason> {
         let Self::InvalidGrant(Some(reason)) = self else { return None };
@@ -225,7 +231,7 @@ impl Error {
     }
 }
 
-fn invalid_grant_message(reason: Option<InvalidGrant>) -> &'static str {
+pub(super) fn invalid_grant_message(reason: Option<InvalidGrant>) -> &'static str {
     match reason {
         None | Some(InvalidGrant::Unknown) => "The refresh token is not valid: log in again.",
         Some(InvalidGrant::ExpiredIdle) => {

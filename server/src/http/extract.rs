@@ -3,7 +3,6 @@
 pub(super) mod basic;
 pub(super) mod bearer;
 pub(super) mod body_timeout;
-#[cfg_attr(not(test), expect(dead_code, reason = "the OAuth endpoints use it"))]
 pub(super) mod client_auth;
 pub(super) mod client_info;
 pub(super) mod cookies;

@@ -17,6 +17,7 @@ use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{Components, RefOr, ResponseBuilder};
 
+use super::oauth::{OAuthErrorBody, authorize, introspect, metadata, revoke, token};
 use super::public_document::{self, PublicDocument};
 use super::resources::Endpoints;
 use super::state::State;
@@ -60,6 +61,13 @@ rejects other methods with `405` and the header `Allow`. Each response has the h
         sessions::revoke_all,
         sessions::logout,
         backends::open_session,
+        authorize::authorize,
+        authorize::authorize_by_post,
+        token::token,
+        revoke::revoke,
+        introspect::introspect,
+        metadata::metadata,
+        metadata::metadata_of_path,
         well_known::jwks,
         health::live,
         health::ready,
@@ -80,7 +88,7 @@ rejects other methods with `405` and the header `Allow`. Each response has the h
         page::docs,
         page::docs_stylesheet,
     ),
-    components(schemas(ErrorBody, InvalidGrantReason)),
+    components(schemas(ErrorBody, InvalidGrantReason, OAuthErrorBody)),
     tags(
         (name = "Guests", description = "Users without a name and a password."),
         (name = "Accounts", description = "Registration, login, and links that work once."),
@@ -89,6 +97,7 @@ rejects other methods with `405` and the header `Allow`. Each response has the h
         (name = "Sessions", description = "A session is one login on one device."),
         (name = "Backends", description = "Applications that open sessions for users of their \
                                            own."),
+        (name = "OAuth", description = "OAuth 2.1, for clients that know nothing of this server."),
         (name = "Verification", description = "For servers that verify access tokens."),
         (name = "Health", description = "For load balancers and operators."),
         (name = "Pages", description = "Pages for browsers, which need no JavaScript."),
@@ -113,7 +122,8 @@ fn describe(endpoints: &Endpoints) -> utoipa::openapi::OpenApi {
     }
     let components = api.components.get_or_insert_with(Components::new);
     components.add_security_scheme("bearer", bearer_scheme());
-    components.add_security_scheme("backend", backend_scheme());
+    components.add_security_scheme("backend", basic_scheme(BACKEND));
+    components.add_security_scheme("client", basic_scheme(CLIENT));
     api
 }
 
@@ -148,12 +158,14 @@ fn bearer_scheme() -> SecurityScheme {
     SecurityScheme::Http(scheme)
 }
 
-fn backend_scheme() -> SecurityScheme {
+const BACKEND: &str =
+    "The id and the secret of a backend: `matchbook-server backends add` makes them.";
+const CLIENT: &str = "The id and the secret of an OAuth client. A public client sends the form \
+                      field `client_id` instead.";
+
+fn basic_scheme(description: &str) -> SecurityScheme {
     let mut scheme = Http::new(HttpAuthScheme::Basic);
-    scheme.description = Some(
-        "The id and the secret of a backend: `matchbook-server backends add` makes them."
-            .to_owned(),
-    );
+    scheme.description = Some(description.to_owned());
     SecurityScheme::Http(scheme)
 }
 

@@ -31,7 +31,7 @@ pub(super) use link_forms::{
     accept_invitation, invitation, reset, set_password, verify, verify_registration,
 };
 pub(super) use login::{log_in, login};
-pub(super) use page::{POLICY, form_error};
+pub(super) use page::{POLICY, Page, form_error};
 
 /// The maximum length of a form, in bytes. A password of 1024 characters may have 12 KiB when
 /// it is percent-encoded, and there are two.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::accounts::Accounts;
 use crate::clients::ClientRegistry;
+use crate::grants::Grants;
 use crate::http::error::Error;
 use crate::http::openapi::ApiDescription;
 use crate::http::pages::Pages;
@@ -18,6 +19,9 @@ pub struct State {
     pub issuer: Arc<Issuer>,
     pub accounts: Arc<Accounts>,
     pub clients: Arc<ClientRegistry>,
+    pub grants: Grants,
+    /// The URL by which users and clients reach the server.
+    pub public_url: String,
     pub limits: Limits,
     pub proxies: TrustedProxies,
     pub metrics: Arc<Metrics>,

@@ -6,9 +6,19 @@ use super::{Error, IssuedTokens, Issuer};
 use crate::clock;
 use crate::crypto::Secret;
 use crate::ids::{SessionId, UserId};
-use crate::sessions::{self, ClientInfo, Context, GuestRejection, Login, TokenGrant};
+use crate::sessions::{self, ClientInfo, Context, GuestRejection, Login, Policy, TokenGrant};
 use crate::store::{Conn, users};
-use crate::tokens::{ExtraClaims, RotationRandomness};
+use crate::tokens::{ClientGrant, ExtraClaims, RotationRandomness};
+
+/// A session that is to be opened.
+pub(super) struct Opening {
+    pub(super) user: UserId,
+    /// Further claims of its access tokens.
+    pub(super) claims: Option<ExtraClaims>,
+    /// The OAuth client that opens it; `None` at the native endpoints.
+    pub(super) grant: Option<ClientGrant>,
+    pub(super) policy: Policy,
+}
 
 impl Issuer {
     /// Adds a guest.
@@ -54,13 +64,23 @@ impl Issuer {
         client: ClientInfo,
         admit: impl FnOnce(&mut Conn, &Context<'_>) -> QueryResult<Result<(), R>> + Send + 'static,
     ) -> Result<Result<IssuedTokens, R>, Error> {
+        let opening = Opening { user, claims, grant: None, policy: self.policy };
+        self.open_session_on(opening, client, admit).await
+    }
+
+    pub(super) async fn open_session_on<R: Send + 'static>(
+        &self,
+        opening: Opening,
+        client: ClientInfo,
+        admit: impl FnOnce(&mut Conn, &Context<'_>) -> QueryResult<Result<(), R>> + Send + 'static,
+    ) -> Result<Result<IssuedTokens, R>, Error> {
+        let Opening { user, claims, grant, policy } = opening;
         let now = clock::now();
         let session = SessionId::new(user, now)?;
         let secret = Secret::random()?;
         let RotationRandomness { access, event, .. } = RotationRandomness::generate(now)?;
         let ip = client.ip.map(tracing::field::display);
-        let login = Login { user, session, secret, access, claims, grant: None, code: None };
-        let policy = self.policy;
+        let login = Login { user, session, secret, access, claims, grant, code: None };
         let token_keys = self.token_keys.clone();
         let open = move |conn: &mut Conn| {
             let cx = Context { policy: &policy, client: &client, event, now };

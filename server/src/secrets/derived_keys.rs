@@ -24,6 +24,10 @@ const LOGIN_STEP_LABEL: &[u8] = b"matchbook login step";
 /// NEVER CHANGE THIS LABEL once a version is released: every open form would be rejected once.
 const CSRF_LABEL: &[u8] = b"matchbook csrf";
 
+/// NEVER CHANGE THIS LABEL once a version is released: a user in the middle of a login would
+/// have to log in twice.
+const PROGRESS_LABEL: &[u8] = b"matchbook authorization progress";
+
 /// The keys that are derived from `secret` and `old_secrets` (HKDF, RFC 5869). Each
 /// purpose has its own label, so the keys are independent of each other.
 pub struct DerivedKeys {
@@ -32,6 +36,8 @@ pub struct DerivedKeys {
     pub account_keys: AccountKeys,
     /// Authenticate the forms of the pages.
     pub csrf_keys: TokenKeys,
+    /// Authenticate the progress of authorization requests.
+    pub progress_keys: TokenKeys,
 }
 
 /// The keys of accounts.
@@ -56,6 +62,7 @@ impl DerivedKeys {
     pub fn from_secrets(secret: &SecretString, old: &[SecretString]) -> Result<Self, CryptoError> {
         Ok(Self {
             token_keys: token_keys(secret, old, TOKEN_KEY_LABEL)?,
+            progress_keys: token_keys(secret, old, PROGRESS_LABEL)?,
             key_encryption_keys: encryption_keys(secret, old, KEY_ENCRYPTION_LABEL)?,
             account_keys: AccountKeys {
                 second_factor: encryption_keys(secret, old, SECOND_FACTOR_LABEL)?,

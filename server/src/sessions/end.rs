@@ -4,11 +4,11 @@ use diesel::{Connection, QueryResult};
 
 use super::{Context, EndReason, EventKind};
 use crate::clock::Timestamp;
-use crate::ids::{LoginSessionId, SessionId, UserId};
+use crate::ids::{ClientId, LoginSessionId, SessionId, UserId};
 use crate::store::events::{self, Event};
 use crate::store::revocations::{self, Revocation};
-use crate::store::sessions::SessionEnd;
-use crate::store::{self, Conn, imported_refresh_tokens, login_sessions};
+use crate::store::sessions::{SessionEnd, Whose};
+use crate::store::{self, Conn, authorization_codes, imported_refresh_tokens, login_sessions};
 
 /// The revocation of all sessions of a user.
 pub struct Revoked {
@@ -64,20 +64,47 @@ pub fn revoke_all(
 }
 
 /// Ends all live sessions of a user, logs out their browsers at the pages of the server, and
-/// revokes imported refresh tokens that have opened no session yet. Needs a transaction that
-/// has written already.
+/// revokes authorization codes and imported refresh tokens that have opened no session yet.
+/// Needs a transaction that has written already.
 pub fn end_all(conn: &mut Conn, selected: UserSessions, cx: &Context<'_>) -> QueryResult<Revoked> {
     let UserSessions { user, keep, reason } = selected;
-    // First: if a concurrent exchange has locked a token, its session is found below.
+    // First: if a concurrent exchange has locked a code or a token, its session is found below.
     imported_refresh_tokens::revoke_unused(conn, Some(user), None)?;
-    let (session, login_session) = match keep {
-        Keep::Nothing => (None, None),
-        Keep::Session(id) => (Some(id), None),
-        Keep::LoginSession(id) => (None, Some(id)),
+    authorization_codes::delete_of_user(conn, user, None)?;
+    let (whose, login_session) = match keep {
+        Keep::Nothing => (Whose::All, None),
+        Keep::Session(id) => (Whose::Except(id), None),
+        Keep::LoginSession(id) => (Whose::All, Some(id)),
     };
     login_sessions::delete_all(conn, user, login_session)?;
     let end = SessionEnd { at: cx.now, reason };
-    let ended = store::sessions::end_all(conn, user, session, end)?;
+    let ended = store::sessions::end_all(conn, user, whose, end)?;
+    record_ends(conn, user, &ended, reason, cx)
+}
+
+/// Ends the live sessions of a user that an OAuth client opened, and revokes its codes. Needs
+/// a transaction that has written already.
+pub fn end_of_client(
+    conn: &mut Conn,
+    user: UserId,
+    client: &ClientId,
+    cx: &Context<'_>,
+) -> QueryResult<Revoked> {
+    authorization_codes::delete_of_user(conn, user, Some(client))?;
+    let reason = EndReason::LoggedOut;
+    let end = SessionEnd { at: cx.now, reason };
+    let ended = store::sessions::end_all(conn, user, Whose::OfClient(client), end)?;
+    record_ends(conn, user, &ended, reason, cx)
+}
+
+/// Records the revocation of sessions that have just ended.
+fn record_ends(
+    conn: &mut Conn,
+    user: UserId,
+    ended: &[(SessionId, Timestamp)],
+    reason: EndReason,
+    cx: &Context<'_>,
+) -> QueryResult<Revoked> {
     for ((session, access_expires_at), n) in ended.iter().copied().zip(0..) {
         record_revocation(conn, session, access_expires_at)?;
         let cx = Context { event: cx.event.offset(n), ..*cx };

@@ -6,7 +6,7 @@ use super::end::record_revocation;
 use super::{Context, EndReason, EventKind};
 use crate::store::events::{self, Event};
 use crate::store::sessions::{Selection, SessionEnd};
-use crate::store::{self, Conn, imported_refresh_tokens, login_sessions};
+use crate::store::{self, Conn, authorization_codes, imported_refresh_tokens, login_sessions};
 
 /// The reason in the audit log.
 ///
@@ -15,9 +15,9 @@ const CLIENT_REMOVED: &str = "client_removed";
 
 /// Ends the selected sessions in batches, each session with a revocation that all
 /// servers publish and an entry of the audit log. Returns how many. After an error the
-/// sessions of earlier batches have ended. Imported refresh tokens that have opened no
-/// session yet are revoked as well, and browsers are logged out at the pages of the server,
-/// except for the selection of a client.
+/// sessions of earlier batches have ended. Authorization codes and imported refresh tokens
+/// that have opened no session yet are revoked as well, and browsers are logged out at the
+/// pages of the server, except for the selection of a client, which has none.
 pub fn end_selected(
     conn: &mut Conn,
     selection: &Selection,
@@ -27,6 +27,7 @@ pub fn end_selected(
         imported_refresh_tokens::revoke_unused(conn, selection.user, selection.opened_before)?;
         login_sessions::delete_selected(conn, selection.user, selection.opened_before)?;
     }
+    authorization_codes::delete_selected(conn, selection)?;
     let reason = selection.client.as_ref().map(|_| CLIENT_REMOVED);
     let mut after = None;
     let mut count = 0;

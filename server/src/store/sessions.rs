@@ -23,6 +23,7 @@ use crate::tokens::{ClientGrant, RefreshToken};
 
 pub use grant::StoredGrant;
 use grant::StoredGrantColumns;
+pub(super) use grant::{decode_list, encode_list};
 pub use redate::{redate, redate_late};
 pub use rotate::{RotatedSession, RotationUpdate, rotate, rotate_batch, rotate_from};
 pub use session::{EndReason, Previous, Session, SessionEnd, State, find};
@@ -87,7 +88,7 @@ pub fn insert(conn: &mut Conn, new: &NewSession<'_>) -> QueryResult<()> {
             sessions::claims.eq(new.claims),
             sessions::client_id.eq(new.grant.map(|grant| grant.client.as_str())),
             sessions::scope.eq(new.grant.map(|grant| grant.scope.as_str())),
-            sessions::audiences.eq(new.grant.and_then(grant::encode_audiences)),
+            sessions::audiences.eq(new.grant.and_then(|grant| encode_list(&grant.audiences))),
             sessions::auth_time.eq(new.grant.and_then(|grant| grant.auth_time)),
             sessions::previous_digest.eq(new.code.map(|(digest, _)| digest.as_bytes())),
             sessions::successor_salt.eq(new.code.and_then(|(_, salt)| salt.map(Salt::as_bytes))),
@@ -211,24 +212,44 @@ pub fn end_next(
     Ok(ended)
 }
 
-/// Ends all sessions of a user that have not ended, except `keep`. Returns each with the
-/// time at which its last access token expires.
+/// Which sessions of a user.
+#[derive(Debug, Clone, Copy)]
+pub enum Whose<'a> {
+    All,
+    Except(SessionId),
+    /// Those that this OAuth client opened.
+    OfClient(&'a ClientId),
+}
+
+impl Whose<'_> {
+    fn includes(self, session: SessionId, client: Option<&str>) -> bool {
+        match self {
+            Self::All => true,
+            Self::Except(keep) => session != keep,
+            Self::OfClient(of) => client == Some(of.as_str()),
+        }
+    }
+}
+
+/// Ends those sessions of a user that have not ended. Returns each with the time at which its
+/// last access token expires.
 pub fn end_all(
     conn: &mut Conn,
     user: UserId,
-    keep: Option<SessionId>,
+    whose: Whose<'_>,
     end: SessionEnd,
 ) -> QueryResult<Vec<(SessionId, Timestamp)>> {
     let place = user.place();
-    let others = sessions::table
+    let live = sessions::table
         .filter(sessions::place.eq(place.value()))
         .filter(sessions::user_id.eq(user))
         .filter(sessions::ended_at.is_null())
-        .filter(sessions::id.ne(keep.unwrap_or(SessionId::MIN)))
         // Concurrent requests lock the rows in one order, so that they cannot deadlock.
         .order(sessions::id)
-        .select((sessions::id, sessions::access_expires_at));
-    let ended: Vec<(SessionId, Timestamp)> = load_locked!(conn, others);
+        .select((sessions::id, sessions::access_expires_at, sessions::client_id));
+    let live: Vec<(SessionId, Timestamp, Option<String>)> = load_locked!(conn, live);
+    let selected = live.into_iter().filter(|(id, _, of)| whose.includes(*id, of.as_deref()));
+    let ended: Vec<(SessionId, Timestamp)> = selected.map(|(id, until, _)| (id, until)).collect();
     mark_ended(conn, place, ended.iter().map(|(id, _)| *id), end)?;
     Ok(ended)
 }

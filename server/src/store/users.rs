@@ -48,6 +48,15 @@ pub fn insert_used(conn: &mut Conn, id: UserId, now: Timestamp) -> QueryResult<(
     }
 }
 
+/// Inserts the user of a client that acts for itself, or marks it as used, so that the
+/// sweeper keeps it. Needs a transaction.
+pub fn insert_or_use(conn: &mut Conn, id: UserId, now: Timestamp) -> QueryResult<()> {
+    let changed = diesel::update(users::table.find(key(id)))
+        .set(users::logged_in_at.eq(now))
+        .execute(conn)?;
+    if changed == 0 { insert_used(conn, id, now) } else { Ok(()) }
+}
+
 /// Uses the guest's only login. Of several concurrent calls, one returns `true`.
 pub fn use_login(conn: &mut Conn, id: UserId, now: Timestamp) -> QueryResult<bool> {
     let changed = diesel::update(users::table.find(key(id)).filter(users::logged_in_at.is_null()))

@@ -38,6 +38,7 @@ mod needs_faketime;
 mod needs_htpasswd;
 mod needs_programs;
 mod needs_python;
+mod oauth;
 mod observing;
 mod openapi;
 mod races;

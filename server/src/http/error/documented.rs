@@ -39,6 +39,9 @@ pub(in crate::http) struct Parameters;
 /// The registration of a guest.
 pub(in crate::http) struct NewGuest;
 
+/// A path of which a part is unknown.
+pub(in crate::http) struct UnknownPath;
+
 /// The id of a session of the user.
 pub(in crate::http) struct OwnSession;
 
@@ -72,6 +75,7 @@ documented! {
     NewGuest: [Error::NoGuests];
     GuestRejection: [Error::UserNotFound, Error::AlreadyActive, Error::GuestIdUsed];
     RefreshError: [Error::InvalidGrant(None)];
+    UnknownPath: [Error::NotFound];
     OwnSession: [Error::SessionNotFound];
     InvalidName: [Error::InvalidName];
     InvalidDisplayName: [MALFORMED];
@@ -143,8 +147,10 @@ impl<Json: Documented, Html: Documented> IntoResponses for PageErrors<Json, Html
 
 /// The format of an error response.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Format {
+pub(in crate::http) enum Format {
     Json,
+    /// The JSON of an OAuth endpoint.
+    OAuth,
     Html,
 }
 
@@ -153,6 +159,9 @@ impl Format {
         match self {
             Self::Json => {
                 ("application/json", Content::new(Some(Ref::from_schema_name("ErrorBody"))))
+            }
+            Self::OAuth => {
+                ("application/json", Content::new(Some(Ref::from_schema_name("OAuthErrorBody"))))
             }
             Self::Html => {
                 let page: Schema = ObjectBuilder::new().schema_type(Type::String).build().into();
@@ -173,7 +182,7 @@ struct Group {
 
 /// The errors of an operation by status.
 #[derive(Default)]
-struct Responses(BTreeMap<StatusCode, Group>);
+pub(in crate::http) struct Responses(BTreeMap<StatusCode, Group>);
 
 impl Responses {
     fn add_all(&mut self, errors: Vec<Error>, format: Format) {
@@ -181,10 +190,7 @@ impl Responses {
             let (status, code, message) = error.parts();
             self.add(status, code, message, format);
             for (name, _) in error.headers() {
-                if let Some(description) = header_description(name.as_str()) {
-                    let headers = &mut self.0.entry(status).or_default().headers;
-                    headers.insert(description.0, description.1);
-                }
+                self.add_header(status, name.as_str());
             }
         }
     }
@@ -197,11 +203,22 @@ impl Responses {
         let message = "The database cannot be reached, or the server is too busy. Send the same \
                        request again.";
         self.add(status, code, message, format);
-        let headers = &mut self.0.entry(status).or_default().headers;
-        headers.extend(header_description("retry-after"));
+        self.add_header(status, "retry-after");
     }
 
-    fn add(&mut self, status: StatusCode, code: &'static str, message: &str, format: Format) {
+    /// Documents a header of a status.
+    pub(in crate::http) fn add_header(&mut self, status: StatusCode, name: &str) {
+        let headers = &mut self.0.entry(status).or_default().headers;
+        headers.extend(header_description(name));
+    }
+
+    pub(in crate::http) fn add(
+        &mut self,
+        status: StatusCode,
+        code: &'static str,
+        message: &str,
+        format: Format,
+    ) {
         let group = self.0.entry(status).or_default();
         if !group.errors.iter().any(|(known, _)| *known == code) {
             group.errors.push((code, message.to_owned()));
@@ -211,7 +228,7 @@ impl Responses {
         }
     }
 
-    fn build(self) -> BTreeMap<String, RefOr<Response>> {
+    pub(in crate::http) fn build(self) -> BTreeMap<String, RefOr<Response>> {
         let groups = self.0.into_iter();
         groups.map(|(status, group)| (status.as_str().to_owned(), group.build().into())).collect()
     }

@@ -59,12 +59,6 @@ impl Continue {
         self.0.as_deref().unwrap_or_default()
     }
 
-    #[expect(dead_code, reason = "the authorization endpoint uses it")]
-    /// Returns a page that redirects a browser from an authorization request to the login.
-    pub(in crate::http) fn to_login(&self) -> Page {
-        Page::redirect(&format!("../login{}", self.parameter()))
-    }
-
     /// Returns a page that redirects to the authorization request, or else to the account.
     pub(super) fn redirect(&self) -> Page {
         match &self.0 {

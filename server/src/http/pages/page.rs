@@ -10,9 +10,12 @@ use actix_web::http::header::{
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, Responder, ResponseError};
 use askama::Template;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 
 use super::Site;
 use super::continuation::FormAction;
+use crate::crypto::Digest;
 use crate::http::error::Error;
 use crate::http::state::State;
 
@@ -23,6 +26,8 @@ pub(in crate::http) struct Page {
     /// HTML.
     body: String,
     form_action: FormAction,
+    /// The script of the page, which the policy permits by its digest.
+    script: Option<&'static str>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -47,7 +52,11 @@ struct Message<'a> {
 
 impl Page {
     /// Renders the content of a page.
-    pub(super) fn new(status: StatusCode, title: &'static str, content: &impl Template) -> Self {
+    pub(in crate::http) fn new(
+        status: StatusCode,
+        title: &'static str,
+        content: &impl Template,
+    ) -> Self {
         let (status, body) = match content.render() {
             Ok(body) => (status, body),
             Err(error) => {
@@ -56,7 +65,7 @@ impl Page {
             }
         };
         let form_action = FormAction::ThisServer;
-        Self { status, title, body, form_action, headers: Vec::new() }
+        Self { status, title, body, form_action, script: None, headers: Vec::new() }
     }
 
     /// Returns a page with one paragraph.
@@ -83,6 +92,13 @@ impl Page {
     /// Permits the form of the page to lead to other servers than this one.
     pub(super) fn with_form_action(mut self, form_action: FormAction) -> Self {
         self.form_action = form_action;
+        self
+    }
+
+    /// Permits a script in the content of the page, and its form to lead anywhere.
+    pub(in crate::http) fn with_script(mut self, script: &'static str) -> Self {
+        self.script = Some(script);
+        self.form_action = FormAction::Any;
         self
     }
 
@@ -127,7 +143,7 @@ impl Responder for Page {
         };
         let depth = request.path().matches('/').count().saturating_sub(1);
         let root = "../".repeat(depth);
-        let Self { status, title, body, form_action, headers } = self;
+        let Self { status, title, body, form_action, script, headers } = self;
         let layout = Layout { title, site: &state.pages.site, root: &root, body: &body };
         let html = match layout.render() {
             Ok(html) => html,
@@ -140,7 +156,7 @@ impl Responder for Page {
         response
             .insert_header(ContentType::html())
             .insert_header((CACHE_CONTROL, "no-store"))
-            .insert_header((CONTENT_SECURITY_POLICY, policy(&form_action)))
+            .insert_header((CONTENT_SECURITY_POLICY, policy(&form_action, script)))
             .insert_header((REFERRER_POLICY, "no-referrer"))
             // For browsers that do not know `frame-ancestors`.
             .insert_header((X_FRAME_OPTIONS, "DENY"));
@@ -158,11 +174,18 @@ pub(in crate::http) const POLICY: &str = "default-src 'none'; style-src 'self'; 
                                           'self'";
 
 /// Returns the content security policy of a page whose form may lead to other servers.
-fn policy(form_action: &FormAction) -> String {
-    match form_action {
+fn policy(form_action: &FormAction, script: Option<&str>) -> String {
+    let policy = match form_action {
         FormAction::ThisServer => POLICY.to_owned(),
         FormAction::And(source) => format!("{POLICY} {source}"),
         FormAction::Any => POLICY.replace("; form-action 'self'", ""),
+    };
+    match script {
+        None => policy,
+        Some(script) => {
+            let digest = STANDARD.encode(Digest::of(&[script.as_bytes()]).as_bytes());
+            format!("{policy}; script-src 'sha256-{digest}'")
+        }
     }
 }
 

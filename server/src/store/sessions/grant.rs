@@ -30,15 +30,10 @@ impl StoredGrant {
         Some(ClientGrant {
             client: client?,
             scope: Scope::from_stored(self.scope.as_deref().unwrap_or_default()),
-            audiences: self.audiences.as_deref().map(decode_audiences).unwrap_or_default(),
+            audiences: self.audiences.as_deref().map(decode_list).unwrap_or_default(),
             auth_time: self.auth_time,
         })
     }
-}
-
-/// Encodes the audiences of a grant; `None` for the default audience.
-pub(super) fn encode_audiences(grant: &ClientGrant) -> Option<String> {
-    encode_list(&grant.audiences)
 }
 
 /// Encodes a list as a JSON array; `None` for an empty one.
@@ -47,6 +42,6 @@ pub(in crate::store) fn encode_list(list: &[String]) -> Option<String> {
 }
 
 /// Decodes a list that [`encode_list`] encoded.
-pub(in crate::store) fn decode_audiences(json: &str) -> Vec<String> {
+pub(in crate::store) fn decode_list(json: &str) -> Vec<String> {
     serde_json::from_str(json).unwrap_or_default()
 }

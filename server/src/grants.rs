@@ -1,0 +1,74 @@
+//! What users permit OAuth clients: authorization requests, codes and consents.
+//!
+//! [`Grants`] decides what a client gets: a code, tokens for a code, for a refresh token or
+//! for itself. The issuer opens the sessions and signs.
+
+mod authorize;
+mod code_exchange;
+mod consent;
+mod pkce;
+mod progress;
+mod request;
+mod token;
+
+use std::sync::Arc;
+
+use crate::clients::{self, ClientRegistry};
+use crate::crypto::{RngError, TokenKeys};
+use crate::issuer::{self, Issuer};
+use crate::store::{self, Store};
+
+pub use authorize::{Decision, Prompting};
+pub use code_exchange::{CodeError, CodeExchange};
+pub use consent::Application;
+pub use progress::Progress;
+pub use request::{
+    AuthorizationError, AuthorizationRequest, InvalidRequest, RedirectTarget, RejectedRequest,
+    RequestParameters, ResponseMode, STANDARD_SCOPES,
+};
+pub use token::{MachineTokens, RefreshByClient, TokenError};
+
+/// A failure of the server, not of the request.
+pub type Error = issuer::Error;
+
+/// Decides what OAuth clients get.
+pub struct Grants {
+    issuer: Arc<Issuer>,
+    store: Store,
+    clients: Arc<ClientRegistry>,
+    options: clients::Options,
+    /// The keys that authenticate the progress of authorization requests.
+    progress_keys: TokenKeys,
+    /// The default audience of access tokens.
+    audience: String,
+}
+
+/// The parts of [`Grants`].
+pub struct Parts {
+    pub issuer: Arc<Issuer>,
+    pub store: Store,
+    pub clients: Arc<ClientRegistry>,
+    pub options: clients::Options,
+    pub progress_keys: TokenKeys,
+    pub audience: String,
+}
+
+impl Grants {
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let Parts { issuer, store, clients, options, progress_keys, audience } = parts;
+        Self { issuer, store, clients, options, progress_keys, audience }
+    }
+}
+
+impl From<store::Error> for TokenError {
+    fn from(error: store::Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl From<RngError> for TokenError {
+    fn from(error: RngError) -> Self {
+        Self::Failed(error.into())
+    }
+}

@@ -1,0 +1,141 @@
+//! The decision about an authorization request.
+
+use super::progress::{self, Progress};
+use super::request::{self, RequestContext, RequestParameters};
+use super::{
+    AuthorizationError, AuthorizationRequest, Error, Grants, InvalidRequest, RejectedRequest,
+};
+use crate::accounts::LoginSession;
+use crate::clock;
+use crate::issuer::NewCode;
+use crate::store::authorization_codes::{self, CodeGrant};
+use crate::store::{Conn, consents};
+
+/// What happens with a request next.
+pub enum Decision {
+    /// The user logs in, and the request is made again with these parameters.
+    LogIn(RequestParameters),
+    /// The user is asked for consent, and the request is made again.
+    AskConsent(RequestParameters),
+    /// The client gets a code.
+    Code(String),
+    /// The client gets an error.
+    Reject(AuthorizationError),
+}
+
+/// Whether the user has to be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prompting {
+    NotNeeded,
+    /// The request demands that the user logs in or consents again.
+    Again,
+    /// The user is not logged in, or has not consented.
+    FirstTime,
+}
+
+impl Grants {
+    /// Parses an authorization request.
+    pub async fn parse_request(
+        &self,
+        pairs: Vec<(String, String)>,
+    ) -> Result<Result<AuthorizationRequest, RejectedRequest>, Error> {
+        let parameters = RequestParameters::new(pairs);
+        let id = match request::client_id(&parameters) {
+            Ok(id) => id,
+            Err(invalid) => return Ok(Err(RejectedRequest::Page(invalid))),
+        };
+        let Some(client) = self.clients.get(&id).await? else {
+            return Ok(Err(RejectedRequest::Page(InvalidRequest::UnknownClient)));
+        };
+        let cx = RequestContext {
+            client,
+            default_audience: &self.audience,
+            progress_keys: &self.progress_keys,
+            now: clock::now(),
+        };
+        Ok(request::parse(parameters, cx))
+    }
+
+    /// Decides what happens with a request of a browser, which may be logged in.
+    /// `parameters` are those of the request.
+    pub async fn authorize(
+        &self,
+        request: &AuthorizationRequest,
+        parameters: &RequestParameters,
+        login: Option<LoginSession>,
+    ) -> Result<Decision, Error> {
+        let now = clock::now();
+        let again = || {
+            let progress = Progress::new(now).encode(&request.client.id, &self.progress_keys);
+            parameters.with(progress::PARAMETER, progress)
+        };
+        let ask_login = || {
+            if request.prompt.none {
+                Decision::Reject(AuthorizationError::LOGIN_REQUIRED)
+            } else {
+                Decision::LogIn(again())
+            }
+        };
+        let Some(login) = login else { return Ok(ask_login()) };
+        let is_met = |time| request.progress.is_some_and(|asked| asked.is_met_by(time));
+        let is_too_old =
+            request.max_age.is_some_and(|max_age| login.auth_time.after(max_age) < now);
+        if (request.prompt.login || is_too_old) && !is_met(login.auth_time) {
+            return Ok(ask_login());
+        }
+        match self.consent_of(request, &login).await? {
+            Prompting::NotNeeded => Ok(Decision::Code(self.issue_code(request, &login).await?)),
+            _ if request.prompt.none => Ok(Decision::Reject(AuthorizationError::CONSENT_REQUIRED)),
+            // The time of the login must not be taken for that of the consent.
+            Prompting::Again if request.progress.is_none() => Ok(Decision::AskConsent(again())),
+            Prompting::Again | Prompting::FirstTime => Ok(Decision::AskConsent(parameters.clone())),
+        }
+    }
+
+    /// Returns whether the user has to be asked for consent.
+    async fn consent_of(
+        &self,
+        request: &AuthorizationRequest,
+        login: &LoginSession,
+    ) -> Result<Prompting, Error> {
+        if request.client.is_first_party && !request.prompt.consent {
+            return Ok(Prompting::NotNeeded);
+        }
+        let (user, client) = (login.user, request.client.id.clone());
+        let find = move |conn: &mut Conn| consents::find(conn, user, &client);
+        let Some(consent) = self.store.run(find).await? else { return Ok(Prompting::FirstTime) };
+        if request.prompt.consent {
+            let is_met = request.progress.is_some_and(|asked| asked.is_met_by(consent.granted_at));
+            return Ok(if is_met { Prompting::NotNeeded } else { Prompting::Again });
+        }
+        let is_enough = request.scope.is_within(&consent.scope);
+        Ok(if is_enough { Prompting::NotNeeded } else { Prompting::FirstTime })
+    }
+
+    async fn issue_code(
+        &self,
+        request: &AuthorizationRequest,
+        login: &LoginSession,
+    ) -> Result<String, Error> {
+        let now = clock::now();
+        let NewCode { session, secret, text } =
+            self.issuer.new_code(login.user, &request.client.id)?;
+        let grant = CodeGrant {
+            client: request.client.id.clone(),
+            user: login.user,
+            redirect_uri: request.target.redirect_uri.clone(),
+            code_challenge: request.code_challenge.clone(),
+            scope: request.scope.clone(),
+            audiences: request.audiences.clone(),
+            nonce: request.nonce.clone(),
+            auth_time: login.auth_time,
+            expires_at: now.after(self.options.code_lifetime),
+        };
+        let insert = move |conn: &mut Conn| {
+            authorization_codes::insert(conn, session, &secret.digest(), &grant, now)
+        };
+        self.store.write(insert).await?;
+        tracing::info!(user = %login.user, client = %request.client.id, "authorization code issued");
+        Ok(text)
+    }
+}

@@ -1,0 +1,127 @@
+//! The exchange of a code for tokens (RFC 6749 §4.1.3).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::token::narrowed_audiences;
+use super::{Grants, TokenError, pkce};
+use crate::clients::Client;
+use crate::clock;
+use crate::issuer::{FirstExchange, IssuedTokens, Narrowing, RefreshTerms};
+use crate::sessions::{ClientInfo, PresentedToken};
+use crate::store::Conn;
+use crate::store::authorization_codes::{self, CodeGrant, StoredCode};
+use crate::tokens::{ClientGrant, RefreshToken};
+
+/// A code, and its request by an authenticated client.
+pub struct CodeExchange {
+    pub client: Arc<Client>,
+    pub code: String,
+    pub redirect_uri: Option<String>,
+    /// `code_verifier` (RFC 7636 §4.5).
+    pub verifier: Option<String>,
+    /// The resource servers that the access token is for; empty: as the code says.
+    pub audiences: Vec<String>,
+    pub from: ClientInfo,
+}
+
+/// Why a code is rejected before it is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CodeError {
+    /// This server did not issue it, or not to this client.
+    Unrecognized,
+    /// The redirect URI is not that of the authorization request.
+    RedirectUri,
+    /// There is no redirect URI, and no challenge that would replace it.
+    NoRedirectUri,
+    /// The verifier is missing or wrong, or there was no challenge.
+    Verifier,
+    Expired,
+}
+
+impl Grants {
+    /// Exchanges a code for tokens. The same exchange within `oauth.code_retry` gets the same
+    /// tokens; after that, the code was copied, and the session ends.
+    pub async fn exchange_code(&self, exchange: CodeExchange) -> Result<IssuedTokens, TokenError> {
+        let code = self.issuer.authenticate_code(&exchange.code, &exchange.client.id);
+        let Some(code) = code else {
+            log_rejection(&exchange, CodeError::Unrecognized);
+            return Err(TokenError::Code(CodeError::Unrecognized));
+        };
+        let (session, digest) = (code.session, code.secret.digest());
+        let find = move |conn: &mut Conn| authorization_codes::find(conn, session, &digest);
+        let Some(StoredCode { grant, exchanged_at }) = self.store.run(find).await? else {
+            // The code was deleted long after it expired, but its session knows it.
+            return self.exchange_again(code, exchange, None).await;
+        };
+        if let Err(problem) = check(&exchange, &grant) {
+            if problem == CodeError::Verifier {
+                self.issuer.spend_code(&code, exchange.from.clone()).await?;
+            }
+            log_rejection(&exchange, problem);
+            return Err(TokenError::Code(problem));
+        }
+        let audiences = narrowed_audiences(&exchange.audiences, &grant.audiences, &self.audience)?;
+        if exchanged_at.is_some() {
+            return self.exchange_again(code, exchange, self.options.code_retry).await;
+        }
+        if grant.expires_at <= clock::now() {
+            log_rejection(&exchange, CodeError::Expired);
+            return Err(TokenError::Code(CodeError::Expired));
+        }
+        let first = FirstExchange {
+            code: code.clone(),
+            user: grant.user,
+            grant: ClientGrant {
+                client: exchange.client.id.clone(),
+                scope: grant.scope,
+                audiences: grant.audiences,
+                auth_time: Some(grant.auth_time),
+            },
+            narrowing: Narrowing { scope: None, audiences },
+            client: exchange.from.clone(),
+        };
+        let retry = self.options.code_retry;
+        let policy = self.issuer.policy().with_grace_period(retry);
+        match self.issuer.exchange_code(first, policy).await? {
+            Some(tokens) => Ok(tokens),
+            // A concurrent request was faster.
+            None => self.exchange_again(code, exchange, retry).await,
+        }
+    }
+
+    async fn exchange_again(
+        &self,
+        code: RefreshToken,
+        exchange: CodeExchange,
+        retry: Option<Duration>,
+    ) -> Result<IssuedTokens, TokenError> {
+        let CodeExchange { audiences, from, .. } = exchange;
+        let terms = RefreshTerms {
+            policy: self.issuer.policy().with_grace_period(retry),
+            narrowing: Narrowing { scope: None, audiences },
+        };
+        let presented = PresentedToken { token: code, idempotency_key: None, client: from };
+        Ok(self.issuer.exchange_code_again(presented, &terms).await?)
+    }
+}
+
+fn log_rejection(exchange: &CodeExchange, problem: CodeError) {
+    let ip = exchange.from.ip.map(tracing::field::display);
+    tracing::info!(client = %exchange.client.id, ip, ?problem, "authorization code rejected");
+}
+
+/// Compares an exchange with the authorization request.
+fn check(exchange: &CodeExchange, grant: &CodeGrant) -> Result<(), CodeError> {
+    match &exchange.redirect_uri {
+        Some(uri) if *uri != grant.redirect_uri => return Err(CodeError::RedirectUri),
+        // OAuth 2.1 has no such parameter; PKCE protects the code.
+        None if grant.code_challenge.is_none() => return Err(CodeError::NoRedirectUri),
+        _ => {}
+    }
+    match (&grant.code_challenge, &exchange.verifier) {
+        (None, None) => Ok(()),
+        (Some(challenge), Some(verifier)) if pkce::verifies(challenge, verifier) => Ok(()),
+        _ => Err(CodeError::Verifier),
+    }
+}

@@ -1,0 +1,232 @@
+//! `POST /oauth/token`: tokens for a code, for a refresh token, or for the client itself.
+
+use std::sync::Arc;
+
+use actix_web::HttpRequest;
+use actix_web::web::{Data, Json};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::documented::{OAuthErrors, TokenEndpoint, TokenForm};
+use super::form::OAuthForm;
+use super::{OAuthError, authenticate, credentials};
+use crate::clients::{Client, ClientCredentials};
+use crate::grants::{CodeExchange, MachineTokens, RefreshByClient, RequestParameters};
+use crate::http::error::{Error, round_up_to_seconds};
+use crate::http::extract::idempotency_key::OptionalKey;
+use crate::http::state::State;
+use crate::issuer::IssuedTokens;
+use crate::limits::Limit;
+use crate::sessions::ClientInfo;
+use crate::tokens::Scope;
+
+/// The response to a successful request (RFC 6749 §5.1).
+#[derive(Serialize, ToSchema)]
+pub(in crate::http) struct OAuthTokens {
+    access_token: String,
+    token_type: &'static str,
+    /// Seconds.
+    expires_in: u64,
+    /// Absent for a client that acts for itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
+    refresh_token: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
+    scope: Option<String>,
+    /// Seconds within which the refresh token has to be used
+    /// (draft-ietf-oauth-refresh-token-expiration).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = u64, required = false)]
+    refresh_token_timeout: Option<u64>,
+    /// Seconds until the user has to log in again, however often the tokens are refreshed
+    /// (same draft).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = u64, required = false)]
+    authorization_expires_in: Option<u64>,
+}
+
+impl OAuthTokens {
+    fn new(tokens: IssuedTokens) -> Self {
+        Self {
+            refresh_token: Some(tokens.refresh_token),
+            // Rounded down: the client must not come too late.
+            refresh_token_timeout: Some(tokens.idle_expires_in.as_secs()),
+            authorization_expires_in: Some(tokens.session_expires_in.as_secs()),
+            access_token: tokens.access_token,
+            token_type: "Bearer",
+            expires_in: round_up_to_seconds(tokens.expires_in),
+            scope: tokens.scope.map(|scope| scope.to_string()),
+        }
+    }
+
+    /// Returns the tokens of a client that acts for itself: it needs no refresh token.
+    fn of_machine(tokens: IssuedTokens) -> Self {
+        Self {
+            refresh_token: None,
+            refresh_token_timeout: None,
+            authorization_expires_in: None,
+            ..Self::new(tokens)
+        }
+    }
+}
+
+/// The parts that every grant type has.
+struct TokenRequest {
+    parameters: RequestParameters,
+    from: ClientInfo,
+}
+
+impl TokenRequest {
+    /// Returns a parameter that the grant type needs.
+    fn required(&self, name: &str, missing: &'static str) -> Result<&str, OAuthError> {
+        self.parameters.get(name).ok_or(OAuthError::InvalidRequest(missing))
+    }
+
+    fn scope(&self) -> Result<Option<Scope>, OAuthError> {
+        let scope = self.parameters.get("scope").map(Scope::parse).transpose();
+        scope.map_err(|_| OAuthError::InvalidScope)
+    }
+}
+
+/// Responds to a token request (RFC 6749 §3.2).
+///
+/// The grant types are `authorization_code`, `refresh_token` and `client_credentials`.
+#[utoipa::path(
+    post,
+    path = "/oauth/token",
+    tag = "OAuth",
+    operation_id = "requestTokens",
+    params((
+        "Idempotency-Key" = Option<String>,
+        Header,
+        description = "As in `POST /refresh`, for the grant type `refresh_token`.",
+    )),
+    request_body(content = TokenForm, content_type = "application/x-www-form-urlencoded"),
+    responses(
+        (status = 200, description = "The tokens", body = OAuthTokens),
+        OAuthErrors<TokenEndpoint>,
+    ),
+    security((), ("client" = []))
+)]
+pub(in crate::http) async fn token(
+    state: Data<State>,
+    request: HttpRequest,
+    form: Result<OAuthForm, OAuthError>,
+    key: Result<OptionalKey, Error>,
+    from: ClientInfo,
+) -> Result<Json<OAuthTokens>, OAuthError> {
+    let OAuthForm(parameters) = form?;
+    let credentials = credentials(&request, &parameters)?;
+    let token_request = TokenRequest { parameters, from };
+    let grant_type = token_request.required("grant_type", "grant_type is missing.")?;
+    match grant_type {
+        "refresh_token" => {
+            let OptionalKey(key) = key.map_err(OAuthError::Form)?;
+            let refresh = Refreshing { request: token_request, key };
+            refresh.run(&state, &credentials).await
+        }
+        "authorization_code" => exchange_code(&state, &credentials, token_request).await,
+        "client_credentials" => issue_to_machine(&state, &credentials, token_request).await,
+        _ => {
+            authenticate(&state, &credentials).await?;
+            Err(OAuthError::UnsupportedGrantType)
+        }
+    }
+}
+
+/// A request with a refresh token.
+struct Refreshing {
+    request: TokenRequest,
+    key: Option<crate::crypto::IdempotencyKey>,
+}
+
+impl Refreshing {
+    async fn run(
+        self,
+        state: &State,
+        credentials: &ClientCredentials,
+    ) -> Result<Json<OAuthTokens>, OAuthError> {
+        let Self { request, key } = self;
+        let text = request.required("refresh_token", "refresh_token is missing.")?;
+        let token = state.issuer.authenticate(text, Some(credentials.id()));
+        let client = admit(state, credentials, token.is_some(), &request.from).await?;
+        let token = token.ok_or(OAuthError::InvalidGrant(None))?;
+        let limit = Limit::Session(token.session);
+        state.check_limit(Some(limit)).map_err(|error| limited(error, true))?;
+        let refresh = RefreshByClient {
+            client,
+            token,
+            idempotency_key: key,
+            scope: request.scope()?,
+            audiences: request.parameters.audiences(),
+            from: request.from,
+        };
+        Ok(Json(OAuthTokens::new(state.grants.refresh(refresh).await?)))
+    }
+}
+
+async fn exchange_code(
+    state: &State,
+    credentials: &ClientCredentials,
+    request: TokenRequest,
+) -> Result<Json<OAuthTokens>, OAuthError> {
+    let code = request.required("code", "code is missing.")?.to_owned();
+    let is_valid = state.grants.is_code(&code, credentials.id());
+    let client = admit(state, credentials, is_valid, &request.from).await?;
+    let parameter = |name| request.parameters.get(name).map(str::to_owned);
+    let exchange = CodeExchange {
+        client,
+        code,
+        redirect_uri: parameter("redirect_uri"),
+        verifier: parameter("code_verifier"),
+        audiences: request.parameters.audiences(),
+        from: request.from,
+    };
+    Ok(Json(OAuthTokens::new(state.grants.exchange_code(exchange).await?)))
+}
+
+async fn issue_to_machine(
+    state: &State,
+    credentials: &ClientCredentials,
+    request: TokenRequest,
+) -> Result<Json<OAuthTokens>, OAuthError> {
+    let client = admit(state, credentials, false, &request.from).await?;
+    let request = MachineTokens {
+        client,
+        scope: request.scope()?,
+        audiences: request.parameters.audiences(),
+        from: request.from,
+    };
+    Ok(Json(OAuthTokens::of_machine(state.grants.issue_to_machine(request).await?)))
+}
+
+/// Authenticates the client, within the rate limit of its address. The server of a confidential
+/// client refreshes for all its users from one address, so the limit does not apply to it.
+/// `has_token`: the request has a token that this server issued to this client.
+async fn admit(
+    state: &State,
+    credentials: &ClientCredentials,
+    has_token: bool,
+    from: &ClientInfo,
+) -> Result<Arc<Client>, OAuthError> {
+    let within_limit = state.check_limit(from.ip.map(Limit::Refresh));
+    if let Err(error) = within_limit {
+        if !has_token {
+            return Err(limited(error, false));
+        }
+        let client = authenticate(state, credentials).await?;
+        return if client.is_public() { Err(limited(error, true)) } else { Ok(client) };
+    }
+    authenticate(state, credentials).await
+}
+
+/// Returns the error of an exceeded rate limit. A client must not take it for the end of its
+/// session.
+fn limited(error: Error, has_token: bool) -> OAuthError {
+    match error {
+        Error::RateLimited(wait) if has_token => OAuthError::Busy(wait),
+        Error::RateLimited(wait) => OAuthError::RateLimited(wait),
+        error => OAuthError::Form(error),
+    }
+}

@@ -1,0 +1,135 @@
+//! The exchange of authorization codes (RFC 6749 §4.1.3).
+
+use std::sync::Arc;
+
+use super::{Error, IssuedTokens, Issuer, Narrowing, RefreshError, RefreshTerms};
+use crate::clock;
+use crate::crypto::Secret;
+use crate::ids::{ClientId, EventId, SessionId, UserId};
+use crate::sessions::{
+    self, ClientInfo, CodeOutcome, Context, EndReason, Login, Policy, PresentedCode,
+    PresentedToken, Refresh,
+};
+use crate::store::Conn;
+use crate::tokens::{ClientGrant, RefreshToken, RotationRandomness};
+
+/// A new authorization code.
+pub struct NewCode {
+    /// The session that it opens.
+    pub session: SessionId,
+    pub secret: Secret,
+    /// The code as the client gets it.
+    pub text: String,
+}
+
+/// An authorization code that was presented as its client should, for the first time.
+pub struct FirstExchange {
+    pub code: RefreshToken,
+    pub user: UserId,
+    pub grant: ClientGrant,
+    pub narrowing: Narrowing,
+    pub client: ClientInfo,
+}
+
+impl Issuer {
+    /// Returns a new code for a session of this user and client.
+    pub(crate) fn new_code(&self, user: UserId, client: &ClientId) -> Result<NewCode, Error> {
+        let session = SessionId::new(user, clock::now())?;
+        let secret = Secret::random()?;
+        let code = RefreshToken {
+            session,
+            generation: RefreshToken::CODE_GENERATION,
+            secret: secret.clone(),
+            client: Some(client.clone()),
+        };
+        Ok(NewCode { session, secret, text: code.encode(&self.token_keys.current) })
+    }
+
+    /// Authenticates a code by its tag, without a query. Returns `None` for a code that this
+    /// server did not issue to this client.
+    pub(crate) fn authenticate_code(&self, code: &str, client: &ClientId) -> Option<RefreshToken> {
+        RefreshToken::parse_code(code, client, &self.token_keys)
+    }
+
+    /// Opens the session of a code. Returns `None` if the code was exchanged before.
+    ///
+    /// `policy` has the time within which the exchange may be repeated as its grace period.
+    /// The client may disconnect: it gets the same tokens when it tries again.
+    pub(crate) async fn exchange_code(
+        self: &Arc<Self>,
+        exchange: FirstExchange,
+        policy: Policy,
+    ) -> Result<Option<IssuedTokens>, RefreshError> {
+        let FirstExchange { code, user, grant, narrowing, client } = exchange;
+        let now = clock::now();
+        let RotationRandomness { salt, access, event } = RotationRandomness::generate(now)?;
+        let session = code.session;
+        let ip = client.ip.map(tracing::field::display);
+        let login = Login {
+            user,
+            session,
+            secret: code.secret.successor(&salt, &self.token_keys.current),
+            access,
+            claims: None,
+            grant: Some(grant),
+            code: Some(PresentedCode {
+                digest: code.secret.digest(),
+                salt: policy.reissue.map(|_| salt),
+            }),
+        };
+        self.salt_expiry.track(session, now, &policy);
+        let token_keys = self.token_keys.clone();
+        let open = move |conn: &mut Conn| {
+            let cx = Context { policy: &policy, client: &client, event, now };
+            sessions::exchange_code(conn, login, &token_keys.current, &cx)
+        };
+        match self.store.write(open).await? {
+            CodeOutcome::Opened(grant) => {
+                tracing::info!(%session, %user, ip, "session opened by an authorization code");
+                self.metrics.record_login();
+                Ok(Some(self.issue_narrowed(grant, &narrowing, now).await?))
+            }
+            CodeOutcome::Exchanged => Ok(None),
+            CodeOutcome::Rejected(reason) => {
+                tracing::info!(%user, ip, reason = reason.reason().as_str(), "authorization code rejected");
+                Err(RefreshError::InvalidGrant(reason))
+            }
+        }
+    }
+
+    /// Handles a code that was exchanged before: reissues its tokens within the grace period
+    /// of the terms, or ends the session.
+    pub(crate) async fn exchange_code_again(
+        self: &Arc<Self>,
+        presented: PresentedToken,
+        terms: &RefreshTerms,
+    ) -> Result<IssuedTokens, RefreshError> {
+        let now = clock::now();
+        let randomness = RotationRandomness::generate(now)?;
+        let refresh = Refresh::new(presented, randomness, self.rules(&terms.policy), now);
+        let refresh = Arc::new(refresh.until(self.store.deadline(now)));
+        let outcome = self.resolve_conflict(&refresh, terms.policy).await?;
+        self.record_refresh(&refresh, &outcome);
+        self.respond(outcome, &terms.narrowing, now).await
+    }
+
+    /// Makes a code useless that was presented with a wrong verifier, and ends the session
+    /// that it has opened.
+    pub(crate) async fn spend_code(
+        self: &Arc<Self>,
+        code: &RefreshToken,
+        client: ClientInfo,
+    ) -> Result<(), Error> {
+        let now = clock::now();
+        let event = EventId::new(now)?;
+        let policy = self.policy;
+        let session = code.session;
+        let ip = client.ip.map(tracing::field::display);
+        tracing::warn!(%session, ip, "authorization code presented with a wrong verifier");
+        self.change_and_revoke(EndReason::Reuse, move |conn| {
+            let cx = Context { policy: &policy, client: &client, event, now };
+            sessions::spend_code(conn, session, &cx).map(|revoked| ((), revoked))
+        })
+        .await
+    }
+}
