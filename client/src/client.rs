@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use awc::http::header::HeaderValue;
+
 use crate::background;
 use crate::credentials::{Credentials, Strategy};
 use crate::error::Error;
@@ -43,6 +45,22 @@ impl Client {
         let Refresher { server, http, credentials } = &self.0;
         let http = http.with_user_agent(user_agent);
         Self::from_parts(server.clone(), http, credentials.clone())
+    }
+
+    /// Returns a client with the same connections and credentials, which sends the addresses
+    /// of another client as `X-Forwarded-For`. An app that sends requests on behalf of
+    /// browsers appends the address of the browser to the header that it received. The server
+    /// accepts the header if the app is one of its trusted proxies, and ignores it otherwise.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if `addresses` is empty or has control characters.
+    pub fn with_forwarded_for(&self, addresses: &str) -> Result<Self, Error> {
+        let Refresher { server, http, credentials } = &self.0;
+        let value = HeaderValue::from_str(addresses).ok().filter(|value| !value.is_empty());
+        let problem = "X-Forwarded-For is not empty, and has no control characters";
+        let value = value.ok_or_else(|| Error::Invalid(problem.to_owned()))?;
+        let http = http.with_forwarded_for(value);
+        Ok(Self::from_parts(server.clone(), http, credentials.clone()))
     }
 
     fn from_parts(server: Server, http: Http, credentials: Credentials) -> Self {

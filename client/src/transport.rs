@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use awc::error::{ConnectError, SendRequestError};
 use awc::http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, USER_AGENT,
+    X_FORWARDED_FOR,
 };
 use awc::http::{Method, StatusCode, Uri, Version};
 use awc::{ClientRequest, Connector, SendClientRequest};
@@ -86,6 +87,8 @@ pub(crate) fn is_repeatable(method: &Method, headers: &HeaderMap) -> bool {
 pub(crate) struct Http {
     connections: Rc<Connections>,
     user_agent: UserAgent,
+    /// The value of `X-Forwarded-For`.
+    forwarded_for: Option<HeaderValue>,
 }
 
 struct Connections {
@@ -119,12 +122,17 @@ impl Http {
     pub(crate) fn new(tls: SslConnector, timeout: Duration) -> Self {
         let pools = Pools { kept: Default::default(), last_used: Moment::now() };
         let connections = Rc::new(Connections { tls, timeout, pools: RefCell::new(pools) });
-        Self { connections, user_agent: UserAgent::default() }
+        Self { connections, user_agent: UserAgent::default(), forwarded_for: None }
     }
 
     /// Sends this `User-Agent` with each request, on the same connections.
     pub(crate) fn with_user_agent(&self, user_agent: UserAgent) -> Self {
-        Self { connections: self.connections.clone(), user_agent }
+        Self { user_agent, ..self.clone() }
+    }
+
+    /// Sends this `X-Forwarded-For` with each request, on the same connections.
+    pub(crate) fn with_forwarded_for(&self, addresses: HeaderValue) -> Self {
+        Self { forwarded_for: Some(addresses), ..self.clone() }
     }
 
     /// Returns the awc client for one kind of connection.
@@ -227,6 +235,9 @@ impl Http {
         }
         if !headers.contains_key(USER_AGENT) {
             request = request.insert_header((USER_AGENT, self.user_agent.header().clone()));
+        }
+        if let Some(addresses) = &self.forwarded_for {
+            request = request.insert_header((X_FORWARDED_FOR, addresses.clone()));
         }
         if let Some(host) = &target.host {
             request = request.insert_header((HOST, host.clone()));

@@ -156,7 +156,7 @@ impl Accounts {
     ) -> io::Result<Self> {
         let hasher = PasswordHasher::start(options.password_memory)?;
         let profiles = profile::Cache::new();
-        let throttle = Throttle::new();
+        let throttle = Throttle::new(issuer.metrics().clone());
         Ok(Self { issuer, store, hasher, options, mailer, profiles, keys, throttle })
     }
 

@@ -18,7 +18,7 @@ use actix_web::rt::net;
 use socket2::SockRef;
 
 use crate::limits::{self, subnet_key};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, TOO_MANY_CONNECTIONS};
 use crate::proxies::TrustedProxies;
 
 /// The interval at which connections without a request are checked.
@@ -88,7 +88,7 @@ impl Connections {
         let count = open.by_address.entry(address).or_default();
         if self.max_per_address.is_some_and(|max| *count >= max) && !self.proxies.contains(ip) {
             drop(open);
-            self.metrics.record_rate_limit("connections");
+            self.metrics.record_rate_limit(TOO_MANY_CONNECTIONS);
             tracing::debug!(%ip, "connection closed: too many from its address");
             let _ = handle.shutdown(Shutdown::Both);
             return;

@@ -163,6 +163,12 @@ impl Issuer {
         &self.policy
     }
 
+    /// Returns the metrics of this server.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
     /// Returns the claim `iss` of access tokens: the URL of this server.
     #[must_use]
     pub fn name(&self) -> &str {

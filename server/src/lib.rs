@@ -32,8 +32,9 @@ pub mod token_status;
 
 pub mod connections;
 
-pub mod limits;
 pub mod metrics;
+
+pub mod limits;
 pub mod proxies;
 
 pub mod mail;

@@ -55,6 +55,19 @@ pub enum Limit {
 }
 
 impl Limit {
+    /// All values of [`Self::as_str`].
+    pub const LABELS: [&'static str; 9] = [
+        "register",
+        "token",
+        "login",
+        "refresh",
+        "session",
+        "logout",
+        "ready",
+        "mail",
+        "register_total",
+    ];
+
     /// Returns the limit of mails to a login name.
     #[must_use]
     pub fn mail_to(name: &str) -> Self {

@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::limits::Limit;
 use crate::store::Store;
 
 /// Upper bounds in seconds: from a cached response to the timeout of a client.
@@ -57,7 +58,7 @@ struct CheckSource {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Limit {
+struct LimitLabel {
     limit: Label,
 }
 
@@ -74,13 +75,24 @@ pub struct Metrics {
     opened: Counter,
     ended: Family<Reason, Counter>,
     checks: Family<CheckSource, Counter>,
-    limited: Family<Limit, Counter>,
+    limited: Family<LimitLabel, Counter>,
     signing: Histogram,
     pool: Family<State, Gauge>,
     clock_offset: Gauge<f64, AtomicU64>,
     redis_up: Gauge,
     redis_evicting: Gauge,
 }
+
+/// The values of the label `limit` that are not those of a rate limit: open connections,
+/// passwords and codes that are guessed.
+const OTHER_LIMITS: [&str; 3] = [TOO_MANY_CONNECTIONS, GUESSED_PASSWORDS, GUESSED_CODES];
+
+/// The label of connections that are closed because their address has too many.
+pub const TOO_MANY_CONNECTIONS: &str = "connections";
+/// The label of requests that are rejected because a password is guessed.
+pub const GUESSED_PASSWORDS: &str = "guessed_passwords";
+/// The label of requests that are rejected because a code is guessed.
+pub const GUESSED_CODES: &str = "guessed_codes";
 
 impl Metrics {
     #[must_use]
@@ -102,6 +114,10 @@ impl Metrics {
             redis_evicting: Gauge::default(),
             registry: Registry::default(),
         };
+        // An alert needs the time series before the first rejection.
+        for limit in Limit::LABELS.into_iter().chain(OTHER_LIMITS) {
+            drop(metrics.limited.get_or_create(&LimitLabel { limit: Label(limit) }));
+        }
         registry.register_with_unit(
             "request_duration",
             "Time from the head of a request to its response",
@@ -170,7 +186,7 @@ impl Metrics {
     }
 
     pub fn record_rate_limit(&self, limit: &'static str) {
-        self.limited.get_or_create(&Limit { limit: Label(limit) }).inc();
+        self.limited.get_or_create(&LimitLabel { limit: Label(limit) }).inc();
     }
 
     pub fn record_signing(&self, after: Duration) {

@@ -139,7 +139,7 @@ impl Browser {
         // Set by `authenticate`.
         let identity = request.extensions().get::<Arc<Identity>>().cloned()?;
         let client = request.app_data::<Data<Client>>()?;
-        let client = on_behalf_of(client, identity.credentials(), request.headers());
+        let client = on_behalf_of(client, identity.credentials(), request);
         let sessions = request.app_data::<Data<BrowserSessions>>()?.clone();
         Some(Self { client, identity, sessions, request: request.clone() })
     }

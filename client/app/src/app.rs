@@ -191,7 +191,7 @@ async fn login(
     limiter.check(request.peer_addr())?;
     match caller {
         Caller::Known(identity) => {
-            let client = on_behalf_of(&client, identity.credentials(), request.headers());
+            let client = on_behalf_of(&client, identity.credentials(), &request);
             client.log_in_as_guest().await?;
             if let Some(cookie) = sessions.renewed_cookie(&request, &identity).await? {
                 response.insert_header(cookie);
@@ -199,7 +199,7 @@ async fn login(
         }
         Caller::NoCookie => {
             let demo = sessions.demo().ok_or(AppError::NoCookie)?;
-            on_behalf_of(&client, &demo, request.headers()).log_in_as_guest().await?;
+            on_behalf_of(&client, &demo, &request).log_in_as_guest().await?;
         }
         Caller::UnknownCookie => return Err(AppError::UnknownCookie),
     }
@@ -217,7 +217,7 @@ async fn info(
         Caller::NoCookie => sessions.demo().ok_or(AppError::NoCookie)?,
         Caller::UnknownCookie => return Err(AppError::UnknownCookie),
     };
-    let client = on_behalf_of(&client, &credentials, request.headers());
+    let client = on_behalf_of(&client, &credentials, &request);
     Ok(format!("User Id: {}", user(&client).await?.user_id))
 }
 

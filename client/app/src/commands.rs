@@ -7,17 +7,28 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use futures_util::StreamExt;
-use matchbook_client::{Client, Credentials, Error, FileStore, Response, Server, ServerError};
+use matchbook_client::{
+    Client, Credentials, Error, FileStore, PasswordLogin, Rejection, Response, Server, ServerError,
+};
 use matchbook_shared::{InvalidGrantReason, UserInfo};
 
 use crate::config::Config;
 use crate::ended::{SUPERSEDED, SessionEnd};
+use crate::terminal;
 
 /// Commands for scripts.
 #[derive(Clone, Subcommand)]
 pub(crate) enum Command {
-    /// Log in as a new guest. Ends the current session, if there is one.
-    Login(Store),
+    /// Log in as a new guest, or with a name and a password. Ends the current session, if
+    /// there is one.
+    Login {
+        /// Login name of an account. The password is the first line of standard input; the
+        /// code of a second factor is the second line.
+        #[arg(long)]
+        name: Option<String>,
+        #[command(flatten)]
+        store: Store,
+    },
     /// Print the id of the logged-in user.
     Info(Store),
     /// Send `GET URL` and print the response body.
@@ -107,6 +118,9 @@ impl From<Error> for CliError {
             Error::NotLoggedIn => Self::NotLoggedIn(PathBuf::new()),
             Error::LoggedOut(reason) => Self::LoggedOut(reason),
             Error::Transient { problem, .. } => Self::Transient(problem),
+            Error::Rejected(rejection @ Rejection::TooManyAttempts { .. }) => {
+                Self::Transient(rejection.to_string())
+            }
             Error::Superseded => Self::Superseded,
             Error::Store(_) => Self::Store(error),
             Error::SupersededByLogin => Self::SupersededByLogin,
@@ -133,7 +147,7 @@ pub(crate) async fn run(command: &Command, config: &Config) -> CliResult {
             error => CliError::Other(format!("`server.url`: {error}")),
         },
     )?;
-    let (Command::Login(store)
+    let (Command::Login { store, .. }
     | Command::Info(store)
     | Command::Get { store, .. }
     | Command::Logout(store)) = command;
@@ -141,7 +155,8 @@ pub(crate) async fn run(command: &Command, config: &Config) -> CliResult {
     let credentials = Credentials::builder().store(FileStore::new(path)).build();
     let client = Client::new(&server, credentials);
     let result = match command {
-        Command::Login(_) => login(&client).await,
+        Command::Login { name: None, .. } => login(&client).await,
+        Command::Login { name: Some(name), .. } => login_as(&client, name).await,
         Command::Info(_) => info(&client).await,
         Command::Get { url, .. } => get(&client, url).await,
         Command::Logout(_) => logout(&client).await,
@@ -152,6 +167,30 @@ pub(crate) async fn run(command: &Command, config: &Config) -> CliResult {
 async fn login(client: &Client) -> CliResult {
     client.log_in_as_guest().await?;
     println("Logged in")
+}
+
+/// Logs in with a password, and with a code if the account has a second factor.
+async fn login_as(client: &Client, name: &str) -> CliResult {
+    let password = read_secret("Password")?;
+    let login = PasswordLogin::new(name, &password);
+    match client.log_in_with_password(login).await {
+        Err(Error::Rejected(Rejection::SecondFactorRequired)) => {
+            let code = read_secret("Code")?;
+            client.log_in_with_password(login.code(&code)).await?;
+        }
+        outcome => drop(outcome?),
+    }
+    println("Logged in")
+}
+
+/// Reads a line from standard input. Asks for it on a terminal, which does not show it.
+fn read_secret(what: &'static str) -> Result<String, CliError> {
+    terminal::read_secret(what).map_err(|problem| {
+        CliError::Other(format!(
+            "cannot read the {} from standard input: {problem}",
+            what.to_lowercase()
+        ))
+    })
 }
 
 async fn logout(client: &Client) -> CliResult {

@@ -15,6 +15,7 @@ mod error;
 mod feed;
 mod login_limiter;
 mod sealed;
+mod terminal;
 mod upstream;
 
 use std::error::Error;

@@ -69,6 +69,17 @@ impl Call {
         Self { headers, ..Self::post(operation, "/refresh", token) }
     }
 
+    /// Presents a refresh token of another server, with an idempotency key if the client uses
+    /// them.
+    pub(super) fn exchange(token: &str, key: Option<&str>) -> Self {
+        let headers = key.map(|key| ("idempotency-key", key.to_owned())).into_iter().collect();
+        let operation = Operation::Exchange { presented: token.to_owned() };
+        let text = format!("refresh_token={token}");
+        let body = Some(Body { content_type: FORM, text });
+        let call = Self::get(operation, "/refresh".to_owned());
+        Self { method: Method::POST, headers, body, ..call }
+    }
+
     pub(super) fn logout(token: &RefreshToken) -> Self {
         Self::post(Operation::Logout, "/logout", token)
     }
@@ -194,6 +205,30 @@ impl Connection {
         Reply::no_response()
     }
 
+    /// Disables an account by the command line, retrying until it is acknowledged or the run
+    /// ends. Any attempt may have ended the session. Returns whether it is acknowledged.
+    pub(super) async fn disable(&self, session: Uuid, account: &Account) -> bool {
+        let sent = self.context.now();
+        let mut outcome = Outcome::NoResponse;
+        while outcome != Outcome::Accepted && !self.context.is_drained() {
+            if self.context.operator.disable(&account.name).await {
+                outcome = Outcome::Accepted;
+            }
+        }
+        let acknowledged = outcome == Outcome::Accepted;
+        self.context.record(Request {
+            client: self.client,
+            // A command uses no server.
+            server: 0,
+            session: Some(session),
+            operation: Operation::Disable,
+            sent,
+            done: self.context.now(),
+            outcome,
+        });
+        acknowledged
+    }
+
     fn record(&self, server: usize, call: Call, sent: Duration, outcome: Outcome) {
         self.context.record(Request {
             client: self.client,
@@ -240,7 +275,7 @@ impl Reply {
         let Some(Response { status, retry_after, body }) = response else {
             return Self::no_response();
         };
-        let grants = matches!(operation, Operation::LogIn | Operation::Refresh { .. });
+        let grants = operation.opens_session() || matches!(operation, Operation::Refresh { .. });
         let done = match operation {
             Operation::Logout | Operation::ChangePassword | Operation::DeleteAccount => 204,
             Operation::RegisterAccount => 201,

@@ -22,8 +22,8 @@ pub enum Invariant {
     RefreshIsDurable,
     /// A refresh token has one successor.
     OneSuccessor,
-    /// After an acknowledged logout no token of the session is accepted. A changed password
-    /// and a deleted account count as logouts.
+    /// After an acknowledged logout no token of the session is accepted. A changed password, a
+    /// disabled and a deleted account count as logouts.
     LogoutIsFinal,
     /// Every response is a documented one.
     KnownResponses,
@@ -170,7 +170,7 @@ fn sessions(history: &History, which: impl Fn(&Request) -> bool) -> HashSet<Uuid
 /// Returns the last session of each client.
 fn last_sessions(history: &History) -> BTreeMap<usize, Uuid> {
     let opened = history.requests.iter().filter_map(|request| match &request.outcome {
-        Outcome::Granted(token) if request.operation == Operation::LogIn => {
+        Outcome::Granted(token) if request.operation.opens_session() => {
             Some((request.client, token.session))
         }
         _ => None,
@@ -211,14 +211,17 @@ fn one_successor(history: &History) -> Vec<Violation> {
     let mut successors = HashMap::new();
     let mut found = Vec::new();
     for request in &history.requests {
-        let (Operation::Refresh { presented }, Outcome::Granted(token)) =
-            (&request.operation, &request.outcome)
-        else {
-            continue;
+        let Outcome::Granted(token) = &request.outcome else { continue };
+        let (presented, which) = match &request.operation {
+            Operation::Refresh { presented } => {
+                (&presented.text, format!("generation {}", presented.generation))
+            }
+            Operation::Exchange { presented } => (presented, "an imported token".to_owned()),
+            _ => continue,
         };
-        let first = successors.entry(&presented.text).or_insert(token);
+        let first = successors.entry(presented).or_insert(token);
         if *first != token {
-            let detail = format!("a second successor of generation {}", presented.generation);
+            let detail = format!("a second successor of {which}");
             found.push(Violation::by(request, Invariant::OneSuccessor, detail));
         }
     }
@@ -277,12 +280,14 @@ fn name(operation: &Operation) -> &'static str {
     match operation {
         Operation::Register => "/register",
         Operation::LogIn => "/token",
+        Operation::Exchange { .. } => "/refresh with an imported token",
         Operation::User { .. } => "/user",
         Operation::Refresh { .. } => "/refresh",
         Operation::Logout => "/logout",
         Operation::RegisterAccount => "POST /register",
         Operation::ChangePassword => "/password",
         Operation::DeleteAccount => "DELETE /account",
+        Operation::Disable => "users disable",
     }
 }
 
@@ -306,9 +311,10 @@ fn recovers_in_time(history: &History) -> Vec<Violation> {
 pub(super) fn recovery(history: &History, window: usize) -> Option<Duration> {
     let since = history.windows[window].ended;
     let next = history.windows.get(window + 1).map_or(Duration::MAX, |next| next.began);
+    let requests = || history.requests.iter().filter(|request| !request.operation.is_command());
     let after = |request: &&Request| request.sent >= since && request.sent < next;
-    let after: Vec<&Request> = history.requests.iter().filter(after).collect();
-    let servers: HashSet<usize> = history.requests.iter().map(|request| request.server).collect();
+    let after: Vec<&Request> = requests().filter(after).collect();
+    let servers: HashSet<usize> = requests().map(|request| request.server).collect();
     let mut slowest = Duration::ZERO;
     for server in servers {
         let here = || after.iter().filter(|request| request.server == server);

@@ -21,6 +21,15 @@ const PRESENTED_AFTER_LOGOUT: Duration = Duration::from_secs(45);
 /// Number of the newest refresh tokens that are kept for this.
 const MAX_KEPT_TOKENS: usize = 3;
 
+/// The users that a client logs in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Users {
+    Guests,
+    Accounts,
+    /// Users of another server, whose refresh tokens are imported.
+    Imported,
+}
+
 /// A client with at most one live session.
 pub(super) struct HonestClient {
     connection: Connection,
@@ -30,8 +39,7 @@ pub(super) struct HonestClient {
     sends_key: bool,
     /// Whether it only refreshes expired access tokens.
     lazy: bool,
-    /// Whether it uses accounts, not guests.
-    uses_accounts: bool,
+    users: Users,
     account: Option<Account>,
     session: Option<Session>,
     ended: Vec<Ended>,
@@ -61,7 +69,11 @@ impl HonestClient {
         Self {
             sends_key: connection.client.is_multiple_of(2),
             lazy: connection.client % 3 == 1,
-            uses_accounts: connection.client % 5 == 4,
+            users: match connection.client % 10 {
+                3 => Users::Imported,
+                4 | 9 => Users::Accounts,
+                _ => Users::Guests,
+            },
             account: None,
             connection,
             rng,
@@ -85,11 +97,16 @@ impl HonestClient {
     }
 
     async fn step(&mut self) {
+        let uses_accounts = self.users == Users::Accounts;
         match (&self.session, self.rng.u8(..100)) {
-            (None, _) if self.uses_accounts => self.log_in_account().await,
-            (None, _) => self.log_in().await,
-            (Some(_), ..2) if self.uses_accounts => self.change_password().await,
-            (Some(_), ..4) if self.uses_accounts => self.delete_account().await,
+            (None, _) => match self.users {
+                Users::Guests => self.log_in().await,
+                Users::Accounts => self.log_in_account().await,
+                Users::Imported => self.move_here().await,
+            },
+            (Some(_), ..2) if uses_accounts => self.change_password().await,
+            (Some(_), ..4) if uses_accounts => self.delete_account().await,
+            (Some(_), ..6) if uses_accounts => self.disable_account().await,
             (Some(_), ..4) => self.log_out().await,
             (Some(_), ..8) if !self.lazy => self.refresh_at_both().await,
             (Some(_), ..40) if !self.lazy => self.refresh().await,
@@ -120,6 +137,41 @@ impl HonestClient {
         };
         let reply = self.send(Call::log_in_account(&account)).await;
         self.session = reply.pair.map(|pair| Session::new(pair, self.new_key()));
+    }
+
+    /// Has a refresh token of another server imported, and presents it until there is a
+    /// response.
+    async fn move_here(&mut self) {
+        // Each attempt has a name of its own, because the one before may have succeeded.
+        let name = format!("moved-{:016x}", self.rng.u64(..));
+        let token = format!("elsewhere-{:032x}", self.rng.u128(..));
+        if !self.connection.context.operator.import(&name, &token).await {
+            return;
+        }
+        let key = self.new_key();
+        while !self.connection.context.is_drained() {
+            let reply = self.send(Call::exchange(&token, key.as_deref())).await;
+            if let Some(pair) = reply.pair {
+                self.session = Some(Session::new(pair, self.new_key()));
+                return;
+            }
+            if matches!(reply.outcome, Outcome::Rejected(_)) {
+                return;
+            }
+            self.pause_before_retry(&reply).await;
+        }
+    }
+
+    /// Has the account disabled, and enabled again. The session ends.
+    async fn disable_account(&mut self) {
+        let (Some(account), Some(session)) = (self.account.clone(), self.session.take()) else {
+            return;
+        };
+        if self.connection.disable(session.id, &account).await {
+            self.check_end(session).await;
+        }
+        let context = self.connection.context.clone();
+        while !context.is_drained() && !context.operator.enable(&account.name).await {}
     }
 
     /// Logs in a second time, and changes the password from there: the first session ends.

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::fault::{Fault, Timings};
 use crate::history::RunContext;
+use crate::operator::Operator;
 use matchbook_testkit::through_proxy;
 use matchbook_testkit::{Postgres, Process, ProcessBuilder, Redis, Stop, TcpProxy, free_port};
 
@@ -39,7 +40,7 @@ pub(super) struct Cluster {
     /// The first server connects through these.
     redis_proxy: TcpProxy,
     postgres_proxy: TcpProxy,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// A server with a fixed address.
@@ -72,20 +73,18 @@ impl Cluster {
             Server::start(&builder(&relayed_database, &relayed_redis)),
             Server::start(&builder(&database_url, &redis.url())),
         ];
-        Self {
-            servers,
-            redis,
-            postgres,
-            database_url,
-            redis_proxy,
-            postgres_proxy,
-            _folder: folder,
-        }
+        Self { servers, redis, postgres, database_url, redis_proxy, postgres_proxy, folder }
     }
 
     /// Returns the addresses of the servers: `host:port`.
     pub(super) fn addresses(&self) -> Vec<String> {
         self.servers.iter().map(|server| server.address.clone()).collect()
+    }
+
+    /// Returns the operator, who reaches the database even if the first server does not.
+    pub(super) fn operator(&self) -> Operator {
+        let binary = self.servers[1].builder.clone();
+        Operator::new(binary, self.folder.path().to_owned())
     }
 
     pub(super) fn database_url(&self) -> &str {

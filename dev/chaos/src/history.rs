@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use uuid::Uuid;
 
+use crate::operator::Operator;
 use crate::tokens::RefreshToken;
 
 /// How long clients keep retrying at the end of the run.
@@ -35,6 +36,8 @@ pub(super) enum Operation {
     Register,
     /// Logs in a guest.
     LogIn,
+    /// Presents a refresh token that was imported, which opens a session.
+    Exchange { presented: String },
     /// Presents an access token that expires at this time.
     User { expires: Duration },
     /// Presents a refresh token.
@@ -47,12 +50,24 @@ pub(super) enum Operation {
     ChangePassword,
     /// Deletes an account, which ends its session.
     DeleteAccount,
+    /// Disables an account by the command line, which ends its session.
+    Disable,
 }
 
 impl Operation {
     /// Returns whether the request ends its session.
     pub(super) fn ends_session(&self) -> bool {
-        matches!(self, Self::Logout | Self::ChangePassword | Self::DeleteAccount)
+        matches!(self, Self::Logout | Self::ChangePassword | Self::DeleteAccount | Self::Disable)
+    }
+
+    /// Returns whether the operation opens a session.
+    pub(super) fn opens_session(&self) -> bool {
+        matches!(self, Self::LogIn | Self::Exchange { .. })
+    }
+
+    /// Returns whether the operation is a command of the operator, and no request to a server.
+    pub(super) fn is_command(&self) -> bool {
+        *self == Self::Disable
     }
 }
 
@@ -118,6 +133,7 @@ impl History {
 pub(super) struct RunContext {
     /// Addresses of the servers: `host:port`.
     pub(super) servers: Vec<String>,
+    pub(super) operator: Operator,
     started: Instant,
     /// `started` in Unix time.
     epoch: Duration,
@@ -129,12 +145,13 @@ pub(super) struct RunContext {
 }
 
 impl RunContext {
-    pub(super) fn new(servers: Vec<String>) -> Arc<Self> {
+    pub(super) fn new(servers: Vec<String>, operator: Operator) -> Arc<Self> {
         #[expect(clippy::disallowed_methods, reason = "tokens expire by wall clock time")]
         let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         Arc::new(Self {
             last: servers.iter().map(|_| Mutex::default()).collect(),
             servers,
+            operator,
             started: Instant::now(),
             epoch,
             requests: Mutex::default(),
@@ -154,13 +171,14 @@ impl RunContext {
     }
 
     pub(super) fn record(&self, request: Request) {
-        let mut last = self.last[request.server].lock().unwrap();
-        if request.outcome.is_failure() {
-            last.0 = last.0.max(request.sent);
-        } else if request.outcome.is_success() {
-            last.1 = last.1.max(request.sent);
+        if !request.operation.is_command() {
+            let mut last = self.last[request.server].lock().unwrap();
+            if request.outcome.is_failure() {
+                last.0 = last.0.max(request.sent);
+            } else if request.outcome.is_success() {
+                last.1 = last.1.max(request.sent);
+            }
         }
-        drop(last);
         self.requests.lock().unwrap().push(request);
     }
 

@@ -13,6 +13,7 @@ mod cluster;
 mod fault;
 mod history;
 mod mutation;
+mod operator;
 mod report;
 mod tokens;
 mod workload;
@@ -99,7 +100,7 @@ pub fn run(plan: &Plan) -> Report {
     let mut rng = Rng::with_seed(plan.seed);
     let timings = plan.timings();
     let mut cluster = Cluster::start(&plan.server);
-    let context = RunContext::new(cluster.addresses());
+    let context = RunContext::new(cluster.addresses(), cluster.operator());
     let workload = Workload::start(&context, plan.clients, timings, rng.fork());
     let mutator = plan.mutation.map(|mutation| mutation.spawn(&cluster, &context));
     wait_until_quiet(&context, &timings);

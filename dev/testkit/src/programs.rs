@@ -7,8 +7,12 @@ use std::path::{Path, PathBuf};
 const EXTRA_DIRECTORIES: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/opt/homebrew/bin"];
 
 /// Ports below the ephemeral range. A client that retries an ephemeral port could get that
-/// port as its own and connect to itself.
-const PORTS: std::ops::Range<u16> = 15_000..32_000;
+/// port as its own and connect to itself. A Redis cluster also uses each port plus 10 000, so
+/// the range is no longer than that.
+const PORTS: std::ops::Range<u16> = 12_000..CLUSTER_BUS_OFFSET + 12_000;
+
+/// How far the port of a cluster's bus is above the port of the Redis server.
+const CLUSTER_BUS_OFFSET: u16 = 10_000;
 
 /// Finds a program on `PATH`.
 pub(crate) fn program(name: &str) -> Option<PathBuf> {
@@ -45,13 +49,14 @@ fn version(bin: &Path) -> u32 {
     digits.parse().unwrap_or(0)
 }
 
-/// Returns a free port. Unlike a port that the system selects, it is not reused for outgoing
-/// connections after its server has ended.
+/// Returns a free port, with a free port for the bus of a Redis cluster. Unlike a port that
+/// the system selects, it is not reused for outgoing connections after its server has ended.
 ///
 /// # Panics
 /// When 100 random ports are in use.
 pub fn free_port() -> u16 {
-    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let free = |port: &u16| is_free(*port) && is_free(*port + CLUSTER_BUS_OFFSET);
     let mut random = std::iter::repeat_with(|| fastrand::u16(PORTS)).take(100);
     random.find(free).expect("one of 100 ports is free")
 }
@@ -59,6 +64,13 @@ pub fn free_port() -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_port_is_the_port_of_a_cluster_bus() {
+        assert!(PORTS.end <= PORTS.start + CLUSTER_BUS_OFFSET);
+        assert!(PORTS.end + CLUSTER_BUS_OFFSET < 32_768, "above are ephemeral ports of Linux");
+        assert!((0..100).all(|_| PORTS.contains(&free_port())));
+    }
 
     #[test]
     fn versions_are_compared_as_numbers() {

@@ -1,7 +1,8 @@
 """An SMTP server for tests: prints each accepted mail as a line of JSON.
 
 Arguments: a JSON object with `port`, and optionally `certificate` and `key` (STARTTLS is
-required), `user` and `password` (a login is required).
+required), `smtps` (TLS from the first byte, in place of STARTTLS), `user` and `password` (a
+login is required).
 
 A recipient `unknown@…` is rejected, `later@…` is rejected at the first attempt, and a mail to
 `echo@…` is rejected with the text of the mail in the response.
@@ -43,7 +44,7 @@ class Handler:
             "sender": message["from"],
             "automatic": message["auto-submitted"],
             "text": text,
-            "tls": session.ssl is not None,
+            "tls": session.ssl is not None or server.transport.get_extra_info("cipher") is not None,
             "user": session.auth_data.decode() if session.authenticated else None,
         }
         print("mail " + json.dumps(mail), flush=True)
@@ -56,23 +57,33 @@ def authenticate(server, session, envelope, mechanism, data):
     return AuthResult(success=success, auth_data=data.login)
 
 
+def tls_context():
+    if "certificate" not in options:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(options["certificate"], options["key"])
+    return context
+
+
 def protocol():
     arguments = {"enable_SMTPUTF8": True, "hostname": "localhost"}
-    if "certificate" in options:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(options["certificate"], options["key"])
+    starttls = context is not None and not options.get("smtps")
+    if starttls:
         arguments |= {"tls_context": context, "require_starttls": True}
     if "user" in options:
         arguments |= {"authenticator": authenticate, "auth_required": True}
-        arguments |= {"auth_require_tls": "certificate" in options}
+        # aiosmtpd knows only of the TLS that STARTTLS begins.
+        arguments |= {"auth_require_tls": starttls}
     return SMTP(Handler(), **arguments)
 
 
 async def main():
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(protocol, "127.0.0.1", options["port"])
+    tls = context if options.get("smtps") else None
+    server = await loop.create_server(protocol, "127.0.0.1", options["port"], ssl=tls)
     print("ready", flush=True)
     await server.serve_forever()
 
 
+context = tls_context()
 asyncio.run(main())

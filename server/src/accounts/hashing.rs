@@ -1,29 +1,26 @@
 //! Hashes and verifies passwords on threads of their own, so that logins delay no refresh.
 //!
 //! A hash needs a fixed amount of memory. The number of threads follows from the memory
-//! that hashing may use, and each thread keeps its memory. The threads have a low priority:
-//! the operating system runs everything else first. Requests that find the queue full are
-//! rejected at once.
+//! that hashing may use, and each thread keeps its memory. They leave one processor to the
+//! rest of the server, and to a database on the same machine. On Linux they run only while
+//! no other thread of the server is ready. Requests that find the queue full are rejected at
+//! once.
 
 use std::io;
+use std::num::NonZeroUsize;
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use argon2::Block;
-use rustix::process::{Pid, getpriority_process, setpriority_process};
-use rustix::thread::gettid;
 use tokio::sync::oneshot;
 
 use super::password::Password;
 use super::password_hash::{self, BLOCKS, HashError, MEMORY_PER_HASH};
 
 /// How many requests wait for each thread. A request at the end of the queue waits for
-/// about a second.
-const QUEUE_PER_THREAD: usize = 32;
-
-/// How much lower the priority of the threads is, in steps of `nice`.
-const NICENESS: i32 = 10;
+/// about two seconds.
+const QUEUE_PER_THREAD: usize = 64;
 
 /// Why there is no hash.
 #[derive(Debug, thiserror::Error)]
@@ -57,9 +54,10 @@ pub struct PasswordHasher {
 }
 
 impl PasswordHasher {
-    /// Starts as many threads as `memory` bytes permit, at least one.
+    /// Starts as many threads as `memory` bytes and the processors permit, at least one.
     pub fn start(memory: usize) -> io::Result<Self> {
-        let threads = (memory / MEMORY_PER_HASH).max(1);
+        let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let threads = (memory / MEMORY_PER_HASH).min(processors - 1).max(1);
         let (queue, jobs) = mpsc::sync_channel(threads * QUEUE_PER_THREAD);
         let jobs = Arc::new(Mutex::new(jobs));
         for n in 0..threads {
@@ -115,11 +113,23 @@ fn work(jobs: &Mutex<Receiver<Job>>) {
     }
 }
 
-/// Lowers the priority of this thread. On Linux each thread has its own.
-fn lower_priority() -> rustix::io::Result<()> {
-    let thread: Pid = gettid();
-    let priority = getpriority_process(Some(thread))?;
-    setpriority_process(Some(thread), priority + NICENESS)
+/// Lets this thread run only while a processor has nothing else to do (`SCHED_IDLE`). A
+/// lower priority is not enough: a thread that becomes ready would wait until the scheduler
+/// ends the time slice of the hash, several milliseconds for each request.
+#[cfg(target_os = "linux")]
+fn lower_priority() -> Result<(), thread_priority::Error> {
+    use thread_priority::{
+        NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy,
+        set_thread_priority_and_policy, thread_native_id,
+    };
+
+    let policy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+    set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, policy)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn lower_priority() -> Result<(), thread_priority::Error> {
+    Ok(())
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use quick_cache::sync::Cache;
 use crate::crypto::Digest;
 use crate::ids::UserId;
 use crate::limits::subnet_key;
+use crate::metrics::{GUESSED_CODES, GUESSED_PASSWORDS, Metrics};
 
 /// How many failures of each kind are remembered: of names, codes and known browsers.
 const CACHE_SIZE: usize = 64 * 1024;
@@ -109,6 +110,7 @@ pub(super) struct Throttle {
     codes: Cache<UserId, Arc<Mutex<[Failures; 2]>>>,
     /// The delayed attempts: the key and the subnet of each.
     delayed: Mutex<HashSet<(Key, u128)>>,
+    metrics: Arc<Metrics>,
 }
 
 /// No attempt is possible now. The time after which one may be.
@@ -116,8 +118,9 @@ pub(super) struct Throttle {
 pub struct TooManyFailures(pub Duration);
 
 impl Throttle {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
         Self {
+            metrics,
             names: Cache::new(CACHE_SIZE),
             devices: Cache::new(CACHE_SIZE),
             codes: Cache::new(CACHE_SIZE),
@@ -150,6 +153,7 @@ impl Throttle {
         if let Some(delay) = delay_after(failures) {
             let place = (key, ip.map_or(0, subnet_key));
             if !lock(&self.delayed).insert(place) {
+                self.metrics.record_rate_limit(GUESSED_PASSWORDS);
                 return Err(TooManyFailures(delay));
             }
             attempt.slot = Some(Slot { delayed: &self.delayed, place });
@@ -183,6 +187,7 @@ impl Throttle {
             if let Some(wait) =
                 counted.filter_map(|(failures, bound)| failures.wait(bound, now)).max()
             {
+                self.metrics.record_rate_limit(GUESSED_CODES);
                 return Err(TooManyFailures(wait));
             }
             for (failures, bound) in failures.iter_mut().zip(&CODES) {
@@ -314,7 +319,7 @@ mod tests {
 
     #[actix_rt::test]
     async fn only_one_attempt_of_a_subnet_is_delayed_at_a_time() {
-        let throttle = Throttle::new();
+        let throttle = Throttle::new(Arc::default());
         let key = Key::name("ann");
         for _ in 0..5 {
             throttle.admit(key, None, None).await.unwrap().fail();
@@ -336,7 +341,7 @@ mod tests {
 
     #[actix_rt::test]
     async fn known_browser_is_admitted_at_once_until_it_has_failed_ten_times() {
-        let throttle = Throttle::new();
+        let throttle = Throttle::new(Arc::default());
         let key = Key::name("ann");
         for _ in 0..10 {
             let attempt = throttle.admit(key, Some(7), None).await.unwrap();
@@ -352,7 +357,7 @@ mod tests {
 
     #[test]
     fn wrong_codes_are_bounded_and_right_ones_are_not() {
-        let throttle = Throttle::new();
+        let throttle = Throttle::new(Arc::default());
         let user = UserId::random();
         for _ in 0..100 {
             drop(throttle.admit_code(user).unwrap());

@@ -136,7 +136,7 @@ pub struct Import {
 pub enum Error {
     #[error(transparent)]
     Open(#[from] OpenError),
-    #[error("the database failed: {0}; nothing has changed")]
+    #[error("the database failed, so run the command again: {0}")]
     Query(#[from] diesel::result::Error),
     #[error("{0:?} is not a login name: {InvalidName}")]
     InvalidName(String),

@@ -180,8 +180,7 @@ impl KeyRing {
         let verified = match snapshot.verify(token, &self.options) {
             // Another server may already sign with a key that this server has not read yet.
             Err(SignatureError::UnknownKey) => {
-                let refreshed = self.refresh_now().await;
-                refreshed.map_err(|error| VerifyError::Unavailable(error.into()))?;
+                self.refresh_now().await.map_err(VerifyError::Unavailable)?;
                 self.snapshot().verify(token, &self.options)
             }
             result => result,
@@ -241,15 +240,12 @@ impl KeyRing {
     }
 
     /// Reads the keys, unless they were read a moment ago.
-    async fn refresh_now(&self) -> Result<(), store::Error> {
+    async fn refresh_now(&self) -> Result<(), Error> {
         let _guard = self.refresh_lock.lock().await;
         if self.snapshot().read_at.elapsed() < MIN_REFRESH_INTERVAL {
             return Ok(());
         }
-        match self.refresh().await {
-            Err(Error::Store(error)) => Err(error),
-            _ => Ok(()),
-        }
+        self.refresh().await.map(drop)
     }
 
     async fn refresh(&self) -> Result<Vec<StoredKey>, Error> {

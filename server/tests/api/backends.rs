@@ -1,9 +1,11 @@
 //! Sessions that a backend opens for users of its own database.
 
+use diesel::connection::SimpleConnection;
+use matchbook_server::store::Conn;
 use matchbook_testkit::TestResponse;
 use serde_json::{Value, json};
 
-use crate::support::{Server, Tokens, binary};
+use crate::support::{Server, Tokens, binary, eventually};
 
 /// The credentials of a backend.
 struct Backend {
@@ -47,6 +49,100 @@ async fn sessions_of_one_subject_are_of_one_user_and_those_of_another_backend_ar
     let id = user.as_str().unwrap();
     let guest = server.http.get(&format!("/token?userId={id}")).await;
     assert_eq!(guest.status, 404, "the id of the user is no credential");
+}
+
+/// The rows of the user of one subject. They can be deleted and inserted again, as by the
+/// first session of a concurrent request.
+struct SubjectRows {
+    conn: Conn,
+}
+
+impl SubjectRows {
+    /// Remembers all users of the server, deletes them, and delays each request before the
+    /// statement that follows an update of `accounts`.
+    fn take(server: &Server) -> Self {
+        let mut rows = Self { conn: server.database() };
+        rows.run("CREATE TEMP TABLE kept_users AS SELECT * FROM users");
+        rows.run("CREATE TEMP TABLE kept_identities AS SELECT * FROM identities");
+        rows.run("CREATE TEMP TABLE kept_accounts AS SELECT * FROM accounts");
+        rows.run(
+            "CREATE FUNCTION wait_for_test() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 PERFORM pg_advisory_lock_shared(17);
+                 PERFORM pg_advisory_unlock_shared(17);
+                 RETURN NULL;
+             END $$",
+        );
+        rows.run(
+            "CREATE TRIGGER wait_for_test AFTER UPDATE ON accounts
+             FOR EACH STATEMENT EXECUTE FUNCTION wait_for_test()",
+        );
+        rows.delete();
+        rows
+    }
+
+    fn delete(&mut self) {
+        self.run("DELETE FROM sessions");
+        self.run("DELETE FROM accounts");
+        self.run("DELETE FROM identities");
+        self.run("DELETE FROM users");
+    }
+
+    fn insert(&mut self) {
+        self.run("INSERT INTO users SELECT * FROM kept_users");
+        self.run("INSERT INTO identities SELECT * FROM kept_identities");
+        self.run("INSERT INTO accounts SELECT * FROM kept_accounts");
+    }
+
+    fn hold(&mut self) {
+        self.run("SELECT pg_advisory_lock(17)");
+    }
+
+    fn release(&mut self) {
+        self.run("SELECT pg_advisory_unlock(17)");
+    }
+
+    fn run(&mut self, statements: &str) {
+        self.conn.batch_execute(statements).unwrap();
+    }
+}
+
+#[actix_rt::test]
+#[ignore = "needs PostgreSQL and Redis: make test"]
+async fn first_sessions_are_admitted_while_a_concurrent_one_creates_their_user() {
+    let server = Server::start();
+    let shop = server.add_backend("shop");
+    let body = json!({ "subject": "42" });
+    let user = Tokens::of(&server.open_session(&shop, &body).await).claims()["sub"].clone();
+    let mut rows = SubjectRows::take(&server);
+    let waiting = "SELECT count(*) AS number FROM pg_stat_activity \
+                   WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let all_wait = async || eventually(4, async || server.number(waiting)).await;
+
+    for commits_before_the_insert in [true, false] {
+        rows.delete();
+        rows.hold();
+        let requests = futures_util::future::join_all((0..4).map(|_| {
+            let request = server.http.request("POST", "/sessions");
+            let request = request.basic_auth(&shop.id, &shop.secret);
+            TestResponse::of(request.send_json(&body))
+        }));
+        let requests = actix_rt::spawn(requests);
+        // None of them has found the user.
+        all_wait().await;
+        if commits_before_the_insert {
+            rows.insert();
+            rows.release();
+        } else {
+            rows.run("BEGIN");
+            rows.insert();
+            rows.release();
+            all_wait().await;
+            rows.run("COMMIT");
+        }
+        for response in requests.await.unwrap() {
+            assert_eq!(Tokens::of(&response).claims()["sub"], user);
+        }
+    }
 }
 
 #[actix_rt::test]

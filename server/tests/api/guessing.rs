@@ -164,10 +164,10 @@ async fn passwords_in_requests_with_a_token_are_throttled_apart_from_logins() {
 
 #[actix_rt::test]
 async fn logins_beyond_the_bound_of_hashing_get_503_and_refreshes_continue() {
-    // One thread, and a queue of 32.
+    // One thread, and a queue of 64.
     let server = Server::with(|launch| launch.set("password.memory", "19MiB"));
     let mut tokens = server.log_in().await;
-    let logins: Vec<_> = (0..96)
+    let logins: Vec<_> = (0..160)
         .map(|n| {
             let attempt = Attempt::at(&format!("user{n}"), PASSWORD, "");
             actix_rt::spawn(attempt.send(server.http.clone()))
@@ -189,7 +189,7 @@ async fn logins_beyond_the_bound_of_hashing_get_503_and_refreshes_continue() {
             status => panic!("{status}: {}", response.text),
         }
     }
-    assert!((1..=96 - 33).contains(&rejected), "{rejected} of 96");
+    assert!((1..=160 - 65).contains(&rejected), "{rejected} of 160");
 }
 
 /// The medians and the z-score of the Mann-Whitney U test of two samples.

@@ -13,7 +13,7 @@ use crate::support::{Server, Tokens};
 const PASSWORD: &str = "violet tractor seven hums";
 const KEY: &str = "0123456789abcdef";
 
-fn sha256(token: &str) -> String {
+pub(crate) fn sha256(token: &str) -> String {
     let digits = |byte: &u8| [byte >> 4, byte & 15].map(|digit| char::from_digit(digit.into(), 16));
     digest(&SHA256, token.as_bytes()).as_ref().iter().flat_map(digits).flatten().collect()
 }

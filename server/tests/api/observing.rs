@@ -55,6 +55,30 @@ async fn metrics_count_every_outcome() {
 }
 
 #[actix_rt::test]
+async fn rejected_guesses_are_counted_from_zero() {
+    let server = Server::with(with_metrics);
+    let count = async |limit: &str| {
+        let text = metrics(&server).await;
+        let name = format!("matchbook_limited_total{{limit=\"{limit}\"}} ");
+        let value = text.lines().find_map(|line| line.strip_prefix(&name));
+        value.unwrap_or_else(|| panic!("no {name} in {text}")).parse::<u32>().unwrap()
+    };
+    for limit in ["register", "connections", "guessed_passwords", "guessed_codes"] {
+        assert_eq!(count(limit).await, 0, "{limit}");
+    }
+    for _ in 0..6 {
+        let response = server.try_log_in_as("ann", "marble lantern drifts north").await;
+        assert_eq!(response.status, 401);
+    }
+    let guesses = (0..3).map(|_| server.try_log_in_as("ann", "marble lantern drifts north"));
+    let responses = futures_util::future::join_all(guesses).await;
+    let rejected = responses.iter().filter(|response| response.status == 429).count();
+    assert!(rejected > 0);
+    assert_eq!(count("guessed_passwords").await as usize, rejected);
+    assert_eq!(count("guessed_codes").await, 0);
+}
+
+#[actix_rt::test]
 async fn metrics_are_not_served_on_the_public_address() {
     let server = Server::with(with_metrics);
     assert_eq!(server.http.get("/metrics").await.status, 404);

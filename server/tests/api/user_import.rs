@@ -8,9 +8,9 @@ use crate::support::Server;
 
 const PASSWORD: &str = "violet tractor seven hums";
 /// Of [`PASSWORD`], by Django 5.2 and by Apache's htpasswd.
-const DJANGO: &str =
+pub(crate) const DJANGO: &str =
     "pbkdf2_sha256$1000$tCzvCEzYxTEoTlibJg83S9$aQcVk6NuPbqKbKNkxcbcUaRUZjapdahapxoSUG2Bn+4=";
-const HTPASSWD: &str = "$2y$04$uVFuNQBst6Ff8zvgQG.VB.Ahl9mJvnlE4HODtd7VyWFit.1P00ePO";
+pub(crate) const HTPASSWD: &str = "$2y$04$uVFuNQBst6Ff8zvgQG.VB.Ahl9mJvnlE4HODtd7VyWFit.1P00ePO";
 
 impl Server {
     /// Imports a file with these lines.

@@ -5,7 +5,7 @@ use matchbook_testkit::{Http, ScriptedServer, TestEnv, TestResponse};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-use super::support::{Browser, Setup, assert_error, client, server_binary};
+use super::support::{Browser, Setup, assert_error, client, cookie_of, server_binary};
 
 const FIREFOX: &str =
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:133.0) Gecko/20100101 Firefox/133.0";
@@ -74,6 +74,23 @@ async fn two_browsers_of_an_account_are_listed_by_name_and_one_ends_the_other() 
     assert_eq!(ended.field("message"), message);
     assert_eq!(page.session_end().await["message"], message);
     assert_eq!(devices(&sessions(&one).await), ["Firefox on Windows"]);
+}
+
+#[actix_rt::test]
+async fn the_server_sees_the_address_of_the_browser_if_it_trusts_the_app() {
+    for (trusted, expected) in [("127.0.0.1", "198.51.100.7"), ("none", "127.0.0.1")] {
+        let setup = Setup::start(|server| server.set("server.trusted_proxies", trusted));
+        let browser = Browser::open(&setup.client).await;
+        // Here the address of the browser itself is trusted, so that of its request counts.
+        let login = browser
+            .bare("POST", "/api/login")
+            .insert_header(("x-matchbook", "page"))
+            .insert_header(("x-forwarded-for", "198.51.100.7"));
+        let login = TestResponse::of(login.send()).await;
+        assert_eq!(login.status, 204, "{}", login.text);
+        let browser = Browser::with_cookie(&setup.client, cookie_of(&login));
+        assert_eq!(sessions(&browser).await[0]["ip"], expected);
+    }
 }
 
 #[actix_rt::test]

@@ -1,14 +1,15 @@
 //! The commands for scripts.
 
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
-use matchbook_testkit::TestEnv;
-use serde_json::Value;
+use matchbook_testkit::{ProcessBuilder, Reaction, ScriptedServer, TestEnv};
+use serde_json::{Value, json};
 
-use super::support::{Setup, client, server_binary};
+use super::support::{Browser, Setup, client, server_binary};
 
 /// Returns the exit code, standard output and standard error of a command.
 pub(crate) fn outcome(output: &Output) -> (i32, String, String) {
@@ -54,6 +55,58 @@ async fn commands_stay_logged_in_between_calls() {
     assert_eq!(run(&["info"]).0, 3);
     assert_eq!(run(&["logout"]), printed("Logged out"), "a second logout succeeds");
     server.await_log("session ended");
+}
+
+/// Runs `login --name NAME` with this standard input.
+fn log_in_as(command: &ProcessBuilder, name: &str, input: &str) -> (i32, String, String) {
+    let mut login = command.command();
+    login.args(["login", "--name", name]);
+    login.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = login.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    outcome(&child.wait_with_output().unwrap())
+}
+
+#[actix_rt::test]
+async fn login_with_a_name_reads_the_password_from_standard_input() {
+    let setup = Setup::start(|server| server);
+    let command = client(&setup.env, setup.server.url());
+    let password = "violet tractor seven hums";
+    let browser = Browser::open(&setup.client).await;
+    let form = json!({ "name": "anna", "password": password });
+    assert_eq!(browser.submit("/api/account/register", &form).await.status, 200);
+
+    let (code, out, error) = log_in_as(&command, "anna", "wrong\n");
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert_eq!(error, "matchbook-client: the name or the password is wrong\n");
+    let (code, _, error) = log_in_as(&command, "anna", "");
+    assert_eq!(code, 1);
+    assert!(error.contains("cannot read the password from standard input"), "{error}");
+    assert_eq!(log_in_as(&command, "anna", &format!("{password}\n")), printed("Logged in"));
+    let info = format!("User Id: {}", browser.user().await);
+    assert_eq!(outcome(&command.run(&["info"])), printed(&info));
+}
+
+#[actix_rt::test]
+async fn login_with_a_second_factor_reads_the_code_from_the_second_line() {
+    let script = ScriptedServer::start();
+    script.add_account("anna", "password of anna");
+    let env = TestEnv::new();
+    let command = client(&env, script.origin()).set("server.ca_file", "system");
+    let required = r#"{"error":"second_factor_required","message":"Send a code."}"#;
+    for input in ["password of anna\n123456\n", "password of anna\n"] {
+        script.on("/login", [Reaction::json(401, required).marked()]);
+        let has_code = input.contains("123456");
+        let (code, _, error) = log_in_as(&command, "anna", input);
+        assert_eq!(code, i32::from(!has_code), "{error}");
+        assert!(has_code || error.contains("cannot read the code"), "{error}");
+    }
+    let codes: Vec<Value> = script
+        .received("/login")
+        .iter()
+        .map(|request| serde_json::from_slice::<Value>(&request.body).unwrap()["code"].clone())
+        .collect();
+    assert_eq!(codes, [Value::Null, json!("123456"), Value::Null]);
 }
 
 fn assert_only_the_owner_can_read(file: &Path) {

@@ -16,7 +16,8 @@ fn token(generation: u64) -> RefreshToken {
 
 /// A request sent at this second, with a response half a second later.
 fn request(sent: u64, operation: Operation, outcome: Outcome) -> Request {
-    let session = (!matches!(operation, Operation::Register | Operation::LogIn)).then_some(HERE);
+    let is_first = operation.opens_session() || operation == Operation::Register;
+    let session = (!is_first).then_some(HERE);
     let sent = at(sent);
     let done = sent + Duration::from_millis(500);
     Request { client: 0, server: 0, session, operation, sent, done, outcome }
@@ -130,6 +131,33 @@ fn a_second_successor_is_a_violation() {
     let fork = refresh(3, 0, Outcome::Granted(other));
     let history = with_final_requests(vec![log_in(1), rotation(2, 0), fork], 1);
     assert_eq!(violated(&history), [Invariant::OneSuccessor]);
+}
+
+#[test]
+fn an_imported_token_must_be_accepted_and_has_one_successor() {
+    let exchange = |sent, outcome| {
+        request(sent, Operation::Exchange { presented: "theirs".to_owned() }, outcome)
+    };
+    let opened = exchange(1, Outcome::Granted(token(1)));
+    let history = with_final_requests(vec![opened.clone(), opened.clone()], 1);
+    assert_eq!(violated(&history), []);
+    let other = RefreshToken { text: "another".to_owned(), ..token(1) };
+    let fork = exchange(2, Outcome::Granted(other));
+    let history = with_final_requests(vec![opened.clone(), fork], 1);
+    assert_eq!(violated(&history), [Invariant::OneSuccessor]);
+    let history = with_final_requests(vec![opened, exchange(2, rejected())], 1);
+    assert_eq!(violated(&history), [Invariant::KnownResponses]);
+}
+
+#[test]
+fn a_disabled_account_counts_as_a_logout_and_its_command_as_no_request_of_a_server() {
+    let disable = |outcome| request(2, Operation::Disable, outcome);
+    let ended = |later| history(vec![log_in(1), disable(Outcome::Accepted), later], 1);
+    assert_eq!(violated(&ended(user(3, 17, Outcome::Accepted))), [Invariant::LogoutIsFinal]);
+    assert_eq!(violated(&ended(user(3, 17, rejected()))), []);
+    let works = user(11, 99, Outcome::Accepted);
+    let late = Request { sent: at(30), ..disable(Outcome::NoResponse) };
+    assert_eq!(recovery(&with_faults(vec![works, late]), 0), Some(Duration::ZERO));
 }
 
 #[test]

@@ -28,6 +28,8 @@ struct Change<'a> {
     done: &'static str,
     /// The printed result if nothing had to be changed.
     unchanged: &'static str,
+    /// Whether the change ends sessions.
+    ends_sessions: bool,
 }
 
 impl Change<'_> {
@@ -46,7 +48,8 @@ impl Change<'_> {
         let operator = Operator::new()?;
         let changed = rule(&mut conn, user, &operator.context(config))?;
         let ended = changed.unwrap_or_default();
-        if ended > 0 {
+        // Without a change, an earlier command may have been interrupted after its commit.
+        if ended > 0 || changed.is_none() && self.ends_sessions {
             thread::sleep(PROPAGATION_TIME);
         }
         if self.one.json {
@@ -67,25 +70,32 @@ fn count(revoked: Option<Revoked>) -> Option<usize> {
 }
 
 pub(super) fn enable(config: &Config, one: &One) -> Result<String, Error> {
-    let change = Change { one, done: "is enabled", unchanged: "was enabled already" };
+    let change =
+        Change { one, done: "is enabled", unchanged: "was enabled already", ends_sessions: false };
     change.apply(config, |conn, user, cx| Ok(accounts::enable(conn, user, cx)?.then_some(0)))
 }
 
 pub(super) fn disable(config: &Config, one: &One) -> Result<String, Error> {
-    let change = Change { one, done: "is disabled", unchanged: "was disabled already" };
+    let change =
+        Change { one, done: "is disabled", unchanged: "was disabled already", ends_sessions: true };
     change.apply(config, |conn, user, cx| Ok(count(accounts::disable(conn, user, cx)?)))
 }
 
 pub(super) fn remove_second_factor(config: &Config, one: &One) -> Result<String, Error> {
-    let change =
-        Change { one, done: "has no second factor any more", unchanged: "had no second factor" };
+    let change = Change {
+        one,
+        done: "has no second factor any more",
+        unchanged: "had no second factor",
+        ends_sessions: false,
+    };
     change.apply(config, |conn, user, cx| {
         Ok(accounts::remove_second_factor(conn, user, cx)?.then_some(0))
     })
 }
 
 pub(super) fn delete(config: &Config, one: &One) -> Result<String, Error> {
-    let change = Change { one, done: "is deleted", unchanged: "was deleted already" };
+    let change =
+        Change { one, done: "is deleted", unchanged: "was deleted already", ends_sessions: true };
     change.apply(config, |conn, user, cx| Ok(count(accounts::delete(conn, user, cx)?)))
 }
 
@@ -98,6 +108,7 @@ pub(super) fn set_password(config: &Config, one: &One) -> Result<String, Error> 
     let min_length = config.accounts.password_min_length;
     let password = Password::choose(&read_password()?, min_length, &name);
     let hash = hash_password(&password.map_err(Error::Unacceptable)?)?;
-    let change = Change { one, done: "has the new password", unchanged: "was deleted" };
+    let change =
+        Change { one, done: "has the new password", unchanged: "was deleted", ends_sessions: true };
     change.apply(config, |conn, user, cx| Ok(count(accounts::set_password(conn, user, &hash, cx)?)))
 }

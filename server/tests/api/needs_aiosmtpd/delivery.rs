@@ -1,5 +1,6 @@
 //! The delivery of mails: retries, TLS, rejections.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use matchbook_testkit::{SmtpServer, free_port};
@@ -51,9 +52,42 @@ async fn unreachable_smtp_server_is_logged_and_stops_nothing() {
 
 #[actix_rt::test]
 #[ignore = "needs aiosmtpd: make test"]
-async fn mail_is_sent_over_starttls_with_a_login() {
+async fn mail_is_sent_over_starttls_and_smtps_with_a_login() {
     let folder = tempfile::tempdir().unwrap();
-    let [key, certificate] = ["key.pem", "certificate.pem"].map(|name| folder.path().join(name));
+    let (certificate, key) = certificate_for_localhost(folder.path());
+    for (scheme, parameter) in [("smtp", "?tls=required"), ("smtps", "")] {
+        let smtp = SmtpServer::with(&json!({
+            "certificate": certificate, "key": key, "smtps": scheme == "smtps",
+            "user": "us@er", "password": "p/w hush",
+        }));
+        let port = smtp.port();
+        let url = format!("{scheme}://us%40er:p%2Fw%20hush@localhost:{port}{parameter}");
+        let start = |ca: &str| {
+            Server::with(|launch| {
+                let launch = launch.set("smtp.url", &url).set("mail.from", SENDER);
+                launch.set("smtp.ca_file", ca)
+            })
+        };
+        let server = start(certificate.to_str().unwrap());
+        server.process.await_log("smtp server connected");
+        server.register("ann@example.com", PASSWORD).await;
+        let mail = smtp.await_mail("ann@example.com", 1);
+        let expected = (&json!(true), &json!("us@er"));
+        assert_eq!((&mail.0["tls"], &mail.0["user"]), expected, "{scheme}");
+        assert_not_logged(&server, &["hush"]);
+
+        let server = start("system");
+        let logged = server.process.await_log("smtp server unavailable");
+        assert!(logged.contains("certificate"), "{scheme}: {logged}");
+        server.register("bob@example.com", PASSWORD).await;
+        server.process.await_log("mail not sent");
+        assert!(smtp.mails("bob@example.com").is_empty(), "{scheme}: nothing is sent");
+    }
+}
+
+/// Creates a certificate and its key.
+fn certificate_for_localhost(folder: &Path) -> (PathBuf, PathBuf) {
+    let [key, certificate] = ["key.pem", "certificate.pem"].map(|name| folder.join(name));
     let made = Command::new("openssl")
         .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
         .args(["-nodes", "-days", "2", "-subj", "/CN=smtp"])
@@ -66,26 +100,7 @@ async fn mail_is_sent_over_starttls_with_a_login() {
         .output()
         .unwrap();
     assert!(made.status.success(), "{made:?}");
-    let smtp = SmtpServer::with(&json!({
-        "certificate": certificate, "key": key, "user": "us@er", "password": "p/w hush",
-    }));
-    let url = format!("smtp://us%40er:p%2Fw%20hush@localhost:{}?tls=required", smtp.port());
-    let start = |trusted: bool| {
-        Server::with(|launch| {
-            let launch = launch.set("smtp.url", &url).set("mail.from", SENDER);
-            let ca = if trusted { certificate.to_str().unwrap() } else { "system" };
-            launch.set("smtp.ca_file", ca)
-        })
-    };
-    let server = start(true);
-    server.process.await_log("smtp server connected");
-    server.register("ann@example.com", PASSWORD).await;
-    let mail = smtp.await_mail("ann@example.com", 1);
-    assert_eq!((&mail.0["tls"], &mail.0["user"]), (&json!(true), &json!("us@er")));
-
-    let server = start(false);
-    let logged = server.process.await_log("smtp server unavailable");
-    assert!(logged.contains("certificate"), "{logged}");
+    (certificate, key)
 }
 
 #[actix_rt::test]

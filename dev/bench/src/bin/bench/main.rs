@@ -6,6 +6,7 @@ mod cases;
 mod counters;
 mod extra_measurements;
 mod interrupt;
+mod logins;
 mod measure;
 mod plots;
 mod report;
@@ -61,6 +62,9 @@ fn measure(arguments: &Arguments) -> Report {
         }
         if wants("startup").is_some() {
             extra_measurements::startups(arguments, &mut services, &mut report.startups);
+        }
+        if wants("logins").is_some() {
+            logins::measure_all(arguments, &load, &mut services, &mut report.logins);
         }
         report.memory = wants("memory")
             .map(|()| extra_measurements::measure_memory(arguments, &load, &mut services));

@@ -48,16 +48,18 @@ pub(crate) struct Run {
 pub(crate) struct LoadReport {
     pub(crate) requests: u64,
     all_requests: f64,
-    seconds: f64,
+    pub(crate) seconds: f64,
     p50_us: f64,
-    p99_us: f64,
+    pub(crate) p99_us: f64,
     max_us: f64,
     cpu_us: Option<f64>,
+    /// Number of logins that were rejected because too many wait.
+    pub(crate) busy: u64,
 }
 
 impl LoadReport {
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-    fn count(&self) -> f64 {
+    pub(crate) fn count(&self) -> f64 {
         self.requests as f64
     }
 }

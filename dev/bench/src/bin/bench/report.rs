@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::extra_measurements::{Memory, Startup, Statement};
+use crate::logins::Logins;
 use crate::measure::{MATCHBOOK, Run};
 use crate::services::Machine;
 use crate::statistics::Spread;
@@ -18,6 +19,7 @@ pub(crate) struct Report {
     pub(crate) rows: Vec<Row>,
     pub(crate) statements: Vec<Statement>,
     pub(crate) startups: Vec<Startup>,
+    pub(crate) logins: Vec<Logins>,
     pub(crate) memory: Option<Memory>,
     /// Throughput of the refreshing client relative to plain awc.
     pub(crate) client_ratio: Option<f64>,
@@ -194,6 +196,11 @@ impl Report {
             let what = format!("milliseconds until ready, {}", startup.what);
             targets.push(Target::at_most(what, 300.0, Some(startup.millis.median)));
         }
+        for logins in &self.logins {
+            let what =
+                format!("p99 of refresh beside logins, of that without, {}", logins.database);
+            targets.push(Target::at_most(what, 1.5, Some(logins.p99_ratio.median)));
+        }
         let what = "throughput of the refreshing client, of plain awc's".to_owned();
         targets.push(Target::at_least(what, 0.95, self.client_ratio));
         self.targets = targets;
@@ -299,6 +306,9 @@ impl fmt::Display for Report {
         for Startup { what, millis, .. } in &self.startups {
             let Spread { median, lowest, highest } = millis;
             writeln!(f, "ready {what}: {median:.0} ms ({lowest:.0} to {highest:.0})")?;
+        }
+        for logins in &self.logins {
+            writeln!(f, "{logins}")?;
         }
         if let Some(Memory { peak_kib, before_kib, after_kib, rotations }) = &self.memory {
             writeln!(

@@ -11,7 +11,7 @@ pub(crate) struct Arguments {
     /// URL of the server, like `http://127.0.0.1:5001`.
     #[arg(long)]
     pub(crate) target: String,
-    /// Kind of request: refresh, keyed, repeat, user, token, oauth or `get:/path`.
+    /// Kind of request: refresh, keyed, repeat, user, token, login, oauth or `get:/path`.
     #[arg(long)]
     pub(crate) work: Work,
     /// Path, instead of the usual one.
@@ -35,6 +35,9 @@ pub(crate) struct Arguments {
     /// Use the next token of the file, and so another session, for each request.
     #[arg(long)]
     pub(crate) cold: bool,
+    /// Pause after each request, in milliseconds.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) pause: u64,
     /// Open a new connection for each request.
     #[arg(long)]
     pub(crate) reconnect: bool,
@@ -53,6 +56,8 @@ pub(crate) enum Work {
     Repeat,
     User,
     Token,
+    /// Logins with a password: one account per connection.
+    Login,
     Oauth,
     Get(String),
 }
@@ -67,6 +72,7 @@ impl std::str::FromStr for Work {
             "repeat" => Self::Repeat,
             "user" => Self::User,
             "token" => Self::Token,
+            "login" => Self::Login,
             "oauth" => Self::Oauth,
             _ => Self::Get(text.strip_prefix("get:").ok_or("unknown kind of request")?.to_owned()),
         })

@@ -15,6 +15,15 @@ use crate::arguments::{Arguments, Work};
 /// How long a refresh is repeated before the next token: half of the server's grace period.
 const RENEW_AFTER: Duration = Duration::from_secs(15);
 
+/// The password of all accounts.
+const PASSWORD: &str = "violet tractor seven hums";
+
+const FORM: &str = "Content-Type: application/x-www-form-urlencoded\r\n";
+const JSON: &str = "Content-Type: application/json\r\n";
+
+/// The pause after a rejection because too many logins wait.
+const BUSY_PAUSE: Duration = Duration::from_secs(1);
+
 /// The refresh tokens of all connections.
 pub(crate) struct Tokens {
     lines: RefCell<Vec<String>>,
@@ -27,7 +36,7 @@ impl Tokens {
         let text = arguments.tokens.as_ref().map(|file| fs::read_to_string(file).unwrap());
         let lines: Vec<_> = text.iter().flat_map(|text| text.lines()).map(str::to_owned).collect();
         let needed = match arguments.work {
-            Work::Token | Work::Get(_) => 0,
+            Work::Token | Work::Login | Work::Get(_) => 0,
             _ => arguments.connections,
         };
         if lines.len() < needed {
@@ -60,6 +69,8 @@ pub(crate) struct Client {
     request: Vec<u8>,
     /// Latency of each request.
     pub(crate) times: Vec<Duration>,
+    /// Number of logins that were rejected because too many wait.
+    pub(crate) busy: usize,
     expected: Expected,
 }
 
@@ -92,6 +103,7 @@ impl Client {
             host,
             request: Vec::with_capacity(2048),
             times: Vec::with_capacity(1 << 14),
+            busy: 0,
             expected: Expected::Anything,
         }
     }
@@ -114,6 +126,7 @@ impl Client {
                 let path = path.clone();
                 self.get(&path, "");
             }
+            Work::Login => self.register().await,
             Work::Refresh | Work::Keyed | Work::Token | Work::Oauth => {}
         }
     }
@@ -140,6 +153,12 @@ impl Client {
             Work::Oauth => self.refresh_oauth().await,
             Work::Repeat => self.repeat().await,
             Work::Token => self.token().await,
+            Work::Login => {
+                if !self.log_in().await {
+                    self.busy += 1;
+                    return tokio::time::sleep(BUSY_PAUSE).await;
+                }
+            }
             Work::Get(_) => {
                 let reply = self.exchange().await;
                 if reply.status != 200 {
@@ -156,18 +175,21 @@ impl Client {
             }
         }
         self.times.push(began.elapsed());
+        if self.arguments.pause > 0 {
+            tokio::time::sleep(Duration::from_millis(self.arguments.pause)).await;
+        }
     }
 
     /// Refreshes the token of this line. Returns both new tokens.
     async fn refresh(&mut self, usual: &str) -> (String, String) {
         let key = (self.arguments.work == Work::Keyed)
-            .then(|| format!("Idempotency-Key: {:032x}\r\n", fastrand::u128(..)));
+            .then(|| format!("{FORM}Idempotency-Key: {:032x}\r\n", fastrand::u128(..)));
         let path = match self.arguments.work {
             Work::User => usual.to_owned(),
             _ => self.path(usual).to_owned(),
         };
         let form = format!("refresh_token={}", self.tokens.lines.borrow()[self.line]);
-        self.post(&path, key.as_deref().unwrap_or_default(), &form);
+        self.post(&path, key.as_deref().unwrap_or(FORM), &form);
         let reply = exchange(&mut self.connection, &self.request).await;
         let grant = Grant::read(reply);
         let next = grant.refresh_token.to_owned();
@@ -184,7 +206,7 @@ impl Client {
         let form = format!(
             "grant_type=refresh_token&refresh_token={token}&client_id={id}&client_secret={secret}"
         );
-        self.post(&path, "", &form);
+        self.post(&path, FORM, &form);
         let reply = exchange(&mut self.connection, &self.request).await;
         let next = field(reply.body, "refresh_token");
         let (Some(next), Some(_), 200) = (next, field(reply.body, "access_token"), reply.status)
@@ -201,7 +223,7 @@ impl Client {
         let claims = claims(&access).to_owned();
         let since = Instant::now();
         let path = self.path("/refresh").to_owned();
-        self.post(&path, "", &format!("refresh_token={presented}"));
+        self.post(&path, FORM, &format!("refresh_token={presented}"));
         self.expected = Expected::Grant { refresh_token, claims, since };
     }
 
@@ -228,6 +250,36 @@ impl Client {
         Grant::read(exchange(&mut self.connection, &self.request).await);
     }
 
+    /// Registers the account of this connection, unless it exists.
+    async fn register(&mut self) {
+        let body = self.credentials();
+        loop {
+            self.post("/register", JSON, &body);
+            let reply = exchange(&mut self.connection, &self.request).await;
+            match reply.status {
+                201 | 409 => return,
+                503 => tokio::time::sleep(BUSY_PAUSE).await,
+                _ => unexpected_response("201 or 409", reply),
+            }
+        }
+    }
+
+    /// Logs in with a password. Returns whether it was admitted.
+    async fn log_in(&mut self) -> bool {
+        let body = self.credentials();
+        self.post("/login", JSON, &body);
+        let reply = exchange(&mut self.connection, &self.request).await;
+        let admitted = reply.status != 503;
+        if admitted {
+            Grant::read(reply);
+        }
+        admitted
+    }
+
+    fn credentials(&self) -> String {
+        format!(r#"{{"name":"load-{}","password":"{PASSWORD}"}}"#, self.line)
+    }
+
     fn path<'a>(&'a self, usual: &'a str) -> &'a str {
         self.arguments.path.as_deref().unwrap_or(usual)
     }
@@ -241,14 +293,14 @@ impl Client {
         write!(self.request, "GET {path} HTTP/1.1\r\n{}{more}\r\n", self.host).unwrap();
     }
 
-    fn post(&mut self, path: &str, more: &str, form: &str) {
+    /// Prepares a request. `headers` include the type of the body.
+    fn post(&mut self, path: &str, headers: &str, body: &str) {
         self.request.clear();
         write!(
             self.request,
-            "POST {path} HTTP/1.1\r\n{}{more}Content-Type: application/x-www-form-urlencoded\r\n\
-             Content-Length: {}\r\n\r\n{form}",
+            "POST {path} HTTP/1.1\r\n{}{headers}Content-Length: {}\r\n\r\n{body}",
             self.host,
-            form.len()
+            body.len()
         )
         .unwrap();
     }

@@ -44,7 +44,7 @@ async fn run(arguments: Arguments) {
     if arguments.wait {
         std::io::stdin().read_line(&mut String::new()).unwrap();
     }
-    let (_, mut times, took) = rounds(clients, measured).await;
+    let (clients, mut times, took) = rounds(clients, measured).await;
     tokens.write(&arguments);
 
     times.sort_unstable();
@@ -58,6 +58,7 @@ async fn run(arguments: Arguments) {
         "p99_us": micros(percentile(99)),
         "max_us": micros(times.last().copied().unwrap_or_default()),
         "cpu_us": cpu_us(),
+        "busy": clients.iter().map(|client| client.busy).sum::<usize>(),
     });
     println!("{result}");
 }
