@@ -36,7 +36,8 @@ pub(crate) struct Logins {
     pub(crate) busy_p99_us: Spread,
     /// The second of the first of the same round.
     pub(crate) p99_ratio: Spread,
-    pub(crate) logins_per_second: Spread,
+    /// Logins per second.
+    pub(crate) throughput: Spread,
     /// Number of logins in all rounds that got `503`.
     pub(crate) rejected: u64,
     /// Memory of the server before and after the logins, in KiB.
@@ -54,7 +55,7 @@ impl fmt::Display for Logins {
             self.database,
             self.busy_p99_us.median / 1000.0,
             self.idle_p99_us.median / 1000.0,
-            self.logins_per_second.median,
+            self.throughput.median,
             self.rejected,
             self.before_kib / 1024,
             self.after_kib / 1024
@@ -90,7 +91,7 @@ pub(crate) fn measure_all(
             idle_p99_us: spread(|round| round.idle.p99_us),
             busy_p99_us: spread(|round| round.busy.p99_us),
             p99_ratio: spread(|round| round.busy.p99_us / round.idle.p99_us),
-            logins_per_second: spread(|round| round.logins.count() / round.logins.seconds),
+            throughput: spread(|round| round.logins.count() / round.logins.seconds),
             rejected: rounds.iter().map(|round| round.logins.busy).sum(),
             before_kib,
             after_kib,
