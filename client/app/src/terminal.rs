@@ -35,7 +35,7 @@ fn read_line(input: &mut impl BufRead) -> io::Result<String> {
     Ok(line.to_owned())
 }
 
-/// Hides what is typed until it is dropped.
+/// Hides typed characters until it is dropped.
 struct HiddenInput(Termios);
 
 impl HiddenInput {

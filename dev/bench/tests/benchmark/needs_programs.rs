@@ -16,7 +16,7 @@ fn every_selected_case_is_measured() {
     let folder = tempfile::tempdir().unwrap();
     let bench = Path::new(env!("CARGO_BIN_EXE_bench"));
     assert!(bench.with_file_name("matchbook-server").is_file(), "build the server beside it");
-    let only = "refresh,user,token,jwks,repeat,tls,connect,sqlite,statement,startup";
+    let only = "refresh,user,token,jwks,repeat,tls,connect,sqlite,statement,startup,logins";
     let run = Command::new(bench)
         .args(["--quick", "--only", only])
         .current_dir(&folder)
@@ -43,6 +43,10 @@ fn every_selected_case_is_measured() {
     assert_eq!(statements.len(), 5);
     assert!(statements.iter().all(|alone| alone["rows_per_second"].as_f64() > Some(0.0)));
     assert_eq!(report["startups"].as_array().unwrap().len(), 3);
+    let logins = report["logins"].as_array().unwrap();
+    let databases: Vec<_> = logins.iter().map(|one| &one["database"]).collect();
+    assert_eq!(databases, ["PostgreSQL", "SQLite"]);
+    assert!(logins.iter().all(|one| one["throughput"]["median"].as_f64() > Some(0.0)));
     // These do not depend on the machine.
     let counted = [
         "SQL statements per refresh",
