@@ -137,17 +137,15 @@ pub fn matches(registered: &str, requested: &str) -> bool {
 /// Returns what follows the port of a loopback redirect URI.
 fn after_port<'a>(uri: &'a str, start: &str) -> Option<&'a str> {
     let rest = uri.strip_prefix(start)?;
-    let rest = match rest.strip_prefix(':') {
-        None => rest,
+    match rest.strip_prefix(':') {
+        None => Some(rest),
         Some(rest) => {
             let end =
                 rest.find(|character: char| !character.is_ascii_digit()).unwrap_or(rest.len());
             let (port, rest) = rest.split_at(end);
-            port.parse::<u16>().ok().filter(|port| *port > 0)?;
-            rest
+            port.parse::<u16>().ok().filter(|port| *port > 0).map(|_| rest)
         }
-    };
-    (rest.is_empty() || rest.starts_with(['/', '?'])).then_some(rest)
+    }
 }
 
 #[cfg(test)]

@@ -7,8 +7,10 @@ use matchbook_server::clients::{AuthenticationError, ClientCredentials, ClientRe
 use matchbook_server::store::{Options, Store};
 use serde_json::{Value, json};
 
+use crate::browser::Browser;
 use crate::support::{Server, Tokens, binary};
 
+const PASSWORD: &str = "violet tractor seven hums";
 const CALLBACK: &str = "https://app.example.com/callback";
 
 impl Server {
@@ -207,6 +209,9 @@ async fn removal_ends_all_sessions_of_the_client_and_no_others() {
     let [own, other, late] = [server.log_in().await, server.log_in().await, server.log_in().await];
     server.assign_session(&own, "app");
     server.assign_session(&other, "web");
+    server.register("ann", PASSWORD).await;
+    let browser = Browser::at(&server);
+    browser.log_in("ann", PASSWORD).await;
     let launch = server.world.server(binary());
     let command = thread::spawn(move || launch.run(&["clients", "remove", "app", "--json"]));
     crate::support::eventually(401, async || server.user(&own.access).await).await;
@@ -219,6 +224,7 @@ async fn removal_ends_all_sessions_of_the_client_and_no_others() {
     assert_eq!(server.user(&own.access).await, 401);
     assert_eq!(server.user(&late.access).await, 401);
     assert_eq!(server.user(&other.access).await, 200);
+    assert!(browser.is_logged_in().await);
     assert_eq!(server.number("SELECT count(*) AS number FROM clients"), 1);
     assert_eq!(server.number("SELECT count(*) AS number FROM consents"), 1);
     let events = "SELECT count(*) AS number FROM events \

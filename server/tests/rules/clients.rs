@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use matchbook_server::clients::{Client, ClientKind, ClientRegistry, GracePeriod};
 use matchbook_server::ids::ClientId;
 use matchbook_server::store::{Conn, Store, clients};
-use matchbook_server::tokens::Scope;
+use matchbook_server::tokens::{Scope, SecretDigests, client_secret_digest};
 
 use crate::harness::{DEFAULT, Harness, START};
 
@@ -70,6 +70,21 @@ async fn change_of_a_client_takes_effect_after_two_seconds() {
     assert!(clients::delete(&mut harness.conn, &id).unwrap());
     actix_rt::time::sleep(STALE).await;
     assert!(registry.get(&id).await.unwrap().is_none());
+}
+
+#[test]
+fn repeated_replacement_of_a_secret_keeps_the_one_before() {
+    let conn = &mut Harness::new(DEFAULT).conn;
+    let id = ClientId::from("app");
+    let [old, new] = ["old", "new"].map(|secret| client_secret_digest(&secret.into()));
+    let secrets = SecretDigests { current: old, previous: None };
+    let confidential = Client { kind: ClientKind::Confidential(secrets), ..client(&id) };
+    clients::insert(conn, &confidential).unwrap();
+    assert!(clients::replace_secret(conn, &id, &new).unwrap());
+    assert!(!clients::replace_secret(conn, &id, &new).unwrap());
+    let kind = clients::find(conn, &id).unwrap().unwrap().kind;
+    let secrets = SecretDigests { current: new, previous: Some(old) };
+    assert!(kind == ClientKind::Confidential(secrets));
 }
 
 #[actix_rt::test]
