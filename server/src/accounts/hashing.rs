@@ -2,9 +2,9 @@
 //!
 //! A hash needs a fixed amount of memory. The number of threads follows from the memory
 //! that hashing may use, and each thread keeps its memory. They leave one processor to the
-//! rest of the server, and to a database on the same machine. On Linux they run only while
-//! no other thread of the server is ready. Requests that find the queue full are rejected at
-//! once.
+//! rest of the server, and to a database on the same machine. They have a low priority: the
+//! operating system prefers everything else. Requests that find the queue full are rejected
+//! at once.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use argon2::Block;
+use rustix::process::{Pid, getpriority_process, setpriority_process};
+use rustix::thread::gettid;
 use tokio::sync::oneshot;
 
 use super::password::Password;
@@ -21,6 +23,10 @@ use super::password_hash::{self, BLOCKS, HashError, MEMORY_PER_HASH};
 /// How many requests wait for each thread. A request at the end of the queue waits for
 /// about two seconds.
 const QUEUE_PER_THREAD: usize = 64;
+
+/// How much lower the priority of the threads is, in steps of `nice`. Without any share of a
+/// busy machine (`SCHED_IDLE`), logins would wait until their clients time out.
+const NICENESS: i32 = 10;
 
 /// Why there is no hash.
 #[derive(Debug, thiserror::Error)]
@@ -113,23 +119,11 @@ fn work(jobs: &Mutex<Receiver<Job>>) {
     }
 }
 
-/// Lets this thread run only while a processor has nothing else to do (`SCHED_IDLE`). A
-/// lower priority is not enough: a thread that becomes ready would wait until the scheduler
-/// ends the time slice of the hash, several milliseconds for each request.
-#[cfg(target_os = "linux")]
-fn lower_priority() -> Result<(), thread_priority::Error> {
-    use thread_priority::{
-        NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy,
-        set_thread_priority_and_policy, thread_native_id,
-    };
-
-    let policy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
-    set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, policy)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn lower_priority() -> Result<(), thread_priority::Error> {
-    Ok(())
+/// Lowers the priority of this thread. On Linux each thread has its own.
+fn lower_priority() -> rustix::io::Result<()> {
+    let thread: Pid = gettid();
+    let priority = getpriority_process(Some(thread))?;
+    setpriority_process(Some(thread), priority + NICENESS)
 }
 
 #[cfg(test)]
