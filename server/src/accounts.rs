@@ -69,7 +69,7 @@ pub use password_hash::{
     HashError, UnusableHash, check as check_hash, create_here as hash_password,
 };
 pub use profile::Profile;
-pub use proof::{Proof, ProofError};
+pub use proof::{Proof, ProofError, Requester};
 pub use recovery_code::RecoveryCode;
 pub use register::{Register, RegisterError};
 pub use reset_password::{ForgottenPassword, ResetPassword, email_of};

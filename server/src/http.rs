@@ -26,7 +26,7 @@ mod well_known;
 
 use actix_web::error::{JsonPayloadError, QueryPayloadError, UrlencodedError};
 use actix_web::guard::GuardContext;
-use actix_web::http::header::CONTENT_TYPE;
+use actix_web::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use actix_web::{HttpRequest, Route, guard, web};
 
 use error::Error;
@@ -82,7 +82,10 @@ fn endpoints() -> Endpoints {
         .service(resource("/password/reset", "POST", web::post().to(links::reset)))
         .service(resource("/invitations/accept", "POST", web::post().to(links::accept)))
         .service(
-            resource("/account", "GET, PATCH, DELETE", web::get().to(account::read))
+            resource("/account", "GET, POST, PATCH, DELETE", page().to(pages::account))
+                .route(web::get().to(account::read))
+                .route(web::post().to(pages::act))
+                .app_data(page_form())
                 .route(web::patch().to(account::change))
                 .route(web::delete().to(account::delete)),
         )
@@ -192,6 +195,16 @@ pub fn metrics_routes(service: &mut web::ServiceConfig) {
 /// Returns how the form of a page is read.
 fn page_form() -> web::FormConfig {
     web::FormConfig::default().limit(pages::MAX_FORM_LEN).error_handler(pages::form_error)
+}
+
+/// Returns a route for a browser that opens a page, and not for a client of the API.
+fn page() -> Route {
+    web::get().guard(guard::fn_guard(|context| {
+        let headers = context.head().headers();
+        let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
+        let is_browser = accept.is_some_and(|accept| accept.contains("text/html"));
+        is_browser && !headers.contains_key(AUTHORIZATION)
+    }))
 }
 
 /// Returns whether a request is the form of a page, and not one of the API.

@@ -6,14 +6,17 @@
 mod accounts;
 #[cfg(feature = "base-url")]
 mod base_url;
+mod device_name;
 
 pub use accounts::{
     AcceptInvitationRequest, AccountInfo, AccountName, ChangeAccountRequest, ChangePasswordRequest,
     ConfirmRequest, ConfirmTotpRequest, ForgotPasswordRequest, LoginRequest, NewTotp,
     PasswordProof, RecoveryCodes, RegisterRequest, RegisteredUser, ResetPasswordRequest,
 };
+
 #[cfg(feature = "base-url")]
 pub use base_url::{UrlError, base_url, web_url};
+pub use device_name::device_name;
 
 use std::net::IpAddr;
 

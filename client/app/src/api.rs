@@ -19,14 +19,13 @@ use actix_web::{
 use futures_util::future::join_all;
 use matchbook_client::{Client, Error};
 use matchbook_shared::{
-    ErrorBody, InvalidGrantReason, RevokeSessionsQuery, RevokedSessions, SessionInfo,
+    ErrorBody, InvalidGrantReason, RevokeSessionsQuery, RevokedSessions, SessionInfo, device_name,
 };
 use serde::Serialize;
 use uuid::Uuid;
 
 use crate::browser_sessions::{BrowserSessions, Caller, Identity};
 use crate::csrf;
-use crate::device_name::device_name;
 use crate::ended::SessionEnd;
 use crate::error::AppError;
 use crate::feed::{self, Exchange};

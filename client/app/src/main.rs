@@ -9,7 +9,6 @@ mod commands;
 mod config;
 mod cookie;
 mod csrf;
-mod device_name;
 mod ended;
 mod error;
 mod feed;

@@ -4,18 +4,17 @@ use diesel::Connection;
 use secrecy::SecretString;
 
 use super::events::AccountEvent;
-use super::proof::{Proof, ProofError};
+use super::proof::{Proof, ProofError, Requester};
 use super::throttle::TooManyFailures;
 use super::{Accounts, Error, LoginName, Unacceptable};
 use crate::clock;
 use crate::ids::EventId;
-use crate::sessions::{self, ClientInfo, Context, EndReason, Keep, Revoked, UserSessions};
+use crate::sessions::{self, ClientInfo, Context, EndReason, Revoked, UserSessions};
 use crate::store::{Conn, accounts, events, identities, one_time_links};
-use crate::tokens::VerifiedToken;
 
 /// A request to change a password.
 pub struct ChangePassword {
-    pub access: VerifiedToken,
+    pub requester: Requester,
     pub current: SecretString,
     pub new: SecretString,
     pub client: ClientInfo,
@@ -57,9 +56,9 @@ impl Accounts {
         &self,
         request: ChangePassword,
     ) -> Result<(), ChangePasswordError> {
-        let ChangePassword { access, current, new, client } = request;
-        let user = access.user;
-        let proof = Proof { access, password: current, client: client.clone() };
+        let ChangePassword { requester, current, new, client } = request;
+        let user = requester.user;
+        let proof = Proof { requester, password: current, client: client.clone() };
         let hash = self.prove(proof).await?.password_hash;
         let find = move |conn: &mut Conn| identities::of_user(conn, user);
         let names = self.store.run(find).await?;
@@ -82,7 +81,7 @@ impl Accounts {
                 let cx = Context { event: event.offset(1), ..cx };
                 let others = UserSessions {
                     user,
-                    keep: Keep::Session(access.session),
+                    keep: requester.login,
                     reason: EndReason::PasswordChanged,
                 };
                 Ok((true, sessions::end_all(conn, others, &cx)?))

@@ -15,7 +15,6 @@ use crate::sessions::{ClientInfo, Context, EndReason, Revoked};
 use crate::store::accounts::{self, Account};
 use crate::store::identities::Identity;
 use crate::store::{Conn, events, identities, recovery_codes};
-use crate::tokens::VerifiedToken;
 
 /// An account as its user sees it.
 pub struct OwnAccount {
@@ -77,11 +76,10 @@ impl Accounts {
     /// Sets the name that people see; `None` removes it.
     pub async fn rename(
         &self,
-        access: VerifiedToken,
+        user: UserId,
         name: Option<DisplayName>,
         client: ClientInfo,
     ) -> Result<OwnAccount, OwnAccountError> {
-        let user = access.user;
         let now = clock::now();
         let event = EventId::new(now)?;
         let policy = *self.issuer.policy();
@@ -108,7 +106,7 @@ impl Accounts {
         proof: Proof,
         code: Option<&SecretString>,
     ) -> Result<(), DeleteError> {
-        let user = proof.access.user;
+        let user = proof.requester.user;
         let client = proof.client.clone();
         let proven = self.prove(proof).await.map_err(DeleteError::NotProven)?;
         let code = self.check_code(&proven.account, code)?;

@@ -1,18 +1,38 @@
-//! The proof that a request with an access token comes from the user of the account: its
-//! password.
+//! The proof that a request comes from the user of the account, and not only from a client or
+//! a browser that is logged in: the password.
 
 use secrecy::SecretString;
 
 use super::hashing::Verdict;
 use super::throttle::{Key, TooManyFailures};
-use super::{Accounts, Error, Password};
-use crate::sessions::ClientInfo;
+use super::{Accounts, Error, LoginSession, Password};
+use crate::ids::UserId;
+use crate::sessions::{ClientInfo, Keep};
 use crate::store::accounts::{self, Account};
 use crate::tokens::VerifiedToken;
 
-/// A password that a request presents with its access token.
+/// The user of a request, and the login by which it came.
+#[derive(Debug, Clone, Copy)]
+pub struct Requester {
+    pub user: UserId,
+    pub(super) login: Keep,
+}
+
+impl From<&VerifiedToken> for Requester {
+    fn from(access: &VerifiedToken) -> Self {
+        Self { user: access.user, login: Keep::Session(access.session) }
+    }
+}
+
+impl From<&LoginSession> for Requester {
+    fn from(login: &LoginSession) -> Self {
+        Self { user: login.user, login: Keep::LoginSession(login.id) }
+    }
+}
+
+/// A password that a request presents.
 pub struct Proof {
-    pub access: VerifiedToken,
+    pub requester: Requester,
     pub password: SecretString,
     pub client: ClientInfo,
 }
@@ -42,10 +62,10 @@ pub(super) struct Proven {
 }
 
 impl Accounts {
-    /// Verifies the password of a request. Failures without an access token do not delay it.
+    /// Verifies the password of a request. Failures of logins do not delay it.
     pub(super) async fn prove(&self, proof: Proof) -> Result<Proven, ProofError> {
-        let Proof { access, password, client } = proof;
-        let user = access.user;
+        let Proof { requester, password, client } = proof;
+        let user = requester.user;
         let account = self.store.run(move |conn| accounts::find(conn, user)).await?;
         let account = account.ok_or(ProofError::NoAccount)?;
         let password_hash = account.password_hash.clone().ok_or(ProofError::NoPassword)?;

@@ -16,7 +16,6 @@ use crate::secrets::KeyEncryptionKeys;
 use crate::sessions::{ClientInfo, Context};
 use crate::store::accounts::{Account, TotpUse};
 use crate::store::{Conn, accounts, events, identities, recovery_codes};
-use crate::tokens::VerifiedToken;
 
 /// The length of a secret in bytes (RFC 4226 §4, R6).
 const SECRET_LEN: usize = 20;
@@ -112,7 +111,7 @@ impl Accounts {
         &self,
         proof: Proof,
     ) -> Result<NewSecondFactor, SecondFactorError> {
-        let user = proof.access.user;
+        let user = proof.requester.user;
         self.prove(proof).await.map_err(SecondFactorError::NotProven)?;
         let secret: [u8; SECRET_LEN] = random()?;
         let encrypted = encrypt(&self.keys.second_factor, user, &secret)?;
@@ -139,11 +138,10 @@ impl Accounts {
     /// cannot be shown again.
     pub async fn confirm_second_factor(
         &self,
-        access: VerifiedToken,
+        user: UserId,
         code: &SecretString,
         client: ClientInfo,
     ) -> Result<Vec<RecoveryCode>, SecondFactorError> {
-        let user = access.user;
         let account = self.store.run(move |conn| accounts::find(conn, user)).await?;
         let account = account.ok_or(SecondFactorError::NoAccount)?;
         if account.totp_confirmed_at.is_some() {
@@ -189,7 +187,7 @@ impl Accounts {
         proof: Proof,
         code: Option<&SecretString>,
     ) -> Result<(), SecondFactorError> {
-        let user = proof.access.user;
+        let user = proof.requester.user;
         let client = proof.client.clone();
         let account = self.prove(proof).await.map_err(SecondFactorError::NotProven)?.account;
         if account.totp_secret.is_none() {

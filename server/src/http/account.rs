@@ -14,7 +14,7 @@ use super::extract::bearer::Bearer;
 use super::extract::body_timeout::WithTimeout;
 use super::state::State;
 use crate::accounts::{
-    DeleteError, DisplayName, InvalidDisplayName, OwnAccount, OwnAccountError, Proof,
+    DeleteError, DisplayName, InvalidDisplayName, OwnAccount, OwnAccountError, Proof, Requester,
     SecondFactorError,
 };
 use crate::limits::Limit;
@@ -62,7 +62,7 @@ pub(super) async fn change(
     let ChangeAccountRequest { display_name } = body.into_inner();
     let name = display_name.ok_or(Error::InvalidRequest("Send the field `displayName`."))?;
     let name = name.map(|name| DisplayName::parse(&name)).transpose()?;
-    Ok(Json(info(state.accounts.rename(access, name, client).await?)))
+    Ok(Json(info(state.accounts.rename(access.user, name, client).await?)))
 }
 
 /// Deletes the account and ends its sessions.
@@ -84,7 +84,7 @@ pub(super) async fn delete(
     WithTimeout(body): WithTimeout<Json<PasswordProof>>,
     client: ClientInfo,
 ) -> Result<HttpResponse, Error> {
-    let (proof, code) = proof(&state, access, body.into_inner(), client)?;
+    let (proof, code) = proof(&state, &access, body.into_inner(), client)?;
     state.accounts.delete(proof, code.as_ref()).await?;
     Ok(HttpResponse::NoContent().finish())
 }
@@ -110,7 +110,7 @@ pub(super) async fn begin_totp(
     WithTimeout(body): WithTimeout<Json<PasswordProof>>,
     client: ClientInfo,
 ) -> Result<Json<NewTotp>, Error> {
-    let (proof, _) = proof(&state, access, body.into_inner(), client)?;
+    let (proof, _) = proof(&state, &access, body.into_inner(), client)?;
     let new = state.accounts.begin_second_factor(proof).await?;
     Ok(Json(NewTotp { secret: new.secret, uri: new.uri }))
 }
@@ -136,7 +136,7 @@ pub(super) async fn confirm_totp(
 ) -> Result<Json<RecoveryCodes>, Error> {
     state.check_limit(client.ip.map(Limit::Login))?;
     let code = required(body.into_inner().code, "Send the field `code`.")?.into();
-    let codes = state.accounts.confirm_second_factor(access, &code, client).await?;
+    let codes = state.accounts.confirm_second_factor(access.user, &code, client).await?;
     let recovery_codes = codes.iter().map(crate::accounts::RecoveryCode::encode).collect();
     Ok(Json(RecoveryCodes { recovery_codes }))
 }
@@ -160,7 +160,7 @@ pub(super) async fn delete_totp(
     WithTimeout(body): WithTimeout<Json<PasswordProof>>,
     client: ClientInfo,
 ) -> Result<HttpResponse, Error> {
-    let (proof, code) = proof(&state, access, body.into_inner(), client)?;
+    let (proof, code) = proof(&state, &access, body.into_inner(), client)?;
     state.accounts.disable_second_factor(proof, code.as_ref()).await?;
     Ok(HttpResponse::NoContent().finish())
 }
@@ -168,13 +168,14 @@ pub(super) async fn delete_totp(
 /// Counts a request with a password against the limit, and returns its parts.
 fn proof(
     state: &State,
-    access: VerifiedToken,
+    access: &VerifiedToken,
     body: PasswordProof,
     client: ClientInfo,
 ) -> Result<(Proof, Option<SecretString>), Error> {
     state.check_limit(client.ip.map(Limit::Login))?;
     let password = required(body.password, "Send the field `password`.")?.into();
-    Ok((Proof { access, password, client }, optional(body.code)))
+    let requester = Requester::from(access);
+    Ok((Proof { requester, password, client }, optional(body.code)))
 }
 
 fn info(own: OwnAccount) -> AccountInfo {

@@ -16,7 +16,7 @@ use super::refresh::token_response;
 use super::state::State;
 use crate::accounts::{
     ChangePassword, ChangePasswordError, LogIn, LogInError, LoggedIn, LoginName, Register,
-    RegisterError,
+    RegisterError, Requester,
 };
 use crate::limits::Limit;
 use crate::sessions::ClientInfo;
@@ -125,7 +125,8 @@ pub(super) async fn change_password(
     let ChangePasswordRequest { current, new } = body.into_inner();
     let current = required(current, "Send the field `current`.")?.into();
     let new = required(new, "Send the field `new`.")?.into();
-    state.accounts.change_password(ChangePassword { access, current, new, client }).await?;
+    let requester = Requester::from(&access);
+    state.accounts.change_password(ChangePassword { requester, current, new, client }).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 

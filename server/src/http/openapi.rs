@@ -78,6 +78,7 @@ rejects other methods with `405` and the header `Allow`. Each response has the h
         link_forms::reset,
         link_forms::set_password,
         pages::login::login,
+        pages::account::act,
         pages::create_account::create_account,
         pages::create_account::new_account,
         pages::forgot_password::forgot_password,

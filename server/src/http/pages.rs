@@ -5,6 +5,7 @@
 //! link does nothing. All other forms carry a value that is bound to the browser
 //! ([`Browser`]), against requests from other sites (CSRF).
 
+pub(super) mod account;
 mod browser;
 mod continuation;
 pub(super) mod create_account;
@@ -25,6 +26,7 @@ use super::state::State;
 use crate::config::pages::{Logo, Options};
 use crate::crypto::TokenKeys;
 
+pub(super) use account::{account, act};
 pub(super) use create_account::{create_account, new_account};
 pub(super) use forgot_password::{forgot_password, send_reset_link};
 pub(super) use link_forms::{

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
 
 mod account;
+mod account_pages;
 mod accounts;
 mod accounts_histories;
 mod accounts_lifecycle;

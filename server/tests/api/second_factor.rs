@@ -32,7 +32,7 @@ pub(crate) async fn enroll(
 }
 
 /// The code that an app shows `steps` time steps from now.
-fn code_of(secret: &str, steps: i64) -> String {
+pub(crate) fn code_of(secret: &str, steps: i64) -> String {
     let secret = Secret::try_from_base32(secret).unwrap();
     let totp = Builder::new().with_secret(secret).build().unwrap();
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();

@@ -65,7 +65,7 @@ async fn error_responses_of_every_endpoint() {
         ("GET", "/password/reset"),
         ("GET", "/register/confirm"),
         ("GET", "/invitations/accept"),
-        ("POST", "/account"),
+        ("PUT", "/account"),
         ("GET", "/account"),
         ("GET", "/account/totp"),
         ("GET", "/account/totp/confirm"),

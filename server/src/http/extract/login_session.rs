@@ -45,7 +45,6 @@ pub(in crate::http) fn set(value: &str, lifetime: Duration) -> (HeaderName, Stri
 }
 
 /// Returns the header that deletes the cookie.
-#[expect(dead_code, reason = "the page of the account uses it")]
 pub(in crate::http) fn clear() -> (HeaderName, String) {
     cookies::set(COOKIE, "", 0)
 }

@@ -42,7 +42,8 @@ const MAX_LEN: usize = 60;
 
 /// Returns the name of a browser and its system, or of a program and its device. Returns
 /// `None` if the `User-Agent` names neither.
-pub(crate) fn device_name(user_agent: &str) -> Option<String> {
+#[must_use]
+pub fn device_name(user_agent: &str) -> Option<String> {
     let (kind, device) = if user_agent.starts_with("Mozilla/") {
         let first = |names: &[(&'static str, &'static str)]| {
             names.iter().find(|(part, _)| user_agent.contains(part)).map(|(_, name)| *name)
