@@ -41,10 +41,10 @@ async fn page_is_for_browsers_and_the_native_endpoint_stays() {
     let page = browser.get("/account").await;
     assert_page(&page, 200);
     assert!(page.text.contains("<strong>ann</strong>"), "{}", page.text);
-    let stranger = Browser::at(&server);
-    assert_redirect(&stranger.get("/account").await, "login");
+    let logged_out = Browser::at(&server);
+    assert_redirect(&logged_out.get("/account").await, "login");
     assert_redirect(
-        &stranger.post("/account", &[("action".into(), "delete".into())]).await,
+        &logged_out.post("/account", &[("action".into(), "delete".into())]).await,
         "login",
     );
 
