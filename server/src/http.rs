@@ -170,6 +170,7 @@ fn page_routes(service: &mut Endpoints) {
         ))
         .service(form("/verify", read().to(pages::verify), post().to(pages::verify_registration)))
         .service(form("/reset", read().to(pages::reset), post().to(pages::set_password)))
+        .service(form("/consent", read().to(pages::consent), post().to(pages::decide)))
         .service(form(
             "/create-account",
             read().to(pages::create_account),

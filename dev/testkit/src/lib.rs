@@ -8,6 +8,7 @@
 //! tests that stop, pause or reconfigure them. [`ScriptedServer`] is a token server that
 //! follows a script, for tests of the client.
 
+mod browser;
 mod http;
 mod postgres;
 mod process;
@@ -19,6 +20,7 @@ mod tcp_proxy;
 mod test_env;
 
 pub use self::redis::{Redis, connect};
+pub use browser::{BrowserDriver, BrowserWindow, is_root};
 pub use http::{Http, TestResponse};
 pub use postgres::{Postgres, Stop};
 pub use process::{Process, ProcessBuilder};

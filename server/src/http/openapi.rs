@@ -79,6 +79,8 @@ rejects other methods with `405` and the header `Allow`. Each response has the h
         link_forms::set_password,
         pages::login::login,
         pages::account::act,
+        pages::consent::consent,
+        pages::consent::decide,
         pages::create_account::create_account,
         pages::create_account::new_account,
         pages::forgot_password::forgot_password,

@@ -7,6 +7,7 @@
 
 pub(super) mod account;
 mod browser;
+pub(super) mod consent;
 mod continuation;
 pub(super) mod create_account;
 pub(super) mod forgot_password;
@@ -14,6 +15,7 @@ pub(super) mod link_forms;
 pub(super) mod login;
 mod page;
 mod problem;
+mod scope_text;
 mod theme;
 
 use actix_web::HttpResponse;
@@ -27,6 +29,7 @@ use crate::config::pages::{Logo, Options};
 use crate::crypto::TokenKeys;
 
 pub(super) use account::{account, act};
+pub(super) use consent::{consent, decide};
 pub(super) use create_account::{create_account, new_account};
 pub(super) use forgot_password::{forgot_password, send_reset_link};
 pub(super) use link_forms::{

@@ -3,66 +3,32 @@
 mod accounts;
 
 use std::future::Future;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::ops::Deref;
+use std::time::Duration;
 
 use fantoccini::key::Key;
-use fantoccini::wd::Capabilities;
-use fantoccini::{Client, ClientBuilder, Locator};
-use hyper_util::client::legacy::connect::HttpConnector;
-use matchbook_testkit::{Http, Reaction, ScriptedServer, TestEnv, TestResponse};
+use fantoccini::{Client, Locator};
+use matchbook_testkit::{BrowserDriver, BrowserWindow, Reaction, ScriptedServer, TestEnv};
 use serde_json::{Value, json};
 
-use super::support::{Setup, authority, client, is_root, server_binary};
-
-/// Timeout for a condition on the page, long enough for a busy machine.
-const TIMEOUT: Duration = Duration::from_secs(60);
+use super::support::{Setup, authority, client, server_binary};
 
 /// Window widths in pixels.
 const PHONE_WIDTH: u32 = 360;
 
 const DESKTOP_WIDTH: u32 = 1280;
 
-/// A chromedriver process. Dropping this kills it.
-struct Driver {
-    child: Child,
-    url: String,
-}
-
-impl Driver {
-    fn start() -> Self {
-        let mut child = Command::new("chromedriver")
-            .arg("--port=0")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the program `chromedriver` is on the PATH");
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let port = lines.by_ref().find_map(|line| {
-            let line = line.unwrap();
-            let port = line.split_once("started successfully on port ")?.1;
-            Some(port.trim_end_matches('.').to_owned())
-        });
-        let url = format!("http://127.0.0.1:{}", port.expect("chromedriver prints its port"));
-        // Keeps the pipe open.
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child, url }
-    }
-}
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// A browser with the page open.
 struct Page {
-    browser: Client,
-    driver: Http,
+    window: BrowserWindow,
+}
+
+impl Deref for Page {
+    type Target = BrowserWindow;
+
+    fn deref(&self) -> &BrowserWindow {
+        &self.window
+    }
 }
 
 impl Page {
@@ -72,9 +38,9 @@ impl Page {
     where
         F: Future<Output = ()> + 'static,
     {
-        let driver = Driver::start();
-        let page = Self::open(&driver, url, capabilities(width, None)).await;
-        let browser = page.browser.clone();
+        let driver = BrowserDriver::start();
+        let page = Self::open(&driver, url, width, None).await;
+        let browser = page.browser();
         let outcome = actix_rt::spawn(test(page)).await;
         browser.close().await.unwrap();
         if let Err(error) = outcome {
@@ -82,30 +48,13 @@ impl Page {
         }
     }
 
-    async fn open(driver: &Driver, url: &str, capabilities: Capabilities) -> Self {
-        let browser = ClientBuilder::new(HttpConnector::new())
-            .capabilities(capabilities)
-            .connect(&driver.url)
-            .await
-            .expect("Chromium starts");
-        browser.goto(url).await.unwrap();
-        Self { browser, driver: Http::new(&driver.url, None) }
+    async fn open(driver: &BrowserDriver, url: &str, width: u32, user_agent: Option<&str>) -> Self {
+        Self { window: BrowserWindow::open(driver, url, width, user_agent).await }
     }
 
-    async fn value(&self, expression: &str) -> Value {
-        self.browser.execute(&format!("return {expression};"), Vec::new()).await.unwrap()
-    }
-
-    /// Waits until a JavaScript expression is truthy.
-    async fn wait_until(&self, what: &str, expression: &str) {
-        let start = Instant::now();
-        while self.value(&format!("!({expression})")).await == true {
-            if start.elapsed() > TIMEOUT {
-                let text = self.value("document.body.innerText").await;
-                panic!("timeout: {what}. The page shows: {text}");
-            }
-            actix_rt::time::sleep(Duration::from_millis(20)).await;
-        }
+    /// Returns a handle of the browser, which closes it.
+    fn browser(&self) -> Client {
+        Client::clone(&self.window)
     }
 
     async fn wait_for_text(&self, id: &str, text: &str) {
@@ -115,7 +64,7 @@ impl Page {
     }
 
     async fn press(&self, id: &str) {
-        let button = self.browser.find(Locator::Id(id)).await.unwrap();
+        let button = self.find(Locator::Id(id)).await.unwrap();
         button.click().await.unwrap();
     }
 
@@ -123,22 +72,6 @@ impl Page {
     async fn press_and_expect(&self, id: &str, text: &str) {
         self.press(id).await;
         self.wait_for_text("message", text).await;
-    }
-
-    async fn press_key(&self, key: Key) {
-        let focused = self.browser.active_element().await.unwrap();
-        focused.send_keys(&char::from(key).to_string()).await.unwrap();
-    }
-
-    /// Presses the tab key until the expression is true for the focus.
-    async fn tab_to(&self, wanted: &str) {
-        for _ in 0..40 {
-            self.press_key(Key::Tab).await;
-            if self.value(wanted).await == true {
-                return;
-            }
-        }
-        panic!("the focus never came to {wanted}");
     }
 
     /// Logs in, and waits until the page lists the session.
@@ -166,32 +99,9 @@ impl Page {
         serde_json::from_value(rows).unwrap()
     }
 
-    /// Returns and clears the browser's console: errors, and violations of the content
-    /// security policy.
-    async fn console(&self) -> Vec<String> {
-        let session = self.browser.session_id().await.unwrap().unwrap();
-        let command = self.driver.request("POST", &format!("/session/{session}/se/log"));
-        let response = TestResponse::of(command.send_json(&json!({ "type": "browser" }))).await;
-        let entries = response.json()["value"].as_array().expect("a list of entries").clone();
-        entries.iter().map(|entry| format!("{}: {}", entry["level"], entry["message"])).collect()
-    }
-
-    /// Asserts that the page fits into a window of this width.
-    async fn assert_fits(&self, width: u32) {
-        assert_eq!(self.value("innerWidth").await, width);
-        assert_eq!(self.value("document.documentElement.scrollWidth").await, width);
-        let wide = self
-            .value(&format!(
-                "[...document.querySelectorAll('body *')].filter((one) => \
-                 one.getBoundingClientRect().right > {width}).map((one) => one.outerHTML)"
-            ))
-            .await;
-        assert_eq!(wide, json!([]), "nothing is clipped");
-    }
-
     /// Asserts that there is no token, no resource of another origin, and no console entry.
     async fn assert_clean(&self) {
-        let source = self.browser.source().await.unwrap();
+        let source = self.source().await.unwrap();
         assert!(source.contains("Matchbook"), "{source}");
         let stored = self
             .value(
@@ -216,28 +126,6 @@ impl Page {
         assert_eq!(foreign, json!([]));
         assert_eq!(self.console().await, [""; 0]);
     }
-}
-
-fn capabilities(width: u32, user_agent: Option<&str>) -> Capabilities {
-    let user_agent = user_agent.map(|text| format!("--user-agent={text}"));
-    let mut arguments = vec!["--headless", "--disable-gpu", "--disable-dev-shm-usage"];
-    arguments.extend(["--disable-background-networking", "--no-first-run"]);
-    arguments.extend(user_agent.as_deref());
-    if is_root() {
-        // Chromium has no sandbox for root.
-        arguments.push("--no-sandbox");
-    }
-    let capabilities = json!({
-        "browserName": "chrome",
-        "goog:loggingPrefs": { "browser": "ALL" },
-        "goog:chromeOptions": {
-            "args": arguments,
-            "mobileEmulation": {
-                "deviceMetrics": { "width": width, "height": 900, "pixelRatio": 1, "touch": false },
-            },
-        },
-    });
-    capabilities.as_object().unwrap().clone()
 }
 
 #[actix_rt::test]
@@ -386,10 +274,10 @@ async fn a_session_end_without_an_action_is_reported_with_its_reason() {
             format!("fetch('{path}', {{ method: 'POST', headers: {{ 'X-Matchbook': 'page' }} }})")
         };
         actix_rt::time::sleep(Duration::from_millis(1500)).await;
-        page.browser.execute(&call("/api/login"), Vec::new()).await.unwrap();
+        page.execute(&call("/api/login"), Vec::new()).await.unwrap();
         page.wait_for_text("message", "Another login with the same cookie has replaced").await;
         actix_rt::time::sleep(Duration::from_millis(3500)).await;
-        page.browser.execute(&call("/api/info"), Vec::new()).await.unwrap();
+        page.execute(&call("/api/info"), Vec::new()).await.unwrap();
         let why = "The session has ended because it was not used for longer than the server \
                    allows: log in again.";
         page.wait_for_text("message", why).await;

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use awc::ClientRequest;
-use matchbook_testkit::{Http, Process, TestEnv, TestResponse, free_port};
+use matchbook_testkit::{Http, Process, TestEnv, TestResponse, free_port, is_root};
 use openssl::asn1::Asn1Time;
 use openssl::bn::BigNum;
 use openssl::ec::{EcGroup, EcKey};
@@ -19,7 +19,7 @@ use openssl::pkey::PKey;
 use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
 use openssl::x509::{X509, X509NameBuilder};
 
-use super::support::{client, cookie_of, is_root, server_binary};
+use super::support::{client, cookie_of, server_binary};
 
 /// Timeout for the start of nginx, long enough for a busy machine.
 const START_TIMEOUT: Duration = Duration::from_secs(60);

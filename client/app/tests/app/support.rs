@@ -232,9 +232,3 @@ pub(crate) fn assert_error(response: &TestResponse, status: u16, code: &str) {
     assert!(response.field("message").ends_with('.'), "{}", response.text);
     assert_eq!(response.header("content-type"), "application/json");
 }
-
-/// Returns whether the tests run as root.
-pub(crate) fn is_root() -> bool {
-    let id = std::process::Command::new("id").arg("-u").output().expect("the program `id` exists");
-    id.stdout.trim_ascii() == b"0"
-}

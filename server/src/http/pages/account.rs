@@ -1,4 +1,4 @@
-//! The page of the account: sessions, password, second factor, deletion.
+//! The page of the account: sessions, applications, password, second factor, deletion.
 
 pub(in crate::http) mod actions;
 mod totp;
@@ -12,12 +12,15 @@ use utoipa::ToSchema;
 use super::browser::Browser;
 use super::page::Page;
 use super::problem::{Problem, parts};
+use super::scope_text::scope_texts;
 use crate::accounts::{DeleteError, LoginSession, OwnAccount, SecondFactorError, Unacceptable};
 use crate::clock::{self, Timestamp};
+use crate::grants::Application;
 use crate::http::error::{Error, PageErrors, RequestBody};
 use crate::http::extract::body_timeout::WithTimeout;
 use crate::http::state::State;
-use crate::issuer::SessionSummary;
+use crate::ids::ClientId;
+use crate::issuer::{self, SessionSummary};
 use crate::sessions::ClientInfo;
 use actions::{Action, Done};
 
@@ -34,7 +37,7 @@ pub(in crate::http) struct ActionForm {
     #[serde(default)]
     csrf: String,
     action: Action,
-    /// The session to end.
+    /// The session to end, or the client whose consent is revoked.
     #[serde(default)]
     id: String,
     /// The current password.
@@ -54,9 +57,18 @@ pub(in crate::http) struct ActionForm {
     code: String,
 }
 
+/// An application that the user has permitted something.
+struct ListedApplication {
+    client: String,
+    name: String,
+    scopes: Vec<String>,
+}
+
 /// A session of an application.
 struct ListedSession {
     id: String,
+    /// The name of the OAuth client, if one opened the session.
+    application: Option<String>,
     device: String,
     ip: Option<String>,
     /// In RFC 3339.
@@ -69,6 +81,8 @@ struct ListedSession {
 struct AccountPage<'a> {
     csrf: &'a str,
     name: String,
+    /// The first login name, for password managers.
+    login_name: String,
     /// The login names, separated by commas.
     names: String,
     has_password: bool,
@@ -76,6 +90,7 @@ struct AccountPage<'a> {
     recovery_codes_left: i64,
     min_length: usize,
     sessions: Vec<ListedSession>,
+    applications: Vec<ListedApplication>,
     done: Option<&'static str>,
     problem: Option<String>,
     /// The action that the problem is about.
@@ -115,8 +130,8 @@ async fn show(
     shown: Shown,
 ) -> Result<Page, Error> {
     let own = state.accounts.own_account(login.user).await?;
-    let sessions = state.issuer.sessions(login.user).await?;
-    let now = clock::now();
+    let sessions = sessions(state, login).await?;
+    let applications = state.grants.applications(login.user).await?;
     let (failed, problem) = match shown.problem {
         Some((action, problem)) => (Some(action), Some(problem)),
         None => (None, None),
@@ -127,13 +142,15 @@ async fn show(
     let first = names.first().cloned().unwrap_or_default();
     let content = AccountPage {
         csrf: &browser.form_value(state),
-        name: account.display_name.unwrap_or(first),
+        name: account.display_name.unwrap_or_else(|| first.clone()),
+        login_name: first,
         names: names.join(", "),
         has_password: account.password_hash.is_some(),
         has_totp: account.totp_confirmed_at.is_some(),
         recovery_codes_left,
         min_length: state.accounts.password_min_length(),
-        sessions: sessions.iter().map(|session| listed(session, now)).collect(),
+        sessions,
+        applications: applications.into_iter().map(listed_application).collect(),
         done: shown.done.map(Done::message),
         problem,
         failed,
@@ -141,11 +158,39 @@ async fn show(
     Ok(browser.show(Page::new(status, "Your account", &content)))
 }
 
-fn listed(session: &SessionSummary, now: Timestamp) -> ListedSession {
+fn listed_application(application: Application) -> ListedApplication {
+    let Application { client, name, scope, .. } = application;
+    ListedApplication {
+        name: name.unwrap_or_else(|| "An application that was removed".to_owned()),
+        client: client.to_string(),
+        scopes: scope_texts(&scope),
+    }
+}
+
+/// Returns the sessions of the user.
+async fn sessions(state: &State, login: &LoginSession) -> Result<Vec<ListedSession>, Error> {
+    let now = clock::now();
+    let mut all = Vec::new();
+    for session in state.issuer.sessions(login.user).await? {
+        let application = match session.client.as_deref() {
+            Some(id) => {
+                let client = state.clients.get(&ClientId::from(id)).await;
+                let client = client.map_err(issuer::Error::from)?;
+                Some(client.map_or_else(|| id.to_owned(), |client| client.name.clone()))
+            }
+            None => None,
+        };
+        all.push(listed(&session, application, now));
+    }
+    Ok(all)
+}
+
+fn listed(session: &SessionSummary, application: Option<String>, now: Timestamp) -> ListedSession {
     let used_at = session.rotated_at.unwrap_or(session.created_at);
     let device = session.user_agent.as_deref().and_then(device_name);
     ListedSession {
         id: session.id.0.to_string(),
+        application,
         device: device.unwrap_or_else(|| "Unknown device".to_owned()),
         ip: session.ip.as_ref().map(|address| address.0.to_string()),
         used_at: used_at.to_string(),

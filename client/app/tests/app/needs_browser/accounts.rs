@@ -19,7 +19,7 @@ const PASSWORD: &str = "violet tractor seven hums";
 
 impl Page {
     async fn fill(&self, id: &str, text: &str) {
-        let field = self.browser.find(Locator::Id(id)).await.unwrap();
+        let field = self.find(Locator::Id(id)).await.unwrap();
         field.clear().await.unwrap();
         field.send_keys(text).await.unwrap();
     }
@@ -29,7 +29,7 @@ impl Page {
         let open = format!("document.getElementById('{form}-section').open");
         if self.value(&open).await == false {
             let summary = format!("#{form}-section summary");
-            self.browser.find(Locator::Css(&summary)).await.unwrap().click().await.unwrap();
+            self.find(Locator::Css(&summary)).await.unwrap().click().await.unwrap();
         }
         self.fill(&format!("{form}-name"), name).await;
         self.fill(&format!("{form}-password"), password).await;
@@ -63,10 +63,10 @@ impl Page {
 async fn an_account_is_used_on_two_browsers_over_a_restart_and_one_ends_the_other() {
     let mut setup = Setup::start(|server| server);
     let url = setup.client.url().to_owned();
-    let driver = Driver::start();
-    let one = Page::open(&driver, &url, capabilities(DESKTOP_WIDTH, Some(FIREFOX))).await;
-    let other = Page::open(&driver, &url, capabilities(NARROW_WIDTH, Some(CHROME))).await;
-    let browsers = [one.browser.clone(), other.browser.clone()];
+    let driver = BrowserDriver::start();
+    let one = Page::open(&driver, &url, DESKTOP_WIDTH, Some(FIREFOX)).await;
+    let other = Page::open(&driver, &url, NARROW_WIDTH, Some(CHROME)).await;
+    let browsers = [one.browser(), other.browser()];
     let journey = async move {
         one.submit("register", NAME, PASSWORD).await;
         one.wait_for_text("message", "Registered and logged in as anna@example.com.").await;
@@ -106,7 +106,7 @@ async fn an_account_is_used_on_two_browsers_over_a_restart_and_one_ends_the_othe
         let title = "document.querySelector('[data-current=false] .device').title";
         assert_eq!(one.value(title).await, CHROME);
         let end = Locator::Css("#sessions [data-current=false] button");
-        one.browser.find(end).await.unwrap().click().await.unwrap();
+        one.find(end).await.unwrap().click().await.unwrap();
         one.wait_for_text("message", "That session has ended.").await;
         one.wait_for_devices(&["Firefox on Windows"]).await;
         let why = "The session has ended because it was logged out, here or from another device";
@@ -145,15 +145,15 @@ async fn a_guest_registers_by_keyboard_and_keeps_its_user_id() {
         page.tab_to("document.activeElement.id === 'register-title'").await;
         page.press_key(Key::Enter).await;
         page.tab_to("document.activeElement.id === 'register-name'").await;
-        page.browser.active_element().await.unwrap().send_keys("anna").await.unwrap();
+        page.active_element().await.unwrap().send_keys("anna").await.unwrap();
         page.press_key(Key::Tab).await;
-        page.browser.active_element().await.unwrap().send_keys("short").await.unwrap();
+        page.active_element().await.unwrap().send_keys("short").await.unwrap();
         page.press_key(Key::Enter).await;
         page.wait_for_text("register-error", "12 characters").await;
         page.console().await;
         let focused = "document.activeElement.id";
         assert_eq!(page.value(focused).await, "register-password");
-        page.browser.active_element().await.unwrap().send_keys(PASSWORD).await.unwrap();
+        page.active_element().await.unwrap().send_keys(PASSWORD).await.unwrap();
         page.press_key(Key::Enter).await;
         page.wait_for_text("message", "Registered and logged in as anna.").await;
         page.wait_for_text("login-state", "Logged in as anna").await;
@@ -207,7 +207,7 @@ async fn the_code_of_the_second_factor_is_asked_for_when_the_server_requires_it(
         page.wait_for_text("login-error", "Enter the code of your authenticator app").await;
         assert_eq!(page.value("document.activeElement.id").await, "login-code");
         page.assert_fits(NARROW_WIDTH).await;
-        page.browser.active_element().await.unwrap().send_keys("123456").await.unwrap();
+        page.active_element().await.unwrap().send_keys("123456").await.unwrap();
         page.press_key(Key::Enter).await;
         page.wait_for_text("message", "Logged in as anna@example.com.").await;
         let sent: Value = serde_json::from_slice(&script.received("/login")[1].body).unwrap();

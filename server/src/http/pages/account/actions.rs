@@ -14,7 +14,7 @@ use crate::http::pages::browser::Browser;
 use crate::http::pages::page::Page;
 use crate::http::pages::problem::Problem;
 use crate::http::state::State;
-use crate::ids::SessionId;
+use crate::ids::{ClientId, SessionId};
 use crate::limits::Limit;
 use crate::sessions::{ClientInfo, Keep};
 
@@ -25,6 +25,7 @@ pub(in crate::http) enum Action {
     LogOut,
     EndSession,
     EndAll,
+    RevokeConsent,
     ChangePassword,
     BeginTotp,
     ConfirmTotp,
@@ -37,6 +38,7 @@ pub(in crate::http) enum Action {
 #[serde(rename_all = "kebab-case")]
 pub(in crate::http) enum Done {
     SessionEnded,
+    ConsentRevoked,
     PasswordChanged,
     TotpRemoved,
 }
@@ -45,6 +47,7 @@ impl Done {
     pub(super) fn message(self) -> &'static str {
         match self {
             Self::SessionEnded => "That session has ended.",
+            Self::ConsentRevoked => "The application has no access any more.",
             Self::PasswordChanged => {
                 "Your password is changed. You are logged out everywhere else."
             }
@@ -55,6 +58,7 @@ impl Done {
     fn redirect(self) -> Page {
         Page::redirect(match self {
             Self::SessionEnded => "account?done=session-ended",
+            Self::ConsentRevoked => "account?done=consent-revoked",
             Self::PasswordChanged => "account?done=password-changed",
             Self::TotpRemoved => "account?done=totp-removed",
         })
@@ -96,6 +100,12 @@ pub(super) async fn run(
                 ended.map_err(failed)?;
             }
             Ok(Done::SessionEnded.redirect())
+        }
+        Action::RevokeConsent => {
+            let application = ClientId::from(form.id);
+            let revoked = state.grants.revoke_consent(login.user, application, client).await;
+            revoked.map_err(failed)?;
+            Ok(Done::ConsentRevoked.redirect())
         }
         Action::EndAll => {
             let ended = state.issuer.revoke_all(login.user, Keep::Nothing, client).await;
