@@ -1,0 +1,95 @@
+// A server from target/debug, over TLS with its development CA, and its command line.
+import { spawn, spawnSync } from 'node:child_process'
+import { createInterface } from 'node:readline'
+import { once } from 'node:events'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+
+export const root = new URL('../../..', import.meta.url).pathname
+const binary = process.env.MATCHBOOK_SERVER ?? join(root, 'target/debug/matchbook-server')
+
+export const user = { name: 'ann', password: 'violet tractor seven hums' }
+
+// Returns a free port.
+export async function freePort() {
+  const listener = createServer().listen(0, '127.0.0.1')
+  await once(listener, 'listening')
+  const { port } = listener.address()
+  await new Promise((resolve) => listener.close(resolve))
+  return port
+}
+
+export class Server {
+  // Starts a server. `settings` are by their dotted names; `issuerPort` is the port by which
+  // clients reach it, if that is a proxy.
+  static async start({ settings = {}, databaseUrl, issuerPort } = {}) {
+    const server = new Server()
+    server.folder = mkdtempSync(join(tmpdir(), 'matchbook-interop-'))
+    const port = await freePort()
+    server.address = `https://localhost:${port}`
+    server.issuer = `https://localhost:${issuerPort ?? port}`
+    const all = {
+      'server.address': `127.0.0.1:${port}`,
+      'tokens.issuer': server.issuer,
+      'tokens.audience': server.issuer,
+      'metrics.address': 'off',
+      ...settings,
+    }
+    server.env = { PATH: process.env.PATH, DATABASE_URL: databaseUrl ?? '' }
+    for (const [name, value] of Object.entries(all)) {
+      server.env[`MATCHBOOK__${name.replace('.', '__').toUpperCase()}`] = value
+    }
+    await server.launch()
+    server.run(['users', 'add', user.name, '--password-stdin'], `${user.password}\n`)
+    return server
+  }
+
+  get tlsFolder() {
+    return join(this.folder, 'data/tls')
+  }
+
+  get ca() {
+    return join(this.tlsFolder, 'ca.pem')
+  }
+
+  // Variables by which programs of each language trust the development CA.
+  get trust() {
+    return { NODE_EXTRA_CA_CERTS: this.ca, REQUESTS_CA_BUNDLE: this.ca, SSL_CERT_FILE: this.ca }
+  }
+
+  async launch() {
+    this.log = []
+    this.child = spawn(binary, [], { cwd: this.folder, env: this.env, stdio: ['ignore', 'pipe', 'pipe'] })
+    createInterface({ input: this.child.stderr }).on('line', (line) => this.log.push(line))
+    await new Promise((resolve, reject) => {
+      createInterface({ input: this.child.stdout }).on('line', (line) => {
+        this.log.push(line)
+        if (line.includes(' listens on ')) resolve()
+      })
+      this.child.once('error', reject)
+      this.child.once('exit', () => reject(new Error(`the server has ended:\n${this.log.join('\n')}`)))
+    })
+  }
+
+  // Runs a command and returns what it prints.
+  run(args, input = '') {
+    const { status, stdout, stderr } = spawnSync(binary, args, { cwd: this.folder, env: this.env, input })
+    if (status !== 0) throw new Error(`${args.join(' ')}: ${stderr}`)
+    return stdout.toString()
+  }
+
+  addClient(name, options) {
+    return JSON.parse(this.run(['clients', 'add', name, '--json', '--first-party', ...options]))
+  }
+
+  async stop() {
+    if (this.child.exitCode === null) {
+      const ended = once(this.child, 'exit')
+      this.child.kill('SIGTERM')
+      await ended
+    }
+    rmSync(this.folder, { recursive: true, force: true })
+  }
+}

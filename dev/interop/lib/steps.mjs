@@ -1,0 +1,82 @@
+// What a program in JavaScript uses to talk to run.mjs: one JSON object per line.
+//
+// A program announces itself, asks for what only run.mjs can do (register a client, open the
+// browser), and reports each step with its result.
+import { strict as assert } from 'node:assert'
+import { readFileSync } from 'node:fs'
+import { createInterface } from 'node:readline'
+
+export const issuer = process.env.ISSUER
+export const refreshes = Number(process.env.REFRESHES)
+const answers = createInterface({ input: process.stdin })[Symbol.asyncIterator]()
+
+const say = (line) => process.stdout.write(`${JSON.stringify(line)}\n`)
+
+// Announces the program with the installed version of its package.
+export function announce(name) {
+  const manifest = new URL(`../node_modules/${name}/package.json`, import.meta.url)
+  say({ program: name, version: JSON.parse(readFileSync(manifest)).version })
+}
+
+// Announces a program that is no package.
+export const announceVersion = (program, version) => say({ program, version })
+
+// Asks run.mjs for something, and waits for the answer.
+export async function ask(what, values = {}) {
+  say({ ask: what, ...values })
+  const answer = JSON.parse((await answers.next()).value)
+  if (answer.error) throw new Error(answer.error)
+  return answer
+}
+
+// Runs a step and reports its result. The program ends if the step fails.
+export async function step(tried, run) {
+  try {
+    say({ tried, result: (await run()) ?? 'passed', passed: true })
+  } catch (error) {
+    say({ tried, result: `${error.message} ${error.cause?.message ?? ''}`.trim(), passed: false })
+    process.stderr.write(`${error.stack}\n`)
+    process.exit(1)
+  }
+}
+
+// Returns the status of the API of the server for an access token.
+export async function apiStatus(accessToken) {
+  const response = await fetch(`${issuer}/user`, { headers: { authorization: `Bearer ${accessToken}` } })
+  await response.arrayBuffer()
+  return response.status
+}
+
+// Waits until the API rejects an access token.
+export async function expiry(accessToken) {
+  for (let i = 0; i < 600; i++) {
+    if ((await apiStatus(accessToken)) === 401) return
+    await new Promise((resolve) => setTimeout(resolve, 100))
+  }
+  throw new Error('the access token does not expire')
+}
+
+// Waits for the expiry of the access token and refreshes, as often as the run says. Returns the
+// last tokens. `refresh` gets the refresh token and returns `{ access_token, refresh_token }`.
+export async function refreshRepeatedly(tokens, refresh) {
+  for (let i = 0; i < refreshes; i++) {
+    await expiry(tokens.access_token)
+    const before = tokens.refresh_token
+    tokens = await refresh(before)
+    assert.notEqual(tokens.refresh_token, before)
+    assert.equal(await apiStatus(tokens.access_token), 200)
+  }
+  return tokens
+}
+
+// Asserts that a call fails with an error of OAuth, by a function that finds its code.
+export async function rejected(code, call, codeOf) {
+  let outcome
+  try {
+    outcome = await call()
+  } catch (error) {
+    assert.equal(codeOf(error), code, error.stack)
+    return
+  }
+  assert.fail(`expected ${code}, got ${JSON.stringify(outcome)}`)
+}

@@ -1,0 +1,128 @@
+// Runs unmodified OAuth libraries against a server, and prints a table of the results.
+//
+// Each file in programs/ is a program: JavaScript, Python, or a folder with a crate. It runs as a
+// process of its own that trusts the server's development CA by an environment variable, and talks
+// to this driver by lines of JSON (lib/steps.mjs).
+import { spawn } from 'node:child_process'
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { createInterface } from 'node:readline'
+import { dirname, join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { Browser, installedChromium } from './lib/browser.mjs'
+import { root, Server } from './lib/server.mjs'
+import { formatTable } from './lib/table.mjs'
+
+const folder = new URL('.', import.meta.url).pathname
+const tools = join(root, 'target/interop')
+const { values: options } = parseArgs({
+  options: {
+    short: { type: 'boolean', default: false },
+    only: { type: 'string', multiple: true },
+    json: { type: 'string', default: join(tools, 'results.json') },
+    markdown: { type: 'string' },
+  },
+})
+const refreshes = options.short ? 3 : 20
+
+// Returns the command of a program, or why it cannot run.
+function commandOf(file) {
+  const path = join(folder, 'programs', file)
+  if (file.endsWith('.mjs')) return { command: [process.execPath, path] }
+  if (file.endsWith('.py')) {
+    const python = join(tools, 'python/bin/python')
+    return existsSync(python) ? { command: [python, path] } : { missing: 'its Python packages are not installed' }
+  }
+  const name = readFileSync(join(path, 'Cargo.toml'), 'utf8').match(/^name = "(.*)"/m)[1]
+  const binary = join(tools, 'rust/debug', name)
+  return existsSync(binary) ? { command: [binary] } : { missing: 'it is not built' }
+}
+
+// Runs a program and collects its rows.
+async function runProgram(file, { server, browser }) {
+  const { command, missing } = commandOf(file)
+  if (missing) return [{ program: file, version: '', tried: 'install', result: missing, outcome: 'skipped' }]
+  const person = await browser.person()
+  const child = spawn(command[0], command.slice(1), {
+    cwd: folder,
+    env: {
+      PATH: process.env.PATH,
+      PYTHONPATH: join(folder, 'lib'),
+      PYTHONDONTWRITEBYTECODE: '1',
+      ISSUER: server.issuer,
+      REFRESHES: String(refreshes),
+      ...server.trust,
+    },
+    stdio: ['pipe', 'pipe', 'pipe'],
+  })
+  const errors = []
+  createInterface({ input: child.stderr }).on('line', (line) => errors.push(line))
+  const answers = {
+    client: ({ name, options, redirectUri }) => {
+      const redirect = redirectUri ?? browser.redirectUri(name)
+      const client = server.addClient(name, [...options, '--redirect-uri', redirect])
+      return { ...client, redirect_uri: redirect }
+    },
+    visit: ({ url, ...condition }) => person.visit(url, condition),
+  }
+  const rows = []
+  let about = { program: file, version: '' }
+  for await (const text of createInterface({ input: child.stdout })) {
+    if (!text.startsWith('{')) continue
+    const line = JSON.parse(text)
+    if (line.program) about = { program: line.program, version: line.version }
+    if (line.tried) rows.push({ ...about, tried: line.tried, result: line.result, outcome: line.passed ? 'passed' : 'failed' })
+    if (line.ask) {
+      const answer = await Promise.resolve(line)
+        .then(answers[line.ask])
+        .catch((error) => ({ error: error.message }))
+      child.stdin.write(`${JSON.stringify(answer)}\n`)
+    }
+  }
+  const status = child.exitCode ?? (await new Promise((resolve) => child.once('exit', resolve)))
+  await person.leave()
+  if (status !== 0 && !rows.some((row) => row.outcome === 'failed')) {
+    rows.push({ ...about, tried: 'run', result: `exit status ${status}`, outcome: 'failed' })
+  }
+  if (status !== 0) process.stderr.write(`${file}:\n${errors.join('\n')}\n`)
+  return rows
+}
+
+// Whether a file is a program of this run. A program says in its file if it is for the long run
+// only, by the text `interop: long`.
+function isChosen(file) {
+  const path = join(folder, 'programs', file)
+  if (options.only && !options.only.some((name) => file.startsWith(name))) return false
+  if (!/\.(mjs|py)$/.test(file)) return existsSync(join(path, 'Cargo.toml'))
+  return !options.short || !readFileSync(path, 'utf8').includes('interop: long')
+}
+
+if (!installedChromium()) {
+  console.log('matchbook: NOT RUN: interop (install Chromium)')
+  process.exit(0)
+}
+// A refresh token counts as copied soon after its rotation, so that a replay ends the session. What
+// the grace period does for clients is the matter of contract.mjs.
+const settings = { 'tokens.access_lifetime': '3s', 'oauth.grace_period': '2s' }
+const server = await Server.start({ settings })
+const browser = await Browser.start()
+const rows = []
+try {
+  const files = readdirSync(join(folder, 'programs')).filter(isChosen)
+  // Programs mostly wait for the expiry of access tokens, so they run side by side.
+  const results = await Promise.all(files.map((file) => runProgram(file, { server, browser })))
+  rows.push(...results.flat())
+} finally {
+  await browser.stop()
+  await server.stop()
+}
+const date = new Date().toISOString().slice(0, 10)
+mkdirSync(dirname(options.json), { recursive: true })
+writeFileSync(options.json, `${JSON.stringify({ date, rows }, null, 2)}\n`)
+if (options.markdown) writeFileSync(options.markdown, formatTable(rows, { markdown: true }))
+console.log(formatTable(rows, { markdown: false }))
+const count = (outcome) => rows.filter((row) => row.outcome === outcome).length
+for (const row of rows.filter((row) => row.outcome === 'skipped')) {
+  console.log(`matchbook: NOT RUN: ${row.program} (${row.result})`)
+}
+console.log(`${count('passed')} passed, ${count('failed')} failed, ${count('skipped')} skipped`)
+process.exitCode = count('failed') ? 1 : 0
