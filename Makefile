@@ -1,6 +1,6 @@
 # Each target is a script of the same name in scripts/, for machines without make.
 
-.PHONY: run test check chaos bench
+.PHONY: run test check chaos interop bench
 
 run: ## Build and start server and client, until Ctrl-C
 	@scripts/run
@@ -13,6 +13,9 @@ check: ## Formatting, lints, documentation, language, licenses
 
 chaos: ## Minutes of faults under load; ARGUMENTS='--help' lists the options
 	@scripts/chaos $(ARGUMENTS)
+
+interop: ## Unmodified OAuth libraries against the server; ARGUMENTS='--short' takes minutes
+	@scripts/interop $(ARGUMENTS)
 
 bench: ## Benchmarks against the bare components; ARGUMENTS='--help' lists the options
 	@scripts/bench $(ARGUMENTS)

@@ -19,7 +19,8 @@ const { values: options } = parseArgs({
     short: { type: 'boolean', default: false },
     only: { type: 'string', multiple: true },
     json: { type: 'string', default: join(tools, 'results.json') },
-    markdown: { type: 'string' },
+    // Writes the table into docs/interop.md.
+    document: { type: 'boolean', default: false },
   },
 })
 const refreshes = options.short ? 3 : 20
@@ -56,7 +57,7 @@ async function runProgram(file, { server, browser }) {
   })
   const errors = []
   createInterface({ input: child.stderr }).on('line', (line) => errors.push(line))
-  const answers = {
+  const services = {
     client: ({ name, options, redirectUri }) => {
       const redirect = redirectUri ?? browser.redirectUri(name)
       const client = server.addClient(name, [...options, '--redirect-uri', redirect])
@@ -72,10 +73,10 @@ async function runProgram(file, { server, browser }) {
     if (line.program) about = { program: line.program, version: line.version }
     if (line.tried) rows.push({ ...about, tried: line.tried, result: line.result, outcome: line.passed ? 'passed' : 'failed' })
     if (line.ask) {
-      const answer = await Promise.resolve(line)
-        .then(answers[line.ask])
+      const response = await Promise.resolve(line)
+        .then(services[line.ask])
         .catch((error) => ({ error: error.message }))
-      child.stdin.write(`${JSON.stringify(answer)}\n`)
+      child.stdin.write(`${JSON.stringify(response)}\n`)
     }
   }
   const status = child.exitCode ?? (await new Promise((resolve) => child.once('exit', resolve)))
@@ -94,6 +95,14 @@ function isChosen(file) {
   if (options.only && !options.only.some((name) => file.startsWith(name))) return false
   if (!/\.(mjs|py)$/.test(file)) return existsSync(join(path, 'Cargo.toml'))
   return !options.short || !readFileSync(path, 'utf8').includes('interop: long')
+}
+
+function writeDocument(date) {
+  const path = join(root, 'docs/interop.md')
+  const [before, rest] = readFileSync(path, 'utf8').split('<!-- table -->\n')
+  const after = rest.slice(rest.indexOf('<!-- end of the table -->'))
+  const table = formatTable(rows, { markdown: true })
+  writeFileSync(path, `${before}<!-- table -->\n${date}\n\n${table}${after}`)
 }
 
 if (!installedChromium()) {
@@ -118,7 +127,7 @@ try {
 const date = new Date().toISOString().slice(0, 10)
 mkdirSync(dirname(options.json), { recursive: true })
 writeFileSync(options.json, `${JSON.stringify({ date, rows }, null, 2)}\n`)
-if (options.markdown) writeFileSync(options.markdown, formatTable(rows, { markdown: true }))
+if (options.document) writeDocument(date)
 console.log(formatTable(rows, { markdown: false }))
 const count = (outcome) => rows.filter((row) => row.outcome === outcome).length
 for (const row of rows.filter((row) => row.outcome === 'skipped')) {

@@ -1,6 +1,7 @@
 //! Compares the documents with their sources: `docs/configuration.md` is generated from
-//! the files of defaults, `server/openapi.json` from the handlers, links have a target, and
-//! the README stays short.
+//! the files of defaults, `server/openapi.json` from the handlers, the examples in
+//! `docs/oauth.md` are lines of programs that run, links have a target, and the README stays
+//! short.
 //!
 //! `UPDATE_DOCUMENTS=1 cargo test -p matchbook-server --test documents` writes the generated
 //! documents again.
@@ -18,6 +19,11 @@ const SERVER_DEFAULTS: &str = "server/default.toml";
 const CLIENT_DEFAULTS: &str = "client/app/default.toml";
 const CONFIGURATION: &str = "docs/configuration.md";
 const API: &str = "server/openapi.json";
+const OAUTH: &str = "docs/oauth.md";
+
+/// Starts a line before a block of code in a document, which continues with the file and its
+/// regions.
+const LINES_OF: &str = "<!-- lines of ";
 
 /// The maximum length of the README, in lines.
 const MAX_README_LINES: usize = 130;
@@ -156,6 +162,50 @@ fn the_configuration_document_is_generated_from_the_defaults() {
 fn the_description_of_the_api_is_generated_from_the_handlers() {
     let api = ApiDescription::render().unwrap();
     assert_generated(API, std::str::from_utf8(api.json()).unwrap());
+}
+
+/// Returns the lines of a region of a source, between `docs: NAME` and `docs: end` in comments.
+/// A region can have several parts.
+fn region(file: &str, name: &str) -> String {
+    let source = read(file);
+    let mut is_inside = false;
+    let mut lines = Vec::new();
+    for line in source.lines() {
+        match line.split_once(" docs: ") {
+            Some((_, marked)) => is_inside = marked == name,
+            None if is_inside => lines.push(line),
+            None => {}
+        }
+    }
+    assert!(!lines.is_empty(), "{file} has no region {name}");
+    let indent = |line: &&str| line.len() - line.trim_start().len();
+    let common = lines.iter().filter(|line| !line.is_empty()).map(indent).min().unwrap();
+    lines.iter().map(|line| format!("{}\n", line.get(common..).unwrap_or(""))).collect()
+}
+
+/// Replaces the examples in a document by the lines of the programs. Returns how many there are.
+fn with_examples(document: &str) -> (String, usize) {
+    let (mut text, mut examples) = (String::new(), 0);
+    let mut lines = document.lines();
+    while let Some(line) = lines.next() {
+        writeln!(text, "{line}").unwrap();
+        let Some(source) = line.strip_prefix(LINES_OF) else { continue };
+        let (file, names) = source.trim_end_matches(" -->").split_once(": ").unwrap();
+        writeln!(text, "{}", lines.next().unwrap()).unwrap();
+        let regions = names.split(", ").map(|name| region(file, name));
+        text.push_str(&regions.collect::<Vec<_>>().join("\n"));
+        writeln!(text, "```").unwrap();
+        lines.find(|line| *line == "```").unwrap();
+        examples += 1;
+    }
+    (text, examples)
+}
+
+#[test]
+fn the_examples_of_oauth_are_lines_of_programs_that_run() {
+    let (text, examples) = with_examples(&read(OAUTH));
+    assert!(examples >= 6, "{examples} examples were found");
+    assert_generated(OAUTH, &text);
 }
 
 /// The operations of the description, as method and path.

@@ -6,7 +6,8 @@ import { delimiter, join } from 'node:path'
 import { chromium } from 'playwright-core'
 import { user } from './server.mjs'
 
-const TIMEOUT = 60_000
+// Includes the waits of a page for the expiry of its access tokens.
+const TIMEOUT = 180_000
 
 // Returns the path of an installed Chromium, if there is one.
 export function installedChromium() {
@@ -65,16 +66,23 @@ class Person {
   // a text of the page. Returns both.
   async visit(url, { until, untilText }) {
     const page = await this.context.newPage()
+    const arrival = () =>
+      until
+        ? page.waitForURL((at) => at.href.startsWith(until), { timeout: TIMEOUT })
+        : page.getByText(untilText).waitFor({ timeout: TIMEOUT })
     try {
       await page.goto(url, { timeout: TIMEOUT })
-      if (new URL(page.url()).pathname.endsWith('/login')) {
+      const form = page.locator('#password')
+      const first = [arrival(), form.waitFor({ timeout: TIMEOUT })]
+      await Promise.race(first)
+      for (const promise of first) promise.catch(() => {})
+      if (await form.isVisible()) {
         await page.fill('#name', user.name)
-        await page.fill('#password', user.password)
+        await form.fill(user.password)
         await page.click('button[type=submit]')
         this.passwords += 1
       }
-      if (until) await page.waitForURL((at) => at.href.startsWith(until), { timeout: TIMEOUT })
-      if (untilText) await page.getByText(untilText).waitFor({ timeout: TIMEOUT })
+      await arrival()
       return { url: page.url(), text: await page.innerText('body'), passwords: this.passwords }
     } catch (error) {
       const text = await page.innerText('body').catch(() => '')

@@ -49,11 +49,11 @@ export class Proxy {
     if (fate === 'unavailable') return unavailable(response)
     if (fate.late) await new Promise((resolve) => setTimeout(resolve, fate.late))
     try {
-      const answer = await this.forward(request, body)
-      Object.assign(exchange, { status: answer.status, body: answer.body.toString(), answeredAt: Date.now() })
+      const result = await this.forward(request, body)
+      Object.assign(exchange, { status: result.status, body: result.body.toString(), respondedAt: Date.now() })
       if (fate === 'lose response') return request.socket.destroy()
       if (fate === 'unavailable after') return unavailable(response)
-      response.writeHead(answer.status, answer.headers).end(answer.body)
+      response.writeHead(result.status, result.headers).end(result.body)
     } catch (error) {
       exchange.error = error.message
       request.socket.destroy()

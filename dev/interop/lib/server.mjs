@@ -24,11 +24,12 @@ export async function freePort() {
 export class Server {
   // Starts a server. `settings` are by their dotted names; `issuerPort` is the port by which
   // clients reach it, if that is a proxy.
-  static async start({ settings = {}, databaseUrl, issuerPort } = {}) {
+  static async start({ settings = {}, databaseUrl, redisUrl, issuerPort } = {}) {
     const server = new Server()
     server.folder = mkdtempSync(join(tmpdir(), 'matchbook-interop-'))
     const port = await freePort()
-    server.address = `https://localhost:${port}`
+    // The URL without a proxy.
+    server.direct = `${settings['tls.mode'] === 'off' ? 'http' : 'https'}://localhost:${port}`
     server.issuer = `https://localhost:${issuerPort ?? port}`
     const all = {
       'server.address': `127.0.0.1:${port}`,
@@ -37,7 +38,7 @@ export class Server {
       'metrics.address': 'off',
       ...settings,
     }
-    server.env = { PATH: process.env.PATH, DATABASE_URL: databaseUrl ?? '' }
+    server.env = { PATH: process.env.PATH, DATABASE_URL: databaseUrl ?? '', REDIS_URL: redisUrl ?? '' }
     for (const [name, value] of Object.entries(all)) {
       server.env[`MATCHBOOK__${name.replace('.', '__').toUpperCase()}`] = value
     }
@@ -71,6 +72,14 @@ export class Server {
       this.child.once('error', reject)
       this.child.once('exit', () => reject(new Error(`the server has ended:\n${this.log.join('\n')}`)))
     })
+  }
+
+  // Kills the process and starts another one.
+  async relaunch() {
+    const ended = once(this.child, 'exit')
+    this.child.kill('SIGKILL')
+    await ended
+    await this.launch()
   }
 
   // Runs a command and returns what it prints.

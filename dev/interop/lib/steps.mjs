@@ -8,7 +8,7 @@ import { createInterface } from 'node:readline'
 
 export const issuer = process.env.ISSUER
 export const refreshes = Number(process.env.REFRESHES)
-const answers = createInterface({ input: process.stdin })[Symbol.asyncIterator]()
+const responses = createInterface({ input: process.stdin })[Symbol.asyncIterator]()
 
 const say = (line) => process.stdout.write(`${JSON.stringify(line)}\n`)
 
@@ -21,12 +21,12 @@ export function announce(name) {
 // Announces a program that is no package.
 export const announceVersion = (program, version) => say({ program, version })
 
-// Asks run.mjs for something, and waits for the answer.
+// Asks run.mjs for something, and waits for the response.
 export async function ask(what, values = {}) {
   say({ ask: what, ...values })
-  const answer = JSON.parse((await answers.next()).value)
-  if (answer.error) throw new Error(answer.error)
-  return answer
+  const response = JSON.parse((await responses.next()).value)
+  if (response.error) throw new Error(response.error)
+  return response
 }
 
 // Runs a step and reports its result. The program ends if the step fails.

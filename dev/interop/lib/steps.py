@@ -23,12 +23,12 @@ def announce(name):
 
 
 def ask(what, **values):
-    """Asks run.mjs for something, and waits for the answer."""
+    """Asks run.mjs for something, and waits for the response."""
     say({"ask": what, **values})
-    answer = json.loads(sys.stdin.readline())
-    if "error" in answer:
-        raise RuntimeError(answer["error"])
-    return answer
+    response = json.loads(sys.stdin.readline())
+    if "error" in response:
+        raise RuntimeError(response["error"])
+    return response
 
 
 def step(tried, run):

@@ -1,6 +1,6 @@
 // The table of the results, for a terminal or for a document.
 
-const heads = ['program', 'version', 'what was tried', 'result']
+const heads = ['program', 'version', 'step', 'result']
 
 export function formatTable(rows, { markdown }) {
   const lines = rows.map(({ program, version, tried, result, outcome }) => {

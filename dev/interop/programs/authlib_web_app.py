@@ -20,8 +20,9 @@ announce("Authlib")
 registered = ask("client", name="authlib", options=["--confidential", "--scope", "read"])
 client_id, client_secret = registered["client_id"], registered["client_secret"]
 redirect_uri = registered["redirect_uri"]
-metadata = requests.get(f"{ISSUER}/.well-known/oauth-authorization-server", timeout=60).json()
+issuer = ISSUER
 # docs: authlib-session
+metadata = requests.get(f"{issuer}/.well-known/oauth-authorization-server", timeout=60).json()
 session = OAuth2Session(
     client_id,
     client_secret,
@@ -52,7 +53,10 @@ def log_in():
 
 
 def refresh(refresh_token):
-    return session.refresh_token(metadata["token_endpoint"], refresh_token=refresh_token)
+    # docs: authlib-refresh
+    token = session.refresh_token(metadata["token_endpoint"], refresh_token=refresh_token)
+    # docs: end
+    return token
 
 
 def login():
@@ -80,7 +84,9 @@ def replay():
 
 def revocation():
     token = log_in()
+    # docs: authlib-logout
     response = session.revoke_token(metadata["revocation_endpoint"], token["refresh_token"])
+    # docs: end
     assert response.status_code == 200
     assert api_status(token["access_token"]) == 401
     rejected("invalid_grant", lambda: refresh(token["refresh_token"]))

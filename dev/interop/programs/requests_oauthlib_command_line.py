@@ -19,6 +19,7 @@ from steps import (
 )
 
 announce("requests-oauthlib")
+issuer = ISSUER
 client_id = ask(
     "client",
     name="requests-oauthlib",
@@ -51,12 +52,12 @@ def log_in():
     Thread(target=listener.handle_request).start()
     redirect_uri = f"http://127.0.0.1:{listener.server_port}/callback"
     session = OAuth2Session(client_id, redirect_uri=redirect_uri, scope=["read"], pkce="S256")
-    url, state = session.authorization_url(f"{ISSUER}/oauth/authorize")
+    url, state = session.authorization_url(f"{issuer}/oauth/authorize")
     open_browser(url)
-    if listener.parameters["state"] != [state] or listener.parameters["iss"] != [ISSUER]:
+    if listener.parameters["state"] != [state] or listener.parameters["iss"] != [issuer]:
         raise RuntimeError("the response belongs to another request")
     token = session.fetch_token(
-        f"{ISSUER}/oauth/token",
+        f"{issuer}/oauth/token",
         code=listener.parameters["code"][0],
         include_client_id=True,
     )
@@ -68,7 +69,7 @@ def log_in():
 def refresh(refresh_token):
     # docs: command-line-refresh
     token = session.refresh_token(
-        f"{ISSUER}/oauth/token", refresh_token=refresh_token, client_id=client_id
+        f"{issuer}/oauth/token", refresh_token=refresh_token, client_id=client_id
     )
     # docs: end
     return token
@@ -77,7 +78,7 @@ def refresh(refresh_token):
 def revoke(refresh_token):
     # docs: command-line-logout
     form = {"token": refresh_token, "client_id": client_id}
-    response = session.post(f"{ISSUER}/oauth/revoke", data=form, withhold_token=True)
+    response = session.post(f"{issuer}/oauth/revoke", data=form, withhold_token=True)
     # docs: end
     return response
 
@@ -89,7 +90,7 @@ def login():
 def wrong_secret():
     token = session.token["refresh_token"]
     call = lambda: session.refresh_token(  # noqa: E731
-        f"{ISSUER}/oauth/token", refresh_token=token, auth=(client_id, "wrong")
+        f"{issuer}/oauth/token", refresh_token=token, auth=(client_id, "wrong")
     )
     rejected(InvalidClientError.error, call)
     refresh(token)

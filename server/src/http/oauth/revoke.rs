@@ -2,6 +2,7 @@
 
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
+use serde_json::json;
 
 use super::documented::{OAuthErrors, PresentedTokenForm, RevocationEndpoint};
 use super::error::failure;
@@ -24,7 +25,11 @@ use crate::sessions::ClientInfo;
     operation_id = "revokeToken",
     request_body(content = PresentedTokenForm, content_type = "application/x-www-form-urlencoded"),
     responses(
-        (status = 200, description = "The session has ended, or the token is not valid"),
+        (
+            status = 200,
+            description = "The session has ended, or the token is not valid",
+            body = Object,
+        ),
         OAuthErrors<RevocationEndpoint>,
     ),
     security((), ("client" = []))
@@ -46,7 +51,8 @@ pub(in crate::http) async fn revoke(
     if let Some(session) = session_of(&state, token, &client.id).await? {
         state.issuer.revoke(session, from).await?;
     }
-    Ok(HttpResponse::Ok().finish())
+    // Clients ignore the body (RFC 7009 §2.2), but some libraries reject one that is not JSON.
+    Ok(HttpResponse::Ok().json(json!({})))
 }
 
 /// Returns the session of a token of this client. The hint of the request is not needed: the

@@ -56,8 +56,13 @@ fn log_in(app: &App, http: &HttpClient) -> Result<BasicTokenResponse, Failure> {
         .add_scope(Scope::new("read".to_owned()))
         .set_pkce_challenge(challenge)
         .url();
+    // docs: end
     let browser = open_browser(&url, &redirect_uri);
+    // docs: native-app-login
     let callback = receive(&listener, &redirect_uri)?;
+    // docs: end
+    browser.join().map_err(|_| "the browser has failed")?;
+    // docs: native-app-login
     let parameter = |name: &str| {
         let pair = callback.query_pairs().find(|(own, _)| own == name);
         pair.map(|(_, value)| value.into_owned())
@@ -68,7 +73,6 @@ fn log_in(app: &App, http: &HttpClient) -> Result<BasicTokenResponse, Failure> {
     let code = AuthorizationCode::new(parameter("code").ok_or("the login has failed")?);
     let tokens = app.exchange_code(code).set_pkce_verifier(verifier).request(http)?;
     // docs: end
-    browser.join().map_err(|_| "the browser has failed")?;
     Ok(tokens)
 }
 

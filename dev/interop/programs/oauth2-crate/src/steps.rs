@@ -23,16 +23,16 @@ pub(crate) fn announce(name: &str, version: &str) {
     println!("{}", json!({ "program": name, "version": version }));
 }
 
-/// Asks run.mjs for something, and waits for the answer.
+/// Asks run.mjs for something, and waits for the response.
 pub(crate) fn ask(what: &str, mut question: Value) -> Result<Value, Failure> {
     question["ask"] = what.into();
     println!("{question}");
     let mut line = String::new();
     std::io::stdin().read_line(&mut line)?;
-    let answer: Value = serde_json::from_str(&line)?;
-    match answer["error"].as_str() {
+    let response: Value = serde_json::from_str(&line)?;
+    match response["error"].as_str() {
         Some(error) => Err(error.into()),
-        None => Ok(answer),
+        None => Ok(response),
     }
 }
 
