@@ -42,7 +42,7 @@ function commandOf(file) {
 async function runProgram(file, { server, browser }) {
   const { command, missing } = commandOf(file)
   if (missing) return [{ program: file, version: '', tried: 'install', result: missing, outcome: 'skipped' }]
-  const person = await browser.person()
+  const user = await browser.user()
   const child = spawn(command[0], command.slice(1), {
     cwd: folder,
     env: {
@@ -63,7 +63,7 @@ async function runProgram(file, { server, browser }) {
       const client = server.addClient(name, [...options, '--redirect-uri', redirect])
       return { ...client, redirect_uri: redirect }
     },
-    visit: ({ url, ...condition }) => person.visit(url, condition),
+    visit: ({ url, ...condition }) => user.visit(url, condition),
   }
   const rows = []
   let about = { program: file, version: '' }
@@ -80,7 +80,7 @@ async function runProgram(file, { server, browser }) {
     }
   }
   const status = child.exitCode ?? (await new Promise((resolve) => child.once('exit', resolve)))
-  await person.leave()
+  await user.leave()
   if (status !== 0 && !rows.some((row) => row.outcome === 'failed')) {
     rows.push({ ...about, tried: 'run', result: `exit status ${status}`, outcome: 'failed' })
   }

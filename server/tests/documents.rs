@@ -180,7 +180,9 @@ fn region(file: &str, name: &str) -> String {
     assert!(!lines.is_empty(), "{file} has no region {name}");
     let indent = |line: &&str| line.len() - line.trim_start().len();
     let common = lines.iter().filter(|line| !line.is_empty()).map(indent).min().unwrap();
-    lines.iter().map(|line| format!("{}\n", line.get(common..).unwrap_or(""))).collect()
+    let lines = lines.iter().map(|line| line.get(common..).unwrap_or(""));
+    let text = lines.collect::<Vec<_>>().join("\n");
+    format!("{}\n", text.trim_end())
 }
 
 /// Replaces the examples in a document by the lines of the programs. Returns how many there are.

@@ -1,10 +1,10 @@
-// A person with a browser: logs in at the pages of the server, in headless Chromium.
+// A user with a browser: logs in at the pages of the server, in headless Chromium.
 import { accessSync, constants } from 'node:fs'
 import { createServer } from 'node:http'
 import { once } from 'node:events'
 import { delimiter, join } from 'node:path'
 import { chromium } from 'playwright-core'
-import { user } from './server.mjs'
+import { account } from './server.mjs'
 
 // Includes the waits of a page for the expiry of its access tokens.
 const TIMEOUT = 180_000
@@ -43,9 +43,11 @@ export class Browser {
     return `http://127.0.0.1:${this.listener.address().port}/${name}`
   }
 
-  // A person with cookies of their own.
-  async person() {
-    return new Person(await this.chromium.newContext({ ignoreHTTPSErrors: true }))
+  // A user with cookies of their own.
+  async user() {
+    const context = await this.chromium.newContext({ ignoreHTTPSErrors: true })
+    context.setDefaultTimeout(TIMEOUT)
+    return new User(context)
   }
 
   async stop() {
@@ -55,35 +57,52 @@ export class Browser {
   }
 }
 
-class Person {
+class User {
+  // How often this user typed the password, and decided on a consent.
   passwords = 0
+  consents = 0
 
   constructor(context) {
     this.context = context
   }
 
-  // Opens a URL, logs in if the server asks, and waits for a URL that starts with `until`, or for
-  // a text of the page. Returns both.
-  async visit(url, { until, untilText }) {
+  // Opens a URL, logs in and consents if the server asks, and waits for a URL that starts with
+  // `until`, or for a text of the page. `decision` is that of the consent.
+  async visit(url, { until, untilText, decision = 'allow' }) {
     const page = await this.context.newPage()
     const arrival = () =>
       until
-        ? page.waitForURL((at) => at.href.startsWith(until), { timeout: TIMEOUT })
-        : page.getByText(untilText).waitFor({ timeout: TIMEOUT })
+        ? page.waitForURL((at) => at.href.startsWith(until))
+        : page.getByText(untilText).waitFor()
+    const submit = async (button) => {
+      const { pathname } = new URL(page.url())
+      const leaves = page.waitForURL((at) => at.pathname !== pathname)
+      await Promise.all([leaves, page.click(button)])
+    }
+    const password = page.locator('#password')
+    const consent = page.locator(`button[name=decision][value=${decision}]`)
     try {
-      await page.goto(url, { timeout: TIMEOUT })
-      const form = page.locator('#password')
-      const first = [arrival(), form.waitFor({ timeout: TIMEOUT })]
-      await Promise.race(first)
-      for (const promise of first) promise.catch(() => {})
-      if (await form.isVisible()) {
-        await page.fill('#name', user.name)
-        await form.fill(user.password)
-        await page.click('button[type=submit]')
-        this.passwords += 1
+      await page.goto(url)
+      // The login, the consent, and the return to the client.
+      for (let i = 0; i < 3; i++) {
+        const next = [arrival(), password.waitFor(), consent.waitFor()]
+        for (const promise of next) promise.catch(() => {})
+        await Promise.race(next)
+        if (await password.isVisible()) {
+          await page.fill('#name', account.name)
+          await password.fill(account.password)
+          await submit('button[type=submit]')
+          this.passwords += 1
+        } else if (await consent.isVisible()) {
+          await submit(`button[value=${decision}]`)
+          this.consents += 1
+        } else {
+          break
+        }
       }
       await arrival()
-      return { url: page.url(), text: await page.innerText('body'), passwords: this.passwords }
+      const { passwords, consents } = this
+      return { url: page.url(), text: await page.innerText('body'), passwords, consents }
     } catch (error) {
       const text = await page.innerText('body').catch(() => '')
       throw new Error(`${error.message}\nThe page ${page.url()} shows: ${text}`)

@@ -10,7 +10,7 @@ import { join } from 'node:path'
 export const root = new URL('../../..', import.meta.url).pathname
 const binary = process.env.MATCHBOOK_SERVER ?? join(root, 'target/debug/matchbook-server')
 
-export const user = { name: 'ann', password: 'violet tractor seven hums' }
+export const account = { name: 'ann', password: 'violet tractor seven hums' }
 
 // Returns a free port.
 export async function freePort() {
@@ -43,7 +43,7 @@ export class Server {
       server.env[`MATCHBOOK__${name.replace('.', '__').toUpperCase()}`] = value
     }
     await server.launch()
-    server.run(['users', 'add', user.name, '--password-stdin'], `${user.password}\n`)
+    server.run(['users', 'add', account.name, '--password-stdin'], `${account.password}\n`)
     return server
   }
 
@@ -90,7 +90,7 @@ export class Server {
   }
 
   addClient(name, options) {
-    return JSON.parse(this.run(['clients', 'add', name, '--json', '--first-party', ...options]))
+    return JSON.parse(this.run(['clients', 'add', name, '--json', ...options]))
   }
 
   async stop() {

@@ -1,5 +1,7 @@
 // The page of programs/single-page-app.mjs. It runs in Chromium.
+// docs: single-page-app-import
 import * as oauth from 'oauth4webapi'
+// docs: end
 
 const { issuer, clientId, refreshes } = await (await fetch('/config.json')).json()
 

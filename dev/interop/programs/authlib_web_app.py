@@ -1,9 +1,12 @@
 """Authlib: a web app with a server, which keeps its secret."""
 
+# docs: authlib-import
 import secrets
 
 import requests
 from authlib.integrations.requests_client import OAuth2Session
+
+# docs: end
 from steps import (
     ISSUER,
     REFRESHES,
@@ -17,7 +20,7 @@ from steps import (
 )
 
 announce("Authlib")
-registered = ask("client", name="authlib", options=["--confidential", "--scope", "read"])
+registered = ask("client", name="authlib", options=["--confidential", "--first-party", "--scope", "read"])
 client_id, client_secret = registered["client_id"], registered["client_secret"]
 redirect_uri = registered["redirect_uri"]
 issuer = ISSUER

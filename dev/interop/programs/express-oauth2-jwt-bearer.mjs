@@ -1,8 +1,10 @@
 // express-oauth2-jwt-bearer: an API that verifies access tokens.
 import { strict as assert } from 'node:assert'
 import { once } from 'node:events'
+// docs: api-import
 import express from 'express'
 import { auth, requiredScopes } from 'express-oauth2-jwt-bearer'
+// docs: end
 import { ClientCredentials } from 'simple-oauth2'
 import { announce, ask, issuer, step } from '../lib/steps.mjs'
 

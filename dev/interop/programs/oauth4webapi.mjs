@@ -1,4 +1,4 @@
-// oauth4webapi: a public client without a secret.
+// oauth4webapi: a public client of a third party, so the user is asked for consent.
 import { strict as assert } from 'node:assert'
 import * as oauth from 'oauth4webapi'
 import {
@@ -14,7 +14,8 @@ const codeOf = (error) => error.error ?? error.code
 let server
 let tokens
 
-async function logIn() {
+// Logs in, and returns how often the user typed the password and decided on a consent.
+async function logIn(decision) {
   const verifier = oauth.generateRandomCodeVerifier()
   const state = oauth.generateRandomState()
   const url = new URL(server.authorization_endpoint)
@@ -27,12 +28,13 @@ async function logIn() {
     code_challenge: await oauth.calculatePKCECodeChallenge(verifier),
     code_challenge_method: 'S256',
   })
-  const { url: returned } = await ask('visit', { url: url.href, until: redirectUri })
-  const parameters = oauth.validateAuthResponse(server, client, new URL(returned), state)
+  const visit = await ask('visit', { url: url.href, until: redirectUri, decision })
+  const parameters = oauth.validateAuthResponse(server, client, new URL(visit.url), state)
   const response = await oauth.authorizationCodeGrantRequest(
     server, client, noSecret, parameters, redirectUri, verifier,
   )
   tokens = await oauth.processAuthorizationCodeResponse(server, client, response)
+  return [visit.passwords, visit.consents]
 }
 
 async function refresh(refreshToken) {
@@ -45,8 +47,12 @@ await step('discovery (RFC 8414)', async () => {
   const response = await oauth.discoveryRequest(url, { algorithm: 'oauth2' })
   server = await oauth.processDiscoveryResponse(url, response)
 })
-await step('login in Chromium, code with PKCE, `iss` of the response', async () => {
-  await logIn()
+await step('denied consent', async () => {
+  await rejected('access_denied', () => logIn('deny'), codeOf)
+  return '`access_denied`'
+})
+await step('login and consent in Chromium, code with PKCE, `iss` of the response', async () => {
+  assert.deepEqual(await logIn('allow'), [1, 2])
   assert.equal(await apiStatus(tokens.access_token), 200)
 })
 const first = tokens.refresh_token
@@ -73,8 +79,8 @@ await step('replay of the first refresh token', async () => {
   await rejected('invalid_grant', () => refresh(tokens.refresh_token), codeOf)
   return '`invalid_grant`, and the session has ended'
 })
-await step('second login and revocation', async () => {
-  await logIn()
+await step('second login, without password and consent; revocation', async () => {
+  assert.deepEqual(await logIn(), [1, 2], 'neither a password nor a consent')
   const response = await oauth.revocationRequest(server, client, noSecret, tokens.refresh_token)
   await oauth.processRevocationResponse(response)
   assert.equal(await apiStatus(tokens.access_token), 401)

@@ -1,6 +1,8 @@
 // openid-client: a web app with a server, which keeps its secret.
 import { strict as assert } from 'node:assert'
+// docs: web-app-import
 import * as client from 'openid-client'
+// docs: end
 import {
   announce, apiStatus, ask, expiry, issuer, refreshRepeatedly, refreshes, rejected, step,
 } from '../lib/steps.mjs'
@@ -8,7 +10,7 @@ import {
 announce('openid-client')
 const registered = await ask('client', {
   name: 'openid-client',
-  options: ['--confidential', '--scope', 'read'],
+  options: ['--confidential', '--first-party', '--scope', 'read'],
 })
 const { client_id: clientId, client_secret: clientSecret, redirect_uri: redirectUri } = registered
 const codeOf = (error) => error.error ?? error.code

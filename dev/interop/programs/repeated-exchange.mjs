@@ -8,7 +8,7 @@ import { Proxy } from '../lib/proxy.mjs'
 announceVersion("Go's double exchange", 'imitated')
 const { client_id: id, client_secret: secret, redirect_uri: redirectUri } = await ask('client', {
   name: 'repeated-exchange',
-  options: ['--confidential', '--scope', 'read'],
+  options: ['--confidential', '--first-party', '--scope', 'read'],
 })
 const verifier = randomBytes(32).toString('base64url')
 

@@ -1,11 +1,14 @@
 """requests-oauthlib: a command-line tool, which listens on a free port for the redirect."""
 
+# docs: command-line-import
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 from urllib.parse import parse_qs, urlparse
 
-from oauthlib.oauth2 import InvalidClientError, InvalidGrantError
 from requests_oauthlib import OAuth2Session
+
+# docs: end
+from oauthlib.oauth2 import InvalidClientError, InvalidGrantError
 from steps import (
     ISSUER,
     REFRESHES,
@@ -23,7 +26,7 @@ issuer = ISSUER
 client_id = ask(
     "client",
     name="requests-oauthlib",
-    options=["--public", "--scope", "read"],
+    options=["--public", "--first-party", "--scope", "read"],
     redirectUri="http://127.0.0.1/callback",
 )["client_id"]
 

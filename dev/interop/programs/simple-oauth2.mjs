@@ -1,7 +1,10 @@
 // simple-oauth2: a web app with a server, and a machine that acts for itself.
 import { strict as assert } from 'node:assert'
 import { createHash, randomBytes } from 'node:crypto'
-import { AuthorizationCode, ClientCredentials } from 'simple-oauth2'
+// docs: machine-import
+import { ClientCredentials } from 'simple-oauth2'
+// docs: end
+import { AuthorizationCode } from 'simple-oauth2'
 import {
   announce, apiStatus, ask, expiry, issuer, refreshRepeatedly, refreshes, rejected, step,
 } from '../lib/steps.mjs'
@@ -9,7 +12,7 @@ import {
 announce('simple-oauth2')
 const registered = await ask('client', {
   name: 'simple-oauth2',
-  options: ['--confidential', '--machine', '--scope', 'read'],
+  options: ['--confidential', '--first-party', '--machine', '--scope', 'read'],
 })
 const { client_id: clientId, client_secret: clientSecret, redirect_uri: redirectUri } = registered
 const codeOf = (error) => error.data?.payload?.error
@@ -45,7 +48,8 @@ await step('login in Chromium, code with PKCE', async () => {
 const first = token
 await step(`expiry and refresh × ${refreshes}`, async () => {
   await refreshRepeatedly(token.token, async () => {
-    assert.ok(token.expired(1), 'the library sees the expiry')
+    // `expires_in` is rounded up to seconds, and counts from the arrival of the response.
+    assert.ok(token.expired(2), 'the library sees the expiry')
     token = await token.refresh()
     return token.token
   })
@@ -77,7 +81,7 @@ await step('client credentials', async () => {
   })
   let accessToken = await machine.getToken({ scope: 'read' })
   // Before each request:
-  if (accessToken.expired(1)) {
+  if (accessToken.expired(10)) {
     accessToken = await machine.getToken({ scope: 'read' })
   }
   // docs: end

@@ -31,7 +31,8 @@ await once(listener, 'listening')
 const origin = `http://127.0.0.1:${listener.address().port}`
 const { client_id: clientId } = await ask('client', {
   name: 'single-page-app',
-  options: ['--public', '--scope', 'read'],
+  // The default. On a busy machine two tabs can be more than the 2 s of this run apart.
+  options: ['--public', '--first-party', '--scope', 'read', '--grace-period', '120s'],
   redirectUri: `${origin}/callback`,
 })
 config = { issuer, clientId, refreshes }

@@ -135,7 +135,7 @@ fn main() -> Result<(), Failure> {
     announce("oauth2 (Rust crate)", &locked_version());
     let options = json!({
         "name": "oauth2-crate",
-        "options": ["--public", "--scope", "read"],
+        "options": ["--public", "--first-party", "--scope", "read"],
         "redirectUri": "http://127.0.0.1/callback",
     });
     let registered = ask("client", options)?;
