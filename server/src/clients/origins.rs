@@ -66,7 +66,9 @@ fn of_public_clients(clients: &[Client]) -> HashSet<String> {
     let public = clients.iter().filter(|client| client.is_public());
     let uris = public.flat_map(|client| &client.redirect_uris);
     uris.filter_map(|uri| {
-        let origin = Url::parse(uri).ok()?.origin().ascii_serialization();
+        let origin = Url::parse(uri).ok()?.origin();
+        // Browsers send `null` for pages of any origin that they hide.
+        let origin = origin.is_tuple().then(|| origin.ascii_serialization())?;
         Some(loopback(&origin).map_or(origin.clone(), str::to_owned))
     })
     .collect()

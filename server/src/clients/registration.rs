@@ -13,7 +13,7 @@ use super::{Client, GracePeriod, InvalidRedirectUri, check_redirect_uri};
 use crate::crypto::{RngError, random};
 use crate::ids::ClientId;
 use crate::sessions::MAX_GRACE_PERIOD;
-use crate::tokens::new_client_secret;
+use crate::tokens::{Claims, new_client_secret};
 
 /// The maximum length of an id, in bytes.
 pub(super) const MAX_ID_LEN: usize = 100;
@@ -28,6 +28,8 @@ pub enum InvalidClient {
     Id,
     #[error("the id of a client must not be a UUID: the ids of users are UUIDs")]
     IdIsUuid,
+    #[error("the id `{}` is that of the native endpoints", Claims::NATIVE_CLIENT)]
+    IdIsReserved,
     #[error("the name of a client has 1 to 100 characters, and no control characters")]
     Name,
     #[error("a public client cannot be a machine: it has no secret to authenticate with")]
@@ -123,6 +125,10 @@ fn check_id(id: &str) -> Result<(), InvalidClient> {
     // The access tokens of a machine have its id as their subject, where others have a user.
     if Uuid::try_parse(id).is_ok() {
         return Err(InvalidClient::IdIsUuid);
+    }
+    // Tokens with this id permit everything.
+    if id == Claims::NATIVE_CLIENT {
+        return Err(InvalidClient::IdIsReserved);
     }
     Ok(())
 }

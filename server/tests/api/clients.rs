@@ -148,6 +148,7 @@ async fn contradictory_clients_are_rejected_with_the_reason() {
         (&["--public", "--redirect-uri", "javascript:alert(1)"], "scheme"),
         (&["--public", "--redirect-uri", CALLBACK, "--redirect-uri", CALLBACK], "listed twice"),
         (&["--public", "--redirect-uri", CALLBACK, "--id", uuid], "must not be a UUID"),
+        (&["--public", "--redirect-uri", CALLBACK, "--id", "matchbook"], "native endpoints"),
         (&["--public", "--redirect-uri", CALLBACK, "--id", "a/b"], "letters, digits"),
         (&["--public", "--redirect-uri", CALLBACK, "--scope", "ä"], "the scope has a character"),
         (&["--public", "--redirect-uri", CALLBACK, "--audience", "api"], "absolute URI"),
