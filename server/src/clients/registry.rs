@@ -109,6 +109,13 @@ impl ClientRegistry {
         self.read(id, &entry).await
     }
 
+    /// Returns whether a request has named this client before, and it existed. Makes no query.
+    #[must_use]
+    pub fn is_known(&self, id: &ClientId) -> bool {
+        let entry: Option<Arc<Entry>> = self.cache.get(id);
+        entry.is_some_and(|entry| entry.known().read.as_ref().is_some_and(|it| it.client.is_some()))
+    }
+
     async fn read(
         &self,
         id: &ClientId,

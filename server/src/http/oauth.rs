@@ -15,10 +15,12 @@ use std::sync::Arc;
 
 use actix_web::HttpRequest;
 
+use super::error::Error;
 use super::extract::client_auth::{FormCredentials, InvalidCredentials, client_credentials};
 use super::state::State;
 use crate::clients::{AuthenticationError, Client, ClientCredentials};
 use crate::grants::RequestParameters;
+use crate::limits::Limit;
 
 pub(super) use authorize::{authorize, authorize_by_post};
 pub use cors::permit_origin;
@@ -62,4 +64,38 @@ async fn authenticate(
         }
         AuthenticationError::Failed(error) => OAuthError::Failed(error.into()),
     })
+}
+
+/// Authenticates the client of a request, within the rate limit of its address. The server of a
+/// confidential client acts for all its users from one address, so the limit does not apply to
+/// it. `has_token`: the request has a token that this server issued to this client.
+async fn admit(
+    state: &State,
+    credentials: &ClientCredentials,
+    has_token: bool,
+    limit: Option<Limit>,
+) -> Result<Arc<Client>, OAuthError> {
+    let Err(error) = state.check_limit(limit) else {
+        return authenticate(state, credentials).await;
+    };
+    // Beyond the limit, invented ids cause no query.
+    if !has_token && !state.clients.is_known(credentials.id()) {
+        return Err(limited(error, false));
+    }
+    match authenticate(state, credentials).await {
+        Ok(client) if !client.is_public() => Ok(client),
+        Ok(_) => Err(limited(error, has_token)),
+        Err(OAuthError::InvalidClient { .. }) if !has_token => Err(limited(error, false)),
+        Err(other) => Err(other),
+    }
+}
+
+/// Returns the error of an exceeded rate limit. A client must not take it for the end of its
+/// session.
+fn limited(error: Error, has_token: bool) -> OAuthError {
+    match error {
+        Error::RateLimited(wait) if has_token => OAuthError::Busy(wait),
+        Error::RateLimited(wait) => OAuthError::RateLimited(wait),
+        error => OAuthError::Form(error),
+    }
 }

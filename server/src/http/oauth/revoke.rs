@@ -7,8 +7,7 @@ use serde_json::json;
 use super::documented::{OAuthErrors, PresentedTokenForm, RevocationEndpoint};
 use super::error::failure;
 use super::form::OAuthForm;
-use super::{OAuthError, authenticate, credentials};
-use crate::http::error::Error;
+use super::{OAuthError, admit, credentials};
 use crate::http::state::State;
 use crate::ids::{ClientId, SessionId};
 use crate::limits::Limit;
@@ -42,29 +41,29 @@ pub(in crate::http) async fn revoke(
 ) -> Result<HttpResponse, OAuthError> {
     let OAuthForm(parameters) = form?;
     let credentials = credentials(&request, &parameters)?;
-    state.check_limit(from.ip.map(Limit::Logout)).map_err(|error| match error {
-        Error::RateLimited(wait) => OAuthError::RateLimited(wait),
-        error => OAuthError::Form(error),
-    })?;
-    let client = authenticate(&state, &credentials).await?;
-    let token = parameters.get("token").ok_or(OAuthError::InvalidRequest("token is missing."))?;
-    if let Some(session) = session_of(&state, token, &client.id).await? {
+    let token = parameters.get("token");
+    // The hint of the request is not needed: the forms of the tokens differ.
+    let refresh = token.and_then(|text| state.issuer.authenticate(text, Some(credentials.id())));
+    let limit = from.ip.map(Limit::Logout);
+    let client = admit(&state, &credentials, refresh.is_some(), limit).await?;
+    let token = token.ok_or(OAuthError::InvalidRequest("token is missing."))?;
+    let session = match refresh {
+        Some(refresh) => Some(refresh.session),
+        None => session_of_access(&state, token, &client.id).await?,
+    };
+    if let Some(session) = session {
         state.issuer.revoke(session, from).await?;
     }
     // Clients ignore the body (RFC 7009 §2.2), but some libraries reject one that is not JSON.
     Ok(HttpResponse::Ok().json(json!({})))
 }
 
-/// Returns the session of a token of this client. The hint of the request is not needed: the
-/// forms of the tokens differ.
-async fn session_of(
+/// Returns the session of an access token of this client.
+async fn session_of_access(
     state: &State,
     token: &str,
     client: &ClientId,
 ) -> Result<Option<SessionId>, OAuthError> {
-    if let Some(token) = state.issuer.authenticate(token, Some(client)) {
-        return Ok(Some(token.session));
-    }
     match state.issuer.introspect(token).await {
         Ok(access) if access.text("client_id") == Some(client.as_str()) => {
             Ok(Some(access.token.session))

@@ -1,7 +1,5 @@
 //! `POST /oauth/token`: tokens for a code, for a refresh token, or for the client itself.
 
-use std::sync::Arc;
-
 use actix_web::HttpRequest;
 use actix_web::web::{Data, Json};
 use serde::Serialize;
@@ -9,8 +7,8 @@ use utoipa::ToSchema;
 
 use super::documented::{OAuthErrors, TokenEndpoint, TokenForm};
 use super::form::OAuthForm;
-use super::{OAuthError, authenticate, credentials};
-use crate::clients::{Client, ClientCredentials};
+use super::{OAuthError, admit, authenticate, credentials, limited};
+use crate::clients::ClientCredentials;
 use crate::grants::{CodeExchange, MachineTokens, RefreshByClient, RequestParameters};
 use crate::http::error::{Error, round_up_to_seconds};
 use crate::http::extract::idempotency_key::OptionalKey;
@@ -150,10 +148,11 @@ impl Refreshing {
         let Self { request, key } = self;
         let text = request.required("refresh_token", "refresh_token is missing.")?;
         let token = state.issuer.authenticate(text, Some(credentials.id()));
-        let client = admit(state, credentials, token.is_some(), &request.from).await?;
+        let limit = request.from.ip.map(Limit::Refresh);
+        let client = admit(state, credentials, token.is_some(), limit).await?;
         let token = token.ok_or(OAuthError::InvalidGrant(None))?;
-        let limit = Limit::Session(token.session);
-        state.check_limit(Some(limit)).map_err(|error| limited(error, true))?;
+        let limit = Some(Limit::Session(token.session));
+        state.check_limit(limit).map_err(|error| limited(error, true))?;
         let refresh = RefreshByClient {
             client,
             token,
@@ -173,7 +172,8 @@ async fn exchange_code(
 ) -> Result<Json<OAuthTokens>, OAuthError> {
     let code = request.required("code", "code is missing.")?.to_owned();
     let is_valid = state.grants.is_code(&code, credentials.id());
-    let client = admit(state, credentials, is_valid, &request.from).await?;
+    let limit = request.from.ip.map(Limit::Refresh);
+    let client = admit(state, credentials, is_valid, limit).await?;
     let parameter = |name| request.parameters.get(name).map(str::to_owned);
     let exchange = CodeExchange {
         client,
@@ -191,7 +191,8 @@ async fn issue_to_machine(
     credentials: &ClientCredentials,
     request: TokenRequest,
 ) -> Result<Json<OAuthTokens>, OAuthError> {
-    let client = admit(state, credentials, false, &request.from).await?;
+    let limit = request.from.ip.map(Limit::Refresh);
+    let client = admit(state, credentials, false, limit).await?;
     let request = MachineTokens {
         client,
         scope: request.scope()?,
@@ -199,34 +200,4 @@ async fn issue_to_machine(
         from: request.from,
     };
     Ok(Json(OAuthTokens::of_machine(state.grants.issue_to_machine(request).await?)))
-}
-
-/// Authenticates the client, within the rate limit of its address. The server of a confidential
-/// client refreshes for all its users from one address, so the limit does not apply to it.
-/// `has_token`: the request has a token that this server issued to this client.
-async fn admit(
-    state: &State,
-    credentials: &ClientCredentials,
-    has_token: bool,
-    from: &ClientInfo,
-) -> Result<Arc<Client>, OAuthError> {
-    let within_limit = state.check_limit(from.ip.map(Limit::Refresh));
-    if let Err(error) = within_limit {
-        if !has_token {
-            return Err(limited(error, false));
-        }
-        let client = authenticate(state, credentials).await?;
-        return if client.is_public() { Err(limited(error, true)) } else { Ok(client) };
-    }
-    authenticate(state, credentials).await
-}
-
-/// Returns the error of an exceeded rate limit. A client must not take it for the end of its
-/// session.
-fn limited(error: Error, has_token: bool) -> OAuthError {
-    match error {
-        Error::RateLimited(wait) if has_token => OAuthError::Busy(wait),
-        Error::RateLimited(wait) => OAuthError::RateLimited(wait),
-        error => OAuthError::Form(error),
-    }
 }
