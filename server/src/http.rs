@@ -136,7 +136,8 @@ fn oauth_routes(service: &mut Endpoints) {
         .service(resource("/oauth/introspect", "POST", web::post().to(oauth::introspect)))
         .service(
             resource("/oauth/authorize", "GET, POST", web::get().to(oauth::authorize))
-                .route(web::post().to(oauth::authorize_by_post)),
+                .route(web::post().to(oauth::authorize_by_post))
+                .app_data(page_form()),
         )
         .service(
             resource(

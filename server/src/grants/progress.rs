@@ -2,16 +2,17 @@
 //!
 //! The server keeps no state of a request. When it sends the browser to the login page, it
 //! adds the time to the request, authenticated by a tag. A login or a consent after that time
-//! is the one that the request demands.
+//! is the one that the request demands. The tag covers the request, so that the time cannot
+//! be used for a later request of the client.
 
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use super::RequestParameters;
 use crate::clock::Timestamp;
 use crate::crypto::TokenKeys;
-use crate::ids::ClientId;
 
 /// The parameter that carries the progress.
 pub(super) const PARAMETER: &str = "mb_asked";
@@ -22,7 +23,7 @@ const MAX_AGE: Duration = Duration::from_secs(60 * 60);
 const TIME_LEN: usize = 8;
 const TAG_LEN: usize = 16;
 
-/// When the user was asked to log in or to consent again, for one client.
+/// When the user was asked to log in or to consent again, for one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
     asked_at: Timestamp,
@@ -38,23 +39,23 @@ impl Progress {
         time >= self.asked_at
     }
 
-    pub(super) fn encode(self, client: &ClientId, keys: &TokenKeys) -> String {
+    pub(super) fn encode(self, request: &RequestParameters, keys: &TokenKeys) -> String {
         let time = self.asked_at.as_micros().to_be_bytes();
-        let tag: [u8; TAG_LEN] = keys.current.tag(&message(&time, client));
+        let tag: [u8; TAG_LEN] = keys.current.tag(&message(&time, request));
         URL_SAFE_NO_PAD.encode([time.as_slice(), &tag].concat())
     }
 
-    /// Parses a progress that this server encoded for this client. Returns `None` for any
+    /// Parses a progress that this server encoded for this request. Returns `None` for any
     /// other text and when the user took too long.
     pub(super) fn parse(
         text: &str,
-        client: &ClientId,
+        request: &RequestParameters,
         keys: &TokenKeys,
         now: Timestamp,
     ) -> Option<Self> {
         let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
         let (time, tag) = bytes.split_at_checked(TIME_LEN)?;
-        let message = message(time, client);
+        let message = message(time, request);
         if !keys.all().any(|key| key.verifies::<TAG_LEN>(&message, tag)) {
             return None;
         }
@@ -63,8 +64,15 @@ impl Progress {
     }
 }
 
-fn message(time: &[u8], client: &ClientId) -> Vec<u8> {
-    [time, client.as_str().as_bytes()].concat()
+/// Returns the time and the other parameters of the request, each with its length.
+fn message(time: &[u8], request: &RequestParameters) -> Vec<u8> {
+    let mut message = time.to_vec();
+    let others = request.pairs().filter(|(name, _)| name != PARAMETER);
+    for text in others.flat_map(|(name, value)| [name, value]) {
+        message.extend_from_slice(&text.len().to_be_bytes());
+        message.extend_from_slice(text.as_bytes());
+    }
+    message
 }
 
 #[cfg(test)]
@@ -78,20 +86,32 @@ mod tests {
         TokenKeys { current: TokenKey::new(&[byte; 32]), old: vec![] }
     }
 
+    fn request(pairs: &[(&str, &str)]) -> RequestParameters {
+        let owned = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        RequestParameters::new(owned.collect()).unwrap()
+    }
+
     #[test]
-    fn progress_is_of_one_client_one_server_and_one_hour() {
-        let client = ClientId::from("app");
-        let text = Progress::new(NOW).encode(&client, &keys(1));
-        let parse = |client: &str, key, now| {
-            Progress::parse(&text, &ClientId::from(client), &keys(key), now)
-        };
-        assert_eq!(parse("app", 1, NOW), Some(Progress { asked_at: NOW }));
-        assert_eq!(parse("apq", 1, NOW), None);
-        assert_eq!(parse("app", 2, NOW), None);
-        assert!(parse("app", 1, NOW.after(Duration::from_secs(3600))).is_some());
-        assert!(parse("app", 1, NOW.after(Duration::from_secs(3601))).is_none());
+    fn progress_is_of_one_request_one_server_and_one_hour() {
+        let app = request(&[("client_id", "app"), ("state", "a")]);
+        let text = Progress::new(NOW).encode(&app, &keys(1));
+        let asked = Some(Progress { asked_at: NOW });
+        assert_eq!(Progress::parse(&text, &app, &keys(1), NOW), asked);
+        assert_eq!(Progress::parse(&text, &app, &keys(2), NOW), None);
+        let carried = app.with(PARAMETER, text.clone());
+        assert_eq!(Progress::parse(&text, &carried, &keys(1), NOW), asked);
+        for other in [
+            [("client_id", "apq"), ("state", "a")],
+            [("client_id", "app"), ("state", "b")],
+            [("client_id", "ap"), ("pstate", "a")],
+        ] {
+            assert_eq!(Progress::parse(&text, &request(&other), &keys(1), NOW), None, "{other:?}");
+        }
+        let after = |seconds| NOW.after(Duration::from_secs(seconds));
+        assert_eq!(Progress::parse(&text, &app, &keys(1), after(3600)), asked);
+        assert_eq!(Progress::parse(&text, &app, &keys(1), after(3601)), None);
         for text in ["", "AA", "é", &text[1..], &format!("{text}A")] {
-            assert_eq!(Progress::parse(text, &client, &keys(1), NOW), None, "{text}");
+            assert_eq!(Progress::parse(text, &app, &keys(1), NOW), None, "{text}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! Authorization requests (RFC 6749 §4.1.1): what a browser brings from a client.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,11 +30,9 @@ impl RequestParameters {
     /// Returns the parameters, or the name of one that is repeated.
     pub fn new(pairs: Vec<(String, String)>) -> Result<Self, RepeatedParameter> {
         let pairs: Vec<_> = pairs.into_iter().filter(|(_, value)| !value.is_empty()).collect();
-        let is_repeated = |(n, (name, _)): (usize, &(String, String))| {
-            name != "resource" && pairs[..n].iter().any(|(earlier, _)| earlier == name)
-        };
-        let repeated = pairs.iter().enumerate().any(is_repeated);
-        if repeated { Err(RepeatedParameter(Self(pairs))) } else { Ok(Self(pairs)) }
+        let mut names = HashSet::new();
+        let is_repeated = pairs.iter().any(|(name, _)| name != "resource" && !names.insert(name));
+        if is_repeated { Err(RepeatedParameter(Self(pairs))) } else { Ok(Self(pairs)) }
     }
 
     /// Returns the value of a parameter.
@@ -136,6 +135,8 @@ pub enum InvalidRequest {
     /// The redirect URI is not one that the client registered.
     ForeignRedirectUri,
     RepeatedParameter,
+    /// `state` could not be sent back as it was.
+    UnreadableState,
 }
 
 /// An error of the authorization endpoint (RFC 6749 §4.1.2.1) and its description.
@@ -204,7 +205,7 @@ pub(super) fn parse(
     let max_age = max_age(&parameters).map_err(reject)?;
     let progress = parameters.get(progress::PARAMETER);
     let progress =
-        progress.and_then(|text| Progress::parse(text, &cx.client.id, cx.progress_keys, cx.now));
+        progress.and_then(|text| Progress::parse(text, &parameters, cx.progress_keys, cx.now));
     Ok(AuthorizationRequest {
         client: cx.client,
         target,
@@ -237,6 +238,10 @@ fn target(
         _ => ResponseMode::Query,
     };
     let state = parameters.get("state").map(str::to_owned);
+    // The parser of the query replaces bytes that are not UTF-8.
+    if state.as_ref().is_some_and(|state| state.contains(char::REPLACEMENT_CHARACTER)) {
+        return Err(InvalidRequest::UnreadableState);
+    }
     Ok(RedirectTarget { redirect_uri: redirect_uri.to_owned(), state, mode })
 }
 
@@ -261,6 +266,10 @@ fn check_response(parameters: &RequestParameters) -> Result<(), AuthorizationErr
         |name| parameters.get(name).is_some_and(|value: &str| value.len() > MAX_VALUE_LEN);
     if is_too_long("state") || is_too_long("nonce") {
         return Err(AuthorizationError::invalid("state and nonce are limited to 2048 bytes."));
+    }
+    // PostgreSQL stores no zero bytes.
+    if parameters.get("nonce").is_some_and(|nonce| nonce.contains(char::is_control)) {
+        return Err(AuthorizationError::invalid("nonce must not have control characters."));
     }
     Ok(())
 }

@@ -137,6 +137,7 @@ fn problem_page(problem: InvalidRequest) -> Page {
             "The application sent a redirect_uri that it has not registered."
         }
         InvalidRequest::RepeatedParameter => "The application sent a parameter twice.",
+        InvalidRequest::UnreadableState => "The application sent a state that is not UTF-8.",
     };
     tracing::info!(?problem, "authorization request rejected");
     let title = "This application cannot log you in";
