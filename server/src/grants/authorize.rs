@@ -1,5 +1,7 @@
 //! The decision about an authorization request.
 
+use diesel::Connection;
+
 use super::progress::{self, Progress};
 use super::request::{self, RequestContext, RequestParameters};
 use super::{
@@ -9,7 +11,7 @@ use crate::accounts::LoginSession;
 use crate::clock;
 use crate::issuer::NewCode;
 use crate::store::authorization_codes::{self, CodeGrant};
-use crate::store::{Conn, consents};
+use crate::store::{Conn, consents, login_sessions};
 
 /// What happens with a request next.
 pub enum Decision {
@@ -66,7 +68,7 @@ impl Grants {
     ) -> Result<Decision, Error> {
         let now = clock::now();
         let again = || {
-            let progress = Progress::new(now).encode(&request.client.id, &self.progress_keys);
+            let progress = Progress::new(now).encode(parameters, &self.progress_keys);
             parameters.with(progress::PARAMETER, progress)
         };
         let ask_login = || {
@@ -84,7 +86,10 @@ impl Grants {
             return Ok(ask_login());
         }
         match self.consent_of(request, &login).await? {
-            Prompting::NotNeeded => Ok(Decision::Code(self.issue_code(request, &login).await?)),
+            Prompting::NotNeeded => {
+                let code = self.issue_code(request, &login).await?;
+                Ok(code.map_or_else(ask_login, Decision::Code))
+            }
             _ if request.prompt.none => Ok(Decision::Reject(AuthorizationError::CONSENT_REQUIRED)),
             // The time of the login must not be taken for that of the consent.
             Prompting::Again if request.progress.is_none() => Ok(Decision::AskConsent(again())),
@@ -112,11 +117,12 @@ impl Grants {
         Ok(if is_enough { Prompting::NotNeeded } else { Prompting::FirstTime })
     }
 
+    /// Returns `None` if the login session has ended meanwhile: its end also ends its codes.
     async fn issue_code(
         &self,
         request: &AuthorizationRequest,
         login: &LoginSession,
-    ) -> Result<String, Error> {
+    ) -> Result<Option<String>, Error> {
         let now = clock::now();
         let NewCode { session, secret, text } =
             self.issuer.new_code(login.user, &request.client.id)?;
@@ -131,11 +137,20 @@ impl Grants {
             auth_time: login.auth_time,
             expires_at: now.after(self.options.code_lifetime),
         };
+        let login_session = login.id;
         let insert = move |conn: &mut Conn| {
-            authorization_codes::insert(conn, session, &secret.digest(), &grant, now)
+            conn.transaction(|conn| {
+                if !login_sessions::lock(conn, login_session)? {
+                    return Ok(false);
+                }
+                authorization_codes::insert(conn, session, &secret.digest(), &grant, now)?;
+                Ok(true)
+            })
         };
-        self.store.write(insert).await?;
+        if !self.store.write(insert).await? {
+            return Ok(None);
+        }
         tracing::info!(user = %login.user, client = %request.client.id, "authorization code issued");
-        Ok(text)
+        Ok(Some(text))
     }
 }

@@ -62,10 +62,14 @@ impl Grants {
             return Err(TokenError::Code(problem));
         }
         let audiences = narrowed_audiences(&exchange.audiences, &grant.audiences, &self.audience)?;
-        if exchanged_at.is_some() {
-            return self.exchange_again(code, exchange, self.options.code_retry).await;
+        let now = clock::now();
+        let retry = self.options.code_retry;
+        if let Some(exchanged_at) = exchanged_at {
+            // A refresh since then does not prolong the time.
+            let retry = retry.filter(|retry| now <= exchanged_at.after(*retry));
+            return self.exchange_again(code, exchange, retry).await;
         }
-        if grant.expires_at <= clock::now() {
+        if grant.expires_at <= now {
             log_rejection(&exchange, CodeError::Expired);
             return Err(TokenError::Code(CodeError::Expired));
         }
@@ -81,7 +85,6 @@ impl Grants {
             narrowing: Narrowing { scope: None, audiences },
             client: exchange.from.clone(),
         };
-        let retry = self.options.code_retry;
         let policy = self.issuer.policy().with_grace_period(retry);
         match self.issuer.exchange_code(first, policy).await? {
             Some(tokens) => Ok(tokens),

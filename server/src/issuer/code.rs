@@ -7,8 +7,8 @@ use crate::clock;
 use crate::crypto::Secret;
 use crate::ids::{ClientId, EventId, SessionId, UserId};
 use crate::sessions::{
-    self, ClientInfo, CodeOutcome, Context, EndReason, Login, Policy, PresentedCode,
-    PresentedToken, Refresh,
+    self, ClientInfo, CodeOutcome, Context, EndReason, Login, MAX_GRACE_PERIOD, Policy,
+    PresentedCode, PresentedToken, Refresh,
 };
 use crate::store::Conn;
 use crate::tokens::{ClientGrant, RefreshToken, RotationRandomness};
@@ -77,7 +77,10 @@ impl Issuer {
                 salt: policy.reissue.map(|_| salt),
             }),
         };
-        self.salt_expiry.track(session, now, &policy);
+        // A refresh may follow at once, and its salt is needed for the grace period of the
+        // client, which may be longer.
+        let longest = policy.reissue.map(|_| MAX_GRACE_PERIOD);
+        self.salt_expiry.track(session, now, &policy.with_grace_period(longest));
         let token_keys = self.token_keys.clone();
         let open = move |conn: &mut Conn| {
             let cx = Context { policy: &policy, client: &client, event, now };

@@ -70,13 +70,14 @@ pub fn end_all(conn: &mut Conn, selected: UserSessions, cx: &Context<'_>) -> Que
     let UserSessions { user, keep, reason } = selected;
     // First: if a concurrent exchange has locked a code or a token, its session is found below.
     imported_refresh_tokens::revoke_unused(conn, Some(user), None)?;
-    authorization_codes::delete_of_user(conn, user, None)?;
     let (whose, login_session) = match keep {
         Keep::Nothing => (Whose::All, None),
         Keep::Session(id) => (Whose::Except(id), None),
         Keep::LoginSession(id) => (Whose::All, Some(id)),
     };
+    // Before the codes: a concurrent request that has locked its login session issues one.
     login_sessions::delete_all(conn, user, login_session)?;
+    authorization_codes::delete_of_user(conn, user, None)?;
     let end = SessionEnd { at: cx.now, reason };
     let ended = store::sessions::end_all(conn, user, whose, end)?;
     record_ends(conn, user, &ended, reason, cx)

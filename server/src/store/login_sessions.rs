@@ -85,6 +85,12 @@ pub fn extend(conn: &mut Conn, id: LoginSessionId, until: Timestamp) -> QueryRes
     diesel::update(earlier).set(login_sessions::idle_expires_at.eq(until)).execute(conn).map(drop)
 }
 
+/// Locks a login session until the end of the transaction. Returns `false` if it was deleted.
+pub fn lock(conn: &mut Conn, id: LoginSessionId) -> QueryResult<bool> {
+    let unchanged = login_sessions::auth_time.eq(login_sessions::auth_time);
+    Ok(diesel::update(login_sessions::table.find(key(id))).set(unchanged).execute(conn)? == 1)
+}
+
 /// Deletes the login session with this secret. Returns `false` if it does not exist.
 pub fn delete(conn: &mut Conn, id: LoginSessionId, secret: &Digest) -> QueryResult<bool> {
     let presented = login_sessions::table
