@@ -1,7 +1,18 @@
 //! OAuth 2.1 with real requests: clients are registered by the command line, users log in at
 //! the pages.
 
+mod attacks;
+mod authorization;
+mod bad_requests;
+mod client_authentication;
 mod codes;
+mod cors;
+mod introspection;
+mod machines;
+mod metadata;
+mod prompts;
+mod refreshing;
+mod revocation;
 
 use std::borrow::Cow;
 
@@ -205,4 +216,10 @@ pub(crate) fn assert_error(response: &TestResponse, status: u16, error: &str) {
     let is_permitted = |byte: u8| (0x20..=0x7e).contains(&byte) && byte != b'"' && byte != b'\\';
     assert!(description.bytes().all(is_permitted), "{description}");
     assert!(!description.contains("invalid_grant") && !description.contains("invalid_client"));
+}
+
+/// Changes a character of a token.
+pub(crate) fn tampered(token: &str) -> String {
+    let other = if &token[60..61] == "A" { "B" } else { "A" };
+    format!("{}{other}{}", &token[..60], &token[61..])
 }

@@ -27,6 +27,9 @@ pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 pub(crate) const HOUR: Duration = Duration::from_secs(60 * 60);
 pub(crate) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// The OAuth client of the sessions that a code opens.
+pub(crate) const CLIENT: &str = "app";
+
 /// The time at which every test begins.
 pub(crate) const START: Timestamp = Timestamp::from_secs(1_800_000_000);
 
@@ -102,7 +105,7 @@ pub(crate) struct Harness {
     pub(crate) conn: Conn,
     pub(crate) now: Timestamp,
     pub(crate) policy: Policy,
-    token_keys: TokenKeys,
+    pub(crate) token_keys: TokenKeys,
     secrets: Vec<SecretString>,
     url: Url,
     world: TestEnv,
@@ -133,6 +136,7 @@ impl Harness {
 
     /// Starts over under another policy.
     pub(crate) fn begin(&mut self, policy: Policy) {
+        self.sql("DELETE FROM authorization_codes");
         self.sql("DELETE FROM sessions");
         self.sql("DELETE FROM events");
         self.sql("DELETE FROM session_revocations");
@@ -278,9 +282,11 @@ impl Harness {
         Rules { policy: &self.policy, token_keys: &self.token_keys }
     }
 
-    /// Parses a token that must be genuine.
+    /// Parses a token that must be genuine, of a native session or one of a client.
     pub(crate) fn parse(&self, refresh: &str) -> RefreshToken {
-        RefreshToken::parse(refresh, None, &self.token_keys).expect("a genuine token")
+        let client = CLIENT.into();
+        let parse = |client| RefreshToken::parse(refresh, client, &self.token_keys);
+        parse(None).or_else(|| parse(Some(&client))).expect("a genuine token")
     }
 
     /// Logs the user out.

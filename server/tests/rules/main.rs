@@ -8,6 +8,7 @@
 
 mod batches;
 mod clients;
+mod codes;
 mod commits;
 mod failover;
 mod folding;

@@ -1,8 +1,9 @@
 //! A minimal model of the protocol: a chain of generations of which the last
-//! is current, and the state of the last rotation.
+//! is current, and the state of the last rotation. In a session that a code has opened, the
+//! code is the first of the chain.
 
 use matchbook_server::clock::Timestamp;
-use matchbook_server::sessions::Policy;
+use matchbook_server::sessions::{MAX_GRACE_PERIOD, Policy};
 use matchbook_shared::InvalidGrantReason;
 
 /// The expected outcome.
@@ -34,6 +35,8 @@ pub(crate) struct Model {
     end: Timestamp,
     ended: Option<(Timestamp, InvalidGrantReason)>,
     deleted: bool,
+    /// The rules for the code that has opened the session, and when.
+    code: Option<(Policy, Timestamp)>,
 }
 
 /// The last rotation.
@@ -57,6 +60,17 @@ impl Model {
             end: now.after(policy.absolute_lifetime),
             ended: None,
             deleted: false,
+            code: None,
+        }
+    }
+
+    /// A client exchanges a code, which can be exchanged again as `code` permits.
+    pub(crate) fn open_by_code(policy: Policy, code: Policy, now: Timestamp) -> Self {
+        Self {
+            live: 1,
+            last: Some(Last { at: now, key: None, reissuable: code.reissue.is_some() }),
+            code: Some((code, now)),
+            ..Self::open(policy, now)
         }
     }
 
@@ -137,7 +151,15 @@ impl Model {
     fn present_superseded(&self, generation: usize, key: Option<u8>, now: Timestamp) -> Expected {
         let last = self.last.as_ref().expect("there is no old one without a rotation");
         let reuse = Expected::Rejected(InvalidGrantReason::Reuse);
-        let Some(window) = self.policy.reissue else { return reuse };
+        let policy = match self.code {
+            Some((code, exchanged_at)) if generation == 0 => {
+                let is_in_time =
+                    code.reissue.is_some_and(|it| exchanged_at.after(it.grace_period) >= now);
+                Policy { reissue: code.reissue.filter(|_| is_in_time), ..code }
+            }
+            _ => self.policy,
+        };
+        let Some(window) = policy.reissue else { return reuse };
         let age = now.since(last.at);
         let is_previous = generation + 1 == self.live;
         let has_same_key = is_previous && key.is_some() && key == last.key;
@@ -155,6 +177,20 @@ impl Model {
         let access_end = issued_at.after(self.policy.access_lifetime);
         let access_end = access_end.min(self.end).min(self.access_expires_at);
         if access_end > now { Expected::Reissued } else { Expected::ReissuedWithNewAccess }
+    }
+
+    /// The sweeper deletes the row of the code, which from then on counts as reused.
+    pub(crate) fn forget_code(&mut self) {
+        if let Some((policy, _)) = &mut self.code {
+            policy.reissue = None;
+        }
+    }
+
+    /// A client presents the code with a wrong verifier.
+    pub(crate) fn spend_code(&mut self, now: Timestamp) {
+        if !self.deleted && self.ended.is_none() {
+            self.ended = Some((now, InvalidGrantReason::Reuse));
+        }
     }
 
     pub(crate) fn log_out(&mut self, now: Timestamp) {
@@ -195,8 +231,16 @@ impl Model {
         if over_at.after(self.policy.retention) <= now {
             self.deleted = true;
         }
-        let (Some(rules), Some(last)) = (self.policy.reissue, &mut self.last) else { return };
-        let max_wait = if last.key.is_some() { rules.recovery_window } else { rules.grace_period };
+        let Some(last) = &mut self.last else { return };
+        let max_wait = match self.policy.reissue {
+            _ if self.code.is_some() => {
+                let window = self.policy.reissue.map(|rules| rules.recovery_window);
+                window.unwrap_or_default().max(MAX_GRACE_PERIOD)
+            }
+            Some(rules) if last.key.is_some() => rules.recovery_window,
+            Some(rules) => rules.grace_period,
+            None => return,
+        };
         if last.reissuable && (over_at <= now || now.since(last.at) > max_wait) {
             *last = Last { at: last.at, key: None, reissuable: false };
         }

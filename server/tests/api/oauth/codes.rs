@@ -108,6 +108,20 @@ async fn exchange_that_is_repeated_after_a_refresh_ends_nothing() {
 }
 
 #[actix_rt::test]
+async fn code_used_again_later_ends_the_session_although_it_was_refreshed_a_moment_ago() {
+    let (server, browser) = server_with(|launch| launch.set("oauth.code_retry", "2s")).await;
+    let client = server.add_spa();
+    let code = browser.code(&client.request()).await;
+    let body = tokens(&server.token(&client, &exchange_of(&code)).await);
+    actix_rt::time::sleep(Duration::from_millis(2100)).await;
+    tokens(&server.refresh_by(&client, &text(&body, "refresh_token")).await);
+    let again = server.token(&client, &exchange_of(&code)).await;
+    assert_error(&again, 400, "invalid_grant");
+    assert_eq!(again.json()["reason"], "reuse");
+    assert_eq!(live_sessions(&server), 0);
+}
+
+#[actix_rt::test]
 async fn wrong_verifier_spends_the_code() {
     let (server, browser) = server_with(|launch| launch).await;
     let client = server.add_spa();
@@ -194,6 +208,35 @@ async fn codes_end_with_the_sessions_of_their_user() {
     let request = server.http.request("DELETE", "/sessions").bearer_auth(&native.access);
     assert_eq!(matchbook_testkit::TestResponse::of(request.send()).await.status, 200);
     assert_error(&server.token(&client, &exchange_of(&code)).await, 400, "invalid_grant");
+}
+
+#[actix_rt::test]
+async fn concurrent_request_leaves_no_code_after_a_logout_everywhere() {
+    let (server, _) = server_with(|launch| launch).await;
+    let client = server.add_spa();
+    for _ in 0..4 {
+        let browser = server.log_browser_in().await;
+        let native = server.log_in_as("ann", super::PASSWORD).await;
+        let requests =
+            join_all((0..12).map(|_| async { browser.authorize(&client.request()).await }));
+        let logout = async {
+            actix_rt::time::sleep(Duration::from_millis(2)).await;
+            let request = server.http.request("DELETE", "/sessions").bearer_auth(&native.access);
+            matchbook_testkit::TestResponse::of(request.send()).await
+        };
+        let (responses, logout) = futures_util::future::join(requests, logout).await;
+        assert_eq!(logout.status, 200);
+        for response in responses {
+            let location = response.header("location");
+            let Some((_, code)) = location.split_once("?code=") else {
+                assert!(location.starts_with("../login?"), "{location}");
+                continue;
+            };
+            let code = code.split('&').next().unwrap();
+            let exchanged = server.token(&client, &exchange_of(code)).await;
+            assert_error(&exchanged, 400, "invalid_grant");
+        }
+    }
 }
 
 #[actix_rt::test]
