@@ -77,7 +77,7 @@ class User {
     const submit = async (button) => {
       const { pathname } = new URL(page.url())
       const leaves = page.waitForURL((at) => at.pathname !== pathname)
-      await Promise.all([leaves, page.click(button)])
+      await Promise.all([leaves, page.press(button, 'Enter')])
     }
     const password = page.locator('#password')
     const consent = page.locator(`button[name=decision][value=${decision}]`)

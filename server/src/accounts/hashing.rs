@@ -160,6 +160,8 @@ mod tests {
         hasher.queue.try_send(Box::new(move |_| assert!(paused.recv().is_err()))).unwrap();
         while hasher.queue.try_send(Box::new(|_| ())).is_ok() {}
         assert!(matches!(hasher.hash(password("one")).await, Err(Error::Busy)));
+        let unknown = hasher.verify(password("one"), None).await;
+        assert!(matches!(unknown, Err(Error::Busy)), "a password without a hash waits as well");
         drop(resume);
         while let Err(error) = hasher.hash(password("one")).await {
             assert!(matches!(error, Error::Busy), "{error}");

@@ -7,6 +7,7 @@ use matchbook_server::accounts;
 use matchbook_server::clock;
 use matchbook_server::ids::{EventId, UserId};
 use matchbook_server::sessions::{ClientInfo, Context, Policy};
+use matchbook_server::store::Conn;
 use matchbook_testkit::{Http, TestResponse};
 use serde_json::json;
 
@@ -35,6 +36,28 @@ impl Operation {
             Self::Disable | Self::Enable => "user_disabled",
         }
     }
+
+    /// Applies the rule as the command line does. Returns whether it changed something.
+    pub(crate) fn run(self, conn: &mut Conn, user: &str) -> bool {
+        let user = UserId(user.parse().unwrap());
+        let now = clock::now();
+        let event = EventId::new(now).unwrap();
+        let client = ClientInfo::command_line();
+        let cx = Context { policy: &POLICY, client: &client, event, now };
+        match self {
+            Self::Disable => accounts::disable(conn, user, &cx).unwrap().is_some(),
+            Self::Enable => accounts::enable(conn, user, &cx).unwrap(),
+            Self::Delete => accounts::delete(conn, user, &cx).unwrap().is_some(),
+            Self::SetPassword => {
+                let hash = text(
+                    conn,
+                    "SELECT password_hash AS text FROM accounts \
+                     JOIN identities USING (user_id) WHERE name = 'other'",
+                );
+                accounts::set_password(conn, user, &hash, &cx).unwrap().is_some()
+            }
+        }
+    }
 }
 
 impl Server {
@@ -42,28 +65,8 @@ impl Server {
     /// something.
     pub(crate) async fn operate(&self, operation: Operation, user: &str) -> bool {
         let mut conn = self.database();
-        let user = UserId(user.parse().unwrap());
-        let work = move || {
-            let now = clock::now();
-            let event = EventId::new(now).unwrap();
-            let client = ClientInfo::command_line();
-            let cx = Context { policy: &POLICY, client: &client, event, now };
-            match operation {
-                Operation::Disable => accounts::disable(&mut conn, user, &cx).unwrap().is_some(),
-                Operation::Enable => accounts::enable(&mut conn, user, &cx).unwrap(),
-                Operation::Delete => accounts::delete(&mut conn, user, &cx).unwrap().is_some(),
-                Operation::SetPassword => {
-                    let hash = text(
-                        &mut conn,
-                        "SELECT password_hash AS text FROM accounts \
-                                                JOIN identities USING (user_id) \
-                                                WHERE name = 'other'",
-                    );
-                    accounts::set_password(&mut conn, user, &hash, &cx).unwrap().is_some()
-                }
-            }
-        };
-        actix_rt::task::spawn_blocking(work).await.unwrap()
+        let user = user.to_owned();
+        actix_rt::task::spawn_blocking(move || operation.run(&mut conn, &user)).await.unwrap()
     }
 
     /// Sends a login, and returns its status and error code.
@@ -84,7 +87,7 @@ const POLICY: Policy = Policy {
 };
 
 /// Returns the column `text` of a query.
-fn text(conn: &mut matchbook_server::store::Conn, query: &str) -> String {
+fn text(conn: &mut Conn, query: &str) -> String {
     use diesel::prelude::*;
     #[derive(QueryableByName)]
     struct Row {

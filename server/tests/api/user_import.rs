@@ -151,3 +151,24 @@ async fn more_users_than_one_batch_are_imported() {
     assert_eq!(server.number("SELECT count(*) AS number FROM imported_refresh_tokens"), 1_234);
     assert_eq!(server.users_json(&["show", "user7"])["importedRefreshTokens"], 1);
 }
+
+#[actix_rt::test]
+async fn import_that_fails_in_its_second_batch_adds_nobody() {
+    let server = Server::start();
+    // The check of the file does not find this.
+    server.sql(if server.world.database_url().starts_with("postgres") {
+        "ALTER TABLE identities ADD CHECK (name <> 'user700')"
+    } else {
+        "CREATE TRIGGER refuse BEFORE INSERT ON identities WHEN new.name = 'user700' \
+         BEGIN SELECT RAISE(ABORT, 'refused'); END"
+    });
+    let lines: Vec<Value> = (0..800).map(|n| json!({ "name": format!("user{n}") })).collect();
+    assert!(server.import(&lines, &[]).is_err());
+    assert_eq!(server.accounts(), 0);
+    for table in ["identities", "users", "events"] {
+        let query = format!("SELECT count(*) AS number FROM {table}");
+        assert_eq!(server.number(&query), 0, "{table}");
+    }
+    server.import(&lines[..700], &[]).unwrap();
+    assert_eq!(server.accounts(), 700);
+}

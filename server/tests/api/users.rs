@@ -5,6 +5,7 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
+use crate::accounts_lifecycle::Operation;
 use crate::support::{Server, binary};
 
 const PASSWORD: &str = "violet tractor seven hums";
@@ -154,6 +155,26 @@ async fn disabled_user_is_rejected_at_once_and_can_be_enabled() {
     assert_eq!(server.users(&["enable", "ann"]).unwrap(), "ann is enabled\n");
     assert_eq!(server.users(&["enable", "ann"]).unwrap(), "ann was enabled already\n");
     server.log_in_as("ann", PASSWORD).await;
+}
+
+#[actix_rt::test]
+async fn repeated_disable_waits_for_every_server_after_a_command_that_was_interrupted() {
+    let server = Server::start();
+    let id = server.register("ann", PASSWORD).await;
+    for _ in 0..3 {
+        let tokens = server.log_in_as("ann", PASSWORD).await;
+        assert_eq!(server.user(&tokens.access).await, 200);
+        // A command that is killed after its commit, before the servers have read it.
+        assert!(server.operate(Operation::Disable, &id).await);
+        assert_eq!(server.users(&["disable", "ann"]).unwrap(), "ann was disabled already\n");
+        assert_eq!(server.user(&tokens.access).await, 401);
+        let refused = server.refresh(&tokens.refresh).await;
+        assert_eq!(refused.field("reason"), "user_disabled");
+        assert_eq!(server.try_log_in_as("ann", PASSWORD).await.status, 403);
+        assert!(server.operate(Operation::Enable, &id).await);
+    }
+    let disabled = "SELECT count(*) AS number FROM events WHERE kind = 'account_disabled'";
+    assert_eq!(server.number(disabled), 3, "a repeated command records nothing");
 }
 
 #[actix_rt::test]
