@@ -137,7 +137,10 @@ async fn second_factor_counts_once_it_is_confirmed_and_until_it_is_removed() {
     // Another attempt has another secret.
     let second = begin(PASSWORD).await.field("secret");
     assert_eq!(outcome(&confirm(code_of(&first, 0)).await), (401, "invalid_code".into()));
-    assert_eq!(confirm(code_of(&second, 0)).await.status, 200);
+    let used = code_of(&second, 0);
+    assert_eq!(confirm(used.clone()).await.status, 200);
+    let reused = log_in_with(&server.http, PASSWORD, &used).await;
+    assert_eq!(outcome(&reused), (401, "invalid_credentials".into()), "the first code is used");
     assert_eq!(server.try_log_in_as("ann", PASSWORD).await.status, 401);
     assert_eq!(outcome(&begin(PASSWORD).await), (409, "second_factor_on".into()));
     let again = confirm(code_of(&second, 1)).await;
