@@ -220,6 +220,7 @@ fn code_of_a_disabled_user_opens_no_session_and_is_not_spent() {
 fn reissue_to_another_address_is_recorded() {
     let mut harness = Harness::new(DEFAULT);
     let (code, pair) = harness.open_by_code(Some(RETRY));
+    harness.wait(SECOND);
     let elsewhere = ClientInfo { ip: Some([198, 51, 100, 1].into()), ..device() };
     let again = harness.exchange_from(&code, Some(RETRY), elsewhere);
     assert_eq!(again, Outcome::Reissued(pair));
