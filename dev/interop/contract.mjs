@@ -211,10 +211,13 @@ const server = await Server.start({
 })
 const restart = process.env.INTEROP_RESTART_DATABASE
 const faults = []
+// The exit status of the restart.
+let restarted
 const nemesis = new Nemesis((generation) => {
   if (generation === 2 && restart) {
     faults.push('database restarted')
-    spawn(restart, { stdio: 'ignore' })
+    const command = spawn(restart, { stdio: 'ignore' })
+    restarted = new Promise((resolve) => command.once('exit', resolve))
   }
   if (generation === 3) {
     faults.push('server killed')
@@ -270,6 +273,7 @@ try {
   say(`${chain.length - 1} rotations, ${logins.length} new logins`)
   assert.ok(chain.length - 1 >= ROTATIONS, 'there were enough rotations')
   assert.ok(faults.includes('server killed'), 'the server was killed')
+  if (restart) assert.equal(await restarted, 0, 'the database was restarted')
   const rejections = proxy.exchanges.filter(({ status }) => status >= 400 && status !== 503)
   assert.deepEqual(rejections.map(({ body }) => body), [])
   const sessions = sessionsInDatabase(server)
