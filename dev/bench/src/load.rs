@@ -77,8 +77,20 @@ pub struct LoadConnection {
 pub struct Reply<'a> {
     /// The status code.
     pub status: u16,
+    /// The status line and the headers.
+    head: &'a [u8],
     /// The complete body.
     pub body: &'a [u8],
+}
+
+impl<'a> Reply<'a> {
+    /// Returns the value of a header.
+    pub fn header(&self, name: &str) -> Option<&'a str> {
+        let head = std::str::from_utf8(self.head).ok()?;
+        let mut headers = head.split("\r\n").filter_map(|line| line.split_once(':'));
+        let (_, value) = headers.find(|(own, _)| own.eq_ignore_ascii_case(name))?;
+        Some(value.trim())
+    }
 }
 
 /// Larger than any response in the benchmark.
@@ -121,7 +133,11 @@ impl LoadConnection {
         while self.received.len() < end + length {
             self.more().await?;
         }
-        Ok(Reply { status: head.status, body: &self.received[end..end + length] })
+        Ok(Reply {
+            status: head.status,
+            head: &self.received[..end],
+            body: &self.received[end..end + length],
+        })
     }
 
     async fn more(&mut self) -> Result<()> {
@@ -133,6 +149,7 @@ impl LoadConnection {
 
     /// Reads a chunked body (RFC 9112 §7.1) from `at`.
     async fn chunks(&mut self, status: u16, mut at: usize) -> Result<Reply<'_>> {
+        let head = at;
         self.joined.clear();
         loop {
             let Some(line) = find(&self.received[at..], b"\r\n") else {
@@ -147,7 +164,7 @@ impl LoadConnection {
                 self.more().await?;
             }
             if size == 0 {
-                return Ok(Reply { status, body: &self.joined });
+                return Ok(Reply { status, head: &self.received[..head], body: &self.joined });
             }
             self.joined.extend_from_slice(&self.received[from..from + size]);
             at = from + size + 2;

@@ -16,7 +16,8 @@ fn every_selected_case_is_measured() {
     let folder = tempfile::tempdir().unwrap();
     let bench = Path::new(env!("CARGO_BIN_EXE_bench"));
     assert!(bench.with_file_name("matchbook-server").is_file(), "build the server beside it");
-    let only = "refresh,user,token,jwks,repeat,tls,connect,sqlite,statement,startup,logins";
+    let only = "refresh,user,token,jwks,repeat,oauth,introspect,code,page,tls,connect,sqlite,\
+                statement,startup,logins";
     let run = Command::new(bench)
         .args(["--quick", "--only", only])
         .current_dir(&folder)
@@ -28,7 +29,20 @@ fn every_selected_case_is_measured() {
     let report = std::fs::read(results.join("results.json")).unwrap();
     let report: Value = serde_json::from_slice(&report).unwrap();
     let rows = report["rows"].as_array().unwrap();
-    for name in ["refresh", "user", "token", "jwks", "repeat", "tls", "connect", "sqlite"] {
+    for name in [
+        "refresh",
+        "user",
+        "token",
+        "jwks",
+        "repeat",
+        "oauth",
+        "introspect",
+        "code",
+        "page",
+        "tls",
+        "connect",
+        "sqlite",
+    ] {
         let mut measured = rows.iter().filter(|row| row["name"] == name).peekable();
         assert!(measured.peek().is_some(), "{name} was not measured");
         for row in measured {

@@ -55,6 +55,11 @@ pub(crate) struct Case {
 }
 
 impl Case {
+    /// Whether an OAuth client sends the requests.
+    pub(crate) fn uses_oauth(&self) -> bool {
+        matches!(self.work, "oauth" | "introspect" | "code")
+    }
+
     /// Whether the case is only useful with the competitor.
     pub(crate) fn needs_competitor(&self) -> bool {
         self.comparisons == COMPETITOR
@@ -70,6 +75,8 @@ pub(crate) enum Comparison {
     Component(&'static str),
     /// The competitor with sessions of this kind.
     Competitor(Login),
+    /// The server itself with another argument `--work`.
+    Own(&'static str),
 }
 
 /// The kind of login at the competitor.
@@ -87,6 +94,7 @@ impl fmt::Display for Comparison {
             Self::Baseline(path) | Self::Component(path) => write!(f, "baseline {path}"),
             Self::Competitor(Login::OAuth) => write!(f, "oidc-provider"),
             Self::Competitor(Login::OpenId) => write!(f, "oidc-provider, OpenID"),
+            Self::Own(work) => write!(f, "matchbook {work}"),
         }
     }
 }
@@ -114,6 +122,9 @@ impl fmt::Display for Case {
 /// The key set, which needs no database and no Redis.
 pub(crate) const KEYS: &str = "get:/.well-known/jwks.json";
 
+/// The login page.
+const LOGIN_PAGE: &str = "get:/login";
+
 const REFRESH: &[Comparison] = &[Comparison::Baseline("/refresh")];
 const REFRESH_ALONE: &[Comparison] =
     &[Comparison::Baseline("/refresh"), Comparison::Baseline("/single")];
@@ -127,6 +138,8 @@ const USER_AND_PARTS: &[Comparison] = &[
     Comparison::Baseline("/cached"),
     Comparison::Component("/mget"),
 ];
+const OWN_REFRESH: &[Comparison] = &[Comparison::Own("refresh")];
+const OWN_USER: &[Comparison] = &[Comparison::Own("user")];
 const EMPTY: &[Comparison] = &[Comparison::Component("/empty")];
 
 /// Returns the selected cases, grouped by environment.
@@ -167,6 +180,10 @@ pub(crate) fn cases(arguments: &Arguments) -> Vec<Case> {
                 cases.extend(all.iter().copied().map(case("token", environment, "token", &[])));
                 cases.extend(all.iter().copied().map(case("jwks", environment, KEYS, EMPTY)));
                 cases.extend(at(16).map(case("competitor", environment, "refresh", COMPETITOR)));
+                cases.extend(at(16).map(case("oauth", environment, "oauth", OWN_REFRESH)));
+                cases.extend(at(16).map(case("introspect", environment, "introspect", OWN_USER)));
+                cases.extend(at(16).map(case("code", environment, "code", &[])));
+                cases.extend(at(16).map(case("page", environment, LOGIN_PAGE, EMPTY)));
                 if !arguments.quick {
                     cases.extend(at(64).map(case(
                         "competitor",

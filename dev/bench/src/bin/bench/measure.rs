@@ -10,6 +10,7 @@ use crate::arguments::Arguments;
 use crate::cases::{Case, Comparison, cases, duration};
 use crate::counters::{Sampler, memory};
 use crate::interrupt::stop_if_interrupted;
+use crate::seeding::{CLIENT_ID, CLIENT_SECRET};
 use crate::services::{Endpoint, Services};
 
 /// The name of the measured server.
@@ -203,6 +204,7 @@ impl Round<'_> {
         let work = match comparison {
             Some(Comparison::Component(path)) => format!("get:{path}"),
             Some(Comparison::Competitor(_)) => "oauth".to_owned(),
+            Some(Comparison::Own(work)) => work.to_owned(),
             _ => case.work.to_owned(),
         };
         let mut command = Command::new(self.load);
@@ -210,7 +212,9 @@ impl Round<'_> {
         command.args(["--connections", &case.connections.to_string()]);
         command.args(["--seconds", &arguments.seconds().to_string()]);
         command.args(["--warmup", &arguments.warmup().to_string()]);
-        command.arg("--tokens").arg(&endpoint.tokens);
+        let of_client = comparison.is_none() && case.uses_oauth();
+        let tokens = if of_client { &endpoint.client_tokens } else { &endpoint.tokens };
+        command.arg("--tokens").arg(tokens);
         if let Some(ca) = &endpoint.ca {
             command.arg("--ca").arg(ca);
         }
@@ -220,6 +224,10 @@ impl Round<'_> {
             }
             Some(Comparison::Competitor(_)) => {
                 command.args(["--oauth-client", "bench:bench-secret"]);
+            }
+            None if case.uses_oauth() => {
+                command.args(["--oauth-client", &format!("{CLIENT_ID}:{CLIENT_SECRET}")]);
+                command.args(["--path", "/oauth/token"]);
             }
             _ => {}
         }

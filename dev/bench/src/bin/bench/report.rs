@@ -160,6 +160,10 @@ impl Report {
                 targets.push(Target::at_least(what, 0.8, ratio));
             }
         }
+        let oauth = self.ratio("oauth", "ES256", 16, "matchbook refresh");
+        targets.push(Target::at_least("oauth at 16, of refresh".to_owned(), 0.95, oauth));
+        let introspect = self.ratio("introspect", "ES256", 16, "matchbook user");
+        targets.push(Target::at_least("introspect at 16, of user".to_owned(), 0.8, introspect));
         let most = |name, value: fn(&Medians) -> f64| {
             let rows = self.rows.iter().filter(|row| row.name == name);
             rows.map(|row| value(&row.matchbook)).reduce(f64::max)

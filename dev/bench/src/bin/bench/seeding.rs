@@ -8,6 +8,7 @@ use diesel::connection::SimpleConnection;
 use diesel::{Connection, PgConnection};
 use matchbook_bench::seed;
 use matchbook_server::crypto::Secret;
+use matchbook_server::ids::ClientId;
 use matchbook_server::secrets::DerivedKeys;
 use matchbook_server::tokens::RefreshToken;
 use openssl::sha::sha256;
@@ -19,6 +20,13 @@ const ROWS_PER_STATEMENT: u64 = 1_000_000;
 
 /// Maximum number of tokens per file.
 const MAX_TOKENS: u64 = 100_000;
+
+/// The OAuth client, and its secret.
+pub(crate) const CLIENT_ID: &str = "bench";
+pub(crate) const CLIENT_SECRET: &str = "for-measurements-alone-and-of-no-worth";
+
+/// Number of sessions of the OAuth client.
+const CLIENT_SESSIONS: u64 = 256;
 
 /// The program that uses a session.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -43,8 +51,35 @@ pub(crate) fn fill(url: &str, sessions: u64) {
         }
         conn.batch_execute(&seed::statements(from, until)).unwrap();
     }
+    conn.batch_execute(&seed::statements(sessions, sessions + CLIENT_SESSIONS)).unwrap();
+    conn.batch_execute(&client_statements(sessions)).unwrap();
     conn.batch_execute("VACUUM (ANALYZE)").unwrap();
     conn.batch_execute("CHECKPOINT").unwrap();
+}
+
+/// Inserts the OAuth client, and gives it the sessions from the number `from`.
+fn client_statements(from: u64) -> String {
+    let first = seed::user(from);
+    let last = seed::user(from + CLIENT_SESSIONS);
+    format!(
+        "INSERT INTO clients (id, name, secret_digest, redirect_uris, scopes, audiences,
+             is_first_party, require_pkce, is_machine, created_at)
+         VALUES ('{CLIENT_ID}', 'Benchmark', sha256('{CLIENT_SECRET}'),
+             '[\"https://bench.example/cb\"]', '[\"read\"]', '[]', true, true, false, now());
+         UPDATE sessions SET client_id = '{CLIENT_ID}', scope = 'read', auth_time = now()
+         WHERE user_id >= '{first}' AND user_id < '{last}'"
+    )
+}
+
+/// Writes the refresh tokens of the OAuth client to a file.
+pub(crate) fn write_client_tokens(
+    folder: &Path,
+    name: &str,
+    secret: &str,
+    sessions: u64,
+) -> PathBuf {
+    let numbers = sessions..sessions + CLIENT_SESSIONS;
+    write_file(folder, name, secret, numbers.map(|n| (n, Some(ClientId::from(CLIENT_ID)))))
 }
 
 /// Writes refresh tokens of one owner to a file. The order spreads any prefix evenly over
@@ -56,17 +91,27 @@ pub(crate) fn write_tokens(
     sessions: u64,
     owner: Owner,
 ) -> PathBuf {
-    let derived = DerivedKeys::from_secrets(&secret.to_owned().into(), &[]).unwrap();
     let pairs = sessions / 2;
     let stride = stride(pairs);
+    let number = |i| 2 * (i * stride % pairs) + owner as u64;
+    write_file(folder, name, secret, (0..pairs.min(MAX_TOKENS)).map(|i| (number(i), None)))
+}
+
+/// Writes the first refresh tokens of sessions, each with its client.
+fn write_file(
+    folder: &Path,
+    name: &str,
+    secret: &str,
+    sessions: impl Iterator<Item = (u64, Option<ClientId>)>,
+) -> PathBuf {
+    let derived = DerivedKeys::from_secrets(&secret.to_owned().into(), &[]).unwrap();
     let mut text = String::new();
-    for i in 0..pairs.min(MAX_TOKENS) {
-        let n = 2 * (i * stride % pairs) + owner as u64;
+    for (n, client) in sessions {
         let token = RefreshToken {
             session: seed::session(n),
             generation: 0,
             secret: Secret::from_bytes(sha256(format!("secret {n}").as_bytes())),
-            client: None,
+            client,
         };
         writeln!(text, "{}", token.encode(&derived.token_keys.current)).unwrap();
     }

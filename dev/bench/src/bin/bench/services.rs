@@ -49,6 +49,7 @@ pub(crate) struct Database {
     pub(crate) url: String,
     tokens: PathBuf,
     baseline_tokens: PathBuf,
+    client_tokens: PathBuf,
 }
 
 /// A server to load, with its tokens and CA.
@@ -56,6 +57,8 @@ pub(crate) struct Database {
 pub(crate) struct Endpoint {
     pub(crate) url: String,
     pub(crate) tokens: PathBuf,
+    /// Refresh tokens of the OAuth client. The file exists if the database is seeded.
+    pub(crate) client_tokens: PathBuf,
     pub(crate) ca: Option<PathBuf>,
 }
 
@@ -75,6 +78,7 @@ impl Setup<'_> {
             Comparison::Baseline(_) | Comparison::Component(_) => {
                 self.baseline.as_ref().map(|(baseline, endpoint)| (baseline, endpoint))?
             }
+            Comparison::Own(_) => return Some((self.process.id(), self.server.clone())),
             Comparison::Competitor(login) => self
                 .competitor
                 .as_ref()
@@ -159,6 +163,12 @@ impl Services {
         let database = Database {
             tokens: tokens(&format!("{name}.tokens"), Owner::Server),
             baseline_tokens: tokens(&format!("{name}.baseline.tokens"), Owner::Baseline),
+            client_tokens: seeding::write_client_tokens(
+                self.folder.path(),
+                &format!("{name}.client.tokens"),
+                SECRET,
+                sessions,
+            ),
             url,
         };
         self.databases.insert(key, database.clone());
@@ -191,7 +201,12 @@ impl Services {
                         let url = listener.url.clone();
                         (
                             listener,
-                            Endpoint { url, tokens: database.baseline_tokens.clone(), ca: None },
+                            Endpoint {
+                                url,
+                                tokens: database.baseline_tokens.clone(),
+                                client_tokens: database.client_tokens.clone(),
+                                ca: None,
+                            },
                         )
                     });
                 let url = process.url().to_owned();
@@ -202,7 +217,12 @@ impl Services {
                         Some(&self.redis),
                     ),
                     process,
-                    server: Endpoint { url, tokens: database.tokens, ca },
+                    server: Endpoint {
+                        url,
+                        tokens: database.tokens,
+                        client_tokens: database.client_tokens,
+                        ca,
+                    },
                     baseline,
                     competitor,
                 }
@@ -216,7 +236,7 @@ impl Services {
                 let sampler = Sampler::new(process.id(), None, None);
                 Setup {
                     process,
-                    server: Endpoint { url, tokens, ca },
+                    server: Endpoint { url, client_tokens: tokens.clone(), tokens, ca },
                     baseline: None,
                     competitor,
                     sampler,
@@ -259,7 +279,7 @@ impl Services {
                 get(&listener.url, &format!("/seed?count={OPENED_SESSIONS}{kind}"));
             assert_eq!(status, 200, "{lines}");
             fs::write(&tokens, lines).unwrap();
-            Endpoint { url: listener.url.clone(), tokens, ca: None }
+            Endpoint { url: listener.url.clone(), client_tokens: tokens.clone(), tokens, ca: None }
         };
         let oauth = endpoint("");
         let openid = endpoint("&openid");

@@ -11,7 +11,8 @@ pub(crate) struct Arguments {
     /// URL of the server, like `http://127.0.0.1:5001`.
     #[arg(long)]
     pub(crate) target: String,
-    /// Kind of request: refresh, keyed, repeat, user, token, login, oauth or `get:/path`.
+    /// Kind of request: refresh, keyed, repeat, user, token, login, oauth, introspect, code or
+    /// `get:/path`.
     #[arg(long)]
     pub(crate) work: Work,
     /// Path, instead of the usual one.
@@ -41,7 +42,7 @@ pub(crate) struct Arguments {
     /// Open a new connection for each request.
     #[arg(long)]
     pub(crate) reconnect: bool,
-    /// Client for oauth, as `ID:SECRET`.
+    /// Client for oauth, introspect and code, as `ID:SECRET`.
     #[arg(long)]
     pub(crate) oauth_client: Option<String>,
     /// Wait for a line on standard input after the warm-up.
@@ -59,6 +60,10 @@ pub(crate) enum Work {
     /// Logins with a password: one account per connection.
     Login,
     Oauth,
+    /// Introspections of one access token.
+    Introspect,
+    /// Authorization requests, each with the exchange of its code.
+    Code,
     Get(String),
 }
 
@@ -74,6 +79,8 @@ impl std::str::FromStr for Work {
             "token" => Self::Token,
             "login" => Self::Login,
             "oauth" => Self::Oauth,
+            "introspect" => Self::Introspect,
+            "code" => Self::Code,
             _ => Self::Get(text.strip_prefix("get:").ok_or("unknown kind of request")?.to_owned()),
         })
     }

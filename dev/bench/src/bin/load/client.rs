@@ -21,6 +21,13 @@ const PASSWORD: &str = "violet tractor seven hums";
 const FORM: &str = "Content-Type: application/x-www-form-urlencoded\r\n";
 const JSON: &str = "Content-Type: application/json\r\n";
 
+/// A verifier and an authorization request with its challenge (RFC 7636 Appendix B).
+const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+const REDIRECT_URI: &str = "https%3A%2F%2Fbench.example%2Fcb";
+const AUTHORIZATION: &str = "/oauth/authorize?response_type=code&client_id=bench\
+    &redirect_uri=https%3A%2F%2Fbench.example%2Fcb&code_challenge_method=S256\
+    &code_challenge=E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
+
 /// The pause after a rejection because too many logins wait.
 const BUSY_PAUSE: Duration = Duration::from_secs(1);
 
@@ -36,7 +43,7 @@ impl Tokens {
         let text = arguments.tokens.as_ref().map(|file| fs::read_to_string(file).unwrap());
         let lines: Vec<_> = text.iter().flat_map(|text| text.lines()).map(str::to_owned).collect();
         let needed = match arguments.work {
-            Work::Token | Work::Login | Work::Get(_) => 0,
+            Work::Token | Work::Login | Work::Code | Work::Get(_) => 0,
             _ => arguments.connections,
         };
         if lines.len() < needed {
@@ -72,6 +79,8 @@ pub(crate) struct Client {
     /// Number of logins that were rejected because too many wait.
     pub(crate) busy: usize,
     expected: Expected,
+    /// The authorization request of a browser that is logged in.
+    authorization: Vec<u8>,
 }
 
 /// The expected response.
@@ -105,6 +114,7 @@ impl Client {
             times: Vec::with_capacity(1 << 14),
             busy: 0,
             expected: Expected::Anything,
+            authorization: Vec::new(),
         }
     }
 
@@ -127,6 +137,15 @@ impl Client {
                 self.get(&path, "");
             }
             Work::Login => self.register().await,
+            Work::Introspect => {
+                let access = self.refresh_oauth("/oauth/token").await;
+                let form = format!("token={access}&{}", self.client_form());
+                self.post("/oauth/introspect", FORM, &form);
+            }
+            Work::Code => {
+                self.register().await;
+                self.log_browser_in().await;
+            }
             Work::Refresh | Work::Keyed | Work::Token | Work::Oauth => {}
         }
     }
@@ -150,7 +169,14 @@ impl Client {
         }
         match self.arguments.work {
             Work::Refresh | Work::Keyed => drop(self.refresh("/refresh").await),
-            Work::Oauth => self.refresh_oauth().await,
+            Work::Oauth => drop(self.refresh_oauth("/token").await),
+            Work::Introspect => {
+                let reply = exchange(&mut self.connection, &self.request).await;
+                if reply.status != 200 || field(reply.body, "active") != Some("true") {
+                    unexpected_response("200 and an active token", reply);
+                }
+            }
+            Work::Code => self.exchange_code().await,
             Work::Repeat => self.repeat().await,
             Work::Token => self.token().await,
             Work::Login => {
@@ -198,22 +224,73 @@ impl Client {
         (next, access)
     }
 
-    async fn refresh_oauth(&mut self) {
-        let path = self.path("/token").to_owned();
+    /// Refreshes the token of this line as an OAuth client. Returns the access token.
+    async fn refresh_oauth(&mut self, usual: &str) -> String {
+        let path = match self.arguments.work {
+            Work::Introspect => usual.to_owned(),
+            _ => self.path(usual).to_owned(),
+        };
         let token = self.tokens.lines.borrow()[self.line].clone();
+        let client = self.client_form();
+        self.post(&path, FORM, &format!("grant_type=refresh_token&refresh_token={token}&{client}"));
+        let reply = exchange(&mut self.connection, &self.request).await;
+        let (next, access) = oauth_tokens(reply);
+        let access = access.to_owned();
+        next.clone_into(&mut self.tokens.lines.borrow_mut()[self.line]);
+        access
+    }
+
+    /// Returns the fields that authenticate the OAuth client.
+    fn client_form(&self) -> String {
         let client = self.arguments.oauth_client.as_deref().unwrap_or_default();
         let (id, secret) = client.split_once(':').unwrap_or((client, ""));
-        let form = format!(
-            "grant_type=refresh_token&refresh_token={token}&client_id={id}&client_secret={secret}"
-        );
-        self.post(&path, FORM, &form);
+        format!("client_id={id}&client_secret={secret}")
+    }
+
+    /// Logs in at the page of the server. Keeps the cookies.
+    async fn log_browser_in(&mut self) {
+        self.get("/login", "");
         let reply = exchange(&mut self.connection, &self.request).await;
-        let next = field(reply.body, "refresh_token");
-        let (Some(next), Some(_), 200) = (next, field(reply.body, "access_token"), reply.status)
-        else {
-            unexpected_response("200 and two tokens", reply)
+        let page = String::from_utf8_lossy(reply.body).into_owned();
+        let csrf =
+            page.split_once("name=\"csrf\" value=\"").and_then(|(_, rest)| rest.split_once('"'));
+        let (Some((csrf, _)), Some(cookie)) = (csrf, reply.header("set-cookie")) else {
+            unexpected_response("a form with a cookie", reply)
         };
-        next.clone_into(&mut self.tokens.lines.borrow_mut()[self.line]);
+        let cookie = name_and_value(cookie).to_owned();
+        let form = format!("csrf={csrf}&continue=&name=load-{}&password={PASSWORD}", self.line);
+        let form = form.replace(' ', "+");
+        loop {
+            self.post("/login", &format!("Cookie: {cookie}\r\n{FORM}"), &form);
+            let reply = exchange(&mut self.connection, &self.request).await;
+            match (reply.status, reply.header("set-cookie")) {
+                (303, Some(login)) => {
+                    let cookie = name_and_value(login).to_owned();
+                    self.get(AUTHORIZATION, &format!("Cookie: {cookie}\r\n"));
+                    break;
+                }
+                (503, _) => tokio::time::sleep(BUSY_PAUSE).await,
+                _ => unexpected_response("303 and a cookie", reply),
+            }
+        }
+        self.authorization.clone_from(&self.request);
+    }
+
+    /// Gets an authorization code, and exchanges it for tokens.
+    async fn exchange_code(&mut self) {
+        let reply = exchange(&mut self.connection, &self.authorization).await;
+        let code = reply.header("location").and_then(|location| location.split_once("code="));
+        let code = code.and_then(|(_, rest)| rest.split('&').next());
+        let Some(code) = code.map(str::to_owned) else {
+            unexpected_response("a redirect with a code", reply)
+        };
+        let client = self.client_form();
+        let form = format!(
+            "grant_type=authorization_code&code={code}&redirect_uri={REDIRECT_URI}\
+             &code_verifier={VERIFIER}&{client}"
+        );
+        self.post("/oauth/token", FORM, &form);
+        oauth_tokens(exchange(&mut self.connection, &self.request).await);
     }
 
     /// Refreshes, and prepares repeating that refresh.
@@ -308,6 +385,20 @@ impl Client {
 
 async fn exchange<'a>(connection: &'a mut LoadConnection, request: &[u8]) -> Reply<'a> {
     connection.send(request).await.unwrap_or_else(|error| fail("a response", &error))
+}
+
+/// Returns the refresh token and the access token of a response to an OAuth client.
+fn oauth_tokens(reply: Reply<'_>) -> (&str, &str) {
+    let text = |name| field(reply.body, name).filter(|text| !text.is_empty());
+    match (text("refresh_token"), text("access_token"), reply.status) {
+        (Some(refresh), Some(access), 200) => (refresh, access),
+        _ => unexpected_response("200 and two tokens", reply),
+    }
+}
+
+/// Returns a cookie without its attributes.
+fn name_and_value(cookie: &str) -> &str {
+    cookie.split(';').next().unwrap_or_default()
 }
 
 /// The response of `POST /refresh` and `GET /token`.
