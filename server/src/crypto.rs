@@ -219,10 +219,26 @@ impl TokenKey {
         tag
     }
 
+    /// Returns the tag of a message in two parts, as [`Self::tag`] does.
+    pub(crate) fn tag_of<const N: usize>(&self, parts: [&[u8]; 2]) -> [u8; N] {
+        let mut context = hmac::Context::with_key(&self.0);
+        for part in parts {
+            context.update(part);
+        }
+        let mut tag = [0; N];
+        tag.copy_from_slice(&context.sign().as_ref()[..N]);
+        tag
+    }
+
     /// Compares the tag of `message` with `tag`, in constant time.
     pub(crate) fn verifies<const N: usize>(&self, message: &[u8], tag: &[u8]) -> bool {
-        constant_time::verify_slices_are_equal(&self.tag::<N>(message), tag).is_ok()
+        constant_time_eq(&self.tag::<N>(message), tag)
     }
+}
+
+/// Compares two values in a time that depends on their lengths only.
+pub(crate) fn constant_time_eq(one: &[u8], other: &[u8]) -> bool {
+    constant_time::verify_slices_are_equal(one, other).is_ok()
 }
 
 /// Encrypts private keys for the database (AES-256-GCM).

@@ -18,7 +18,7 @@ use crate::crypto::{RngError, TokenKeys};
 use crate::issuer::{self, Issuer};
 use crate::store::{self, Store};
 
-pub use authorize::{Decision, Prompting};
+pub use authorize::Decision;
 pub use code_exchange::{CodeError, CodeExchange};
 pub use consent::Application;
 pub use progress::Progress;

@@ -66,15 +66,10 @@ pub struct ReissueRules {
 
 impl Policy {
     /// Returns the policy with another grace period; `None`: a rotated token is never
-    /// accepted again.
+    /// accepted again. A policy without reissue stays strict.
     #[must_use]
     pub fn with_grace_period(self, grace_period: Option<Duration>) -> Self {
-        let reissue = grace_period.map(|grace_period| {
-            let rules = self.reissue.unwrap_or(ReissueRules {
-                grace_period,
-                recovery_window: grace_period,
-                same_key_only: false,
-            });
+        let reissue = self.reissue.zip(grace_period).map(|(rules, grace_period)| {
             let recovery_window = rules.recovery_window.max(grace_period);
             ReissueRules { grace_period, recovery_window, ..rules }
         });

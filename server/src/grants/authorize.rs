@@ -25,16 +25,6 @@ pub enum Decision {
     Reject(AuthorizationError),
 }
 
-/// Whether the user has to be asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Prompting {
-    NotNeeded,
-    /// The request demands that the user logs in or consents again.
-    Again,
-    /// The user is not logged in, or has not consented.
-    FirstTime,
-}
-
 impl Grants {
     /// Parses an authorization request.
     pub async fn parse_request(
@@ -85,36 +75,33 @@ impl Grants {
         if (request.prompt.login || is_too_old) && !is_met(login.auth_time) {
             return Ok(ask_login());
         }
-        match self.consent_of(request, &login).await? {
-            Prompting::NotNeeded => {
-                let code = self.issue_code(request, &login).await?;
-                Ok(code.map_or_else(ask_login, Decision::Code))
-            }
-            _ if request.prompt.none => Ok(Decision::Reject(AuthorizationError::CONSENT_REQUIRED)),
-            // The time of the login must not be taken for that of the consent.
-            Prompting::Again if request.progress.is_none() => Ok(Decision::AskConsent(again())),
-            Prompting::Again | Prompting::FirstTime => Ok(Decision::AskConsent(parameters.clone())),
+        if self.has_consent(request, &login).await? {
+            let code = self.issue_code(request, &login).await?;
+            return Ok(code.map_or_else(ask_login, Decision::Code));
         }
+        if request.prompt.none {
+            return Ok(Decision::Reject(AuthorizationError::CONSENT_REQUIRED));
+        }
+        // The next consent is the one that `prompt=consent` demands.
+        let has_begun = request.progress.is_some();
+        Ok(Decision::AskConsent(if has_begun { parameters.clone() } else { again() }))
     }
 
-    /// Returns whether the user has to be asked for consent.
-    async fn consent_of(
+    /// Returns whether the user need not be asked for consent.
+    async fn has_consent(
         &self,
         request: &AuthorizationRequest,
         login: &LoginSession,
-    ) -> Result<Prompting, Error> {
+    ) -> Result<bool, Error> {
         if request.client.is_first_party && !request.prompt.consent {
-            return Ok(Prompting::NotNeeded);
+            return Ok(true);
         }
         let (user, client) = (login.user, request.client.id.clone());
         let find = move |conn: &mut Conn| consents::find(conn, user, &client);
-        let Some(consent) = self.store.run(find).await? else { return Ok(Prompting::FirstTime) };
-        if request.prompt.consent {
-            let is_met = request.progress.is_some_and(|asked| asked.is_met_by(consent.granted_at));
-            return Ok(if is_met { Prompting::NotNeeded } else { Prompting::Again });
-        }
-        let is_enough = request.scope.is_within(&consent.scope);
-        Ok(if is_enough { Prompting::NotNeeded } else { Prompting::FirstTime })
+        let Some(consent) = self.store.run(find).await? else { return Ok(false) };
+        let is_demanded = request.prompt.consent
+            && !request.progress.is_some_and(|asked| asked.is_met_by(consent.granted_at));
+        Ok(!is_demanded && request.scope.is_within(&consent.scope))
     }
 
     /// Returns `None` if the login session has ended meanwhile: its end also ends its codes.

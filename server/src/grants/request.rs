@@ -28,8 +28,8 @@ pub struct RequestParameters(Vec<(String, String)>);
 
 impl RequestParameters {
     /// Returns the parameters, or the name of one that is repeated.
-    pub fn new(pairs: Vec<(String, String)>) -> Result<Self, RepeatedParameter> {
-        let pairs: Vec<_> = pairs.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+    pub fn new(mut pairs: Vec<(String, String)>) -> Result<Self, RepeatedParameter> {
+        pairs.retain(|(_, value)| !value.is_empty());
         let mut names = HashSet::new();
         let is_repeated = pairs.iter().any(|(name, _)| name != "resource" && !names.insert(name));
         if is_repeated { Err(RepeatedParameter(Self(pairs))) } else { Ok(Self(pairs)) }

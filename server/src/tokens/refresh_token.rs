@@ -1,13 +1,11 @@
 //! The format of refresh tokens, and the randomness that a rotation needs.
 
-use std::borrow::Cow;
-
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
-use crate::crypto::{RngError, Salt, Secret, TokenKey, TokenKeys, random};
+use crate::crypto::{RngError, Salt, Secret, TokenKey, TokenKeys, constant_time_eq, random};
 use crate::ids::{AccessTokenId, ClientId, EventId, SessionId};
 
 /// A refresh token: opaque to clients, `mb_rt_` and base64url of
@@ -52,13 +50,13 @@ impl RefreshToken {
     /// Encodes the token as clients receive it.
     #[must_use]
     pub fn encode(&self, token_key: &TokenKey) -> String {
-        let mut bytes = Vec::with_capacity(PAYLOAD_LEN + TAG_LEN);
-        bytes.push(version_for(self.client.as_ref()));
-        bytes.extend_from_slice(self.session.0.as_bytes());
-        bytes.extend_from_slice(&self.generation.to_be_bytes());
-        bytes.extend_from_slice(self.secret.as_bytes());
-        let tag: [u8; TAG_LEN] = token_key.tag(&message(&bytes, self.client.as_ref()));
-        bytes.extend_from_slice(&tag);
+        let mut bytes = [0; PAYLOAD_LEN + TAG_LEN];
+        bytes[0] = version_for(self.client.as_ref());
+        bytes[1..17].copy_from_slice(self.session.0.as_bytes());
+        bytes[17..25].copy_from_slice(&self.generation.to_be_bytes());
+        bytes[25..PAYLOAD_LEN].copy_from_slice(self.secret.as_bytes());
+        let tag = tag(&bytes[..PAYLOAD_LEN], self.client.as_ref(), token_key);
+        bytes[PAYLOAD_LEN..].copy_from_slice(&tag);
         let is_code = self.generation == Self::CODE_GENERATION;
         let mut text = if is_code { CODE_PREFIX } else { PREFIX }.to_owned();
         URL_SAFE_NO_PAD.encode_string(bytes, &mut text);
@@ -101,12 +99,12 @@ fn version_for(client: Option<&ClientId>) -> u8 {
     if client.is_some() { CLIENT_VERSION } else { VERSION }
 }
 
-/// Returns the message that the tag authenticates. The payload has one length, so the
-/// client id cannot be mistaken for a part of it.
-fn message<'a>(payload: &'a [u8], client: Option<&ClientId>) -> Cow<'a, [u8]> {
+/// Returns the tag of a payload. The payload has one length, so the client id cannot be
+/// mistaken for a part of it.
+fn tag(payload: &[u8], client: Option<&ClientId>, token_key: &TokenKey) -> [u8; TAG_LEN] {
     match client {
-        None => payload.into(),
-        Some(client) => [payload, client.as_str().as_bytes()].concat().into(),
+        None => token_key.tag(payload),
+        Some(client) => token_key.tag_of([payload, client.as_str().as_bytes()]),
     }
 }
 
@@ -118,8 +116,8 @@ fn parse(encoded: &str, client: Option<&ClientId>, token_keys: &TokenKeys) -> Op
     if length != PAYLOAD_LEN + TAG_LEN || payload[0] != version_for(client) {
         return None;
     }
-    let message = message(payload, client);
-    if !token_keys.all().any(|token_key| token_key.verifies::<TAG_LEN>(&message, tag)) {
+    let is_genuine = |key: &TokenKey| constant_time_eq(&self::tag(payload, client, key), tag);
+    if !token_keys.all().any(is_genuine) {
         return None;
     }
     let mut session = [0; 16];

@@ -80,6 +80,23 @@ async fn consent_shows_client_host_and_scopes_and_is_remembered_for_them() {
 }
 
 #[actix_rt::test]
+async fn prompt_consent_asks_once_for_each_request() {
+    let (server, browser) = server_with(|launch| launch).await;
+    let client = add_client(&server);
+    for _ in 0..2 {
+        let mut request = client.request();
+        set(&mut request, "scope", "files:read");
+        set(&mut request, "prompt", "consent");
+        let asked = browser.authorize(&request).await;
+        let page = asked.header("location").strip_prefix("..").unwrap().to_owned();
+        let page = browser.get(&page).await;
+        assert_consent(&page, 200);
+        let allowed = browser.submit(&page, &[("decision", "allow")]).await;
+        assert!(redirect_of(&follow(&browser, &allowed).await).contains_key("code"));
+    }
+}
+
+#[actix_rt::test]
 async fn denial_goes_to_the_client_and_is_not_remembered() {
     let (server, browser) = server_with(|launch| launch).await;
     let client = add_client(&server);

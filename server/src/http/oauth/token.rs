@@ -124,8 +124,11 @@ pub(in crate::http) async fn token(
             let refresh = Refreshing { request: token_request, key };
             refresh.run(&state, &credentials).await
         }
-        "authorization_code" => exchange_code(&state, &credentials, token_request).await,
-        "client_credentials" => issue_to_machine(&state, &credentials, token_request).await,
+        // Boxed: a refresh, the most frequent request, does not need their space.
+        "authorization_code" => Box::pin(exchange_code(&state, &credentials, token_request)).await,
+        "client_credentials" => {
+            Box::pin(issue_to_machine(&state, &credentials, token_request)).await
+        }
         _ => {
             authenticate(&state, &credentials).await?;
             Err(OAuthError::UnsupportedGrantType)
