@@ -4,6 +4,7 @@
 // process of its own that trusts the server's development CA by an environment variable, and talks
 // to this driver by lines of JSON (lib/steps.mjs).
 import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { createInterface } from 'node:readline'
 import { dirname, join } from 'node:path'
@@ -24,6 +25,8 @@ const { values: options } = parseArgs({
   },
 })
 const refreshes = options.short ? 3 : 20
+// A program that waits for a redirect that never comes is killed.
+const TIMEOUT = (options.short ? 4 : 10) * 60_000
 
 // Returns the command of a program, or why it cannot run.
 function commandOf(file) {
@@ -55,6 +58,10 @@ async function runProgram(file, { server, browser }) {
     },
     stdio: ['pipe', 'pipe', 'pipe'],
   })
+  const ended = once(child, 'exit')
+  const kill = () => child.kill('SIGKILL')
+  const timer = setTimeout(kill, TIMEOUT)
+  process.once('exit', kill)
   const errors = []
   createInterface({ input: child.stderr }).on('line', (line) => errors.push(line))
   const services = {
@@ -79,10 +86,12 @@ async function runProgram(file, { server, browser }) {
       child.stdin.write(`${JSON.stringify(response)}\n`)
     }
   }
-  const status = child.exitCode ?? (await new Promise((resolve) => child.once('exit', resolve)))
+  const [status] = await ended
+  clearTimeout(timer)
+  process.off('exit', kill)
   await user.leave()
   if (status !== 0 && !rows.some((row) => row.outcome === 'failed')) {
-    rows.push({ ...about, tried: 'run', result: `exit status ${status}`, outcome: 'failed' })
+    rows.push({ ...about, tried: 'run', result: status === null ? 'killed, or no end in time' : `exit status ${status}`, outcome: 'failed' })
   }
   if (status !== 0) process.stderr.write(`${file}:\n${errors.join('\n')}\n`)
   return rows
