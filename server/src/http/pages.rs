@@ -3,7 +3,7 @@
 //! The pages of links (invitation, verification, reset) use no cookie: `GET` shows a form and
 //! changes nothing, because mail scanners open links, and a request without the token of the
 //! link does nothing. All other forms carry a value that is bound to the browser
-//! ([`Browser`]), against requests from other sites (CSRF).
+//! (`Browser`), against requests from other sites (CSRF).
 
 pub(super) mod account;
 mod browser;
