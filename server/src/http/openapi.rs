@@ -13,7 +13,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use matchbook_shared::{ErrorBody, InvalidGrantReason};
 use utoipa::OpenApi;
-use utoipa::openapi::path::Operation;
+use utoipa::openapi::path::{Operation, Parameter, ParameterIn};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{Components, RefOr, ResponseBuilder};
 
@@ -148,6 +148,10 @@ fn preflight_of(operation: &Operation) -> Operation {
     let permitted = ResponseBuilder::new().description("What a page may send");
     let mut preflight = Operation::new();
     preflight.tags.clone_from(&operation.tags);
+    let is_of_path = |parameter: &&RefOr<Parameter>| matches!(parameter, RefOr::T(parameter) if parameter.parameter_in == ParameterIn::Path);
+    let of_path: Vec<_> =
+        operation.parameters.iter().flatten().filter(is_of_path).cloned().collect();
+    preflight.parameters = (!of_path.is_empty()).then_some(of_path);
     preflight.operation_id = operation.operation_id.as_ref().map(|id| format!("{id}Preflight"));
     preflight.summary = Some("Permits pages of other origins (CORS preflight).".to_owned());
     preflight.responses.responses.insert("204".to_owned(), permitted.build().into());
