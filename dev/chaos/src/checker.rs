@@ -190,7 +190,10 @@ fn rows_are_durable(history: &History) -> Vec<Violation> {
     }
     // The rows of a deleted account are deleted, those of sessions that ended before as well.
     let deleted = sessions(history, |request| {
-        matches!(request.operation, Operation::ChangePassword | Operation::DeleteAccount)
+        matches!(
+            request.operation,
+            Operation::ChangePassword | Operation::DeleteAccount | Operation::Disable
+        )
     });
     let kept = newest.into_iter().filter(|(session, _)| !deleted.contains(session));
     let behind = kept.filter_map(|(session, (generation, request))| {

@@ -1,5 +1,6 @@
 //! The creation of an account, from whichever source.
 
+use diesel::result::{DatabaseErrorKind, Error as QueryError};
 use diesel::{Connection, QueryResult};
 
 use super::LoginName;
@@ -68,8 +69,14 @@ pub(super) fn insert(conn: &mut Conn, new: NamedAccount<'_>, cx: &Context<'_>) -
         return Err(Stop::Rejected(Rejection::NameTaken));
     }
     users::insert_used(conn, user, cx.now)?;
-    if !accounts::insert(conn, account, cx.now)? {
-        return Err(Stop::Rejected(Rejection::AlreadyAccount));
+    match accounts::insert(conn, account, cx.now) {
+        Ok(true) => {}
+        Ok(false) => return Err(Stop::Rejected(Rejection::AlreadyAccount)),
+        // A concurrent request has deleted the user, and with it the session.
+        Err(QueryError::DatabaseError(DatabaseErrorKind::ForeignKeyViolation, _)) => {
+            return Err(Stop::Rejected(Rejection::GuestLoggedOut));
+        }
+        Err(error) => return Err(error.into()),
     }
     let event = cx.user_event(AccountEvent::Registered.as_str(), user);
     events::insert(conn, &Event { reason, ..event })?;
