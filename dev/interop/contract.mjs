@@ -1,4 +1,4 @@
-// The contract of rotation under faults, with clients that know nothing of it: processes of
+// The contract of rotation under faults, with unmodified clients: processes of
 // openid-client, Authlib and the `oauth2` crate share one token file without a lock, and refresh
 // at the same time, while responses are lost, the server is unavailable, the database restarts,
 // the server is killed, and a request arrives 76 s late.

@@ -97,7 +97,7 @@ async function runProgram(file, { server, browser }) {
   return rows
 }
 
-// Whether a file is a program of this run. A program says in its file if it is for the long run
+// Whether a file is a program of this run. A comment in its file marks a program of the long run
 // only, by the text `interop: long`.
 function isChosen(file) {
   const path = join(folder, 'programs', file)

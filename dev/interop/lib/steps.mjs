@@ -56,7 +56,7 @@ export async function expiry(accessToken) {
   throw new Error('the access token does not expire')
 }
 
-// Waits for the expiry of the access token and refreshes, as often as the run says. Returns the
+// Waits for the expiry of the access token and refreshes, as many times as configured. Returns the
 // last tokens. `refresh` gets the refresh token and returns `{ access_token, refresh_token }`.
 export async function refreshRepeatedly(tokens, refresh) {
   for (let i = 0; i < refreshes; i++) {

@@ -57,7 +57,7 @@ def expiry(access_token):
 
 
 def refresh_repeatedly(tokens, refresh):
-    """Waits for the expiry of the access token and refreshes, as often as the run says."""
+    """Waits for the expiry of the access token and refreshes, as many times as configured."""
     for _ in range(REFRESHES):
         expiry(tokens["access_token"])
         before = tokens["refresh_token"]
