@@ -2,7 +2,7 @@
 //
 // Each file in programs/ is a program: JavaScript, Python, or a folder with a crate. It runs as a
 // process of its own that trusts the server's development CA by an environment variable, and talks
-// to this driver by lines of JSON (lib/steps.mjs).
+// to this driver by lines of JSON (lib/steps.mjs). It may start further processes.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
@@ -33,7 +33,9 @@ function commandOf(file) {
   const path = join(folder, 'programs', file)
   if (file.endsWith('.mjs')) return { command: [process.execPath, path] }
   if (file.endsWith('.py')) {
-    const python = join(tools, 'python/bin/python')
+    const name = file.slice(0, -'.py'.length)
+    const hasOwnPackages = existsSync(join(folder, 'requirements', `${name}.txt`))
+    const python = join(tools, hasOwnPackages ? `venv/${name}` : 'python', 'bin/python')
     return existsSync(python) ? { command: [python, path] } : { missing: 'its Python packages are not installed' }
   }
   const name = readFileSync(join(path, 'Cargo.toml'), 'utf8').match(/^name = "(.*)"/m)[1]
@@ -53,23 +55,32 @@ async function runProgram(file, { server, browser }) {
       PYTHONPATH: join(folder, 'lib'),
       PYTHONDONTWRITEBYTECODE: '1',
       ISSUER: server.issuer,
+      CA: server.ca,
+      TOOLS: tools,
       REFRESHES: String(refreshes),
       ...server.trust,
     },
     stdio: ['pipe', 'pipe', 'pipe'],
+    detached: true,
   })
   const ended = once(child, 'exit')
-  const kill = () => child.kill('SIGKILL')
+  // Kills the processes that the program started, too: it leads a process group.
+  const kill = () => {
+    try {
+      process.kill(-child.pid, 'SIGKILL')
+    } catch {}
+  }
   const timer = setTimeout(kill, TIMEOUT)
   process.once('exit', kill)
   const errors = []
   createInterface({ input: child.stderr }).on('line', (line) => errors.push(line))
   const services = {
-    client: ({ name, options, redirectUri }) => {
-      const redirect = redirectUri ?? browser.redirectUri(name)
-      const client = server.addClient(name, [...options, '--redirect-uri', redirect])
-      return { ...client, redirect_uri: redirect }
+    // `redirectUri: null` registers none.
+    client: ({ name, options, redirectUri = browser.redirectUri(name) }) => {
+      const redirect = redirectUri ? ['--redirect-uri', redirectUri] : []
+      return { ...server.addClient(name, [...options, ...redirect]), redirect_uri: redirectUri }
     },
+    command: ({ args, input }) => ({ output: server.run(args, input) }),
     visit: ({ url, ...condition }) => user.visit(url, condition),
   }
   const rows = []
@@ -78,6 +89,7 @@ async function runProgram(file, { server, browser }) {
     if (!text.startsWith('{')) continue
     const line = JSON.parse(text)
     if (line.program) about = { program: line.program, version: line.version }
+    if (line.skipped) rows.push({ ...about, tried: 'install', result: line.skipped, outcome: 'skipped' })
     if (line.tried) rows.push({ ...about, tried: line.tried, result: line.result, outcome: line.passed ? 'passed' : 'failed' })
     if (line.ask) {
       const response = await Promise.resolve(line)
@@ -87,6 +99,7 @@ async function runProgram(file, { server, browser }) {
     }
   }
   const [status] = await ended
+  kill()
   clearTimeout(timer)
   process.off('exit', kill)
   await user.leave()
@@ -121,6 +134,7 @@ if (!installedChromium()) {
 // A refresh token counts as copied soon after its rotation, so that a replay ends the session. What
 // the grace period does for clients is the matter of contract.mjs.
 const settings = { 'tokens.access_lifetime': '3s', 'oauth.grace_period': '2s' }
+for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit(1))
 const server = await Server.start({ settings })
 const browser = await Browser.start()
 const rows = []

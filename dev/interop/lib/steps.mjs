@@ -21,6 +21,12 @@ export function announce(name) {
 // Announces a program that is no package.
 export const announceVersion = (program, version) => say({ program, version })
 
+// Ends a program that cannot be had here. It is listed as skipped.
+export function skip(program, reason) {
+  say({ program, version: '', skipped: reason })
+  process.exit(0)
+}
+
 // Asks run.mjs for something, and waits for the response.
 export async function ask(what, values = {}) {
   say({ ask: what, ...values })
@@ -28,6 +34,9 @@ export async function ask(what, values = {}) {
   if (response.error) throw new Error(response.error)
   return response
 }
+
+// Runs a command of the server, and returns what it prints.
+export const command = async (...args) => (await ask('command', { args })).output
 
 // Runs a step and reports its result. The program ends if the step fails.
 export async function step(tried, run) {

@@ -22,6 +22,12 @@ def announce(name):
     say({"program": name, "version": version(name)})
 
 
+def skip(program, reason):
+    """Ends a program that cannot be had here. It is listed as skipped."""
+    say({"program": program, "version": "", "skipped": reason})
+    sys.exit(0)
+
+
 def ask(what, **values):
     """Asks run.mjs for something, and waits for the response."""
     say({"ask": what, **values})
@@ -29,6 +35,11 @@ def ask(what, **values):
     if "error" in response:
         raise RuntimeError(response["error"])
     return response
+
+
+def command(*args):
+    """Runs a command of the server, and returns what it prints."""
+    return ask("command", args=args)["output"]
 
 
 def step(tried, run):
