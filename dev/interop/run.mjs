@@ -5,9 +5,10 @@
 // to this driver by lines of JSON (lib/steps.mjs). It may start further processes.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { createInterface } from 'node:readline'
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
+import { createInterface } from 'node:readline'
 import { parseArgs } from 'node:util'
 import { Browser, installedChromium } from './lib/browser.mjs'
 import { root, Server } from './lib/server.mjs'
@@ -27,6 +28,17 @@ const { values: options } = parseArgs({
 const refreshes = options.short ? 3 : 20
 // A program that waits for a redirect that never comes is killed.
 const TIMEOUT = (options.short ? 4 : 10) * 60_000
+// Programs mostly wait for the expiry of access tokens, so many of them run side by side.
+const PARALLEL = 10
+
+// Kills the processes that a program started, too: it leads a process group.
+function killGroup(pid) {
+  try {
+    process.kill(-pid, 'SIGKILL')
+  } catch {}
+}
+const running = new Set()
+process.once('exit', () => running.forEach(killGroup))
 
 // Returns the command of a program, or why it cannot run.
 function commandOf(file) {
@@ -48,6 +60,9 @@ async function runProgram(file, { server, browser }) {
   const { command, missing } = commandOf(file)
   if (missing) return [{ program: file, version: '', tried: 'install', result: missing, outcome: 'skipped' }]
   const user = await browser.user()
+  const temporary = mkdtempSync(join(tmpdir(), 'matchbook-program-'))
+  // Some servers change to another user.
+  chmodSync(temporary, 0o755)
   const child = spawn(command[0], command.slice(1), {
     cwd: folder,
     env: {
@@ -56,6 +71,8 @@ async function runProgram(file, { server, browser }) {
       PYTHONDONTWRITEBYTECODE: '1',
       ISSUER: server.issuer,
       CA: server.ca,
+      HOME: temporary,
+      TMPDIR: temporary,
       TOOLS: tools,
       REFRESHES: String(refreshes),
       ...server.trust,
@@ -64,14 +81,8 @@ async function runProgram(file, { server, browser }) {
     detached: true,
   })
   const ended = once(child, 'exit')
-  // Kills the processes that the program started, too: it leads a process group.
-  const kill = () => {
-    try {
-      process.kill(-child.pid, 'SIGKILL')
-    } catch {}
-  }
-  const timer = setTimeout(kill, TIMEOUT)
-  process.once('exit', kill)
+  running.add(child.pid)
+  const timer = setTimeout(() => killGroup(child.pid), TIMEOUT)
   const errors = []
   createInterface({ input: child.stderr }).on('line', (line) => errors.push(line))
   const services = {
@@ -99,9 +110,10 @@ async function runProgram(file, { server, browser }) {
     }
   }
   const [status] = await ended
-  kill()
+  killGroup(child.pid)
+  running.delete(child.pid)
   clearTimeout(timer)
-  process.off('exit', kill)
+  rmSync(temporary, { recursive: true, force: true, maxRetries: 10 })
   await user.leave()
   if (status !== 0 && !rows.some((row) => row.outcome === 'failed')) {
     rows.push({ ...about, tried: 'run', result: status === null ? 'killed, or no end in time' : `exit status ${status}`, outcome: 'failed' })
@@ -140,8 +152,12 @@ const browser = await Browser.start()
 const rows = []
 try {
   const files = readdirSync(join(folder, 'programs')).filter(isChosen)
-  // Programs mostly wait for the expiry of access tokens, so they run side by side.
-  const results = await Promise.all(files.map((file) => runProgram(file, { server, browser })))
+  const results = []
+  const waiting = files.entries()
+  const runNext = async () => {
+    for (const [i, file] of waiting) results[i] = await runProgram(file, { server, browser })
+  }
+  await Promise.all(Array.from({ length: PARALLEL }, runNext))
   rows.push(...results.flat())
 } finally {
   await browser.stop()

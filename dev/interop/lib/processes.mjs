@@ -2,7 +2,8 @@
 // end with the program.
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { accessSync, constants, mkdtempSync, rmSync } from 'node:fs'
+import { accessSync, chmodSync, constants, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { connect } from 'node:net'
 import { createInterface } from 'node:readline'
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
@@ -23,6 +24,14 @@ process.on('exit', () => {
 export function temporaryFolder(name) {
   const folder = mkdtempSync(join(tmpdir(), `matchbook-${name}-`))
   folders.push(folder)
+  return folder
+}
+
+// Returns a new folder with files that servers under other users can read.
+export function configuration(name, files) {
+  const folder = temporaryFolder(name)
+  chmodSync(folder, 0o755)
+  for (const [file, text] of Object.entries(files)) writeFileSync(join(folder, file), text)
   return folder
 }
 
@@ -77,6 +86,16 @@ export class Child {
     })
   }
 
+  // Waits until the process accepts connections.
+  async listens(port) {
+    await until(`a listener on port ${port}`, async () => {
+      if (this.process.exitCode !== null) throw new Error('the process has ended')
+      return await accepts(port)
+    }).catch((error) => {
+      throw new Error(`${error.message}\n${this.log}`)
+    })
+  }
+
   // Waits until a URL responds.
   async responds(url) {
     const isUp = () => fetch(url).then((response) => response.status < 500).catch(() => false)
@@ -92,6 +111,16 @@ export class Child {
     this.process.kill('SIGTERM')
     await this.ended
   }
+}
+
+function accepts(port) {
+  return new Promise((resolve) => {
+    const socket = connect(port, '127.0.0.1', () => {
+      socket.destroy()
+      resolve(true)
+    })
+    socket.once('error', () => resolve(false))
+  })
 }
 
 // Calls a function until its result is truthy, for at most a minute, and returns the result.
