@@ -123,10 +123,10 @@ async function runProgram(file, { server, browser }) {
 }
 
 // Whether a file is a program of this run. A comment in its file marks a program of the long run
-// only, by the text `interop: long`.
+// only, by the text `interop: long`; `--only` chooses it also in a short run.
 function isChosen(file) {
   const path = join(folder, 'programs', file)
-  if (options.only && !options.only.some((name) => file.startsWith(name))) return false
+  if (options.only) return options.only.some((name) => file.startsWith(name))
   if (!/\.(mjs|py)$/.test(file)) return existsSync(join(path, 'Cargo.toml'))
   return !options.short || !readFileSync(path, 'utf8').includes('interop: long')
 }

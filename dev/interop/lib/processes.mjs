@@ -8,15 +8,18 @@ import { createInterface } from 'node:readline'
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 
-// Where scripts/interop installs what is no package of npm.
+// The folder of the programs that scripts/interop installs outside of npm.
 export const tools = process.env.TOOLS
 // The development CA of the server.
 export const ca = process.env.CA
 
 const children = new Set()
 const folders = []
-process.on('exit', () => {
-  for (const child of children) child.process.kill('SIGKILL')
+process.on('exit', (status) => {
+  for (const child of children) {
+    if (status !== 0) process.stderr.write(`${child.process.spawnfile}:\n${child.log}\n`)
+    child.process.kill('SIGKILL')
+  }
   for (const folder of folders) rmSync(folder, { recursive: true, force: true })
 })
 
