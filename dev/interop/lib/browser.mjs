@@ -66,39 +66,52 @@ class User {
     this.context = context
   }
 
-  // Opens a URL, logs in and consents if the server asks, and waits for a URL that starts with
-  // `until`, or for a text of the page. `decision` is that of the consent.
-  async visit(url, { until, untilText, decision = 'allow' }) {
+  // Opens a URL, does what the pages of the server ask for, and waits for a URL that starts with
+  // `until`, or for a text of the page. `decision` is that of a consent or of the approval of a
+  // device, `code` is typed where the server asks for the code of a device, and `logout` confirms
+  // a logout.
+  async visit(url, { until, untilText, decision = 'allow', code, logout = false }) {
     const page = await this.context.newPage()
     const arrival = () =>
       until
         ? page.waitForURL((at) => at.href.startsWith(until))
-        : page.getByText(untilText).waitFor()
+        : page.getByText(untilText).first().waitFor()
+    // The forms of the server, each with what the user does.
+    const forms = [
+      [page.locator('#password'), async () => {
+        await page.fill('#name', account.name)
+        await page.fill('#password', account.password)
+        await submit('button[type=submit]')
+        this.passwords += 1
+      }],
+      [page.locator('input[name=user_code]:not([type=hidden])'), async () => {
+        if (code) await page.fill('input[name=user_code]', code)
+        await submit('button[type=submit]')
+      }],
+      [page.locator(`button[name=decision][value=${decision}]`), async () => {
+        await submit(`button[value=${decision}]`)
+        this.consents += 1
+      }],
+    ]
+    const logOut = 'form[action=logout] button[type=submit]'
+    if (logout) forms.push([page.locator(logOut), () => submit(logOut)])
+    // A form leads to another page, whose URL may be the same.
     const submit = async (button) => {
-      const { pathname } = new URL(page.url())
-      const leaves = page.waitForURL((at) => at.pathname !== pathname)
+      const leaves = page.waitForEvent('framenavigated')
       await Promise.all([leaves, page.press(button, 'Enter')])
+      await page.waitForLoadState()
     }
-    const password = page.locator('#password')
-    const consent = page.locator(`button[name=decision][value=${decision}]`)
     try {
       await page.goto(url)
-      // The login, the consent, and the return to the client.
-      for (let i = 0; i < 3; i++) {
-        const next = [arrival(), password.waitFor(), consent.waitFor()]
+      // The code of a device, the login, the consent, and the return to the client.
+      for (let i = 0; i < 5; i++) {
+        const next = [arrival(), ...forms.map(([form]) => form.waitFor())]
         for (const promise of next) promise.catch(() => {})
         await Promise.race(next)
-        if (await password.isVisible()) {
-          await page.fill('#name', account.name)
-          await password.fill(account.password)
-          await submit('button[type=submit]')
-          this.passwords += 1
-        } else if (await consent.isVisible()) {
-          await submit(`button[value=${decision}]`)
-          this.consents += 1
-        } else {
-          break
-        }
+        let fill
+        for (const [form, fillIt] of forms) if (await form.isVisible()) fill ??= fillIt
+        if (!fill) break
+        await fill()
       }
       await arrival()
       const { passwords, consents } = this

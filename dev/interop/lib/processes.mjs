@@ -1,12 +1,13 @@
 // Processes that a program starts, such as the server that uses Matchbook, and their files. Both
 // end with the program.
-import { spawn, spawnSync } from 'node:child_process'
+import { execFile, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { accessSync, chmodSync, constants, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { createInterface } from 'node:readline'
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
+import { promisify } from 'node:util'
 
 // The folder of the programs that scripts/interop installs outside of npm.
 export const tools = process.env.TOOLS
@@ -56,6 +57,12 @@ export function run(command, options = {}) {
   if (error) throw error
   if (status !== 0) throw new Error(`${command.join(' ')}: ${stderr}${stdout}`)
   return stdout.toString()
+}
+
+// Like `run`, without stopping the program meanwhile: its connections notice when they are closed.
+export async function runAside(command, options = {}) {
+  const { stdout } = await promisify(execFile)(command[0], command.slice(1), options)
+  return stdout
 }
 
 // A running process and the lines that it has printed.
