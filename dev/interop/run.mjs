@@ -91,6 +91,12 @@ async function runProgram(file, { server, browser }) {
       const redirect = redirectUri ? ['--redirect-uri', redirectUri] : []
       return { ...server.addClient(name, [...options, ...redirect]), redirect_uri: redirectUri }
     },
+    // Another user than `account`, who visits the pages from now on.
+    user: ({ name, ...properties }) => {
+      server.addUser(name, properties)
+      user.name = name
+      return {}
+    },
     command: ({ args, input }) => ({ output: server.run(args, input) }),
     visit: ({ url, ...condition }) => user.visit(url, condition),
   }
@@ -125,9 +131,10 @@ async function runProgram(file, { server, browser }) {
 // Whether a file is a program of this run. A comment in its file marks a program of the long run
 // only, by the text `interop: long`; `--only` chooses it also in a short run.
 function isChosen(file) {
-  const path = join(folder, 'programs', file)
+  const isScript = /\.(mjs|py)$/.test(file)
+  const path = join(folder, 'programs', file, isScript ? '' : 'Cargo.toml')
+  if (!existsSync(path)) return false
   if (options.only) return options.only.some((name) => file.startsWith(name))
-  if (!/\.(mjs|py)$/.test(file)) return existsSync(join(path, 'Cargo.toml'))
   return !options.short || !readFileSync(path, 'utf8').includes('interop: long')
 }
 

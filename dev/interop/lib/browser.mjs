@@ -58,6 +58,8 @@ export class Browser {
 }
 
 class User {
+  // The login name.
+  name = account.name
   // How often this user typed the password, and decided on a consent.
   passwords = 0
   consents = 0
@@ -79,7 +81,7 @@ class User {
     // The forms of the server, each with what the user does.
     const forms = [
       [page.locator('#password'), async () => {
-        await page.fill('#name', account.name)
+        await page.fill('#name', this.name)
         await page.fill('#password', account.password)
         await submit('button[type=submit]')
         this.passwords += 1

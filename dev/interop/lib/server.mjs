@@ -43,7 +43,7 @@ export class Server {
       server.env[`MATCHBOOK__${name.replace('.', '__').toUpperCase()}`] = value
     }
     await server.launch()
-    server.run(['users', 'add', account.name, '--password-stdin'], `${account.password}\n`)
+    server.addUser(account.name)
     return server
   }
 
@@ -87,6 +87,13 @@ export class Server {
     const { status, stdout, stderr } = spawnSync(binary, args, { cwd: this.folder, env: this.env, input })
     if (status !== 0) throw new Error(`${args.join(' ')}: ${stderr}`)
     return stdout.toString()
+  }
+
+  // Adds a user with the password of `account`.
+  addUser(name, { displayName, groups = [] } = {}) {
+    const options = displayName ? ['--display-name', displayName] : []
+    this.run(['users', 'add', name, '--password-stdin', ...options], `${account.password}\n`)
+    for (const group of groups) this.run(['users', 'group', 'add', name, group])
   }
 
   addClient(name, options) {
