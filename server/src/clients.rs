@@ -12,7 +12,7 @@ mod remove;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use crate::store::clients::{Client, ClientKind, GracePeriod};
+pub use crate::store::clients::{Client, ClientKind, GracePeriod, LogoutSettings};
 pub use authenticate::{AuthenticationError, ClientCredentials};
 pub use redirect_uri::{InvalidRedirectUri, check as check_redirect_uri, matches as uri_matches};
 pub use registration::{

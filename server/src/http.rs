@@ -135,26 +135,38 @@ fn oauth_routes(service: &mut Endpoints) {
         )
         .service(resource("/oauth/introspect", "POST", web::post().to(oauth::introspect)))
         .service(
+            resource("/oauth/userinfo", "GET, POST, OPTIONS", web::get().to(oauth::userinfo))
+                .route(web::post().to(oauth::userinfo_by_post))
+                .route(preflight()),
+        )
+        .service(
             resource("/oauth/authorize", "GET, POST", web::get().to(oauth::authorize))
                 .route(web::post().to(oauth::authorize_by_post))
                 .app_data(page_form()),
         )
-        .service(
-            resource(
-                "/.well-known/oauth-authorization-server",
-                "GET, HEAD, OPTIONS",
-                read().to(oauth::metadata),
-            )
-            .route(web::route().guard(guard::Options()).to(oauth::metadata_preflight)),
-        )
-        .service(
-            resource(
-                "/.well-known/oauth-authorization-server/{path:.*}",
-                "GET, HEAD, OPTIONS",
-                read().to(oauth::metadata_of_path),
-            )
-            .route(web::route().guard(guard::Options()).to(oauth::metadata_preflight)),
-        );
+        .configure(metadata_routes);
+}
+
+/// Adds the routes of the metadata.
+fn metadata_routes(service: &mut Endpoints) {
+    let document = |path, get: Route| {
+        resource(path, "GET, HEAD, OPTIONS", get)
+            .route(web::route().guard(guard::Options()).to(oauth::metadata_preflight))
+    };
+    service
+        .service(document("/.well-known/oauth-authorization-server", read().to(oauth::metadata)))
+        .service(document(
+            "/.well-known/oauth-authorization-server/{path:.*}",
+            read().to(oauth::metadata_of_path),
+        ))
+        .service(document(
+            "/.well-known/openid-configuration",
+            read().to(oauth::openid_configuration),
+        ))
+        .service(document(
+            "/{path:.*}/.well-known/openid-configuration",
+            read().to(oauth::openid_configuration_of_path),
+        ));
 }
 
 /// Adds the routes of the pages for browsers.

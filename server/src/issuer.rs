@@ -7,6 +7,7 @@
 mod code;
 mod exchange;
 mod health;
+mod id_token;
 mod introspect;
 mod log_in;
 mod machine;
@@ -31,6 +32,7 @@ use crate::sweeper::SaltExpiry;
 use crate::token_status::TokenStatus;
 use crate::tokens::{Audience, Claims, ClientGrant, Scope, Subject};
 use exchange::ImportedTokens;
+use id_token::IdTokenSubject;
 
 pub use crate::store::sessions::SessionSummary;
 pub use code::{FirstExchange, NewCode};
@@ -75,6 +77,8 @@ pub struct IssuedTokens {
     pub refresh_token: String,
     /// The remaining lifetime of the access token.
     pub expires_in: Duration,
+    /// For a client whose scope has `openid`.
+    pub id_token: Option<String>,
     /// The scope of the access token; `None` at the native endpoints.
     pub scope: Option<Scope>,
     /// The remaining lifetime of the session, if it is not refreshed.
@@ -90,6 +94,13 @@ pub struct Narrowing {
     pub scope: Option<Scope>,
     /// Empty: all audiences of the grant.
     pub audiences: Vec<String>,
+}
+
+/// What the tokens of one response are for.
+pub(crate) struct ResponseTerms<'a> {
+    pub(crate) narrowing: &'a Narrowing,
+    /// The nonce of the authorization request.
+    pub(crate) nonce: Option<&'a str>,
 }
 
 /// A failure of the server, not of the request.
@@ -182,17 +193,20 @@ impl Issuer {
 
     /// Signs the access token of a grant, and caches it as active meanwhile.
     async fn issue(&self, grant: TokenGrant, now: Timestamp) -> Result<IssuedTokens, Error> {
-        self.issue_narrowed(grant, &Narrowing::default(), now).await
+        let terms = ResponseTerms { narrowing: &Narrowing::default(), nonce: None };
+        self.issue_on(grant, &terms, now).await
     }
 
-    /// Signs an access token for a part of a grant, as [`Self::issue`] does.
-    async fn issue_narrowed(
+    /// Signs an access token on the terms of a client, as [`Self::issue`] does, and the
+    /// id_token that belongs to it.
+    async fn issue_on(
         &self,
         grant: TokenGrant,
-        narrowing: &Narrowing,
+        terms: &ResponseTerms<'_>,
         now: Timestamp,
     ) -> Result<IssuedTokens, Error> {
         let client = grant.grant.as_ref();
+        let narrowing = terms.narrowing;
         let scope = client.map(|client| narrowing.scope.as_ref().unwrap_or(&client.scope));
         let claims = Claims {
             iss: self.name.as_str().into(),
@@ -221,8 +235,17 @@ impl Issuer {
             token
         };
         let ((), access_token) = join(self.status.cache_active(&verified, now), sign).await;
+        let access_token = access_token?;
+        let id_token = match (&claims.sub, client, scope) {
+            (Subject::User(_), Some(client), Some(scope)) if scope.contains("openid") => {
+                let subject = IdTokenSubject { grant: &grant, client, scope, nonce: terms.nonce };
+                Some(Box::pin(self.sign_id_token(subject, &access_token, now)).await?)
+            }
+            _ => None,
+        };
         Ok(IssuedTokens {
-            access_token: access_token?,
+            id_token,
+            access_token,
             refresh_token: grant.refresh_token,
             // Less than a lifetime where a grant is reissued.
             expires_in: verified.expires_at.since(now),

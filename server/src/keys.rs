@@ -22,10 +22,32 @@ pub use lifecycle::{Phase, phases};
 pub use ring::{KeyRing, KeySet, REFRESH_INTERVAL};
 pub use rotation::{KeyContext, check_new_secret, replace_all, revoke, rotate};
 pub use signing_key::Algorithm;
-pub use verification::VerifyError;
+pub use verification::{IdTokenHint, VerifyError};
 
-/// The media type of access tokens (RFC 9068 §2.1).
-const ACCESS_TOKEN_TYPE: &str = "at+jwt";
+/// The kinds of tokens that the keys sign. The header `typ` keeps a token of one kind from
+/// being accepted as another (RFC 8725 §3.11).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenType {
+    /// RFC 9068 §2.1.
+    Access,
+    /// An id_token of `OpenID` Connect.
+    Id,
+    /// A logout token (Back-Channel Logout 1.0 §2.4).
+    Logout,
+}
+
+impl TokenType {
+    const ALL: [Self; 3] = [Self::Access, Self::Id, Self::Logout];
+
+    /// Returns the header `typ`.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Access => "at+jwt",
+            Self::Id => "JWT",
+            Self::Logout => "logout+jwt",
+        }
+    }
+}
 
 /// The minimum of [`Options::max_staleness`].
 const MIN_STALENESS_LIMIT: Duration = Duration::from_secs(30);

@@ -31,6 +31,7 @@ pub mod signing_keys;
 mod skew;
 mod types;
 mod url;
+pub mod user_groups;
 pub mod users;
 
 use std::sync::Arc;

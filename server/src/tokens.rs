@@ -5,6 +5,7 @@ mod access_token;
 mod client_grant;
 mod client_secret;
 mod extra_claims;
+mod id_token;
 mod refresh_token;
 mod scope;
 
@@ -12,5 +13,6 @@ pub use access_token::{Audience, Claims, Subject, TokenHolder, VerifiedToken};
 pub use client_grant::ClientGrant;
 pub use client_secret::{SecretDigests, client_secret_digest, new_client_secret};
 pub use extra_claims::{ExtraClaims, InvalidClaims};
+pub use id_token::{IdTokenClaims, UserClaims, hash_of};
 pub use refresh_token::{RefreshToken, RotationRandomness};
 pub use scope::{InvalidScope, Scope, StandardScopes};

@@ -11,8 +11,8 @@ use serde::Serialize;
 
 use super::format::to_json;
 use crate::clients::{
-    self, Client, ClientKind, GracePeriod, InvalidClient, check, new_id, new_secret,
-    parse_grace_period,
+    self, Client, ClientKind, GracePeriod, InvalidClient, LogoutSettings, check, new_id,
+    new_secret, parse_grace_period,
 };
 use crate::clock;
 use crate::config::Config;
@@ -69,6 +69,18 @@ pub struct Add {
     /// The client may get access tokens for itself (client credentials).
     #[arg(long)]
     machine: bool,
+    /// The client may log users in through another device (device authorization grant).
+    #[arg(long)]
+    device: bool,
+    /// A URI that a logout may return to. Can be given several times.
+    #[arg(long, value_name = "URI")]
+    post_logout_redirect_uri: Vec<String>,
+    /// Where the client learns that a session has ended (back-channel logout).
+    #[arg(long, value_name = "URI")]
+    backchannel_logout_uri: Option<String>,
+    /// Sessions with the scope `offline_access` continue when their browser logs out.
+    #[arg(long)]
+    keep_offline_access: bool,
     /// Accept authorization requests of this confidential client without PKCE.
     #[arg(long)]
     no_pkce: bool,
@@ -164,6 +176,12 @@ fn add(config: &Config, new: &Add) -> Result<String, Error> {
         is_first_party: new.first_party,
         require_pkce: !new.no_pkce,
         is_machine: new.machine,
+        is_device: new.device,
+        logout: LogoutSettings {
+            redirect_uris: new.post_logout_redirect_uri.clone(),
+            backchannel_uri: new.backchannel_logout_uri.clone(),
+            keeps_offline_access: new.keep_offline_access,
+        },
         grace_period: new.grace_period,
         created_at: clock::now(),
     };

@@ -84,7 +84,7 @@ fn is_authentic(client: Option<&Client>, credentials: &ClientCredentials) -> boo
 mod tests {
     use super::*;
     use crate::clock::Timestamp;
-    use crate::store::clients::GracePeriod;
+    use crate::store::clients::{GracePeriod, LogoutSettings};
     use crate::tokens::Scope;
 
     fn client(kind: ClientKind) -> Client {
@@ -98,6 +98,8 @@ mod tests {
             is_first_party: false,
             require_pkce: true,
             is_machine: false,
+            is_device: false,
+            logout: LogoutSettings::default(),
             grace_period: GracePeriod::Default,
             created_at: Timestamp::from_secs(0),
         }

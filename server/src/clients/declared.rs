@@ -9,7 +9,8 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use super::{
-    Client, ClientKind, InvalidClient, check, describe_grace_period, parse_grace_period, remove,
+    Client, ClientKind, InvalidClient, LogoutSettings, check, describe_grace_period,
+    parse_grace_period, remove,
 };
 use crate::clock;
 use crate::crypto::{Digest, RngError};
@@ -53,6 +54,13 @@ struct Entry {
     require_pkce: Option<bool>,
     #[serde(default)]
     machine: bool,
+    #[serde(default)]
+    device: bool,
+    #[serde(default)]
+    post_logout_redirect_uris: Vec<String>,
+    backchannel_logout_uri: Option<String>,
+    #[serde(default)]
+    keep_offline_access: bool,
     grace_period: Option<String>,
 }
 
@@ -187,6 +195,12 @@ fn parse(entry: Entry, folder: &Path, allow_localhost: bool) -> Result<Client, S
         is_first_party: entry.first_party,
         require_pkce: entry.require_pkce.unwrap_or(true),
         is_machine: entry.machine,
+        is_device: entry.device,
+        logout: LogoutSettings {
+            redirect_uris: entry.post_logout_redirect_uris,
+            backchannel_uri: entry.backchannel_logout_uri,
+            keeps_offline_access: entry.keep_offline_access,
+        },
         grace_period: grace_period.map_err(|problem| problem.to_string())?,
         created_at: clock::now(),
     };
@@ -233,7 +247,7 @@ fn compare(declared: &Client, stored: &Client) -> Result<Vec<Change>, DeclaredEr
 }
 
 /// Returns the fields that can be changed, as they are in a file.
-fn fields(client: &Client) -> [String; 8] {
+fn fields(client: &Client) -> [String; 12] {
     let list = |texts: &mut dyn Iterator<Item = &str>| {
         let mut list = String::new();
         for text in texts {
@@ -244,6 +258,10 @@ fn fields(client: &Client) -> [String; 8] {
     };
     let uris = list(&mut client.redirect_uris.iter().map(String::as_str));
     let audiences = list(&mut client.audiences.iter().map(String::as_str));
+    let logout = &client.logout;
+    let logout_uris = list(&mut logout.redirect_uris.iter().map(String::as_str));
+    // An empty text stands for none.
+    let backchannel_uri = logout.backchannel_uri.as_deref().unwrap_or_default();
     [
         format!("name = {:?}", client.name),
         format!("redirect_uris = [{uris}]"),
@@ -252,6 +270,10 @@ fn fields(client: &Client) -> [String; 8] {
         format!("first_party = {}", client.is_first_party),
         format!("require_pkce = {}", client.require_pkce),
         format!("machine = {}", client.is_machine),
+        format!("device = {}", client.is_device),
+        format!("post_logout_redirect_uris = [{logout_uris}]"),
+        format!("backchannel_logout_uri = {backchannel_uri:?}"),
+        format!("keep_offline_access = {}", logout.keeps_offline_access),
         format!("grace_period = {:?}", describe_grace_period(client.grace_period)),
     ]
 }

@@ -36,12 +36,19 @@ pub enum InvalidClient {
     PublicMachine,
     #[error("a public client needs PKCE")]
     PublicWithoutPkce,
-    #[error("add a redirect URI, or make the client a machine, which logs no users in")]
+    #[error(
+        "add a redirect URI, or make the client a machine, which logs no users in, or a device, \
+         which logs them in elsewhere"
+    )]
     NoRedirectUri,
-    #[error("a client has at most {MAX_URIS} redirect URIs and {MAX_URIS} audiences")]
+    #[error("a client has at most {MAX_URIS} URIs of each kind")]
     TooManyUris,
     #[error("the redirect URI {uri:?} {problem}")]
     RedirectUri { uri: String, problem: InvalidRedirectUri },
+    #[error(
+        "the back-channel logout URI {0:?} is not an absolute URL of `https`, or of `http` on a loopback address, without a fragment"
+    )]
+    BackchannelLogoutUri(String),
     #[error("{0:?} is listed twice")]
     Repeated(String),
     #[error("the audience {0:?} is not an absolute URI without a fragment")]
@@ -103,13 +110,20 @@ pub fn check(client: &Client, allow_localhost: bool) -> Result<(), InvalidClient
     if client.is_public() && !client.require_pkce {
         return Err(InvalidClient::PublicWithoutPkce);
     }
-    if client.redirect_uris.is_empty() && !client.is_machine {
+    if client.redirect_uris.is_empty() && !client.is_machine && !client.is_device {
         return Err(InvalidClient::NoRedirectUri);
     }
-    check_uris(&client.redirect_uris, |uri| {
+    let check_redirect = |uri: &str| {
         check_redirect_uri(uri, allow_localhost)
             .map_err(|problem| InvalidClient::RedirectUri { uri: uri.to_owned(), problem })
-    })?;
+    };
+    check_uris(&client.redirect_uris, check_redirect)?;
+    check_uris(&client.logout.redirect_uris, check_redirect)?;
+    if let Some(uri) = &client.logout.backchannel_uri
+        && !is_backchannel_uri(uri)
+    {
+        return Err(InvalidClient::BackchannelLogoutUri(uri.clone()));
+    }
     check_uris(&client.audiences, |audience| {
         is_audience(audience)
             .then_some(())
@@ -156,12 +170,26 @@ fn is_audience(text: &str) -> bool {
     text.len() <= 500 && text.bytes().all(is_uri) && Url::parse(text).is_ok()
 }
 
+/// Returns whether logout tokens can be sent to the URI (Back-Channel Logout 1.0 §2.2).
+fn is_backchannel_uri(text: &str) -> bool {
+    let Ok(url) = Url::parse(text) else { return false };
+    let is_loopback = match url.host() {
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => return false,
+    };
+    let is_permitted = url.scheme() == "https" || (url.scheme() == "http" && is_loopback);
+    let has_no_extra = url.fragment().is_none() && url.username().is_empty();
+    is_permitted && has_no_extra && url.password().is_none() && text.len() <= 500
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::clock::Timestamp;
     use crate::crypto::Digest;
-    use crate::store::clients::ClientKind;
+    use crate::store::clients::{ClientKind, LogoutSettings};
     use crate::tokens::{Scope, SecretDigests};
 
     fn public() -> Client {
@@ -175,6 +203,8 @@ mod tests {
             is_first_party: false,
             require_pkce: true,
             is_machine: false,
+            is_device: false,
+            logout: LogoutSettings::default(),
             grace_period: GracePeriod::Default,
             created_at: Timestamp::from_secs(0),
         }
@@ -191,7 +221,15 @@ mod tests {
         let legacy = Client { require_pkce: false, ..confidential() };
         let audiences = vec!["https://api.example.com/v1".to_owned(), "urn:example:api".to_owned()];
         let with_audiences = Client { audiences, ..public() };
-        for client in [public(), confidential(), machine, legacy, with_audiences] {
+        let device = Client { is_device: true, redirect_uris: Vec::new(), ..public() };
+        let logout = LogoutSettings {
+            redirect_uris: vec!["https://app.example.com/bye?from=matchbook".to_owned()],
+            backchannel_uri: Some("https://app.example.com/logout".to_owned()),
+            keeps_offline_access: true,
+        };
+        let with_logout = Client { logout, ..public() };
+        let others = [machine, legacy, with_audiences, device, with_logout];
+        for client in [public(), confidential()].into_iter().chain(others) {
             assert_eq!(check(&client, false), Ok(()));
         }
         let new = Client { id: new_id().unwrap(), ..public() };
@@ -262,5 +300,27 @@ mod tests {
         for text in ["default", "strict", "90s"] {
             assert_eq!(describe_grace_period(parse_grace_period(text).unwrap()), text);
         }
+    }
+
+    #[test]
+    fn logout_uris_are_checked() {
+        let with = |logout| check(&Client { logout, ..public() }, false);
+        for uri in [
+            "http://app.example.com/",
+            "https://app.example.com/#here",
+            "https://user@app.example.com/",
+            "/logout",
+            "https://",
+            "ftp://127.0.0.1/",
+        ] {
+            let backchannel_uri = Some(uri.to_owned());
+            let logout = LogoutSettings { backchannel_uri, ..LogoutSettings::default() };
+            assert_eq!(with(logout), Err(InvalidClient::BackchannelLogoutUri(uri.to_owned())));
+        }
+        let backchannel_uri = Some("http://127.0.0.1:8080/logout".to_owned());
+        assert_eq!(with(LogoutSettings { backchannel_uri, ..LogoutSettings::default() }), Ok(()));
+        let redirect_uris = vec!["http://app.example.com/".to_owned()];
+        let logout = LogoutSettings { redirect_uris, ..LogoutSettings::default() };
+        assert!(matches!(with(logout), Err(InvalidClient::RedirectUri { .. })));
     }
 }

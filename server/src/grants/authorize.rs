@@ -48,6 +48,18 @@ impl Grants {
         Ok(request::parse(parameters, cx))
     }
 
+    /// Returns whether the client expects this user, as far as it says so (`id_token_hint`).
+    async fn is_expected(
+        &self,
+        request: &AuthorizationRequest,
+        login: &LoginSession,
+    ) -> Result<bool, Error> {
+        let Some(hint) = &request.id_token_hint else { return Ok(true) };
+        let hint = self.issuer.verify_id_token(hint).await?;
+        // Its key may no longer be published: then only the user can tell.
+        Ok(hint.map_or(!request.prompt.none, |hint| hint.user == login.user))
+    }
+
     /// Decides what happens with a request of a browser, which may be logged in.
     /// `parameters` are those of the request.
     pub async fn authorize(
@@ -74,6 +86,11 @@ impl Grants {
             request.max_age.is_some_and(|max_age| login.auth_time.after(max_age) < now);
         if (request.prompt.login || is_too_old) && !is_met(login.auth_time) {
             return Ok(ask_login());
+        }
+        if !self.is_expected(request, &login).await? {
+            // A user that has logged in again is not asked a third time.
+            let reject = Decision::Reject(AuthorizationError::LOGIN_REQUIRED);
+            return Ok(if is_met(login.auth_time) { reject } else { ask_login() });
         }
         if self.has_consent(request, &login).await? {
             let code = self.issue_code(request, &login).await?;
@@ -122,6 +139,7 @@ impl Grants {
             audiences: request.audiences.clone(),
             nonce: request.nonce.clone(),
             auth_time: login.auth_time,
+            login_session: Some(login.id),
             expires_at: now.after(self.options.code_lifetime),
         };
         let login_session = login.id;

@@ -52,7 +52,7 @@ impl Grants {
         let find = move |conn: &mut Conn| authorization_codes::find(conn, session, &digest);
         let Some(StoredCode { grant, exchanged_at }) = self.store.run(find).await? else {
             // The code was deleted long after it expired, but its session knows it.
-            return self.exchange_again(code, exchange, None).await;
+            return self.exchange_again(code, exchange, (None, None)).await;
         };
         if let Err(problem) = check(&exchange, &grant) {
             if problem == CodeError::Verifier {
@@ -67,7 +67,7 @@ impl Grants {
         if let Some(exchanged_at) = exchanged_at {
             // A refresh since then does not prolong the time.
             let retry = retry.filter(|retry| now <= exchanged_at.after(*retry));
-            return self.exchange_again(code, exchange, retry).await;
+            return self.exchange_again(code, exchange, (retry, grant.nonce)).await;
         }
         if grant.expires_at <= now {
             log_rejection(&exchange, CodeError::Expired);
@@ -83,26 +83,30 @@ impl Grants {
                 auth_time: Some(grant.auth_time),
             },
             narrowing: Narrowing { scope: None, audiences },
+            nonce: grant.nonce.clone(),
+            login_session: grant.login_session,
             client: exchange.from.clone(),
         };
         let policy = self.issuer.policy().with_grace_period(retry);
         match self.issuer.exchange_code(first, policy).await? {
             Some(tokens) => Ok(tokens),
             // A concurrent request was faster.
-            None => self.exchange_again(code, exchange, retry).await,
+            None => self.exchange_again(code, exchange, (retry, grant.nonce)).await,
         }
     }
 
+    /// Exchanges a code again, within the time for that, with the nonce of its request.
     async fn exchange_again(
         &self,
         code: RefreshToken,
         exchange: CodeExchange,
-        retry: Option<Duration>,
+        (retry, nonce): (Option<Duration>, Option<String>),
     ) -> Result<IssuedTokens, TokenError> {
         let CodeExchange { audiences, from, .. } = exchange;
         let terms = RefreshTerms {
             policy: self.issuer.policy().with_grace_period(retry),
             narrowing: Narrowing { scope: None, audiences },
+            nonce,
         };
         let presented = PresentedToken { token: code, idempotency_key: None, client: from };
         Ok(self.issuer.exchange_code_again(presented, &terms).await?)

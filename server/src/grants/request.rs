@@ -12,8 +12,12 @@ use crate::crypto::TokenKeys;
 use crate::ids::ClientId;
 use crate::tokens::Scope;
 
-/// The scope tokens that every client may request.
-pub const STANDARD_SCOPES: [&str; 1] = ["offline_access"];
+/// The scope tokens that every client may request (`OpenID` Connect Core §5.4, §11). Each
+/// refresh token may be used offline, so `offline_access` is accepted and not needed.
+pub const STANDARD_SCOPES: [&str; 5] = ["openid", "profile", "email", "groups", "offline_access"];
+
+/// Scope tokens that are accepted, and give no claims.
+const IGNORED_SCOPES: [&str; 2] = ["address", "phone"];
 
 /// The maximum length of `state` and `nonce`, in bytes.
 const MAX_VALUE_LEN: usize = 2048;
@@ -85,6 +89,8 @@ pub struct AuthorizationRequest {
     pub audiences: Vec<String>,
     /// The name that the client suggests for the login.
     pub login_hint: Option<String>,
+    /// An id_token of the user whom the client expects.
+    pub(super) id_token_hint: Option<String>,
     pub(super) prompt: Prompt,
     pub(super) max_age: Option<Duration>,
     pub(super) progress: Option<Progress>,
@@ -214,6 +220,7 @@ pub(super) fn parse(
         nonce: parameters.get("nonce").map(str::to_owned),
         audiences,
         login_hint: parameters.get("login_hint").map(str::to_owned),
+        id_token_hint: parameters.get("id_token_hint").map(str::to_owned),
         prompt,
         max_age,
         progress,
@@ -313,13 +320,17 @@ fn challenge(
     Ok(Some(challenge.to_owned()))
 }
 
+/// Returns whether every client may request a scope token.
+fn is_standard_scope(token: &str) -> bool {
+    STANDARD_SCOPES.contains(&token) || IGNORED_SCOPES.contains(&token)
+}
+
 fn scope(parameters: &RequestParameters, client: &Client) -> Result<Scope, AuthorizationError> {
     let Some(text) = parameters.get("scope") else { return Ok(client.scope.clone()) };
     let scope = Scope::parse(text);
     let scope =
         scope.map_err(|_| AuthorizationError::new("invalid_scope", "The scope is malformed."))?;
-    let is_permitted =
-        |token: &str| client.scope.contains(token) || STANDARD_SCOPES.contains(&token);
+    let is_permitted = |token: &str| client.scope.contains(token) || is_standard_scope(token);
     if !scope.tokens().all(is_permitted) {
         return Err(AuthorizationError::new(
             "invalid_scope",

@@ -81,7 +81,7 @@ impl Grants {
         }
         let policy = self.issuer.policy().with_grace_period(client.grace_period(&self.options));
         let presented = PresentedToken { token, idempotency_key, client: from };
-        let terms = RefreshTerms { policy, narrowing };
+        let terms = RefreshTerms { policy, narrowing, nonce: None };
         Ok(self.issuer.refresh_on(presented, &terms).await?)
     }
 

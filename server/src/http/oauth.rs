@@ -10,6 +10,7 @@ pub(super) mod metadata;
 mod redirect;
 pub(super) mod revoke;
 pub(super) mod token;
+pub(super) mod userinfo;
 
 use std::sync::Arc;
 
@@ -28,9 +29,13 @@ pub(super) use cors::preflight;
 pub(super) use documented::OAuthErrorBody;
 pub(super) use error::OAuthError;
 pub(super) use introspect::introspect;
-pub(super) use metadata::{metadata, metadata_of_path, metadata_preflight};
+pub(super) use metadata::{
+    metadata, metadata_of_path, metadata_preflight, openid_configuration,
+    openid_configuration_of_path,
+};
 pub(super) use revoke::revoke;
 pub(super) use token::token;
+pub(super) use userinfo::{userinfo, userinfo_by_post};
 
 /// Returns the credentials of a request, not verified.
 fn credentials(

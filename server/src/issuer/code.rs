@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Error, IssuedTokens, Issuer, Narrowing, RefreshError, RefreshTerms};
+use super::{Error, IssuedTokens, Issuer, Narrowing, RefreshError, RefreshTerms, ResponseTerms};
 use crate::clock;
 use crate::crypto::Secret;
-use crate::ids::{ClientId, EventId, SessionId, UserId};
+use crate::ids::{ClientId, EventId, LoginSessionId, SessionId, UserId};
 use crate::sessions::{
     self, ClientInfo, CodeOutcome, Context, EndReason, Login, MAX_GRACE_PERIOD, Policy,
     PresentedCode, PresentedToken, Refresh,
@@ -28,6 +28,10 @@ pub struct FirstExchange {
     pub user: UserId,
     pub grant: ClientGrant,
     pub narrowing: Narrowing,
+    /// The nonce of the authorization request.
+    pub nonce: Option<String>,
+    /// The login session of the browser that got the code.
+    pub login_session: Option<LoginSessionId>,
     pub client: ClientInfo,
 }
 
@@ -60,7 +64,7 @@ impl Issuer {
         exchange: FirstExchange,
         policy: Policy,
     ) -> Result<Option<IssuedTokens>, RefreshError> {
-        let FirstExchange { code, user, grant, narrowing, client } = exchange;
+        let FirstExchange { code, user, grant, narrowing, nonce, login_session, client } = exchange;
         let now = clock::now();
         let RotationRandomness { salt, access, event } = RotationRandomness::generate(now)?;
         let session = code.session;
@@ -75,6 +79,7 @@ impl Issuer {
             code: Some(PresentedCode {
                 digest: code.secret.digest(),
                 salt: policy.reissue.map(|_| salt),
+                login_session,
             }),
         };
         // A refresh may follow at once, and its salt is needed for the grace period of the
@@ -90,7 +95,8 @@ impl Issuer {
             CodeOutcome::Opened(grant) => {
                 tracing::info!(%session, %user, ip, "session opened by an authorization code");
                 self.metrics.record_login();
-                Ok(Some(self.issue_narrowed(grant, &narrowing, now).await?))
+                let terms = ResponseTerms { narrowing: &narrowing, nonce: nonce.as_deref() };
+                Ok(Some(self.issue_on(grant, &terms, now).await?))
             }
             CodeOutcome::Exchanged => Ok(None),
             CodeOutcome::Rejected(reason) => {
@@ -113,7 +119,7 @@ impl Issuer {
         let refresh = Arc::new(refresh.until(self.store.deadline(now)));
         let outcome = self.resolve_conflict(&refresh, terms.policy).await?;
         self.record_refresh(&refresh, &outcome);
-        self.respond(outcome, &terms.narrowing, now).await
+        self.respond(outcome, &terms.response(), now).await
     }
 
     /// Makes a code useless that was presented with a wrong verifier, and ends the session

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Error, IssuedTokens, Issuer, Narrowing};
+use super::{Error, IssuedTokens, Issuer, Narrowing, ResponseTerms};
 use crate::clock::{self, Timestamp};
 use crate::ids::{ClientId, SessionId};
 use crate::sessions::{
@@ -22,6 +22,14 @@ const REASSESS_AFTER: Duration = Duration::from_secs(1);
 pub struct RefreshTerms {
     pub policy: Policy,
     pub narrowing: Narrowing,
+    /// The nonce of the authorization request, at a repeated exchange of its code.
+    pub nonce: Option<String>,
+}
+
+impl RefreshTerms {
+    pub(super) fn response(&self) -> ResponseTerms<'_> {
+        ResponseTerms { narrowing: &self.narrowing, nonce: self.nonce.as_deref() }
+    }
 }
 
 /// Why a refresh is rejected.
@@ -62,7 +70,8 @@ impl Issuer {
         self: &Arc<Self>,
         presented: PresentedToken,
     ) -> Result<IssuedTokens, RefreshError> {
-        let terms = RefreshTerms { policy: self.policy, narrowing: Narrowing::default() };
+        let terms =
+            RefreshTerms { policy: self.policy, narrowing: Narrowing::default(), nonce: None };
         self.refresh_on(presented, &terms).await
     }
 
@@ -92,19 +101,19 @@ impl Issuer {
             }
         };
         self.record_refresh(&refresh, &outcome);
-        self.respond(outcome, &terms.narrowing, now).await
+        self.respond(outcome, &terms.response(), now).await
     }
 
     /// Issues the tokens of an outcome.
     pub(super) async fn respond(
         &self,
         outcome: RefreshOutcome,
-        narrowing: &Narrowing,
+        terms: &ResponseTerms<'_>,
         now: Timestamp,
     ) -> Result<IssuedTokens, RefreshError> {
         match outcome {
             RefreshOutcome::Rotated(grant) | RefreshOutcome::Reissued(grant) => {
-                Ok(self.issue_narrowed(grant, narrowing, now).await?)
+                Ok(self.issue_on(grant, terms, now).await?)
             }
             RefreshOutcome::TimedOut | RefreshOutcome::LooksLikeReuse => {
                 Err(store::Error::TimedOut.into())

@@ -7,13 +7,14 @@ use actix_rt::task::spawn_blocking;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::JwkSet;
+use serde::Serialize;
 
 use super::encryption::Decrypted;
 use super::lifecycle::{Phase, UNSCHEDULED, phases};
 use super::rotation::{KeyContext, NewKey};
 use super::signing_key::SigningKey;
 use super::verification::SignatureError;
-use super::{Error, Options, VerifyError};
+use super::{Error, IdTokenHint, Options, TokenType, VerifyError};
 use crate::clock::{self, Timestamp};
 use crate::crypto::Digest;
 use crate::secrets::KeyEncryptionKeys;
@@ -167,10 +168,31 @@ impl KeyRing {
         if let Some(extra) = extra {
             extra.append_to(&mut payload);
         }
+        self.active_key(now)?.sign(TokenType::Access, &payload)
+    }
+
+    /// Signs a token for a client: an id_token or a logout token.
+    pub fn sign_for_client(
+        &self,
+        kind: TokenType,
+        claims: &impl Serialize,
+        now: Timestamp,
+    ) -> Result<String, Error> {
+        let payload = serde_json::to_vec(claims).map_err(Error::Claims)?;
+        self.active_key(now)?.sign(kind, &payload)
+    }
+
+    fn active_key(&self, now: Timestamp) -> Result<Arc<SigningKey>, Error> {
         let snapshot = self.snapshot();
         let active = snapshot.keys.iter().rfind(|key| key.active_from <= now);
         // After the clock was set back, no key may be active yet.
-        active.or(snapshot.keys.first()).ok_or(Error::NoKey)?.key.sign(&payload)
+        Ok(active.or(snapshot.keys.first()).ok_or(Error::NoKey)?.key.clone())
+    }
+
+    /// Verifies an id_token that this server signed, whether or not it has expired. Returns
+    /// `None` for any other token, and for one whose key is no longer published.
+    pub async fn verify_id_token(&self, token: &str) -> Result<Option<IdTokenHint>, Error> {
+        Ok(self.current().await?.verify_id_token(token, &self.options.issuer))
     }
 
     /// Verifies the signature and the expiry of an access token, without leeway.

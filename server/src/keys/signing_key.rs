@@ -13,7 +13,7 @@ use jsonwebtoken::jwk::{Jwk, PublicKeyUse, ThumbprintHash};
 use jsonwebtoken::{DecodingKey, Header};
 use quick_cache::sync::Cache;
 
-use super::{ACCESS_TOKEN_TYPE, Error};
+use super::{Error, TokenType};
 use crate::crypto::CryptoError;
 use crate::tokens::VerifiedToken;
 
@@ -81,8 +81,8 @@ type Parsed = Result<(PrivateKey, DecodingKey), String>;
 pub(super) struct SigningKey {
     private: PrivateKey,
     random: SystemRandom,
-    /// The encoded header of every token that this key signs.
-    header: String,
+    /// The encoded header of each kind of token that this key signs.
+    headers: [String; TokenType::ALL.len()],
     pub(super) public: DecodingKey,
     /// The algorithm. The key determines it, never a token's header (RFC 8725 §3.1).
     pub(super) algorithm: jsonwebtoken::Algorithm,
@@ -107,14 +107,18 @@ impl SigningKey {
         let (private, public) = parsed?;
         let jwk = jwk(&public, algorithm).map_err(|error| error.to_string())?;
         let kid = jwk.common.key_id.clone().unwrap_or_default();
-        let mut header = Header::new(algorithm);
-        header.typ = Some(ACCESS_TOKEN_TYPE.to_owned());
-        header.kid = Some(kid.clone());
-        let header = serde_json::to_vec(&header).map_err(|error| error.to_string())?;
+        let mut headers = [const { String::new() }; TokenType::ALL.len()];
+        for (encoded, kind) in headers.iter_mut().zip(TokenType::ALL) {
+            let mut header = Header::new(algorithm);
+            header.typ = Some(kind.name().to_owned());
+            header.kid = Some(kid.clone());
+            let header = serde_json::to_vec(&header).map_err(|error| error.to_string())?;
+            *encoded = URL_SAFE_NO_PAD.encode(header);
+        }
         Ok(Self {
             private,
             random: SystemRandom::new(),
-            header: URL_SAFE_NO_PAD.encode(header),
+            headers,
             public,
             algorithm,
             jwk,
@@ -124,8 +128,14 @@ impl SigningKey {
     }
 
     /// Returns the signed token with this payload (RFC 7515 §7.1).
-    pub(super) fn sign(&self, payload: &[u8]) -> Result<String, Error> {
-        let mut token = self.header.clone();
+    pub(super) fn sign(&self, kind: TokenType, payload: &[u8]) -> Result<String, Error> {
+        let [access, id, logout] = &self.headers;
+        let header = match kind {
+            TokenType::Access => access,
+            TokenType::Id => id,
+            TokenType::Logout => logout,
+        };
+        let mut token = header.clone();
         token.push('.');
         URL_SAFE_NO_PAD.encode_string(payload, &mut token);
         self.append_signature(token)

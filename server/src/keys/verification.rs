@@ -6,8 +6,9 @@ use jsonwebtoken::Validation;
 use serde::Deserialize;
 
 use super::ring::KeySnapshot;
-use super::{ACCESS_TOKEN_TYPE, Error, Options};
+use super::{Error, Options, TokenType};
 use crate::crypto::Digest;
+use crate::ids::{SessionId, UserId};
 use crate::tokens::{Claims, VerifiedToken};
 
 /// The maximum length of an access token in bytes. The longest of this server has 2048 bytes
@@ -23,6 +24,18 @@ pub enum VerifyError {
     /// The token cannot be verified now. Its key may be new or revoked, but the database
     /// cannot be read, or this server's clock is wrong.
     Unavailable(Error),
+}
+
+/// Whose id_token a client presents.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct IdTokenHint {
+    #[serde(rename = "sub")]
+    pub user: UserId,
+    /// The client that it was issued to.
+    #[serde(rename = "aud")]
+    pub client: String,
+    #[serde(rename = "sid")]
+    pub session: SessionId,
 }
 
 pub(super) enum SignatureError {
@@ -68,7 +81,7 @@ impl KeySnapshot {
             return Ok(verified);
         }
         let header = TokenHeader::parse(token).ok_or(SignatureError::Invalid)?;
-        if header.typ != ACCESS_TOKEN_TYPE {
+        if header.typ != TokenType::Access.name() {
             return Err(SignatureError::Invalid);
         }
         let key = self.keys.iter().find(|published| published.key.kid == header.kid);
@@ -86,6 +99,21 @@ impl KeySnapshot {
         key.verified.insert(digest, verified);
         Ok(verified)
     }
+
+    /// Verifies the signature and the issuer of an id_token, but not its expiry.
+    pub(super) fn verify_id_token(&self, token: &str, issuer: &str) -> Option<IdTokenHint> {
+        let header = TokenHeader::parse(token).filter(|_| token.len() <= MAX_TOKEN_LEN)?;
+        if header.typ != TokenType::Id.name() {
+            return None;
+        }
+        let key = &self.keys.iter().find(|published| published.key.kid == header.kid)?.key;
+        let mut validation = Validation::new(key.algorithm);
+        validation.set_issuer(&[issuer]);
+        validation.validate_aud = false;
+        validation.set_required_spec_claims(&["iss", "aud", "exp", "sub"]);
+        validation.validate_exp = false;
+        Some(jsonwebtoken::decode::<IdTokenHint>(token, &key.public, &validation).ok()?.claims)
+    }
 }
 
 #[cfg(test)]
@@ -95,7 +123,6 @@ mod tests {
 
     use super::*;
     use crate::clock::Timestamp;
-    use crate::ids::{SessionId, UserId};
     use crate::keys::Algorithm;
     use crate::keys::ring::PublishedKey;
     use crate::keys::signing_key::SigningKey;
@@ -145,7 +172,7 @@ mod tests {
     }
 
     fn sign(key: &SigningKey, claims: &Claims<'_>) -> String {
-        key.sign(&serde_json::to_vec(claims).unwrap()).unwrap()
+        key.sign(TokenType::Access, &serde_json::to_vec(claims).unwrap()).unwrap()
     }
 
     fn is_rejected(snapshot: &KeySnapshot, token: &str) -> bool {

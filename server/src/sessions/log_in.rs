@@ -4,7 +4,7 @@ use diesel::{Connection, QueryResult};
 
 use super::{AccessGrant, Context, EventKind, SessionExpiry, TokenGrant};
 use crate::crypto::{Digest, Salt, Secret, TokenKey};
-use crate::ids::{AccessTokenId, SessionId, UserId};
+use crate::ids::{AccessTokenId, LoginSessionId, SessionId, UserId};
 use crate::store::events::{self, Event};
 use crate::store::sessions::NewSession;
 use crate::store::{self, Conn, accounts, users};
@@ -31,6 +31,8 @@ pub struct PresentedCode {
     pub digest: Digest,
     /// The salt of the derivation, if a repeated exchange may get the same tokens.
     pub salt: Option<Salt>,
+    /// The login session of the browser that got the code.
+    pub login_session: Option<LoginSessionId>,
 }
 
 /// Why a guest may not log in.
@@ -87,6 +89,7 @@ pub fn open(
             claims: claims.as_ref().map(ExtraClaims::as_json),
             grant: grant.as_ref(),
             code: code.as_ref().map(|code| (&code.digest, code.salt.as_ref())),
+            login_session: code.as_ref().and_then(|code| code.login_session),
             user_agent: client.user_agent.as_deref(),
             ip: client.ip,
         },

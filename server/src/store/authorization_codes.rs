@@ -8,7 +8,7 @@ use super::schema::authorization_codes as codes;
 use super::sessions::{Selection, decode_list, encode_list};
 use crate::clock::Timestamp;
 use crate::crypto::Digest;
-use crate::ids::{ClientId, SessionId, UserId};
+use crate::ids::{ClientId, LoginSessionId, SessionId, UserId};
 use crate::tokens::Scope;
 
 /// The authorization request of a code.
@@ -25,6 +25,8 @@ pub struct CodeGrant {
     pub nonce: Option<String>,
     /// When the user last proved who they are.
     pub auth_time: Timestamp,
+    /// The login session of the browser.
+    pub login_session: Option<LoginSessionId>,
     pub expires_at: Timestamp,
 }
 
@@ -45,6 +47,7 @@ struct Row {
     audiences: Option<String>,
     nonce: Option<String>,
     auth_time: Timestamp,
+    login_session: Option<LoginSessionId>,
     expires_at: Timestamp,
     exchanged_at: Option<Timestamp>,
 }
@@ -75,6 +78,7 @@ pub fn insert(
             codes::audiences.eq(encode_list(&grant.audiences)),
             codes::nonce.eq(&grant.nonce),
             codes::auth_time.eq(grant.auth_time),
+            codes::login_session_id.eq(grant.login_session),
             codes::created_at.eq(now),
             codes::expires_at.eq(grant.expires_at),
         ))
@@ -100,6 +104,7 @@ pub fn find(
             codes::audiences,
             codes::nonce,
             codes::auth_time,
+            codes::login_session_id,
             codes::expires_at,
             codes::exchanged_at,
         ))
@@ -115,6 +120,7 @@ pub fn find(
             audiences: row.audiences.as_deref().map(decode_list).unwrap_or_default(),
             nonce: row.nonce,
             auth_time: row.auth_time,
+            login_session: row.login_session,
             expires_at: row.expires_at,
         },
         exchanged_at: row.exchanged_at,

@@ -30,8 +30,22 @@ pub struct Client {
     pub require_pkce: bool,
     /// Whether it may get access tokens for itself (RFC 6749 §4.4).
     pub is_machine: bool,
+    /// Whether it may log users in through another device (RFC 8628).
+    pub is_device: bool,
+    pub logout: LogoutSettings,
     pub grace_period: GracePeriod,
     pub created_at: Timestamp,
+}
+
+/// How a client takes part in logouts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LogoutSettings {
+    /// Where a logout that it initiates may return to (RP-Initiated Logout 1.0 §3.1).
+    pub redirect_uris: Vec<String>,
+    /// Where it learns that a session has ended (Back-Channel Logout 1.0 §2.2).
+    pub backchannel_uri: Option<String>,
+    /// Whether its sessions with `offline_access` continue when their browser logs out.
+    pub keeps_offline_access: bool,
 }
 
 /// How a client authenticates (RFC 6749 §2.1).
@@ -67,6 +81,10 @@ struct Row {
     is_machine: bool,
     grace_period: Option<i64>,
     created_at: Timestamp,
+    post_logout_redirect_uris: String,
+    backchannel_logout_uri: Option<String>,
+    keeps_offline_access: bool,
+    is_device: bool,
 }
 
 impl TryFrom<Row> for Client {
@@ -92,6 +110,12 @@ impl TryFrom<Row> for Client {
             is_first_party: row.is_first_party,
             require_pkce: row.require_pkce,
             is_machine: row.is_machine,
+            is_device: row.is_device,
+            logout: LogoutSettings {
+                redirect_uris: from_json(&row.post_logout_redirect_uris)?,
+                backchannel_uri: row.backchannel_logout_uri,
+                keeps_offline_access: row.keeps_offline_access,
+            },
             grace_period: match row.grace_period {
                 None => GracePeriod::Default,
                 Some(..=0) => GracePeriod::Strict,
@@ -126,6 +150,10 @@ struct Settings<'a> {
     is_first_party: bool,
     require_pkce: bool,
     is_machine: bool,
+    is_device: bool,
+    post_logout_redirect_uris: String,
+    backchannel_logout_uri: Option<&'a str>,
+    keeps_offline_access: bool,
     grace_period: Option<i64>,
 }
 
@@ -139,6 +167,12 @@ impl<'a> Settings<'a> {
             is_first_party: client.is_first_party,
             require_pkce: client.require_pkce,
             is_machine: client.is_machine,
+            is_device: client.is_device,
+            post_logout_redirect_uris: to_json(
+                client.logout.redirect_uris.iter().map(String::as_str),
+            )?,
+            backchannel_logout_uri: client.logout.backchannel_uri.as_deref(),
+            keeps_offline_access: client.logout.keeps_offline_access,
             grace_period: match client.grace_period {
                 GracePeriod::Default => None,
                 GracePeriod::Strict => Some(0),
@@ -162,6 +196,10 @@ macro_rules! insert_if_free {
                 clients::is_first_party.eq($settings.is_first_party),
                 clients::require_pkce.eq($settings.require_pkce),
                 clients::is_machine.eq($settings.is_machine),
+                clients::is_device.eq($settings.is_device),
+                clients::post_logout_redirect_uris.eq(&$settings.post_logout_redirect_uris),
+                clients::backchannel_logout_uri.eq($settings.backchannel_logout_uri),
+                clients::keeps_offline_access.eq($settings.keeps_offline_access),
                 clients::grace_period.eq($settings.grace_period),
                 clients::created_at.eq($client.created_at),
             ))

@@ -45,6 +45,7 @@ diesel::table! {
         scope -> Nullable<Text>,
         audiences -> Nullable<Text>,
         auth_time -> Nullable<SqlTimestamp>,
+        login_session_id -> Nullable<SqlUuid>,
     }
 }
 
@@ -74,6 +75,7 @@ diesel::table! {
 
     signing_keys (kid) {
         kid -> Text,
+        purpose -> Text,
         sequence -> BigInt,
         algorithm -> Text,
         sealed_private_key -> Binary,
@@ -212,6 +214,10 @@ diesel::table! {
         is_machine -> Bool,
         grace_period -> Nullable<BigInt>,
         created_at -> SqlTimestamp,
+        post_logout_redirect_uris -> Text,
+        backchannel_logout_uri -> Nullable<Text>,
+        keeps_offline_access -> Bool,
+        is_device -> Bool,
     }
 }
 
@@ -234,6 +240,7 @@ diesel::table! {
         created_at -> SqlTimestamp,
         expires_at -> SqlTimestamp,
         exchanged_at -> Nullable<SqlTimestamp>,
+        login_session_id -> Nullable<SqlUuid>,
     }
 }
 
@@ -265,6 +272,55 @@ diesel::table! {
         client_id -> Text,
         scope -> Text,
         granted_at -> SqlTimestamp,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::{SmallInt, Text};
+    use crate::store::types::sql::SqlUuid;
+
+    user_groups (place, user_id, name) {
+        place -> SmallInt,
+        user_id -> SqlUuid,
+        name -> Text,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::{BigInt, Binary, Nullable, Text};
+    use crate::store::types::sql::{SqlUuid, SqlTimestamp};
+
+    device_codes (user_code_mac) {
+        user_code_mac -> Binary,
+        secret_digest -> Binary,
+        client_id -> Text,
+        scope -> Text,
+        audiences -> Nullable<Text>,
+        created_at -> SqlTimestamp,
+        expires_at -> SqlTimestamp,
+        poll_interval -> BigInt,
+        polled_at -> Nullable<SqlTimestamp>,
+        user_id -> Nullable<SqlUuid>,
+        auth_time -> Nullable<SqlTimestamp>,
+        login_session_id -> Nullable<SqlUuid>,
+        approved_at -> Nullable<SqlTimestamp>,
+        denied_at -> Nullable<SqlTimestamp>,
+        session_id -> Nullable<SqlUuid>,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::{BigInt, SmallInt, Text};
+    use crate::store::types::sql::{SqlUuid, SqlTimestamp};
+
+    logout_notices (place, session_id) {
+        place -> SmallInt,
+        session_id -> SqlUuid,
+        user_id -> SqlUuid,
+        client_id -> Text,
+        created_at -> SqlTimestamp,
+        attempts -> BigInt,
+        next_attempt_at -> SqlTimestamp,
     }
 }
 

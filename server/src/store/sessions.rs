@@ -18,7 +18,7 @@ use super::types::IpAddress;
 use super::types::sql::SqlTimestamp;
 use crate::clock::Timestamp;
 use crate::crypto::{Digest, Salt};
-use crate::ids::{AccessTokenId, ClientId, Place, SessionId, UserId};
+use crate::ids::{AccessTokenId, ClientId, LoginSessionId, Place, SessionId, UserId};
 use crate::tokens::{ClientGrant, RefreshToken};
 
 pub use grant::StoredGrant;
@@ -63,6 +63,8 @@ pub struct NewSession<'a> {
     /// The digest of the authorization code that opens it, and the salt of the derivation
     /// of `secret`.
     pub code: Option<(&'a Digest, Option<&'a Salt>)>,
+    /// The login session of the browser that got the code.
+    pub login_session: Option<LoginSessionId>,
     pub user_agent: Option<&'a str>,
     pub ip: Option<IpAddr>,
 }
@@ -90,6 +92,7 @@ pub fn insert(conn: &mut Conn, new: &NewSession<'_>) -> QueryResult<()> {
             sessions::scope.eq(new.grant.map(|grant| grant.scope.as_str())),
             sessions::audiences.eq(new.grant.and_then(|grant| encode_list(&grant.audiences))),
             sessions::auth_time.eq(new.grant.and_then(|grant| grant.auth_time)),
+            sessions::login_session_id.eq(new.login_session),
             sessions::previous_digest.eq(new.code.map(|(digest, _)| digest.as_bytes())),
             sessions::successor_salt.eq(new.code.and_then(|(_, salt)| salt.map(Salt::as_bytes))),
             sessions::rotated_at.eq(new.code.map(|_| new.now)),

@@ -102,6 +102,8 @@ pub struct StandardScopes(u8);
 impl StandardScopes {
     pub const PROFILE: Self = Self(1);
     pub const EMAIL: Self = Self(2);
+    pub const OPENID: Self = Self(4);
+    pub const GROUPS: Self = Self(8);
 
     /// Returns the scopes among `scopes` that this server interprets.
     #[must_use]
@@ -109,9 +111,17 @@ impl StandardScopes {
         let bits = scopes.split(' ').map(|scope| match scope {
             "profile" => Self::PROFILE.0,
             "email" => Self::EMAIL.0,
+            "openid" => Self::OPENID.0,
+            "groups" => Self::GROUPS.0,
             _ => 0,
         });
         Self(bits.fold(0, |all, bit| all | bit))
+    }
+
+    /// Returns whether any of the scopes gives claims about the user.
+    #[must_use]
+    pub fn has_claims(self) -> bool {
+        self.0 & (Self::PROFILE.0 | Self::EMAIL.0 | Self::GROUPS.0) != 0
     }
 
     #[must_use]

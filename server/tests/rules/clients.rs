@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use matchbook_server::clients::{Client, ClientKind, ClientRegistry, GracePeriod};
+use matchbook_server::clients::{Client, ClientKind, ClientRegistry, GracePeriod, LogoutSettings};
 use matchbook_server::ids::ClientId;
 use matchbook_server::store::{Conn, Store, clients};
 use matchbook_server::tokens::{Scope, SecretDigests, client_secret_digest};
@@ -25,6 +25,8 @@ fn client(id: &ClientId) -> Client {
         is_first_party: true,
         require_pkce: true,
         is_machine: false,
+        is_device: false,
+        logout: LogoutSettings::default(),
         grace_period: GracePeriod::For(Duration::from_secs(60)),
         created_at: START,
     }

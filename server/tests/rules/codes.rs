@@ -42,6 +42,7 @@ impl Harness {
             audiences: Vec::new(),
             nonce: None,
             auth_time: self.now,
+            login_session: None,
             expires_at: self.now.after(MINUTE),
         };
         let digest = secret.digest();
@@ -85,7 +86,11 @@ impl Harness {
                 audiences: grant.audiences,
                 auth_time: Some(grant.auth_time),
             }),
-            code: Some(PresentedCode { digest, salt: policy.reissue.map(|_| salt) }),
+            code: Some(PresentedCode {
+                digest,
+                salt: policy.reissue.map(|_| salt),
+                login_session: None,
+            }),
         };
         let Harness { conn, token_keys, now, .. } = self;
         let cx = Context { policy: &policy, client: &client, event, now: *now };

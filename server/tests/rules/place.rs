@@ -70,16 +70,19 @@ fn tables_of_users_are_distributed_by_place_and_all_others_by_their_own_key() {
             ("backends", "id"),
             ("clients", "id"),
             ("consents", "place, user_id, client_id"),
+            ("device_codes", "user_code_mac"),
             ("events", "place, id"),
             ("identities", "name"),
             ("imported_refresh_tokens", "digest"),
             ("login_sessions", "place, id"),
+            ("logout_notices", "place, session_id"),
             ("one_time_links", "digest"),
             ("recovery_codes", "place, user_id, digest"),
             ("servers", "id"),
             ("session_revocations", "place, session_id"),
             ("sessions", "place, id"),
             ("signing_keys", "kid"),
+            ("user_groups", "place, user_id, name"),
             ("users", "place, id"),
         ]
     );
@@ -95,7 +98,8 @@ fn unique_indexes_and_foreign_keys_of_distributed_tables_begin_with_the_place() 
          WHERE indisunique AND indrelid IN ('users'::regclass, 'sessions'::regclass, \
          'session_revocations'::regclass, 'events'::regclass, 'accounts'::regclass, \
          'recovery_codes'::regclass, 'authorization_codes'::regclass, \
-         'login_sessions'::regclass, 'consents'::regclass) \
+         'login_sessions'::regclass, 'consents'::regclass, 'logout_notices'::regclass, \
+         'user_groups'::regclass) \
          UNION ALL SELECT conname::text, pg_get_constraintdef(oid) FROM pg_constraint \
          WHERE contype = 'f' AND connamespace = 'public'::regnamespace ORDER BY name";
     let keys: Vec<Key> = diesel::sql_query(query).load(&mut harness.conn).unwrap();
@@ -117,11 +121,14 @@ fn unique_indexes_and_foreign_keys_of_distributed_tables_begin_with_the_place() 
             ("events_pkey", "place"),
             ("login_sessions_pkey", "place"),
             ("login_sessions_place_user_id_fkey", reference),
+            ("logout_notices_pkey", "place"),
             ("recovery_codes_pkey", "place"),
             ("recovery_codes_place_user_id_fkey", account),
             ("session_revocations_pkey", "place"),
             ("sessions_pkey", "place"),
             ("sessions_place_user_id_fkey", reference),
+            ("user_groups_pkey", "place"),
+            ("user_groups_place_user_id_fkey", reference),
             ("users_pkey", "place"),
         ]
     );

@@ -26,6 +26,10 @@ struct Shown<'a> {
     first_party: bool,
     require_pkce: bool,
     machine: bool,
+    device: bool,
+    post_logout_redirect_uris: &'a [String],
+    backchannel_logout_uri: Option<&'a str>,
+    keep_offline_access: bool,
     grace_period: String,
     /// Whether the secret before is accepted as well.
     has_previous_secret: bool,
@@ -48,6 +52,10 @@ impl<'a> Shown<'a> {
             first_party: client.is_first_party,
             require_pkce: client.require_pkce,
             machine: client.is_machine,
+            device: client.is_device,
+            post_logout_redirect_uris: &client.logout.redirect_uris,
+            backchannel_logout_uri: client.logout.backchannel_uri.as_deref(),
+            keep_offline_access: client.logout.keeps_offline_access,
             grace_period: describe_grace_period(client.grace_period),
             has_previous_secret,
             created_at: client.created_at.to_string(),
@@ -84,6 +92,12 @@ fn describe(client: &Client, shown: &Shown<'_>) -> String {
     for uri in &client.redirect_uris {
         let _ = writeln!(text, "  redirect URI {uri}");
     }
+    for uri in &client.logout.redirect_uris {
+        let _ = writeln!(text, "  post-logout redirect URI {uri}");
+    }
+    if let Some(uri) = &client.logout.backchannel_uri {
+        let _ = writeln!(text, "  back-channel logout URI {uri}");
+    }
     for audience in &client.audiences {
         let _ = writeln!(text, "  audience {audience}");
     }
@@ -93,6 +107,11 @@ fn describe(client: &Client, shown: &Shown<'_>) -> String {
     for (applies, line) in [
         (client.is_first_party, "first party: users are not asked for their consent"),
         (client.is_machine, "may get access tokens for itself"),
+        (client.is_device, "may log users in through another device"),
+        (
+            client.logout.keeps_offline_access,
+            "sessions with offline_access continue when their browser logs out",
+        ),
         (!client.require_pkce, "needs no PKCE"),
         (shown.has_previous_secret, "the secret before is accepted as well"),
     ] {

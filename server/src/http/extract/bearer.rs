@@ -48,6 +48,14 @@ impl FromRequest for UserBearer {
     }
 }
 
+/// Verifies a token that was not sent in the header.
+pub(in crate::http) async fn verify_token(
+    state: &State,
+    token: &str,
+) -> Result<VerifiedToken, Error> {
+    Ok(state.issuer.verify(token).await?)
+}
+
 async fn verify(request: &HttpRequest) -> Result<VerifiedToken, Error> {
     let state = request.app_data::<web::Data<State>>().ok_or(Error::NotFound)?;
     Ok(state.issuer.verify(bearer_token(request)?).await?)

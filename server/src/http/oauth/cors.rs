@@ -14,7 +14,7 @@ use actix_web::web::Data;
 use crate::http::state::State;
 
 /// The endpoints that apps in browsers call.
-const PATHS: [&str; 2] = ["/oauth/token", "/oauth/revoke"];
+const PATHS: [&str; 3] = ["/oauth/token", "/oauth/revoke", "/oauth/userinfo"];
 
 /// Permits the origins of the redirect URIs of public clients to read the responses of the
 /// endpoints that apps in browsers call. Requests with cookies are not permitted: these
@@ -50,7 +50,7 @@ async fn permitted_origin(request: &HttpRequest) -> Option<HeaderValue> {
 /// Responds to a preflight request (Fetch §4.8).
 pub(in crate::http) async fn preflight() -> HttpResponse {
     HttpResponse::NoContent()
-        .insert_header((ACCESS_CONTROL_ALLOW_METHODS, "POST"))
+        .insert_header((ACCESS_CONTROL_ALLOW_METHODS, "GET, POST"))
         .insert_header((
             ACCESS_CONTROL_ALLOW_HEADERS,
             "authorization, content-type, idempotency-key",

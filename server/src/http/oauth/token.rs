@@ -25,6 +25,10 @@ pub(in crate::http) struct OAuthTokens {
     token_type: &'static str,
     /// Seconds.
     expires_in: u64,
+    /// With the scope `openid` (`OpenID` Connect Core §3.1.3.3).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
+    id_token: Option<String>,
     /// Absent for a client that acts for itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false)]
@@ -52,6 +56,7 @@ impl OAuthTokens {
             refresh_token_timeout: Some(tokens.idle_expires_in.as_secs()),
             authorization_expires_in: Some(tokens.session_expires_in.as_secs()),
             access_token: tokens.access_token,
+            id_token: tokens.id_token,
             token_type: "Bearer",
             expires_in: round_up_to_seconds(tokens.expires_in),
             scope: tokens.scope.map(|scope| scope.to_string()),

@@ -13,6 +13,7 @@ fn scope_text(token: &str) -> String {
         "openid" => "Know who you are".to_owned(),
         "profile" => "See your name".to_owned(),
         "email" => "See your email address".to_owned(),
+        "groups" => "See your groups".to_owned(),
         "offline_access" => "Keep this access while you do not use it".to_owned(),
         other => format!("Use “{other}”"),
     }

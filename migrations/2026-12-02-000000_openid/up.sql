@@ -1,0 +1,86 @@
+-- OpenID Connect: groups, keys for id_tokens, the device grant, and logout at clients.
+
+-- JSON array of strings.
+ALTER TABLE clients ADD COLUMN post_logout_redirect_uris text NOT NULL DEFAULT '[]';
+-- Where the client learns that a session has ended; NULL: it does not.
+ALTER TABLE clients ADD COLUMN backchannel_logout_uri text;
+-- Whether sessions with `offline_access` continue when their browser logs out.
+ALTER TABLE clients ADD COLUMN keeps_offline_access boolean NOT NULL DEFAULT false;
+-- Whether it may log users in through another device.
+ALTER TABLE clients ADD COLUMN is_device boolean NOT NULL DEFAULT false;
+
+-- The login session of the browser.
+ALTER TABLE authorization_codes ADD COLUMN login_session_id uuid;
+-- The login session of the browser that opened it.
+ALTER TABLE sessions ADD COLUMN login_session_id uuid;
+
+CREATE TABLE user_groups (
+    place smallint NOT NULL,
+    user_id uuid NOT NULL,
+    name text NOT NULL,
+    PRIMARY KEY (place, user_id, name),
+    FOREIGN KEY (place, user_id) REFERENCES users (place, id) ON DELETE CASCADE
+);
+
+-- Device codes (RFC 8628).
+CREATE TABLE device_codes (
+    -- MAC of the user code, which is too short for a plain digest. The device code contains it.
+    user_code_mac bytea NOT NULL PRIMARY KEY,
+    -- SHA-256 of the secret of the device code.
+    secret_digest bytea NOT NULL,
+    client_id text NOT NULL,
+    scope text NOT NULL,
+    -- JSON array; NULL: the default audience.
+    audiences text,
+    created_at timestamptz NOT NULL,
+    expires_at timestamptz NOT NULL,
+    -- Seconds between two polls.
+    poll_interval bigint NOT NULL,
+    polled_at timestamptz,
+    -- The user who decided, and the decision.
+    user_id uuid,
+    auth_time timestamptz,
+    login_session_id uuid,
+    approved_at timestamptz,
+    denied_at timestamptz,
+    -- The session that an approved code opens.
+    session_id uuid
+);
+
+-- Sessions whose end their client has not been told yet. Without a foreign key: the notice is
+-- sent after the user is deleted as well.
+CREATE TABLE logout_notices (
+    place smallint NOT NULL,
+    session_id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    client_id text NOT NULL,
+    created_at timestamptz NOT NULL,
+    attempts bigint NOT NULL DEFAULT 0,
+    -- A server that sends a notice moves this ahead first, so that others do not send it.
+    next_attempt_at timestamptz NOT NULL,
+    PRIMARY KEY (place, session_id)
+);
+
+CREATE INDEX logout_notices_next_attempt_at ON logout_notices (next_attempt_at);
+
+-- Keys form one sequence for each purpose: `access` (access tokens) and `id` (id_tokens, while
+-- access tokens have another algorithm than RS256).
+CREATE TABLE signing_keys_by_purpose (
+    kid text NOT NULL PRIMARY KEY,
+    purpose text NOT NULL DEFAULT 'access',
+    -- Of several servers that rotate at once, one adds the next key.
+    sequence bigint NOT NULL,
+    algorithm text NOT NULL,
+    -- AES-256-GCM under a key that is not in the database.
+    sealed_private_key bytea NOT NULL,
+    created_at timestamptz NOT NULL,
+    active_from timestamptz NOT NULL,
+    revoked_at timestamptz,
+    UNIQUE (purpose, sequence)
+);
+INSERT INTO signing_keys_by_purpose
+    (kid, sequence, algorithm, sealed_private_key, created_at, active_from, revoked_at)
+    SELECT kid, sequence, algorithm, sealed_private_key, created_at, active_from, revoked_at
+    FROM signing_keys;
+DROP TABLE signing_keys;
+ALTER TABLE signing_keys_by_purpose RENAME TO signing_keys;
