@@ -1,4 +1,4 @@
--- OpenID Connect: groups, keys for id_tokens, the device grant, and logout at clients.
+-- OpenID Connect: groups, keys for ID tokens, the device grant, and logout at clients.
 
 -- JSON array of strings.
 ALTER TABLE clients ADD COLUMN post_logout_redirect_uris text NOT NULL DEFAULT '[]';
@@ -47,7 +47,7 @@ CREATE TABLE device_codes (
     session_id uuid
 );
 
--- Sessions whose end their client has not been told yet. Without a foreign key: the notice is
+-- Ended sessions of which their client has not been notified yet. Without a foreign key: the notice is
 -- sent after the user is deleted as well.
 CREATE TABLE logout_notices (
     place smallint NOT NULL,
@@ -63,7 +63,7 @@ CREATE TABLE logout_notices (
 
 CREATE INDEX logout_notices_next_attempt_at ON logout_notices (next_attempt_at);
 
--- Keys form one sequence for each purpose: `access` (access tokens) and `id` (id_tokens, while
+-- Keys form one sequence for each purpose: `access` (access tokens) and `id` (ID tokens, while
 -- access tokens have another algorithm than RS256).
 CREATE TABLE signing_keys_by_purpose (
     kid text NOT NULL PRIMARY KEY,

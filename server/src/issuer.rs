@@ -198,7 +198,7 @@ impl Issuer {
     }
 
     /// Signs an access token on the terms of a client, as [`Self::issue`] does, and the
-    /// id_token that belongs to it.
+    /// ID token that belongs to it.
     async fn issue_on(
         &self,
         grant: TokenGrant,

@@ -30,7 +30,7 @@ pub use verification::{IdTokenHint, VerifyError};
 pub enum TokenType {
     /// RFC 9068 §2.1.
     Access,
-    /// An id_token of `OpenID` Connect.
+    /// An ID token of `OpenID` Connect.
     Id,
     /// A logout token (Back-Channel Logout 1.0 §2.4).
     Logout,

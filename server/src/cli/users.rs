@@ -2,6 +2,7 @@
 
 mod add;
 mod change;
+mod group;
 mod import;
 mod invite;
 mod list;
@@ -15,7 +16,9 @@ use clap::{Args, Subcommand};
 use secrecy::SecretString;
 use uuid::Uuid;
 
-use crate::accounts::{HashError, InvalidDisplayName, InvalidName, LoginName, Unacceptable};
+use crate::accounts::{
+    HashError, InvalidDisplayName, InvalidGroupName, InvalidName, LoginName, Unacceptable,
+};
 use crate::clock::{self, Timestamp};
 use crate::config::Config;
 use crate::crypto::RngError;
@@ -67,6 +70,9 @@ pub enum Command {
         #[arg(long)]
         end: bool,
     },
+    /// Add users to groups, remove them, and list the groups.
+    #[command(subcommand)]
+    Group(group::Command),
     /// Add the users in a file of JSON lines, with their password hashes and refresh tokens.
     Import(Import),
 }
@@ -150,6 +156,10 @@ pub enum Error {
     NameTaken(String),
     #[error(transparent)]
     DisplayName(#[from] InvalidDisplayName),
+    #[error(transparent)]
+    GroupName(#[from] InvalidGroupName),
+    #[error("{0} is in as many groups as possible: remove the user from another one first")]
+    TooManyGroups(String),
     #[error("give the password on standard input, for example from a file: `< FILE`")]
     NoPassword,
     #[error("{}", .0.message())]
@@ -191,6 +201,7 @@ pub async fn run(config: &Config, command: &Command) -> Result<(), Error> {
         Command::ResetPassword { one, mail, .. } => invite::reset(config, one, *mail).await?,
         Command::Sessions { one, end: false } => user_sessions::list(config, one)?,
         Command::Sessions { one, end: true } => user_sessions::end(config, one)?,
+        Command::Group(command) => group::run(config, command)?,
         Command::Import(arguments) => return import::import(config, arguments),
     };
     Ok(super::print(&output)?)

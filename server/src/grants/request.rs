@@ -89,7 +89,7 @@ pub struct AuthorizationRequest {
     pub audiences: Vec<String>,
     /// The name that the client suggests for the login.
     pub login_hint: Option<String>,
-    /// An id_token of the user whom the client expects.
+    /// An ID token of the user whom the client expects.
     pub(super) id_token_hint: Option<String>,
     pub(super) prompt: Prompt,
     pub(super) max_age: Option<Duration>,

@@ -17,7 +17,7 @@ use utoipa::openapi::path::{Operation, Parameter, ParameterIn};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{Components, RefOr, ResponseBuilder};
 
-use super::oauth::{OAuthErrorBody, authorize, introspect, metadata, revoke, token};
+use super::oauth::{OAuthErrorBody, authorize, introspect, metadata, revoke, token, userinfo};
 use super::public_document::{self, PublicDocument};
 use super::resources::Endpoints;
 use super::state::State;

@@ -1,4 +1,4 @@
-//! The id_tokens of clients, and the claims about users (`OpenID` Connect Core §2, §5).
+//! The ID tokens of clients, and the claims about users (`OpenID` Connect Core §2, §5).
 
 use diesel::QueryResult;
 
@@ -10,7 +10,7 @@ use crate::sessions::TokenGrant;
 use crate::store::{Conn, accounts, identities, user_groups};
 use crate::tokens::{ClientGrant, IdTokenClaims, Scope, StandardScopes, UserClaims, hash_of};
 
-/// What an id_token is about.
+/// What an ID token is about.
 pub(super) struct IdTokenSubject<'a> {
     pub(super) grant: &'a TokenGrant,
     pub(super) client: &'a ClientGrant,
@@ -20,7 +20,7 @@ pub(super) struct IdTokenSubject<'a> {
 }
 
 impl Issuer {
-    /// Signs the id_token that belongs to an access token. It expires with it.
+    /// Signs the ID token that belongs to an access token. It expires with it.
     pub(super) async fn sign_id_token(
         &self,
         subject: IdTokenSubject<'_>,
@@ -57,7 +57,7 @@ impl Issuer {
         Ok(claims.permitted_by(scopes))
     }
 
-    /// Verifies an id_token that a client presents as a hint. Returns `None` for a token that
+    /// Verifies an ID token that a client presents as a hint. Returns `None` for a token that
     /// this server did not sign, or whose key is no longer published.
     pub async fn verify_id_token(&self, token: &str) -> Result<Option<IdTokenHint>, Error> {
         Ok(self.keys.verify_id_token(token).await?)

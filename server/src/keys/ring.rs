@@ -171,7 +171,7 @@ impl KeyRing {
         self.active_key(now)?.sign(TokenType::Access, &payload)
     }
 
-    /// Signs a token for a client: an id_token or a logout token.
+    /// Signs a token for a client: an ID token or a logout token.
     pub fn sign_for_client(
         &self,
         kind: TokenType,
@@ -189,7 +189,7 @@ impl KeyRing {
         Ok(active.or(snapshot.keys.first()).ok_or(Error::NoKey)?.key.clone())
     }
 
-    /// Verifies an id_token that this server signed, whether or not it has expired. Returns
+    /// Verifies an ID token that this server signed, whether or not it has expired. Returns
     /// `None` for any other token, and for one whose key is no longer published.
     pub async fn verify_id_token(&self, token: &str) -> Result<Option<IdTokenHint>, Error> {
         Ok(self.current().await?.verify_id_token(token, &self.options.issuer))

@@ -26,7 +26,7 @@ pub enum VerifyError {
     Unavailable(Error),
 }
 
-/// Whose id_token a client presents.
+/// Whose ID token a client presents.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct IdTokenHint {
     #[serde(rename = "sub")]
@@ -100,7 +100,7 @@ impl KeySnapshot {
         Ok(verified)
     }
 
-    /// Verifies the signature and the issuer of an id_token, but not its expiry.
+    /// Verifies the signature and the issuer of an ID token, but not its expiry.
     pub(super) fn verify_id_token(&self, token: &str, issuer: &str) -> Option<IdTokenHint> {
         let header = TokenHeader::parse(token).filter(|_| token.len() <= MAX_TOKEN_LEN)?;
         if header.typ != TokenType::Id.name() {

@@ -14,6 +14,7 @@ use crate::tokens::{Scope, SecretDigests};
 
 /// An OAuth client (RFC 6749 §2).
 #[derive(Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "independent settings")]
 pub struct Client {
     pub id: ClientId,
     pub name: String,
@@ -68,6 +69,7 @@ pub enum GracePeriod {
 }
 
 #[derive(Queryable)]
+#[expect(clippy::struct_excessive_bools, reason = "independent columns")]
 struct Row {
     id: String,
     name: String,
@@ -142,6 +144,7 @@ fn to_json<'a>(texts: impl Iterator<Item = &'a str>) -> QueryResult<String> {
 /// The columns that can be changed.
 #[derive(AsChangeset)]
 #[diesel(table_name = clients, treat_none_as_null = true)]
+#[expect(clippy::struct_excessive_bools, reason = "independent settings")]
 struct Settings<'a> {
     name: &'a str,
     redirect_uris: String,
@@ -152,7 +155,7 @@ struct Settings<'a> {
     is_machine: bool,
     is_device: bool,
     post_logout_redirect_uris: String,
-    backchannel_logout_uri: Option<&'a str>,
+    backchannel_logout_uri: Option<String>,
     keeps_offline_access: bool,
     grace_period: Option<i64>,
 }
@@ -171,7 +174,7 @@ impl<'a> Settings<'a> {
             post_logout_redirect_uris: to_json(
                 client.logout.redirect_uris.iter().map(String::as_str),
             )?,
-            backchannel_logout_uri: client.logout.backchannel_uri.as_deref(),
+            backchannel_logout_uri: client.logout.backchannel_uri.clone(),
             keeps_offline_access: client.logout.keeps_offline_access,
             grace_period: match client.grace_period {
                 GracePeriod::Default => None,
@@ -198,7 +201,7 @@ macro_rules! insert_if_free {
                 clients::is_machine.eq($settings.is_machine),
                 clients::is_device.eq($settings.is_device),
                 clients::post_logout_redirect_uris.eq(&$settings.post_logout_redirect_uris),
-                clients::backchannel_logout_uri.eq($settings.backchannel_logout_uri),
+                clients::backchannel_logout_uri.eq(&$settings.backchannel_logout_uri),
                 clients::keeps_offline_access.eq($settings.keeps_offline_access),
                 clients::grace_period.eq($settings.grace_period),
                 clients::created_at.eq($client.created_at),

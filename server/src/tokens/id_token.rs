@@ -1,4 +1,4 @@
-//! The claims of an id_token (`OpenID` Connect Core §2), and those about the user, which the
+//! The claims of an ID token (`OpenID` Connect Core §2), and those about the user, which the
 //! userinfo endpoint returns as well (§5.1).
 
 use base64::Engine;
@@ -9,7 +9,7 @@ use super::StandardScopes;
 use crate::crypto::Digest;
 use crate::ids::{SessionId, UserId};
 
-/// The claims of an id_token.
+/// The claims of an ID token.
 #[derive(Serialize)]
 pub struct IdTokenClaims<'a> {
     pub iss: &'a str,
@@ -74,7 +74,7 @@ impl UserClaims {
 }
 
 /// Returns the claim `at_hash` for an access token: the left half of its SHA-256 (`OpenID`
-/// Connect Core §3.1.3.6), since the id_token is signed with RS256.
+/// Connect Core §3.1.3.6), since the ID token is signed with RS256.
 #[must_use]
 pub fn hash_of(access_token: &str) -> String {
     let digest = Digest::of(&[access_token.as_bytes()]).to_bytes();

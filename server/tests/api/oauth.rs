@@ -10,6 +10,7 @@ mod cors;
 mod introspection;
 mod machines;
 mod metadata;
+mod openid;
 mod prompts;
 mod refreshing;
 mod revocation;

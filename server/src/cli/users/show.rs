@@ -14,7 +14,7 @@ use crate::store::accounts::Account;
 use crate::store::events::{self, LoggedEvent};
 use crate::store::identities::{self, Identity};
 use crate::store::sessions::{SessionSummary, list_live};
-use crate::store::{self, Conn, accounts, imported_refresh_tokens};
+use crate::store::{self, Conn, accounts, imported_refresh_tokens, user_groups};
 
 /// The maximum number of printed entries of the audit log.
 const MAX_EVENTS: i64 = 20;
@@ -27,6 +27,7 @@ struct Shown {
     sessions: Vec<SessionSummary>,
     events: Vec<LoggedEvent>,
     imported_tokens: i64,
+    groups: Vec<String>,
     now: Timestamp,
 }
 
@@ -40,6 +41,7 @@ struct Json {
     names: Vec<JsonName>,
     display_name: Option<String>,
     is_admin: bool,
+    groups: Vec<String>,
     created_at: Option<String>,
     last_login_at: Option<String>,
     disabled_at: Option<String>,
@@ -95,6 +97,7 @@ impl Shown {
             sessions: list_live(conn, user, now)?,
             events: events::for_user(conn, user, MAX_EVENTS)?,
             imported_tokens: imported_refresh_tokens::count_unused(conn, user, now)?,
+            groups: user_groups::of_user(conn, user)?,
             now,
         })
     }
@@ -159,6 +162,9 @@ impl Shown {
             let last = account.last_login_at;
             line("last login", &last.map_or("never".to_owned(), |at| when(at, self.now)));
         }
+        if !self.groups.is_empty() {
+            line("groups", &self.groups.join(", "));
+        }
         line("can log in", if self.can_log_in() { "yes" } else { "no" });
         for remark in self.remarks() {
             line("", &remark);
@@ -189,6 +195,7 @@ impl Shown {
             is_guest: account.is_none(),
             display_name: account.and_then(|account| account.display_name.clone()),
             is_admin: account.is_some_and(|account| account.is_admin),
+            groups: self.groups,
             created_at: time(account.map(|account| account.created_at)),
             last_login_at: time(account.and_then(|account| account.last_login_at)),
             disabled_at: time(account.and_then(|account| account.disabled_at)),

@@ -19,7 +19,7 @@ use crate::tokens::UserClaims;
 /// How long the metadata may be cached.
 const MAX_AGE: Duration = Duration::from_secs(300);
 
-/// The claims of id_tokens that are not about the user.
+/// The claims of ID tokens that are not about the user.
 const ID_TOKEN_CLAIMS: [&str; 9] =
     ["iss", "sub", "aud", "exp", "iat", "auth_time", "nonce", "at_hash", "sid"];
 

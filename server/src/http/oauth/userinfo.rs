@@ -17,7 +17,7 @@ use crate::tokens::{StandardScopes, TokenHolder, UserClaims, VerifiedToken};
 /// The claims about the user. A claim that has no value is absent.
 #[derive(Serialize, ToSchema)]
 pub(in crate::http) struct UserInfoClaims {
-    /// The user, as in id_tokens.
+    /// The user, as in ID tokens.
     #[schema(value_type = uuid::Uuid)]
     sub: UserId,
     #[serde(flatten)]

@@ -45,10 +45,19 @@ impl Browser {
 
     /// Logs in at the page to which an authorization request redirects, and repeats it.
     pub(super) async fn log_in_and_continue(&self, asked: &TestResponse) -> TestResponse {
+        self.log_in_as_and_continue("ann", asked).await
+    }
+
+    /// Logs in as another user, as [`Self::log_in_and_continue`] does.
+    pub(super) async fn log_in_as_and_continue(
+        &self,
+        name: &str,
+        asked: &TestResponse,
+    ) -> TestResponse {
         let path = redirect_path("/oauth/authorize", asked);
         assert!(path.starts_with("/login?continue="), "{path}");
         let form = self.get(&path).await;
-        let done = self.submit(&form, &[("name", "ann"), ("password", PASSWORD)]).await;
+        let done = self.submit(&form, &[("name", name), ("password", PASSWORD)]).await;
         let path = redirect_path("/login", &done);
         assert!(path.starts_with("/oauth/authorize?"), "{path}");
         self.get(&path).await

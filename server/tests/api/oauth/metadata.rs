@@ -10,6 +10,7 @@ use super::{redirect_of, server_with};
 use crate::support::Server;
 
 const PATH: &str = "/.well-known/oauth-authorization-server";
+const OPENID_PATH: &str = "/.well-known/openid-configuration";
 
 #[actix_rt::test]
 async fn metadata_names_the_issuer_of_tokens_and_what_is_supported() {
@@ -40,11 +41,17 @@ async fn metadata_names_the_issuer_of_tokens_and_what_is_supported() {
         ("introspection_endpoint_auth_methods_supported", with_secret),
         ("authorization_response_iss_parameter_supported", json!(true)),
         ("request_parameter_supported", json!(false)),
+        ("subject_types_supported", json!(["public"])),
+        ("id_token_signing_alg_values_supported", json!(["RS256"])),
+        ("claims_parameter_supported", json!(false)),
         ("request_uri_parameter_supported", json!(false)),
     ] {
         assert_eq!(metadata[name], expected, "{name}");
     }
-    assert!(metadata["scopes_supported"].as_array().unwrap().contains(&json!("offline_access")));
+    let scopes = ["openid", "profile", "email", "groups", "offline_access"];
+    assert_eq!(metadata["scopes_supported"], json!(scopes));
+    // The same document under the name of OpenID Connect.
+    assert_eq!(server.http.get(OPENID_PATH).await.json(), metadata);
 }
 
 #[actix_rt::test]
@@ -64,6 +71,10 @@ async fn every_listed_endpoint_works() {
                 assert_eq!(server.http.get(path).await.status, 200, "{name}");
                 continue;
             }
+            "userinfo_endpoint" => {
+                assert_eq!(server.http.get(path).await.status, 401, "{name}");
+                continue;
+            }
             "authorization_endpoint" => (server.http.get(path).await.status, Value::Null),
             _ => {
                 let response = server.http.post(path, "").await;
@@ -80,6 +91,7 @@ async fn every_listed_endpoint_works() {
         "revocation_endpoint",
         "service_documentation",
         "token_endpoint",
+        "userinfo_endpoint",
     ];
     assert_eq!(called, BTreeSet::from(expected));
 }
@@ -91,7 +103,9 @@ async fn metadata_of_an_issuer_with_a_path_is_found_by_its_path() {
     {
         let (server, browser) = server_with(|launch| launch.set("tokens.issuer", issuer)).await;
         let client = server.add_spa();
-        for path in [format!("{PATH}{path}"), format!("{PATH}{path}/"), PATH.to_owned()] {
+        let of_path = [format!("{PATH}{path}"), format!("{PATH}{path}/"), PATH.to_owned()];
+        let of_openid = [format!("{path}{OPENID_PATH}"), OPENID_PATH.to_owned()];
+        for path in of_path.into_iter().chain(of_openid) {
             let metadata = server.http.get(&path).await.json();
             assert_eq!(metadata["issuer"], issuer, "{path}");
             assert_eq!(metadata["token_endpoint"], format!("{issuer}/oauth/token"));
@@ -99,6 +113,8 @@ async fn metadata_of_an_issuer_with_a_path_is_found_by_its_path() {
         }
         for other in ["/other", "/aut", "/auth2", "/auth/x", "/AUTH", "/a", "/%61"] {
             let response = server.http.get(&format!("{PATH}{other}")).await;
+            assert_eq!(response.status, 404, "{other}");
+            let response = server.http.get(&format!("{other}{OPENID_PATH}")).await;
             assert_eq!(response.status, 404, "{other}");
         }
         let redirect = redirect_of(&browser.authorize(&client.request()).await);
