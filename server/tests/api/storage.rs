@@ -23,7 +23,7 @@ async fn columns_have_native_types() {
     )
     .load(&mut conn)
     .unwrap();
-    assert_eq!(columns.len(), 28);
+    assert_eq!(columns.len(), 29);
     for Column { name, kind } in columns {
         let expected = match name.as_str() {
             "place" => "smallint",
