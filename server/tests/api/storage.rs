@@ -27,7 +27,7 @@ async fn columns_have_native_types() {
     for Column { name, kind } in columns {
         let expected = match name.as_str() {
             "place" => "smallint",
-            "id" | "user_id" | "access_jti" => "uuid",
+            "id" | "user_id" | "access_jti" | "login_session_id" => "uuid",
             "generation" | "oldest_recent_generation" | "next_oldest_recent_generation" => "bigint",
             "has_used_idempotency_key" => "boolean",
             "secret_digest" | "previous_digest" | "successor_salt" | "idempotency_key_digest" => {

@@ -301,7 +301,7 @@ async fn group_commands_reject_unknown_users_and_other_names() {
     let server = Server::start();
     server.register("ann", PASSWORD).await;
     for (arguments, problem) in [
-        (["group", "add", "nobody", "staff"], "there is no user"),
+        (["group", "add", "unknown", "staff"], "there is no user"),
         (["group", "add", "ann", "two words"], "the name of a group has"),
         (["group", "remove", "ann", ""], "the name of a group has"),
     ] {
