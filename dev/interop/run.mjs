@@ -152,7 +152,13 @@ if (!installedChromium()) {
 }
 // A refresh token counts as copied soon after its rotation, so that a replay ends the session. What
 // the grace period does for clients is the matter of contract.mjs.
-const settings = { 'tokens.access_lifetime': '3s', 'oauth.grace_period': '2s' }
+//
+// oidc-agent has redirect URIs with `localhost` only.
+const settings = {
+  'tokens.access_lifetime': '3s',
+  'oauth.grace_period': '2s',
+  'oauth.allow_localhost': 'true',
+}
 for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit(1))
 const server = await Server.start({ settings })
 const browser = await Browser.start()

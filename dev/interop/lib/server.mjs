@@ -1,8 +1,9 @@
 // A server from target/debug, over TLS with its development CA, and its command line.
 import { spawn, spawnSync } from 'node:child_process'
+import { pbkdf2Sync } from 'node:crypto'
 import { createInterface } from 'node:readline'
 import { once } from 'node:events'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -19,6 +20,13 @@ export async function freePort() {
   const { port } = listener.address()
   await new Promise((resolve) => listener.close(resolve))
   return port
+}
+
+// Hashes a password as Django does.
+function hashOf(password) {
+  const [iterations, salt] = [1000, 'salt']
+  const hash = pbkdf2Sync(password, salt, iterations, 32, 'sha256').toString('base64')
+  return `pbkdf2_sha256$${iterations}$${salt}$${hash}`
 }
 
 export class Server {
@@ -89,10 +97,17 @@ export class Server {
     return stdout.toString()
   }
 
-  // Adds a user with the password of `account`.
-  addUser(name, { displayName, groups = [] } = {}) {
-    const options = displayName ? ['--display-name', displayName] : []
-    this.run(['users', 'add', name, '--password-stdin', ...options], `${account.password}\n`)
+  // Adds a user with the password of `account`. Only the import adds a verified email address.
+  addUser(name, { displayName, groups = [], isVerified = false } = {}) {
+    if (isVerified) {
+      const file = join(this.folder, 'users.jsonl')
+      const line = { name, display_name: displayName, email_verified: true, password_hash: hashOf(account.password) }
+      writeFileSync(file, JSON.stringify(line))
+      this.run(['users', 'import', file])
+    } else {
+      const options = displayName ? ['--display-name', displayName] : []
+      this.run(['users', 'add', name, '--password-stdin', ...options], `${account.password}\n`)
+    }
     for (const group of groups) this.run(['users', 'group', 'add', name, group])
   }
 
