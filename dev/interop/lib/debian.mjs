@@ -20,7 +20,7 @@ export async function startApache(modules, directives, port) {
   // Apache changes to another user, if it may.
   const user = process.getuid() === 0 ? 'User www-data\nGroup www-data' : ''
   const all = ['mpm_event', 'authn_core', 'authz_core', 'authz_user', 'headers', 'dir', ...modules]
-  const folder = configuration('apache', { 'index.html': 'the report\n' })
+  const folder = configuration('apache', { 'index.html': 'the report\n', 'goodbye.html': 'Goodbye.\n' })
   const text = `
 ${all.map(load).join('\n')}
 ${user}

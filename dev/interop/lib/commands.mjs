@@ -1,0 +1,31 @@
+// Commands that a program runs to their end, while it serves their requests.
+import { spawn, spawnSync } from 'node:child_process'
+import { join } from 'node:path'
+import { configuration } from './processes.mjs'
+
+// Returns the version that a command prints: its first number with a dot.
+export function versionOf(command, args) {
+  const { stdout, stderr } = spawnSync(command, args, { encoding: 'utf8' })
+  return `${stdout}${stderr}`.match(/\d+\.\d[\w.]*/)[0]
+}
+
+// Runs a command. Returns its status and its output.
+export async function run(command, args) {
+  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'] })
+  const output = { stdout: '', stderr: '' }
+  for (const name of ['stdout', 'stderr']) child[name].on('data', (data) => (output[name] += data))
+  const status = await new Promise((resolve, reject) => child.once('close', resolve).once('error', reject))
+  return { status, ...output }
+}
+
+// Creates a certificate for this host. Returns the paths of its files.
+export function createCertificate() {
+  const folder = configuration('tls', {})
+  const [cert, key] = ['cert.pem', 'key.pem'].map((name) => join(folder, name))
+  const options =
+    `-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost ` +
+    `-addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout ${key} -out ${cert}`
+  const { status, stderr } = spawnSync('openssl', ['req', '-x509', ...options.split(' ')], { encoding: 'utf8' })
+  if (status !== 0) throw new Error(`openssl: ${stderr}`)
+  return { cert, key }
+}
