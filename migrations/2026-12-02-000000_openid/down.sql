@@ -1,4 +1,5 @@
-CREATE TABLE signing_keys_in_sequence (
+DROP VIEW signing_keys;
+CREATE TABLE signing_keys (
     kid text NOT NULL PRIMARY KEY,
     sequence bigint NOT NULL UNIQUE,
     algorithm text NOT NULL,
@@ -7,11 +8,10 @@ CREATE TABLE signing_keys_in_sequence (
     active_from timestamptz NOT NULL,
     revoked_at timestamptz
 );
-INSERT INTO signing_keys_in_sequence
+INSERT INTO signing_keys
     SELECT kid, sequence, algorithm, sealed_private_key, created_at, active_from, revoked_at
-    FROM signing_keys WHERE purpose = 'access';
-DROP TABLE signing_keys;
-ALTER TABLE signing_keys_in_sequence RENAME TO signing_keys;
+    FROM signing_keys_by_purpose WHERE purpose = 'access';
+DROP TABLE signing_keys_by_purpose;
 DROP TABLE logout_notices;
 DROP TABLE device_codes;
 DROP TABLE user_groups;

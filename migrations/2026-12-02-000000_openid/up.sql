@@ -83,4 +83,8 @@ INSERT INTO signing_keys_by_purpose
     SELECT kid, sequence, algorithm, sealed_private_key, created_at, active_from, revoked_at
     FROM signing_keys;
 DROP TABLE signing_keys;
-ALTER TABLE signing_keys_by_purpose RENAME TO signing_keys;
+-- Servers of earlier versions read and write it during an upgrade. They would sign access tokens
+-- with a key for id_tokens. SQLite permits them only to read.
+CREATE VIEW signing_keys AS
+    SELECT kid, sequence, algorithm, sealed_private_key, created_at, active_from, revoked_at
+    FROM signing_keys_by_purpose WHERE purpose = 'access';

@@ -1,5 +1,9 @@
-//! Signing keys: they sign and verify access tokens, and are published, rotated and
-//! revoked for all servers that share a database.
+//! Signing keys: they sign and verify access tokens and tokens for clients, and are
+//! published, rotated and revoked for all servers that share a database.
+//!
+//! Clients need not support any other algorithm than RS256 for id_tokens (`OpenID` Connect
+//! Core §15.1). If access tokens have another one, keys of a second sequence sign id_tokens
+//! ([`Purpose`]). The same rules apply to both sequences.
 //!
 //! A new key is published for [`Options::publish_ahead`] before it signs. The key set may
 //! be cached for half as long, so that a cache always contains the key that signs. Every
@@ -17,10 +21,11 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::crypto::{CryptoError, RngError};
 use crate::store;
+pub use crate::store::signing_keys::Purpose;
 
 pub use lifecycle::{Phase, phases};
 pub use ring::{KeyRing, KeySet, REFRESH_INTERVAL};
-pub use rotation::{KeyContext, check_new_secret, replace_all, revoke, rotate};
+pub use rotation::{KeyContext, Revoked, check_new_secret, replace_all, revoke, rotate};
 pub use signing_key::Algorithm;
 pub use verification::{IdTokenHint, VerifyError};
 
@@ -105,8 +110,10 @@ pub enum Error {
 /// The settings of the key ring and of access tokens.
 #[derive(Clone)]
 pub struct Options {
-    /// The algorithm of new keys.
+    /// The algorithm of new keys for access tokens.
     pub algorithm: Algorithm,
+    /// The size of new RSA keys for id_tokens: 2048, 3072 or 4096.
+    pub rsa_bits: u32,
     /// The time for which a key is published before it signs.
     pub publish_ahead: Duration,
     /// The time for which a key signs before the next one does; `None` if keys are only
@@ -121,6 +128,14 @@ pub struct Options {
 }
 
 impl Options {
+    /// Returns the algorithm of new keys.
+    fn algorithm(&self, purpose: Purpose) -> Algorithm {
+        match purpose {
+            Purpose::Access => self.algorithm,
+            Purpose::Id => Algorithm::Rs256 { bits: self.rsa_bits },
+        }
+    }
+
     /// Returns the time for which keys are used after they were read. A server without its
     /// database accepts and publishes a revoked key for at most this time. Caches of the
     /// key set trust the key for about as long.

@@ -9,17 +9,17 @@ use crate::clock;
 use crate::config::Config;
 use crate::crypto::CryptoError;
 use crate::data_dir::DataDir;
-use crate::keys::{self, KeyContext, REFRESH_INTERVAL};
+use crate::keys::{self, KeyContext, Purpose, REFRESH_INTERVAL};
 use crate::secrets::{self, DerivedKeys, KeyEncryptionKeys};
 use crate::store::{self, Conn, OpenError, signing_keys};
 
 #[derive(Clone, Subcommand)]
 pub enum Command {
-    /// Print the keys: thumbprint, algorithm, current phase.
+    /// Print the keys: thumbprint, algorithm, current phase, purpose.
     List,
-    /// Publish the next key, which signs after `keys.publish_ahead`.
+    /// Publish the next key of each purpose, which signs after `keys.publish_ahead`.
     Rotate,
-    /// Revoke a key: its access tokens are rejected at once, sessions continue.
+    /// Revoke a key: its tokens are rejected at once, sessions continue.
     Revoke {
         /// The key's thumbprint, from `keys list`.
         // One in 64 thumbprints begins with a hyphen.
@@ -63,7 +63,13 @@ fn list(config: &Config) -> Result<String, Error> {
     for (key, phase) in keys.iter().zip(phases) {
         let phase = phase.as_str();
         let from = key.active_from;
-        let _ = write!(lines, "{}  {:<5}  {phase:<8}  signs from {from}", key.kid, key.algorithm);
+        let _ = write!(
+            lines,
+            "{}  {:<5}  {phase:<8}  {:<6}  signs from {from}",
+            key.kid,
+            key.algorithm,
+            key.purpose.as_str()
+        );
         if let Some(at) = key.revoked_at {
             let _ = write!(lines, ", revoked {at}");
         }
@@ -75,24 +81,36 @@ fn list(config: &Config) -> Result<String, Error> {
 fn rotate(config: &Config) -> Result<String, Error> {
     let (mut conn, encryption) = open(config)?;
     let cx = KeyContext { encryption: &encryption, options: &config.keys, now: clock::now() };
-    let key = keys::rotate(&mut conn, &cx)?;
-    Ok(format!(
-        "{} ({}) is published, and signs from {} on\n",
-        key.kid, key.algorithm, key.active_from
-    ))
+    let mut output = String::new();
+    for key in keys::rotate(&mut conn, &cx)? {
+        let what = match key.purpose {
+            Purpose::Access => "signs",
+            Purpose::Id => "signs id_tokens",
+        };
+        let _ = writeln!(
+            output,
+            "{} ({}) is published, and {what} from {} on",
+            key.kid, key.algorithm, key.active_from
+        );
+    }
+    Ok(output)
 }
 
 /// Revokes a key, and waits until every server that reaches the database rejects its tokens.
 fn revoke(config: &Config, kid: &str) -> Result<String, Error> {
     let (mut conn, encryption) = open(config)?;
     let cx = KeyContext { encryption: &encryption, options: &config.keys, now: clock::now() };
-    let replacement = keys::revoke(&mut conn, kid, &cx)?;
+    let revoked = keys::revoke(&mut conn, kid, &cx)?;
     std::thread::sleep(2 * REFRESH_INTERVAL);
+    let what = match revoked.purpose {
+        Purpose::Access => "access tokens",
+        Purpose::Id => "id_tokens",
+    };
     let mut output = format!(
-        "{kid} is revoked: its access tokens are rejected from now on, and their sessions get new \
-         ones with their next refresh\n"
+        "{kid} is revoked: its {what} are rejected from now on, and their sessions get new ones \
+         with their next refresh\n"
     );
-    if let Some(replacement) = replacement {
+    if let Some(replacement) = revoked.replacement {
         let _ = writeln!(output, "{replacement} signs now; caches of the key set must be renewed");
     }
     Ok(output)

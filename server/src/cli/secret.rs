@@ -14,6 +14,7 @@ use crate::keys::{self, KeyContext};
 use crate::secrets::{self, DerivedKeys};
 use crate::sessions::{ClientInfo, Context, end_selected};
 use crate::store::sessions::Selection;
+use crate::store::signing_keys::StoredKey;
 use crate::store::{self, Conn, OpenError};
 
 #[derive(Clone, Subcommand)]
@@ -75,15 +76,19 @@ fn rotate_compromised(config: &Config) -> Result<String, Error> {
 
     let before = end_all(config, &mut conn)?;
     let cx = KeyContext { encryption: &encryption, options: &config.keys, now: clock::now() };
-    let (key, revoked) = keys::replace_all(&mut conn, &cx)?;
+    let (created, revoked) = keys::replace_all(&mut conn, &cx)?;
     // Sessions that were opened before the keys changed.
     let ended = before + end_all(config, &mut conn)?;
     thread::sleep(PROPAGATION_TIME);
+    let signs = |key: &StoredKey| format!("{} ({})", key.kid, key.algorithm);
+    let (verb, created) = match created.as_slice() {
+        [key] => ("signs", signs(key)),
+        keys => ("sign", keys.iter().map(signs).collect::<Vec<_>>().join(" and ")),
+    };
     Ok(format!(
-        "{replaced}\n{revoked} signing keys are revoked, and {} ({}) signs from now on\n{ended} \
+        "{replaced}\n{revoked} signing keys are revoked, and {created} {verb} from now on\n{ended} \
          sessions have ended\nnow restart every server with the new secret: a server with the old \
-         secret cannot sign\n",
-        key.kid, key.algorithm
+         secret cannot sign\n"
     ))
 }
 

@@ -15,6 +15,7 @@ struct Tokens {
     audience: Optional<String>,
     access_lifetime: WholeSeconds,
     algorithm: OneOf<AlgorithmName>,
+    rsa_bits: RsaBits,
 }
 
 #[derive(Deserialize)]
@@ -25,12 +26,6 @@ enum AlgorithmName {
     Es256,
     #[serde(rename = "EdDSA")]
     EdDsa,
-}
-
-/// The part of `[tokens]` that is used only with RS256.
-#[derive(Deserialize)]
-struct Rsa {
-    rsa_bits: RsaBits,
 }
 
 #[derive(Deserialize)]
@@ -76,13 +71,11 @@ pub(super) fn read(settings: &Settings) -> Result<Options, SettingsError> {
     let audience = tokens.audience.0;
     Ok(Options {
         algorithm: match tokens.algorithm.0 {
-            AlgorithmName::Rs256 => {
-                let Rsa { rsa_bits: RsaBits(bits) } = settings.section("tokens")?;
-                Algorithm::Rs256 { bits }
-            }
+            AlgorithmName::Rs256 => Algorithm::Rs256 { bits: tokens.rsa_bits.0 },
             AlgorithmName::Es256 => Algorithm::Es256,
             AlgorithmName::EdDsa => Algorithm::EdDsa,
         },
+        rsa_bits: tokens.rsa_bits.0,
         publish_ahead: keys.publish_ahead.0,
         rotate_after: keys.rotate_after.0,
         issuer: tokens.issuer.0,

@@ -41,6 +41,7 @@ mod tests {
     use super::*;
     use crate::clock::Timestamp;
     use crate::crypto::{Digest, from_hex};
+    use crate::keys::Purpose;
     use crate::keys::signing_key::SigningKey;
     use crate::secrets::DerivedKeys;
 
@@ -57,6 +58,7 @@ mod tests {
             let [algorithm, kid, sha256, sealed] =
                 line.split(' ').collect::<Vec<_>>().try_into().unwrap();
             let stored = StoredKey {
+                purpose: Purpose::Access,
                 sequence: 1,
                 kid: kid.to_owned(),
                 algorithm: algorithm.to_owned(),

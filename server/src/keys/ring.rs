@@ -10,11 +10,11 @@ use jsonwebtoken::jwk::JwkSet;
 use serde::Serialize;
 
 use super::encryption::Decrypted;
-use super::lifecycle::{Phase, UNSCHEDULED, phases};
+use super::lifecycle::{Phase, UNSCHEDULED, needs_id_keys, phases, with_purpose};
 use super::rotation::{KeyContext, NewKey};
 use super::signing_key::SigningKey;
 use super::verification::SignatureError;
-use super::{Error, IdTokenHint, Options, TokenType, VerifyError};
+use super::{Error, IdTokenHint, Options, Purpose, TokenType, VerifyError};
 use crate::clock::{self, Timestamp};
 use crate::crypto::Digest;
 use crate::secrets::KeyEncryptionKeys;
@@ -51,6 +51,7 @@ pub(super) struct KeySnapshot {
 
 #[derive(Clone)]
 pub(super) struct PublishedKey {
+    pub(super) purpose: Purpose,
     pub(super) key: Arc<SigningKey>,
     pub(super) active_from: Timestamp,
 }
@@ -77,13 +78,21 @@ impl KeySnapshot {
         let set = KeySet { body: String::new(), etag: String::new(), max_age: Duration::ZERO };
         Self { keys: vec![], unreadable: vec![], set, read_at: Instant::now() }
     }
+
+    fn active_key(&self, purpose: Purpose, now: Timestamp) -> Result<&SigningKey, Error> {
+        let mut keys = self.keys.iter().filter(|key| key.purpose == purpose);
+        let first = keys.clone().next();
+        let active = keys.rfind(|key| key.active_from <= now);
+        // After the clock was set back, no key may be active yet.
+        Ok(&active.or(first).ok_or(Error::NoKey)?.key)
+    }
 }
 
 impl KeyRing {
-    /// Reads the keys from the database, and creates one if there is no key. Servers that
-    /// start at the same time get the same key. Keys that were encrypted under an old secret
-    /// are encrypted again under the current one. If the newest key has another algorithm
-    /// than new keys shall have, the next key is created.
+    /// Reads the keys from the database, and creates those that are missing. Servers that
+    /// start at the same time get the same keys. Keys that were encrypted under an old secret
+    /// are encrypted again under the current one. If the newest key of a purpose has another
+    /// algorithm than new keys shall have, the next key is created.
     pub async fn open(
         store: Store,
         encryption: KeyEncryptionKeys,
@@ -93,22 +102,39 @@ impl KeyRing {
         let refresh_lock = tokio::sync::Mutex::default();
         let ring = Self { store, encryption, options, snapshot, refresh_lock };
         let now = clock::now();
-        if ring.stored().await?.is_empty() && ring.store.check_clock().is_ok() {
-            ring.create_key(1, now).await?;
+        for purpose in Purpose::ALL {
+            let stored = ring.stored().await?;
+            if ring.lacks_keys(purpose, &stored, now) && ring.store.check_clock().is_ok() {
+                ring.create_key(purpose, 1, now).await?;
+            }
         }
-        let read_at = Instant::now();
-        let stored = ring.stored().await?;
-        let mut opened = ring.open_published(&stored, now).await?;
-        if let Some(error) = opened.unreadable.pop() {
-            return Err(error);
-        }
-        let newest = opened.keys.last().map(|newest| newest.key.clone());
-        ring.replace(opened, read_at);
-        if newest.is_some_and(|newest| !newest.matches_algorithm(ring.options.algorithm)) {
-            let sequence = stored.last().map_or(1, |key| key.sequence + 1);
-            ring.create_key(sequence, now).await?;
+        for purpose in Purpose::ALL {
+            let read_at = Instant::now();
+            let stored = ring.stored().await?;
+            let mut opened = ring.open_published(&stored, now).await?;
+            if let Some(error) = opened.unreadable.pop() {
+                return Err(error);
+            }
+            let newest = opened.keys.iter().rfind(|newest| newest.purpose == purpose).cloned();
+            ring.replace(opened, read_at);
+            let algorithm = ring.options.algorithm(purpose);
+            if newest.is_some_and(|newest| !newest.key.matches_algorithm(algorithm)) {
+                let newest = with_purpose(&stored, purpose).last();
+                ring.create_key(purpose, newest.map_or(1, |key| key.sequence + 1), now).await?;
+            }
         }
         Ok(ring)
+    }
+
+    /// Returns whether no key for this purpose exists, but one is needed.
+    fn lacks_keys(&self, purpose: Purpose, stored: &[StoredKey], now: Timestamp) -> bool {
+        let is_needed = match purpose {
+            Purpose::Access => true,
+            Purpose::Id => {
+                needs_id_keys(stored, &phases(stored, self.options.access_lifetime, now))
+            }
+        };
+        is_needed && with_purpose(stored, purpose).is_empty()
     }
 
     /// Reads the keys each second and creates the next key in time. Never returns, and may
@@ -133,8 +159,10 @@ impl KeyRing {
         if self.store.check_clock().is_err() {
             return Ok(());
         }
-        if stored.is_empty() {
-            return self.create_key(1, now).await;
+        for purpose in Purpose::ALL {
+            if self.lacks_keys(purpose, &stored, now) {
+                return self.create_key(purpose, 1, now).await;
+            }
         }
         let is_unscheduled =
             |key: &&StoredKey| key.active_from == UNSCHEDULED && key.revoked_at.is_none();
@@ -147,12 +175,17 @@ impl KeyRing {
             tracing::info!(kid, "signing key deleted, all its tokens have expired");
             self.store.run_reserved(move |conn| signing_keys::delete(conn, &kid)).await?;
         }
-        let Some(newest) = stored.last() else { return Ok(()) };
         let Some(rotate_after) = self.options.rotate_after else { return Ok(()) };
-        let due = newest.active_from.after(rotate_after);
         let published_until_then = now.after(self.options.publish_ahead);
-        if due <= published_until_then {
-            self.create_key(newest.sequence + 1, now).await?;
+        let needs_id_keys = needs_id_keys(&stored, &phases);
+        for purpose in Purpose::ALL {
+            let is_used = purpose == Purpose::Access || needs_id_keys;
+            let newest = with_purpose(&stored, purpose).last().filter(|_| is_used);
+            let is_due =
+                |key: &&StoredKey| key.active_from.after(rotate_after) <= published_until_then;
+            if let Some(newest) = newest.filter(is_due) {
+                self.create_key(purpose, newest.sequence + 1, now).await?;
+            }
         }
         Ok(())
     }
@@ -168,10 +201,10 @@ impl KeyRing {
         if let Some(extra) = extra {
             extra.append_to(&mut payload);
         }
-        self.active_key(now)?.sign(TokenType::Access, &payload)
+        self.snapshot().active_key(Purpose::Access, now)?.sign(TokenType::Access, &payload)
     }
 
-    /// Signs a token for a client: an ID token or a logout token.
+/// Signs a token for a client, an ID token or a logout token, with RS256.
     pub fn sign_for_client(
         &self,
         kind: TokenType,
@@ -179,14 +212,13 @@ impl KeyRing {
         now: Timestamp,
     ) -> Result<String, Error> {
         let payload = serde_json::to_vec(claims).map_err(Error::Claims)?;
-        self.active_key(now)?.sign(kind, &payload)
-    }
-
-    fn active_key(&self, now: Timestamp) -> Result<Arc<SigningKey>, Error> {
         let snapshot = self.snapshot();
-        let active = snapshot.keys.iter().rfind(|key| key.active_from <= now);
-        // After the clock was set back, no key may be active yet.
-        Ok(active.or(snapshot.keys.first()).ok_or(Error::NoKey)?.key.clone())
+        let access = snapshot.active_key(Purpose::Access, now)?;
+        let key = match access.algorithm {
+            jsonwebtoken::Algorithm::RS256 => access,
+            _ => snapshot.active_key(Purpose::Id, now)?,
+        };
+        key.sign(kind, &payload)
     }
 
     /// Verifies an ID token that this server signed, whether or not it has expired. Returns
@@ -223,10 +255,10 @@ impl KeyRing {
         Ok(KeySet { max_age: (publish_ahead / 2).min(until_next_key), ..snapshot.set.clone() })
     }
 
-    /// Returns whether this server has a key to sign with.
+    /// Returns whether this server has a key to sign access tokens with.
     #[must_use]
     pub fn can_sign(&self) -> bool {
-        !self.snapshot().keys.is_empty()
+        self.snapshot().keys.iter().any(|key| key.purpose == Purpose::Access)
     }
 
     /// Returns whether this server can decrypt every published key.
@@ -296,7 +328,8 @@ impl KeyRing {
             };
             match key {
                 Ok(key) => {
-                    opened.keys.push(PublishedKey { key, active_from: stored.active_from });
+                    let StoredKey { purpose, active_from, .. } = *stored;
+                    opened.keys.push(PublishedKey { purpose, key, active_from });
                 }
                 Err(error @ (Error::WrongSecret { .. } | Error::Unusable { .. })) => {
                     opened.unreadable.push(error);
@@ -343,15 +376,21 @@ impl KeyRing {
 
     /// Creates the key with this sequence number, unless another server does. The first key
     /// signs at once, every other one once it was published for long enough.
-    async fn create_key(&self, sequence: i64, now: Timestamp) -> Result<(), Error> {
+    async fn create_key(
+        &self,
+        purpose: Purpose,
+        sequence: i64,
+        now: Timestamp,
+    ) -> Result<(), Error> {
         let active_from = if sequence == 1 { now } else { UNSCHEDULED };
-        let algorithm = self.options.algorithm;
-        let new = spawn_blocking(move || NewKey::generate(algorithm)).await??;
+        let algorithm = self.options.algorithm(purpose);
+        let new = spawn_blocking(move || NewKey::generate(purpose, algorithm)).await??;
         let cx = KeyContext { encryption: &self.encryption, options: &self.options, now };
         let key = new.into_stored(sequence, active_from, &cx)?;
         let kid = key.kid.clone();
         if self.store.run_reserved(move |conn| signing_keys::insert(conn, &key)).await? {
-            tracing::info!(kid, algorithm = algorithm.name(), "signing key created");
+            let purpose = purpose.as_str();
+            tracing::info!(kid, purpose, algorithm = algorithm.name(), "signing key created");
             if active_from == UNSCHEDULED {
                 self.schedule(kid).await?;
             }
@@ -370,10 +409,13 @@ impl KeyRing {
 /// Logs which keys this server began and ceased to accept, for the analysis of incidents.
 fn log_changes(before: &[PublishedKey], after: &[PublishedKey]) {
     let lacks = |keys: &[PublishedKey], kid: &str| keys.iter().all(|known| known.key.kid != kid);
-    for PublishedKey { key, active_from } in after.iter().filter(|k| lacks(before, &k.key.kid)) {
-        tracing::info!(kid = key.kid, algorithm = ?key.algorithm, %active_from, "signing key published");
+    for published in after.iter().filter(|k| lacks(before, &k.key.kid)) {
+        let PublishedKey { purpose, key, active_from } = published;
+        let purpose = purpose.as_str();
+        tracing::info!(kid = key.kid, purpose, algorithm = ?key.algorithm, %active_from, "signing key published");
     }
-    for PublishedKey { key, .. } in before.iter().filter(|k| lacks(after, &k.key.kid)) {
-        tracing::info!(kid = key.kid, "signing key retired, its access tokens are rejected");
+    for PublishedKey { purpose, key, .. } in before.iter().filter(|k| lacks(after, &k.key.kid)) {
+        let purpose = purpose.as_str();
+        tracing::info!(kid = key.kid, purpose, "signing key retired, its tokens are rejected");
     }
 }

@@ -6,7 +6,7 @@ use jsonwebtoken::Validation;
 use serde::Deserialize;
 
 use super::ring::KeySnapshot;
-use super::{Error, Options, TokenType};
+use super::{Error, Options, Purpose, TokenType};
 use crate::crypto::Digest;
 use crate::ids::{SessionId, UserId};
 use crate::tokens::{Claims, VerifiedToken};
@@ -76,7 +76,8 @@ impl KeySnapshot {
         }
         let digest = Digest::of(&[token.as_bytes()]).to_bytes();
         // Each key has its own cache, so that a retired key takes its entries along.
-        let cached = self.keys.iter().find_map(|published| published.key.verified.get(&digest));
+        let mut access = self.keys.iter().filter(|published| published.purpose == Purpose::Access);
+        let cached = access.find_map(|published| published.key.verified.get(&digest));
         if let Some(verified) = cached {
             return Ok(verified);
         }
@@ -85,7 +86,11 @@ impl KeySnapshot {
             return Err(SignatureError::Invalid);
         }
         let key = self.keys.iter().find(|published| published.key.kid == header.kid);
-        let key = &key.ok_or(SignatureError::UnknownKey)?.key;
+        let published = key.ok_or(SignatureError::UnknownKey)?;
+        if published.purpose != Purpose::Access {
+            return Err(SignatureError::Invalid);
+        }
+        let key = &published.key;
         let mut validation = Validation::new(key.algorithm);
         validation.set_issuer(&[&options.issuer]);
         // Introspection accepts tokens for other resource servers as well.
@@ -134,6 +139,7 @@ mod tests {
     fn options() -> Options {
         Options {
             algorithm: Algorithm::EdDsa,
+            rsa_bits: 2048,
             publish_ahead: Duration::from_secs(600),
             rotate_after: None,
             issuer: "https://issuer".into(),
@@ -152,8 +158,12 @@ mod tests {
 
     fn snapshot(key: SigningKey) -> KeySnapshot {
         let mut snapshot = KeySnapshot::empty();
-        snapshot.keys = vec![PublishedKey { key: Arc::new(key), active_from: NOW }];
+        snapshot.keys = vec![published(Purpose::Access, key)];
         snapshot
+    }
+
+    fn published(purpose: Purpose, key: SigningKey) -> PublishedKey {
+        PublishedKey { purpose, key: Arc::new(key), active_from: NOW }
     }
 
     fn claims() -> Claims<'static> {
@@ -192,6 +202,43 @@ mod tests {
             }
             assert!(is_rejected(&snapshot, &format!("{token}A")));
             assert!(is_rejected(&snapshot, token.strip_suffix(|_| true).unwrap()));
+        }
+    }
+
+    #[test]
+    fn key_for_id_tokens_verifies_no_access_token() {
+        let mut keys = keys();
+        let mut snapshot = snapshot(keys.remove(1));
+        snapshot.keys.push(published(Purpose::Id, keys.remove(0)));
+        let access = sign(&snapshot.keys[0].key, &claims());
+        assert!(snapshot.verify(&access, &options()).is_ok());
+        assert!(is_rejected(&snapshot, &sign(&snapshot.keys[1].key, &claims())));
+    }
+
+    #[test]
+    fn id_token_of_a_key_of_either_purpose_is_verified() {
+        let [rsa, other, _] = keys().try_into().ok().unwrap();
+        let mut snapshot = snapshot(rsa);
+        snapshot.keys.push(published(Purpose::Id, other));
+        let hint = IdTokenHint {
+            user: UserId::random(),
+            client: "client".to_owned(),
+            session: SessionId::new(UserId::random(), NOW).unwrap(),
+        };
+        let payload = |issuer: &str| {
+            serde_json::json!({"iss": issuer, "sub": hint.user, "aud": hint.client, "exp": 1,
+                "sid": hint.session})
+            .to_string()
+        };
+        for published in &snapshot.keys {
+            let verify = |kind, issuer| {
+                let token = published.key.sign(kind, payload(issuer).as_bytes()).unwrap();
+                snapshot.verify_id_token(&token, "https://issuer")
+            };
+            assert_eq!(verify(TokenType::Id, "https://issuer").as_ref(), Some(&hint), "expired");
+            assert_eq!(verify(TokenType::Id, "https://elsewhere"), None);
+            assert_eq!(verify(TokenType::Access, "https://issuer"), None);
+            assert_eq!(verify(TokenType::Logout, "https://issuer"), None);
         }
     }
 

@@ -73,7 +73,7 @@ diesel::table! {
     use diesel::sql_types::{BigInt, Binary, Nullable, Text};
     use crate::store::types::sql::SqlTimestamp;
 
-    signing_keys (kid) {
+    signing_keys_by_purpose (kid) {
         kid -> Text,
         purpose -> Text,
         sequence -> BigInt,

@@ -1,16 +1,40 @@
-//! The table `signing_keys`.
+//! The table `signing_keys_by_purpose`.
 
 use diesel::prelude::*;
 use diesel::result::{DatabaseErrorKind, Error as QueryError};
 
 use super::Conn;
-use super::schema::signing_keys;
+use super::schema::signing_keys_by_purpose as signing_keys;
 use crate::clock::Timestamp;
 
+/// What a key signs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Purpose {
+    /// Access tokens, and tokens for clients if its algorithm is RS256.
+    Access,
+    /// Tokens for clients (id_tokens, logout tokens) while access tokens have another
+    /// algorithm than RS256.
+    Id,
+}
+
+impl Purpose {
+    pub const ALL: [Self; 2] = [Self::Access, Self::Id];
+
+    /// Returns its name in the database.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Access => "access",
+            Self::Id => "id",
+        }
+    }
+}
+
 /// A stored key.
-#[derive(Clone, PartialEq, Eq, Queryable)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct StoredKey {
-    /// Its position in the sequence of keys.
+    pub purpose: Purpose,
+    /// Its position in the sequence of the keys with the same purpose.
     pub sequence: i64,
     /// The thumbprint (RFC 7638).
     pub kid: String,
@@ -25,11 +49,40 @@ pub struct StoredKey {
     pub revoked_at: Option<Timestamp>,
 }
 
-/// Returns all keys in the order of their sequence.
+#[derive(Queryable)]
+struct Row {
+    purpose: String,
+    sequence: i64,
+    kid: String,
+    algorithm: String,
+    sealed: Vec<u8>,
+    created_at: Timestamp,
+    active_from: Timestamp,
+    revoked_at: Option<Timestamp>,
+}
+
+impl Row {
+    /// Returns `None` for a purpose of a later version.
+    fn into_key(self) -> Option<StoredKey> {
+        Some(StoredKey {
+            purpose: Purpose::ALL.into_iter().find(|known| known.as_str() == self.purpose)?,
+            sequence: self.sequence,
+            kid: self.kid,
+            algorithm: self.algorithm,
+            sealed: self.sealed,
+            created_at: self.created_at,
+            active_from: self.active_from,
+            revoked_at: self.revoked_at,
+        })
+    }
+}
+
+/// Returns all keys by purpose, and those of each purpose in the order of their sequence.
 pub fn all(conn: &mut Conn) -> QueryResult<Vec<StoredKey>> {
-    signing_keys::table
-        .order(signing_keys::sequence)
+    let rows: Vec<Row> = signing_keys::table
+        .order((signing_keys::purpose, signing_keys::sequence))
         .select((
+            signing_keys::purpose,
             signing_keys::sequence,
             signing_keys::kid,
             signing_keys::algorithm,
@@ -38,15 +91,17 @@ pub fn all(conn: &mut Conn) -> QueryResult<Vec<StoredKey>> {
             signing_keys::active_from,
             signing_keys::revoked_at,
         ))
-        .load(conn)
+        .load(conn)?;
+    Ok(rows.into_iter().filter_map(Row::into_key).collect())
 }
 
-/// Inserts `key`. Returns `false` if another server has inserted a key with the same
-/// sequence number.
+/// Inserts `key`. Returns `false` if another server has inserted a key with the same purpose
+/// and sequence number.
 pub fn insert(conn: &mut Conn, key: &StoredKey) -> QueryResult<bool> {
     let inserted = diesel::insert_into(signing_keys::table)
         .values((
             signing_keys::kid.eq(&key.kid),
+            signing_keys::purpose.eq(key.purpose.as_str()),
             signing_keys::sequence.eq(key.sequence),
             signing_keys::algorithm.eq(&key.algorithm),
             signing_keys::sealed_private_key.eq(&key.sealed),
@@ -115,14 +170,23 @@ pub fn revoke(
     }
 }
 
-/// Revokes all keys and inserts `key`. Returns how many were revoked, or `None` if another
+/// Revokes all keys and inserts `keys`. Returns how many were revoked, or `None` if another
 /// server has inserted a key at the same time.
-pub fn replace_all(conn: &mut Conn, key: &StoredKey, now: Timestamp) -> QueryResult<Option<usize>> {
+pub fn replace_all(
+    conn: &mut Conn,
+    keys: &[StoredKey],
+    now: Timestamp,
+) -> QueryResult<Option<usize>> {
     let replaced = conn.write(|conn| {
         let unrevoked = signing_keys::table.filter(signing_keys::revoked_at.is_null());
         let revoked =
             diesel::update(unrevoked).set(signing_keys::revoked_at.eq(now)).execute(conn)?;
-        if insert(conn, key)? { Ok(revoked) } else { Err(QueryError::RollbackTransaction) }
+        for key in keys {
+            if !insert(conn, key)? {
+                return Err(QueryError::RollbackTransaction);
+            }
+        }
+        Ok(revoked)
     });
     match replaced {
         Ok(revoked) => Ok(Some(revoked)),

@@ -81,7 +81,7 @@ fn tables_of_users_are_distributed_by_place_and_all_others_by_their_own_key() {
             ("servers", "id"),
             ("session_revocations", "place, session_id"),
             ("sessions", "place, id"),
-            ("signing_keys", "kid"),
+            ("signing_keys_by_purpose", "kid"),
             ("user_groups", "place, user_id, name"),
             ("users", "place, id"),
         ]

@@ -117,7 +117,7 @@ async fn database_load_does_not_delay_the_poll() {
     let pair = Pair::on(&redis);
     let tokens = pair.log_in().await;
     // The key ring and all requests that read the database wait; polls need neither.
-    let locked = Transaction::begin(&pair.here, &lock("signing_keys, sessions, events"));
+    let locked = Transaction::begin(&pair.here, &lock("signing_keys_by_purpose, sessions, events"));
     let since = Instant::now();
     while since.elapsed() < Duration::from_secs(4) {
         assert_eq!(pair.status(&tokens).await, (200, 200), "cached");
