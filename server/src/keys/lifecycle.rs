@@ -181,7 +181,7 @@ mod tests {
         ];
         let phases = |second| phases(&keys, LIFETIME, at(second));
         assert_eq!(phases(299), [Active, Pending, Active, Revoked, Pending]);
-        assert_eq!(phases(600), [Retiring, Active, Retiring, Revoked, Pending]);
+        assert_eq!(phases(600), [Retiring, Active, Active, Revoked, Pending]);
         assert_eq!(phases(900), [Retiring, Active, Retiring, Revoked, Active]);
         assert_eq!(phases(600 + DAY + 60), [Expired, Active, Expired, Expired, Active]);
     }

@@ -102,13 +102,12 @@ impl KeyRing {
         let refresh_lock = tokio::sync::Mutex::default();
         let ring = Self { store, encryption, options, snapshot, refresh_lock };
         let now = clock::now();
+        // The keys of access tokens first: they decide whether others are needed.
         for purpose in Purpose::ALL {
             let stored = ring.stored().await?;
             if ring.lacks_keys(purpose, &stored, now) && ring.store.check_clock().is_ok() {
                 ring.create_key(purpose, 1, now).await?;
             }
-        }
-        for purpose in Purpose::ALL {
             let read_at = Instant::now();
             let stored = ring.stored().await?;
             let mut opened = ring.open_published(&stored, now).await?;

@@ -6,33 +6,40 @@ use std::time::{Duration, Instant};
 
 use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{DecodingKey, Validation};
-use matchbook_testkit::{Http, TestResponse};
+use matchbook_testkit::{Http, ProcessBuilder, TestResponse};
 
 use crate::support::{Server, Tokens, binary, encode, eventually, http};
 
+const ACCESS_KEYS: &str =
+    "SELECT count(*) AS number FROM signing_keys_by_purpose WHERE purpose = 'access'";
+
 /// Runs `matchbook-server keys …` beside the server.
-fn keys(server: &Server, arguments: &[&str]) -> Result<String, String> {
-    let arguments = [&["keys"], arguments].concat();
-    let output = server.world.server(binary()).run(&arguments);
+pub(crate) fn keys(server: &Server, arguments: &[&str]) -> Result<String, String> {
+    keys_with(&server.world.server(binary()), arguments)
+}
+
+/// Runs `matchbook-server keys …` with these settings.
+pub(crate) fn keys_with(launch: &ProcessBuilder, arguments: &[&str]) -> Result<String, String> {
+    let output = launch.run(&[&["keys"], arguments].concat());
     let text = |bytes| String::from_utf8(bytes).unwrap();
     if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
 }
 
-fn kid(token: &str) -> String {
+pub(crate) fn kid(token: &str) -> String {
     jsonwebtoken::decode_header(token).unwrap().kid.unwrap()
 }
 
 /// A resource server: it fetches the key set, caches it for the full
 /// `max-age`, and verifies with nothing else.
 #[derive(Default)]
-struct Verifier {
+pub(crate) struct Verifier {
     keys: HashMap<String, DecodingKey>,
     good_until: Option<Instant>,
-    fetched: usize,
+    pub(crate) fetched: usize,
 }
 
 impl Verifier {
-    async fn verify(&mut self, token: &str, server: &Http) {
+    pub(crate) async fn verify(&mut self, token: &str, audience: &str, server: &Http) {
         if self.good_until.is_none_or(|until| until <= Instant::now()) {
             // `max-age` counts from the time of the request.
             let asked = Instant::now();
@@ -45,7 +52,7 @@ impl Verifier {
         let kid = header.kid.unwrap();
         let key = self.keys.get(&kid).unwrap_or_else(|| panic!("the kid {kid} is unknown"));
         let mut validation = Validation::new(header.alg);
-        validation.set_audience(&["https://localhost:5001"]);
+        validation.set_audience(&[audience]);
         jsonwebtoken::decode::<serde_json::Value>(token, key, &validation).unwrap();
     }
 }
@@ -55,7 +62,7 @@ fn max_age(response: &TestResponse) -> Duration {
     Duration::from_secs(seconds.parse().unwrap())
 }
 
-fn decoding_keys(response: &TestResponse) -> HashMap<String, DecodingKey> {
+pub(crate) fn decoding_keys(response: &TestResponse) -> HashMap<String, DecodingKey> {
     let set: JwkSet = serde_json::from_str(&response.text).unwrap();
     let key = |jwk: &jsonwebtoken::jwk::Jwk| {
         (jwk.common.key_id.clone().unwrap(), DecodingKey::from_jwk(jwk).unwrap())
@@ -82,7 +89,7 @@ async fn cached_key_set_covers_every_token_across_three_rotations() {
     let started = Instant::now();
     for turn in 0.. {
         seen.insert(kid(&tokens.access));
-        verifier.verify(&tokens.access, servers[turn % 2]).await;
+        verifier.verify(&tokens.access, "https://localhost:5001", servers[turn % 2]).await;
         // Each server accepts tokens that the other one signed.
         assert_eq!(servers[(turn + 1) % 2].get_as("/user", &tokens.access).await.status, 200);
         if seen.len() == 4 {
@@ -98,7 +105,7 @@ async fn cached_key_set_covers_every_token_across_three_rotations() {
 
 #[actix_rt::test]
 async fn key_set_is_sent_again_only_after_a_change() {
-    let server = Server::with(|launch| launch.set("tokens.algorithm", "EdDSA"));
+    let server = Server::start();
     let first = server.http.get("/.well-known/jwks.json").await;
     let etag = first.header("etag").to_owned();
     assert!(etag.starts_with('"') && etag.ends_with('"'), "{etag}");
@@ -148,22 +155,23 @@ async fn revoked_key_invalidates_its_tokens_but_not_their_sessions() {
     }
 }
 
-/// The keys as `keys list` shows them: kid and phase.
-fn listed(server: &Server) -> Vec<(String, String)> {
+/// The keys with this purpose as `keys list` shows them: kid and phase.
+pub(crate) fn listed(server: &Server, purpose: &str) -> Vec<(String, String)> {
     let list = keys(server, &["list"]).unwrap();
     let word = |line: &str, n| line.split_whitespace().nth(n).unwrap().to_owned();
-    list.lines().map(|line| (word(line, 0), word(line, 2))).collect()
+    let lines = list.lines().filter(|line| word(line, 3) == purpose);
+    lines.map(|line| (word(line, 0), word(line, 2))).collect()
 }
 
 /// Moves all keys into the past.
-fn let_time_pass(server: &Server, minutes: u64) {
+pub(crate) fn let_time_pass(server: &Server, minutes: u64) {
     // PostgreSQL has an interval, SQLite microseconds.
     let earlier = if server.world.database_url().starts_with("postgres") {
         format!("active_from - INTERVAL '{minutes} minutes'")
     } else {
         format!("active_from - {}", minutes * 60_000_000)
     };
-    server.sql(&format!("UPDATE signing_keys SET active_from = {earlier}"));
+    server.sql(&format!("UPDATE signing_keys_by_purpose SET active_from = {earlier}"));
 }
 
 #[actix_rt::test]
@@ -174,12 +182,12 @@ async fn pending_key_replaces_a_revoked_key() {
     assert!(refused.contains("is already published"), "{refused}");
     let_time_pass(&server, 11);
     keys(&server, &["rotate"]).unwrap();
-    let (kids, phases): (Vec<_>, Vec<_>) = listed(&server).into_iter().unzip();
+    let (kids, phases): (Vec<_>, Vec<_>) = listed(&server, "access").into_iter().unzip();
     assert_eq!(phases, ["retiring", "active", "pending"]);
     eventually(kids[1].clone(), async || kid(&server.log_in().await.access)).await;
     keys(&server, &["revoke", &kids[1]]).unwrap();
     assert_eq!(kid(&server.log_in().await.access), kids[2], "the next one, not the one before");
-    let (_, phases): (Vec<_>, Vec<_>) = listed(&server).into_iter().unzip();
+    let (_, phases): (Vec<_>, Vec<_>) = listed(&server, "access").into_iter().unzip();
     assert_eq!(phases, ["retiring", "revoked", "active"]);
 }
 
@@ -203,7 +211,7 @@ async fn new_algorithm_takes_over_like_a_rotation() {
     assert_eq!(second.user(&tokens.access).await, 200, "the old one retires");
     let signature = second.log_in().await.access.rsplit('.').next().unwrap().len();
     assert_eq!(signature, 512, "3072 bits in base64url");
-    assert_eq!(second.number("SELECT count(*) AS number FROM signing_keys"), 2);
+    assert_eq!(second.number(ACCESS_KEYS), 2);
 }
 
 #[actix_rt::test]
@@ -215,7 +223,7 @@ async fn key_is_removed_after_its_last_token_has_expired() {
     keys(&server, &["rotate"]).unwrap();
     // `publish_ahead`, a day and a minute.
     let_time_pass(&server, 10 + 24 * 60 + 2);
-    eventually(1, async || server.number("SELECT count(*) AS number FROM signing_keys")).await;
+    eventually(1, async || server.number(ACCESS_KEYS)).await;
     assert!(!server.http.get("/.well-known/jwks.json").await.text.contains(&old));
     assert_ne!(kid(&server.log_in().await.access), old);
 }

@@ -40,9 +40,9 @@ async fn key_without_an_activation_time_gets_one_from_any_server() {
     assert!(output.status.success());
     // As if the command had died in between: the time is the end of the year 9999.
     server.sql(if server.world.database_url().starts_with("sqlite") {
-        "UPDATE signing_keys SET active_from = 253402300799000000 WHERE sequence = 2"
+        "UPDATE signing_keys_by_purpose SET active_from = 253402300799000000 WHERE sequence = 2"
     } else {
-        "UPDATE signing_keys SET active_from = '9999-12-31T23:59:59Z' WHERE sequence = 2"
+        "UPDATE signing_keys_by_purpose SET active_from = '9999-12-31T23:59:59Z' WHERE sequence = 2"
     });
     let mut tokens = server.log_in().await;
     let kid = |tokens: &Tokens| jsonwebtoken::decode_header(&tokens.access).unwrap().kid.unwrap();

@@ -116,7 +116,9 @@ fn sealed_in_postgres(server: &Server, n: &[u8]) {
     }
     let mut conn = PgConnection::establish(&server.world.database_url()).unwrap();
     let rows: Vec<Row> =
-        diesel::sql_query("SELECT sealed_private_key FROM signing_keys").load(&mut conn).unwrap();
+        diesel::sql_query("SELECT sealed_private_key FROM signing_keys_by_purpose")
+            .load(&mut conn)
+            .unwrap();
     assert_eq!(rows.len(), 1);
     let sealed = &rows[0].sealed_private_key;
     assert!(sealed.len() > 1000 && !sealed.windows(32).any(|window| window == &n[..32]));

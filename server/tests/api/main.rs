@@ -28,6 +28,7 @@ mod faults_of_database;
 mod guessing;
 mod guests;
 mod health;
+mod id_token_keys;
 mod imported_tokens;
 mod key_rotation;
 mod key_time;

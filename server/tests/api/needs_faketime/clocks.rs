@@ -77,7 +77,7 @@ async fn server_with_a_clock_far_off_changes_nothing() {
         process.await_log(&format!("{direction} the database's"));
         actix_rt::time::sleep(std::time::Duration::from_secs(3)).await;
         assert_eq!(good.number("SELECT count(*) AS number FROM sessions"), 1);
-        assert_eq!(good.number("SELECT count(*) AS number FROM signing_keys"), 1);
+        assert_eq!(good.number("SELECT count(*) AS number FROM signing_keys_by_purpose"), 1);
         tokens = Tokens::of(&good.refresh(&tokens.refresh).await);
         assert_eq!(good.user(&tokens.access).await, 200);
         // Once, by the monitor; the rejected requests name the reason as well.
