@@ -1,8 +1,8 @@
 //! Signing keys: they sign and verify access tokens and tokens for clients, and are
 //! published, rotated and revoked for all servers that share a database.
 //!
-//! Clients need not support any other algorithm than RS256 for id_tokens (`OpenID` Connect
-//! Core §15.1). If access tokens have another one, keys of a second sequence sign id_tokens
+//! Clients need not support any other algorithm than RS256 for ID tokens (`OpenID` Connect
+//! Core §15.1). If access tokens have another one, keys of a second sequence sign ID tokens
 //! ([`Purpose`]). The same rules apply to both sequences.
 //!
 //! A new key is published for [`Options::publish_ahead`] before it signs. The key set may
@@ -112,7 +112,7 @@ pub enum Error {
 pub struct Options {
     /// The algorithm of new keys for access tokens.
     pub algorithm: Algorithm,
-    /// The size of new RSA keys for id_tokens: 2048, 3072 or 4096.
+    /// The size of new RSA keys for ID tokens: 2048, 3072 or 4096.
     pub rsa_bits: u32,
     /// The time for which a key is published before it signs.
     pub publish_ahead: Duration,

@@ -85,7 +85,7 @@ fn rotate(config: &Config) -> Result<String, Error> {
     for key in keys::rotate(&mut conn, &cx)? {
         let what = match key.purpose {
             Purpose::Access => "signs",
-            Purpose::Id => "signs id_tokens",
+            Purpose::Id => "signs ID tokens",
         };
         let _ = writeln!(
             output,
@@ -104,7 +104,7 @@ fn revoke(config: &Config, kid: &str) -> Result<String, Error> {
     std::thread::sleep(2 * REFRESH_INTERVAL);
     let what = match revoked.purpose {
         Purpose::Access => "access tokens",
-        Purpose::Id => "id_tokens",
+        Purpose::Id => "ID tokens",
     };
     let mut output = format!(
         "{kid} is revoked: its {what} are rejected from now on, and their sessions get new ones \

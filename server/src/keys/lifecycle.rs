@@ -53,13 +53,13 @@ impl Phase {
 }
 
 /// Returns the phase of each of `keys`, which must be all keys, by purpose and in sequence.
-/// `lifetime` is that of access tokens and of id_tokens.
+/// `lifetime` is that of access tokens and of ID tokens.
 #[must_use]
 pub fn phases(keys: &[StoredKey], lifetime: Duration, now: Timestamp) -> Vec<Phase> {
     let access = with_purpose(keys, Purpose::Access);
     let id = with_purpose(keys, Purpose::Id);
     let mut phases = phases_of_sequence(access, lifetime, now);
-    // The keys for id_tokens last as long as any key that they stand in for.
+    // The keys for ID tokens last as long as any key that they stand in for.
     let mut unexpired = access.iter().zip(&phases).filter(|(_, phase)| **phase != Phase::Expired);
     if unexpired.any(|(key, _)| !signs_id_tokens(key)) {
         phases.extend(phases_of_sequence(id, lifetime, now));
@@ -69,7 +69,7 @@ pub fn phases(keys: &[StoredKey], lifetime: Duration, now: Timestamp) -> Vec<Pha
     phases
 }
 
-/// Returns whether keys for id_tokens are needed: a key that signs access tokens, now or
+/// Returns whether keys for ID tokens are needed: a key that signs access tokens, now or
 /// later, has another algorithm than RS256.
 pub(super) fn needs_id_keys(keys: &[StoredKey], phases: &[Phase]) -> bool {
     let signs = |phase: &Phase| matches!(phase, Phase::Pending | Phase::Active);

@@ -203,7 +203,7 @@ impl KeyRing {
         self.snapshot().active_key(Purpose::Access, now)?.sign(TokenType::Access, &payload)
     }
 
-/// Signs a token for a client, an ID token or a logout token, with RS256.
+    /// Signs a token for a client, an ID token or a logout token, with RS256.
     pub fn sign_for_client(
         &self,
         kind: TokenType,

@@ -61,7 +61,7 @@ pub fn rotate(conn: &mut Conn, cx: &KeyContext<'_>) -> Result<Vec<StoredKey>, Er
     let mut already = None;
     for purpose in Purpose::ALL {
         let keys = with_purpose(&keys, purpose);
-        // The servers create the first key for id_tokens.
+        // The servers create the first key for ID tokens.
         if purpose == Purpose::Id && (keys.is_empty() || !needs_id_keys) {
             continue;
         }

@@ -12,7 +12,7 @@ use crate::clock::Timestamp;
 pub enum Purpose {
     /// Access tokens, and tokens for clients if its algorithm is RS256.
     Access,
-    /// Tokens for clients (id_tokens, logout tokens) while access tokens have another
+    /// Tokens for clients (ID tokens, logout tokens) while access tokens have another
     /// algorithm than RS256.
     Id,
 }

@@ -1,4 +1,4 @@
-//! The keys of id_tokens: RS256 whatever the algorithm of access tokens.
+//! The keys of ID tokens: RS256 whatever the algorithm of access tokens.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -121,7 +121,7 @@ async fn revoked_key_of_id_tokens_is_replaced_and_access_tokens_stay_valid() {
     let revoked = kid(&text(&body, "id_token"));
     let launch = server.world.server(binary()).set("tokens.algorithm", "EdDSA");
     let said = keys_with(&launch, &["revoke", &revoked]).unwrap();
-    assert!(said.contains("its id_tokens are rejected"), "{said}");
+    assert!(said.contains("its ID tokens are rejected"), "{said}");
     assert!(!server.http.get(JWKS).await.text.contains(&revoked));
     assert_eq!(server.user(&text(&body, "access_token")).await, 200);
     let fresh = refresh(&server, &client, &body).await;
@@ -132,7 +132,7 @@ async fn revoked_key_of_id_tokens_is_replaced_and_access_tokens_stay_valid() {
     assert_eq!(phases("id"), ["revoked", "active"]);
     assert_eq!(phases("access"), ["active"]);
 
-    // And the reverse: a key of access tokens does not take the key of id_tokens along.
+    // And the reverse: a key of access tokens does not take the key of ID tokens along.
     keys_with(&launch, &["revoke", &kid(&text(&body, "access_token"))]).unwrap();
     assert_eq!(server.user(&text(&body, "access_token")).await, 401);
     let last = refresh(&server, &client, &fresh).await;

@@ -139,8 +139,8 @@ async fn key_set() {
     let server = Server::with(|launch| launch.set("tokens.algorithm", "ES256"));
     let response = server.http.get("/.well-known/jwks.json").await;
     let mut keys = response.json();
-    for name in ["kid", "x", "y"] {
-        let Some(Value::String(text)) = keys["keys"][0].get_mut(name) else {
+    for (index, name) in [(0, "kid"), (0, "x"), (0, "y"), (1, "kid"), (1, "n")] {
+        let Some(Value::String(text)) = keys["keys"][index].get_mut(name) else {
             panic!("{name} is missing");
         };
         *text = format!("{} characters", text.len());
