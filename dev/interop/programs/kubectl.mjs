@@ -15,7 +15,7 @@ import { announceVersion, ask, issuer, refreshes, skip, step } from '../lib/step
 const kubectl = ['1.20', '1.37'].map((version) => executable(join(tools, 'kubectl', `kubectl-${version}`)))
 if (!kubectl.every(Boolean)) skip('kubectl', 'its packages cannot be had')
 
-const login = await Login.client('kubectl', [], { scope: 'openid profile groups' })
+const login = await Login.client('kubectl', ['--grace-period', '60s'], { scope: 'openid profile groups' })
 const { client_id: clientId, client_secret: clientSecret } = login.registered
 
 const name = 'kim'
@@ -39,7 +39,9 @@ const cluster = createServer(
 cluster.listen(0, '127.0.0.1')
 await once(cluster, 'listening')
 
-let kubeconfig
+// The configuration, and a copy of it. Two processes cannot share one: kubectl empties the file
+// before it writes it.
+let kubeconfigs
 function configure(tokens) {
   // JSON is YAML, too.
   const config = {
@@ -69,41 +71,45 @@ function configure(tokens) {
       },
     ],
   }
-  kubeconfig = join(configuration('kubectl', { config: JSON.stringify(config) }), 'config')
+  const text = JSON.stringify(config)
+  const folder = configuration('kubectl', { config: text, copy: text })
+  kubeconfigs = [join(folder, 'config'), join(folder, 'copy')]
 }
 
 for (const binary of kubectl) {
   announceVersion('kubectl', versionOf(binary, ['version', '--client']))
-  const get = () => run(binary, ['--kubeconfig', kubeconfig, 'get', '--raw', '/version'])
+  const get = (kubeconfig) => run(binary, ['--kubeconfig', kubeconfig, 'get', '--raw', '/version'])
 
   await step('id_token of a login in Chromium', async () => {
     received.length = 0
     await login.open()
     configure(login.tokens)
-    const { status, stdout, stderr } = await get()
-    assert.equal(status, 0, stderr)
-    assert.equal(JSON.parse(stdout).user, name)
+    // kubectl refreshes 10 s before the expiry, so here at once.
+    for (const { status, stdout, stderr } of await Promise.all(kubeconfigs.map(get))) {
+      assert.equal(status, 0, stderr)
+      assert.equal(JSON.parse(stdout).user, name)
+    }
     const [{ claims }] = received
     assert.deepEqual(claims.groups, ['operators'])
     return 'accepted, with `preferred_username` and `groups`'
   })
-  await step(`expiry, and two processes that refresh at the same time × ${refreshes}`, async () => {
+  await step(`expiry, and two copies that refresh at the same time × ${refreshes}`, async () => {
     for (let i = 0; i < refreshes; i++) {
       const { exp } = received.at(-1).claims
       await new Promise((resolve) => setTimeout(resolve, exp * 1000 - Date.now() + 100))
       received.length = 0
-      for (const { status, stderr } of await Promise.all([get(), get()])) assert.equal(status, 0, stderr)
+      for (const { status, stderr } of await Promise.all(kubeconfigs.map(get))) assert.equal(status, 0, stderr)
       assert.equal(received.length, 2)
       for (const { claims } of received) assert.ok(claims.exp > exp, 'a new id_token')
     }
   })
   await step('logout', async () => {
-    const [, refreshToken] = readFileSync(kubeconfig, 'utf8').match(/refresh-token: (\S+)/)
+    const [, refreshToken] = readFileSync(kubeconfigs[0], 'utf8').match(/refresh-token: (\S+)/)
     login.tokens = { refresh_token: refreshToken }
     await login.revoke()
     const { exp } = received.at(-1).claims
     await new Promise((resolve) => setTimeout(resolve, exp * 1000 - Date.now() + 100))
-    const { status, stderr } = await get()
+    const { status, stderr } = await get(kubeconfigs[0])
     assert.notEqual(status, 0)
     assert.match(stderr, /invalid_grant/)
     return '`invalid_grant` after the expiry'
