@@ -20,6 +20,7 @@ mod browser;
 mod clients;
 mod clients_declared;
 mod configuration;
+mod conformance;
 mod connections;
 mod consent_pages;
 mod disk;

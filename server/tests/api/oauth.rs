@@ -24,6 +24,8 @@ use url::form_urlencoded;
 use crate::browser::Browser;
 use crate::support::{Server, encode};
 
+pub(crate) use authorization::{assert_error_redirect, redirect_path};
+
 pub(crate) const PASSWORD: &str = "violet tractor seven hums";
 pub(crate) const REDIRECT_URI: &str = "https://app.example/cb";
 

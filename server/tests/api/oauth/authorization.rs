@@ -22,7 +22,7 @@ fn query_of(parameters: &Parameters<'_>) -> String {
 }
 
 /// Returns the path and the query to which a response of `from` redirects.
-pub(super) fn redirect_path(from: &str, response: &TestResponse) -> String {
+pub(crate) fn redirect_path(from: &str, response: &TestResponse) -> String {
     assert_eq!(response.status, 303, "{}", response.text);
     let base = Url::parse(&format!("https://here{from}")).unwrap();
     let url = base.join(response.header("location")).unwrap();
@@ -32,7 +32,7 @@ pub(super) fn redirect_path(from: &str, response: &TestResponse) -> String {
 
 impl Browser {
     /// Sends an authorization request as a form, and follows the redirect to `GET`.
-    pub(super) async fn authorize_by_post(&self, parameters: &Parameters<'_>) -> TestResponse {
+    pub(crate) async fn authorize_by_post(&self, parameters: &Parameters<'_>) -> TestResponse {
         let form: Vec<(String, String)> = parameters
             .iter()
             .map(|(name, value)| ((*name).to_owned(), value.clone().into_owned()))
@@ -44,12 +44,12 @@ impl Browser {
     }
 
     /// Logs in at the page to which an authorization request redirects, and repeats it.
-    pub(super) async fn log_in_and_continue(&self, asked: &TestResponse) -> TestResponse {
+    pub(crate) async fn log_in_and_continue(&self, asked: &TestResponse) -> TestResponse {
         self.log_in_as_and_continue("ann", asked).await
     }
 
     /// Logs in as another user, as [`Self::log_in_and_continue`] does.
-    pub(super) async fn log_in_as_and_continue(
+    pub(crate) async fn log_in_as_and_continue(
         &self,
         name: &str,
         asked: &TestResponse,
@@ -65,7 +65,7 @@ impl Browser {
 }
 
 /// Checks that an error is sent to the client, with the state and the issuer.
-pub(super) fn assert_error_redirect(response: &TestResponse, error: &str) -> Redirect {
+pub(crate) fn assert_error_redirect(response: &TestResponse, error: &str) -> Redirect {
     let redirect = redirect_of(response);
     assert_eq!(redirect.get("error").map(String::as_str), Some(error), "{redirect:?}");
     assert_eq!(redirect["state"], "a state");

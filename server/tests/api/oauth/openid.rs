@@ -36,7 +36,7 @@ impl Server {
     }
 
     /// Verifies the ID token of a response with the published keys, and returns its claims.
-    pub(super) async fn id_token(&self, body: &Value) -> Value {
+    pub(crate) async fn id_token(&self, body: &Value) -> Value {
         let token = text(body, "id_token");
         let parts: Vec<&str> = token.split('.').collect();
         let header: Value = serde_json::from_slice(&decode(parts[0])).unwrap();
