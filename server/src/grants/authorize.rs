@@ -110,7 +110,7 @@ impl Grants {
         request: &AuthorizationRequest,
         login: &LoginSession,
     ) -> Result<bool, Error> {
-        if request.client.is_first_party && !request.prompt.consent {
+        if !needs_consent(request) {
             return Ok(true);
         }
         let (user, client) = (login.user, request.client.id.clone());
@@ -121,7 +121,8 @@ impl Grants {
         Ok(!is_demanded && request.scope.is_within(&consent.scope))
     }
 
-    /// Returns `None` if the login session has ended meanwhile: its end also ends its codes.
+    /// Returns `None` if the login session or the consent has ended meanwhile: their ends also
+    /// end their codes.
     async fn issue_code(
         &self,
         request: &AuthorizationRequest,
@@ -143,9 +144,13 @@ impl Grants {
             expires_at: now.after(self.options.code_lifetime),
         };
         let login_session = login.id;
+        let needs_consent = needs_consent(request);
         let insert = move |conn: &mut Conn| {
             conn.transaction(|conn| {
                 if !login_sessions::lock(conn, login_session)? {
+                    return Ok(false);
+                }
+                if needs_consent && !consents::lock(conn, grant.user, &grant.client)? {
                     return Ok(false);
                 }
                 authorization_codes::insert(conn, session, &secret.digest(), &grant, now)?;
@@ -158,4 +163,9 @@ impl Grants {
         tracing::info!(user = %login.user, client = %request.client.id, "authorization code issued");
         Ok(Some(text))
     }
+}
+
+/// Returns whether the client gets a code only with a consent of the user.
+fn needs_consent(request: &AuthorizationRequest) -> bool {
+    !request.client.is_first_party || request.prompt.consent
 }

@@ -46,6 +46,13 @@ pub fn save(conn: &mut Conn, user: UserId, consent: &Consent) -> QueryResult<()>
     }
 }
 
+/// Locks a consent until the end of the transaction. Returns `false` if it was deleted.
+pub fn lock(conn: &mut Conn, user: UserId, client: &ClientId) -> QueryResult<bool> {
+    let unchanged = consents::scope.eq(consents::scope);
+    let consent = consents::table.find((user.place().value(), user, client.as_str()));
+    Ok(diesel::update(consent).set(unchanged).execute(conn)? == 1)
+}
+
 /// Returns what a user permits a client.
 pub fn find(conn: &mut Conn, user: UserId, client: &ClientId) -> QueryResult<Option<Consent>> {
     let row: Option<(String, Timestamp)> = consents::table

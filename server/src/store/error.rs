@@ -106,7 +106,10 @@ pub enum OpenError {
 pub(super) fn is_transient(error: &QueryError) -> bool {
     match error {
         QueryError::DatabaseError(kind, info) => match kind {
-            DatabaseErrorKind::SerializationFailure => true,
+            // The row that was referred to has been deleted meanwhile: a retry finds that out.
+            DatabaseErrorKind::SerializationFailure | DatabaseErrorKind::ForeignKeyViolation => {
+                true
+            }
             DatabaseErrorKind::Unknown => {
                 info.statement_position().is_none() && !is_sqlite_mistake(info.message())
             }

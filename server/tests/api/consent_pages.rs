@@ -1,5 +1,6 @@
 //! The consent of users to what clients request.
 
+use futures_util::future::{join, join_all};
 use matchbook_testkit::TestResponse;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
@@ -186,4 +187,29 @@ async fn user_revokes_a_consent_and_its_sessions_end() {
     assert_consent(&ask(&browser, &client, "files:read").await, 200);
     let account = browser.get("/account").await;
     assert!(!account.text.contains("Photo"), "{}", account.text);
+}
+
+#[actix_rt::test]
+async fn no_code_survives_the_revocation_of_its_consent() {
+    let (server, browser) = server_with(|launch| launch).await;
+    let client = add_client(&server);
+    for _ in 0..10 {
+        let page = ask(&browser, &client, "files:read").await;
+        browser.submit(&page, &[("decision", "allow")]).await;
+        let account = browser.get("/account").await;
+        let fields = [("action", "revoke-consent"), ("id", client.id.as_str())];
+        let mut request = client.request();
+        set(&mut request, "scope", "files:read");
+        let requests = (0..8).map(|_| browser.authorize(&request));
+        let (responses, revoked) =
+            join(join_all(requests), browser.submit(&account, &fields)).await;
+        assert_eq!(revoked.header("location"), "account?done=consent-revoked", "{}", revoked.text);
+        for response in responses {
+            let location = response.header("location");
+            let Some((_, code)) = location.split_once("?code=") else { continue };
+            let code = code.split('&').next().unwrap();
+            let response = server.token(&client, &exchange_of(code)).await;
+            assert_eq!(response.field("error"), "invalid_grant", "{}", response.text);
+        }
+    }
 }
