@@ -22,7 +22,7 @@ CREATE TABLE user_groups (
     FOREIGN KEY (place, user_id) REFERENCES users (place, id) ON DELETE CASCADE
 );
 
--- Device codes (RFC 8628).
+-- Requests of devices (RFC 8628), each with a device code and a user code.
 CREATE TABLE device_codes (
     -- MAC of the user code, which is too short for a plain digest. The device code contains it.
     user_code_mac bytea NOT NULL PRIMARY KEY,
@@ -37,15 +37,19 @@ CREATE TABLE device_codes (
     -- Seconds between two polls.
     poll_interval bigint NOT NULL,
     polled_at timestamptz,
-    -- The user who decided, and the decision.
+    -- The user who decided.
     user_id uuid,
+    -- When this user last proved who they are, and the login session of the browser.
     auth_time timestamptz,
     login_session_id uuid,
     approved_at timestamptz,
     denied_at timestamptz,
-    -- The session that an approved code opens.
+    -- The session that an approved request opens. Its authorization code is in
+    -- authorization_codes.
     session_id uuid
 );
+
+CREATE INDEX device_codes_user_id ON device_codes (user_id);
 
 -- Ended sessions of which their client has not been notified yet. Without a foreign key: the notice is
 -- sent after the user is deleted as well.

@@ -191,8 +191,14 @@ async fn assemble(
     store: Store,
     derived: DerivedKeys,
 ) -> Result<(web::Data<State>, BackgroundTasks), Error> {
-    let DerivedKeys { token_keys, key_encryption_keys, account_keys, csrf_keys, progress_keys } =
-        derived;
+    let DerivedKeys {
+        token_keys,
+        key_encryption_keys,
+        account_keys,
+        csrf_keys,
+        progress_keys,
+        device_code_keys,
+    } = derived;
     let keys = KeyRing::open(store.clone(), key_encryption_keys, config.keys.clone()).await?;
     let keys = Arc::new(keys);
     let status = Arc::new(TokenStatus::new(config.redis.as_ref(), store.clone()).await);
@@ -225,6 +231,7 @@ async fn assemble(
         clients: clients.clone(),
         options: config.oauth.clone(),
         progress_keys,
+        device_code_keys,
         audience: config.keys.audience.clone(),
     });
     let state = web::Data::new(State {

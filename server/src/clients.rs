@@ -33,6 +33,8 @@ pub struct Options {
     pub code_retry: Option<Duration>,
     /// How long after its issue a code can be exchanged.
     pub code_lifetime: Duration,
+    /// How long after its issue a device code can be approved and exchanged.
+    pub device_code_lifetime: Duration,
     /// Whether redirect URIs with `http://localhost` can be registered.
     pub allow_localhost: bool,
     /// The file that declares clients.

@@ -55,12 +55,23 @@ const IDEMPOTENCY_LABEL: &[u8] = b"attempt";
 /// would no longer be recognized.
 const IMPORTED_LABEL: &[u8] = b"imported refresh token";
 
+/// NEVER CHANGE THIS LABEL once a version is released: a device whose response was lost would
+/// not get its tokens.
+const DEVICE_LABEL: &[u8] = b"device code";
+
 impl Secret {
     /// Returns the secret of a refresh token that another server issued. It cannot be
     /// computed from the digest that the database stores.
     #[must_use]
     pub fn of_imported_token(token: &str) -> Self {
         Self(Digest::of(&[IMPORTED_LABEL, token.as_bytes()]).0)
+    }
+
+    /// Derives the secret of the authorization code that replaces a device code with this
+    /// secret. It cannot be computed from the digest that the database stores.
+    #[must_use]
+    pub fn of_approved_device(&self) -> Self {
+        Self(Digest::of(&[DEVICE_LABEL, &self.0]).0)
     }
 
     /// Returns a new random secret.

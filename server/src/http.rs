@@ -133,6 +133,7 @@ fn oauth_routes(service: &mut Endpoints) {
             resource("/oauth/revoke", "POST, OPTIONS", web::post().to(oauth::revoke))
                 .route(preflight()),
         )
+        .service(resource("/oauth/device", "POST", web::post().to(oauth::authorize_device)))
         .service(resource("/oauth/introspect", "POST", web::post().to(oauth::introspect)))
         .service(
             resource("/oauth/userinfo", "GET, POST, OPTIONS", web::get().to(oauth::userinfo))
@@ -183,6 +184,7 @@ fn page_routes(service: &mut Endpoints) {
         ))
         .service(form("/verify", read().to(pages::verify), post().to(pages::verify_registration)))
         .service(form("/reset", read().to(pages::reset), post().to(pages::set_password)))
+        .service(form("/device", read().to(pages::device), post().to(pages::decide_device)))
         .service(form("/consent", read().to(pages::consent), post().to(pages::decide)))
         .service(form(
             "/create-account",

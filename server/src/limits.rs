@@ -1,5 +1,7 @@
 //! Rate limits against abuse: requests per minute, by client address and by session.
 
+mod guesses;
+
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -11,6 +13,8 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 use crate::crypto::Digest;
 use crate::ids::SessionId;
+
+pub(crate) use guesses::{Bound, Failures, Guess, Guesses};
 
 /// The number of requests per minute. All of them may arrive at once.
 #[derive(Debug, Clone, Copy)]

@@ -9,6 +9,7 @@
 
 mod assess;
 mod code;
+mod device;
 mod end;
 mod end_selected;
 mod exchange;
@@ -28,6 +29,10 @@ use crate::tokens::{ClientGrant, ExtraClaims};
 pub use crate::store::sessions::EndReason;
 pub use assess::{Assessment, InvalidGrant, Presented, PresentedKey, assess};
 pub use code::{CodeOutcome, exchange_code, spend_code};
+pub use device::{
+    DeviceDecided, DevicePoll, POLL_INTERVAL, approve_device, deny_device, issue_code_of_device,
+    poll_device,
+};
 pub use end::{Keep, Revoked, UserSessions, end_all, end_of_client, revoke, revoke_all};
 pub use end_selected::end_selected;
 pub use exchange::{Exchange, ExchangeOutcome, exchange};

@@ -11,6 +11,7 @@ pub mod clients;
 mod connection;
 pub mod consents;
 pub mod dedicated_connection;
+pub mod device_codes;
 mod error;
 pub mod events;
 pub mod identities;

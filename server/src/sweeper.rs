@@ -1,5 +1,5 @@
 //! Deletes expired data in the background: successor salts, sessions, login sessions, guests,
-//! revocations, links, authorization codes and old events of the audit log.
+//! revocations, links, authorization codes, device codes and old events of the audit log.
 //!
 //! A server tracks the sessions that it rotates, and clears their salts when the grace
 //! period ends. A pass finds everything else: one small step per second along the primary
@@ -19,8 +19,8 @@ use crate::crypto::Digest;
 use crate::ids::{LoginSessionId, Place, SessionId, UserId};
 use crate::sessions::{self, Policy};
 use crate::store::{
-    self, Conn, Page, Store, authorization_codes, events, imported_refresh_tokens, login_sessions,
-    one_time_links, revocations, users,
+    self, Conn, Page, Store, authorization_codes, device_codes, events, imported_refresh_tokens,
+    login_sessions, one_time_links, revocations, users,
 };
 
 /// The pause between two steps.
@@ -29,8 +29,8 @@ const STEP_INTERVAL: Duration = Duration::from_secs(1);
 const PASS_INTERVAL: Duration = Duration::from_secs(10 * 60);
 /// The pause after a failure.
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
-/// How long an authorization code is kept after it expired. Afterwards, its session still
-/// recognizes a copy of it.
+/// How long an authorization code, and a device code that has opened a session, are kept after
+/// they expired. Afterwards, its session still recognizes a copy of an authorization code.
 const CODE_RETENTION: Duration = Duration::from_secs(60 * 60);
 /// How many rows of a table one step reads.
 pub const ROWS_PER_TICK: i64 = 500;
@@ -238,8 +238,9 @@ impl Sweeper {
         let delete =
             move |conn: &mut Conn| one_time_links::delete_expired(conn, before, ROWS_PER_TICK);
         self.pass.links_done = self.run_throttled(delete).await? == 0;
-        let before = now.before(CODE_RETENTION);
-        self.run_throttled(move |conn| authorization_codes::delete_expired(conn, before)).await?;
+        let used = now.before(CODE_RETENTION);
+        self.run_throttled(move |conn| authorization_codes::delete_expired(conn, used)).await?;
+        self.run_throttled(move |conn| device_codes::delete_expired(conn, before, used)).await?;
         Ok(())
     }
 

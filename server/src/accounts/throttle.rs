@@ -15,7 +15,7 @@ use quick_cache::sync::Cache;
 
 use crate::crypto::Digest;
 use crate::ids::UserId;
-use crate::limits::subnet_key;
+use crate::limits::{Bound, Failures, Guess, Guesses, subnet_key};
 use crate::metrics::{GUESSED_CODES, GUESSED_PASSWORDS, Metrics};
 
 /// How many failures of each kind are remembered: of names, codes and known browsers.
@@ -37,48 +37,10 @@ const DEVICE: Bound = Bound { failures: 10, interval: Duration::from_secs(6 * 60
 
 /// Wrong codes of an account after which no code is verified, for a short and for a long
 /// time. A code has six digits, so guesses have to be rare even with the right password.
-const CODES: [Bound; 2] = [
+const CODES: &[Bound] = &[
     Bound { failures: 10, interval: Duration::from_secs(90) },
     Bound { failures: 50, interval: Duration::from_secs(15 * 60) },
 ];
-
-/// A number of failures, of which one is forgotten per interval.
-struct Bound {
-    failures: u32,
-    interval: Duration,
-}
-
-/// The failures that are not forgotten yet.
-#[derive(Default)]
-struct Failures {
-    /// When all of them are forgotten.
-    until: Option<Instant>,
-}
-
-impl Failures {
-    fn debt(&self, now: Instant) -> Duration {
-        self.until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
-    }
-
-    fn count(&self, bound: &Bound, now: Instant) -> u32 {
-        let count = self.debt(now).as_millis().div_ceil(bound.interval.as_millis());
-        u32::try_from(count).unwrap_or(u32::MAX)
-    }
-
-    fn add(&mut self, bound: &Bound, now: Instant) {
-        self.until = Some(now + self.debt(now) + bound.interval);
-    }
-
-    fn remove(&mut self, bound: &Bound, now: Instant) {
-        self.until = Some(now + self.debt(now).saturating_sub(bound.interval));
-    }
-
-    /// Returns the time until the bound permits an attempt, if it does not now.
-    fn wait(&self, bound: &Bound, now: Instant) -> Option<Duration> {
-        let wait = self.debt(now).checked_sub(bound.interval * (bound.failures - 1))?;
-        (!wait.is_zero()).then_some(wait)
-    }
-}
 
 /// The attempts at a name.
 #[derive(Default)]
@@ -107,7 +69,7 @@ impl Key {
 pub(super) struct Throttle {
     names: Cache<Key, Arc<Mutex<Attempts>>>,
     devices: Cache<u128, Arc<Mutex<Failures>>>,
-    codes: Cache<UserId, Arc<Mutex<[Failures; 2]>>>,
+    codes: Guesses<UserId>,
     /// The delayed attempts: the key and the subnet of each.
     delayed: Mutex<HashSet<(Key, u128)>>,
     metrics: Arc<Metrics>,
@@ -123,7 +85,7 @@ impl Throttle {
             metrics,
             names: Cache::new(CACHE_SIZE),
             devices: Cache::new(CACHE_SIZE),
-            codes: Cache::new(CACHE_SIZE),
+            codes: Guesses::new(CODES, CACHE_SIZE),
             delayed: Mutex::default(),
         }
     }
@@ -178,23 +140,11 @@ impl Throttle {
     }
 
     /// Admits the verification of a code of this user.
-    pub(super) fn admit_code(&self, user: UserId) -> Result<CodeAttempt, TooManyFailures> {
-        let failures = entry(&self.codes, &user);
-        let now = Instant::now();
-        {
-            let mut failures = lock(&failures);
-            let counted = failures.iter_mut().zip(&CODES);
-            if let Some(wait) =
-                counted.filter_map(|(failures, bound)| failures.wait(bound, now)).max()
-            {
-                self.metrics.record_rate_limit(GUESSED_CODES);
-                return Err(TooManyFailures(wait));
-            }
-            for (failures, bound) in failures.iter_mut().zip(&CODES) {
-                failures.add(bound, now);
-            }
-        }
-        Ok(CodeAttempt { failures, has_failed: false })
+    pub(super) fn admit_code(&self, user: UserId) -> Result<Guess, TooManyFailures> {
+        self.codes.admit(&user).map_err(|wait| {
+            self.metrics.record_rate_limit(GUESSED_CODES);
+            TooManyFailures(wait)
+        })
     }
 }
 
@@ -251,30 +201,6 @@ impl Drop for Attempt<'_> {
     }
 }
 
-/// An attempt with a code. Dropping it ends it without a failure.
-pub(super) struct CodeAttempt {
-    failures: Arc<Mutex<[Failures; 2]>>,
-    has_failed: bool,
-}
-
-impl CodeAttempt {
-    /// Records that the code is wrong.
-    pub(super) fn fail(mut self) {
-        self.has_failed = true;
-    }
-}
-
-impl Drop for CodeAttempt {
-    fn drop(&mut self) {
-        if self.has_failed {
-            return;
-        }
-        for (failures, bound) in lock(&self.failures).iter_mut().zip(&CODES) {
-            failures.remove(bound, Instant::now());
-        }
-    }
-}
-
 /// The place of a delayed attempt.
 struct Slot<'a> {
     delayed: &'a Mutex<HashSet<(Key, u128)>>,
@@ -298,23 +224,6 @@ mod tests {
             [0, 4, 5, 6, 9, 10, 11, 4000].map(millis),
             [None, None, Some(250), Some(500), Some(4000), Some(8000), Some(8000), Some(8000)]
         );
-    }
-
-    #[test]
-    fn failures_are_forgotten_one_per_interval() {
-        let start = Instant::now();
-        let mut failures = Failures::default();
-        for _ in 0..10 {
-            assert_eq!(failures.wait(&CODES[0], start), None);
-            failures.add(&CODES[0], start);
-        }
-        let wait = failures.wait(&CODES[0], start).unwrap();
-        assert_eq!(wait, CODES[0].interval, "the eleventh");
-        assert_eq!(failures.wait(&CODES[0], start + wait), None);
-        assert_eq!(failures.count(&CODES[0], start + wait), 9);
-        failures.remove(&CODES[0], start);
-        assert_eq!(failures.count(&CODES[0], start), 9);
-        assert_eq!(failures.count(&CODES[0], start + 20 * CODES[0].interval), 0);
     }
 
     #[actix_rt::test]
@@ -353,20 +262,5 @@ mod tests {
         let attempt = throttle.admit(key, Some(8), None).await.unwrap();
         assert!(matches!(attempt.counted, Counted::Device(_)), "another browser");
         drop(attempt);
-    }
-
-    #[test]
-    fn wrong_codes_are_bounded_and_right_ones_are_not() {
-        let throttle = Throttle::new(Arc::default());
-        let user = UserId::random();
-        for _ in 0..100 {
-            drop(throttle.admit_code(user).unwrap());
-        }
-        for _ in 0..10 {
-            throttle.admit_code(user).unwrap().fail();
-        }
-        let TooManyFailures(wait) = throttle.admit_code(user).err().unwrap();
-        assert!(wait <= CODES[0].interval, "{wait:?}");
-        assert!(throttle.admit_code(UserId::random()).is_ok());
     }
 }

@@ -14,6 +14,7 @@ struct OAuth {
     grace_period: Optional<PositiveDuration>,
     code_retry: Optional<PositiveDuration>,
     code_lifetime: PositiveDuration,
+    device_code_lifetime: PositiveDuration,
     allow_localhost: bool,
 }
 
@@ -26,6 +27,9 @@ struct Clients {
 /// logs and histories.
 const MAX_CODE_LIFETIME: Duration = Duration::from_secs(60);
 
+/// The maximum lifetime of a device code: the longer it is, the easier a user code is guessed.
+const MAX_DEVICE_CODE_LIFETIME: Duration = Duration::from_secs(60 * 60);
+
 pub(super) fn read(settings: &Settings) -> Result<Options, SettingsError> {
     let oauth: OAuth = settings.section("oauth")?;
     let clients: Clients = settings.section("clients")?;
@@ -33,6 +37,7 @@ pub(super) fn read(settings: &Settings) -> Result<Options, SettingsError> {
         grace_period: oauth.grace_period.0.map(|period| period.0),
         code_retry: oauth.code_retry.0.map(|period| period.0),
         code_lifetime: oauth.code_lifetime.0,
+        device_code_lifetime: oauth.device_code_lifetime.0,
         allow_localhost: oauth.allow_localhost,
         file: clients.file.0,
     };
@@ -44,6 +49,9 @@ pub(super) fn read(settings: &Settings) -> Result<Options, SettingsError> {
     }
     if options.code_lifetime > MAX_CODE_LIFETIME {
         return Err(settings.invalid("oauth.code_lifetime", "must be at most 60s"));
+    }
+    if options.device_code_lifetime > MAX_DEVICE_CODE_LIFETIME {
+        return Err(settings.invalid("oauth.device_code_lifetime", "must be at most 1h"));
     }
     Ok(options)
 }

@@ -39,26 +39,45 @@ pub enum CodeError {
     Expired,
 }
 
+/// An authenticated code, and its request.
+pub(super) struct AuthenticCode {
+    pub(super) client: Arc<Client>,
+    pub(super) code: RefreshToken,
+    pub(super) audiences: Vec<String>,
+    pub(super) from: ClientInfo,
+}
+
 impl Grants {
     /// Exchanges a code for tokens. The same exchange within `oauth.code_retry` gets the same
     /// tokens; after that, the code was copied, and the session ends.
     pub async fn exchange_code(&self, exchange: CodeExchange) -> Result<IssuedTokens, TokenError> {
-        let code = self.issuer.authenticate_code(&exchange.code, &exchange.client.id);
-        let Some(code) = code else {
-            log_rejection(&exchange, CodeError::Unrecognized);
+        let CodeExchange { client, code, redirect_uri, verifier, audiences, from } = exchange;
+        let Some(code) = self.issuer.authenticate_code(&code, &client.id) else {
+            log_rejection(&client, &from, CodeError::Unrecognized);
             return Err(TokenError::Code(CodeError::Unrecognized));
         };
-        let (session, digest) = (code.session, code.secret.digest());
+        let check = |grant: &CodeGrant| check(grant, redirect_uri.as_deref(), verifier.as_deref());
+        self.exchange_authentic(AuthenticCode { client, code, audiences, from }, check).await
+    }
+
+    /// Exchanges a code as [`Self::exchange_code`] does. `check` compares the exchange with
+    /// the request of the code.
+    pub(super) async fn exchange_authentic(
+        &self,
+        exchange: AuthenticCode,
+        check: impl FnOnce(&CodeGrant) -> Result<(), CodeError>,
+    ) -> Result<IssuedTokens, TokenError> {
+        let (session, digest) = (exchange.code.session, exchange.code.secret.digest());
         let find = move |conn: &mut Conn| authorization_codes::find(conn, session, &digest);
         let Some(StoredCode { grant, exchanged_at }) = self.store.run(find).await? else {
             // The code was deleted long after it expired, but its session knows it.
-            return self.exchange_again(code, exchange, (None, None)).await;
+            return self.exchange_again(exchange, (None, None)).await;
         };
-        if let Err(problem) = check(&exchange, &grant) {
+        if let Err(problem) = check(&grant) {
             if problem == CodeError::Verifier {
-                self.issuer.spend_code(&code, exchange.from.clone()).await?;
+                self.issuer.spend_code(&exchange.code, exchange.from.clone()).await?;
             }
-            log_rejection(&exchange, problem);
+            log_rejection(&exchange.client, &exchange.from, problem);
             return Err(TokenError::Code(problem));
         }
         let audiences = narrowed_audiences(&exchange.audiences, &grant.audiences, &self.audience)?;
@@ -67,14 +86,14 @@ impl Grants {
         if let Some(exchanged_at) = exchanged_at {
             // A refresh since then does not prolong the time.
             let retry = retry.filter(|retry| now <= exchanged_at.after(*retry));
-            return self.exchange_again(code, exchange, (retry, grant.nonce)).await;
+            return self.exchange_again(exchange, (retry, grant.nonce)).await;
         }
         if grant.expires_at <= now {
-            log_rejection(&exchange, CodeError::Expired);
+            log_rejection(&exchange.client, &exchange.from, CodeError::Expired);
             return Err(TokenError::Code(CodeError::Expired));
         }
         let first = FirstExchange {
-            code: code.clone(),
+            code: exchange.code.clone(),
             user: grant.user,
             grant: ClientGrant {
                 client: exchange.client.id.clone(),
@@ -91,18 +110,17 @@ impl Grants {
         match self.issuer.exchange_code(first, policy).await? {
             Some(tokens) => Ok(tokens),
             // A concurrent request was faster.
-            None => self.exchange_again(code, exchange, (retry, grant.nonce)).await,
+            None => self.exchange_again(exchange, (retry, grant.nonce)).await,
         }
     }
 
     /// Exchanges a code again, within the time for that, with the nonce of its request.
     async fn exchange_again(
         &self,
-        code: RefreshToken,
-        exchange: CodeExchange,
+        exchange: AuthenticCode,
         (retry, nonce): (Option<Duration>, Option<String>),
     ) -> Result<IssuedTokens, TokenError> {
-        let CodeExchange { audiences, from, .. } = exchange;
+        let AuthenticCode { code, audiences, from, .. } = exchange;
         let terms = RefreshTerms {
             policy: self.issuer.policy().with_grace_period(retry),
             narrowing: Narrowing { scope: None, audiences },
@@ -113,20 +131,24 @@ impl Grants {
     }
 }
 
-fn log_rejection(exchange: &CodeExchange, problem: CodeError) {
-    let ip = exchange.from.ip.map(tracing::field::display);
-    tracing::info!(client = %exchange.client.id, ip, ?problem, "authorization code rejected");
+fn log_rejection(client: &Client, from: &ClientInfo, problem: CodeError) {
+    let ip = from.ip.map(tracing::field::display);
+    tracing::info!(client = %client.id, ip, ?problem, "authorization code rejected");
 }
 
 /// Compares an exchange with the authorization request.
-fn check(exchange: &CodeExchange, grant: &CodeGrant) -> Result<(), CodeError> {
-    match &exchange.redirect_uri {
-        Some(uri) if *uri != grant.redirect_uri => return Err(CodeError::RedirectUri),
+fn check(
+    grant: &CodeGrant,
+    redirect_uri: Option<&str>,
+    verifier: Option<&str>,
+) -> Result<(), CodeError> {
+    match redirect_uri {
+        Some(uri) if uri != grant.redirect_uri => return Err(CodeError::RedirectUri),
         // OAuth 2.1 has no such parameter; PKCE protects the code.
         None if grant.code_challenge.is_none() => return Err(CodeError::NoRedirectUri),
         _ => {}
     }
-    match (&grant.code_challenge, &exchange.verifier) {
+    match (&grant.code_challenge, verifier) {
         (None, None) => Ok(()),
         (Some(challenge), Some(verifier)) if pkce::verifies(challenge, verifier) => Ok(()),
         _ => Err(CodeError::Verifier),

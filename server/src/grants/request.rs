@@ -206,7 +206,7 @@ pub(super) fn parse(
     check_unsupported(&parameters).map_err(reject)?;
     let code_challenge = challenge(&parameters, &cx.client).map_err(reject)?;
     let scope = scope(&parameters, &cx.client).map_err(reject)?;
-    let audiences = audiences(&parameters, &cx).map_err(reject)?;
+    let audiences = audiences(&parameters, &cx.client, cx.default_audience).map_err(reject)?;
     let prompt = prompt(&parameters).map_err(reject)?;
     let max_age = max_age(&parameters).map_err(reject)?;
     let progress = parameters.get(progress::PARAMETER);
@@ -325,7 +325,11 @@ fn is_standard_scope(token: &str) -> bool {
     STANDARD_SCOPES.contains(&token) || IGNORED_SCOPES.contains(&token)
 }
 
-fn scope(parameters: &RequestParameters, client: &Client) -> Result<Scope, AuthorizationError> {
+/// Returns the scope of a request; without one, all that the client may request.
+pub(super) fn scope(
+    parameters: &RequestParameters,
+    client: &Client,
+) -> Result<Scope, AuthorizationError> {
     let Some(text) = parameters.get("scope") else { return Ok(client.scope.clone()) };
     let scope = Scope::parse(text);
     let scope =
@@ -340,14 +344,14 @@ fn scope(parameters: &RequestParameters, client: &Client) -> Result<Scope, Autho
     Ok(scope)
 }
 
-fn audiences(
+/// Returns the resource servers of a request (RFC 8707 §2).
+pub(super) fn audiences(
     parameters: &RequestParameters,
-    cx: &RequestContext<'_>,
+    client: &Client,
+    default: &str,
 ) -> Result<Vec<String>, AuthorizationError> {
     let audiences = parameters.audiences();
-    if audiences.len() > MAX_AUDIENCES
-        || !permits_audiences(&cx.client, &audiences, cx.default_audience)
-    {
+    if audiences.len() > MAX_AUDIENCES || !permits_audiences(client, &audiences, default) {
         return Err(AuthorizationError::new(
             "invalid_target",
             "The client may not request tokens for this resource.",

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::code_exchange::CodeError;
+use super::device::DeviceError;
 use super::request::permits_audiences;
 use super::{Error, Grants};
 use crate::clients::Client;
@@ -18,8 +19,9 @@ pub enum TokenError {
     /// The code or the refresh token is not valid.
     InvalidGrant(InvalidGrant),
     Code(CodeError),
-    /// The client may not act for itself.
-    NotMachine,
+    Device(DeviceError),
+    /// The client may not use this grant type.
+    NotPermitted,
     InvalidScope,
     InvalidTarget,
     Failed(Error),
@@ -92,7 +94,7 @@ impl Grants {
     ) -> Result<IssuedTokens, TokenError> {
         let MachineTokens { client, scope, audiences, from } = request;
         if !client.is_machine || client.is_public() {
-            return Err(TokenError::NotMachine);
+            return Err(TokenError::NotPermitted);
         }
         let scope = scope.unwrap_or_else(|| client.scope.clone());
         if !scope.is_within(&client.scope) {

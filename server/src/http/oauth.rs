@@ -2,6 +2,7 @@
 
 pub(super) mod authorize;
 mod cors;
+pub(super) mod device;
 mod documented;
 mod error;
 mod form;
@@ -26,6 +27,7 @@ use crate::limits::Limit;
 pub(super) use authorize::{authorize, authorize_by_post};
 pub use cors::permit_origin;
 pub(super) use cors::preflight;
+pub(super) use device::authorize_device;
 pub(super) use documented::OAuthErrorBody;
 pub(super) use error::OAuthError;
 pub(super) use introspect::introspect;

@@ -17,7 +17,9 @@ use utoipa::openapi::path::{Operation, Parameter, ParameterIn};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{Components, RefOr, ResponseBuilder};
 
-use super::oauth::{OAuthErrorBody, authorize, introspect, metadata, revoke, token, userinfo};
+use super::oauth::{
+    OAuthErrorBody, authorize, device, introspect, metadata, revoke, token, userinfo,
+};
 use super::public_document::{self, PublicDocument};
 use super::resources::Endpoints;
 use super::state::State;
@@ -64,6 +66,7 @@ rejects other methods with `405` and the header `Allow`. Each response has the h
         authorize::authorize,
         authorize::authorize_by_post,
         token::token,
+        device::authorize_device,
         revoke::revoke,
         introspect::introspect,
         metadata::metadata,
@@ -85,6 +88,8 @@ rejects other methods with `405` and the header `Allow`. Each response has the h
         pages::account::act,
         pages::consent::consent,
         pages::consent::decide,
+        pages::device::device,
+        pages::device::decide_device,
         pages::create_account::create_account,
         pages::create_account::new_account,
         pages::forgot_password::forgot_password,

@@ -10,6 +10,7 @@ mod browser;
 pub(super) mod consent;
 mod continuation;
 pub(super) mod create_account;
+pub(super) mod device;
 pub(super) mod forgot_password;
 pub(super) mod link_forms;
 pub(super) mod login;
@@ -31,6 +32,7 @@ use crate::crypto::TokenKeys;
 pub(super) use account::{account, act};
 pub(super) use consent::{consent, decide};
 pub(super) use create_account::{create_account, new_account};
+pub(super) use device::{decide_device, device};
 pub(super) use forgot_password::{forgot_password, send_reset_link};
 pub(super) use link_forms::{
     accept_invitation, invitation, reset, set_password, verify, verify_registration,

@@ -28,6 +28,10 @@ const CSRF_LABEL: &[u8] = b"matchbook csrf";
 /// have to log in twice.
 const PROGRESS_LABEL: &[u8] = b"matchbook authorization progress";
 
+/// NEVER CHANGE THIS LABEL once a version is released: a device that waits for its user would
+/// have to begin again.
+const DEVICE_CODE_LABEL: &[u8] = b"matchbook device code";
+
 /// The keys that are derived from `secret` and `old_secrets` (HKDF, RFC 5869). Each
 /// purpose has its own label, so the keys are independent of each other.
 pub struct DerivedKeys {
@@ -38,6 +42,8 @@ pub struct DerivedKeys {
     pub csrf_keys: TokenKeys,
     /// Authenticate the progress of authorization requests.
     pub progress_keys: TokenKeys,
+    /// Authenticate device codes, and hide user codes in the database.
+    pub device_code_keys: TokenKeys,
 }
 
 /// The keys of accounts.
@@ -63,6 +69,7 @@ impl DerivedKeys {
         Ok(Self {
             token_keys: token_keys(secret, old, TOKEN_KEY_LABEL)?,
             progress_keys: token_keys(secret, old, PROGRESS_LABEL)?,
+            device_code_keys: token_keys(secret, old, DEVICE_CODE_LABEL)?,
             key_encryption_keys: encryption_keys(secret, old, KEY_ENCRYPTION_LABEL)?,
             account_keys: AccountKeys {
                 second_factor: encryption_keys(secret, old, SECOND_FACTOR_LABEL)?,

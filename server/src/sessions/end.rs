@@ -8,7 +8,9 @@ use crate::ids::{ClientId, LoginSessionId, SessionId, UserId};
 use crate::store::events::{self, Event};
 use crate::store::revocations::{self, Revocation};
 use crate::store::sessions::{SessionEnd, Whose};
-use crate::store::{self, Conn, authorization_codes, imported_refresh_tokens, login_sessions};
+use crate::store::{
+    self, Conn, authorization_codes, device_codes, imported_refresh_tokens, login_sessions,
+};
 
 /// The revocation of all sessions of a user.
 pub struct Revoked {
@@ -64,8 +66,8 @@ pub fn revoke_all(
 }
 
 /// Ends all live sessions of a user, logs out their browsers at the pages of the server, and
-/// revokes authorization codes and imported refresh tokens that have opened no session yet.
-/// Needs a transaction that has written already.
+/// revokes authorization codes, approved requests of devices and imported refresh tokens that
+/// have opened no session yet. Needs a transaction that has written already.
 pub fn end_all(conn: &mut Conn, selected: UserSessions, cx: &Context<'_>) -> QueryResult<Revoked> {
     let UserSessions { user, keep, reason } = selected;
     // First: if a concurrent exchange has locked a code or a token, its session is found below.
@@ -77,20 +79,23 @@ pub fn end_all(conn: &mut Conn, selected: UserSessions, cx: &Context<'_>) -> Que
     };
     // Before the codes: a concurrent request that has locked its login session issues one.
     login_sessions::delete_all(conn, user, login_session)?;
+    // Before the codes: a poll that has locked its request issues one.
+    device_codes::delete_of_user(conn, user, None)?;
     authorization_codes::delete_of_user(conn, user, None)?;
     let end = SessionEnd { at: cx.now, reason };
     let ended = store::sessions::end_all(conn, user, whose, end)?;
     record_ends(conn, user, &ended, reason, cx)
 }
 
-/// Ends the live sessions of a user that an OAuth client opened, and revokes its codes. Needs
-/// a transaction that has written already.
+/// Ends the live sessions of a user that an OAuth client opened, and revokes its codes
+/// and approved requests of devices. Needs a transaction that has written already.
 pub fn end_of_client(
     conn: &mut Conn,
     user: UserId,
     client: &ClientId,
     cx: &Context<'_>,
 ) -> QueryResult<Revoked> {
+    device_codes::delete_of_user(conn, user, Some(client))?;
     authorization_codes::delete_of_user(conn, user, Some(client))?;
     let reason = EndReason::LoggedOut;
     let end = SessionEnd { at: cx.now, reason };

@@ -6,7 +6,9 @@ use super::end::record_revocation;
 use super::{Context, EndReason, EventKind};
 use crate::store::events::{self, Event};
 use crate::store::sessions::{Selection, SessionEnd};
-use crate::store::{self, Conn, authorization_codes, imported_refresh_tokens, login_sessions};
+use crate::store::{
+    self, Conn, authorization_codes, device_codes, imported_refresh_tokens, login_sessions,
+};
 
 /// The reason in the audit log.
 ///
@@ -15,8 +17,8 @@ const CLIENT_REMOVED: &str = "client_removed";
 
 /// Ends the selected sessions in batches, each session with a revocation that all
 /// servers publish and an entry of the audit log. Returns how many. After an error the
-/// sessions of earlier batches have ended. Authorization codes and imported refresh tokens
-/// that have opened no session yet are revoked as well, and browsers are logged out at the
+/// sessions of earlier batches have ended. Authorization codes, approved requests of devices
+/// and imported refresh tokens that have opened no session yet are revoked as well, and browsers are logged out at the
 /// pages of the server, except for the selection of a client, which has none.
 pub fn end_selected(
     conn: &mut Conn,
@@ -27,6 +29,8 @@ pub fn end_selected(
         imported_refresh_tokens::revoke_unused(conn, selection.user, selection.opened_before)?;
         login_sessions::delete_selected(conn, selection.user, selection.opened_before)?;
     }
+    // Before the codes: a poll that has locked its request issues one.
+    device_codes::delete_selected(conn, selection)?;
     authorization_codes::delete_selected(conn, selection)?;
     let reason = selection.client.as_ref().map(|_| CLIENT_REMOVED);
     let mut after = None;

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use diesel::prelude::*;
 
-use super::Conn;
 use super::schema::{authorization_codes, clients, consents};
 use super::types::secret_digests;
+use super::{Conn, device_codes};
 use crate::clock::Timestamp;
 use crate::crypto::Digest;
 use crate::ids::ClientId;
@@ -262,11 +262,13 @@ pub fn replace_secret(conn: &mut Conn, id: &ClientId, digest: &Digest) -> QueryR
     Ok(changed == 1)
 }
 
-/// Deletes a client with its authorization codes and the consents of users. Returns `false`
-/// if there is no such client. Needs a transaction.
+/// Deletes a client with its authorization codes, requests of devices and the consents of
+/// users. Returns `false` if there is no such client. Needs a transaction.
 pub fn delete(conn: &mut Conn, id: &ClientId) -> QueryResult<bool> {
+    let deleted = diesel::delete(clients::table.find(id.as_str())).execute(conn)?;
+    // Before the codes: a poll that has locked its request issues one.
+    device_codes::delete_of_client(conn, id)?;
     let id = id.as_str();
-    let deleted = diesel::delete(clients::table.find(id)).execute(conn)?;
     let codes = authorization_codes::table.filter(authorization_codes::client_id.eq(id));
     diesel::delete(codes).execute(conn)?;
     diesel::delete(consents::table.filter(consents::client_id.eq(id))).execute(conn)?;

@@ -11,6 +11,7 @@ use utoipa::openapi::{RefOr, Response};
 use utoipa::{IntoParams, IntoResponses, ToSchema};
 
 use super::OAuthError;
+use crate::grants::DeviceError;
 use crate::http::error::{Error, Format, Responses};
 
 /// An endpoint whose errors are described.
@@ -19,6 +20,7 @@ pub(super) trait Endpoint {
 }
 
 pub(super) struct TokenEndpoint;
+pub(super) struct DeviceEndpoint;
 pub(super) struct RevocationEndpoint;
 pub(super) struct IntrospectionEndpoint;
 
@@ -28,6 +30,20 @@ impl Endpoint for TokenEndpoint {
             OAuthError::InvalidGrant(None),
             OAuthError::UnauthorizedClient("The client may not use this grant type."),
             OAuthError::UnsupportedGrantType,
+            OAuthError::InvalidScope,
+            OAuthError::InvalidTarget,
+            OAuthError::Device(DeviceError::Pending),
+            OAuthError::Device(DeviceError::SlowDown),
+            OAuthError::Device(DeviceError::Denied),
+            OAuthError::Device(DeviceError::Expired),
+        ]
+    }
+}
+
+impl Endpoint for DeviceEndpoint {
+    fn errors() -> Vec<OAuthError> {
+        vec![
+            OAuthError::UnauthorizedClient("The client may not use this grant type."),
             OAuthError::InvalidScope,
             OAuthError::InvalidTarget,
         ]
@@ -88,7 +104,8 @@ pub(in crate::http) struct OAuthErrorBody {
 /// The form of `POST /oauth/token`. Which fields are needed depends on `grant_type`.
 #[derive(ToSchema)]
 pub(super) struct TokenForm {
-    /// `authorization_code`, `refresh_token` or `client_credentials`.
+    /// `authorization_code`, `refresh_token`, `client_credentials` or
+    /// `urn:ietf:params:oauth:grant-type:device_code`.
     #[schema(example = "refresh_token")]
     grant_type: String,
     /// The code of the authorization response.
@@ -102,9 +119,27 @@ pub(super) struct TokenForm {
     code_verifier: Option<String>,
     #[schema(value_type = String, required = false)]
     refresh_token: Option<String>,
+    /// The code of the device authorization response (RFC 8628).
+    #[schema(value_type = String, required = false)]
+    device_code: Option<String>,
     #[schema(value_type = String, required = false)]
     scope: Option<String>,
     /// The API for which the access token is (RFC 8707).
+    #[schema(value_type = String, required = false)]
+    resource: Option<String>,
+    /// The client, unless it authenticates by HTTP Basic.
+    #[schema(value_type = String, required = false)]
+    client_id: Option<String>,
+    #[schema(value_type = String, required = false)]
+    client_secret: Option<String>,
+}
+
+/// The form of `POST /oauth/device`.
+#[derive(ToSchema)]
+pub(super) struct DeviceForm {
+    #[schema(value_type = String, required = false)]
+    scope: Option<String>,
+    /// The API for which the access tokens are (RFC 8707).
     #[schema(value_type = String, required = false)]
     resource: Option<String>,
     /// The client, unless it authenticates by HTTP Basic.

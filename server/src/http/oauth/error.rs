@@ -12,7 +12,7 @@ use actix_web::{HttpResponse, ResponseError};
 use matchbook_shared::InvalidGrantReason;
 use serde::Serialize;
 
-use crate::grants::{CodeError, TokenError};
+use crate::grants::{CodeError, DeviceError, TokenError};
 use crate::http::error::{Error, invalid_grant_message, round_up_to_seconds};
 use crate::issuer::{self, VerifyError};
 use crate::sessions::InvalidGrant;
@@ -29,6 +29,8 @@ pub(in crate::http) enum OAuthError {
     /// not to this client.
     InvalidGrant(Option<InvalidGrant>),
     InvalidCode(CodeError),
+    /// A device gets no tokens (RFC 8628 §3.5).
+    Device(DeviceError),
     UnauthorizedClient(&'static str),
     UnsupportedGrantType,
     InvalidScope,
@@ -64,7 +66,8 @@ impl From<TokenError> for OAuthError {
                 Self::InvalidRequest("Send the redirect_uri of the authorization request.")
             }
             TokenError::Code(problem) => Self::InvalidCode(problem),
-            TokenError::NotMachine => {
+            TokenError::Device(problem) => Self::Device(problem),
+            TokenError::NotPermitted => {
                 Self::UnauthorizedClient("The client may not use this grant type.")
             }
             TokenError::InvalidScope => Self::InvalidScope,
@@ -88,10 +91,15 @@ impl OAuthError {
                 bad_request("invalid_grant", invalid_grant_message(*reason))
             }
             Self::InvalidCode(problem) => bad_request("invalid_grant", code_message(*problem)),
+            Self::Device(problem) => {
+                let (code, message) = device_error(*problem);
+                bad_request(code, message)
+            }
             Self::UnauthorizedClient(text) => bad_request("unauthorized_client", text),
             Self::UnsupportedGrantType => bad_request(
                 "unsupported_grant_type",
-                "grant_type must be authorization_code, refresh_token or client_credentials.",
+                "grant_type must be authorization_code, refresh_token, client_credentials or \
+                 urn:ietf:params:oauth:grant-type:device_code.",
             ),
             Self::InvalidScope => {
                 bad_request("invalid_scope", "The scope is malformed or exceeds the granted one.")
@@ -123,6 +131,25 @@ fn code_message(problem: CodeError) -> &'static str {
         }
         CodeError::Verifier => "code_verifier is missing or wrong: the code is spent.",
         CodeError::Expired => "The code has expired: start a new authorization request.",
+    }
+}
+
+/// Returns the error and its description (RFC 8628 §3.5).
+fn device_error(problem: DeviceError) -> (&'static str, &'static str) {
+    match problem {
+        DeviceError::Unrecognized => {
+            ("invalid_grant", "The device code is not one that was issued to this client.")
+        }
+        DeviceError::Pending => {
+            ("authorization_pending", "The user has not decided: poll again after the interval.")
+        }
+        DeviceError::SlowDown => {
+            ("slow_down", "The user has not decided: make the interval 5 seconds longer.")
+        }
+        DeviceError::Denied => ("access_denied", "The user denied the request."),
+        DeviceError::Expired => {
+            ("expired_token", "The device code has expired: request a new one.")
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
 
+use super::token::DEVICE_GRANT_TYPE;
 use crate::crypto::Digest;
 use crate::grants::STANDARD_SCOPES;
 use crate::http::error::{Error, Errors, UnknownPath};
@@ -161,11 +162,13 @@ fn document(state: &State) -> PublicDocument {
         "revocation_endpoint": url("/oauth/revoke"),
         "introspection_endpoint": url("/oauth/introspect"),
         "userinfo_endpoint": url("/oauth/userinfo"),
+        "device_authorization_endpoint": url("/oauth/device"),
         "jwks_uri": url("/.well-known/jwks.json"),
         "service_documentation": url("/docs"),
         "response_types_supported": ["code"],
         "response_modes_supported": ["query", "form_post"],
-        "grant_types_supported": ["authorization_code", "refresh_token", "client_credentials"],
+        "grant_types_supported":
+            ["authorization_code", "refresh_token", "client_credentials", DEVICE_GRANT_TYPE],
         "scopes_supported": STANDARD_SCOPES,
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": ["RS256"],

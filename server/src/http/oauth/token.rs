@@ -1,4 +1,5 @@
-//! `POST /oauth/token`: tokens for a code, for a refresh token, or for the client itself.
+//! `POST /oauth/token`: tokens for a code, for a device, for a refresh token, or for the client
+//! itself.
 
 use actix_web::HttpRequest;
 use actix_web::web::{Data, Json};
@@ -9,7 +10,9 @@ use super::documented::{OAuthErrors, TokenEndpoint, TokenForm};
 use super::form::OAuthForm;
 use super::{OAuthError, admit, authenticate, credentials, limited};
 use crate::clients::ClientCredentials;
-use crate::grants::{CodeExchange, MachineTokens, RefreshByClient, RequestParameters};
+use crate::grants::{
+    CodeExchange, DeviceError, DeviceGrant, MachineTokens, RefreshByClient, RequestParameters,
+};
 use crate::http::error::{Error, round_up_to_seconds};
 use crate::http::extract::idempotency_key::OptionalKey;
 use crate::http::state::State;
@@ -17,6 +20,9 @@ use crate::issuer::IssuedTokens;
 use crate::limits::Limit;
 use crate::sessions::ClientInfo;
 use crate::tokens::Scope;
+
+/// The grant type of devices (RFC 8628 §3.4).
+pub(super) const DEVICE_GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:device_code";
 
 /// The response to a successful request (RFC 6749 §5.1).
 #[derive(Serialize, ToSchema)]
@@ -94,7 +100,8 @@ impl TokenRequest {
 
 /// Responds to a token request (RFC 6749 §3.2).
 ///
-/// The grant types are `authorization_code`, `refresh_token` and `client_credentials`.
+/// The grant types are `authorization_code`, `refresh_token`, `client_credentials` and
+/// `urn:ietf:params:oauth:grant-type:device_code`.
 #[utoipa::path(
     post,
     path = "/oauth/token",
@@ -131,6 +138,7 @@ pub(in crate::http) async fn token(
         }
         // Boxed: a refresh, the most frequent request, does not need their space.
         "authorization_code" => Box::pin(exchange_code(&state, &credentials, token_request)).await,
+        DEVICE_GRANT_TYPE => Box::pin(poll_device(&state, &credentials, token_request)).await,
         "client_credentials" => {
             Box::pin(issue_to_machine(&state, &credentials, token_request)).await
         }
@@ -192,6 +200,24 @@ async fn exchange_code(
         from: request.from,
     };
     Ok(Json(OAuthTokens::new(state.grants.exchange_code(exchange).await?)))
+}
+
+async fn poll_device(
+    state: &State,
+    credentials: &ClientCredentials,
+    request: TokenRequest,
+) -> Result<Json<OAuthTokens>, OAuthError> {
+    let code = request.required("device_code", "device_code is missing.")?.to_owned();
+    let is_valid = state.grants.is_device_code(&code, credentials.id());
+    let limit = request.from.ip.map(Limit::Refresh);
+    let client = admit(state, credentials, is_valid, limit).await.map_err(|error| match error {
+        // Devices know how to wait (RFC 8628 §3.5).
+        OAuthError::Busy(_) => OAuthError::Device(DeviceError::SlowDown),
+        error => error,
+    })?;
+    let audiences = request.parameters.audiences();
+    let grant = DeviceGrant { client, device_code: code, audiences, from: request.from };
+    Ok(Json(OAuthTokens::new(state.grants.poll_device(grant).await?)))
 }
 
 async fn issue_to_machine(

@@ -1,7 +1,8 @@
 //! The parameter `continue`: where a login leads.
 //!
-//! It is the query of an authorization request, never a URL. A login therefore leads to
-//! `/oauth/authorize` of this server or to the account, and nowhere else (open redirect).
+//! It is the query of an authorization request, or the page `/device` with a code, and never a
+//! URL. A login therefore leads to `/oauth/authorize` or `/device` of this server or to the
+//! account, and nowhere else (open redirect).
 
 use std::future::{Ready, ready};
 
@@ -12,14 +13,28 @@ use url::{Host, Url, form_urlencoded};
 
 use super::page::{Page, failure};
 use crate::http::error::Error;
+use crate::tokens::UserCode;
 
 /// The maximum length of a query, in bytes.
 const MAX_LEN: usize = 8 * 1024;
 
-/// The query of the authorization request that continues after a login; `None`: the user came
-/// without one.
+/// The value for the page `/device`. No authorization request is so short.
+const DEVICE: &str = "device";
+
+/// The value for the page `/device` with a code, which follows.
+const DEVICE_WITH_CODE: &str = "device?user_code=";
+
+/// What continues after a login.
 #[derive(Clone, Default)]
-pub(in crate::http) struct Continue(Option<String>);
+pub(in crate::http) enum Continue {
+    /// The user came without a request.
+    #[default]
+    Account,
+    /// The authorization request with this query.
+    Authorization(String),
+    /// The page `/device`, perhaps with a code: a relative URL.
+    Device(String),
+}
 
 /// Where the form of a page may lead: browsers also check the redirects that follow it.
 pub(super) enum FormAction {
@@ -30,11 +45,17 @@ pub(super) enum FormAction {
 }
 
 impl Continue {
-    /// Parses the value of the parameter: the query of an authorization request, or an empty
-    /// text.
+    /// Parses the value of the parameter: the query of an authorization request, the page
+    /// `/device`, or an empty text.
     pub(in crate::http) fn parse(query: &str) -> Result<Self, Error> {
         if query.is_empty() {
-            return Ok(Self(None));
+            return Ok(Self::Account);
+        }
+        if query == DEVICE {
+            return Ok(Self::Device(query.to_owned()));
+        }
+        if let Some(code) = query.strip_prefix(DEVICE_WITH_CODE) {
+            return Ok(Self::to_device(code));
         }
         if query.len() > MAX_LEN || !query.bytes().all(is_in_query) {
             return Err(Error::InvalidRequest(
@@ -42,28 +63,41 @@ impl Continue {
                  from there.",
             ));
         }
-        Ok(Self(Some(query.to_owned())))
+        Ok(Self::Authorization(query.to_owned()))
+    }
+
+    /// Returns what leads to the page `/device`, with a code that a user typed if it can be
+    /// one.
+    pub(super) fn to_device(user_code: &str) -> Self {
+        let code = UserCode::parse(user_code);
+        Self::Device(
+            code.map_or_else(|| DEVICE.to_owned(), |code| format!("{DEVICE_WITH_CODE}{code}")),
+        )
     }
 
     /// Returns the parameter with its value, for the URL of another page: empty, or
     /// `?continue=…`.
     pub(in crate::http) fn parameter(&self) -> String {
-        match &self.0 {
-            Some(query) => format!("?continue={}", utf8_percent_encode(query, NON_ALPHANUMERIC)),
-            None => String::new(),
+        match self.value() {
+            "" => String::new(),
+            value => format!("?continue={}", utf8_percent_encode(value, NON_ALPHANUMERIC)),
         }
     }
 
     /// Returns the value for a field of a form.
     pub(super) fn value(&self) -> &str {
-        self.0.as_deref().unwrap_or_default()
+        match self {
+            Self::Account => "",
+            Self::Authorization(value) | Self::Device(value) => value,
+        }
     }
 
-    /// Returns a page that redirects to the authorization request, or else to the account.
+    /// Returns a page that redirects to what continues.
     pub(super) fn redirect(&self) -> Page {
-        match &self.0 {
-            Some(query) => Page::redirect(&format!("oauth/authorize?{query}")),
-            None => Page::redirect("account"),
+        match self {
+            Self::Account => Page::redirect("account"),
+            Self::Authorization(query) => Page::redirect(&format!("oauth/authorize?{query}")),
+            Self::Device(page) => Page::redirect(page),
         }
     }
 
@@ -74,7 +108,7 @@ impl Continue {
 
     /// Returns where the login may lead: to the client, if the authorization request says so.
     pub(super) fn form_action(&self) -> FormAction {
-        if self.0.is_none() {
+        if !matches!(self, Self::Authorization(_)) {
             return FormAction::ThisServer;
         }
         let redirect_uri = self.field("redirect_uri").and_then(|uri| Url::parse(&uri).ok());
@@ -83,7 +117,7 @@ impl Continue {
     }
 
     fn field(&self, name: &str) -> Option<String> {
-        let query = self.0.as_deref()?;
+        let Self::Authorization(query) = self else { return None };
         let mut fields = form_urlencoded::parse(query.as_bytes());
         fields.find_map(|(key, value)| (key == name).then(|| value.into_owned()))
     }
@@ -143,6 +177,27 @@ mod tests {
     }
 
     #[test]
+    fn page_of_devices_is_accepted_with_a_code_only() {
+        for (value, expected) in [
+            ("device", "device"),
+            ("device?user_code=BCDF-GHJK", "device?user_code=BCDF-GHJK"),
+            ("device?user_code=bcdfghjk", "device?user_code=BCDF-GHJK"),
+            ("device?user_code=", "device"),
+            ("device?user_code=https://evil.example", "device"),
+            ("device?user_code=BCDF-GHJK&continue=x", "device"),
+            ("device?user_code=\r\nSet-Cookie: x", "device"),
+        ] {
+            let parsed = Continue::parse(value).unwrap();
+            assert!(matches!(parsed, Continue::Device(_)), "{value}");
+            assert_eq!(parsed.value(), expected, "{value}");
+        }
+        for value in ["device/", "devices", "device=1", "device?other=BCDF-GHJK"] {
+            let parsed = Continue::parse(value).unwrap();
+            assert!(matches!(parsed, Continue::Authorization(_)), "{value}");
+        }
+    }
+
+    #[test]
     fn form_leads_to_the_redirect_uri_of_the_request() {
         let source_of = |uri: &str| {
             let uri = utf8_percent_encode(uri, NON_ALPHANUMERIC);
@@ -163,6 +218,9 @@ mod tests {
         }
         let without = Continue::parse("client_id=a").unwrap();
         assert!(matches!(without.form_action(), FormAction::Any));
-        assert!(matches!(Continue(None).form_action(), FormAction::ThisServer));
+        for here in ["", "device", "device?user_code=BCDF-GHJK"] {
+            let action = Continue::parse(here).unwrap().form_action();
+            assert!(matches!(action, FormAction::ThisServer), "{here}");
+        }
     }
 }

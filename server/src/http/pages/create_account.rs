@@ -57,7 +57,7 @@ struct CreateAccountPage<'a> {
     path = "/create-account",
     tag = "Pages",
     operation_id = "showRegistration",
-    params(("continue" = Option<String>, Query, description = "The query of an authorization request.")),
+    params(("continue" = Option<String>, Query, description = "The query of an authorization request, or `device`.")),
     responses(
         (status = 200, description = "The form", body = String, content_type = "text/html"),
         PageErrors<(), (Parameters, RegisterError)>,

@@ -64,7 +64,7 @@ struct CodePage<'a> {
     path = "/login",
     tag = "Pages",
     operation_id = "showLogin",
-    params(("continue" = Option<String>, Query, description = "The query of an authorization request.")),
+    params(("continue" = Option<String>, Query, description = "The query of an authorization request, or `device`.")),
     responses(
         (status = 200, description = "The form", body = String, content_type = "text/html"),
         (status = 303, description = "The browser is logged in"),
