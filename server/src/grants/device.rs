@@ -16,8 +16,8 @@ use crate::sessions::{self, ClientInfo, DevicePoll, POLL_INTERVAL};
 use crate::store::{self, Conn, device_codes};
 use crate::tokens::{DeviceCode, RefreshToken, UserCode};
 
-/// How often a user code is generated anew that another request has. Even with a million
-/// requests, one in 25,000 is.
+/// How many user codes are tried. Another request has the same one rarely: with a million
+/// requests, one in 25,000.
 const MAX_ATTEMPTS: usize = 5;
 
 /// A request of an authenticated client for a device code.

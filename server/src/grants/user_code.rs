@@ -159,3 +159,26 @@ impl Grants {
         Ok(decided)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_codes_count_for_the_user_and_for_the_address() {
+        let (ann, bob) = (UserId::random(), UserId::random());
+        let [here, there] = [1, 2].map(|host| Some(IpAddr::from([192, 0, 2, host])));
+        let guesses = UserCodeGuesses::default();
+        for _ in 0..20 {
+            assert!(guesses.admit(ann, here).is_ok(), "right codes do not count");
+        }
+        for _ in 0..5 {
+            guesses.admit(ann, here).unwrap().into_iter().for_each(Guess::fail);
+        }
+        for (user, ip) in [(ann, here), (ann, there), (bob, here)] {
+            let wait = guesses.admit(user, ip).err().unwrap();
+            assert!(wait <= BOUNDS[0].interval, "{wait:?}");
+        }
+        assert!(guesses.admit(bob, there).is_ok());
+    }
+}

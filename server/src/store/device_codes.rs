@@ -155,7 +155,7 @@ pub fn find(conn: &mut Conn, user_code: UserCodeMac) -> QueryResult<Option<Store
     Ok(row.map(StoredDeviceRequest::from))
 }
 
-/// Locks a request until the end of the transaction. Returns `false` if there is none with
+/// Locks a request until the end of the transaction. Returns `false` if no request has
 /// this secret.
 pub fn lock(conn: &mut Conn, user_code: UserCodeMac, secret: &Digest) -> QueryResult<bool> {
     let row =
@@ -177,7 +177,7 @@ pub fn record_poll(
         .map(drop)
 }
 
-/// The request of a user code, unless somebody decided before or it has expired.
+/// The request of a user code, unless it was decided before or has expired.
 macro_rules! undecided {
     ($user_code:expr, $now:expr) => {
         codes::table

@@ -23,6 +23,7 @@ mod configuration;
 mod conformance;
 mod connections;
 mod consent_pages;
+mod device_pages;
 mod disk;
 mod end_sessions;
 mod faults_of_database;

@@ -9,7 +9,7 @@ use fantoccini::key::Key;
 use matchbook_testkit::{BrowserDriver, BrowserWindow, ProcessBuilder};
 use serde_json::json;
 
-use crate::oauth::REDIRECT_URI;
+use crate::oauth::{REDIRECT_URI, tokens};
 use crate::second_factor::code_of;
 use crate::support::Server;
 
@@ -212,6 +212,40 @@ async fn registration_and_consent_work_over_plain_http_on_loopback_and_lead_to_t
         page.assert_good().await;
     })
     .await;
+}
+
+#[actix_rt::test]
+#[ignore = "needs Chromium and its driver"]
+async fn device_is_approved_after_a_login() {
+    let server = server_with(|launch| launch);
+    server.register("ann", PASSWORD).await;
+    let client = server.add_tv();
+    let device = server.begin_device(&client, "openid read").await;
+    let code = device.user_code.clone();
+    visit(&server, async move |page: Page| {
+        page.open(&format!("/device?user_code={code}")).await;
+        page.wait_for("Log in").await;
+        page.log_in(PASSWORD).await;
+        page.wait_for("Log this device in?").await;
+        page.wait_for_text(&code).await;
+        page.assert_good().await;
+        page.open("/device").await;
+        page.wait_for("Log a device in").await;
+        page.assert_good().await;
+        page.fill("user_code", "bbbb bbbb").await;
+        page.press("button[type=submit]").await;
+        page.wait_for_text("This code is unknown").await;
+        page.window.console().await;
+        page.assert_good().await;
+        page.fill("user_code", &code.to_lowercase()).await;
+        page.press("button[type=submit]").await;
+        page.wait_for("Log this device in?").await;
+        page.press("[value=allow]").await;
+        page.wait_for("The device is logged in").await;
+        page.assert_good().await;
+    })
+    .await;
+    tokens(&server.poll(&device).await);
 }
 
 #[actix_rt::test]

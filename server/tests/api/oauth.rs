@@ -7,6 +7,7 @@ mod bad_requests;
 mod client_authentication;
 mod codes;
 mod cors;
+pub(crate) mod device;
 mod introspection;
 mod machines;
 mod metadata;

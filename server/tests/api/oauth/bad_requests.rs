@@ -12,7 +12,7 @@ use super::{Client, PASSWORD, VERIFIER, exchange_of, server_with, set, text, tok
 use crate::support::Server;
 
 /// The endpoints, and the parameters that each knows.
-const ENDPOINTS: [(&str, &str, &[&str]); 5] = [
+const ENDPOINTS: [(&str, &str, &[&str]); 8] = [
     (
         "POST",
         "/oauth/token",
@@ -22,12 +22,16 @@ const ENDPOINTS: [(&str, &str, &[&str]); 5] = [
             "redirect_uri",
             "code_verifier",
             "refresh_token",
+            "device_code",
             "scope",
             "resource",
             "client_id",
             "client_secret",
         ],
     ),
+    ("POST", "/oauth/device", &["scope", "resource", "client_id", "client_secret"]),
+    ("GET", "/device", &["user_code"]),
+    ("POST", "/device", &["csrf", "user_code", "decision"]),
     ("POST", "/oauth/revoke", &["token", "token_type_hint", "client_id", "client_secret"]),
     ("POST", "/oauth/introspect", &["token", "token_type_hint", "client_id", "client_secret"]),
     ("GET", "/oauth/authorize", AUTHORIZE),
@@ -131,7 +135,7 @@ fn assert_handled(response: &TestResponse, request: &str) {
 #[actix_rt::test]
 async fn malformed_requests_cause_no_error_of_the_server() {
     let (mut server, browser) = server_with(|launch| launch.set("log.level", "trace")).await;
-    let clients = [server.add_web_app(), server.add_spa()];
+    let clients = [server.add_box(), server.add_spa()];
     let mut secrets = vec![PASSWORD.to_owned(), VERIFIER.to_owned()];
     let mut sent = 0;
     for client in &clients {

@@ -34,7 +34,12 @@ async fn metadata_names_the_issuer_of_tokens_and_what_is_supported() {
         ("code_challenge_methods_supported", json!(["S256"])),
         (
             "grant_types_supported",
-            json!(["authorization_code", "refresh_token", "client_credentials"]),
+            json!([
+                "authorization_code",
+                "refresh_token",
+                "client_credentials",
+                "urn:ietf:params:oauth:grant-type:device_code"
+            ]),
         ),
         ("token_endpoint_auth_methods_supported", with_none.clone()),
         ("revocation_endpoint_auth_methods_supported", with_none),
@@ -86,6 +91,7 @@ async fn every_listed_endpoint_works() {
     }
     let expected = [
         "authorization_endpoint",
+        "device_authorization_endpoint",
         "introspection_endpoint",
         "jwks_uri",
         "revocation_endpoint",
