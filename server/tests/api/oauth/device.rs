@@ -120,10 +120,8 @@ async fn database_has_neither_of_the_codes() {
     let device = server.begin_device(&server.add_tv(), "").await;
     let payload = decode(device.code.strip_prefix("mb_dc_").unwrap());
     let (mac, secret) = (hex(&payload[..16]), hex(&openssl::sha::sha256(&payload[16..48])));
-    let literal = |hex: &str| match server.world.database_url().starts_with("postgres") {
-        true => format!("'\\x{hex}'"),
-        false => format!("x'{hex}'"),
-    };
+    let is_postgres = server.world.database_url().starts_with("postgres");
+    let literal = |hex: &str| if is_postgres { format!("'\\x{hex}'") } else { format!("x'{hex}'") };
     let condition =
         format!("user_code_mac = {} AND secret_digest = {}", literal(&mac), literal(&secret));
     let query = format!("SELECT count(*) AS number FROM device_codes WHERE {condition}");
