@@ -5,7 +5,7 @@
 //
 // No user may be sent to the login page, and the session must have one chain of refresh tokens.
 // After that, a replay later than the grace period must end the session.
-import { spawn, spawnSync } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { strict as assert } from 'node:assert'
 import { createHash, randomBytes } from 'node:crypto'
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -14,8 +14,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { Browser, installedChromium } from './lib/browser.mjs'
+import { createCertificate } from './lib/commands.mjs'
 import { Proxy } from './lib/proxy.mjs'
 import { freePort, root, Server } from './lib/server.mjs'
+import { chainOf, sessionsInDatabase } from './lib/sessions.mjs'
 
 const { values: options } = parseArgs({
   options: {
@@ -54,18 +56,6 @@ function commands() {
     delete all[name]
   }
   return all
-}
-
-// The certificate of the proxy, for a name of this machine.
-function certificate() {
-  const key = join(folder, 'key.pem')
-  const cert = join(folder, 'cert.pem')
-  const { status, stderr } = spawnSync('openssl', [
-    'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '2', '-subj', '/CN=localhost',
-    '-addext', 'subjectAltName=DNS:localhost', '-keyout', key, '-out', cert,
-  ])
-  assert.equal(status, 0, String(stderr))
-  return { key: readFileSync(key), cert: readFileSync(cert), path: cert }
 }
 
 // Decides what happens to each token request. Each generation is presented by many processes at
@@ -163,44 +153,16 @@ async function startProcesses(env, outcomes) {
   }
 }
 
-// Checks that the server gave each refresh token at most one successor, and that all successors
-// form one chain. Returns its tokens.
-function chainOf(exchanges, first) {
-  const successors = new Map()
-  for (const { status, form, body } of exchanges) {
-    if (status !== 200 || !form.refresh_token) continue
-    const successor = JSON.parse(body).refresh_token
-    const known = successors.get(form.refresh_token)
-    assert.ok(!known || known === successor, 'a refresh token has two successors')
-    successors.set(form.refresh_token, successor)
-  }
-  const chain = [first]
-  while (successors.has(chain.at(-1))) chain.push(successors.get(chain.at(-1)))
-  assert.equal(chain.length - 1, successors.size, 'every successor is in one chain')
-  return chain
-}
-
-// Returns the sessions of OAuth clients in the database, as `id ended`.
-function sessionsInDatabase(server) {
-  const sql = "SELECT id, ended_at IS NOT NULL FROM sessions WHERE client_id IS NOT NULL"
-  const url = process.env.TEST_DATABASE_URL
-  const python = 'import sqlite3, sys; [print(*row) for row in sqlite3.connect(sys.argv[1]).execute(sys.argv[2])]'
-  const { status, stdout, stderr } = url
-    ? spawnSync('psql', [url, '--no-psqlrc', '--tuples-only', '--no-align', '--command', sql])
-    : spawnSync('python3', ['-c', python, join(server.folder, 'data/matchbook.db'), sql])
-  assert.equal(status, 0, String(stderr))
-  return stdout.toString().trim().split('\n')
-}
-
 if (!installedChromium() || Object.keys(commands()).length === 0) {
   say('NOT RUN: install Chromium, and the libraries')
   process.exit(0)
 }
 
-const tls = certificate()
+const tls = createCertificate()
 const port = await freePort()
 const server = await Server.start({
   issuerPort: port,
+  ca: tls.cert,
   databaseUrl: process.env.TEST_DATABASE_URL,
   redisUrl: process.env.TEST_REDIS_URL,
   settings: {
@@ -227,7 +189,7 @@ const nemesis = new Nemesis((generation) => {
 const proxy = await Proxy.start({
   target: server.direct,
   port,
-  certificate: tls,
+  certificate: { key: readFileSync(tls.key), cert: readFileSync(tls.cert) },
   fate: (form) => nemesis.fate(form),
 })
 const browser = await Browser.start()
@@ -248,9 +210,7 @@ try {
     CLIENT_SECRET: client.client_secret,
     TOKEN_FILE: tokenFile,
     MARGIN: String(MARGIN),
-    NODE_EXTRA_CA_CERTS: tls.path,
-    REQUESTS_CA_BUNDLE: tls.path,
-    SSL_CERT_FILE: tls.path,
+    ...server.trust,
   }
   nemesis.isActive = true
   stopProcesses = await startProcesses(env, outcomes)

@@ -3,19 +3,14 @@
 // Each file in programs/ is a program: JavaScript, Python, or a folder with a crate. It runs as a
 // process of its own that trusts the server's development CA by an environment variable, and talks
 // to this driver by lines of JSON (lib/steps.mjs). It may start further processes.
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { createInterface } from 'node:readline'
 import { parseArgs } from 'node:util'
 import { Browser, installedChromium } from './lib/browser.mjs'
+import { commandOf, folder, runProgram, tools } from './lib/program.mjs'
 import { root, Server } from './lib/server.mjs'
 import { formatTable } from './lib/table.mjs'
 
-const folder = new URL('.', import.meta.url).pathname
-const tools = join(root, 'target/interop')
 const { values: options } = parseArgs({
   options: {
     short: { type: 'boolean', default: false },
@@ -31,96 +26,19 @@ const TIMEOUT = (options.short ? 4 : 10) * 60_000
 // Programs mostly wait for the expiry of access tokens, so many of them run side by side.
 const PARALLEL = 10
 
-// Kills the processes that a program started, too: it leads a process group.
-function killGroup(pid) {
-  try {
-    process.kill(-pid, 'SIGKILL')
-  } catch {}
-}
-const running = new Set()
-process.once('exit', () => running.forEach(killGroup))
-
-// Returns the command of a program, or why it cannot run.
-function commandOf(file) {
-  const path = join(folder, 'programs', file)
-  if (file.endsWith('.mjs')) return { command: [process.execPath, path] }
-  if (file.endsWith('.py')) {
-    const name = file.slice(0, -'.py'.length)
-    const hasOwnPackages = existsSync(join(folder, 'requirements', `${name}.txt`))
-    const python = join(tools, hasOwnPackages ? `venv/${name}` : 'python', 'bin/python')
-    return existsSync(python) ? { command: [python, path] } : { missing: 'its Python packages are not installed' }
-  }
-  const name = readFileSync(join(path, 'Cargo.toml'), 'utf8').match(/^name = "(.*)"/m)[1]
-  const binary = join(tools, 'rust/debug', name)
-  return existsSync(binary) ? { command: [binary] } : { missing: 'it is not built' }
-}
-
 // Runs a program and collects its rows.
-async function runProgram(file, { server, browser }) {
-  const { command, missing } = commandOf(file)
+async function collectRows(file, services) {
+  const { command, missing } = commandOf(join(folder, 'programs', file))
   if (missing) return [{ program: file, version: '', tried: 'install', result: missing, outcome: 'skipped' }]
-  const user = await browser.user()
-  const temporary = mkdtempSync(join(tmpdir(), 'matchbook-program-'))
-  // Some servers change to another user.
-  chmodSync(temporary, 0o755)
-  const child = spawn(command[0], command.slice(1), {
-    cwd: folder,
-    env: {
-      PATH: process.env.PATH,
-      PYTHONPATH: join(folder, 'lib'),
-      PYTHONDONTWRITEBYTECODE: '1',
-      ISSUER: server.issuer,
-      CA: server.ca,
-      HOME: temporary,
-      TMPDIR: temporary,
-      TOOLS: tools,
-      REFRESHES: String(refreshes),
-      ...server.trust,
-    },
-    stdio: ['pipe', 'pipe', 'pipe'],
-    detached: true,
-  })
-  const ended = once(child, 'exit')
-  running.add(child.pid)
-  const timer = setTimeout(() => killGroup(child.pid), TIMEOUT)
-  const errors = []
-  createInterface({ input: child.stderr }).on('line', (line) => errors.push(line))
-  const services = {
-    // `redirectUri: null` registers none.
-    client: ({ name, options, redirectUri = browser.redirectUri(name) }) => {
-      const redirect = redirectUri ? ['--redirect-uri', redirectUri] : []
-      return { ...server.addClient(name, [...options, ...redirect]), redirect_uri: redirectUri }
-    },
-    // Another user than `account`, who visits the pages from now on.
-    user: ({ name, ...properties }) => {
-      server.addUser(name, properties)
-      user.name = name
-      return {}
-    },
-    command: ({ args, input }) => ({ output: server.run(args, input) }),
-    visit: ({ url, ...condition }) => user.visit(url, condition),
-  }
   const rows = []
   let about = { program: file, version: '' }
-  for await (const text of createInterface({ input: child.stdout })) {
-    if (!text.startsWith('{')) continue
-    const line = JSON.parse(text)
+  const onLine = (line) => {
     if (line.program) about = { program: line.program, version: line.version }
     if (line.skipped) rows.push({ ...about, tried: 'install', result: line.skipped, outcome: 'skipped' })
     if (line.tried) rows.push({ ...about, tried: line.tried, result: line.result, outcome: line.passed ? 'passed' : 'failed' })
-    if (line.ask) {
-      const response = await Promise.resolve(line)
-        .then(services[line.ask])
-        .catch((error) => ({ error: error.message }))
-      child.stdin.write(`${JSON.stringify(response)}\n`)
-    }
   }
-  const [status] = await ended
-  killGroup(child.pid)
-  running.delete(child.pid)
-  clearTimeout(timer)
-  rmSync(temporary, { recursive: true, force: true, maxRetries: 10 })
-  await user.leave()
+  const env = { REFRESHES: String(refreshes) }
+  const { status, errors } = await runProgram(command, { ...services, env, timeout: TIMEOUT, onLine })
   if (status !== 0 && !rows.some((row) => row.outcome === 'failed')) {
     rows.push({ ...about, tried: 'run', result: status === null ? 'killed, or no end in time' : `exit status ${status}`, outcome: 'failed' })
   }
@@ -168,7 +86,7 @@ try {
   const results = []
   const waiting = files.entries()
   const runNext = async () => {
-    for (const [i, file] of waiting) results[i] = await runProgram(file, { server, browser })
+    for (const [i, file] of waiting) results[i] = await collectRows(file, { server, browser })
   }
   await Promise.all(Array.from({ length: PARALLEL }, runNext))
   rows.push(...results.flat())

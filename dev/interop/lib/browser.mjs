@@ -71,8 +71,8 @@ class User {
   // Opens a URL, does what the pages of the server ask for, and waits for a URL that starts with
   // `until`, or for a text of the page. `decision` is that of a consent or of the approval of a
   // device, `code` is typed where the server asks for the code of a device, and `logout` confirms
-  // a logout.
-  async visit(url, { until, untilText, decision = 'allow', code, logout = false }) {
+  // a logout. The page is closed afterwards, unless it `stays`.
+  async visit(url, { until, untilText, decision = 'allow', code, logout = false, stays = false }) {
     const page = await this.context.newPage()
     const arrival = () =>
       until
@@ -122,8 +122,17 @@ class User {
       const text = await page.innerText('body').catch(() => '')
       throw new Error(`${error.message}\nThe page ${page.url()} shows: ${text}`)
     } finally {
-      await page.close()
+      if (!stays) await page.close()
     }
+  }
+
+  // Sends a request with the cookies of the browser, without a page, and follows no redirect.
+  async send(url) {
+    const response = await this.context.request.get(url, { maxRedirects: 0 })
+    const { location = null } = response.headers()
+    const result = { status: response.status(), location, text: await response.text() }
+    await response.dispose()
+    return result
   }
 
   async leave() {

@@ -31,9 +31,10 @@ function hashOf(password) {
 
 export class Server {
   // Starts a server. `settings` are by their dotted names; `issuerPort` is the port by which
-  // clients reach it, if that is a proxy.
-  static async start({ settings = {}, databaseUrl, redisUrl, issuerPort } = {}) {
+  // clients reach it, if that is a proxy, whose CA is `ca`.
+  static async start({ settings = {}, databaseUrl, redisUrl, issuerPort, ca } = {}) {
     const server = new Server()
+    server.proxyCa = ca
     server.folder = mkdtempSync(join(tmpdir(), 'matchbook-interop-'))
     const port = await freePort()
     // The URL without a proxy.
@@ -60,10 +61,10 @@ export class Server {
   }
 
   get ca() {
-    return join(this.tlsFolder, 'ca.pem')
+    return this.proxyCa ?? join(this.tlsFolder, 'ca.pem')
   }
 
-  // Variables by which programs of each language trust the development CA.
+  // Variables by which programs of each language trust the CA.
   get trust() {
     return { NODE_EXTRA_CA_CERTS: this.ca, REQUESTS_CA_BUNDLE: this.ca, SSL_CERT_FILE: this.ca }
   }

@@ -10,26 +10,26 @@ export const issuer = process.env.ISSUER
 export const refreshes = Number(process.env.REFRESHES)
 const responses = createInterface({ input: process.stdin })[Symbol.asyncIterator]()
 
-const say = (line) => process.stdout.write(`${JSON.stringify(line)}\n`)
+export const report = (line) => process.stdout.write(`${JSON.stringify(line)}\n`)
 
 // Announces the program with the installed version of its package.
 export function announce(name) {
   const manifest = new URL(`../node_modules/${name}/package.json`, import.meta.url)
-  say({ program: name, version: JSON.parse(readFileSync(manifest)).version })
+  report({ program: name, version: JSON.parse(readFileSync(manifest)).version })
 }
 
 // Announces a program that is no package.
-export const announceVersion = (program, version) => say({ program, version })
+export const announceVersion = (program, version) => report({ program, version })
 
 // Ends a program that cannot be had here. It is listed as skipped.
 export function skip(program, reason) {
-  say({ program, version: '', skipped: reason })
+  report({ program, version: '', skipped: reason })
   process.exit(0)
 }
 
 // Asks run.mjs for something, and waits for the response.
 export async function ask(what, values = {}) {
-  say({ ask: what, ...values })
+  report({ ask: what, ...values })
   const response = JSON.parse((await responses.next()).value)
   if (response.error) throw new Error(response.error)
   return response
@@ -41,9 +41,9 @@ export const command = async (...args) => (await ask('command', { args })).outpu
 // Runs a step and reports its result. The program ends if the step fails.
 export async function step(tried, run) {
   try {
-    say({ tried, result: (await run()) ?? 'passed', passed: true })
+    report({ tried, result: (await run()) ?? 'passed', passed: true })
   } catch (error) {
-    say({ tried, result: `${error.message} ${error.cause?.message ?? ''}`.trim(), passed: false })
+    report({ tried, result: `${error.message} ${error.cause?.message ?? ''}`.trim(), passed: false })
     process.stderr.write(`${error.stack}\n`)
     process.exit(1)
   }
