@@ -1,4 +1,4 @@
-// A program of soak.mjs, and what is known of it: what it reports, and what the proxy sees of it.
+// A program of soak.mjs: its reports, its exchanges with the server, and its failures.
 import { basename } from 'node:path'
 import { commandOf, runProgram } from './program.mjs'
 import { chainOf } from './sessions.mjs'

@@ -37,6 +37,15 @@ export async function callApi(accessToken) {
   if (status !== 200) throw new Error(`the API responds with ${status}`)
 }
 
+// Opens a page of a web app, with the cookies of the browser. Returns its JSON. The page has the
+// status 401 when the app needs a new login.
+export async function openPage(url) {
+  const { status, location, text } = await ask('send', { url })
+  if (location || status === 401) throw new LoginNeeded(`the app responds with ${status} ${location ?? text}`)
+  if (status !== 200) throw new Error(`the app responds with ${status}: ${text}`)
+  return JSON.parse(text)
+}
+
 // Returns a function that refreshes before the expiry, and calls the API. `tokens` returns the
 // current tokens, and `codeOf` the OAuth error of a rejected refresh.
 export function keepFresh({ tokens, refresh, codeOf }) {

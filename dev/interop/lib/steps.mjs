@@ -10,12 +10,16 @@ export const issuer = process.env.ISSUER
 export const refreshes = Number(process.env.REFRESHES)
 const responses = createInterface({ input: process.stdin })[Symbol.asyncIterator]()
 
+// Reports a line to the driver.
 export const report = (line) => process.stdout.write(`${JSON.stringify(line)}\n`)
 
 // Announces the program with the installed version of its package.
-export function announce(name) {
+export const announce = (name) => announceAs(name, name)
+
+// Announces a program under another name than that of its package.
+export function announceAs(program, name) {
   const manifest = new URL(`../node_modules/${name}/package.json`, import.meta.url)
-  report({ program: name, version: JSON.parse(readFileSync(manifest)).version })
+  report({ program, version: JSON.parse(readFileSync(manifest)).version })
 }
 
 // Announces a program that is no package.

@@ -3,11 +3,10 @@ import { strict as assert } from 'node:assert'
 import { readFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import { once } from 'node:events'
-import { announceVersion, ask, issuer, refreshes, step } from '../lib/steps.mjs'
+import { announceAs, ask, issuer, refreshes, step } from '../lib/steps.mjs'
 
 const read = (path) => readFileSync(new URL(path, import.meta.url))
-const { version } = JSON.parse(read('../node_modules/oauth4webapi/package.json'))
-announceVersion('oauth4webapi in Chromium', version)
+announceAs('oauth4webapi in Chromium', 'oauth4webapi')
 
 const page = `<!doctype html><title>App</title>
 <script type="importmap">{"imports":{"oauth4webapi":"/oauth4webapi.js"}}</script>
