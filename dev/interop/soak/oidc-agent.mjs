@@ -2,13 +2,14 @@
 import { strict as assert } from 'node:assert'
 import { existsSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
-import { ca, Child, executable, run, runAside, temporaryFolder, until } from '../lib/processes.mjs'
+import { output, versionOf } from '../lib/commands.mjs'
+import { ca, Child, executable, temporaryFolder, until } from '../lib/processes.mjs'
 import { freePort } from '../lib/server.mjs'
 import { callApi, LoginNeeded, stay } from '../lib/stay.mjs'
 import { announceVersion, ask, issuer, skip } from '../lib/steps.mjs'
 
 if (!executable('oidc-agent')) skip('oidc-agent', 'the Debian package oidc-agent-cli is not installed')
-announceVersion('oidc-agent', run(['oidc-agent', '--version']).toString().match(/([\d.]+)/)[1])
+announceVersion('oidc-agent', versionOf('oidc-agent', ['--version']))
 const folder = temporaryFolder('oidc-agent')
 const env = {
   PATH: process.env.PATH,
@@ -43,11 +44,11 @@ await ask('visit', { url, until: redirectUri })
 assert.equal(await login.ended, 0, login.log)
 
 async function use() {
-  const token = await runAside(['oidc-token', '--time=5', 'matchbook'], { env }).catch((error) => {
+  const token = await output(['oidc-token', '--time=5', 'matchbook'], { env }).catch((error) => {
     if (error.message.includes('invalid_grant')) throw new LoginNeeded(error.message)
     throw error
   })
   await callApi(token.trim())
 }
 
-await stay({ use, logOut: () => runAside(['oidc-gen', '--delete', 'matchbook', '--pw-env', '--confirm-yes'], { env }) })
+await stay({ use, logOut: () => output(['oidc-gen', '--delete', 'matchbook', '--pw-env', '--confirm-yes'], { env }) })
