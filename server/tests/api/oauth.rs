@@ -8,6 +8,7 @@ mod client_authentication;
 mod codes;
 mod cors;
 pub(crate) mod device;
+mod device_sessions;
 mod introspection;
 mod machines;
 mod metadata;

@@ -4,6 +4,7 @@
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
+use matchbook_server::clock;
 use matchbook_server::crypto::{Secret, TokenKey};
 use matchbook_server::ids::{EventId, LoginSessionId, SessionId, UserId};
 use matchbook_server::sessions::{
@@ -13,9 +14,10 @@ use matchbook_server::store::accounts::{self, NewAccount};
 use matchbook_server::store::device_codes::{self, Approval, DeviceRequest};
 use matchbook_server::store::login_sessions::{self, NewLoginSession};
 use matchbook_server::store::{Conn, users};
+use matchbook_server::sweeper::Sweeper;
 use matchbook_server::tokens::{DeviceCode, Scope, UserCode};
 
-use crate::harness::{CLIENT, DEFAULT, HOUR, Harness, MINUTE, SECOND, device};
+use crate::harness::{CLIENT, DAY, DEFAULT, HOUR, Harness, MINUTE, SECOND, device};
 
 /// How long a user code is valid.
 const LIFETIME: Duration = Duration::from_secs(10 * 60);
@@ -272,6 +274,18 @@ fn code_of_a_device_does_not_survive_a_concurrent_end_of_all_sessions() {
         harness.race(issue, end);
         assert_eq!((harness.rows("device_codes"), harness.rows("authorization_codes")), (0, 0));
     }
+}
+
+#[actix_rt::test]
+async fn sweeper_deletes_expired_requests_and_keeps_others() {
+    let mut harness = Harness::new(DEFAULT);
+    for seconds in [62, 58] {
+        harness.now = clock::now().before(LIFETIME + seconds * SECOND);
+        harness.begin_device();
+    }
+    let (mut sweeper, _salt_expiry) = Sweeper::new(harness.store(), DEFAULT, DAY);
+    sweeper.tick().await.unwrap();
+    assert_eq!(harness.rows("device_codes"), 1, "the clocks of servers may differ by a minute");
 }
 
 #[test]
