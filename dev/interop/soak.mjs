@@ -95,10 +95,18 @@ async function stayLoggedIn() {
     await pause((next - Date.now()) / 1000)
     const { requests } = faults.count()
     say(`${name}${requests ? `, ${requests} requests so far` : ''}`)
-    for (const program of programs) for (const text of program.failures.splice(0)) report(text)
+    reportFailures()
   }
   faults.end()
   await pause(Math.max(15, (end - Date.now()) / 1000))
+  reportFailures()
+}
+
+function reportFailures() {
+  for (const program of programs) {
+    program.checkUse()
+    for (const text of program.failures.splice(0)) report(text)
+  }
 }
 
 function report(text) {

@@ -71,7 +71,7 @@ export class Member {
     if (line.loggedOut) this.hasLoggedOut = true
     if (line.used) {
       this.used += 1
-      if (this.lastUse) this.longestOutage = Math.max(this.longestOutage, Date.now() - this.lastUse - TURN * 1000)
+      this.checkUse()
       this.lastUse = Date.now()
     }
     if ('login' in line) {
@@ -100,10 +100,16 @@ export class Member {
       .map(({ body }) => JSON.parse(body))
   }
 
+  // Checks that it can be used: an outage is not longer than a minute.
+  checkUse() {
+    const outage = Date.now() - (this.lastUse ?? Date.now())
+    this.longestOutage = Math.max(this.longestOutage, outage - TURN * 1000)
+    if (outage > 60_000) this.fail(`it cannot be used since ${time(this.lastUse)}`)
+  }
+
   // Checks what must be true at the end.
   check(minimum) {
     if (this.refreshes < minimum) this.fail(`${this.refreshes} refreshes instead of ${minimum}`)
-    if (this.longestOutage > 60_000) this.fail(`it could not be used for ${Math.round(this.longestOutage / 1000)} s`)
     const login = this.exchanges.find(({ status, form }) => status === 200 && form.grant_type !== 'refresh_token')
     if (!login) return this.fail('it has no tokens')
     try {
