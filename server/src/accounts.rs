@@ -55,7 +55,10 @@ pub use backends::{OpenSession, OpenSessionError};
 pub use change_password::{ChangePassword, ChangePasswordError};
 pub use display_name::{DisplayName, InvalidDisplayName};
 pub use events::AccountEvent;
-pub use groups::{Addition, GroupName, InvalidGroupName, add_to_group, remove_from_group};
+pub use groups::{
+    Addition, GroupName, InvalidGroupName, InvalidGroups, add_to_group, check_groups,
+    remove_from_group, set_groups,
+};
 pub use hashing::{Error as HashingError, PasswordHasher};
 pub use lifecycle::{delete, disable, enable, remove_second_factor, set_password};
 pub use link_subject::LinkSubject;

@@ -11,15 +11,15 @@ use serde::Deserialize;
 use super::backends::SUBJECT_KIND;
 use super::events::AccountEvent;
 use super::{
-    DisplayName, HashError, LoginName, NewUser, Password, Unacceptable, UnusableHash, check_hash,
-    hash_password,
+    DisplayName, GroupName, HashError, LoginName, NewUser, Password, Unacceptable, UnusableHash,
+    check_groups, check_hash, hash_password, set_groups,
 };
 use crate::clock;
 use crate::crypto::RngError;
 use crate::ids::{EventId, UserId};
 use crate::sessions::{ClientInfo, Context, Policy};
 use crate::store::events::Event;
-use crate::store::{Conn, accounts, events, identities};
+use crate::store::{Conn, accounts, events, identities, user_groups};
 
 /// How many login names are read at once.
 const PAGE: i64 = 500;
@@ -43,6 +43,7 @@ struct Entry {
     display_name: Option<String>,
     admin: Option<bool>,
     disabled: Option<bool>,
+    groups: Option<Vec<String>>,
     password_file: Option<PathBuf>,
     password_env: Option<String>,
     password_hash: Option<String>,
@@ -54,6 +55,7 @@ struct Declared {
     display_name: Option<DisplayName>,
     is_admin: Option<bool>,
     is_disabled: Option<bool>,
+    groups: Option<Vec<GroupName>>,
     password: Option<PasswordSource>,
 }
 
@@ -96,10 +98,11 @@ pub struct Difference {
 }
 
 enum Change {
-    Add(Box<NewUser>, Option<PasswordSource>),
+    Add(Box<NewUser>, Option<PasswordSource>, Vec<GroupName>),
     SetPassword(UserId, PasswordSource),
     SetDisplayName(UserId, DisplayName),
     SetAdmin(UserId, bool),
+    SetGroups(UserId, Vec<GroupName>),
     Disable(UserId),
     Enable(UserId),
 }
@@ -122,6 +125,10 @@ impl fmt::Display for Difference {
             }
             Change::SetAdmin(_, true) => f.write_str("make administrator"),
             Change::SetAdmin(_, false) => f.write_str("make no administrator"),
+            Change::SetGroups(_, groups) => {
+                let names: Vec<&str> = groups.iter().map(GroupName::as_str).collect();
+                write!(f, "set the groups {names:?}")
+            }
             Change::Disable(_) => f.write_str("disable"),
             Change::Enable(_) => f.write_str("enable"),
         }
@@ -169,8 +176,9 @@ impl DeclaredUsers {
 }
 
 fn parse(entry: Entry, folder: &Path) -> Result<Declared, String> {
-    let Entry { name, display_name, admin, disabled, password_file, password_env, password_hash } =
-        entry;
+    let Entry { name, display_name, admin, disabled, groups, .. } = entry;
+    let (password_file, password_env, password_hash) =
+        (entry.password_file, entry.password_env, entry.password_hash);
     let invalid = |problem: &dyn fmt::Display| format!("user {name:?}: {problem}");
     let parsed = LoginName::parse(&name).map_err(|error| invalid(&error))?;
     let display_name = display_name.as_deref().map(DisplayName::parse).transpose();
@@ -187,7 +195,9 @@ fn parse(entry: Entry, folder: &Path) -> Result<Declared, String> {
             return Err(invalid(&problem));
         }
     };
+    let groups = groups.map(|names| check_groups(&names)).transpose();
     Ok(Declared {
+        groups: groups.map_err(|error| invalid(&error))?,
         name: parsed,
         display_name: display_name.map_err(|error| invalid(&error))?,
         is_admin: admin,
@@ -205,7 +215,7 @@ fn add(user: &Declared) -> Change {
         is_admin: user.is_admin.unwrap_or_default(),
         is_disabled: user.is_disabled.unwrap_or_default(),
     };
-    Change::Add(Box::new(new), user.password.clone())
+    Change::Add(Box::new(new), user.password.clone(), user.groups.clone().unwrap_or_default())
 }
 
 fn compare(conn: &mut Conn, user: &Declared, id: UserId) -> QueryResult<Vec<Change>> {
@@ -223,6 +233,12 @@ fn compare(conn: &mut Conn, user: &Declared, id: UserId) -> QueryResult<Vec<Chan
         && account.is_admin != is_admin
     {
         changes.push(Change::SetAdmin(id, is_admin));
+    }
+    if let Some(groups) = &user.groups {
+        let names: Vec<&str> = groups.iter().map(GroupName::as_str).collect();
+        if user_groups::of_user(conn, id)? != names {
+            changes.push(Change::SetGroups(id, groups.clone()));
+        }
     }
     match (user.is_disabled, account.disabled_at) {
         (Some(true), None) => changes.push(Change::Disable(id)),
@@ -267,11 +283,18 @@ pub fn apply(
     let cx = Context { policy: context.policy, client: &client, event: EventId::new(now)?, now };
     let Difference { name, change } = difference;
     let ended = match change {
-        Change::Add(mut new, source) => {
+        Change::Add(mut new, source, groups) => {
             let source = source.map(|source| hash(&source, &new.name, context)).transpose()?;
             new.password_hash = source;
             // Another server may apply the same file, and have added the user.
             super::add(conn, &new, &cx)?;
+            if let Some(added) = identities::find(conn, new.name.as_str())? {
+                set_groups(conn, added.user, &groups)?;
+            }
+            None
+        }
+        Change::SetGroups(user, groups) => {
+            set_groups(conn, user, &groups)?;
             None
         }
         Change::SetPassword(user, source) => {

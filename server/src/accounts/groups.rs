@@ -12,7 +12,7 @@ const MAX_NAME_LEN: usize = 64;
 const MAX_GROUPS: usize = 50;
 
 /// The name of a group.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GroupName(String);
 
 /// Why a text is not the name of a group.
@@ -21,6 +21,15 @@ pub struct GroupName(String);
     "the name of a group has 1 to {MAX_NAME_LEN} ASCII letters, digits and `.`, `_`, `-`, `:`, `/`"
 )]
 pub struct InvalidGroupName;
+
+/// Why texts are not the groups of a user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidGroups {
+    #[error(transparent)]
+    Name(#[from] InvalidGroupName),
+    #[error("a user is in {MAX_GROUPS} groups at most")]
+    TooMany,
+}
 
 impl GroupName {
     /// Parses a name. Case matters.
@@ -61,6 +70,29 @@ pub fn add_to_group(conn: &mut Conn, user: UserId, group: &GroupName) -> QueryRe
         Err(diesel::result::Error::RollbackTransaction) => Ok(Addition::TooMany),
         other => other,
     }
+}
+
+/// Parses the names of all groups of a user, and sorts them.
+pub fn check_groups(names: &[String]) -> Result<Vec<GroupName>, InvalidGroups> {
+    let groups = names.iter().map(|name| GroupName::parse(name));
+    let mut groups: Vec<GroupName> = groups.collect::<Result<_, _>>()?;
+    groups.sort_unstable();
+    groups.dedup();
+    if groups.len() > MAX_GROUPS {
+        return Err(InvalidGroups::TooMany);
+    }
+    Ok(groups)
+}
+
+/// Replaces the groups of a user, who exists.
+pub fn set_groups(conn: &mut Conn, user: UserId, groups: &[GroupName]) -> QueryResult<()> {
+    conn.write(|conn| {
+        user_groups::delete_all(conn, user)?;
+        for group in groups {
+            user_groups::insert(conn, user, group.as_str())?;
+        }
+        Ok(())
+    })
 }
 
 /// Removes a user from a group. Returns `false` if the user was not in it.

@@ -36,14 +36,24 @@ pub fn delete(conn: &mut Conn, user: UserId, name: &str) -> QueryResult<bool> {
     Ok(diesel::delete(row).execute(conn)? == 1)
 }
 
+/// Removes a user from all groups.
+pub fn delete_all(conn: &mut Conn, user: UserId) -> QueryResult<()> {
+    let own = user_groups::table
+        .filter(user_groups::place.eq(user.place().value()))
+        .filter(user_groups::user_id.eq(user));
+    diesel::delete(own).execute(conn).map(drop)
+}
+
 /// Returns the groups of a user in the order of their names.
 pub fn of_user(conn: &mut Conn, user: UserId) -> QueryResult<Vec<String>> {
-    user_groups::table
+    let mut names: Vec<String> = user_groups::table
         .filter(user_groups::place.eq(user.place().value()))
         .filter(user_groups::user_id.eq(user))
-        .order(user_groups::name)
         .select(user_groups::name)
-        .load(conn)
+        .load(conn)?;
+    // By bytes: the order of the database depends on its locale.
+    names.sort_unstable();
+    Ok(names)
 }
 
 /// Returns how many users each group has, in the order of the names.

@@ -60,6 +60,25 @@ async fn declared_users_are_added_changed_and_then_unchanged() {
 }
 
 #[actix_rt::test]
+async fn declared_groups_replace_those_of_the_user() {
+    let server = Server::start();
+    let user = |groups: &str| format!("[[users]]\nname = \"ann\"\n{groups}");
+    let added = user("groups = [\"staff\", \"Admins\"]\n");
+    assert_eq!(apply(&server, &added, &[]).unwrap(), "ann: add\n");
+    let groups = || server.users_json(&["show", "ann"])["groups"].clone();
+    assert_eq!(groups(), serde_json::json!(["Admins", "staff"]));
+    assert_eq!(apply(&server, &added, &["--check"]).unwrap(), "no change\n");
+    assert_eq!(apply(&server, &user(""), &[]).unwrap(), "no change\n");
+    let changed = user("groups = [\"b\", \"a\", \"b\"]\n");
+    assert_eq!(apply(&server, &changed, &[]).unwrap(), "ann: set the groups [\"a\", \"b\"]\n");
+    assert_eq!(groups(), serde_json::json!(["a", "b"]));
+    assert_eq!(apply(&server, &user("groups = []\n"), &[]).unwrap(), "ann: set the groups []\n");
+    assert_eq!(groups(), serde_json::json!([]));
+    let (_, error) = apply(&server, &user("groups = [\"two words\"]\n"), &[]).unwrap_err();
+    assert!(error.contains("the name of a group has"), "{error}");
+}
+
+#[actix_rt::test]
 async fn undeclared_users_are_kept_or_with_prune_disabled_and_never_deleted() {
     let server = Server::start();
     server.register("ann", PASSWORD).await;
