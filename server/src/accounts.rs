@@ -19,6 +19,7 @@ mod lifecycle;
 mod link_subject;
 mod links;
 mod log_in;
+mod log_out;
 mod login_name;
 mod login_session;
 mod login_step;
@@ -64,6 +65,7 @@ pub use lifecycle::{delete, disable, enable, remove_second_factor, set_password}
 pub use link_subject::LinkSubject;
 pub use links::{Invitation, LinkError, LinkToken, ResetLink, invite, reset_link};
 pub use log_in::{LogIn, LogInError, LoggedIn, ProvenPassword};
+pub use log_out::LogOut;
 pub use login_name::{InvalidName, LoginName, NameKind};
 pub use login_session::{BrowserLoggedIn, LoginLifetimes, LoginSession};
 pub use login_step::LogInStep;

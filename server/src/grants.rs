@@ -7,6 +7,7 @@ mod authorize;
 mod code_exchange;
 mod consent;
 mod device;
+mod logout;
 mod pkce;
 mod progress;
 mod request;
@@ -25,6 +26,7 @@ pub use authorize::Decision;
 pub use code_exchange::{CodeError, CodeExchange};
 pub use consent::Application;
 pub use device::{DeviceAuthorization, DeviceError, DeviceGrant, DeviceRequest};
+pub use logout::{InvalidLogoutRequest, LogoutRequest};
 pub use progress::Progress;
 pub use request::{
     AuthorizationError, AuthorizationRequest, InvalidRequest, RedirectTarget, RejectedRequest,

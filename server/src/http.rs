@@ -145,6 +145,11 @@ fn oauth_routes(service: &mut Endpoints) {
                 .route(web::post().to(oauth::authorize_by_post))
                 .app_data(page_form()),
         )
+        .service(
+            resource("/oauth/logout", "GET, POST", web::get().to(pages::log_out))
+                .route(web::post().to(pages::log_out_by_post))
+                .app_data(page_form()),
+        )
         .configure(metadata_routes);
 }
 

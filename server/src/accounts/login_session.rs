@@ -19,7 +19,7 @@ use crate::crypto::Secret;
 use crate::ids::{EventId, LoginSessionId, UserId};
 use crate::sessions::{ClientInfo, Context};
 use crate::store::login_sessions::{self, NewLoginSession};
-use crate::store::{Conn, events};
+use crate::store::{Conn, authorization_codes, events, sessions};
 
 /// How much of the idle lifetime passes before a request extends it.
 const EXTEND_AFTER: Duration = Duration::from_secs(60);
@@ -67,14 +67,14 @@ impl OpenedLoginSession {
 }
 
 /// The content of a cookie, not verified.
-struct LoginCookie {
-    id: LoginSessionId,
-    secret: Secret,
+pub(super) struct LoginCookie {
+    pub(super) id: LoginSessionId,
+    pub(super) secret: Secret,
 }
 
 impl LoginCookie {
     /// Parses id ‖ secret. The id carries the place of its user, as the id of a session does.
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let bytes: [u8; ID_LEN + SECRET_LEN] =
             URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
         let (id, secret) = bytes.split_at(ID_LEN);
@@ -168,8 +168,12 @@ impl Accounts {
                 if let Err(rejection) = admit(conn, &verified, &cx)? {
                     return Ok(Err(rejection));
                 }
-                if let Some(replaced) = &replaced {
-                    login_sessions::delete(conn, replaced.id, &replaced.secret.digest())?;
+                if let Some(LoginCookie { id: old, secret }) = &replaced
+                    && login_sessions::delete(conn, *old, &secret.digest())?
+                {
+                    // A later logout of this browser ends what the user opened before, too.
+                    authorization_codes::reassign(conn, user, *old, id)?;
+                    sessions::reassign(conn, user, *old, id)?;
                 }
                 let new = NewLoginSession {
                     id,

@@ -8,7 +8,7 @@ mod error;
 mod form;
 pub(super) mod introspect;
 pub(super) mod metadata;
-mod redirect;
+pub(super) mod redirect;
 pub(super) mod revoke;
 pub(super) mod token;
 pub(super) mod userinfo;

@@ -75,6 +75,8 @@ rejects other methods with `405` and the header `Allow`. Each response has the h
         metadata::openid_configuration_of_path,
         userinfo::userinfo,
         userinfo::userinfo_by_post,
+        pages::log_out::log_out,
+        pages::log_out::log_out_by_post,
         well_known::jwks,
         health::live,
         health::ready,

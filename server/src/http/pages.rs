@@ -13,6 +13,7 @@ pub(super) mod create_account;
 pub(super) mod device;
 pub(super) mod forgot_password;
 pub(super) mod link_forms;
+pub(super) mod log_out;
 pub(super) mod login;
 mod page;
 mod problem;
@@ -37,6 +38,7 @@ pub(super) use forgot_password::{forgot_password, send_reset_link};
 pub(super) use link_forms::{
     accept_invitation, invitation, reset, set_password, verify, verify_registration,
 };
+pub(super) use log_out::{log_out, log_out_by_post};
 pub(super) use login::{log_in, login};
 pub(super) use page::{POLICY, Page, form_error};
 

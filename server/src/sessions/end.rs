@@ -1,5 +1,7 @@
 //! The end of sessions.
 
+use std::collections::BTreeSet;
+
 use diesel::{Connection, QueryResult};
 
 use super::{Context, EndReason, EventKind};
@@ -37,6 +39,21 @@ pub fn revoke(conn: &mut Conn, session: SessionId, cx: &Context<'_>) -> QueryRes
         }
         Ok(user.is_some())
     })
+}
+
+/// Ends these sessions at the request of their user. Needs a transaction that has written
+/// already.
+pub fn end_each(
+    conn: &mut Conn,
+    sessions: &BTreeSet<SessionId>,
+    cx: &Context<'_>,
+) -> QueryResult<Revoked> {
+    let mut ended = 0;
+    for (session, n) in sessions.iter().copied().zip(0..) {
+        let cx = Context { event: cx.event.offset(n), ..*cx };
+        ended += usize::from(revoke(conn, session, &cx)?);
+    }
+    Ok(Revoked { ended, to_publish: sessions.iter().copied().collect() })
 }
 
 /// The login that a logout everywhere else leaves alone.

@@ -149,6 +149,33 @@ pub fn delete_of_user(conn: &mut Conn, user: UserId, client: Option<&ClientId>) 
     }
 }
 
+/// Deletes the codes that a login session got.
+pub fn delete_of_login_session(
+    conn: &mut Conn,
+    user: UserId,
+    login_session: LoginSessionId,
+) -> QueryResult<()> {
+    let own = codes::table
+        .filter(codes::place.eq(user.place().value()))
+        .filter(codes::user_id.eq(user))
+        .filter(codes::login_session_id.eq(login_session));
+    diesel::delete(own).execute(conn).map(drop)
+}
+
+/// Assigns the codes of a login session to the one that replaces it.
+pub fn reassign(
+    conn: &mut Conn,
+    user: UserId,
+    replaced: LoginSessionId,
+    by: LoginSessionId,
+) -> QueryResult<()> {
+    let own = codes::table
+        .filter(codes::place.eq(user.place().value()))
+        .filter(codes::user_id.eq(user))
+        .filter(codes::login_session_id.eq(replaced));
+    diesel::update(own).set(codes::login_session_id.eq(by)).execute(conn).map(drop)
+}
+
 /// Deletes the codes whose sessions would belong to a selection.
 pub fn delete_selected(conn: &mut Conn, selection: &Selection) -> QueryResult<()> {
     let Selection { user, opened_before, client } = selection;

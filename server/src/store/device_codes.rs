@@ -247,6 +247,18 @@ pub fn delete_of_user(conn: &mut Conn, user: UserId, client: Option<&ClientId>) 
     }
 }
 
+/// Deletes the requests that a user decided in a browser.
+pub fn delete_of_login_session(
+    conn: &mut Conn,
+    user: UserId,
+    login_session: LoginSessionId,
+) -> QueryResult<()> {
+    let own = codes::table
+        .filter(codes::user_id.eq(user))
+        .filter(codes::login_session_id.eq(login_session));
+    diesel::delete(own).execute(conn).map(drop)
+}
+
 /// Deletes the approved requests whose sessions would belong to a selection.
 pub fn delete_selected(conn: &mut Conn, selection: &Selection) -> QueryResult<()> {
     let Selection { user, opened_before, client } = selection;

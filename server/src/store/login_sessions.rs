@@ -99,6 +99,21 @@ pub fn delete(conn: &mut Conn, id: LoginSessionId, secret: &Digest) -> QueryResu
     Ok(diesel::delete(presented).execute(conn)? == 1)
 }
 
+/// Deletes the login session of a user with this secret, expired or not. Returns `false` if it
+/// does not exist.
+pub fn delete_of_user(
+    conn: &mut Conn,
+    user: UserId,
+    id: LoginSessionId,
+    secret: &Digest,
+) -> QueryResult<bool> {
+    let presented = login_sessions::table
+        .find(key(id))
+        .filter(login_sessions::user_id.eq(user))
+        .filter(login_sessions::secret_digest.eq(secret.as_bytes()));
+    Ok(diesel::delete(presented).execute(conn)? == 1)
+}
+
 /// Deletes the login sessions of a user, except `keep`.
 pub fn delete_all(
     conn: &mut Conn,

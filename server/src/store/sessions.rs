@@ -1,6 +1,7 @@
 //! The table `sessions`.
 
 mod grant;
+mod login_session;
 mod redate;
 mod rotate;
 mod session;
@@ -24,6 +25,7 @@ use crate::tokens::{ClientGrant, RefreshToken};
 pub use grant::StoredGrant;
 use grant::StoredGrantColumns;
 pub(super) use grant::{decode_list, encode_list};
+pub use login_session::{ending_with, reassign};
 pub use redate::{redate, redate_late};
 pub use rotate::{RotatedSession, RotationUpdate, rotate, rotate_batch, rotate_from};
 pub use session::{EndReason, Previous, Session, SessionEnd, State, find};

@@ -9,6 +9,7 @@ mod codes;
 mod cors;
 pub(crate) mod device;
 mod device_sessions;
+mod end_session;
 mod introspection;
 mod machines;
 mod metadata;

@@ -163,6 +163,7 @@ fn document(state: &State) -> PublicDocument {
         "introspection_endpoint": url("/oauth/introspect"),
         "userinfo_endpoint": url("/oauth/userinfo"),
         "device_authorization_endpoint": url("/oauth/device"),
+        "end_session_endpoint": url("/oauth/logout"),
         "jwks_uri": url("/.well-known/jwks.json"),
         "service_documentation": url("/docs"),
         "response_types_supported": ["code"],

@@ -57,7 +57,7 @@ pub(in crate::http) fn encode<'a>(pairs: impl Iterator<Item = &'a (String, Strin
 }
 
 /// Appends parameters to the query of a URI, which has no fragment.
-fn with_query(uri: &str, fields: &[(&str, &str)]) -> String {
+pub(in crate::http) fn with_query(uri: &str, fields: &[(&str, &str)]) -> String {
     let mut query = form_urlencoded::Serializer::new(String::new());
     query.extend_pairs(fields);
     let separator = if uri.contains('?') { '&' } else { '?' };

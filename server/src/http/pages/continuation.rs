@@ -130,7 +130,7 @@ fn is_in_query(byte: u8) -> bool {
 
 /// Returns the source of a URL for a content security policy: its origin, or its scheme if
 /// the policy has no syntax for the origin.
-fn source(url: &Url) -> String {
+pub(super) fn source(url: &Url) -> String {
     match url.host() {
         Some(Host::Domain(name)) if !is_plain(name) => format!("{}:", url.scheme()),
         Some(Host::Ipv6(_)) | None => format!("{}:", url.scheme()),

@@ -75,7 +75,16 @@ impl Page {
 
     /// Returns a page with one paragraph, and a link to the login.
     pub(super) fn message_before_login(title: &'static str, text: &str) -> Self {
-        Self::new(StatusCode::OK, title, &Message { text, next: Some(("login", "Log in")) })
+        Self::message_before(title, text, Some(("login", "Log in")))
+    }
+
+    /// Returns a page with one paragraph, and a link: its URL and its text.
+    pub(super) fn message_before(
+        title: &'static str,
+        text: &str,
+        next: Option<(&str, &str)>,
+    ) -> Self {
+        Self::new(StatusCode::OK, title, &Message { text, next })
     }
 
     /// Redirects to another page with `GET`. The URL is relative to this page, so that a

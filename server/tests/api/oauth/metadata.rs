@@ -72,7 +72,7 @@ async fn every_listed_endpoint_works() {
         }
         called.insert(name.as_str());
         let (status, error) = match name.as_str() {
-            "jwks_uri" | "service_documentation" => {
+            "jwks_uri" | "service_documentation" | "end_session_endpoint" => {
                 assert_eq!(server.http.get(path).await.status, 200, "{name}");
                 continue;
             }
@@ -92,6 +92,7 @@ async fn every_listed_endpoint_works() {
     let expected = [
         "authorization_endpoint",
         "device_authorization_endpoint",
+        "end_session_endpoint",
         "introspection_endpoint",
         "jwks_uri",
         "revocation_endpoint",
