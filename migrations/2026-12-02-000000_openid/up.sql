@@ -51,15 +51,17 @@ CREATE TABLE device_codes (
 
 CREATE INDEX device_codes_user_id ON device_codes (user_id);
 
--- Ended sessions of which their client has not been notified yet. Without a foreign key: the notice is
--- sent after the user is deleted as well.
+-- Ended sessions of which their client has not been notified yet. Without a foreign key: the
+-- notice is sent after the user is deleted as well.
 CREATE TABLE logout_notices (
     place smallint NOT NULL,
     session_id uuid NOT NULL,
     user_id uuid NOT NULL,
     client_id text NOT NULL,
     created_at timestamptz NOT NULL,
+    -- How many attempts have failed, and how many of these the client has rejected.
     attempts bigint NOT NULL DEFAULT 0,
+    rejections bigint NOT NULL DEFAULT 0,
     -- A server that sends a notice moves this ahead first, so that others do not send it.
     next_attempt_at timestamptz NOT NULL,
     PRIMARY KEY (place, session_id)

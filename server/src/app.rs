@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use crate::accounts::Accounts;
 use crate::accounts::declared::{self, DeclaredError, DeclaredUsers};
+use crate::backchannel::{self, Backchannel};
 use crate::clients::declared::DeclaredClients;
 use crate::clients::{self, ClientRegistry};
 use crate::config::Config;
@@ -74,6 +75,8 @@ pub enum Error {
     BindMetrics { address: SocketAddr, source: io::Error },
     #[error("cannot start the threads that hash passwords: {0}")]
     Threads(io::Error),
+    #[error("cannot use the certificates of clients (`oauth.backchannel_ca_file`): {0}")]
+    BackchannelCa(#[from] openssl::error::ErrorStack),
     #[error("cannot use the settings of mail (`smtp`): {0}")]
     Mail(#[from] mail::Error),
     #[error(transparent)]
@@ -206,6 +209,13 @@ async fn assemble(
     let metrics = Arc::new(Metrics::new());
     let connections =
         Connections::new(config.limits.as_ref(), config.proxies.clone(), metrics.clone());
+    let (backchannel, logout_notices) = Backchannel::new(backchannel::Parts {
+        store: store.clone(),
+        keys: keys.clone(),
+        metrics: metrics.clone(),
+        issuer: config.keys.issuer.clone(),
+        ca: config.oauth.backchannel_ca.clone(),
+    })?;
     let issuer = Issuer::new(issuer::Parts {
         store: store.clone(),
         keys: keys.clone(),
@@ -213,6 +223,7 @@ async fn assemble(
         token_keys,
         policy: config.policy,
         salt_expiry,
+        logout_notices,
         metrics: metrics.clone(),
         name: config.keys.issuer.clone(),
         audience: config.keys.audience.clone(),
@@ -246,7 +257,7 @@ async fn assemble(
         api: ApiDescription::render()?,
         pages: Pages::new(config.pages.clone(), csrf_keys),
     });
-    Ok((state, BackgroundTasks { store, keys, status, connections, sweeper }))
+    Ok((state, BackgroundTasks { store, keys, status, connections, backchannel, sweeper }))
 }
 
 /// Binds the server to its address.
@@ -293,6 +304,7 @@ struct BackgroundTasks {
     keys: Arc<KeyRing>,
     status: Arc<TokenStatus>,
     connections: Arc<Connections>,
+    backchannel: Backchannel,
     sweeper: Sweeper,
 }
 
@@ -303,6 +315,7 @@ impl BackgroundTasks {
         actix_rt::spawn(self.store.clone().run_batches());
         actix_rt::spawn(self.store.watch_clock());
         actix_rt::spawn(self.connections.run());
+        actix_rt::spawn(self.backchannel.run());
         actix_rt::spawn(self.sweeper.run());
         actix_rt::spawn(self.keys.run());
         actix_rt::spawn(self.status.run());

@@ -37,6 +37,8 @@ pub struct Options {
     pub device_code_lifetime: Duration,
     /// Whether redirect URIs with `http://localhost` can be registered.
     pub allow_localhost: bool,
+    /// CAs in PEM that certificates of clients may be signed by, besides those of the system.
+    pub backchannel_ca: Option<Vec<u8>>,
     /// The file that declares clients.
     pub file: Option<PathBuf>,
 }

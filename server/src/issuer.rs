@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join;
 use tracing::Instrument;
 
+use crate::backchannel::LogoutNotices;
 use crate::clock::Timestamp;
 use crate::crypto::{RngError, TokenKeys};
 use crate::keys::{self, KeyRing, KeySet};
@@ -51,6 +52,7 @@ pub struct Issuer {
     policy: Policy,
     salt_expiry: SaltExpiry,
     imported_tokens: ImportedTokens,
+    logout_notices: LogoutNotices,
     metrics: Arc<Metrics>,
     name: String,
     audience: String,
@@ -64,6 +66,7 @@ pub struct Parts {
     pub token_keys: TokenKeys,
     pub policy: Policy,
     pub salt_expiry: SaltExpiry,
+    pub logout_notices: LogoutNotices,
     pub metrics: Arc<Metrics>,
     /// `iss` of access tokens.
     pub name: String,
@@ -162,6 +165,7 @@ impl Issuer {
             policy: parts.policy,
             salt_expiry: parts.salt_expiry,
             imported_tokens: ImportedTokens::default(),
+            logout_notices: parts.logout_notices,
             metrics: parts.metrics,
             name: parts.name,
             audience: parts.audience,

@@ -23,6 +23,7 @@ pub mod issuer;
 
 pub mod tls;
 
+pub mod backchannel;
 pub mod sweeper;
 
 pub mod sessions;

@@ -77,6 +77,8 @@ pub struct Metrics {
     checks: Family<CheckSource, Counter>,
     limited: Family<LimitLabel, Counter>,
     signing: Histogram,
+    notices: Family<Outcome, Counter>,
+    pending_notices: Gauge,
     pool: Family<State, Gauge>,
     clock_offset: Gauge<f64, AtomicU64>,
     redis_up: Gauge,
@@ -86,6 +88,9 @@ pub struct Metrics {
 /// The values of the label `limit` that are not those of a rate limit: open connections,
 /// passwords and codes that are guessed.
 const OTHER_LIMITS: [&str; 3] = [TOO_MANY_CONNECTIONS, GUESSED_PASSWORDS, GUESSED_CODES];
+
+/// The outcomes of attempts to notify a client.
+const NOTICE_OUTCOMES: [&str; 3] = ["sent", "failed", "given_up"];
 
 /// The label of connections that are closed because their address has too many.
 pub const TOO_MANY_CONNECTIONS: &str = "connections";
@@ -108,13 +113,18 @@ impl Metrics {
             checks: Family::default(),
             limited: Family::default(),
             signing: Histogram::new(SIGNING_BUCKETS),
+            notices: Family::default(),
+            pending_notices: Gauge::default(),
             pool: Family::default(),
             clock_offset: Gauge::default(),
             redis_up: Gauge::default(),
             redis_evicting: Gauge::default(),
             registry: Registry::default(),
         };
-        // An alert needs the time series before the first rejection.
+        // An alert needs the time series before the first failure or rejection.
+        for outcome in NOTICE_OUTCOMES {
+            drop(metrics.notices.get_or_create(&Outcome { outcome: Label(outcome) }));
+        }
         for limit in Limit::LABELS.into_iter().chain(OTHER_LIMITS) {
             drop(metrics.limited.get_or_create(&LimitLabel { limit: Label(limit) }));
         }
@@ -139,6 +149,17 @@ impl Metrics {
             "Time to sign an access token",
             Unit::Seconds,
             metrics.signing.clone(),
+        );
+        registry.register(
+            "logout_notices",
+            "Attempts to notify a client of the end of a session, by outcome: sent, failed, \
+             given_up (no further attempt)",
+            metrics.notices.clone(),
+        );
+        registry.register(
+            "logout_notices_pending",
+            "Ended sessions of which a client has not been notified, at all servers",
+            metrics.pending_notices.clone(),
         );
         registry.register(
             "database_connections",
@@ -191,6 +212,14 @@ impl Metrics {
 
     pub fn record_signing(&self, after: Duration) {
         self.signing.observe(after.as_secs_f64());
+    }
+
+    pub fn record_notice(&self, outcome: &'static str) {
+        self.notices.get_or_create(&Outcome { outcome: Label(outcome) }).inc();
+    }
+
+    pub fn set_pending_notices(&self, notices: i64) {
+        self.pending_notices.set(notices);
     }
 
     /// Encodes all metrics as text, with the current values of the gauges.

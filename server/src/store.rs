@@ -18,6 +18,7 @@ pub mod identities;
 pub mod import;
 pub mod imported_refresh_tokens;
 pub mod login_sessions;
+pub mod logout_notices;
 mod migrate;
 pub mod one_time_links;
 mod pool;

@@ -7,6 +7,7 @@ mod client_secret;
 mod device_code;
 mod extra_claims;
 mod id_token;
+mod logout_token;
 mod refresh_token;
 mod scope;
 
@@ -16,5 +17,6 @@ pub use client_secret::{SecretDigests, client_secret_digest, new_client_secret};
 pub use device_code::{DeviceCode, UserCode, UserCodeMac};
 pub use extra_claims::{ExtraClaims, InvalidClaims};
 pub use id_token::{IdTokenClaims, UserClaims, hash_of};
+pub use logout_token::LogoutTokenClaims;
 pub use refresh_token::{RefreshToken, RotationRandomness};
 pub use scope::{InvalidScope, Scope, StandardScopes};

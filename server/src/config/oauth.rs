@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use matchbook_settings::{Optional, PositiveDuration, Settings, SettingsError};
+use matchbook_settings::{CaFile, Optional, PositiveDuration, Settings, SettingsError};
 use serde::Deserialize;
 
+use super::ca_file;
 use crate::clients::Options;
 use crate::sessions::MAX_GRACE_PERIOD;
 
@@ -16,6 +17,7 @@ struct OAuth {
     code_lifetime: PositiveDuration,
     device_code_lifetime: PositiveDuration,
     allow_localhost: bool,
+    backchannel_ca_file: CaFile,
 }
 
 #[derive(Deserialize)]
@@ -33,12 +35,15 @@ const MAX_DEVICE_CODE_LIFETIME: Duration = Duration::from_secs(60 * 60);
 pub(super) fn read(settings: &Settings) -> Result<Options, SettingsError> {
     let oauth: OAuth = settings.section("oauth")?;
     let clients: Clients = settings.section("clients")?;
+    let backchannel_ca = oauth.backchannel_ca_file.0.map(|path| ca_file::read(&path)).transpose();
+    let invalid = |problem: &str| settings.invalid("oauth.backchannel_ca_file", problem);
     let options = Options {
         grace_period: oauth.grace_period.0.map(|period| period.0),
         code_retry: oauth.code_retry.0.map(|period| period.0),
         code_lifetime: oauth.code_lifetime.0,
         device_code_lifetime: oauth.device_code_lifetime.0,
         allow_localhost: oauth.allow_localhost,
+        backchannel_ca: backchannel_ca.map_err(|problem| invalid(&problem))?,
         file: clients.file.0,
     };
     if options.grace_period > Some(MAX_GRACE_PERIOD) {

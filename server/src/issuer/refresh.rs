@@ -158,6 +158,7 @@ impl Issuer {
             let outcome = issuer.store.write(resolve).await?;
             if let RefreshOutcome::Rejected { reason: InvalidGrant::Reuse, .. } = outcome {
                 issuer.metrics.record_revocations(EndReason::Reuse.as_str(), 1);
+                issuer.logout_notices.wake();
                 let find = move |conn: &mut Conn| revocations::for_sessions(conn, &[session]);
                 let revoked = issuer.store.run(find).await?;
                 issuer.status.publish_revocations(&revoked).await;

@@ -102,6 +102,7 @@ impl Issuer {
             let (changed, ended, revoked) = issuer.store.write(change).await?;
             issuer.metrics.record_revocations(reason.as_str(), ended);
             if ended > 0 {
+                issuer.logout_notices.wake();
                 let reason = reason.as_str();
                 for Revocation { session_id: session, .. } in &revoked {
                     tracing::info!(%session, reason, "session ended");

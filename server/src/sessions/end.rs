@@ -12,6 +12,7 @@ use crate::store::revocations::{self, Revocation};
 use crate::store::sessions::{SessionEnd, Whose};
 use crate::store::{
     self, Conn, authorization_codes, device_codes, imported_refresh_tokens, login_sessions,
+    logout_notices,
 };
 
 /// The revocation of all sessions of a user.
@@ -129,7 +130,7 @@ fn record_ends(
     cx: &Context<'_>,
 ) -> QueryResult<Revoked> {
     for ((session, access_expires_at), n) in ended.iter().copied().zip(0..) {
-        record_revocation(conn, session, access_expires_at)?;
+        record_revocation(conn, session, access_expires_at, cx.now)?;
         let cx = Context { event: cx.event.offset(n), ..*cx };
         let event = Event {
             user: Some(user),
@@ -152,15 +153,18 @@ pub(super) fn end(
     let end = SessionEnd { at: cx.now, reason };
     let ended = store::sessions::end(conn, session, end)?;
     let Some((user, access_expires_at)) = ended else { return Ok(None) };
-    record_revocation(conn, session, access_expires_at)?;
+    record_revocation(conn, session, access_expires_at, cx.now)?;
     Ok(Some(user))
 }
 
-/// Records that a session is revoked, until its last access token has expired.
+/// Records that a session is revoked, until its last access token has expired, and that its
+/// client is to be notified.
 pub(super) fn record_revocation(
     conn: &mut Conn,
     session: SessionId,
     access_expires_at: Timestamp,
+    now: Timestamp,
 ) -> QueryResult<()> {
-    revocations::insert(conn, &Revocation { session_id: session, access_expires_at })
+    revocations::insert(conn, &Revocation { session_id: session, access_expires_at })?;
+    logout_notices::insert(conn, session, now)
 }

@@ -40,7 +40,7 @@ pub fn end_selected(
             let end = SessionEnd { at: cx.now, reason: EndReason::LoggedOut };
             let ended = store::sessions::end_next(conn, selection, after, end)?;
             for ((session, user, access_expires_at), n) in ended.iter().copied().zip(count..) {
-                record_revocation(conn, session, access_expires_at)?;
+                record_revocation(conn, session, access_expires_at, cx.now)?;
                 let cx = Context { event: cx.event.offset(n), ..*cx };
                 let event =
                     Event { user: Some(user), reason, ..cx.event(EventKind::LoggedOut, session) };

@@ -234,6 +234,12 @@ pub fn find(conn: &mut Conn, id: &ClientId) -> QueryResult<Option<Client>> {
     found.map(Client::try_from).transpose()
 }
 
+/// Returns where a client learns that a session has ended.
+pub fn backchannel_logout_uri(conn: &mut Conn, id: &ClientId) -> QueryResult<Option<String>> {
+    let uri = clients::table.find(id.as_str()).select(clients::backchannel_logout_uri);
+    Ok(uri.first::<Option<String>>(conn).optional()?.flatten())
+}
+
 /// Returns all clients in the order of their names.
 pub fn all(conn: &mut Conn) -> QueryResult<Vec<Client>> {
     let rows: Vec<Row> = clients::table.order((clients::name, clients::id)).load(conn)?;

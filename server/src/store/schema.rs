@@ -320,9 +320,11 @@ diesel::table! {
         client_id -> Text,
         created_at -> SqlTimestamp,
         attempts -> BigInt,
+        rejections -> BigInt,
         next_attempt_at -> SqlTimestamp,
     }
 }
 
 diesel::allow_tables_to_appear_in_same_query!(accounts, users, sessions);
 diesel::allow_tables_to_appear_in_same_query!(sessions, session_revocations);
+diesel::allow_tables_to_appear_in_same_query!(sessions, clients);

@@ -32,6 +32,8 @@ pub(super) mod sql {
     #[diesel(postgres_type(oid = 1184, array_oid = 1185), sqlite_type(name = "Long"))]
     pub struct SqlTimestamp;
 
+    impl diesel::sql_types::SqlOrd for SqlTimestamp {}
+
     #[derive(Default, SqlType, QueryId)]
     #[diesel(postgres_type(oid = 869, array_oid = 1041), sqlite_type(name = "Text"))]
     pub struct SqlInet;

@@ -3,6 +3,7 @@
 
 mod attacks;
 mod authorization;
+mod backchannel;
 mod bad_requests;
 mod client_authentication;
 mod codes;

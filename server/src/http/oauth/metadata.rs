@@ -170,6 +170,8 @@ fn document(state: &State) -> PublicDocument {
         "response_modes_supported": ["query", "form_post"],
         "grant_types_supported":
             ["authorization_code", "refresh_token", "client_credentials", DEVICE_GRANT_TYPE],
+        "backchannel_logout_supported": true,
+        "backchannel_logout_session_supported": true,
         "scopes_supported": STANDARD_SCOPES,
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": ["RS256"],

@@ -24,7 +24,7 @@ impl Server {
         self.register_client(name, &[&common[..], &uris, options].concat())
     }
 
-    /// Logs a browser in at a client, with an id_token.
+    /// Logs a browser in at a client, with an ID token.
     pub(super) async fn open_id(&self, browser: &Browser, client: &Client, scope: &str) -> Value {
         let mut request = client.request();
         set(&mut request, "scope", scope);
