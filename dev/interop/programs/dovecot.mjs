@@ -114,7 +114,7 @@ const isAccepted = async (token) => {
 }
 
 const login = await Login.client('mail-program', ['--scope', 'mail other', '--audience', mailServer], {
-  scope: 'mail other',
+  scope: 'openid mail other',
   resource: mailServer,
 })
 await step('OAUTHBEARER and XOAUTH2 after a login in Chromium, by introspection', async () => {
@@ -125,11 +125,12 @@ await step('OAUTHBEARER and XOAUTH2 after a login in Chromium, by introspection'
   }
   return 'inbox opened'
 })
-await step('another user, changed signature, another audience, another scope', async () => {
+await step('another user, changed signature, ID token, another audience, another scope', async () => {
   const token = login.tokens.access_token
   const rejected = /^a NO \[AUTHENTICATIONFAILED]/
   assert.match(await openInbox({ token, user: 'bob' }), rejected)
   assert.match(await openInbox({ token: forge(token), user: subject(token) }), rejected)
+  assert.equal(await isAccepted(login.tokens.id_token), false)
   await login.refresh({ scope: 'other' })
   const { access_token: other } = login.tokens
   assert.match(await openInbox({ token: other, user: subject(other) }), rejected)

@@ -75,7 +75,7 @@ const isAccepted = async (token) => {
 }
 
 const login = await Login.client('haproxy-client', ['--scope', 'read write', '--audience', api], {
-  scope: 'read write',
+  scope: 'openid read write',
   resource: api,
 })
 await step('access token of a login in Chromium', async () => {
@@ -86,15 +86,16 @@ await step('access token of a login in Chromium', async () => {
   assert.equal(text, JSON.parse(Buffer.from(claims, 'base64url')).sub)
   return 'accepted, by `alg`, `kid`, `typ`, `iss`, `aud`, `exp` and `scope`'
 })
-await step('no token, changed signature, another audience, another scope', async () => {
+await step('no token, changed signature, ID token, another audience, another scope', async () => {
   assert.equal((await call()).status, 401)
   assert.equal((await call(forge(login.tokens.access_token))).status, 401)
+  assert.equal((await call(login.tokens.id_token)).status, 401)
   const other = await Login.client('haproxy-other', ['--scope', 'read'], { scope: 'read' })
   await other.open()
   assert.equal((await call(other.tokens.access_token)).status, 401)
   await login.refresh({ scope: 'write' })
   assert.equal((await call(login.tokens.access_token)).status, 403)
-  return '`401`, `401`, `401`, `403`'
+  return '`401`, and `403` for the scope'
 })
 await step(`expiry and refresh × ${refreshes}`, async () => {
   await login.refresh()

@@ -48,13 +48,15 @@ const isAccepted = async (token) => {
 }
 
 const login = await Login.client('mod_oauth2-client', ['--scope', 'read write', '--audience', api], {
-  scope: 'read write',
+  scope: 'openid read write',
   resource: api,
 })
 // mod_oauth2 compares the whole value of `scope`.
 const narrow = () => login.refresh({ scope: 'read' })
+let idToken
 await step('access token of a login in Chromium, by introspection', async () => {
   await login.open()
+  idToken = login.tokens.id_token
   await narrow()
   const { status, text, user } = await call(login.tokens.access_token)
   assert.equal(status, 200, text)
@@ -63,9 +65,10 @@ await step('access token of a login in Chromium, by introspection', async () => 
   assert.equal(user, JSON.parse(Buffer.from(claims, 'base64url')).sub)
   return 'accepted, `REMOTE_USER` is the user id'
 })
-await step('no token, changed signature, another audience, another scope', async () => {
+await step('no token, changed signature, ID token, another audience, another scope', async () => {
   assert.equal((await call()).status, 401)
   assert.equal((await call(forge(login.tokens.access_token))).status, 401)
+  assert.equal((await call(idToken)).status, 401)
   const other = await Login.client('mod_oauth2-other', ['--scope', 'read'], { scope: 'read' })
   await other.open()
   assert.equal((await call(other.tokens.access_token)).status, 401)
