@@ -93,3 +93,14 @@ export async function rejected(code, call, codeOf) {
   }
   assert.fail(`expected ${code}, got ${JSON.stringify(outcome)}`)
 }
+
+// Asserts that a session has ended: the server rejects its refresh token. (The API may reject the
+// access token because it has expired.)
+export async function assertEnded({ client_id, client_secret }, refreshToken) {
+  const form = { grant_type: 'refresh_token', refresh_token: refreshToken, client_id }
+  if (client_secret) form.client_secret = client_secret
+  const response = await fetch(`${issuer}/oauth/token`, { method: 'POST', body: new URLSearchParams(form) })
+  const body = await response.json()
+  assert.equal(body.error, 'invalid_grant', JSON.stringify(body))
+  assert.equal(body.reason, 'logged_out', JSON.stringify(body))
+}
