@@ -2,10 +2,10 @@
 //!
 //! With the argument `share` it is one of the processes of contract.mjs.
 
+mod redirect;
 mod share;
 mod steps;
 
-use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 
 use oauth2::basic::{
@@ -13,7 +13,6 @@ use oauth2::basic::{
 };
 use oauth2::reqwest::blocking::Client as HttpClient;
 use oauth2::reqwest::redirect::Policy;
-use oauth2::url::Url;
 use oauth2::{
     AuthUrl, AuthorizationCode, ClientId, ClientSecret, CsrfToken, EndpointNotSet, EndpointSet,
     HttpClientError, PkceCodeChallenge, RedirectUrl, RefreshToken, RevocationUrl, Scope,
@@ -21,6 +20,7 @@ use oauth2::{
 };
 use serde_json::json;
 
+use crate::redirect::{open_browser, receive};
 use crate::steps::{announce, api_status, ask, expiry, issuer, refreshes, step};
 
 type Failure = Box<dyn std::error::Error>;
@@ -37,12 +37,6 @@ fn app(client_id: &str) -> Result<App, Failure> {
         .set_revocation_url(RevocationUrl::new(format!("{issuer}/oauth/revoke"))?);
     // docs: end
     Ok(app)
-}
-
-/// Opens the browser of the user.
-fn open_browser(url: &Url, until: &str) -> std::thread::JoinHandle<()> {
-    let question = json!({ "url": url.as_str(), "until": until });
-    std::thread::spawn(move || drop(ask("visit", question)))
 }
 
 fn log_in(app: &App, http: &HttpClient) -> Result<BasicTokenResponse, Failure> {
@@ -74,21 +68,6 @@ fn log_in(app: &App, http: &HttpClient) -> Result<BasicTokenResponse, Failure> {
     let tokens = app.exchange_code(code).set_pkce_verifier(verifier).request(http)?;
     // docs: end
     Ok(tokens)
-}
-
-/// Receives the request of the browser at the redirect URI.
-fn receive(listener: &TcpListener, redirect_uri: &str) -> Result<Url, Failure> {
-    let (mut stream, _) = listener.accept()?;
-    let mut line = String::new();
-    BufReader::new(&stream).read_line(&mut line)?;
-    let target = line.split(' ').nth(1).ok_or("not a request")?;
-    let text = "You are logged in.";
-    write!(
-        stream,
-        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}",
-        text.len()
-    )?;
-    Ok(Url::parse(redirect_uri)?.join(target)?)
 }
 
 fn refresh(

@@ -1,9 +1,9 @@
-//! What the program uses to talk to run.mjs: one JSON object per line (lib/steps.mjs).
+//! What the programs in Rust use to talk to run.mjs: one JSON object per line (lib/steps.mjs).
 
 use std::thread::sleep;
 use std::time::Duration;
 
-use oauth2::reqwest::blocking::Client as HttpClient;
+use reqwest::blocking::Client as HttpClient;
 use serde_json::{Value, json};
 
 use crate::Failure;
