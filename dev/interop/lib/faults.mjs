@@ -19,10 +19,9 @@ export class Faults {
   // `ofServices` are functions by the names of faults.
   constructor(ofServices) {
     this.ofServices = ofServices
-    // Faults of both kinds in turn.
-    const requests = Object.keys(ofRequests)
+    // Two faults of requests, then one of services.
     const services = Object.keys(ofServices)
-    this.names = requests.flatMap((name, i) => (i % 2 && services.length ? [name, services.shift()] : [name])).concat(services)
+    this.names = Object.keys(ofRequests).flatMap((name, i) => [name, ...(i % 2 ? services.splice(0, 1) : [])])
   }
 
   // Starts the next fault, and ends that of requests before it. Returns its name.
