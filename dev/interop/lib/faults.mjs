@@ -7,7 +7,8 @@ const ofRequests = {
   'lost response': 'lose response',
   '503 before the server': 'unavailable',
   '503 after the server': 'unavailable after',
-  'reset within the response': 'reset',
+  'half of the response': 'cut',
+  'connection reset': 'reset',
   'delay of 8 s': { late: 8000 },
 }
 

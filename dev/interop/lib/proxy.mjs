@@ -21,7 +21,8 @@ export class Proxy {
   //   'lose response' the connection is closed when the server has responded
   //   'unavailable'   503, and the server gets nothing
   //   'unavailable after' 503 when the server has responded
-  //   'reset'         the connection is reset after half of the response
+  //   'cut'           the connection is closed after half of the response
+  //   'reset'         the connection is reset (TCP) when the server has responded
   //   { late: ms }    the server gets the request that much later
   // `observe` gets every exchange, with whatever endpoint, when it has ended.
   static async start({ target, port = 0, certificate, ca, fate = () => 'pass', observe = () => {} }) {
@@ -72,18 +73,14 @@ export class Proxy {
       Object.assign(exchange, { status: result.status, body: result.body.toString(), respondedAt: Date.now() })
       if (fate === 'lose response') return request.socket.destroy()
       if (fate === 'unavailable after') return unavailable(response)
+      if (fate === 'reset') return this.sockets.get(request.socket.remotePort)?.resetAndDestroy()
       response.writeHead(result.status, result.headers)
-      if (fate === 'reset') return this.reset(request, response, result.body)
+      if (fate === 'cut') return cut(request, response, result.body)
       response.end(result.body)
     } catch (error) {
       exchange.error = error.message
       request.socket.destroy()
     }
-  }
-
-  reset(request, response, body) {
-    const socket = this.sockets.get(request.socket.remotePort)
-    response.write(body.subarray(0, body.length / 2), () => socket?.resetAndDestroy())
   }
 
   async forward(request, body) {
@@ -107,6 +104,10 @@ export class Proxy {
 function basicUser({ headers }) {
   const [, basic] = headers.authorization?.match(/^Basic (.*)$/i) ?? []
   return basic && decodeURIComponent(Buffer.from(basic, 'base64').toString().split(':')[0])
+}
+
+function cut(request, response, body) {
+  response.write(body.subarray(0, body.length / 2), () => request.socket.destroy())
 }
 
 function unavailable(response) {
