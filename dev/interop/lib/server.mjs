@@ -29,6 +29,10 @@ function hashOf(password) {
   return `pbkdf2_sha256$${iterations}$${salt}$${hash}`
 }
 
+// A run that is interrupted leaves no server.
+const running = new Set()
+process.once('exit', () => running.forEach((child) => child.kill('SIGKILL')))
+
 export class Server {
   // Starts a server. `settings` are by their dotted names; `issuerPort` is the port by which
   // clients reach it, if that is a proxy, whose CA is `ca`.
@@ -72,7 +76,10 @@ export class Server {
   async launch() {
     this.log = []
     this.child = spawn(binary, [], { cwd: this.folder, env: this.env, stdio: ['ignore', 'pipe', 'pipe'] })
-    createInterface({ input: this.child.stderr }).on('line', (line) => this.log.push(line))
+    const { child } = this
+    running.add(child)
+    child.once('exit', () => running.delete(child))
+    createInterface({ input: child.stderr }).on('line', (line) => this.log.push(line))
     await new Promise((resolve, reject) => {
       createInterface({ input: this.child.stdout }).on('line', (line) => {
         this.log.push(line)
