@@ -12,6 +12,7 @@ mod create;
 pub mod declared;
 mod display_name;
 mod events;
+mod forward_auth;
 mod groups;
 mod hashing;
 mod known_device;
@@ -56,6 +57,7 @@ pub use backends::{OpenSession, OpenSessionError};
 pub use change_password::{ChangePassword, ChangePasswordError};
 pub use display_name::{DisplayName, InvalidDisplayName};
 pub use events::AccountEvent;
+pub use forward_auth::ForwardedUser;
 pub use groups::{
     Addition, GroupName, InvalidGroupName, InvalidGroups, add_to_group, check_groups,
     remove_from_group, set_groups,

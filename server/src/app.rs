@@ -251,6 +251,7 @@ async fn assemble(
         clients,
         grants,
         public_url: config.public_url.clone(),
+        forward_auth: config.forward_auth.clone(),
         limits: Limits::new(config.limits),
         proxies: config.proxies.clone(),
         metrics,

@@ -7,6 +7,7 @@ mod accounts;
 mod ca_file;
 mod check;
 mod database;
+pub mod forward_auth;
 mod general;
 mod limits;
 mod mail;
@@ -79,6 +80,8 @@ pub struct Config {
     pub pages: pages::Options,
     /// The URL by which users reach the server, for links.
     pub public_url: String,
+    /// The applications that a proxy protects, if there are any.
+    pub forward_auth: Option<forward_auth::Options>,
     /// How mail is sent; `None` if none is.
     pub mail: Option<crate::mail::Options>,
     pub log: Logging,
@@ -120,6 +123,7 @@ fn read(settings: &Settings) -> Result<Config, SettingsError> {
         keys,
         event_retention: events.retention.0,
         oauth: oauth::read(settings)?,
+        forward_auth: forward_auth::read(settings, &public_url)?,
         mail: mail::read(settings, &public_url)?,
         public_url,
         log: settings.section("log")?,

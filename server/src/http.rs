@@ -8,6 +8,7 @@ mod accounts;
 mod backends;
 pub mod error;
 mod extract;
+mod forward_auth;
 mod guests;
 mod health;
 mod links;
@@ -104,6 +105,8 @@ fn endpoints() -> Endpoints {
                 .route(web::delete().to(sessions::revoke_all)),
         )
         .service(resource("/sessions/{id}", "DELETE", web::delete().to(sessions::revoke)))
+        .service(resource("/forward-auth", "GET, HEAD", read().to(forward_auth::forward_auth)))
+        .service(resource("/forward-auth/login", "GET, HEAD", read().to(forward_auth::log_in)))
         .configure(oauth_routes)
         .configure(page_routes)
         .configure(documentation_routes);

@@ -100,14 +100,24 @@ impl Accounts {
         else {
             return Ok(None);
         };
+        self.extend_login_session(id, found.idle_expires_at, now).await;
+        Ok(Some(LoginSession { id, user: found.user, auth_time: found.auth_time }))
+    }
+
+    /// Extends the idle lifetime of a login session, unless that happened a moment ago.
+    pub(super) async fn extend_login_session(
+        &self,
+        id: LoginSessionId,
+        idle_expires_at: Timestamp,
+        now: Timestamp,
+    ) {
         let extended = now.after(self.options.login_lifetimes.idle);
-        if extended.since(found.idle_expires_at) >= EXTEND_AFTER {
+        if extended.since(idle_expires_at) >= EXTEND_AFTER {
             let extend = move |conn: &mut Conn| login_sessions::extend(conn, id, extended);
             if let Err(error) = self.store.write(extend).await {
                 tracing::warn!(%error, "login session not extended");
             }
         }
-        Ok(Some(LoginSession { id, user: found.user, auth_time: found.auth_time }))
     }
 
     /// Verifies a password and logs the browser in, as [`Self::log_in`] opens a session.

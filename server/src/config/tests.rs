@@ -61,6 +61,28 @@ fn invalid_values_are_rejected_with_the_name_of_the_setting() {
         ("[tokens]\nrsa_bits = 1024", "tokens.rsa_bits"),
         ("[tokens]\nalgorithm = 'EdDSA'\nrsa_bits = 1024", "tokens.rsa_bits"),
         ("[keys]\npublish_ahead = '3s'", "keys.publish_ahead"),
+        ("[forward_auth]\nhosts = 'https://app.example.com'", "forward_auth.hosts"),
+        ("[forward_auth]\nhosts = 'app.example.com'", "forward_auth.cookie_domain"),
+        (
+            "[server]\npublic_url = 'https://auth.example.com'\n\
+             [forward_auth]\nhosts = 'app.example.com'\ncookie_domain = 'com'",
+            "forward_auth.cookie_domain",
+        ),
+        (
+            "[server]\npublic_url = 'https://auth.example.com'\n\
+             [forward_auth]\nhosts = 'app.example.com'\ncookie_domain = 'app.example.com'",
+            "forward_auth.cookie_domain",
+        ),
+        (
+            "[server]\npublic_url = 'https://auth.example.com'\n\
+             [forward_auth]\nhosts = 'app.example.org'\ncookie_domain = 'example.com'",
+            "forward_auth.hosts",
+        ),
+        (
+            "[server]\npublic_url = 'http://auth.example.com'\n\
+             [forward_auth]\nhosts = 'app.example.com'\ncookie_domain = 'example.com'",
+            "forward_auth.hosts",
+        ),
         ("[keys]\nrotate_after = '10m'", "keys.rotate_after"),
         ("[keys]\nrotate_after = 'ever'", "keys.rotate_after"),
         ("[tokens]\naccess_lifetime = 900", "tokens.access_lifetime"),
@@ -140,6 +162,9 @@ fn unused_settings_are_not_checked() {
         "[tls]\nmode = 'off'\ncertificate = '/nowhere'\nkey = '/nowhere'",
         "[tls]\nmode = 'off'\nnames = 'not a name'",
         "[keys]\nrotate_after = 'never'\npublish_ahead = '1y'",
+        "[forward_auth]\ncookie_domain = 'com'",
+        "[server]\npublic_url = 'https://auth.example.com'\n\
+         [forward_auth]\nhosts = 'app.example.com:8443'\ncookie_domain = 'example.com'",
     ] {
         assert_eq!(loaded(text).err(), None, "{text}");
     }

@@ -71,6 +71,8 @@ pub enum Error {
     NoPassword,
     /// Too many passwords wait to be verified.
     Busy,
+    /// The user is in none of the groups that an application requires.
+    NotInGroup,
     /// The user has no session of this id.
     SessionNotFound,
     /// How long to wait.
@@ -172,6 +174,11 @@ impl Error {
                 Status::TOO_MANY_REQUESTS,
                 "too_many_requests",
                 "Too many requests: wait for as long as the Retry-After header says.",
+            ),
+            Self::NotInGroup => (
+                Status::FORBIDDEN,
+                "not_in_group",
+                "Your account is in none of the groups that may open this application.",
             ),
             Self::NotFound => (Status::NOT_FOUND, "not_found", "There is nothing at this path."),
             Self::MethodNotAllowed(_) => (

@@ -23,7 +23,10 @@ use super::oauth::{
 use super::public_document::{self, PublicDocument};
 use super::resources::Endpoints;
 use super::state::State;
-use super::{account, accounts, backends, guests, health, links, pages, refresh, sessions, user};
+use super::{
+    account, accounts, backends, forward_auth, guests, health, links, pages, refresh, sessions,
+    user,
+};
 use super::{pages::link_forms, well_known};
 use crate::crypto::Digest;
 
@@ -75,6 +78,8 @@ rejects other methods with `405` and the header `Allow`. Each response has the h
         metadata::openid_configuration_of_path,
         userinfo::userinfo,
         userinfo::userinfo_by_post,
+        forward_auth::forward_auth,
+        forward_auth::log_in,
         pages::log_out::log_out,
         pages::log_out::log_out_by_post,
         well_known::jwks,

@@ -32,6 +32,7 @@ use crate::crypto::TokenKeys;
 
 pub(super) use account::{account, act};
 pub(super) use consent::{consent, decide};
+pub(super) use continuation::Continue;
 pub(super) use create_account::{create_account, new_account};
 pub(super) use device::{decide_device, device};
 pub(super) use forgot_password::{forgot_password, send_reset_link};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::accounts::Accounts;
 use crate::clients::ClientRegistry;
+use crate::config::forward_auth;
 use crate::grants::Grants;
 use crate::http::error::Error;
 use crate::http::openapi::ApiDescription;
@@ -22,6 +23,8 @@ pub struct State {
     pub grants: Grants,
     /// The URL by which users and clients reach the server.
     pub public_url: String,
+    /// The applications that a proxy protects, if there are any.
+    pub forward_auth: Option<forward_auth::Options>,
     pub limits: Limits,
     pub proxies: TrustedProxies,
     pub metrics: Arc<Metrics>,

@@ -21,6 +21,10 @@ const DEVICE_LABEL: &[u8] = b"matchbook known device";
 /// have to begin again.
 const LOGIN_STEP_LABEL: &[u8] = b"matchbook login step";
 
+/// NEVER CHANGE THIS LABEL once a version is released: the browsers of protected applications
+/// would be redirected once.
+const FORWARD_AUTH_LABEL: &[u8] = b"matchbook forward auth";
+
 /// NEVER CHANGE THIS LABEL once a version is released: every open form would be rejected once.
 const CSRF_LABEL: &[u8] = b"matchbook csrf";
 
@@ -54,6 +58,8 @@ pub struct AccountKeys {
     pub(crate) devices: TokenKeys,
     /// Authenticate the first step of a login in a browser.
     pub(crate) login_steps: TokenKeys,
+    /// Authenticate the cookies of protected applications.
+    pub(crate) forward_auth: TokenKeys,
 }
 
 /// The current key that encrypts private keys in the database, and earlier ones that still
@@ -75,6 +81,7 @@ impl DerivedKeys {
                 second_factor: encryption_keys(secret, old, SECOND_FACTOR_LABEL)?,
                 devices: token_keys(secret, old, DEVICE_LABEL)?,
                 login_steps: token_keys(secret, old, LOGIN_STEP_LABEL)?,
+                forward_auth: token_keys(secret, old, FORWARD_AUTH_LABEL)?,
             },
             csrf_keys: token_keys(secret, old, CSRF_LABEL)?,
         })

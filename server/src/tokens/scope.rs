@@ -104,6 +104,8 @@ impl StandardScopes {
     pub const EMAIL: Self = Self(2);
     pub const OPENID: Self = Self(4);
     pub const GROUPS: Self = Self(8);
+    /// Permits a client to reach applications that a proxy protects, as the user.
+    pub const FORWARD_AUTH: Self = Self(16);
 
     /// Returns the scopes among `scopes` that this server interprets.
     #[must_use]
@@ -113,6 +115,7 @@ impl StandardScopes {
             "email" => Self::EMAIL.0,
             "openid" => Self::OPENID.0,
             "groups" => Self::GROUPS.0,
+            "forward_auth" => Self::FORWARD_AUTH.0,
             _ => 0,
         });
         Self(bits.fold(0, |all, bit| all | bit))

@@ -13,9 +13,9 @@ use utoipa::openapi::{Content, Ref, RefOr, Response, ResponseBuilder, Schema};
 
 use super::{Error, failure_parts};
 use crate::accounts::{
-    ChangePasswordError, DeleteError, InvalidDisplayName, InvalidName, LinkError, LogInError,
-    OpenSessionError, OwnAccountError, ProofError, RegisterError, Registration, SecondFactorError,
-    Unacceptable,
+    ChangePasswordError, DeleteError, ForwardedUser, InvalidDisplayName, InvalidName, LinkError,
+    LogInError, OpenSessionError, OwnAccountError, ProofError, RegisterError, Registration,
+    SecondFactorError, Unacceptable,
 };
 use crate::http::extract::basic::BasicCredentials;
 use crate::http::extract::bearer::{Bearer, UserBearer};
@@ -77,6 +77,7 @@ documented! {
     RefreshError: [Error::InvalidGrant(None)];
     UnknownPath: [Error::NotFound];
     OwnSession: [Error::SessionNotFound];
+    ForwardedUser: [Error::NotInGroup];
     InvalidName: [Error::InvalidName];
     InvalidDisplayName: [MALFORMED];
     Unacceptable: [Error::UnacceptablePassword(

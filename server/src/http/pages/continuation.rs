@@ -1,8 +1,7 @@
 //! The parameter `continue`: where a login leads.
 //!
-//! It is the query of an authorization request, or the page `/device` with a code, and never a
-//! URL. A login therefore leads to `/oauth/authorize` or `/device` of this server or to the
-//! account, and nowhere else (open redirect).
+//! It is the query of an authorization request, or a page of this server with a parameter, and
+//! never the URL of another server (open redirect).
 
 use std::future::{Ready, ready};
 
@@ -24,6 +23,10 @@ const DEVICE: &str = "device";
 /// The value for the page `/device` with a code, which follows.
 const DEVICE_WITH_CODE: &str = "device?user_code=";
 
+/// The value for the way back to a protected application, before its encoded URL. No query of
+/// an authorization request begins with it, because `/` and `?` are encoded there.
+const APPLICATION: &str = "forward-auth/login?return=";
+
 /// What continues after a login.
 #[derive(Clone, Default)]
 pub(in crate::http) enum Continue {
@@ -34,6 +37,9 @@ pub(in crate::http) enum Continue {
     Authorization(String),
     /// The page `/device`, perhaps with a code: a relative URL.
     Device(String),
+    /// The page that returns to a protected application: a relative URL. That page checks the URL
+    /// of the application.
+    Application(String),
 }
 
 /// Where the form of a page may lead: browsers also check the redirects that follow it.
@@ -63,6 +69,9 @@ impl Continue {
                  from there.",
             ));
         }
+        if query.starts_with(APPLICATION) {
+            return Ok(Self::Application(query.to_owned()));
+        }
         Ok(Self::Authorization(query.to_owned()))
     }
 
@@ -73,6 +82,12 @@ impl Continue {
         Self::Device(
             code.map_or_else(|| DEVICE.to_owned(), |code| format!("{DEVICE_WITH_CODE}{code}")),
         )
+    }
+
+    /// Returns what leads back to the application with this URL.
+    pub(in crate::http) fn to_application(url: &str) -> Self {
+        let url = utf8_percent_encode(url, NON_ALPHANUMERIC);
+        Self::Application(format!("{APPLICATION}{url}"))
     }
 
     /// Returns the parameter with its value, for the URL of another page: empty, or
@@ -88,7 +103,7 @@ impl Continue {
     pub(super) fn value(&self) -> &str {
         match self {
             Self::Account => "",
-            Self::Authorization(value) | Self::Device(value) => value,
+            Self::Authorization(value) | Self::Device(value) | Self::Application(value) => value,
         }
     }
 
@@ -97,7 +112,7 @@ impl Continue {
         match self {
             Self::Account => Page::redirect("account"),
             Self::Authorization(query) => Page::redirect(&format!("oauth/authorize?{query}")),
-            Self::Device(page) => Page::redirect(page),
+            Self::Device(page) | Self::Application(page) => Page::redirect(page),
         }
     }
 
@@ -106,18 +121,25 @@ impl Continue {
         self.field("login_hint")
     }
 
-    /// Returns where the login may lead: to the client, if the authorization request says so.
+    /// Returns where the login may lead: to the client, if the authorization request says so, or
+    /// to the application.
     pub(super) fn form_action(&self) -> FormAction {
-        if !matches!(self, Self::Authorization(_)) {
-            return FormAction::ThisServer;
-        }
-        let redirect_uri = self.field("redirect_uri").and_then(|uri| Url::parse(&uri).ok());
+        let url = match self {
+            Self::Account | Self::Device(_) => return FormAction::ThisServer,
+            Self::Authorization(_) => self.field("redirect_uri"),
+            Self::Application(_) => self.field("return"),
+        };
+        let url = url.and_then(|url| Url::parse(&url).ok());
         // Without one, the client has only one redirect URI, which is not known here.
-        redirect_uri.map_or(FormAction::Any, |uri| FormAction::And(source(&uri)))
+        url.map_or(FormAction::Any, |url| FormAction::And(source(&url)))
     }
 
     fn field(&self, name: &str) -> Option<String> {
-        let Self::Authorization(query) = self else { return None };
+        let query = match self {
+            Self::Account | Self::Device(_) => return None,
+            Self::Authorization(query) => query,
+            Self::Application(page) => page.split_once('?')?.1,
+        };
         let mut fields = form_urlencoded::parse(query.as_bytes());
         fields.find_map(|(key, value)| (key == name).then(|| value.into_owned()))
     }
@@ -198,6 +220,16 @@ mod tests {
     }
 
     #[test]
+    fn way_back_to_an_application_is_a_page_of_this_server() {
+        let next = Continue::to_application("https://app.example.com/x?a=b&c=d#e");
+        let parsed = Continue::parse(next.value()).unwrap();
+        assert!(matches!(&parsed, Continue::Application(page) if page.starts_with(APPLICATION)));
+        assert_eq!(parsed.value(), next.value());
+        assert_eq!(parsed.field("return").unwrap(), "https://app.example.com/x?a=b&c=d#e");
+        assert!(parsed.login_hint().is_none());
+    }
+
+    #[test]
     fn form_leads_to_the_redirect_uri_of_the_request() {
         let source_of = |uri: &str| {
             let uri = utf8_percent_encode(uri, NON_ALPHANUMERIC);
@@ -218,6 +250,10 @@ mod tests {
         }
         let without = Continue::parse("client_id=a").unwrap();
         assert!(matches!(without.form_action(), FormAction::Any));
+        match Continue::to_application("https://app.example.com/x?a=b").form_action() {
+            FormAction::And(source) => assert_eq!(source, "https://app.example.com"),
+            _ => panic!("the form does not lead to the application"),
+        }
         for here in ["", "device", "device?user_code=BCDF-GHJK"] {
             let action = Continue::parse(here).unwrap().form_action();
             assert!(matches!(action, FormAction::ThisServer), "{here}");

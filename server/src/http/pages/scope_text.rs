@@ -14,6 +14,7 @@ fn scope_text(token: &str) -> String {
         "profile" => "See your name".to_owned(),
         "email" => "See your email address".to_owned(),
         "groups" => "See your groups".to_owned(),
+        "forward_auth" => "Open protected applications as you".to_owned(),
         "offline_access" => "Keep this access while you do not use it".to_owned(),
         other => format!("Use “{other}”"),
     }
