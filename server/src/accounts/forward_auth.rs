@@ -55,7 +55,7 @@ impl Accounts {
     }
 
     /// Returns what an application learns about a user. `None`: the user has no account, or it is
-    /// disabled. Guests are therefore none: anyone can become one.
+    /// disabled. Guests are therefore not permitted, because every browser can become one.
     pub async fn forwarded_user(&self, user: UserId) -> Result<Option<ForwardedUser>, Error> {
         Ok(self.store.run(move |conn| read(conn, user)).await?)
     }

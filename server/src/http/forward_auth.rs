@@ -117,19 +117,18 @@ fn check_groups(request: &HttpRequest, user: &ForwardedUser) -> Result<(), Error
 
 fn permit(user: &ForwardedUser) -> HttpResponse {
     let mut response = HttpResponse::NoContent();
-    let groups = user.groups.join(",");
+    // All of them, also without a value: Caddy 2.6 passes the name of a missing one as its value,
+    // and other proxies keep what the client sent.
     let headers = [
-        ("x-auth-user", Some(user.user.to_string())),
-        ("x-auth-name", user.name.clone()),
-        ("x-auth-email", user.email.clone()),
-        ("x-auth-groups", Some(groups).filter(|groups| !groups.is_empty())),
+        ("x-auth-user", user.user.to_string()),
+        ("x-auth-name", user.name.clone().unwrap_or_default()),
+        ("x-auth-email", user.email.clone().unwrap_or_default()),
+        ("x-auth-groups", user.groups.join(",")),
     ];
     for (name, value) in headers {
         // Names may have other characters than ASCII, as UTF-8.
-        let value = value.and_then(|value| HeaderValue::from_bytes(value.as_bytes()).ok());
-        if let Some(value) = value {
-            response.insert_header((name, value));
-        }
+        let value = HeaderValue::from_bytes(value.as_bytes());
+        response.insert_header((name, value.unwrap_or(HeaderValue::from_static(""))));
     }
     response.finish()
 }

@@ -123,9 +123,9 @@ pub(crate) async fn check(start: impl AsyncFnOnce(&TestEnv, &Ports) -> Proxy) {
     ];
     for (sent, expected) in [
         (format!("{COOKIE}={cookie}"), vec![]),
-        (format!("{COOKIE}={cookie}; a=b; c=d"), vec!["a=b; c=d"]),
-        (format!("a=b; {COOKIE}={cookie}; c=d"), vec!["a=b; c=d"]),
-        (format!("a=b; c=d; {COOKIE}={cookie}"), vec!["a=b; c=d"]),
+        (format!("{COOKIE}={cookie}; a=b; c=d"), vec!["a=b", "c=d"]),
+        (format!("a=b; {COOKIE}={cookie}; c=d"), vec!["a=b", "c=d"]),
+        (format!("a=b; c=d; {COOKIE}={cookie}"), vec!["a=b", "c=d"]),
     ] {
         let headers = [&forged[..], &[("cookie", &*sent), page]].concat();
         let response = request(&proxy, "/x", &headers).await;
@@ -133,9 +133,11 @@ pub(crate) async fn check(start: impl AsyncFnOnce(&TestEnv, &Ports) -> Proxy) {
         assert_eq!(received(&response, "x-auth-groups"), ["staff"]);
         assert_eq!(received(&response, "x-auth-user").len(), 1);
         assert!(received(&response, "x-auth-email").iter().all(String::is_empty));
-        let cookies: Vec<_> = received(&response, "cookie");
-        let cookies: Vec<_> = cookies.iter().map(|it| it.trim_end_matches("; ")).collect();
-        let cookies: Vec<_> = cookies.into_iter().filter(|it| !it.is_empty()).collect();
+        let cookies = received(&response, "cookie").join("; ");
+        let cookies: Vec<_> = cookies.split("; ").filter(|it| !it.is_empty()).collect();
+        // Caddy removes the value alone.
+        let emptied = format!("{COOKIE}=");
+        let cookies: Vec<_> = cookies.into_iter().filter(|it| *it != emptied).collect();
         assert_eq!(cookies, expected, "{sent}");
         assert!(!response.text.contains(&cookie) && !response.text.contains("mallory"));
     }
