@@ -36,7 +36,7 @@ impl TryFrom<String> for HostList {
             let host = entry.to_ascii_lowercase();
             let url = Url::parse(&format!("https://{host}/")).ok();
             let same = url.as_ref().and_then(authority).is_some_and(|authority| authority == host);
-            same.then_some(host).ok_or_else(|| {
+            (same && host.bytes().all(is_in_host)).then_some(host).ok_or_else(|| {
                 format!(
                     "must be hosts like `app.example.com` or `app.example.com:8443`, separated by \
                      commas; `{entry}` is not one"
@@ -64,7 +64,9 @@ impl TryFrom<String> for Domain {
             matches!(url.host(), Some(Host::Domain(name)) if name == domain) && url.port().is_none()
         });
         let has_labels = domain.contains('.') && domain.split('.').all(|label| !label.is_empty());
-        (is_name && has_labels).then_some(Self(domain)).ok_or("must be a domain like `example.com`")
+        (is_name && has_labels && domain.bytes().all(is_in_host))
+            .then_some(Self(domain))
+            .ok_or("must be a domain like `example.com`")
     }
 }
 
@@ -118,6 +120,11 @@ pub(super) fn read(
         return Err(settings.invalid("forward_auth.hosts", &problem));
     }
     Ok(Some(Options { hosts, cookie_domain }))
+}
+
+/// Returns whether a host with a port may contain the byte. There are no wildcards.
+fn is_in_host(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b':')
 }
 
 /// Returns whether a host is a domain or below it.

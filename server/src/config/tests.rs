@@ -37,6 +37,7 @@ fn every_setting_of_the_defaults_is_read() {
         let used = match (section, name) {
             ("redis", "ca_file" | "timeout") => "url = 'redis://x'\n",
             ("smtp", "ca_file") => "url = 'smtp://x'\n",
+            ("forward_auth", "cookie_domain") => "hosts = 'app.example.com'\n",
             _ => "",
         };
         let before = if section == "mail" { "[smtp]\nurl = 'smtp://x'\n" } else { "" };
