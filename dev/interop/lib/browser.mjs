@@ -30,7 +30,8 @@ export class Browser {
     // Chromium has its own list of CAs, so `ignoreHTTPSErrors` stands for the import of the CA.
     browser.chromium = await chromium.launch({
       executablePath: installedChromium(),
-      args: ['--no-sandbox', '--disable-dev-shm-usage'],
+      // The hosts of the examples are on this machine.
+      args: ['--no-sandbox', '--disable-dev-shm-usage', '--host-resolver-rules=MAP *.example.com 127.0.0.1'],
     })
     browser.listener = createServer((request, response) => response.end('You are logged in.'))
     browser.listener.listen(0, '127.0.0.1')

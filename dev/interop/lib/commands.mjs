@@ -32,7 +32,7 @@ export function createCertificate() {
   const [cert, key] = ['cert.pem', 'key.pem'].map((name) => join(folder, name))
   const options =
     `-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost ` +
-    `-addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout ${key} -out ${cert}`
+    `-addext subjectAltName=DNS:localhost,DNS:*.example.com,IP:127.0.0.1 -keyout ${key} -out ${cert}`
   const { status, stderr } = spawnSync('openssl', ['req', '-x509', ...options.split(' ')], { encoding: 'utf8' })
   if (status !== 0) throw new Error(`openssl: ${stderr}`)
   return { cert, key }

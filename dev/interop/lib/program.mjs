@@ -72,6 +72,8 @@ export async function runProgram(command, { server, browser, env, timeout, onLin
       HOME: temporary,
       TMPDIR: temporary,
       TOOLS: tools,
+      // For programs that start a server with settings of their own.
+      ...(process.env.MATCHBOOK_SERVER && { MATCHBOOK_SERVER: process.env.MATCHBOOK_SERVER }),
       ...server.trust,
       ...env,
     },

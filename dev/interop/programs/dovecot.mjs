@@ -83,7 +83,8 @@ service imap-login {
   }
 }
 `
-const child = new Child(['dovecot', '-F', '-c', join(configuration('dovecot-main', { 'dovecot.conf': text }), 'dovecot.conf')])
+const main = configuration('dovecot-main', { 'dovecot.conf': text })
+const child = new Child(['dovecot', '-F', '-c', join(main, 'dovecot.conf')])
 await child.listens(port)
 
 // Logs in as a mail program does, and opens the inbox. Returns the final response.

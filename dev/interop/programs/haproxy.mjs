@@ -60,7 +60,8 @@ frontend api
 backend reports
   server one 127.0.0.1:${backend.address().port}
 `
-  const child = new Child(['/usr/sbin/haproxy', '-db', '-f', join(configuration('haproxy', { 'haproxy.cfg': text }), 'haproxy.cfg')])
+  const main = configuration('haproxy-main', { 'haproxy.cfg': text })
+  const child = new Child(['haproxy', '-db', '-f', join(main, 'haproxy.cfg')])
   await child.listens(port)
 })
 
