@@ -70,7 +70,8 @@ fn read(conn: &mut Conn, user: UserId) -> QueryResult<UserClaims> {
     let email = first_of("email");
     Ok(UserClaims {
         name: accounts::find(conn, user)?.and_then(|account| account.display_name),
-        preferred_username: first_of("username").map(|name| name.name.clone()),
+        // Programs name their users by it.
+        preferred_username: first_of("username").or(email).map(|name| name.name.clone()),
         email: email.map(|name| name.name.clone()),
         email_verified: email.map(|name| name.verified_at.is_some()),
         groups: user_groups::of_user(conn, user)?,

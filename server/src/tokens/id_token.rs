@@ -40,7 +40,7 @@ pub struct UserClaims {
     /// The display name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The user name, if the user logs in with one.
+    /// The user name, or else the email address: the name that the user logs in with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preferred_username: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -3,6 +3,7 @@
 
 mod basic;
 mod discovery;
+mod rp_initiated_logout;
 
 use matchbook_server::clock;
 use matchbook_testkit::{ProcessBuilder, TestResponse};
@@ -39,12 +40,19 @@ impl Provider {
     }
 
     pub(crate) async fn with(settings: impl FnOnce(ProcessBuilder) -> ProcessBuilder) -> Self {
+        Self::with_client(settings, &[]).await
+    }
+
+    /// Starts a provider whose client has further options.
+    pub(crate) async fn with_client(
+        settings: impl FnOnce(ProcessBuilder) -> ProcessBuilder,
+        options: &[&str],
+    ) -> Self {
         let server = Server::with(settings);
         server.register(USER, PASSWORD).await;
-        let client = server.register_client(
-            "Conformance",
-            &["--confidential", "--redirect-uri", REDIRECT_URI, "--first-party", "--no-pkce"],
-        );
+        let common =
+            ["--confidential", "--redirect-uri", REDIRECT_URI, "--first-party", "--no-pkce"];
+        let client = server.register_client("Conformance", &[&common, options].concat());
         let browser = Browser::at(&server);
         Self { server, browser, client }
     }

@@ -99,8 +99,8 @@ async fn check_scope(scope: &str, expected: Value) {
 
 #[actix_rt::test]
 async fn oidcc_scope_profile() {
-    // The user has neither a display name nor a user name: no claim is empty.
-    check_scope("openid profile", json!({})).await;
+    // The user has no display name: no claim is empty.
+    check_scope("openid profile", json!({"preferred_username": USER})).await;
 }
 
 #[actix_rt::test]
@@ -120,7 +120,7 @@ async fn oidcc_scope_phone() {
 
 #[actix_rt::test]
 async fn oidcc_scope_all() {
-    let expected = json!({"email": USER, "email_verified": false});
+    let expected = json!({"preferred_username": USER, "email": USER, "email_verified": false});
     check_scope("openid profile email address phone", expected).await;
 }
 

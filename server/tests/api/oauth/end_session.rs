@@ -43,14 +43,14 @@ impl Server {
 
 impl Browser {
     /// Sends a logout request.
-    pub(super) async fn end_session(&self, parameters: &[(&str, &str)]) -> TestResponse {
+    pub(crate) async fn end_session(&self, parameters: &[(&str, &str)]) -> TestResponse {
         let mut query = form_urlencoded::Serializer::new(String::new());
         let query = query.extend_pairs(parameters).finish();
         self.get(&format!("/oauth/logout?{query}")).await
     }
 
     /// Confirms a logout on a page that asks.
-    async fn confirm_logout(&self, page: &TestResponse) -> TestResponse {
+    pub(crate) async fn confirm_logout(&self, page: &TestResponse) -> TestResponse {
         let field = |name: &str| {
             let value = between(&page.text, &format!("name=\"{name}\" value=\""), "\"");
             (name.to_owned(), value)
