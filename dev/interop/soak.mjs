@@ -31,7 +31,7 @@ const { values: options } = parseArgs({
 const minutes = Number(options.minutes)
 const LIFETIME = 20
 // A short run has each fault nevertheless.
-const INTERVAL = Math.min(60, minutes * 6)
+const INTERVAL = Math.min(60, minutes * 5.5)
 const pause = (s) => new Promise((resolve) => setTimeout(resolve, s * 1000))
 const say = (text) => console.log(`matchbook: soak: ${new Date().toISOString().slice(11, 19)} ${text}`)
 
