@@ -2,7 +2,7 @@
 
 -- JSON array of strings.
 ALTER TABLE clients ADD COLUMN post_logout_redirect_uris text NOT NULL DEFAULT '[]';
--- Where the client learns that a session has ended; NULL: it does not.
+-- Where the client is notified of ended sessions; NULL: it is not.
 ALTER TABLE clients ADD COLUMN backchannel_logout_uri text;
 -- Whether sessions with `offline_access` continue when their browser logs out.
 ALTER TABLE clients ADD COLUMN keeps_offline_access boolean NOT NULL DEFAULT false;

@@ -3,9 +3,10 @@
 //! The transaction that ends a session inserts a notice. Each server sends due notices: it
 //! claims a notice by moving its next attempt ahead, sends a logout token, and deletes the
 //! notice. A notice whose server dies is sent by another one, once the claim has expired. A
-//! client may therefore get a notice twice, but only if its response was lost.
+//! client may therefore get a notice twice: if its response was lost, or if the server died before
+//! it deleted the notice.
 //!
-//! Each client has a queue of its own, so that a slow client delays no other.
+//! Each client has a queue of its own, so that a slow client does not delay others.
 
 mod delivery;
 mod retry;
@@ -177,7 +178,7 @@ impl Queues {
         }
     }
 
-    /// Claims due notices. `None`: the client wants none any more.
+    /// Claims due notices. `None`: the client has no URI for them any more.
     async fn claim(&self, client: &ClientId) -> Result<Option<(String, Vec<Notice>)>, Error> {
         let client = client.clone();
         let now = clock::now();
@@ -186,7 +187,7 @@ impl Queues {
             conn.write(|conn| {
                 let Some(uri) = clients::backchannel_logout_uri(conn, &client)? else {
                     let dropped = logout_notices::delete_of_client(conn, &client)?;
-                    tracing::info!(%client, dropped, "client wants no logout notices any more");
+                    tracing::info!(%client, dropped, "client has no URI for logout notices any more, notices dropped");
                     return Ok(None);
                 };
                 Ok(Some((uri, logout_notices::claim(conn, &client, claim)?)))

@@ -88,10 +88,10 @@ pub enum Error {
     Pending { kid: String, active_from: Timestamp },
     #[error("another process changed the keys at the same time: check the keys and try again")]
     Changed,
-    #[error("cannot encode the claims of an access token: {0}")]
+    #[error("cannot encode the claims of a token: {0}")]
     Claims(#[source] serde_json::Error),
     /// The library gives no reason.
-    #[error("cannot sign an access token")]
+    #[error("cannot sign a token")]
     Signature,
     /// The server's secrets decrypt no key in use.
     #[error("no key to sign with: the keys in use were encrypted under another secret")]

@@ -30,7 +30,7 @@ enum Command {
     Health,
     /// Explain the refresh token on standard input, and how the server would treat it.
     Explain,
-    /// List and change the keys that sign access tokens.
+    /// List and change the keys that sign tokens.
     #[command(subcommand)]
     Keys(cli::keys::Command),
     /// Replace the server's secret.

@@ -8,7 +8,7 @@ import { createCertificate } from './commands.mjs'
 import { ca, configuration } from './processes.mjs'
 import { issuer } from './steps.mjs'
 
-// Starts a cluster that verifies id_tokens as kube-apiserver does, and records them.
+// Starts a cluster that verifies ID tokens as kube-apiserver does, and records them.
 export async function startCluster(audience) {
   const jwks = createRemoteJWKSet(new URL(`${issuer}/.well-known/jwks.json`))
   const tls = createCertificate()

@@ -25,7 +25,7 @@ export function announceAs(program, name) {
 // Announces a program that is no package.
 export const announceVersion = (program, version) => report({ program, version })
 
-// Ends a program that cannot be had here. It is listed as skipped.
+// Ends a program that cannot be installed here. It is listed as skipped.
 export function skip(program, reason) {
   report({ program, version: '', skipped: reason })
   process.exit(0)

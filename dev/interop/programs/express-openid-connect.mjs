@@ -69,7 +69,7 @@ await step('login in Chromium, code with PKCE, userinfo', async () => {
   assertUser(claims, email)
   assert.ok(claims.sid)
 })
-await step(`expiry and refresh × ${refreshes}, with a new id_token each time`, async () => {
+await step(`expiry and refresh × ${refreshes}, with a new ID token each time`, async () => {
   for (let i = 0; i < refreshes; i++) {
     const before = await open(app.origin)
     const { access_token: accessToken, refresh_token: refreshToken } = app.tokens

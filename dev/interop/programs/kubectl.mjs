@@ -1,4 +1,4 @@
-// kubectl, an old and a new version: refreshes id_tokens and sends them to a cluster (auth provider
+// kubectl, an old and a new version: refreshes ID tokens and sends them to a cluster (auth provider
 // `oidc`).
 // interop: long
 import { strict as assert } from 'node:assert'
@@ -11,7 +11,7 @@ import { executable, tools } from '../lib/processes.mjs'
 import { announceVersion, ask, refreshes, skip, step } from '../lib/steps.mjs'
 
 const kubectl = ['1.20', '1.37'].map((version) => executable(join(tools, 'kubectl', `kubectl-${version}`)))
-if (!kubectl.every(Boolean)) skip('kubectl', 'its packages cannot be had')
+if (!kubectl.every(Boolean)) skip('kubectl', 'its packages cannot be installed')
 
 const login = await Login.client('kubectl', ['--grace-period', '60s'], { scope: 'openid profile groups' })
 const name = 'kim'
@@ -25,7 +25,7 @@ for (const binary of kubectl) {
   announceVersion('kubectl', versionOf(binary, ['version', '--client']))
   const get = (kubeconfig) => run(binary, ['--kubeconfig', kubeconfig, 'get', '--raw', '/version'])
 
-  await step('id_token of a login in Chromium', async () => {
+  await step('ID token of a login in Chromium', async () => {
     received.length = 0
     await login.open()
     kubeconfigs = writeConfig(cluster, login, ['config', 'copy'])

@@ -121,7 +121,7 @@ await step('login by the device grant', async () => {
   assert.equal(device.metadata.role, 'device')
   assert.equal(passwords, 1)
 })
-await step('id_token as bearer token of its API', async () => {
+await step('ID token as bearer token of its API', async () => {
   const token = auth.metadata.oauth2_id_token
   const response = await fetch(`${env.BAO_ADDR}/v1/auth/oidc/login`, {
     method: 'POST',

@@ -83,14 +83,14 @@ await step('login in Chromium, code with PKCE, user by userinfo', async () => {
   assert.equal(first.meta.email, name)
   assert.ok(first.meta.accessToken && first.meta.refreshToken)
 })
-await step('second login, without password, user by the id_token and JWKS', async () => {
+await step('second login, without password, user by the ID token and JWKS', async () => {
   await configure({ userInfoURL: '', extra: { jwksURL: metadata.jwks_uri, issuers: [issuer] } })
   const second = await logIn()
   assert.equal(second.record.id, first.record.id, 'the same user')
   assert.equal(second.meta.isNew, false)
   assert.equal(passwords, 1)
 })
-await step('id_token of another issuer', async () => {
+await step('ID token of another issuer', async () => {
   await configure({ userInfoURL: '', extra: { jwksURL: metadata.jwks_uri, issuers: ['https://other.example'] } })
   await rejected(400, () => logIn(), (error) => error.status)
   return 'rejected'

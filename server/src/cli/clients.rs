@@ -75,7 +75,7 @@ pub struct Add {
     /// A URI that a logout may return to. Can be given several times.
     #[arg(long, value_name = "URI")]
     post_logout_redirect_uri: Vec<String>,
-    /// Where the client learns that a session has ended (back-channel logout).
+    /// Where the client is notified of ended sessions (back-channel logout).
     #[arg(long, value_name = "URI")]
     backchannel_logout_uri: Option<String>,
     /// Sessions with the scope `offline_access` continue when their browser logs out.

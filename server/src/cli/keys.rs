@@ -103,8 +103,8 @@ fn revoke(config: &Config, kid: &str) -> Result<String, Error> {
     let revoked = keys::revoke(&mut conn, kid, &cx)?;
     std::thread::sleep(2 * REFRESH_INTERVAL);
     let what = match revoked.purpose {
-        Purpose::Access => "access tokens",
-        Purpose::Id => "ID tokens",
+        Purpose::Access => "tokens",
+        Purpose::Id => "ID tokens and logout tokens",
     };
     let mut output = format!(
         "{kid} is revoked: its {what} are rejected from now on, and their sessions get new ones \

@@ -46,7 +46,8 @@ pub enum InvalidClient {
     #[error("the redirect URI {uri:?} {problem}")]
     RedirectUri { uri: String, problem: InvalidRedirectUri },
     #[error(
-        "the back-channel logout URI {0:?} is not an absolute URL of `https`, or of `http` on a loopback address, without a fragment"
+        "the back-channel logout URI {0:?} is not an absolute URL of `https`, or of `http` on a \
+         loopback address, without a fragment"
     )]
     BackchannelLogoutUri(String),
     #[error("{0:?} is listed twice")]

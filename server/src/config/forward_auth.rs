@@ -82,7 +82,7 @@ pub fn authority(url: &Url) -> Option<String> {
     (!has_user).then_some(authority)
 }
 
-/// Returns `None` if no proxy asks this server.
+/// Returns `None` if forward authentication is off.
 pub(super) fn read(
     settings: &Settings,
     public_url: &str,

@@ -59,7 +59,7 @@ impl Grants {
             None => return Ok(Ok(LogoutRequest::default())),
             Some(id) => self.clients.get(&ClientId::from(id)).await?,
         };
-        // A client that was removed may have left id_tokens behind.
+        // A client that was removed may still present its ID tokens.
         if client.is_none() && hint.is_none() {
             return Ok(Err(InvalidLogoutRequest::UnknownClient));
         }

@@ -138,9 +138,13 @@ impl Grants {
         let approve =
             move |conn: &mut Conn| sessions::approve_device(conn, mac, approval, remember, now);
         let decided = self.store.write(approve).await?;
+        let message = match decided {
+            DeviceDecided::Done => "device approved",
+            DeviceDecided::LoggedOut | DeviceDecided::TooLate => "device not approved",
+        };
         tracing::info!(
             user = %login.user, client = %device.client.id, scope = %device.scope, ?decided,
-            "device approved"
+            "{message}"
         );
         Ok(decided)
     }
@@ -155,7 +159,11 @@ impl Grants {
         let (mac, user) = (device.mac, login.user);
         let deny = move |conn: &mut Conn| sessions::deny_device(conn, mac, user, now);
         let decided = self.store.write(deny).await?;
-        tracing::info!(%user, client = %device.client.id, ?decided, "device denied");
+        let message = match decided {
+            DeviceDecided::Done => "device denied",
+            DeviceDecided::LoggedOut | DeviceDecided::TooLate => "device not denied",
+        };
+        tracing::info!(%user, client = %device.client.id, ?decided, "{message}");
         Ok(decided)
     }
 }

@@ -35,7 +35,7 @@ A self-hosted token server: short-lived access tokens, and refresh tokens that e
 replaces.
 
 Tokens come as `token` (the access token, a JWT), `refreshToken` and `expiresIn` (seconds). Times \
-are RFC 3339 in UTC. Errors are JSON: `error` is a stable code, `message` is for humans. A path \
+are RFC 3339 in UTC. Errors are JSON: `error` is a stable code, `message` is for humans (`error_description` at the OAuth endpoints). A path \
 rejects other methods with `405` and the header `Allow`. Each response has the headers \
 `X-Request-Id`, which the log of the server has as well, and `Matchbook-Server: 1`.";
 
@@ -116,7 +116,7 @@ rejects other methods with `405` and the header `Allow`. Each response has the h
         (name = "Sessions", description = "A session is one login on one device."),
         (name = "Backends", description = "Applications that open sessions for users of their \
                                            own."),
-        (name = "OAuth", description = "OAuth 2.1, for clients that know nothing of this server."),
+        (name = "OAuth", description = "OAuth 2.1 and OpenID Connect, for any client."),
         (name = "Verification", description = "For servers that verify access tokens."),
         (name = "Health", description = "For load balancers and operators."),
         (name = "Pages", description = "Pages for browsers, which need no JavaScript."),

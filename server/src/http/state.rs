@@ -15,7 +15,7 @@ use crate::metrics::Metrics;
 use crate::proxies::TrustedProxies;
 
 /// The parts that a handler may use. The store is not among them: handlers call the
-/// issuer, the accounts and the clients.
+/// issuer, the accounts, the clients and the grants.
 pub struct State {
     pub issuer: Arc<Issuer>,
     pub accounts: Arc<Accounts>,

@@ -43,7 +43,7 @@ pub struct Client {
 pub struct LogoutSettings {
     /// Where a logout that it initiates may return to (RP-Initiated Logout 1.0 §3.1).
     pub redirect_uris: Vec<String>,
-    /// Where it learns that a session has ended (Back-Channel Logout 1.0 §2.2).
+    /// Where it is notified of ended sessions (Back-Channel Logout 1.0 §2.2).
     pub backchannel_uri: Option<String>,
     /// Whether its sessions with `offline_access` continue when their browser logs out.
     pub keeps_offline_access: bool,
@@ -234,7 +234,7 @@ pub fn find(conn: &mut Conn, id: &ClientId) -> QueryResult<Option<Client>> {
     found.map(Client::try_from).transpose()
 }
 
-/// Returns where a client learns that a session has ended.
+/// Returns where a client is notified of ended sessions.
 pub fn backchannel_logout_uri(conn: &mut Conn, id: &ClientId) -> QueryResult<Option<String>> {
     let uri = clients::table.find(id.as_str()).select(clients::backchannel_logout_uri);
     Ok(uri.first::<Option<String>>(conn).optional()?.flatten())

@@ -34,7 +34,7 @@ pub struct IdTokenClaims<'a> {
     pub user: UserClaims,
 }
 
-/// What a server knows about a user. A claim that has no value is absent.
+/// The claims about a user. A claim that has no value is absent.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct UserClaims {
     /// The display name.

@@ -153,7 +153,7 @@ async fn more_users_than_one_batch_are_imported() {
 }
 
 #[actix_rt::test]
-async fn import_that_fails_in_its_second_batch_adds_nobody() {
+async fn import_that_fails_in_its_second_batch_adds_no_user() {
     let server = Server::start();
     // The check of the file does not find this.
     server.sql(if server.world.database_url().starts_with("postgres") {

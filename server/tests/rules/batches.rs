@@ -146,10 +146,10 @@ async fn timed_out_rotation_gets_an_error_and_is_not_executed() {
     other.batch_execute(lock).unwrap();
     // The first rotations wait for the lock, the others queue behind them.
     let first = queued(&store, attempts).await;
-    await_nobody_waiting(&store).await;
+    await_empty_queue(&store).await;
     let others = queued(&store, others).await;
     assert!(store.pool_stats().waiting > 0);
-    await_nobody_waiting(&store).await;
+    await_empty_queue(&store).await;
     other.batch_execute(unlock).unwrap();
     let (mut done, mut notified) = (0, 0);
     for outcome in first.await.unwrap().into_iter().chain(others.await.unwrap()) {
@@ -188,7 +188,7 @@ async fn is_pending(future: &mut (impl Future + Unpin)) -> bool {
     poll_fn(|context| Poll::Ready(Pin::new(&mut *future).poll(context).is_pending())).await
 }
 
-async fn await_nobody_waiting(store: &Store) {
+async fn await_empty_queue(store: &Store) {
     let asked = Instant::now();
     while store.pool_stats().waiting > 0 {
         assert!(asked.elapsed() < MINUTE, "they wait without a limit");

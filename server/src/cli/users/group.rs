@@ -13,7 +13,7 @@ use crate::store::{self, user_groups};
 
 #[derive(Clone, Subcommand)]
 pub enum Command {
-    /// Add a user to a group. Applications get it as the claim `groups` with their next token.
+    /// Add a user to a group. Clients get it as the claim `groups` with their next ID token.
     Add(Membership),
     /// Remove a user from a group. Tokens that were issued before keep the claim.
     Remove(Membership),

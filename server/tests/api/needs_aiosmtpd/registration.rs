@@ -94,7 +94,7 @@ async fn taken_and_free_email_addresses_take_the_same_time() {
 
 #[actix_rt::test]
 #[ignore = "needs aiosmtpd: make test"]
-async fn user_name_registers_at_once_and_expired_link_registers_nobody() {
+async fn user_name_registers_at_once_and_expired_link_registers_no_user() {
     let smtp = SmtpServer::new();
     let server = server_with(&smtp);
     server.register("ann", PASSWORD).await;

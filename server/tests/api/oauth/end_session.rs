@@ -378,7 +378,7 @@ async fn form_of_another_site_is_redirected_so_that_the_browser_sends_its_cookie
 }
 
 #[actix_rt::test]
-async fn form_of_another_browser_logs_nobody_out() {
+async fn form_of_another_browser_logs_no_user_out() {
     let (server, browser) = server_with(|launch| launch).await;
     let page = browser.end_session(&[]).await;
     let attacker = server.log_browser_in().await;

@@ -123,10 +123,10 @@ async fn refresh_returns_a_new_id_token_of_the_same_login() {
     assert!(new["iat"].as_i64() > old["iat"].as_i64());
     assert!(new.get("nonce").is_none());
     assert_eq!(new["at_hash"], hash_of(&text(&second, "access_token")));
-    // The same refresh again gets the same access token, and an id_token for it.
+    // The same refresh again gets the same access token, and an ID token for it.
     let again = tokens(&server.refresh_by(&client, &text(&first, "refresh_token")).await);
     assert_eq!(server.id_token(&again).await, new);
-    // A narrower access token without `openid` comes without an id_token.
+    // A narrower access token without `openid` comes without an ID token.
     let form: Parameters<'_> = vec![
         ("grant_type", "refresh_token".into()),
         ("refresh_token", text(&second, "refresh_token").into()),
@@ -256,7 +256,7 @@ async fn userinfo_rejects_tokens_that_do_not_permit_it() {
     let native = server.log_in_as("ann", PASSWORD).await;
     rejected(&server.userinfo(&native.access).await, 403, "insufficient_scope");
     let body = server.log_in_for(&browser, &client, "openid").await;
-    // An id_token is no access token.
+    // An ID token is no access token.
     let id_token = text(&body, "id_token");
     rejected(&server.userinfo(&id_token).await, 401, "invalid_token");
     assert_eq!(server.user(&id_token).await, 401);

@@ -1,4 +1,4 @@
-//! The `openidconnect` crate: a native app, which verifies each id_token that it gets.
+//! The `openidconnect` crate: a native app, which verifies each ID token that it gets.
 
 #[path = "../../oauth2-crate/src/redirect.rs"]
 mod redirect;
@@ -123,7 +123,7 @@ impl App {
         Ok(tokens)
     }
 
-    /// Verifies the id_token, with the hash of the access token, and returns its claims.
+    /// Verifies the ID token, with the hash of the access token, and returns its claims.
     fn verify<'a>(
         &self,
         tokens: &'a CoreTokenResponse,
@@ -162,7 +162,7 @@ impl App {
         request.request(&self.http)
     }
 
-    /// Refreshes after each expiry. Each id_token must be a new one of the same login.
+    /// Refreshes after each expiry. Each ID token must be a new one of the same login.
     fn refresh_repeatedly(
         &self,
         mut tokens: CoreTokenResponse,
@@ -221,13 +221,13 @@ fn main() -> Result<(), Failure> {
     announce("openidconnect (Rust crate)", &locked_version());
     ask("user", json!({ "name": EMAIL, "groups": [GROUP] }))?;
     let app = step("discovery", || Ok((App::register()?, "passed")));
-    let mut tokens = step("login in Chromium, code with PKCE, id_token, userinfo", || {
+    let mut tokens = step("login in Chromium, code with PKCE, ID token, userinfo", || {
         let tokens = app.log_in()?;
         require(app.api_status(&tokens) == 200, "the API accepts it")?;
         app.check_user_info(&tokens)?;
         Ok((tokens, "passed"))
     });
-    tokens = step(&format!("expiry and refresh × {}, with id_token", refreshes()), || {
+    tokens = step(&format!("expiry and refresh × {}, with ID token", refreshes()), || {
         Ok((app.refresh_repeatedly(tokens)?, "passed"))
     });
     step("RP-initiated logout", || {
