@@ -165,14 +165,22 @@ fn check_uris(
     Ok(())
 }
 
+/// Returns whether a URI without a fragment can have the byte (RFC 3986 §2).
+fn is_uri_byte(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !b"#\"<>\\^`{|}".contains(&byte)
+}
+
 /// Returns whether the text is an absolute URI without a fragment (RFC 8707 §2).
 fn is_audience(text: &str) -> bool {
-    let is_uri = |byte: u8| byte.is_ascii_graphic() && !b"#\"<>\\^`{|}".contains(&byte);
-    text.len() <= 500 && text.bytes().all(is_uri) && Url::parse(text).is_ok()
+    text.len() <= 500 && text.bytes().all(is_uri_byte) && Url::parse(text).is_ok()
 }
 
 /// Returns whether logout tokens can be sent to the URI (Back-Channel Logout 1.0 §2.2).
 fn is_backchannel_uri(text: &str) -> bool {
+    // The notice goes to this very string.
+    if !text.contains("://") || !text.bytes().all(is_uri_byte) {
+        return false;
+    }
     let Ok(url) = Url::parse(text) else { return false };
     let is_loopback = match url.host() {
         Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
@@ -313,6 +321,10 @@ mod tests {
             "/logout",
             "https://",
             "ftp://127.0.0.1/",
+            "https:a.example",
+            "https:\\\\a.example\\x",
+            " https://a.example/",
+            "https://a.example/\nx",
         ] {
             let backchannel_uri = Some(uri.to_owned());
             let logout = LogoutSettings { backchannel_uri, ..LogoutSettings::default() };

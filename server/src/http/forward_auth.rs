@@ -13,7 +13,7 @@ use actix_web::web::{Data, Query};
 use actix_web::{FromRequest, HttpRequest, HttpResponse, ResponseError};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
-use url::form_urlencoded;
+use url::{Url, form_urlencoded};
 
 use super::error::{Error, Errors, PageErrors, Parameters, UnknownPath};
 use super::extract::bearer::UserBearer;
@@ -29,6 +29,9 @@ use return_address::ReturnAddress;
 ///
 /// NEVER CHANGE IT once a version is released: configurations of proxies remove it by its name.
 const COOKIE: &str = "__Secure-matchbook_forward";
+
+/// How many cookies of the name are tried.
+const MAX_COOKIES: usize = 4;
 
 /// Where the login is, for proxies that cannot pass a redirect.
 const LOGIN_URL: HeaderName = HeaderName::from_static("x-auth-login");
@@ -77,10 +80,12 @@ pub(super) async fn forward_auth(
     if state.forward_auth.is_none() {
         return Err(Error::NotFound);
     }
+    let groups = required_groups(&request)?;
     match user_of(&state, &request).await {
         Ok(user) => {
-            check_groups(&request, &user)?;
-            Ok(permit(&user))
+            let is_in = |group: &String| user.groups.contains(group);
+            let is_permitted = groups.is_empty() || groups.iter().any(is_in);
+            is_permitted.then(|| permit(&user)).ok_or(Error::NotInGroup)
         }
         Err(error @ Error::MissingToken) if is_page(request.headers()) => {
             Ok(to_login(&state, request.headers(), &error))
@@ -91,10 +96,10 @@ pub(super) async fn forward_auth(
 
 /// Returns the user of the cookie, or else of the access token.
 async fn user_of(state: &State, request: &HttpRequest) -> Result<ForwardedUser, Error> {
-    if let Some(cookie) = cookies::value(request, COOKIE)
-        && let Some(user) = state.accounts.user_of_forward_auth_cookie(cookie).await?
-    {
-        return Ok(user);
+    for cookie in cookies::values(request, COOKIE).take(MAX_COOKIES) {
+        if let Some(user) = state.accounts.user_of_forward_auth_cookie(cookie).await? {
+            return Ok(user);
+        }
     }
     let UserBearer(access) = UserBearer::extract(request).await?;
     let is_permitted = match access.holder {
@@ -106,13 +111,28 @@ async fn user_of(state: &State, request: &HttpRequest) -> Result<ForwardedUser, 
     user.filter(|_| is_permitted).ok_or(Error::InsufficientScope)
 }
 
-/// Checks that a user is in one of the groups of the query, if it names any.
-fn check_groups(request: &HttpRequest, user: &ForwardedUser) -> Result<(), Error> {
+/// Returns the groups of the query, of which the user must be in one. A misspelled parameter must
+/// not permit every user.
+fn required_groups(request: &HttpRequest) -> Result<Vec<String>, Error> {
     let query = form_urlencoded::parse(request.query_string().as_bytes());
-    let mut groups = query.filter(|(name, _)| name == "group").map(|(_, group)| group).peekable();
-    let is_permitted =
-        groups.peek().is_none() || groups.any(|group| user.groups.iter().any(|own| *own == group));
-    is_permitted.then_some(()).ok_or(Error::NotInGroup)
+    let mut groups = Vec::new();
+    for (name, group) in query {
+        if name != "group" {
+            tracing::warn!(parameter = %name.escape_debug(), "unknown parameter of /forward-auth");
+            return Err(Error::InvalidRequest(
+                "The only parameter is `group`: correct the URL in the configuration of the proxy.",
+            ));
+        }
+        groups.push(group.into_owned());
+    }
+    Ok(groups)
+}
+
+/// Returns the scheme and the host of an address. Its path and query may have secrets of an
+/// application.
+fn origin_of(address: &str) -> String {
+    Url::parse(address)
+        .map_or_else(|_| "invalid".to_owned(), |url| url.origin().ascii_serialization())
 }
 
 fn permit(user: &ForwardedUser) -> HttpResponse {
@@ -155,7 +175,7 @@ fn to_login(state: &State, headers: &HeaderMap, error: &Error) -> HttpResponse {
     let parsed = options.and_then(|options| ReturnAddress::parse(&address, options));
     let Some(parsed) = parsed else {
         tracing::warn!(
-            address,
+            origin = origin_of(&address),
             "page of no host in `forward_auth.hosts`, or not over https, not redirected to the login"
         );
         return error.error_response();
@@ -198,7 +218,8 @@ pub(super) async fn log_in(
 ) -> Page {
     let Some(options) = &state.forward_auth else { return Error::NotFound.into() };
     let Some(address) = ReturnAddress::parse(&query.address, options) else {
-        tracing::info!(address = query.address, "return address of no configured host rejected");
+        let origin = origin_of(&query.address);
+        tracing::info!(origin, "return address of no configured host rejected");
         let problem = "The address to return to is not one of an application that this server \
                        protects: open the application again.";
         return Error::InvalidRequest(problem).into();

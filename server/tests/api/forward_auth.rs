@@ -1,4 +1,4 @@
-//! Forward authentication: what a reverse proxy learns about a request.
+//! Forward authentication: the responses to a reverse proxy.
 
 use matchbook_testkit::{ProcessBuilder, TestResponse};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -133,6 +133,57 @@ async fn pages_are_sent_to_the_login_and_requests_of_programs_are_rejected() {
 }
 
 #[actix_rt::test]
+async fn misspelled_parameter_permits_no_user() {
+    let server = Server::with(settings);
+    server.register("ann", PASSWORD).await;
+    let browser = Browser::at(&server);
+    browser.log_in("ann", PASSWORD).await;
+    let cookie = format!("{COOKIE}={}", cookie_of(&browser).await);
+    for query in ["?groups=admin", "?Group=admin", "?group[]=admin", "?=admin", "?a"] {
+        for headers in [[("cookie", cookie.as_str()), BROWSER].as_slice(), &[BROWSER]] {
+            let response = server.ask(query, headers).await;
+            assert_eq!(response.status, 400, "{query} {}", response.text);
+            assert!(!response.headers.contains_key("x-auth-user"));
+        }
+    }
+    assert_eq!(server.ask("?group=admin", &[("cookie", &cookie)]).await.status, 403);
+    assert_eq!(server.ask("?", &[("cookie", &cookie)]).await.status, 204);
+}
+
+#[actix_rt::test]
+async fn cookie_is_found_behind_others_of_its_name() {
+    let server = Server::with(settings);
+    server.register("ann", PASSWORD).await;
+    let browser = Browser::at(&server);
+    browser.log_in("ann", PASSWORD).await;
+    let cookie = cookie_of(&browser).await;
+    let status = async |planted: usize| {
+        let others = format!("{COOKIE}=stale; ").repeat(planted);
+        let cookies = format!("{others}{COOKIE}={cookie}");
+        server.ask("", &[("cookie", &cookies)]).await.status
+    };
+    assert_eq!((status(0).await, status(3).await, status(4).await), (204, 204, 401));
+}
+
+#[actix_rt::test]
+async fn log_has_only_scheme_and_host_of_addresses() {
+    let server = Server::with(settings);
+    let address = [
+        ("x-forwarded-proto", "http"),
+        ("x-forwarded-host", "app.example.com"),
+        ("x-forwarded-uri", "/reset?token=hidden"),
+        BROWSER,
+    ];
+    assert_eq!(server.ask("", &address).await.status, 401);
+    let browser = Browser::at(&server);
+    let path = login_path("https://other.example/?token=hidden");
+    assert_eq!(browser.get(&path).await.status, 400);
+    assert_eq!(server.process.logged("hidden"), 0);
+    assert_eq!(server.process.logged("http://app.example.com"), 1);
+    assert_eq!(server.process.logged("https://other.example"), 1);
+}
+
+#[actix_rt::test]
 async fn login_returns_to_no_other_host() {
     let server = Server::with(settings);
     let browser = server.browser_of_ann().await;
@@ -246,7 +297,7 @@ async fn headers_have_the_verified_address_and_the_groups_but_no_chosen_name() {
         ("?group=Staff", 403),
         ("?group=ops%2Fnight%2Cstaff", 403),
         ("?group=", 403),
-        ("?other=x", 204),
+        ("?other=x", 400),
     ] {
         let response = server.ask(query, &[("cookie", &header)]).await;
         assert_eq!(response.status, status, "{query}");

@@ -9,12 +9,12 @@ async fn caddy_protects_an_application() {
     check(async |world, ports| {
         let example = include_str!("../../../docs/examples/forward-auth/Caddyfile");
         // The test speaks HTTP, as a proxy before Caddy that speaks HTTPS with browsers.
-        let trusted = "uri /forward-auth\n\t\t\ttrusted_proxies 127.0.0.1/32";
+        let trusted = "uri /forward-auth?\n\t\t\ttrusted_proxies 127.0.0.1/32";
         let site = example
             .replace("app.example.com {", &format!("http://app.example.com:{} {{", ports.proxy))
             .replace("127.0.0.1:5001", &format!("127.0.0.1:{}", ports.matchbook))
             .replace("127.0.0.1:8080", &format!("127.0.0.1:{}", ports.app))
-            .replace("uri /forward-auth", trusted);
+            .replace("uri /forward-auth?", trusted);
         let options = "{\n\tadmin off\n\tauto_https off\n}\n";
         let file = world.folder().join("Caddyfile");
         std::fs::write(&file, format!("{options}{site}")).unwrap();

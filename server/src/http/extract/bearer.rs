@@ -48,11 +48,13 @@ impl FromRequest for UserBearer {
     }
 }
 
-/// Verifies a token that was not sent in the header.
-pub(in crate::http) async fn verify_token(
+/// Verifies a token in the form of a request, which has none in its header.
+pub(in crate::http) async fn verify_form_token(
     state: &State,
+    request: &HttpRequest,
     token: &str,
 ) -> Result<VerifiedToken, Error> {
+    reject_token_in_url(request)?;
     Ok(state.issuer.verify(token).await?)
 }
 
@@ -61,14 +63,20 @@ async fn verify(request: &HttpRequest) -> Result<VerifiedToken, Error> {
     Ok(state.issuer.verify(bearer_token(request)?).await?)
 }
 
-/// Returns the one token, in the one place where it may be (RFC 6750 §2).
-fn bearer_token(request: &HttpRequest) -> Result<&str, Error> {
+/// Rejects a request with a token in its URL, where logs would keep it.
+fn reject_token_in_url(request: &HttpRequest) -> Result<(), Error> {
     let query = Query::<Vec<(String, String)>>::from_query(request.query_string());
     if query.is_ok_and(|query| query.iter().any(|(name, _)| name == "access_token")) {
         return Err(Error::InvalidBearer(
             "Send the access token in the Authorization header, not in the URL.",
         ));
     }
+    Ok(())
+}
+
+/// Returns the one token, in the one place where it may be (RFC 6750 §2).
+fn bearer_token(request: &HttpRequest) -> Result<&str, Error> {
+    reject_token_in_url(request)?;
     let mut headers = request.headers().get_all(AUTHORIZATION);
     let Some(header) = headers.next() else { return Err(Error::MissingToken) };
     if headers.next().is_some() {

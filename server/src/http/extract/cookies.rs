@@ -4,10 +4,19 @@ use actix_web::HttpRequest;
 use actix_web::http::header::{COOKIE, HeaderName, SET_COOKIE};
 
 /// Returns the value of the first cookie of a name. It is not verified.
-pub(in crate::http) fn value<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str> {
+pub(in crate::http) fn value<'a>(request: &'a HttpRequest, name: &'a str) -> Option<&'a str> {
+    values(request, name).next()
+}
+
+/// Returns the values of all cookies of a name. A browser has several if they were set for other
+/// domains or paths, and sends an older one first.
+pub(in crate::http) fn values<'a>(
+    request: &'a HttpRequest,
+    name: &'a str,
+) -> impl Iterator<Item = &'a str> {
     let cookies = request.headers().get_all(COOKIE).filter_map(|header| header.to_str().ok());
-    let mut pairs = cookies.flat_map(|header| header.split(';'));
-    pairs.find_map(|pair| pair.trim().strip_prefix(name)?.strip_prefix('='))
+    let pairs = cookies.flat_map(|header| header.split(';'));
+    pairs.filter_map(move |pair| pair.trim().strip_prefix(name)?.strip_prefix('='))
 }
 
 /// Returns the header that sets a cookie for `max_age` seconds, or deletes it if that is 0.

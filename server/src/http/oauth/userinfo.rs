@@ -1,15 +1,15 @@
 //! `GET` and `POST /oauth/userinfo` (`OpenID` Connect Core §5.3).
 
-use actix_web::HttpRequest;
 use actix_web::http::header::AUTHORIZATION;
 use actix_web::web::{Data, Json};
+use actix_web::{HttpMessage, HttpRequest};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::OAuthError;
 use super::form::OAuthForm;
-use crate::http::error::{Error, Errors};
-use crate::http::extract::bearer::{UserBearer, verify_token};
+use crate::http::error::{Error, Errors, RequestBody};
+use crate::http::extract::bearer::{UserBearer, verify_form_token};
 use crate::http::state::State;
 use crate::ids::UserId;
 use crate::tokens::{StandardScopes, TokenHolder, UserClaims, VerifiedToken};
@@ -63,7 +63,7 @@ pub(in crate::http) async fn userinfo(
     request_body(content = UserInfoForm, content_type = "application/x-www-form-urlencoded"),
     responses(
         (status = 200, description = "The claims", body = UserInfoClaims),
-        Errors<(UserBearer,)>,
+        Errors<(UserBearer, RequestBody)>,
     ),
     security((), ("bearer" = []))
 )]
@@ -73,14 +73,21 @@ pub(in crate::http) async fn userinfo_by_post(
     bearer: Result<UserBearer, Error>,
     form: Result<OAuthForm, OAuthError>,
 ) -> Result<Json<UserInfoClaims>, Error> {
-    // A request with the header may have any body, or none.
-    let in_form = form.ok().and_then(|OAuthForm(form)| form.get("access_token").map(str::to_owned));
-    let access = match in_form {
-        None => bearer?.0,
-        Some(_) if request.headers().contains_key(AUTHORIZATION) => {
-            return Err(Error::InvalidBearer("Send the access token once."));
+    let has_header = request.headers().contains_key(AUTHORIZATION);
+    let is_form = request.content_type().eq_ignore_ascii_case("application/x-www-form-urlencoded");
+    let token = match form {
+        Ok(OAuthForm(form)) => form.get("access_token").map(str::to_owned),
+        Err(OAuthError::Form(error)) if is_form && !has_header => return Err(error),
+        Err(OAuthError::InvalidRequest(message)) if is_form && !has_header => {
+            return Err(Error::InvalidRequest(message));
         }
-        Some(token) => verify_token(&state, &token).await?,
+        // A request with the header may have any body, and one without a form has no token.
+        Err(_) => None,
+    };
+    let access = match token {
+        None => bearer?.0,
+        Some(_) if has_header => return Err(Error::InvalidBearer("Send the access token once.")),
+        Some(token) => verify_form_token(&state, &request, &token).await?,
     };
     claims(&state, access).await
 }

@@ -152,6 +152,9 @@ pub(in crate::http) async fn log_out_by_post(
     client: ClientInfo,
     WithTimeout(Form(form)): WithTimeout<Form<Pairs>>,
 ) -> Page {
+    if let Err(error) = state.check_limit(client.ip.map(Limit::Logout)) {
+        return error.into();
+    }
     let field = |name: &str| form.iter().find(|(own, _)| own == name).map(|(_, value)| value);
     let Some(csrf) = field(CSRF) else {
         let query = encode(form.iter());
@@ -167,7 +170,8 @@ pub(in crate::http) async fn log_out_by_post(
         Ok(request) => request.unwrap_or_default(),
         Err(error) => return Error::Failed(error).into(),
     };
-    let Some(login) = browser.login() else { return finish(&request) };
+    // By `GET` the request has the cookies, also if another site has sent this form.
+    let Some(login) = browser.login() else { return Page::redirect(&format!("logout?{next}")) };
     if let Err(problem) = browser.check(&state, csrf) {
         let question = Question { problem: Some(problem), ..Question::about(next, &request) };
         return ask(&state, &browser, login, question).await;

@@ -392,4 +392,8 @@ async fn form_of_another_browser_logs_no_user_out() {
     }
     browser.confirm_logout(&page).await;
     assert!(!browser.is_logged_in().await && attacker.is_logged_in().await);
+    // A form of another site comes without cookies: it does not claim that the user is logged out.
+    let form = [("csrf".to_owned(), "x".to_owned()), ("continue".to_owned(), "state=s".to_owned())];
+    let response = Browser::at(&server).post("/oauth/logout", &form).await;
+    assert_redirect(&response, "logout?state=s");
 }

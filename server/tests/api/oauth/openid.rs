@@ -235,7 +235,12 @@ async fn userinfo_takes_the_token_from_header_or_form() {
     assert_eq!(in_url.status, 400);
     let repeated = [("access_token", &access), ("access_token", &access)];
     let repeated = TestResponse::of(post().send_form(&repeated)).await;
-    assert_eq!(repeated.status, 401, "{}", repeated.text);
+    assert_eq!(repeated.status, 400, "{}", repeated.text);
+    let large = [("access_token", access.as_str()), ("padding", &"x".repeat(300_000))];
+    assert_eq!(TestResponse::of(post().send_form(&large)).await.status, 413);
+    let request = server.http.request("POST", &format!("{USERINFO}?access_token=x"));
+    assert_eq!(TestResponse::of(request.send_form(&form)).await.status, 400);
+    assert_eq!(TestResponse::of(post().send()).await.status, 401);
 }
 
 #[actix_rt::test]
