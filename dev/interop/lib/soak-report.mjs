@@ -10,7 +10,7 @@ const sum = (numbers) => numbers.reduce((a, b) => a + b, 0)
 // Returns the tables of the programs and of the faults, as Markdown.
 export function soakReport(programs, { counts }) {
   const present = programs.filter(({ skipped }) => !skipped)
-  const heads = ['program', 'version', 'refreshes', 'uses', 'uses during faults that failed', 'faults of its requests', 'longest outage']
+  const heads = ['program', 'version', 'refreshes', 'uses', 'failed uses', 'faults of its requests', 'longest outage']
   const rows = present.map((program) => [
     program.name,
     program.version,
