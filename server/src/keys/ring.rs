@@ -292,12 +292,17 @@ impl KeyRing {
         self.store.run_reserved(signing_keys::all).await
     }
 
-    /// Reads the keys, unless they were read a moment ago.
+    /// Reads the keys, unless a read began after this call. Concurrent calls share one read, and
+    /// a read after a recent one is delayed.
     async fn refresh_now(&self) -> Result<(), Error> {
+        let called_at = Instant::now();
         let _guard = self.refresh_lock.lock().await;
-        if self.snapshot().read_at.elapsed() < MIN_REFRESH_INTERVAL {
+        let read_at = self.snapshot().read_at;
+        if read_at >= called_at {
             return Ok(());
         }
+        // The recent read may have missed the key, so it is not enough.
+        tokio::time::sleep(MIN_REFRESH_INTERVAL.saturating_sub(read_at.elapsed())).await;
         self.refresh().await.map(drop)
     }
 

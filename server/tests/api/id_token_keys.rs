@@ -121,7 +121,7 @@ async fn revoked_key_of_id_tokens_is_replaced_and_access_tokens_stay_valid() {
     let revoked = kid(&text(&body, "id_token"));
     let launch = server.world.server(binary()).set("tokens.algorithm", "EdDSA");
     let said = keys_with(&launch, &["revoke", &revoked]).unwrap();
-    assert!(said.contains("its ID tokens are rejected"), "{said}");
+    assert!(said.contains("its ID tokens and logout tokens are rejected"), "{said}");
     assert!(!server.http.get(JWKS).await.text.contains(&revoked));
     assert_eq!(server.user(&text(&body, "access_token")).await, 200);
     let fresh = refresh(&server, &client, &body).await;
