@@ -64,7 +64,12 @@ CustomLog "|/bin/cat" "%m %U%q %>s"
   port,
 )
 
-const open = async () => await ask('visit', { url: `${site}/index.html`, untilText: 'the report' })
+// Opens the page, each time by another URL: Chromium would show it from its cache.
+let opened = 0
+async function open() {
+  opened += 1
+  return await ask('visit', { url: `${site}/index.html?${opened}`, untilText: 'the report' })
+}
 // Returns what mod_auth_openidc knows of its session, or null if it has none.
 async function session() {
   const { text } = await ask('visit', { url: `${redirectUri}?info=json`, until: redirectUri })
