@@ -1,4 +1,4 @@
-//! Back-channel logout: clients learn that a session has ended (Back-Channel Logout 1.0).
+//! Back-channel logout: clients are notified of ended sessions (Back-Channel Logout 1.0).
 
 mod ends;
 mod receiver;
