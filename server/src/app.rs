@@ -33,7 +33,7 @@ use crate::metrics::Metrics;
 use crate::secrets::{self, DerivedKeys};
 use crate::store::{self, Store};
 use crate::sweeper::Sweeper;
-use crate::tls::{Acceptor, Renewal};
+use crate::tls::Acceptor;
 use crate::token_status::TokenStatus;
 use crate::{http, keys, tls};
 
@@ -107,6 +107,7 @@ impl Application {
 /// Opens everything that the settings name, and binds to the addresses. Steps that fail fast
 /// come first.
 pub async fn start(config: &Config) -> Result<Application, Error> {
+    let hangups = notify_of_hangups();
     let data_dir = prepare_data_dir(config)?;
     let acceptor = tls::acceptor(&config.tls, &data_dir, config.address)?;
     let derived = derive_keys(config, &data_dir)?;
@@ -121,7 +122,7 @@ pub async fn start(config: &Config) -> Result<Application, Error> {
     if let Some(metrics_server) = metrics_server {
         actix_rt::spawn(metrics_server);
     }
-    tasks.spawn(renewal);
+    tasks.spawn(renewal.map(|renewal| renewal.run(hangups)));
     Ok(application)
 }
 
@@ -310,9 +311,9 @@ struct BackgroundTasks {
 }
 
 impl BackgroundTasks {
-    /// Starts the tasks, which run until the process ends. `renewal` is for a certificate from
-    /// files.
-    fn spawn(self, renewal: Option<Arc<Renewal>>) {
+    /// Starts the tasks, which run until the process ends. `renewal` is that of a certificate
+    /// from files.
+    fn spawn(self, renewal: Option<impl Future<Output = ()> + 'static>) {
         actix_rt::spawn(self.store.clone().run_batches());
         actix_rt::spawn(self.store.watch_clock());
         actix_rt::spawn(self.connections.run());
@@ -320,21 +321,29 @@ impl BackgroundTasks {
         actix_rt::spawn(self.sweeper.run());
         actix_rt::spawn(self.keys.run());
         actix_rt::spawn(self.status.run());
-        let hangups = Arc::new(Notify::new());
-        actix_rt::spawn(notify_of_hangups(hangups.clone()));
         if let Some(renewal) = renewal {
-            actix_rt::spawn(renewal.run(hangups));
+            actix_rt::spawn(renewal);
         }
     }
 }
 
-/// Notifies of each SIGHUP, which by default would end the process.
-async fn notify_of_hangups(hangups: Arc<Notify>) {
-    let Ok(mut signals) = signal(SignalKind::hangup()) else { return };
-    while signals.recv().await.is_some() {
-        tracing::info!("hangup received, checking the certificate files");
-        hangups.notify_one();
+/// Notifies of each SIGHUP. From the call on, it does not end the process, as it would by
+/// default.
+fn notify_of_hangups() -> Arc<Notify> {
+    let hangups = Arc::new(Notify::new());
+    match signal(SignalKind::hangup()) {
+        Ok(mut signals) => {
+            let hangups = hangups.clone();
+            actix_rt::spawn(async move {
+                while signals.recv().await.is_some() {
+                    tracing::info!("hangup received, checking the certificate files");
+                    hangups.notify_one();
+                }
+            });
+        }
+        Err(error) => tracing::warn!(%error, "no SIGHUP handler: SIGHUP will end the server"),
     }
+    hangups
 }
 
 /// Raises the limit of open files to the maximum: each connection is a file.

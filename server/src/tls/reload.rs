@@ -1,7 +1,7 @@
 //! Reads a certificate again when its files change while the server runs.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use actix_rt::task::spawn_blocking;
@@ -20,13 +20,16 @@ pub struct Renewal {
     key: PathBuf,
     /// A `std` lock: handshakes only clone the context, which is reference-counted.
     current: RwLock<SslContext>,
+    /// What the files contained just before they were read for `current`.
+    seen: Mutex<[Option<Digest>; 2]>,
 }
 
 impl Renewal {
     /// Reads both files.
     pub(super) fn open(certificate: PathBuf, key: PathBuf) -> Result<Arc<Self>, Error> {
+        let seen = Mutex::new(fingerprint([&certificate, &key]));
         let current = RwLock::new(context(&certificate, &key)?);
-        Ok(Arc::new(Self { certificate, key, current }))
+        Ok(Arc::new(Self { certificate, key, current, seen }))
     }
 
     /// Makes each handshake use the certificate that was read last.
@@ -42,43 +45,38 @@ impl Renewal {
     /// Reads the files again when they have changed: checks each minute, and at each
     /// notification of `hangups`. Never returns.
     pub async fn run(self: Arc<Self>, hangups: Arc<tokio::sync::Notify>) {
-        let mut seen = self.fingerprint().await;
         loop {
             let _ = tokio::time::timeout(CHECK_INTERVAL, hangups.notified()).await;
-            let now = self.fingerprint().await;
-            // While a pair is being replaced, one half may be missing or not match.
-            if now != seen && self.reload().await {
-                seen = now;
-            }
+            let renewal = self.clone();
+            let _ = spawn_blocking(move || renewal.reload_if_changed()).await;
         }
     }
 
-    /// Returns the digests of both files, if they can be read.
-    async fn fingerprint(&self) -> [Option<Digest>; 2] {
-        let files = [self.certificate.clone(), self.key.clone()];
-        let digest = |file| std::fs::read(file).ok().map(|content| Digest::of(&[&content]));
-        let digests = move || files.map(digest);
-        spawn_blocking(digests).await.unwrap_or_default()
-    }
-
-    /// Reads both files. Returns whether they can be used; otherwise the current certificate
-    /// stays in use.
-    async fn reload(&self) -> bool {
-        let certificate = self.certificate.clone();
-        let key = self.key.clone();
-        match spawn_blocking(move || context(&certificate, &key)).await {
-            Ok(Ok(renewed)) => {
+    /// Blocks: reads both files again if they have changed. If they cannot be used, the current
+    /// certificate stays in use.
+    fn reload_if_changed(&self) {
+        let now = fingerprint([&self.certificate, &self.key]);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if now == *seen {
+            return;
+        }
+        match context(&self.certificate, &self.key) {
+            Ok(renewed) => {
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = renewed;
+                *seen = now;
                 tracing::info!(file = %self.certificate.display(), "certificate renewed");
-                true
             }
-            Ok(Err(error)) => {
+            // While a pair is being replaced, one half may be missing or not match.
+            Err(error) => {
                 tracing::error!(%error, "certificate not renewed, the current one stays in use");
-                false
             }
-            Err(_) => false,
         }
     }
+}
+
+/// Returns the digest of each file, if it can be read.
+fn fingerprint(files: [&Path; 2]) -> [Option<Digest>; 2] {
+    files.map(|file| std::fs::read(file).ok().map(|content| Digest::of(&[&content])))
 }
 
 /// Returns the context of handshakes with a certificate and its key.
