@@ -1,6 +1,7 @@
 //! Login names, normalized so that one name has one form.
 
 use unicode_normalization::UnicodeNormalization;
+use unicode_normalization::char::is_combining_mark;
 
 /// The maximum length of an email address, in characters (RFC 5321 §4.5.3.1.3).
 const MAX_EMAIL_LEN: usize = 254;
@@ -105,9 +106,14 @@ fn is_username(text: &str) -> bool {
         && text.chars().all(|c| c.is_alphanumeric() || matches!(c, '.' | '-' | '_'))
 }
 
-/// Returns whether an unquoted local part can contain the character (RFC 6531 §3.3).
+/// Returns whether an unquoted local part can contain the character (RFC 6531 §3.3). Beyond
+/// ASCII it must be a letter, a digit or a mark: an invisible character would make two names
+/// look the same.
 fn is_visible(c: char) -> bool {
-    !c.is_whitespace() && !c.is_control() && !r#"()<>[]:;@\,""#.contains(c)
+    if c.is_ascii() {
+        return c.is_ascii_graphic() && !r#"()<>[]:;@\,""#.contains(c);
+    }
+    c.is_alphanumeric() || is_combining_mark(c)
 }
 
 #[cfg(test)]
@@ -124,6 +130,7 @@ mod tests {
             ("e\u{301}mile", "\u{e9}mile", NameKind::Username),
             ("\u{1e9b}\u{323}", "\u{1e69}", NameKind::Username),
             ("Ann_B-2.x", "ann_b-2.x", NameKind::Username),
+            ("jos\u{e9}@example.com", "jos\u{e9}@example.com", NameKind::Email),
             ("o'neil+news@sub.example.com", "o'neil+news@sub.example.com", NameKind::Email),
         ] {
             let parsed = LoginName::parse(text).unwrap();
@@ -156,6 +163,11 @@ mod tests {
             "\"a\"@b.c",
             "a@b.c\r\nBcc: d@e.f",
             "<a@b.c>",
+            "ad\u{200b}min@b.c",
+            "\u{202e}nimda@b.c",
+            "ad\u{ad}min@b.c",
+            "ad\u{e0061}min@b.c",
+            "ad\u{200d}min",
         ]
         .into_iter()
         .chain(long.iter().map(String::as_str))

@@ -85,11 +85,13 @@ impl Grants {
         presented: &PresentedUserCode<'_>,
     ) -> Result<PendingDevice, UserCodeError> {
         let PresentedUserCode { text, login, ip } = presented;
+        // Not a guess: no code has this form.
+        let user_code = UserCode::parse(text).ok_or(UserCodeError::Unknown)?;
         let guesses = self.guesses.admit(login.user, *ip).map_err(|wait| {
             self.issuer.metrics().record_rate_limit(GUESSED_CODES);
             UserCodeError::TooManyGuesses(wait)
         })?;
-        let Some((user_code, mac, stored)) = self.find_user_code(text).await? else {
+        let Some((mac, stored)) = self.find_user_code(&user_code).await? else {
             tracing::info!(user = %login.user, ip = ip.map(tracing::field::display), "unknown user code");
             guesses.into_iter().for_each(Guess::fail);
             return Err(UserCodeError::Unknown);
@@ -107,16 +109,14 @@ impl Grants {
 
     async fn find_user_code(
         &self,
-        text: &str,
-    ) -> Result<Option<(UserCode, UserCodeMac, device_codes::StoredDeviceRequest)>, store::Error>
-    {
-        let Some(user_code) = UserCode::parse(text) else { return Ok(None) };
+        user_code: &UserCode,
+    ) -> Result<Option<(UserCodeMac, device_codes::StoredDeviceRequest)>, store::Error> {
         let keys = self.device_code_keys.all();
         let macs: Vec<UserCodeMac> = keys.map(|key| user_code.mac(key)).collect();
         let find = move |conn: &mut Conn| {
             for mac in macs {
                 if let Some(found) = device_codes::find(conn, mac)? {
-                    return Ok(Some((user_code, mac, found)));
+                    return Ok(Some((mac, found)));
                 }
             }
             Ok(None)

@@ -223,7 +223,16 @@ impl KeyRing {
     /// Verifies an ID token that this server signed, whether or not it has expired. Returns
     /// `None` for any other token, and for one whose key is no longer published.
     pub async fn verify_id_token(&self, token: &str) -> Result<Option<IdTokenHint>, Error> {
-        Ok(self.current().await?.verify_id_token(token, &self.options.issuer))
+        let issuer = &self.options.issuer;
+        let verified = match self.current().await?.verify_id_token(token, issuer) {
+            // Another server may already sign with a key that this server has not read yet.
+            Err(SignatureError::UnknownKey) => {
+                self.refresh_now().await?;
+                self.snapshot().verify_id_token(token, issuer)
+            }
+            result => result,
+        };
+        Ok(verified.ok())
     }
 
     /// Verifies the signature and the expiry of an access token, without leeway.

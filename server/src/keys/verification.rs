@@ -106,18 +106,23 @@ impl KeySnapshot {
     }
 
     /// Verifies the signature and the issuer of an ID token, but not its expiry.
-    pub(super) fn verify_id_token(&self, token: &str, issuer: &str) -> Option<IdTokenHint> {
-        let header = TokenHeader::parse(token).filter(|_| token.len() <= MAX_TOKEN_LEN)?;
-        if header.typ != TokenType::Id.name() {
-            return None;
-        }
-        let key = &self.keys.iter().find(|published| published.key.kid == header.kid)?.key;
+    pub(super) fn verify_id_token(
+        &self,
+        token: &str,
+        issuer: &str,
+    ) -> Result<IdTokenHint, SignatureError> {
+        let header = TokenHeader::parse(token).filter(|_| token.len() <= MAX_TOKEN_LEN);
+        let header = header.filter(|header| header.typ == TokenType::Id.name());
+        let header = header.ok_or(SignatureError::Invalid)?;
+        let published = self.keys.iter().find(|published| published.key.kid == header.kid);
+        let key = &published.ok_or(SignatureError::UnknownKey)?.key;
         let mut validation = Validation::new(key.algorithm);
         validation.set_issuer(&[issuer]);
         validation.validate_aud = false;
         validation.set_required_spec_claims(&["iss", "aud", "exp", "sub"]);
         validation.validate_exp = false;
-        Some(jsonwebtoken::decode::<IdTokenHint>(token, &key.public, &validation).ok()?.claims)
+        let decoded = jsonwebtoken::decode::<IdTokenHint>(token, &key.public, &validation);
+        decoded.map(|decoded| decoded.claims).map_err(|_| SignatureError::Invalid)
     }
 }
 
@@ -233,7 +238,7 @@ mod tests {
         for published in &snapshot.keys {
             let verify = |kind, issuer| {
                 let token = published.key.sign(kind, payload(issuer).as_bytes()).unwrap();
-                snapshot.verify_id_token(&token, "https://issuer")
+                snapshot.verify_id_token(&token, "https://issuer").ok()
             };
             assert_eq!(verify(TokenType::Id, "https://issuer").as_ref(), Some(&hint), "expired");
             assert_eq!(verify(TokenType::Id, "https://elsewhere"), None);
