@@ -1,5 +1,7 @@
 //! Builds the server from its settings: [`Config`] in, [`Application`] out.
 
+mod stop;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use actix_web::{App, HttpServer, web};
 use matchbook_shared::{SERVER_MARK, SERVER_MARK_VALUE};
 use tokio::sync::Notify;
 
+use self::stop::StopSignals;
 use crate::accounts::Accounts;
 use crate::accounts::declared::{self, DeclaredError, DeclaredUsers};
 use crate::backchannel::{self, Backchannel};
@@ -21,6 +24,7 @@ use crate::clients::{self, ClientRegistry};
 use crate::config::Config;
 use crate::connections::Connections;
 use crate::data_dir::{self, DataDir};
+use crate::draining::Draining;
 use crate::grants::{self, Grants};
 use crate::http::openapi::{ApiDescription, RenderError};
 use crate::http::pages::Pages;
@@ -73,6 +77,8 @@ pub enum Error {
     Bind { address: SocketAddr, source: io::Error },
     #[error("cannot bind to {address} (`metrics.address`, which may be \"off\"): {source}")]
     BindMetrics { address: SocketAddr, source: io::Error },
+    #[error("cannot receive signals: {0}")]
+    Signals(io::Error),
     #[error("cannot start the threads that hash passwords: {0}")]
     Threads(io::Error),
     #[error("cannot use the certificates of clients (`oauth.backchannel_ca_file`): {0}")]
@@ -89,6 +95,9 @@ pub enum Error {
 pub struct Application {
     server: Server,
     addresses: Vec<SocketAddr>,
+    signals: StopSignals,
+    draining: Draining,
+    drain: Duration,
 }
 
 impl Application {
@@ -98,9 +107,12 @@ impl Application {
         &self.addresses
     }
 
-    /// Responds to requests until SIGINT or SIGTERM, then shuts down gracefully.
+    /// Responds to requests until SIGINT or SIGTERM. After SIGTERM it drains first, for
+    /// `server.drain`. Then it shuts down gracefully.
     pub async fn run(self) -> io::Result<()> {
-        self.server.await
+        let Self { server, signals, draining, drain, .. } = self;
+        actix_rt::spawn(signals.stop(server.handle(), draining, drain));
+        server.await
     }
 }
 
@@ -255,6 +267,7 @@ async fn assemble(
         forward_auth: config.forward_auth.clone(),
         limits: Limits::new(config.limits),
         proxies: config.proxies.clone(),
+        draining: Draining::default(),
         metrics,
         api: ApiDescription::render()?,
         pages: Pages::new(config.pages.clone(), csrf_keys),
@@ -269,6 +282,7 @@ fn bind(
     connections: Arc<Connections>,
     acceptor: Option<Acceptor>,
 ) -> Result<Application, Error> {
+    let draining = state.draining.clone();
     let max_connections = config.max_connections.min(connections_for(raise_file_limit()));
     let server = HttpServer::new(move || {
         App::new()
@@ -286,10 +300,12 @@ fn bind(
     })
     .workers(config.workers)
     .tcp_nodelay(true)
+    .keep_alive(config.keep_alive)
     .max_connections(max_connections.div_ceil(config.workers))
     .max_connection_rate(MAX_HANDSHAKES)
     .on_connect(move |io, data| connections.admit(io, data))
     .client_request_timeout(REQUEST_HEAD_TIMEOUT)
+    .disable_signals()
     .shutdown_timeout(config.shutdown_timeout.as_secs());
     let server = match acceptor {
         Some(acceptor) => server.bind_openssl(config.address, acceptor.builder),
@@ -297,7 +313,8 @@ fn bind(
     }
     .map_err(|source| Error::Bind { address: config.address, source })?;
     let addresses = server.addrs();
-    Ok(Application { server: server.run(), addresses })
+    let signals = StopSignals::listen().map_err(Error::Signals)?;
+    Ok(Application { server: server.run(), addresses, signals, draining, drain: config.drain })
 }
 
 /// The parts of the server that work in the background.
@@ -315,6 +332,8 @@ impl BackgroundTasks {
     /// from files.
     fn spawn(self, renewal: Option<impl Future<Output = ()> + 'static>) {
         actix_rt::spawn(self.store.clone().run_batches());
+        actix_rt::spawn(self.store.clone().run_checks());
+        actix_rt::spawn(http::log_ends_of_outages());
         actix_rt::spawn(self.store.watch_clock());
         actix_rt::spawn(self.connections.run());
         actix_rt::spawn(self.backchannel.run());

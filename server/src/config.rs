@@ -53,6 +53,11 @@ pub struct Config {
     pub address: SocketAddr,
     /// The number of threads that handle requests.
     pub workers: usize,
+    /// The time for which an idle connection stays open.
+    pub keep_alive: Duration,
+    /// The time for which the server goes on to serve after SIGTERM, while its health checks
+    /// fail.
+    pub drain: Duration,
     /// The time for which a stopping server waits for requests.
     pub shutdown_timeout: Duration,
     /// The maximum number of open connections.
@@ -109,6 +114,8 @@ fn read(settings: &Settings) -> Result<Config, SettingsError> {
         old_secrets: general.old_secrets,
         address: server.address.0,
         workers: server.workers.0,
+        keep_alive: server.keep_alive.0,
+        drain: server.drain.0,
         shutdown_timeout: server.shutdown_timeout.0,
         max_connections: server.max_connections(),
         proxies: server.trusted_proxies(),

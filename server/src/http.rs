@@ -8,6 +8,7 @@ mod accounts;
 mod backends;
 pub mod error;
 mod extract;
+mod failures;
 mod forward_auth;
 mod guests;
 mod health;
@@ -31,6 +32,7 @@ use actix_web::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use actix_web::{HttpRequest, Route, guard, web};
 
 use error::Error;
+pub use failures::log_ends_of_outages;
 pub use middleware::{close_unread_bodies, request_log};
 pub use oauth::permit_origin;
 use resources::{Endpoints, read, resource};
@@ -99,6 +101,7 @@ fn endpoints() -> Endpoints {
         .service(resource("/logout", "POST", web::post().to(sessions::logout)))
         .service(resource("/health/live", "GET, HEAD", read().to(health::live)))
         .service(resource("/health/ready", "GET, HEAD", read().to(health::ready)))
+        .service(resource("/health/serving", "GET, HEAD", read().to(health::serving)))
         .service(
             resource("/sessions", "GET, POST, DELETE", web::get().to(sessions::list))
                 .route(web::post().to(backends::open_session))

@@ -33,6 +33,7 @@ use crate::sweeper::SaltExpiry;
 use crate::token_status::TokenStatus;
 use crate::tokens::{Audience, Claims, ClientGrant, Scope, Subject};
 use exchange::ImportedTokens;
+use health::Readiness;
 use id_token::IdTokenSubject;
 
 pub use crate::store::sessions::SessionSummary;
@@ -54,6 +55,7 @@ pub struct Issuer {
     imported_tokens: ImportedTokens,
     logout_notices: LogoutNotices,
     metrics: Arc<Metrics>,
+    readiness: Readiness,
     name: String,
     audience: String,
 }
@@ -167,6 +169,7 @@ impl Issuer {
             imported_tokens: ImportedTokens::default(),
             logout_notices: parts.logout_notices,
             metrics: parts.metrics,
+            readiness: Readiness::default(),
             name: parts.name,
             audience: parts.audience,
         }

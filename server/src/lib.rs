@@ -35,6 +35,7 @@ pub mod connections;
 
 pub mod metrics;
 
+pub mod draining;
 pub mod limits;
 pub mod proxies;
 

@@ -22,6 +22,7 @@ pub mod logout_notices;
 mod migrate;
 pub mod one_time_links;
 mod pool;
+mod probe;
 pub mod recovery_codes;
 mod requirements;
 pub mod revocations;
@@ -48,6 +49,7 @@ use dedicated_connection::DedicatedConnection;
 pub use error::{Error, OpenError};
 pub use pool::PoolStats;
 use pool::{PermitKind, Pool};
+use probe::Probe;
 pub use rotation_batcher::BatchOutcome;
 use rotation_batcher::RotationBatcher;
 use sessions::RotationUpdate;
@@ -122,6 +124,7 @@ pub struct Store {
     pool: Pool,
     batcher: RotationBatcher,
     skew: Arc<Skew>,
+    probe: Arc<Probe>,
 }
 
 /// The race between the commit of work and its cancellation. The first of the two wins.
@@ -169,7 +172,7 @@ impl Store {
             Url::Sqlite(_) => 1,
         };
         let batcher = RotationBatcher::new(pool.clone(), shards);
-        Ok(Self { url: options.url.clone(), pool, batcher, skew })
+        Ok(Self { url: options.url.clone(), pool, batcher, skew, probe: Arc::default() })
     }
 
     /// Runs blocking `work` that only reads on a pooled connection, off the async threads.
@@ -254,14 +257,5 @@ impl Store {
     #[must_use]
     pub fn pool_stats(&self) -> PoolStats {
         self.pool.stats()
-    }
-
-    /// Checks that the database can be written to. Fails if it does not respond, is a
-    /// standby or is read-only.
-    pub async fn check_writable(&self) -> Result<(), Error> {
-        match self.url {
-            Url::Postgres(_) => self.run(connection::check_writable).await,
-            Url::Sqlite(_) => self.write(connection::check_writable).await,
-        }
     }
 }

@@ -215,6 +215,12 @@ impl TokenStatus {
         }
     }
 
+    /// Returns whether Redis is read for access tokens: it is connected and the lease is valid.
+    #[must_use]
+    pub fn trusts_redis(&self) -> bool {
+        self.redis.as_ref().is_some_and(|redis| redis.is_up() && redis.has_lease())
+    }
+
     /// Queries Redis and returns its state.
     pub async fn query_redis(&self) -> RedisState {
         if let Some(redis) = &self.redis {

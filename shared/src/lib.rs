@@ -214,7 +214,7 @@ impl InvalidGrantReason {
     }
 }
 
-/// The response of `GET /health/ready`.
+/// The response of `GET /health/ready` and `GET /health/serving`.
 #[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Readiness {
@@ -243,6 +243,8 @@ pub enum ServerStatus {
     Degraded,
     /// A required part does not respond.
     Unavailable,
+    /// The server is about to stop, and completes the requests that it still gets.
+    Draining,
 }
 
 /// Whether a part responds.

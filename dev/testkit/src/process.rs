@@ -124,6 +124,21 @@ impl Process {
         self.running.wait()
     }
 
+    /// Sends it SIGTERM.
+    pub fn send_sigterm(&self) {
+        self.running.signal("TERM");
+    }
+
+    /// Sends it SIGINT.
+    pub fn send_sigint(&self) {
+        self.running.signal("INT");
+    }
+
+    /// Waits until it has ended. Its log is complete then.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.running.wait()
+    }
+
     /// Kills it (SIGKILL) and waits until it has ended. Its log is complete then.
     pub fn kill(&mut self) {
         self.running.kill();

@@ -1,6 +1,9 @@
 //! The profile of an account, for `GET /user`.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
 
 use super::Accounts;
 use super::backends::SUBJECT_KIND;
@@ -9,6 +12,13 @@ use crate::store::{Conn, accounts, identities};
 
 /// How long a profile is used without a query. Changes at this server take effect at once.
 const FRESH_FOR: Duration = Duration::from_secs(10);
+
+/// How long a request waits for a profile. The access token is verified already, without the
+/// database if Redis has it, so a database that does not respond should not delay the response.
+const READ_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long no profile is read after one could not be read.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// The number of cached profiles.
 const CACHE_SIZE: usize = 16 * 1024;
@@ -23,16 +33,30 @@ pub struct Profile {
 }
 
 /// The profiles of users that sent requests; `None` for a user without a name.
-pub(super) struct Cache(quick_cache::sync::Cache<UserId, (Instant, Option<Profile>)>);
+pub(super) struct Cache {
+    profiles: quick_cache::sync::Cache<UserId, (Instant, Option<Profile>)>,
+    /// When a profile could not be read last. A `std` lock: it is never held across an `await`.
+    failed_at: Mutex<Option<Instant>>,
+}
 
 impl Cache {
     pub(super) fn new() -> Self {
-        Self(quick_cache::sync::Cache::new(CACHE_SIZE))
+        let profiles = quick_cache::sync::Cache::new(CACHE_SIZE);
+        Self { profiles, failed_at: Mutex::default() }
     }
 
     /// Reads the profile again at the next request.
     pub(super) fn forget(&self, user: UserId) {
-        self.0.remove(&user);
+        self.profiles.remove(&user);
+    }
+
+    fn is_paused(&self) -> bool {
+        let failed_at = *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner);
+        failed_at.is_some_and(|failed_at| failed_at.elapsed() < PAUSE)
+    }
+
+    fn pause(&self) {
+        *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 }
 
@@ -40,23 +64,25 @@ impl Accounts {
     /// Returns the profile of an account, or `None` for a user without a name. If the database is
     /// unavailable, returns the last one that was read.
     pub async fn profile(&self, user: UserId) -> Option<Profile> {
-        let cached = self.profiles.0.get(&user);
+        let cached = self.profiles.profiles.get(&user);
         if let Some((read_at, profile)) = &cached
             && read_at.elapsed() < FRESH_FOR
         {
             return profile.clone();
         }
-        let read_at = Instant::now();
-        match self.store.run(move |conn| read(conn, user)).await {
-            Ok(profile) => {
-                self.profiles.0.insert(user, (read_at, profile.clone()));
-                profile
-            }
-            Err(error) => {
-                tracing::debug!(%error, "profile not read");
-                cached.and_then(|(_, profile)| profile)
-            }
+        let last = cached.and_then(|(_, profile)| profile);
+        if self.profiles.is_paused() {
+            return last;
         }
+        let read_at = Instant::now();
+        let read = self.store.run(move |conn| read(conn, user));
+        if let Ok(Ok(profile)) = timeout(READ_TIMEOUT, read).await {
+            self.profiles.profiles.insert(user, (read_at, profile.clone()));
+            return profile;
+        }
+        tracing::debug!("profile not read");
+        self.profiles.pause();
+        last
     }
 }
 

@@ -1,8 +1,11 @@
 //! The listeners: the sections `[server]` and `[metrics]`.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use matchbook_settings::{AtLeastOne, BaseUrl, BindAddress, Optional, Threads, WholeSeconds};
+use matchbook_settings::{
+    AtLeastOne, BaseUrl, BindAddress, Optional, PositiveDuration, Threads, WholeSeconds,
+};
 use serde::Deserialize;
 
 use crate::proxies::TrustedProxies;
@@ -12,6 +15,8 @@ pub(super) struct Server {
     pub(super) address: BindAddress,
     pub(super) workers: Threads,
     max_connections: AtLeastOne,
+    pub(super) keep_alive: KeepAlive,
+    pub(super) drain: DrainTime,
     pub(super) shutdown_timeout: WholeSeconds,
     trusted_proxies: Optional<ProxyList>,
     pub(super) public_url: Optional<BaseUrl>,
@@ -24,6 +29,39 @@ impl Server {
 
     pub(super) fn trusted_proxies(self) -> TrustedProxies {
         self.trusted_proxies.0.map_or_else(TrustedProxies::default, |ProxyList(proxies)| proxies)
+    }
+}
+
+/// The maximum of `server.keep_alive` and `server.drain`.
+const MAX_WAIT: Duration = Duration::from_secs(3600);
+
+/// The time for which an idle connection stays open: at most an hour.
+#[derive(Deserialize)]
+#[serde(try_from = "PositiveDuration")]
+pub(super) struct KeepAlive(pub(super) Duration);
+
+impl TryFrom<PositiveDuration> for KeepAlive {
+    type Error = &'static str;
+
+    fn try_from(PositiveDuration(time): PositiveDuration) -> Result<Self, Self::Error> {
+        if time <= MAX_WAIT { Ok(Self(time)) } else { Err("must be at most an hour") }
+    }
+}
+
+/// The time for which a stopping server goes on to serve: up to an hour. `0s` is none.
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct DrainTime(pub(super) Duration);
+
+impl TryFrom<String> for DrainTime {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        match humantime::parse_duration(&text) {
+            Ok(time) if time <= MAX_WAIT => Ok(Self(time)),
+            Ok(_) => Err("must be at most an hour"),
+            Err(_) => Err("must be a duration with a unit, like `15s`, or `0s`"),
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use actix_web::{HttpResponse, ResponseError};
 use matchbook_shared::{ErrorBody, InvalidGrantReason};
 
 use crate::accounts::{Error as AccountsError, Registration};
+use crate::http::failures;
 use crate::issuer::{self, ErrorKind, RefreshError, VerifyError};
 use crate::sessions::{GuestRejection, InvalidGrant};
 
@@ -204,6 +205,15 @@ impl Error {
         self.parts().1
     }
 
+    /// Logs a failure of the server.
+    pub(super) fn log(&self) {
+        match self {
+            Self::Failed(error) => failures::record(error),
+            Self::AccountsFailed(error) => tracing::error!(%error, "request failed"),
+            _ => {}
+        }
+    }
+
     /// Returns why a token that this server issued is rejected.
     fn reason(&self) -> Option<InvalidGrantReason> {
         let Self::InvalidGrant(Some(reason)) = self else { return None };
@@ -291,12 +301,7 @@ impl ResponseError for Error {
     }
 
     fn error_response(&self) -> HttpResponse {
-        if let Self::Failed(error) = self {
-            tracing::error!(%error, "request failed");
-        }
-        if let Self::AccountsFailed(error) = self {
-            tracing::error!(%error, "request failed");
-        }
+        self.log();
         let (status, code, message) = self.parts();
         let mut response = HttpResponse::build(status);
         for header in self.headers() {

@@ -45,10 +45,10 @@ pub(super) async fn live() -> HttpResponse {
     operation_id = "ready",
     responses(
         Errors<(Limited,)>,
-        (status = 200, description = "The server can serve requests", body = Readiness),
+        (status = 200, description = "The server can issue tokens", body = Readiness),
         (
             status = 503,
-            description = "The server cannot reach its database",
+            description = "The server cannot issue tokens, or is about to stop",
             body = Readiness,
             headers(("Retry-After" = String, description = "When to send the request again, in seconds.")),
         ),
@@ -58,16 +58,60 @@ pub(super) async fn ready(
     state: web::Data<State>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Error> {
-    state.check_limit(client_ip(&request).map(Limit::Ready))?;
-    Ok(readiness(state.issuer.health().await))
+    check_limit(&state, &request)?;
+    let report = state.issuer.health().await;
+    let passes = report.can_issue;
+    Ok(readiness(report, passes, state.draining.has_begun()))
 }
 
-fn readiness(report: HealthReport) -> HttpResponse {
+/// Returns whether the server can verify access tokens, and the state of its parts.
+///
+/// In contrast to `/health/ready`, it also succeeds without the database, while Redis has the
+/// status of access tokens. For a load balancer: a database that is down does not take all servers
+/// out.
+#[utoipa::path(
+    get,
+    path = "/health/serving",
+    tag = "Health",
+    operation_id = "serving",
+    responses(
+        Errors<(Limited,)>,
+        (status = 200, description = "The server can verify access tokens", body = Readiness),
+        (
+            status = 503,
+            description = "The server cannot verify access tokens, or is about to stop",
+            body = Readiness,
+            headers(("Retry-After" = String, description = "When to send the request again, in seconds.")),
+        ),
+    )
+)]
+pub(super) async fn serving(
+    state: web::Data<State>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Error> {
+    check_limit(&state, &request)?;
+    let report = state.issuer.health().await;
+    let passes = report.can_verify;
+    Ok(readiness(report, passes, state.draining.has_begun()))
+}
+
+/// Counts a health check against the limit of its address. Those of trusted proxies are not
+/// limited: a balancer would take `429` for a failure of the server.
+fn check_limit(state: &State, request: &HttpRequest) -> Result<(), Error> {
+    let ip = client_ip(request).filter(|ip| !state.proxies.contains(*ip));
+    state.check_limit(ip.map(Limit::Ready))
+}
+
+fn readiness(mut report: HealthReport, passes: bool, is_draining: bool) -> HttpResponse {
     let up = |up| if up { Health::Up } else { Health::Down };
-    let (status, code) = match (report.can_issue, report.problems.is_empty()) {
-        (false, _) => (ServerStatus::Unavailable, StatusCode::SERVICE_UNAVAILABLE),
-        (true, false) => (ServerStatus::Degraded, StatusCode::OK),
-        (true, true) => (ServerStatus::Ready, StatusCode::OK),
+    if is_draining {
+        report.problems.push("The server is about to stop: use another one.".to_owned());
+    }
+    let (status, code) = match (is_draining, passes, report.problems.is_empty()) {
+        (true, ..) => (ServerStatus::Draining, StatusCode::SERVICE_UNAVAILABLE),
+        (false, false, _) => (ServerStatus::Unavailable, StatusCode::SERVICE_UNAVAILABLE),
+        (false, true, false) => (ServerStatus::Degraded, StatusCode::OK),
+        (false, true, true) => (ServerStatus::Ready, StatusCode::OK),
     };
     let mut response = HttpResponse::build(code);
     if code == StatusCode::SERVICE_UNAVAILABLE {

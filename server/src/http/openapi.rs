@@ -85,6 +85,7 @@ rejects other methods with `405` and the header `Allow`. Each response has the h
         well_known::jwks,
         health::live,
         health::ready,
+        health::serving,
         link_forms::invitation,
         link_forms::accept_invitation,
         link_forms::verify,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::accounts::Accounts;
 use crate::clients::ClientRegistry;
 use crate::config::forward_auth;
+use crate::draining::Draining;
 use crate::grants::Grants;
 use crate::http::error::Error;
 use crate::http::openapi::ApiDescription;
@@ -27,6 +28,7 @@ pub struct State {
     pub forward_auth: Option<forward_auth::Options>,
     pub limits: Limits,
     pub proxies: TrustedProxies,
+    pub draining: Draining,
     pub metrics: Arc<Metrics>,
     pub api: ApiDescription,
     pub pages: Pages,

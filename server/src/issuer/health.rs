@@ -1,7 +1,17 @@
 //! The state of the server, for monitoring.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::future::join;
+use tokio::time::timeout;
+
 use super::Issuer;
 use crate::store::ClockState;
+
+/// How long a health check waits for Redis, whatever `redis.timeout` is.
+const REDIS_TIME_LIMIT: Duration = Duration::from_secs(2);
 
 /// The state of the server and its problems.
 pub struct HealthReport {
@@ -9,20 +19,23 @@ pub struct HealthReport {
     pub database: bool,
     /// Whether Redis is in use; `None` if none is configured.
     pub redis: Option<bool>,
-    /// Whether the server can issue tokens.
+    /// Whether the server can issue tokens: the database accepts writes.
     pub can_issue: bool,
+    /// Whether the server can verify access tokens, at least those that Redis has.
+    pub can_verify: bool,
     /// Sentences for an operator.
     pub problems: Vec<String>,
 }
 
 impl Issuer {
-    /// Checks the database, Redis, the clock and the keys.
+    /// Checks the database, Redis, the clock and the keys. Takes about two seconds at most.
     pub async fn health(&self) -> HealthReport {
-        let writable = self.store.check_writable().await;
-        let redis = self.status.query_redis().await;
+        let redis = timeout(REDIS_TIME_LIMIT, self.status.query_redis());
+        let (writable, redis) = join(self.store.check_writable(), redis).await;
+        let redis = redis.unwrap_or_else(|_| self.status.redis());
         let mut problems = redis.problems;
-        if let Err(error) = &writable {
-            tracing::warn!(%error, "not ready");
+        self.readiness.log(writable.as_ref().err());
+        if writable.is_err() {
             problems.push("The database takes no writes: no token can be issued.".to_owned());
         }
         let (clock, clock_problem) = self.store.clock();
@@ -38,10 +51,13 @@ impl Issuer {
         if !can_sign {
             problems.push("There is no key to sign with: no token can be issued.".to_owned());
         }
+        let can_sign = can_sign && clock != ClockState::Wrong;
+        let has_cache = self.status.trusts_redis() && self.keys.are_fresh();
         HealthReport {
             database: writable.is_ok(),
             redis: redis.up,
-            can_issue: writable.is_ok() && can_sign && clock != ClockState::Wrong,
+            can_issue: can_sign && writable.is_ok(),
+            can_verify: can_sign && (writable.is_ok() || has_cache),
             problems,
         }
     }
@@ -51,6 +67,23 @@ impl Issuer {
     pub fn encode_metrics(&self) -> String {
         let redis = self.status.redis();
         self.metrics.encode(&self.store, redis.up == Some(true), redis.evicting)
+    }
+}
+
+/// Logs when health checks begin to fail because of the database, and when they succeed again.
+#[derive(Default)]
+pub(super) struct Readiness {
+    has_failed: AtomicBool,
+}
+
+impl Readiness {
+    fn log(&self, problem: Option<&Arc<str>>) {
+        let failed_before = self.has_failed.swap(problem.is_some(), Ordering::Relaxed);
+        match problem {
+            Some(error) if !failed_before => tracing::warn!(%error, "not ready"),
+            None if failed_before => tracing::info!("ready again"),
+            _ => {}
+        }
     }
 }
 

@@ -269,6 +269,12 @@ impl KeyRing {
         self.snapshot().keys.iter().any(|key| key.purpose == Purpose::Access)
     }
 
+    /// Returns whether the keys were read recently enough to be used without the database.
+    #[must_use]
+    pub fn are_fresh(&self) -> bool {
+        self.snapshot().read_at.elapsed() <= self.options.max_staleness()
+    }
+
     /// Returns whether this server can decrypt every published key.
     #[must_use]
     pub fn all_readable(&self) -> bool {

@@ -131,7 +131,7 @@ impl RedisLink {
             .store(u64::try_from(at.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    fn has_lease(&self) -> bool {
+    pub(super) fn has_lease(&self) -> bool {
         let renewed_at = Duration::from_millis(self.lease_renewed_at.load(Ordering::Relaxed));
         self.elapsed().saturating_sub(renewed_at) <= LEASE
     }

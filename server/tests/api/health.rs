@@ -14,6 +14,8 @@ async fn health_reports_live_ready_and_each_component() {
         None => serde_json::json!({"status": "ready", "database": "up"}),
     };
     assert_eq!(ready.json(), expected);
+    let serving = server.http.get("/health/serving").await;
+    assert_eq!((serving.status, serving.json()), (200, expected));
 }
 
 #[actix_rt::test]
@@ -62,6 +64,49 @@ async fn readiness_follows_the_database() {
     relay.restore();
     eventually(200, async || server.http.get("/health/ready").await.status).await;
     assert_eq!(server.refresh(&tokens.refresh).await.status, 200, "the outage cost nothing");
+}
+
+#[actix_rt::test]
+#[ignore = "needs PostgreSQL and Redis: make test"]
+async fn server_without_its_database_serves_access_tokens_from_redis() {
+    let world = TestEnv::new();
+    let (database, url) = world.database_proxy();
+    let (redis, redis_url) = world.redis_proxy();
+    let launch = world.server(binary()).variable("DATABASE_URL", &url);
+    let process = launch.variable("REDIS_URL", &redis_url).start();
+    let server = Server { http: http(&world, &process), process, world };
+    let tokens = server.log_in().await;
+    assert_eq!(server.http.get("/health/serving").await.field("status"), "ready");
+
+    database.disconnect();
+    let both = async || {
+        let ready = server.http.get("/health/ready").await.status;
+        (ready, server.http.get("/health/serving").await.status)
+    };
+    assert_eq!(both().await, (503, 200));
+    let serving = server.http.get("/health/serving").await;
+    assert_eq!(serving.field("status"), "degraded");
+    assert_eq!((serving.field("database"), serving.field("redis")), ("down".into(), "up".into()));
+    assert_eq!(server.user(&tokens.access).await, 200);
+    for _ in 0..5 {
+        let rejected = server.refresh(&tokens.refresh).await;
+        assert_eq!((rejected.status, rejected.header("retry-after")), (503, "1"));
+    }
+    assert_eq!(server.process.logged("requests fail with 503"), 1, "one line for the outage");
+    assert_eq!(server.process.logged("not ready"), 1);
+
+    redis.disconnect();
+    eventually((503, 503), both).await;
+    let serving = server.http.get("/health/serving").await;
+    assert_eq!(
+        (serving.field("status"), serving.header("retry-after")),
+        ("unavailable".into(), "1")
+    );
+
+    database.restore();
+    eventually((200, 200), both).await;
+    assert_eq!(server.process.logged("ready again"), 1);
+    server.process.await_log("requests no longer fail with 503");
 }
 
 #[actix_rt::test]

@@ -66,6 +66,17 @@ async fn clients_behind_a_trusted_proxy_are_limited_and_logged_individually() {
 }
 
 #[actix_rt::test]
+async fn health_checks_of_trusted_proxies_are_not_limited() {
+    for (proxies, expected) in [("127.0.0.1", 200), ("192.0.2.1", 429)] {
+        let server = limited(&[("limits.ready", "1"), ("server.trusted_proxies", proxies)]);
+        for path in ["/health/ready", "/health/serving"] {
+            server.http.get(path).await;
+            assert_eq!(server.http.get(path).await.status, expected, "{path} from {proxies}");
+        }
+    }
+}
+
+#[actix_rt::test]
 async fn x_forwarded_for_from_untrusted_peer_is_ignored() {
     let server = limited(&[("limits.register", "1")]);
     for (forwarded, expected) in [("192.0.2.1", 200), ("192.0.2.2", 429)] {

@@ -54,6 +54,72 @@ async fn endless_request_delays_shutdown_only_up_to_the_timeout() {
     assert!(asked.elapsed() < Duration::from_secs(30), "it waits for a second, not for the client");
 }
 
+/// Starts a server with this time for its drain.
+fn with_drain(time: &str) -> Server {
+    Server::with(|launch| launch.set("server.drain", time))
+}
+
+/// Returns the status codes of `/health/ready` and `/health/serving`.
+async fn health(server: &Server) -> (u16, u16) {
+    let ready = server.http.get("/health/ready").await;
+    let serving = server.http.get("/health/serving").await;
+    (ready.status, serving.status)
+}
+
+#[actix_rt::test]
+async fn draining_server_fails_health_checks_and_serves_until_a_second_signal() {
+    let mut server = with_drain("1h");
+    let tokens = server.log_in().await;
+    assert_eq!(health(&server).await, (200, 200));
+    let before = server.http.get_as("/user", &tokens.access).await;
+    assert_ne!(before.header("connection"), "close");
+
+    server.process.send_sigterm();
+    eventually((503, 503), async || health(&server).await).await;
+    let ready = server.http.get("/health/ready").await;
+    assert_eq!((ready.field("status"), ready.header("retry-after")), ("draining".to_owned(), "1"));
+    let problems = ready.json()["problems"].to_string();
+    assert!(problems.contains("The server is about to stop"), "{problems}");
+    assert_eq!(server.http.get("/health/live").await.status, 200);
+    let user = server.http.get_as("/user", &tokens.access).await;
+    assert_eq!((user.status, user.header("connection")), (200, "close"));
+    Tokens::of(&server.refresh(&tokens.refresh).await);
+
+    assert_eq!(server.process.stop().code(), Some(0), "{}", server.process.log());
+}
+
+#[actix_rt::test]
+async fn server_stops_at_the_end_of_its_drain() {
+    let mut server = with_drain("1s");
+    server.process.send_sigterm();
+    assert_eq!(server.process.wait().code(), Some(0), "{}", server.process.log());
+    assert_eq!(server.process.logged("draining"), 1);
+}
+
+#[actix_rt::test]
+async fn interrupted_server_does_not_drain() {
+    let mut server = with_drain("1h");
+    server.process.send_sigint();
+    assert_eq!(server.process.wait().code(), Some(0), "{}", server.process.log());
+    assert_eq!(server.process.logged("draining"), 0);
+}
+
+#[actix_rt::test]
+async fn idle_connection_is_closed_after_keep_alive() {
+    use std::io::{Read, Write};
+    let world = TestEnv::new();
+    let launch = world.server(binary()).set("tls.mode", "off").set("server.keep_alive", "1s");
+    let process = launch.start();
+    let address = process.url().strip_prefix("http://").unwrap().to_owned();
+    let mut idle = std::net::TcpStream::connect(address).unwrap();
+    idle.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    idle.write_all(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    let mut received = String::new();
+    idle.read_to_string(&mut received).unwrap();
+    assert!(received.starts_with("HTTP/1.1 200 OK"), "{received}");
+    assert!(!received.contains("connection: close"), "{received}");
+}
+
 #[actix_rt::test]
 #[ignore = "needs PostgreSQL: make test"]
 async fn requests_beyond_the_database_queue_get_503_at_once() {

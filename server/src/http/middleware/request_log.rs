@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::ConnectionType;
 use actix_web::http::Method;
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::middleware::Next;
@@ -63,6 +64,9 @@ pub async fn request_log(
         Ok::<_, Error>(response)
     };
     let mut response = respond.instrument(span).await?;
+    if state.draining.has_begun() {
+        response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+    }
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }

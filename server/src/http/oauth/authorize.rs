@@ -123,7 +123,7 @@ pub(in crate::http) fn reject_request(
 }
 
 fn unavailable(state: &State, request: &AuthorizationRequest, error: &Error) -> Page {
-    tracing::error!(?error, "authorization request failed");
+    error.log();
     respond(&request.target, state.issuer.name(), Err(AuthorizationError::UNAVAILABLE))
 }
 

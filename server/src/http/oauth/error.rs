@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::grants::{CodeError, DeviceError, TokenError};
 use crate::http::error::{Error, invalid_grant_message, round_up_to_seconds};
+use crate::http::failures;
 use crate::issuer::{self, VerifyError};
 use crate::sessions::InvalidGrant;
 
@@ -178,7 +179,7 @@ impl ResponseError for OAuthError {
         let mut reason = None;
         match self {
             Self::Failed(error) => {
-                tracing::error!(%error, "request failed");
+                failures::record(error);
                 response.insert_header((RETRY_AFTER, "1"));
             }
             Self::Busy(wait) | Self::RateLimited(wait) => {
