@@ -63,6 +63,7 @@ impl StopSignals {
                 stop = second;
             }
         }
+        // From here on the shutdown may take `server.shutdown_timeout`.
         tracing::info!("stopping");
         server.stop(stop != Stop::Forced).await;
     }

@@ -48,7 +48,8 @@ impl TryFrom<PositiveDuration> for KeepAlive {
     }
 }
 
-/// The time for which a stopping server goes on to serve: up to an hour. `0s` is none.
+/// The time for which a stopping server goes on to serve: up to an hour. With `0s` it
+/// stops at once.
 #[derive(Deserialize)]
 #[serde(try_from = "String")]
 pub(super) struct DrainTime(pub(super) Duration);

@@ -56,7 +56,7 @@ async fn endless_request_delays_shutdown_only_up_to_the_timeout() {
 
 /// Starts a server with this time for its drain.
 fn with_drain(time: &str) -> Server {
-    Server::with(|launch| launch.set("server.drain", time))
+    Server::with(|launch| launch.set("server.drain", time).set("server.shutdown_timeout", "1s"))
 }
 
 /// Returns the status codes of `/health/ready` and `/health/serving`.
@@ -83,6 +83,8 @@ async fn draining_server_fails_health_checks_and_serves_until_a_second_signal() 
     assert_eq!(server.http.get("/health/live").await.status, 200);
     let user = server.http.get_as("/user", &tokens.access).await;
     assert_eq!((user.status, user.header("connection")), (200, "close"));
+    // The drain does not count for `server.shutdown_timeout`.
+    actix_rt::time::sleep(Duration::from_secs(4)).await;
     Tokens::of(&server.refresh(&tokens.refresh).await);
 
     assert_eq!(server.process.stop().code(), Some(0), "{}", server.process.log());
