@@ -334,6 +334,7 @@ impl BackgroundTasks {
         actix_rt::spawn(self.store.clone().run_batches());
         actix_rt::spawn(self.store.clone().run_checks());
         actix_rt::spawn(http::log_ends_of_outages());
+        actix_rt::spawn(self.store.clone().run_checkpoints());
         actix_rt::spawn(self.store.watch_clock());
         actix_rt::spawn(self.connections.run());
         actix_rt::spawn(self.backchannel.run());

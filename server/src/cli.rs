@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod backends;
+pub mod backup;
 pub mod check_config;
 pub mod clients;
 pub mod explain;

@@ -50,6 +50,10 @@ enum Command {
     /// End sessions, for example after a restored backup.
     #[command(subcommand)]
     Sessions(cli::sessions::Command),
+    /// Copy a SQLite database to a new file, also while servers use it.
+    Backup(cli::backup::Backup),
+    /// Replace a SQLite database by a copy, and keep the former one. No server may run.
+    Restore(cli::backup::Restore),
 }
 
 #[actix_rt::main]
@@ -85,6 +89,8 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         Command::Apply(arguments) => cli::apply::run(&config, arguments)?,
         Command::Users(command) => cli::users::run(&config, command).await?,
         Command::Sessions(command) => cli::sessions::run(&config, command)?,
+        Command::Backup(arguments) => cli::backup::backup(&config, arguments)?,
+        Command::Restore(arguments) => cli::backup::restore(&config, arguments)?,
     }
     Ok(())
 }

@@ -32,6 +32,7 @@ pub mod servers;
 pub mod sessions;
 pub mod signing_keys;
 mod skew;
+pub mod sqlite;
 mod types;
 mod url;
 pub mod user_groups;
@@ -103,6 +104,9 @@ pub fn connect_to_change(url: &Url) -> Result<Conn, OpenError> {
         url: url.to_string(),
         source: ConnectionError::CouldntSetupConfiguration(source),
     };
+    if let Conn::Sqlite(conn) = &mut conn {
+        sqlite::checkpoint::renew_id(conn).map_err(failed)?;
+    }
     match skew::wrong_clock(&mut conn).map_err(failed)? {
         Some(problem) => Err(OpenError::WrongClock(problem)),
         None => Ok(conn),
@@ -164,8 +168,14 @@ impl Store {
         if let Err(error) = skew.measure(&mut first) {
             tracing::warn!(%error, "database clock unreadable");
         }
-        drop(first);
+        if let Conn::Sqlite(conn) = &mut first
+            && let Err(error) = sqlite::checkpoint::restart(conn)
+        {
+            tracing::warn!(%error, "write-ahead log not restarted");
+        }
         let pool = Pool::new(options, connector)?;
+        // SQLite's last connection removes the log.
+        drop(first);
         let shards = match options.url {
             Url::Postgres(_) => postgres_shards(),
             // SQLite has one writer at a time.
@@ -252,6 +262,14 @@ impl Store {
     /// Continues queued rotations after the end of a leader's term, until the future is dropped.
     pub async fn run_batches(self) {
         self.batcher.run().await;
+    }
+
+    /// Keeps SQLite's write-ahead log short, until the future is dropped. PostgreSQL needs no
+    /// such work.
+    pub async fn run_checkpoints(self) {
+        if let Url::Sqlite(_) = self.url {
+            sqlite::checkpoint::run(&self).await;
+        }
     }
 
     #[must_use]

@@ -13,7 +13,7 @@ use diesel::{
 };
 use secrecy::{ExposeSecret, SecretString};
 
-use super::Url;
+use super::{Url, sqlite};
 
 /// A connection to either database.
 #[derive(diesel::MultiConnection)]
@@ -119,13 +119,15 @@ fn open_file(path: &Path) -> ConnectionResult<SqliteConnection> {
     let path = path.to_str().ok_or_else(|| {
         ConnectionError::BadConnection("the path of the SQLite file is not valid UTF-8".into())
     })?;
+    sqlite::check_wal(path.as_ref()).map_err(ConnectionError::BadConnection)?;
     let mut conn = SqliteConnection::establish(path)?;
     // FULL: a power failure must not undo an acknowledged rotation, which would log its
     // user out. The busy timeout comes first, because the other pragmas may have to wait.
     let pragmas = format!(
         "PRAGMA busy_timeout = {}; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
-         PRAGMA foreign_keys = ON;",
-        SQLITE_BUSY_TIMEOUT.as_millis()
+         PRAGMA foreign_keys = ON; PRAGMA wal_autocheckpoint = {};",
+        SQLITE_BUSY_TIMEOUT.as_millis(),
+        sqlite::checkpoint::MAX_PAGES_WITHOUT_SERVER
     );
     // SQLite ignores the timeout when two connections switch a new file to WAL, or when
     // one opens a file that another closes.

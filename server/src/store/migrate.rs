@@ -3,6 +3,8 @@
 use std::error::Error;
 
 use diesel::connection::SimpleConnection;
+use diesel::migration::{Migration, MigrationSource};
+use diesel::sqlite::Sqlite;
 use diesel::{Connection, RunQueryDsl, sql_query};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
@@ -19,6 +21,15 @@ const ADVISORY_LOCK: i64 = 0x6d61_7463_6862_6f6b;
 /// A setting of `sessions` that SQLite does not have. A fifth of each page stays free, so
 /// that the new version of a row fits beside the old one and no index changes (HOT).
 const STORAGE: &str = "ALTER TABLE sessions SET (fillfactor = 80)";
+
+/// Returns the versions of all migrations, in order.
+pub(super) fn known_versions() -> Vec<String> {
+    let migrations = MigrationSource::<Sqlite>::migrations(&MIGRATIONS).unwrap_or_default();
+    let mut versions: Vec<String> =
+        migrations.iter().map(|migration| migration.name().version().to_string()).collect();
+    versions.sort_unstable();
+    versions
+}
 
 /// Runs pending migrations under a lock: one server migrates, and the others wait.
 pub(super) fn run(conn: &mut Conn) -> Result<(), Box<dyn Error + Send + Sync>> {

@@ -60,6 +60,7 @@ mod secrets;
 mod security_log;
 mod sessions;
 mod snapshots;
+mod sqlite_files;
 mod starting;
 mod stopping;
 mod storage;
