@@ -1,6 +1,7 @@
 //! Builds the server from its settings: [`Config`] in, [`Application`] out.
 
 mod stop;
+mod time_limit;
 
 use std::io;
 use std::net::SocketAddr;
@@ -98,6 +99,8 @@ pub struct Application {
     signals: StopSignals,
     draining: Draining,
     drain: Duration,
+    store: Store,
+    shutdown_timeout: Duration,
 }
 
 impl Application {
@@ -108,11 +111,15 @@ impl Application {
     }
 
     /// Responds to requests until SIGINT or SIGTERM. After SIGTERM it drains first, for
-    /// `server.drain`. Then it shuts down gracefully.
+    /// `server.drain`. Then it shuts down gracefully, and the process ends about a second after
+    /// `server.shutdown_timeout` at the latest.
     pub async fn run(self) -> io::Result<()> {
         let Self { server, signals, draining, drain, .. } = self;
-        actix_rt::spawn(signals.stop(server.handle(), draining, drain));
-        server.await
+        let limit = time_limit::TimeLimit(self.shutdown_timeout);
+        actix_rt::spawn(signals.stop(server.handle(), draining, drain, limit));
+        server.await?;
+        time_limit::finish(&self.store).await;
+        Ok(())
     }
 }
 
@@ -130,7 +137,7 @@ pub async fn start(config: &Config) -> Result<Application, Error> {
     let renewal = acceptor.as_ref().and_then(|acceptor| acceptor.renewal.clone());
     let metrics_server =
         config.metrics.map(|address| bind_metrics(address, state.clone())).transpose()?;
-    let application = bind(config, state, tasks.connections.clone(), acceptor)?;
+    let application = bind(config, state, &tasks, acceptor)?;
     if let Some(metrics_server) = metrics_server {
         actix_rt::spawn(metrics_server);
     }
@@ -279,9 +286,10 @@ async fn assemble(
 fn bind(
     config: &Config,
     state: web::Data<State>,
-    connections: Arc<Connections>,
+    tasks: &BackgroundTasks,
     acceptor: Option<Acceptor>,
 ) -> Result<Application, Error> {
+    let connections = tasks.connections.clone();
     let draining = state.draining.clone();
     let max_connections = config.max_connections.min(connections_for(raise_file_limit()));
     let server = HttpServer::new(move || {
@@ -314,7 +322,15 @@ fn bind(
     .map_err(|source| Error::Bind { address: config.address, source })?;
     let addresses = server.addrs();
     let signals = StopSignals::listen().map_err(Error::Signals)?;
-    Ok(Application { server: server.run(), addresses, signals, draining, drain: config.drain })
+    Ok(Application {
+        server: server.run(),
+        addresses,
+        signals,
+        draining,
+        drain: config.drain,
+        store: tasks.store.clone(),
+        shutdown_timeout: config.shutdown_timeout,
+    })
 }
 
 /// The parts of the server that work in the background.
@@ -335,7 +351,9 @@ impl BackgroundTasks {
         actix_rt::spawn(self.store.clone().run_checks());
         actix_rt::spawn(http::log_ends_of_outages());
         actix_rt::spawn(self.store.clone().run_checkpoints());
-        actix_rt::spawn(self.store.watch_clock());
+        actix_rt::spawn(self.store.clone().settle_rotations());
+        actix_rt::spawn(self.store.clone().run_undos());
+        actix_rt::spawn(self.store.watch_database());
         actix_rt::spawn(self.connections.run());
         actix_rt::spawn(self.backchannel.run());
         actix_rt::spawn(self.sweeper.run());

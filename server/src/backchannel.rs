@@ -103,8 +103,15 @@ impl Backchannel {
         let mut failing = false;
         loop {
             let pause = queues.clone().start_due().await;
-            if let (Err(error), false) = (&pause, failing) {
-                tracing::warn!(%error, "logout notices not read, retrying");
+            match &pause {
+                // The store logs that the database is unavailable.
+                Err(error) if error.is_transient() => {
+                    tracing::debug!(%error, "logout notices not read, retrying");
+                }
+                Err(error) if !failing => {
+                    tracing::warn!(%error, "logout notices not read, retrying");
+                }
+                _ => {}
             }
             failing = pause.is_err();
             match pause {

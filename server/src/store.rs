@@ -6,6 +6,7 @@
 
 pub mod accounts;
 pub mod authorization_codes;
+mod availability;
 pub mod backends;
 pub mod clients;
 mod connection;
@@ -14,6 +15,7 @@ pub mod dedicated_connection;
 pub mod device_codes;
 mod error;
 pub mod events;
+mod hosts;
 pub mod identities;
 pub mod import;
 pub mod imported_refresh_tokens;
@@ -25,6 +27,7 @@ mod pool;
 mod probe;
 pub mod recovery_codes;
 mod requirements;
+mod retry;
 pub mod revocations;
 mod rotation_batcher;
 mod schema;
@@ -32,20 +35,23 @@ pub mod servers;
 pub mod sessions;
 pub mod signing_keys;
 mod skew;
+mod socket;
 pub mod sqlite;
 mod types;
+mod undo;
+mod unsettled;
 mod url;
 pub mod user_groups;
 pub mod users;
+mod watchdog;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use diesel::{ConnectionError, QueryResult};
 
 pub use connection::Conn;
-use connection::Connector;
+use connection::{Connector, Established, Timeouts};
 use dedicated_connection::DedicatedConnection;
 pub use error::{Error, OpenError};
 pub use pool::PoolStats;
@@ -57,6 +63,7 @@ use sessions::RotationUpdate;
 pub use skew::ClockState;
 use skew::Skew;
 pub use types::IpAddress;
+use undo::Undos;
 pub use url::Url;
 
 use crate::clock::Timestamp;
@@ -73,7 +80,14 @@ pub struct Options {
     pub max_queue: u32,
     /// How long the statements of a request may take.
     pub query_timeout: Duration,
+    /// How long [`Store::open`] waits for the database.
+    pub start_timeout: Duration,
 }
+
+/// The pause between two attempts of a start to connect.
+const START_RETRY_INTERVAL: Duration = Duration::from_millis(250);
+/// The pause between two logs of a start that waits.
+const START_LOG_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The next rows of a table, in the order of its primary key.
 #[derive(Debug, Clone, Copy)]
@@ -93,7 +107,8 @@ pub fn connect(url: &Url) -> Result<Conn, OpenError> {
     {
         return Err(failed(ConnectionError::BadConnection("the file does not exist".to_owned())));
     }
-    Connector::new(url, Duration::ZERO).establish().map_err(failed)
+    let established = Connector::new(url, Timeouts::default()).establish();
+    established.map(|established| established.conn).map_err(failed)
 }
 
 /// Opens a connection for a command that writes times. Fails if this machine's clock
@@ -128,41 +143,60 @@ pub struct Store {
     pool: Pool,
     batcher: RotationBatcher,
     skew: Arc<Skew>,
+    undos: Undos,
     probe: Arc<Probe>,
 }
 
-/// The race between the commit of work and its cancellation. The first of the two wins.
-#[derive(Clone, Default)]
-struct CommitRace(Arc<AtomicBool>);
-
-impl CommitRace {
-    /// Returns whether this call is the first.
-    fn win(&self) -> bool {
-        !self.0.swap(true, Ordering::AcqRel)
+/// Connects to a database that this version supports. Waits for it, unless waiting cannot
+/// help.
+fn await_database(options: &Options, connector: &Connector) -> Result<Established, OpenError> {
+    let started = Instant::now();
+    let mut logged_at: Option<Instant> = None;
+    loop {
+        let error = match open_supported(&options.url, connector) {
+            Ok(established) => {
+                if logged_at.is_some() {
+                    tracing::info!("database available");
+                }
+                return Ok(established);
+            }
+            Err(error) => error,
+        };
+        let waits = matches!(options.url, Url::Postgres(_)) && !error.is_permanent();
+        if !waits || started.elapsed() >= options.start_timeout {
+            return Err(error);
+        }
+        if logged_at.is_none_or(|at| at.elapsed() >= START_LOG_INTERVAL) {
+            logged_at = Some(Instant::now());
+            let reason = availability::one_line(&error.to_string());
+            tracing::warn!(reason, "waiting for the database");
+        }
+        std::thread::sleep(START_RETRY_INTERVAL);
     }
 }
 
-/// Cancels the work when it is dropped.
-struct CancelOnDrop(CommitRace);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.win();
+fn open_supported(url: &Url, connector: &Connector) -> Result<Established, OpenError> {
+    let failed = |source| OpenError::Connect { url: url.to_string(), source };
+    let mut established = connector.establish_writable().map_err(failed)?;
+    let problem = {
+        let Established { conn, watch } = &mut established;
+        let _limit = watch.limit(connection::SETUP_TIMEOUT, Instant::now());
+        requirements::unmet(conn)
+    };
+    match problem {
+        Ok(None) => Ok(established),
+        Ok(Some(problem)) => Err(OpenError::Unsupported { url: url.to_string(), problem }),
+        Err(error) => Err(failed(ConnectionError::CouldntSetupConfiguration(error))),
     }
 }
 
 impl Store {
-    /// Connects, migrates the schema and opens the pool. Blocks.
+    /// Waits for the database, migrates its schema and opens the pool. Blocks.
     pub fn open(options: &Options) -> Result<Self, OpenError> {
-        let connector = Connector::new(&options.url, options.query_timeout);
+        let timeouts = Timeouts { query: options.query_timeout, acquire: options.acquire_timeout };
+        let connector = Connector::new(&options.url, timeouts);
+        let Established { conn: mut first, .. } = await_database(options, &connector)?;
         let url = options.url.to_string();
-        let failed = |source| OpenError::Connect { url: url.clone(), source };
-        let mut first = connector.establish_writable().map_err(failed)?;
-        let problem = requirements::unmet(&mut first)
-            .map_err(|error| failed(ConnectionError::CouldntSetupConfiguration(error)))?;
-        if let Some(problem) = problem {
-            return Err(OpenError::Unsupported { url, problem });
-        }
         migrate::run(&mut first).map_err(|source| OpenError::Migrate { url, source })?;
         let skew = Arc::new(Skew::default());
         if let Err(error) = skew.measure(&mut first) {
@@ -173,7 +207,8 @@ impl Store {
         {
             tracing::warn!(%error, "write-ahead log not restarted");
         }
-        let pool = Pool::new(options, connector)?;
+        let pool = Pool::new(options, connector);
+        pool.open_first();
         // SQLite's last connection removes the log.
         drop(first);
         let shards = match options.url {
@@ -182,7 +217,14 @@ impl Store {
             Url::Sqlite(_) => 1,
         };
         let batcher = RotationBatcher::new(pool.clone(), shards);
-        Ok(Self { url: options.url.clone(), pool, batcher, skew, probe: Arc::default() })
+        Ok(Self {
+            undos: Undos::default(),
+            url: options.url.clone(),
+            pool,
+            batcher,
+            skew,
+            probe: Arc::default(),
+        })
     }
 
     /// Runs blocking `work` that only reads on a pooled connection, off the async threads.
@@ -196,37 +238,24 @@ impl Store {
     }
 
     /// Runs blocking `work` that writes, as [`Self::run`] does. Writers run in the order
-    /// of the calls.
+    /// of the calls. Work that conflicts with another transaction was rolled back, and runs
+    /// again.
     pub async fn write<T, F>(&self, work: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Conn) -> QueryResult<T> + Send + 'static,
+    {
+        self.write_once(retry::on_conflict(work, self.pool.query_timeout())).await
+    }
+
+    /// Runs `work` that writes, and that cannot run twice.
+    pub async fn write_once<T, F>(&self, work: F) -> Result<T, Error>
     where
         T: Send + 'static,
         F: FnOnce(&mut Conn) -> QueryResult<T> + Send + 'static,
     {
         self.check_clock()?;
         self.pool.run(PermitKind::Write, work).await
-    }
-
-    /// Runs `work` that writes, and whose result must not be lost. If the caller has given
-    /// up by the time the work is committed, `undo` reverses it.
-    pub async fn write_or_undo<T, F, U>(&self, work: F, undo: U) -> Result<T, Error>
-    where
-        T: Send + 'static,
-        F: FnOnce(&mut Conn) -> QueryResult<T> + Send + 'static,
-        U: FnOnce(&mut Conn, T) -> QueryResult<()> + Send + 'static,
-    {
-        let race = CommitRace::default();
-        let race_of_work = race.clone();
-        let outcome = self.write(move |conn| {
-            let done = work(conn)?;
-            if race_of_work.win() {
-                return Ok(Some(done));
-            }
-            tracing::warn!("request timed out before its commit, undoing it");
-            undo(conn, done).map(|()| None)
-        });
-        // Dropped with this future if the client disconnects.
-        let _cancel = CancelOnDrop(race);
-        outcome.await?.ok_or(Error::TimedOut)
     }
 
     /// Runs `work` of the server itself on a connection that requests never use. Many
@@ -270,6 +299,19 @@ impl Store {
         if let Url::Sqlite(_) = self.url {
             sqlite::checkpoint::run(&self).await;
         }
+    }
+
+    /// Returns whether no request uses a connection.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.pool.is_idle()
+    }
+
+    /// Returns whether the database accepts writes, as of the last attempt. There is one each
+    /// second.
+    #[must_use]
+    pub fn database_up(&self) -> bool {
+        self.pool.availability().is_up()
     }
 
     #[must_use]

@@ -157,8 +157,13 @@ impl Sweeper {
         let mut failing = false;
         loop {
             let done = self.tick().await;
-            if let (Err(error), false) = (&done, failing) {
-                tracing::warn!(%error, "sweeper failed, retrying");
+            match &done {
+                // The store logs that the database is unavailable.
+                Err(error) if error.is_transient() => {
+                    tracing::debug!(%error, "sweeper failed, retrying");
+                }
+                Err(error) if !failing => tracing::warn!(%error, "sweeper failed, retrying"),
+                _ => {}
             }
             failing = done.is_err();
             tokio::time::sleep(if failing { RETRY_INTERVAL } else { STEP_INTERVAL }).await;
@@ -283,6 +288,8 @@ impl Sweeper {
             due.push(*salt);
             self.tracked.pop();
         }
+        // The next pass finds those.
+        due.retain(|salt| !self.store.is_unsettled(salt.session));
         // A statement clears the salts of one place that have one lifetime.
         due.sort_unstable_by_key(|salt| (salt.lifetime, salt.session.place()));
         for same_lifetime in due.chunk_by(|a, b| a.lifetime == b.lifetime) {
@@ -308,7 +315,7 @@ impl Sweeper {
         work: impl FnOnce(&mut Conn) -> QueryResult<T> + Send + 'static,
     ) -> Result<T, store::Error> {
         let start = Instant::now();
-        let done = self.store.write(work).await;
+        let done = self.store.write_once(work).await;
         tokio::time::sleep(start.elapsed() * THROTTLE).await;
         done
     }

@@ -19,7 +19,7 @@ use crate::crypto::Secret;
 use crate::ids::{EventId, LoginSessionId, UserId};
 use crate::sessions::{ClientInfo, Context};
 use crate::store::login_sessions::{self, NewLoginSession};
-use crate::store::{Conn, authorization_codes, events, sessions};
+use crate::store::{Conn, authorization_codes, events, sessions, users};
 
 /// How much of the idle lifetime passes before a request extends it.
 const EXTEND_AFTER: Duration = Duration::from_secs(60);
@@ -201,9 +201,12 @@ impl Accounts {
                 Ok(Ok(()))
             })
         };
-        let undo = move |conn: &mut Conn, opened: Result<(), LogInError>| match opened {
-            Ok(()) => login_sessions::delete(conn, id, &digest).map(drop),
-            Err(_) => Ok(()),
+        let undo = move |conn: &mut Conn| {
+            conn.write(|conn| {
+                // Waits for the transaction of the login, which refers to the user.
+                users::lock(conn, user)?;
+                login_sessions::delete(conn, id, &digest).map(drop)
+            })
         };
         self.store.write_or_undo(open, undo).await??;
         tracing::info!(%user, ip = client.ip.map(tracing::field::display), "browser logged in");

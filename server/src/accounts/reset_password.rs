@@ -70,7 +70,7 @@ impl Accounts {
             let created = reset_link(conn, &link_token, link, &cx)?;
             Ok(created.then_some(client))
         };
-        if let Some(client) = self.store.write(create).await? {
+        if let Some(client) = self.store.write_once(create).await? {
             mailer.send(reset_mail(&self.options.public_url, &to, &token, &client));
         }
         Ok(())

@@ -79,7 +79,7 @@ impl Accounts {
             });
             Ok((stored?, client))
         };
-        let (stored, client) = self.store.write(store).await?;
+        let (stored, client) = self.store.write_once(store).await?;
         let public_url = &self.options.public_url;
         mailer.send(if stored? {
             name_taken_mail(public_url, &to, &client)

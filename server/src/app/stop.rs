@@ -8,6 +8,7 @@ use std::time::Duration;
 use actix_rt::signal::unix::{Signal, SignalKind, signal};
 use actix_web::dev::ServerHandle;
 
+use super::time_limit::TimeLimit;
 use crate::draining::Draining;
 
 /// The signals that stop the server.
@@ -54,7 +55,14 @@ impl StopSignals {
     }
 
     /// Waits for a signal, then stops the server. A second signal ends the time of the drain.
-    pub(super) async fn stop(mut self, server: ServerHandle, draining: Draining, drain: Duration) {
+    /// The limit of the shutdown begins after it.
+    pub(super) async fn stop(
+        mut self,
+        server: ServerHandle,
+        draining: Draining,
+        drain: Duration,
+        limit: TimeLimit,
+    ) {
         let mut stop = self.next().await;
         draining.begin();
         if stop == Stop::Drain && !drain.is_zero() {
@@ -63,8 +71,8 @@ impl StopSignals {
                 stop = second;
             }
         }
-        // From here on the shutdown may take `server.shutdown_timeout`.
         tracing::info!("stopping");
+        limit.begin();
         server.stop(stop != Stop::Forced).await;
     }
 }

@@ -14,6 +14,7 @@ struct Database {
     acquire_timeout: PositiveDuration,
     max_queue: u32,
     query_timeout: PositiveDuration,
+    start_timeout: PositiveDuration,
 }
 
 /// `data_dir` replaces `{data_dir}` in the URL.
@@ -29,5 +30,6 @@ pub(super) fn read(settings: &Settings, data_dir: &Path) -> Result<Options, Sett
         acquire_timeout: database.acquire_timeout.0,
         max_queue: database.max_queue,
         query_timeout: database.query_timeout.0,
+        start_timeout: database.start_timeout.0,
     })
 }

@@ -91,7 +91,7 @@ impl Issuer {
             let cx = Context { policy: &policy, client: &client, event, now };
             sessions::exchange_code(conn, login, &token_keys.current, &cx)
         };
-        match self.store.write(open).await? {
+        match self.store.write_once(open).await? {
             CodeOutcome::Opened(grant) => {
                 tracing::info!(%session, %user, ip, "session opened by an authorization code");
                 self.metrics.record_login();

@@ -136,7 +136,7 @@ impl Issuer {
             let cx = Context { policy: &policy, client: &client, event, now };
             sessions::exchange(conn, request, &token_keys.current, &cx)
         };
-        let outcome = self.store.write(exchange).await?;
+        let outcome = self.store.write_once(exchange).await?;
         if outcome == ExchangeOutcome::Opened {
             tracing::info!(%session, %user, ip, "session opened by an imported refresh token");
             self.metrics.record_login();

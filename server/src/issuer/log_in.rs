@@ -6,7 +6,7 @@ use super::{Error, IssuedTokens, Issuer};
 use crate::clock;
 use crate::crypto::Secret;
 use crate::ids::{SessionId, UserId};
-use crate::sessions::{self, ClientInfo, Context, GuestRejection, Login, Policy, TokenGrant};
+use crate::sessions::{self, ClientInfo, Context, GuestRejection, Login, Policy};
 use crate::store::{Conn, users};
 use crate::tokens::{ClientGrant, ExtraClaims, RotationRandomness};
 
@@ -89,10 +89,7 @@ impl Issuer {
                 Err(rejection) => Ok(Err(rejection)),
             })
         };
-        let undo = move |conn: &mut Conn, opened: Result<TokenGrant, R>| match opened {
-            Ok(_) => sessions::undo_open(conn, session, user),
-            Err(_) => Ok(()),
-        };
+        let undo = move |conn: &mut Conn| sessions::undo_open(conn, session, user);
         match self.store.write_or_undo(open, undo).await? {
             Ok(grant) => {
                 tracing::info!(%session, %user, ip, "session opened");

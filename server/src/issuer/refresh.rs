@@ -15,8 +15,9 @@ use crate::store::{self, BatchOutcome, Conn, revocations};
 use crate::tokens::{RefreshToken, RotationRandomness};
 
 /// The pause before a token that looks reused is assessed again. A rotation that
-/// was committed late has its date corrected by then.
-const REASSESS_AFTER: Duration = Duration::from_secs(1);
+/// was committed late has its date corrected by then, also by a server that has to connect
+/// to the database again.
+const REASSESS_AFTER: Duration = Duration::from_secs(2);
 
 /// How the tokens of an OAuth client are refreshed.
 pub struct RefreshTerms {
@@ -133,6 +134,10 @@ impl Issuer {
             return Ok(outcome);
         }
         tokio::time::sleep(REASSESS_AFTER).await;
+        if self.store.is_unsettled(refresh.update.session) {
+            // Its rotation may still be committed.
+            return Ok(RefreshOutcome::TimedOut);
+        }
         self.resolve_conflict_once(refresh, policy, ReuseByDate::Reject).await
     }
 
@@ -147,6 +152,7 @@ impl Issuer {
         Self::detached(async move {
             let session = refresh.update.session;
             let worker = issuer.clone();
+            let update = refresh.update.clone();
             let resolve = move |conn: &mut Conn| {
                 let rules = worker.rules(&policy);
                 let outcome = sessions::resolve_conflict(conn, &refresh, rules, reuse_by_date)?;
@@ -155,7 +161,9 @@ impl Issuer {
                 }
                 Ok(outcome)
             };
-            let outcome = issuer.store.write(resolve).await?;
+            let outcome = issuer.store.write(resolve).await;
+            let outcome =
+                outcome.inspect_err(|error| issuer.store.rotation_failed(error, &update))?;
             if let RefreshOutcome::Rejected { reason: InvalidGrant::Reuse, .. } = outcome {
                 issuer.metrics.record_revocations(EndReason::Reuse.as_str(), 1);
                 issuer.logout_notices.wake();

@@ -76,7 +76,7 @@ impl Issuer {
     /// ended.
     async fn revoke_with(
         self: &Arc<Self>,
-        end: impl FnOnce(&mut Conn) -> QueryResult<Revoked> + Send + 'static,
+        mut end: impl FnMut(&mut Conn) -> QueryResult<Revoked> + Send + 'static,
     ) -> Result<usize, Error> {
         self.change_and_revoke(EndReason::LoggedOut, move |conn| {
             let revoked = end(conn)?;
@@ -91,11 +91,11 @@ impl Issuer {
     pub(crate) async fn change_and_revoke<T: Send + 'static>(
         self: &Arc<Self>,
         reason: EndReason,
-        change: impl FnOnce(&mut Conn) -> QueryResult<(T, Revoked)> + Send + 'static,
+        mut change: impl FnMut(&mut Conn) -> QueryResult<(T, Revoked)> + Send + 'static,
     ) -> Result<T, Error> {
         let issuer = self.clone();
         Self::detached(async move {
-            let change = |conn: &mut Conn| {
+            let change = move |conn: &mut Conn| {
                 let (changed, Revoked { ended, to_publish }) = change(conn)?;
                 Ok((changed, ended, revocations::for_sessions(conn, &to_publish)?))
             };

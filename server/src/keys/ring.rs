@@ -143,10 +143,15 @@ impl KeyRing {
         loop {
             tokio::time::sleep(REFRESH_INTERVAL).await;
             let result = self.maintain().await;
-            if let Err(error) = &result
-                && !failing
-            {
-                tracing::warn!(%error, "signing keys not read, retrying");
+            match &result {
+                // The store logs that the database is unavailable.
+                Err(Error::Store(error)) if error.is_transient() => {
+                    tracing::debug!(%error, "signing keys not read, retrying");
+                }
+                Err(error) if !failing => {
+                    tracing::warn!(%error, "signing keys not read, retrying");
+                }
+                _ => {}
             }
             failing = result.is_err();
         }

@@ -1,6 +1,6 @@
 //! Login: opens a session.
 
-use diesel::{Connection, QueryResult};
+use diesel::QueryResult;
 
 use super::{AccessGrant, Context, EventKind, SessionExpiry, TokenGrant};
 use crate::crypto::{Digest, Salt, Secret, TokenKey};
@@ -104,9 +104,11 @@ pub fn open(
     Ok(TokenGrant { user, session, refresh_token, access, claims, grant, expiry })
 }
 
-/// Reverses a login whose client disconnected: a guest may log in again.
+/// Reverses a login whose client disconnected: a guest may log in again. Waits for the
+/// transaction of the login, which refers to the user.
 pub fn undo_open(conn: &mut Conn, session: SessionId, user: UserId) -> QueryResult<()> {
-    conn.transaction(|conn| {
+    conn.write(|conn| {
+        users::lock(conn, user)?;
         if store::sessions::delete_unused(conn, session)? && !accounts::exists(conn, user)? {
             users::release_login(conn, user)?;
         }

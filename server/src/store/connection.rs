@@ -1,6 +1,7 @@
 //! A connection to either database, and how the pool opens and checks it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};
@@ -11,8 +12,12 @@ use diesel::{
     Connection, ConnectionError, ConnectionResult, PgConnection, QueryResult, RunQueryDsl,
     SqliteConnection,
 };
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 
+use super::availability::{Availability, one_line};
+use super::hosts::{Host, Hosts};
+use super::socket::Mark;
+use super::watchdog::{self, Watch};
 use super::{Url, sqlite};
 
 /// A connection to either database.
@@ -42,60 +47,99 @@ impl Conn {
     }
 }
 
+/// How long PostgreSQL may take for the statements that set up a connection.
+pub(super) const SETUP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long PostgreSQL may take to validate a connection: `database.acquire_timeout`, within
+/// these limits.
+const MIN_VALIDATION_TIMEOUT: Duration = Duration::from_secs(1);
+const MAX_VALIDATION_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// An open connection, and the watch over it.
+pub(super) struct Established {
+    pub(super) conn: Conn,
+    pub(super) watch: Watch,
+}
+
+/// Whether a connection has to accept writes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Any,
+    Write,
+}
+
+enum Target {
+    Postgres(Hosts),
+    Sqlite(PathBuf),
+}
+
+/// The time limits of pooled connections.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Timeouts {
+    /// The `statement_timeout`.
+    pub(super) query: Duration,
+    /// How long a request waits for a connection.
+    pub(super) acquire: Duration,
+}
+
 /// Opens connections. The URL decides on the driver.
 pub(super) struct Connector {
-    url: Url,
-    /// The `statement_timeout` of pooled connections.
-    query_timeout: Duration,
+    target: Target,
+    timeouts: Timeouts,
+    availability: Arc<Availability>,
 }
 
 impl Connector {
-    pub(super) fn new(url: &Url, query_timeout: Duration) -> Self {
-        let url = match url {
-            Url::Postgres(url) => Url::Postgres(with_defaults(url)),
-            Url::Sqlite(path) => Url::Sqlite(path.clone()),
+    pub(super) fn new(url: &Url, timeouts: Timeouts) -> Self {
+        let target = match url {
+            Url::Postgres(url) => Target::Postgres(Hosts::of(url)),
+            Url::Sqlite(path) => Target::Sqlite(path.clone()),
         };
-        Self { url, query_timeout }
+        Self { target, timeouts, availability: Arc::default() }
+    }
+
+    /// The availability of the database to pooled connections.
+    pub(super) fn availability(&self) -> &Arc<Availability> {
+        &self.availability
     }
 
     /// Connects to a database that accepts writes, whatever the URL says.
-    pub(super) fn establish_writable(&self) -> ConnectionResult<Conn> {
-        let mut conn = self.establish()?;
-        if let Conn::Postgres(_) = conn {
-            check_writable(&mut conn)
-                .map_err(|error| ConnectionError::BadConnection(error.to_string()))?;
-        }
-        Ok(conn)
+    pub(super) fn establish_writable(&self) -> ConnectionResult<Established> {
+        self.establish_with(Access::Write)
     }
 
-    pub(super) fn establish(&self) -> ConnectionResult<Conn> {
-        match &self.url {
-            Url::Postgres(url) => open_server(url.expose_secret()).map(Conn::Postgres),
-            Url::Sqlite(path) => open_file(path).map(Conn::Sqlite),
+    /// Connects to a database that may be read-only if the URL says so.
+    pub(super) fn establish(&self) -> ConnectionResult<Established> {
+        self.establish_with(Access::Any)
+    }
+
+    fn establish_with(&self, access: Access) -> ConnectionResult<Established> {
+        match &self.target {
+            Target::Sqlite(path) => {
+                let conn = open_file(path).map(Conn::Sqlite)?;
+                Ok(Established { conn, watch: Watch::default() })
+            }
+            Target::Postgres(hosts) => hosts
+                .try_each(
+                    |host| open_server(host, hosts.tcp_user_timeout, access),
+                    |host| watchdog::close_all(&host.name),
+                )
+                .map_err(of_all_hosts),
         }
     }
 }
 
-/// Adds settings that libpq lacks by default: timeouts, also for a peer that has vanished,
-/// and a name in `pg_stat_activity`.
-fn with_defaults(url: &SecretString) -> SecretString {
-    let mut url = url.expose_secret().to_owned();
-    for (name, value) in [
-        // A standby lags: it would accept a session that has ended.
-        ("target_session_attrs", "read-write"),
-        ("connect_timeout", "5"),
-        ("tcp_user_timeout", "5000"),
-        ("keepalives_idle", "5"),
-        ("keepalives_interval", "2"),
-        ("keepalives_count", "3"),
-        ("application_name", "matchbook"),
-    ] {
-        if !url.contains(&format!("{name}=")) {
-            url.push(if url.contains('?') { '&' } else { '?' });
-            url.extend([name, "=", value]);
-        }
+/// Returns one error for the errors of all hosts.
+fn of_all_hosts(mut errors: Vec<(&Host, ConnectionError)>) -> ConnectionError {
+    if errors.len() == 1
+        && let Some((_, error)) = errors.pop()
+    {
+        return error;
     }
-    url.into()
+    let errors = errors.iter().map(|(host, error)| {
+        let error = one_line(&error.to_string());
+        format!("{}: {error}", host.name)
+    });
+    ConnectionError::BadConnection(errors.collect::<Vec<_>>().join("; "))
 }
 
 /// Makes PostgreSQL plan each prepared statement once, and find rows by an index.
@@ -106,10 +150,33 @@ const PLANNER_SETTINGS: &str = "SET plan_cache_mode = force_generic_plan; \
                                 SET enable_seqscan = off; SET enable_hashjoin = off; \
                                 SET enable_mergejoin = off; SET jit = off";
 
-fn open_server(url: &str) -> ConnectionResult<PgConnection> {
-    let mut conn = PgConnection::establish(url)?;
-    conn.batch_execute(PLANNER_SETTINGS).map_err(ConnectionError::CouldntSetupConfiguration)?;
-    Ok(conn)
+/// The rules lock rows and then read them. A stricter level, as the default of a database or
+/// a role, would let that fail instead of wait.
+const ISOLATION: &str = "SET default_transaction_isolation = 'read committed'";
+
+fn open_server(
+    host: &Host,
+    tcp_user_timeout: Duration,
+    access: Access,
+) -> ConnectionResult<Established> {
+    let mark = Mark::take(tcp_user_timeout);
+    let timeout = mark.as_ref().map_or(tcp_user_timeout, Mark::timeout);
+    let mut conn = PgConnection::establish(host.url_with(timeout).expose_secret())?;
+    let watch = match mark.and_then(Mark::socket) {
+        Some(socket) => Watch::over(socket, &host.name),
+        None => Watch::default(),
+    };
+    let limit = watch.limit(SETUP_TIMEOUT, Instant::now());
+    for settings in [PLANNER_SETTINGS, ISOLATION] {
+        conn.batch_execute(settings).map_err(ConnectionError::CouldntSetupConfiguration)?;
+    }
+    let mut conn = Conn::Postgres(conn);
+    if access == Access::Write {
+        check_writable(&mut conn)
+            .map_err(|error| ConnectionError::BadConnection(error.to_string()))?;
+    }
+    drop(limit);
+    Ok(Established { conn, watch })
 }
 
 /// How long a statement waits for another writer of the same SQLite file.
@@ -178,6 +245,7 @@ pub(super) fn check_writable(conn: &mut Conn) -> QueryResult<()> {
 /// A connection in the pool.
 pub(super) struct PooledConn {
     pub(super) conn: Conn,
+    pub(super) watch: Watch,
     last_used: Instant,
     broken: bool,
 }
@@ -189,7 +257,7 @@ const REVALIDATE_AFTER: Duration = Duration::from_secs(1);
 impl PooledConn {
     /// Returns whether the database responds on this connection and accepts writes.
     pub(super) fn is_alive(&mut self) -> bool {
-        is_usable(&mut self.conn)
+        !self.watch.is_closed() && is_usable(&mut self.conn)
     }
 
     /// Removes the connection from the pool when it is returned.
@@ -198,42 +266,59 @@ impl PooledConn {
     }
 }
 
+impl Connector {
+    fn open_pooled(&self) -> ConnectionResult<PooledConn> {
+        let Established { mut conn, watch } = self.establish_writable()?;
+        if let Conn::Postgres(conn) = &mut conn {
+            // A request gives up after the same time, and its statement must not be executed
+            // later. The timeout includes waits for locks. A transaction whose client is
+            // gone, or silent for as long, is rolled back.
+            let timeout = self.timeouts.query.as_millis().max(1);
+            let _limit = watch.limit(SETUP_TIMEOUT, Instant::now());
+            conn.batch_execute(&format!(
+                "SET statement_timeout = {timeout}; \
+                 SET idle_in_transaction_session_timeout = {timeout}"
+            ))
+            .map_err(ConnectionError::CouldntSetupConfiguration)?;
+        }
+        Ok(PooledConn { conn, watch, last_used: Instant::now(), broken: false })
+    }
+}
+
 impl r2d2::ManageConnection for Connector {
     type Connection = PooledConn;
     type Error = ConnectionError;
 
     fn connect(&self) -> Result<PooledConn, ConnectionError> {
-        let mut conn = self.establish_writable()?;
-        if let Conn::Postgres(conn) = &mut conn {
-            // A request gives up after the same time, and its statement must not be executed
-            // later. The timeout includes waits for locks.
-            let timeout = self.query_timeout.as_millis().max(1);
-            conn.batch_execute(&format!("SET statement_timeout = {timeout}"))
-                .map_err(ConnectionError::CouldntSetupConfiguration)?;
+        let connected = self.open_pooled();
+        match &connected {
+            Ok(_) => self.availability.up(),
+            Err(error) => self.availability.down(&error.to_string()),
         }
-        Ok(PooledConn { conn, last_used: Instant::now(), broken: false })
+        connected
     }
 
     fn is_valid(&self, pooled: &mut PooledConn) -> Result<(), ConnectionError> {
-        if pooled.last_used.elapsed() > REVALIDATE_AFTER && !pooled.is_alive() {
-            return Err(ConnectionError::BadConnection("the connection was lost".into()));
+        let now = Instant::now();
+        let lost = || Err(ConnectionError::BadConnection("the connection was lost".into()));
+        if pooled.watch.is_closed() {
+            return lost();
         }
-        pooled.last_used = Instant::now();
+        if now.duration_since(pooled.last_used) > REVALIDATE_AFTER {
+            let watch = pooled.watch.clone();
+            let timeout =
+                self.timeouts.acquire.clamp(MIN_VALIDATION_TIMEOUT, MAX_VALIDATION_TIMEOUT);
+            let _limit = watch.limit(timeout, now);
+            if !pooled.is_alive() {
+                return lost();
+            }
+        }
+        pooled.last_used = now;
         Ok(())
     }
 
     fn has_broken(&self, pooled: &mut PooledConn) -> bool {
         // A panic may have left a transaction open.
         pooled.broken || std::thread::panicking()
-    }
-}
-
-/// Logs errors of connections that the pool opens in the background, for no request.
-#[derive(Debug)]
-pub(super) struct LogErrors;
-
-impl r2d2::HandleError<ConnectionError> for LogErrors {
-    fn handle_error(&self, error: ConnectionError) {
-        tracing::warn!(error = %error, "database connection failed");
     }
 }

@@ -2,15 +2,15 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_rt::task::JoinError;
 use diesel::connection::SimpleConnection;
 use diesel::result::Error as QueryError;
 use diesel::{ConnectionError, QueryResult};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::connection::{Connector, is_usable};
+use super::connection::{Connector, Established, Timeouts, is_usable};
 use super::error::is_connection_fault;
 use super::{Conn, Url};
 
@@ -21,9 +21,11 @@ pub struct DedicatedConnection {
     connector: Arc<Connector>,
     /// Held during work on SQLite, which has one writer.
     writer: Option<Arc<Semaphore>>,
-    /// `None` while the connection is in use. Work that has timed out keeps its connection,
-    /// and the next work opens another one.
-    idle: Arc<Mutex<Option<Conn>>>,
+    /// One permit, for the thread of the work. Work that has timed out keeps it until its
+    /// connection is closed, so that no second thread waits for the same server.
+    turn: Arc<Semaphore>,
+    /// `None` while the connection is in use.
+    idle: Arc<Mutex<Option<Established>>>,
     connections: Arc<AtomicU64>,
 }
 
@@ -54,8 +56,9 @@ impl Error {
 impl DedicatedConnection {
     pub(super) fn new(url: &Url, writer: Option<Arc<Semaphore>>) -> Self {
         Self {
-            connector: Arc::new(Connector::new(url, Duration::ZERO)),
+            connector: Arc::new(Connector::new(url, Timeouts::default())),
             writer,
+            turn: Arc::new(Semaphore::new(1)),
             idle: Arc::default(),
             connections: Arc::default(),
         }
@@ -68,66 +71,84 @@ impl DedicatedConnection {
     }
 
     /// Runs blocking `work` on this connection, off the async threads. Runs it twice if the
-    /// connection turns out to be lost. Fails if it takes longer than `time_limit`.
+    /// connection turns out to be lost. Fails if it takes longer than `time_limit`, and then
+    /// closes the connection.
     pub async fn run<T: Send + 'static>(
         &self,
         time_limit: Duration,
         work: impl Fn(&mut Conn) -> QueryResult<T> + Send + 'static,
     ) -> Result<T, Error> {
+        let started = Instant::now();
         let run = async {
-            let permit = match &self.writer {
-                // The semaphore is never closed.
-                Some(writer) => writer.clone().acquire_owned().await.ok(),
-                None => None,
-            };
+            let permits = [Some(self.turn.clone()), self.writer.clone()].into_iter().flatten();
+            let mut held: Vec<OwnedSemaphorePermit> = Vec::new();
+            for permit in permits {
+                // The semaphores are never closed.
+                held.extend(permit.acquire_owned().await.ok());
+            }
             let dedicated = self.clone();
             let work = actix_rt::task::spawn_blocking(move || {
-                let _permit = permit;
-                dedicated.on_connection(work)
+                let _permits = held;
+                dedicated.on_connection(time_limit.saturating_sub(started.elapsed()), work)
             });
             work.await?
         };
         tokio::time::timeout(time_limit, run).await.unwrap_or(Err(Error::Slow(time_limit)))
     }
 
-    fn on_connection<T>(&self, work: impl Fn(&mut Conn) -> QueryResult<T>) -> Result<T, Error> {
+    fn on_connection<T>(
+        &self,
+        time_limit: Duration,
+        work: impl Fn(&mut Conn) -> QueryResult<T>,
+    ) -> Result<T, Error> {
+        let started = Instant::now();
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(conn) = idle {
-            match self.work_on(conn, &work) {
+        if let Some(conn) = idle.filter(|idle| !idle.watch.is_closed()) {
+            match self.work_on(conn, time_limit, &work) {
                 // The connection may have been lost while it was idle.
                 Err(Error::Lost(_)) => {}
                 done => return done,
             }
         }
-        self.work_on(self.connect()?, &work)
+        let conn = self.connect()?;
+        match time_limit.checked_sub(started.elapsed()) {
+            Some(left) => self.work_on(conn, left, &work),
+            None => Err(Error::Slow(time_limit)),
+        }
     }
 
     fn work_on<T>(
         &self,
-        mut conn: Conn,
+        mut established: Established,
+        time_limit: Duration,
         work: &impl Fn(&mut Conn) -> QueryResult<T>,
     ) -> Result<T, Error> {
-        let done = work(&mut conn).map_err(|error| {
-            if is_connection_fault(&error) || !is_usable(&mut conn) {
+        let Established { conn, watch } = &mut established;
+        let limit = watch.limit(time_limit, Instant::now());
+        let done = work(conn).map_err(|error| {
+            if watch.is_closed() {
+                Error::Slow(time_limit)
+            } else if is_connection_fault(&error) || !is_usable(conn) {
                 Error::Lost(error)
             } else {
                 Error::Query(error)
             }
         });
-        if !matches!(done, Err(Error::Lost(_))) {
-            *self.idle.lock().unwrap_or_else(PoisonError::into_inner) = Some(conn);
+        drop(limit);
+        if !watch.is_closed() && !matches!(done, Err(Error::Lost(_))) {
+            *self.idle.lock().unwrap_or_else(PoisonError::into_inner) = Some(established);
         }
         done
     }
 
-    fn connect(&self) -> Result<Conn, Error> {
-        let mut conn = self.connector.establish_writable()?;
+    fn connect(&self) -> Result<Established, Error> {
+        let mut established = self.connector.establish_writable()?;
         self.connections.fetch_add(1, Ordering::Relaxed);
-        if let Conn::Sqlite(conn) = &mut conn {
+        if let Conn::Sqlite(conn) = &mut established.conn {
             // A power failure may undo these writes: they matter only while the server runs.
             let pragma = conn.batch_execute("PRAGMA synchronous = NORMAL");
             pragma.map_err(Error::Query)?;
         }
-        Ok(conn)
+        Ok(established)
     }
 }

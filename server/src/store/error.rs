@@ -94,8 +94,34 @@ pub enum OpenError {
     /// This machine's clock is wrong, so rows would get wrong times.
     #[error("nothing was changed: {0}")]
     WrongClock(String),
-    #[error("cannot create the connection pool: {0}")]
-    Pool(#[from] r2d2::Error),
+}
+
+impl OpenError {
+    /// Returns whether waiting cannot repair this.
+    pub(super) fn is_permanent(&self) -> bool {
+        match self {
+            // With several hosts, one line has the errors of all of them.
+            Self::Connect { source, .. } => source.to_string().split("; ").all(is_permanent),
+            Self::Migrate { .. } | Self::Unsupported { .. } | Self::WrongClock(_) => true,
+        }
+    }
+}
+
+/// The errors of a new connection that only an operator can repair. PostgreSQL sends their
+/// SQLSTATE, but libpq does not return it.
+const PERMANENT: [&str; 6] = [
+    "password authentication failed",
+    "no password supplied",
+    "no pg_hba.conf entry",
+    "is not permitted to log in",
+    "permission denied for database",
+    // Of a database or a role. A socket that does not exist has another message.
+    "\" does not exist",
+];
+
+/// Returns whether the message of a failed connection shows that a retry would fail as well.
+pub(super) fn is_permanent(message: &str) -> bool {
+    PERMANENT.iter().any(|part| message.contains(part))
 }
 
 /// Returns whether a statement that failed on a healthy connection may succeed later.
@@ -144,4 +170,37 @@ pub(super) fn is_connection_fault(error: &QueryError) -> bool {
             | QueryError::RollbackErrorOnCommit { .. }
             | QueryError::AlreadyInTransaction
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connect(message: &str) -> OpenError {
+        let source = ConnectionError::BadConnection(message.to_owned());
+        OpenError::Connect { url: String::new(), source }
+    }
+
+    #[test]
+    fn what_waiting_cannot_repair_is_told_apart() {
+        for message in [
+            "connection to server at \"10.0.0.1\", port 5432 failed: FATAL:  password \
+             authentication failed for user \"me\"",
+            "FATAL:  database \"x\" does not exist",
+            "FATAL:  role \"me\" does not exist",
+            "one: FATAL: role \"me\" does not exist; two: no pg_hba.conf entry for host",
+        ] {
+            assert!(connect(message).is_permanent(), "{message}");
+        }
+        for message in [
+            "connection to server at \"10.0.0.1\", port 5432 failed: Connection refused",
+            "FATAL:  the database system is starting up",
+            "the database is a standby or read-only",
+            "timeout expired",
+            // The other host may have been re-created, or be the next primary.
+            "one: FATAL: role \"me\" does not exist; two: timeout expired",
+        ] {
+            assert!(!connect(message).is_permanent(), "{message}");
+        }
+    }
 }

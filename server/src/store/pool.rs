@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use diesel::QueryResult;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::connection::{Connector, LogErrors, PooledConn};
+use super::availability::Availability;
+use super::connection::{Connector, PooledConn, check_writable};
 use super::error::{is_connection_fault, is_transient};
 use super::{Conn, Error, Options, Url};
 
@@ -43,6 +44,17 @@ pub struct PoolStats {
     pub waiting: u32,
 }
 
+/// How much longer than `database.query_timeout` a call may take before its connection is
+/// closed. A healthy server ends the statement before.
+const CLOSING_MARGIN: Duration = Duration::from_millis(500);
+
+/// How long the database may take for a probe.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long the database may take for work of the server itself. It is short, and other work
+/// waits for it.
+const RESERVED_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// r2d2 accepts no shorter timeout.
 const MIN_ACQUIRE_TIMEOUT: Duration = Duration::from_millis(10);
 
@@ -59,33 +71,49 @@ pub(super) struct Pool {
     reserved_permit: Arc<Semaphore>,
     /// One slot per request that may wait for a permit.
     queue_slots: Arc<Semaphore>,
+    /// The number of all connection permits.
+    size: usize,
     queue_limit: u32,
     acquire_timeout: Duration,
     query_timeout: Duration,
+    availability: Arc<Availability>,
 }
 
 impl Pool {
-    pub(super) fn new(options: &Options, connector: Connector) -> Result<Self, r2d2::Error> {
+    pub(super) fn new(options: &Options, connector: Connector) -> Self {
+        let availability = connector.availability().clone();
+        // The connector logs its errors itself.
         let connections = r2d2::Pool::builder()
             .max_size(options.pool_size + 1)
             .min_idle(Some(1))
             .connection_timeout(options.acquire_timeout)
-            .error_handler(Box::new(LogErrors))
-            .build(connector)?;
+            .error_handler(Box::new(r2d2::NopErrorHandler))
+            .build_unchecked(connector);
         let write_permit = match options.url {
             Url::Postgres(_) => None,
             Url::Sqlite(_) => Some(Arc::new(Semaphore::new(1))),
         };
-        Ok(Self {
+        Self {
             connections,
             connection_permits: Arc::new(Semaphore::new(options.pool_size as usize)),
             write_permit,
             reserved_permit: Arc::new(Semaphore::new(1)),
             queue_slots: Arc::new(Semaphore::new(options.max_queue as usize)),
+            size: options.pool_size as usize,
             queue_limit: options.max_queue,
             acquire_timeout: options.acquire_timeout,
             query_timeout: options.query_timeout,
-        })
+            availability,
+        }
+    }
+
+    /// Opens the first connection, and waits for it. A failure is logged.
+    pub(super) fn open_first(&self) {
+        let _ = self.connections.get();
+    }
+
+    pub(super) fn availability(&self) -> &Availability {
+        &self.availability
     }
 
     /// The semaphore that serializes writers, on SQLite.
@@ -185,12 +213,32 @@ impl Pool {
                 return Err(Error::TimedOut);
             }
             let left = pool.acquire_timeout.saturating_sub(started.elapsed());
-            pool.with_connection(left, work)
+            pool.with_connection_for(pool.time_limit(kind), left, work)
         });
         match tokio::time::timeout(self.total_timeout(), work).await {
             Ok(done) => done.map_err(Error::TaskPanicked)?,
             Err(_) => Err(Error::QueryTimeout(self.query_timeout)),
         }
+    }
+
+    /// Checks that the database accepts writes and responds soon, and then runs `work`. SQLite
+    /// is not checked. A database that does not respond is unavailable from then on.
+    pub(super) async fn probe(
+        &self,
+        work: impl FnOnce(&mut Conn) -> QueryResult<()> + Send + 'static,
+    ) -> Result<(), Error> {
+        let _permit = self.acquire(PermitKind::Reserved).await?;
+        let pool = self.clone();
+        let probe = actix_rt::task::spawn_blocking(move || {
+            pool.with_connection_for(PROBE_TIMEOUT, pool.acquire_timeout, |conn| {
+                if let Conn::Postgres(_) = conn {
+                    check_writable(conn)?;
+                    pool.availability.up();
+                }
+                work(conn)
+            })
+        });
+        probe.await.map_err(Error::TaskPanicked)?
     }
 
     /// Blocks: takes a connection and runs `work` on it. The caller holds a [`Permit`].
@@ -199,17 +247,45 @@ impl Pool {
         acquire_timeout: Duration,
         work: impl FnOnce(&mut Conn) -> QueryResult<T>,
     ) -> Result<T, Error> {
+        self.with_connection_for(self.time_limit(PermitKind::Write), acquire_timeout, work)
+    }
+
+    /// How long work may take before its connection is closed.
+    fn time_limit(&self, kind: PermitKind) -> Duration {
+        let longest = self.query_timeout + CLOSING_MARGIN;
+        match kind {
+            PermitKind::Read | PermitKind::Write => longest,
+            PermitKind::Reserved => longest.min(RESERVED_TIMEOUT),
+        }
+    }
+
+    /// Runs `work` as [`Self::with_connection`] does. Closes the connection after
+    /// `time_limit`.
+    fn with_connection_for<T>(
+        &self,
+        time_limit: Duration,
+        acquire_timeout: Duration,
+        work: impl FnOnce(&mut Conn) -> QueryResult<T>,
+    ) -> Result<T, Error> {
         let pooled = self.connections.get_timeout(acquire_timeout.max(MIN_ACQUIRE_TIMEOUT));
         let mut pooled = pooled.map_err(|error| Error::Connect(self.acquire_timeout, error))?;
-        let PooledConn { conn, .. } = &mut *pooled;
+        let PooledConn { conn, watch, .. } = &mut *pooled;
+        let watch = watch.clone();
         let started = Instant::now();
+        let _limit = watch.limit(time_limit, started);
         work(conn).map_err(|error| {
             // `statement_timeout` canceled it. Its message depends on the language.
             let timed_out = started.elapsed() >= self.query_timeout;
             // The check runs only after a failure, so that it costs nothing otherwise.
             if is_connection_fault(&error) || !pooled.is_alive() {
                 pooled.mark_broken();
-                Error::Unavailable(error)
+                let error = if watch.is_closed() {
+                    Error::QueryTimeout(time_limit)
+                } else {
+                    Error::Unavailable(error)
+                };
+                self.availability.down(&error.to_string());
+                error
             } else if timed_out {
                 Error::Unavailable(error)
             } else if is_transient(&error) {
@@ -218,6 +294,11 @@ impl Pool {
                 Error::Query(error)
             }
         })
+    }
+
+    /// Returns whether no work of requests is in progress.
+    pub(super) fn is_idle(&self) -> bool {
+        self.connection_permits.available_permits() == self.size
     }
 
     pub(super) fn stats(&self) -> PoolStats {

@@ -40,7 +40,7 @@ impl Store {
             self.probe.wanted.notified().await;
             let began_at = Instant::now();
             let checked = match self.url {
-                Url::Postgres(_) => self.run_reserved(connection::check_writable).await,
+                Url::Postgres(_) => self.pool.probe(|_| Ok(())).await,
                 Url::Sqlite(_) => self.write(connection::check_writable).await,
             };
             let problem = checked.err().map(|error| error.to_string().into());

@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use super::pool::{Permit, PermitKind, Pool};
 use super::sessions::{RotatedSession, RotationUpdate, redate_late, rotate_batch};
+use super::unsettled::Unsettled;
 use super::{Conn, Error};
 use crate::ids::SessionId;
 
@@ -53,6 +54,7 @@ impl From<Option<RotatedSession>> for BatchOutcome {
 pub(super) struct RotationBatcher {
     pool: Pool,
     shards: Arc<[Shard]>,
+    unsettled: Unsettled,
 }
 
 #[derive(Default)]
@@ -122,7 +124,13 @@ impl Queue {
 
 impl RotationBatcher {
     pub(super) fn new(pool: Pool, shards: usize) -> Self {
-        Self { pool, shards: (0..shards.max(1)).map(|_| Shard::default()).collect() }
+        let shards = (0..shards.max(1)).map(|_| Shard::default()).collect();
+        Self { pool, shards, unsettled: Unsettled::default() }
+    }
+
+    /// The rotations whose connection was lost.
+    pub(super) fn unsettled(&self) -> &Unsettled {
+        &self.unsettled
     }
 
     /// Rotates a session in a batch, and waits for the commit.
@@ -279,15 +287,20 @@ impl BatchLeader {
 
     /// Reports the error to the failed batch, or to the next one if there was no connection.
     fn fail(&self, failed: Vec<PendingRotation>, error: Error) {
-        let batch = if failed.is_empty() { self.next_batch() } else { failed };
+        let was_sent = !failed.is_empty();
+        let batch = if was_sent { failed } else { self.next_batch() };
         // On a healthy connection the batch was rolled back, perhaps because of a single
         // rotation. Each rotation is then retried alone.
         if let Error::Query(error) | Error::Transient(error) = error {
-            tracing::warn!(%error, rotations = batch.len(), "rotation batch failed");
+            tracing::debug!(%error, rotations = batch.len(), "rotation batch failed");
             for pending in batch {
                 pending.reply(Ok(BatchOutcome::RolledBack));
             }
             return;
+        }
+        if was_sent {
+            let updates = batch.iter().map(|pending| pending.update.clone());
+            self.batcher.unsettled.add(updates);
         }
         let error = Arc::new(error);
         for pending in batch {

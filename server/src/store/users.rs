@@ -81,6 +81,16 @@ pub fn delete_with_names(conn: &mut Conn, id: UserId) -> QueryResult<()> {
     delete(conn, id).map(drop)
 }
 
+/// Waits until no other transaction changes the user, or inserts a row that refers to it. On
+/// SQLite the transaction has done so.
+pub fn lock(conn: &mut Conn, id: UserId) -> QueryResult<()> {
+    if let Conn::Postgres(conn) = conn {
+        let this = users::table.find(key(id)).select(users::id).for_update();
+        this.first::<UserId>(conn).optional()?;
+    }
+    Ok(())
+}
+
 /// Lets the guest log in again.
 pub fn release_login(conn: &mut Conn, id: UserId) -> QueryResult<()> {
     diesel::update(users::table.find(key(id)))

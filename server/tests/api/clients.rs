@@ -37,6 +37,7 @@ impl Server {
             acquire_timeout: second * 10,
             max_queue: 10,
             query_timeout: second * 10,
+            start_timeout: second * 10,
         };
         ClientRegistry::new(Store::open(&options).unwrap())
     }

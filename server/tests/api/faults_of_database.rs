@@ -101,6 +101,7 @@ async fn no_command_prints_the_password_of_the_database() {
     for url in urls {
         for command in commands {
             let launch = world.server(binary()).variable("DATABASE_URL", url);
+            let launch = launch.set("database.start_timeout", "10ms");
             let output = launch.set("secret", "kJ8s0fQn3vT6yB1xW4zC7dE9gH2jL5mP").run(command);
             let said = [output.stdout, output.stderr].concat();
             let said = String::from_utf8(said).unwrap();

@@ -1,6 +1,7 @@
 //! Tests that start PostgreSQL or Redis themselves, and so need their programs.
 //! `scripts/test` selects tests by this module's name.
 
+mod failover;
 mod frozen;
 mod late;
 mod parts;

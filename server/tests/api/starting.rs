@@ -70,7 +70,8 @@ async fn address_in_use_stops_startup() {
 async fn unavailable_database_stops_startup_without_printing_its_password() {
     let world = TestEnv::new();
     let url = "postgres://me:hush@127.0.0.1:1/matchbook";
-    let output = world.server(binary()).variable("DATABASE_URL", url).run(&[]);
+    let launch = world.server(binary()).variable("DATABASE_URL", url);
+    let output = launch.set("database.start_timeout", "10ms").run(&[]);
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success());
     assert!(error.contains("postgres://me:********@127.0.0.1:1/matchbook"), "{error}");

@@ -329,18 +329,17 @@ async fn work_committed_after_its_caller_gave_up_is_undone() {
     let store = harness.store();
     let (release, hold) = until_released();
     let (tell, undone) = channel();
-    let work = |conn: &mut Conn| hold(conn).map(|()| 7);
-    let undo = move |_: &mut Conn, done| {
-        tell.send(done).unwrap();
+    let undo = move |_: &mut Conn| {
+        tell.send(7).unwrap();
         Ok(())
     };
-    let mut writing = Box::pin(store.write_or_undo(work, undo));
+    let mut writing = Box::pin(store.write_or_undo(hold, undo));
     assert!(is_pending(&mut writing).await);
     drop(writing);
     release.send(()).unwrap();
     assert_eq!(undone.recv_timeout(MINUTE), Ok(7));
     // If the caller gets the outcome, nothing is undone.
-    let undo = |_: &mut Conn, ()| panic!("its caller waits");
+    let undo = |_: &mut Conn| panic!("its caller waits");
     store.write_or_undo(|_| Ok(()), undo).await.unwrap();
 }
 
@@ -349,7 +348,7 @@ async fn sqlite_writers_queue_in_fifo_order_and_readers_do_not_wait() {
     let harness = Harness::new(DEFAULT);
     let store = harness.store_with(|options| options.pool_size = 3);
     let (release, hold) = until_released();
-    let mut writing = Box::pin(store.write(hold));
+    let mut writing = Box::pin(store.write_once(hold));
     assert!(is_pending(&mut writing).await);
     let mut next = Box::pin(store.write(|_| Ok(())));
     let waits = is_pending(&mut next).await && store.pool_stats().waiting == 1;

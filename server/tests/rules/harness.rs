@@ -113,7 +113,14 @@ pub(crate) struct Harness {
 
 /// A pool of one connection.
 fn options(url: Url) -> Options {
-    Options { url, pool_size: 1, acquire_timeout: MINUTE, max_queue: 1000, query_timeout: MINUTE }
+    Options {
+        url,
+        pool_size: 1,
+        acquire_timeout: MINUTE,
+        max_queue: 1000,
+        query_timeout: MINUTE,
+        start_timeout: MINUTE,
+    }
 }
 
 impl Harness {

@@ -19,6 +19,7 @@ mod honest;
 mod model;
 mod place;
 mod postgres;
+mod silence;
 mod sweeping;
 mod table;
 mod theft;

@@ -136,3 +136,33 @@ async fn login_committed_late_leaves_the_guest_id_usable() {
         eventually(200, async || log_in(id).await.status).await;
     }
 }
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn database_that_freezes_under_load_logs_nobody_out() {
+    let postgres = Postgres::new();
+    // More rotations are in the middle of their commit.
+    postgres.configure("commit_delay", "20000");
+    postgres.configure("commit_siblings", "0");
+    let server = start(&postgres);
+    let mut sessions = Vec::new();
+    for _ in 0..20 {
+        sessions.push(server.log_in().await);
+    }
+    for _ in 0..3 {
+        let load = join_all(sessions.into_iter().map(|tokens| until_stalled(&server, tokens)));
+        let freeze = async {
+            sleep(Duration::from_millis(500)).await;
+            postgres.pause();
+        };
+        let (stalled, ()) = futures_util::future::join(load, freeze).await;
+        sleep(STANDSTILL).await;
+        postgres.resume();
+        sessions = stalled;
+        join_all(sessions.iter().map(|tokens| is_logged_in(&server, tokens))).await;
+        for tokens in &mut sessions {
+            *tokens = server.log_in().await;
+        }
+    }
+    assert_eq!(server.process.logged("reused"), 0, "{}", server.process.log());
+}

@@ -94,7 +94,8 @@ async fn postgres_over_tls_requires_a_valid_certificate() {
         (verified(&url, &good.ca), "does not match host name"),
         (format!("{by_name}?sslmode=disable"), "no encryption"),
     ] {
-        let output = world.server(binary()).variable("DATABASE_URL", &url).run(&[]);
+        let launch = world.server(binary()).variable("DATABASE_URL", &url);
+        let output = launch.set("database.start_timeout", "10ms").run(&[]);
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(!output.status.success() && said.contains(problem), "{url}: {said}");
     }

@@ -38,7 +38,8 @@ async fn standby_is_rejected_at_startup() {
     let url = standby.url_of("matchbook");
     for url in [url.clone(), format!("{url}?target_session_attrs=any")] {
         let world = TestEnv::new();
-        let output = on(world.server(binary()), &url).run(&[]);
+        let launch = on(world.server(binary()), &url).set("database.start_timeout", "10ms");
+        let output = launch.run(&[]);
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(
             !output.status.success() && said.contains("cannot open the database"),
