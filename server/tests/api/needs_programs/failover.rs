@@ -201,15 +201,18 @@ async fn shutdown_finishes_work_whose_client_is_gone() {
     let postgres = Postgres::new();
     let url = postgres.create("matchbook");
     let mut server = Server::within(TestEnv::new(), |launch| {
-        launch.variable("DATABASE_URL", &url).set("server.shutdown_timeout", "30s")
+        launch
+            .variable("DATABASE_URL", &url)
+            .set("database.acquire_timeout", "30s")
+            .set("server.shutdown_timeout", "50s")
     });
     let tokens = server.log_in().await;
     postgres.pause();
     let form = format!("refresh_token={}", tokens.refresh);
     let logout = server.http.post("/logout", &form);
-    assert!(actix_rt::time::timeout(Duration::from_millis(500), logout).await.is_err());
+    assert!(actix_rt::time::timeout(Duration::from_secs(2), logout).await.is_err());
     let resuming = std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_secs(2));
+        std::thread::sleep(Duration::from_secs(1));
         postgres.resume();
         postgres
     });
