@@ -266,7 +266,7 @@ async fn assemble(
         audience: config.keys.audience.clone(),
     });
     let state = web::Data::new(State {
-        issuer,
+        issuer: issuer.clone(),
         accounts: Arc::new(accounts.map_err(Error::Threads)?),
         clients,
         grants,
@@ -279,7 +279,8 @@ async fn assemble(
         api: ApiDescription::render()?,
         pages: Pages::new(config.pages.clone(), csrf_keys),
     });
-    Ok((state, BackgroundTasks { store, keys, status, connections, backchannel, sweeper }))
+    let tasks = BackgroundTasks { store, keys, status, issuer, connections, backchannel, sweeper };
+    Ok((state, tasks))
 }
 
 /// Binds the server to its address.
@@ -338,6 +339,7 @@ struct BackgroundTasks {
     store: Store,
     keys: Arc<KeyRing>,
     status: Arc<TokenStatus>,
+    issuer: Arc<Issuer>,
     connections: Arc<Connections>,
     backchannel: Backchannel,
     sweeper: Sweeper,
@@ -359,6 +361,7 @@ impl BackgroundTasks {
         actix_rt::spawn(self.sweeper.run());
         actix_rt::spawn(self.keys.run());
         actix_rt::spawn(self.status.run());
+        actix_rt::spawn(self.issuer.end_forgotten_sessions());
         if let Some(renewal) = renewal {
             actix_rt::spawn(renewal);
         }

@@ -6,6 +6,7 @@
 
 mod code;
 mod exchange;
+mod forgotten;
 mod health;
 mod id_token;
 mod introspect;
@@ -30,7 +31,7 @@ use crate::metrics::Metrics;
 use crate::sessions::{Policy, TokenGrant};
 use crate::store::{self, Store};
 use crate::sweeper::SaltExpiry;
-use crate::token_status::TokenStatus;
+use crate::token_status::{TokenStatus, Tombstone};
 use crate::tokens::{Audience, Claims, ClientGrant, Scope, Subject};
 use exchange::ImportedTokens;
 use health::Readiness;
@@ -198,20 +199,21 @@ impl Issuer {
         Ok(self.keys.jwks().await?)
     }
 
-    /// Signs the access token of a grant, and caches it as active meanwhile.
+    /// Signs the access token of a new session, and caches it as active meanwhile.
     async fn issue(&self, grant: TokenGrant, now: Timestamp) -> Result<IssuedTokens, Error> {
         let terms = ResponseTerms { narrowing: &Narrowing::default(), nonce: None };
-        self.issue_on(grant, &terms, now).await
+        // There is no tombstone: its id is new.
+        self.issue_on(grant, &terms, now).await.map(|(tokens, _)| tokens)
     }
 
     /// Signs an access token on the terms of a client, as [`Self::issue`] does, and the
-    /// ID token that belongs to it.
+    /// ID token that belongs to it. Returns as well whether the session has a tombstone.
     async fn issue_on(
         &self,
         grant: TokenGrant,
         terms: &ResponseTerms<'_>,
         now: Timestamp,
-    ) -> Result<IssuedTokens, Error> {
+    ) -> Result<(IssuedTokens, Tombstone), Error> {
         let client = grant.grant.as_ref();
         let narrowing = terms.narrowing;
         let scope = client.map(|client| narrowing.scope.as_ref().unwrap_or(&client.scope));
@@ -241,7 +243,7 @@ impl Issuer {
             self.metrics.record_signing(start.elapsed());
             token
         };
-        let ((), access_token) = join(self.status.cache_active(&verified, now), sign).await;
+        let (tombstone, access_token) = join(self.status.cache_active(&verified, now), sign).await;
         let access_token = access_token?;
         let id_token = match (&claims.sub, client, scope) {
             (Subject::User(_), Some(client), Some(scope)) if scope.contains("openid") => {
@@ -250,7 +252,7 @@ impl Issuer {
             }
             _ => None,
         };
-        Ok(IssuedTokens {
+        let tokens = IssuedTokens {
             id_token,
             access_token,
             refresh_token: grant.refresh_token,
@@ -259,7 +261,8 @@ impl Issuer {
             scope: scope.cloned(),
             idle_expires_in: grant.expiry.idle.min(grant.expiry.absolute).since(now),
             session_expires_in: grant.expiry.absolute.since(now),
-        })
+        };
+        Ok((tokens, tombstone))
     }
 
     fn audience_of<'a>(

@@ -33,7 +33,9 @@ pub use device::{
     DeviceDecided, DevicePoll, POLL_INTERVAL, approve_device, deny_device, issue_code_of_device,
     poll_device,
 };
-pub use end::{Keep, Revoked, UserSessions, end_all, end_each, end_of_client, revoke, revoke_all};
+pub use end::{
+    Keep, Revoked, UserSessions, end_again, end_all, end_each, end_of_client, revoke, revoke_all,
+};
 pub use end_selected::end_selected;
 pub use exchange::{Exchange, ExchangeOutcome, exchange};
 pub use log_in::{GuestRejection, Login, PresentedCode, admit_guest, open, undo_open};

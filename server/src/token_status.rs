@@ -26,14 +26,20 @@
 //!   Entries of another epoch are ignored, even if they are written later.
 //! * A logout is acknowledged when every server has polled since, or reads the same Redis
 //!   that has the tombstone (`peers`).
+//! * A database that has lost its last commits has forgotten logouts. A refresh also looks for
+//!   a tombstone, and a poll that finds another database compares it with this server's
+//!   memory (`forgotten`). The issuer then ends these sessions again.
 
 mod connection;
+mod forgotten;
 mod identity;
 mod link;
 mod peers;
 mod poll;
 mod problems;
+mod state;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -48,9 +54,11 @@ use crate::store::{self, Store};
 use crate::tokens::VerifiedToken;
 
 pub use connection::Options;
+use forgotten::ForgottenEnds;
 use link::{CachedStatus, RedisLink};
 use peers::{LaggingServers, Peers};
 use poll::Poller;
+use state::SharedState;
 
 /// The interval between two polls of a server.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -70,6 +78,8 @@ const PEERS_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Checks whether access tokens are active, and publishes revocations.
 pub struct TokenStatus {
     redis: Option<Arc<RedisLink>>,
+    state: Arc<SharedState>,
+    forgotten: ForgottenEnds,
     store: Store,
     /// Identifies this run of this server in the table of servers.
     id: String,
@@ -97,6 +107,16 @@ pub enum Source {
     DatabaseFallback,
 }
 
+/// What Redis and this server's memory know about a session that is live in the database.
+#[must_use]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tombstone {
+    /// The session has ended. Either it did so a moment ago, or the database has lost that
+    /// commit.
+    Found,
+    NotFound,
+}
+
 /// The state of Redis, for health and metrics.
 #[derive(Debug, Clone, Default)]
 pub struct RedisState {
@@ -112,8 +132,11 @@ impl TokenStatus {
     /// Connects to Redis, if it is configured. The server also starts if Redis is unavailable.
     pub async fn new(redis: Option<&Options>, store: Store) -> Self {
         let id = Uuid::new_v4().simple().to_string();
+        let state = Arc::<SharedState>::default();
         let active = Self {
-            redis: redis.map(|options| Arc::new(RedisLink::new(options))),
+            redis: redis.map(|options| Arc::new(RedisLink::new(options, state.clone()))),
+            state,
+            forgotten: ForgottenEnds::default(),
             poller: tokio::sync::Mutex::new(Poller::new(&store, id.clone())),
             store,
             id,
@@ -133,7 +156,7 @@ impl TokenStatus {
         now: Timestamp,
     ) -> Result<CheckResult, store::Error> {
         let status = match &self.redis {
-            None => None,
+            None => self.has_ended(access.session).then_some(CachedStatus::Ended),
             Some(redis) => redis.look_up(access).await,
         };
         let source = match status {
@@ -147,29 +170,50 @@ impl TokenStatus {
             None => Source::DatabaseFallback,
         };
         let session = access.session;
-        let active =
+        let mut active =
             self.store.run(move |conn| store::sessions::is_live(conn, session, now)).await?;
         if active && source == Source::Database {
-            self.cache_active(access, now).await;
+            active = self.cache_active(access, now).await == Tombstone::NotFound;
         }
         Ok(CheckResult { active, source })
     }
 
-    /// Caches an access token as active. Redis may lose this entry: it only saves queries.
-    pub async fn cache_active(&self, access: &VerifiedToken, now: Timestamp) {
-        let Some(redis) = &self.redis else { return };
-        redis.set_best_effort(access, access.expires_at.since(now)).await;
+    /// Caches an access token as active, and looks for a tombstone of its session in the same
+    /// round trip. Redis may lose this entry: it only saves queries.
+    pub async fn cache_active(&self, access: &VerifiedToken, now: Timestamp) -> Tombstone {
+        match &self.redis {
+            Some(redis) => redis.cache_active(access, access.expires_at.since(now)).await,
+            None if self.has_ended(access.session) => Tombstone::Found,
+            None => Tombstone::NotFound,
+        }
+    }
+
+    /// Returns whether this server remembers that a session has ended. It may not know of
+    /// logouts at other servers.
+    #[must_use]
+    pub fn has_ended(&self, session: SessionId) -> bool {
+        self.state.read().has_ended(session)
+    }
+
+    /// Waits until the database is found to have forgotten the end of sessions, and returns
+    /// these sessions. Some of them may have ended there as well, or may not exist.
+    pub async fn forgotten_ends(&self) -> BTreeSet<SessionId> {
+        self.forgotten.take().await
+    }
+
+    /// Returns the number of revocations that Redis lacks, because it is full or unavailable.
+    #[must_use]
+    pub fn unpublished_revocations(&self) -> usize {
+        self.redis.as_ref().map_or(0, |redis| redis.unwritten())
     }
 
     /// Publishes revocations that are committed. After it returns, no server accepts a token
     /// of these sessions.
     pub async fn publish_revocations(&self, ended: &[Revocation]) {
+        self.state.add(ended.to_vec());
         let published = match &self.redis {
             None => None,
-            Some(redis) => {
-                redis.add_revocations(ended.to_vec());
-                redis.publish(ended).await
-            }
+            Some(redis) => redis.publish(ended).await,
         };
         let since = Instant::now();
         let mut lagging: Option<LaggingServers> = None;

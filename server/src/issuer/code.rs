@@ -96,7 +96,7 @@ impl Issuer {
                 tracing::info!(%session, %user, ip, "session opened by an authorization code");
                 self.metrics.record_login();
                 let terms = ResponseTerms { narrowing: &narrowing, nonce: nonce.as_deref() };
-                Ok(Some(self.issue_on(grant, &terms, now).await?))
+                self.issue_unless_ended(grant, &terms, now).await.map(Some)
             }
             CodeOutcome::Exchanged => Ok(None),
             CodeOutcome::Rejected(reason) => {

@@ -64,6 +64,9 @@ impl Issuer {
         else {
             return Ok(None);
         };
+        if self.status.has_ended(session) {
+            return Ok(None);
+        }
         let found = self.store.run(move |conn| sessions::find(conn, session)).await?;
         let digest = secret.digest();
         let current = found.filter(|found| {

@@ -107,14 +107,14 @@ impl Issuer {
 
     /// Issues the tokens of an outcome.
     pub(super) async fn respond(
-        &self,
+        self: &Arc<Self>,
         outcome: RefreshOutcome,
         terms: &ResponseTerms<'_>,
         now: Timestamp,
     ) -> Result<IssuedTokens, RefreshError> {
         match outcome {
             RefreshOutcome::Rotated(grant) | RefreshOutcome::Reissued(grant) => {
-                Ok(self.issue_on(grant, terms, now).await?)
+                self.issue_unless_ended(grant, terms, now).await
             }
             RefreshOutcome::TimedOut | RefreshOutcome::LooksLikeReuse => {
                 Err(store::Error::TimedOut.into())

@@ -1,6 +1,7 @@
 //! The end of sessions.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use diesel::{Connection, QueryResult};
 
@@ -14,6 +15,16 @@ use crate::store::{
     self, Conn, authorization_codes, device_codes, imported_refresh_tokens, login_sessions,
     logout_notices,
 };
+
+/// How long the end of a session is remembered at least, also if its access tokens have all
+/// expired. Redis and the servers' memories then know it after a failover of the database to
+/// a replica that lagged.
+const REMEMBERED_FOR: Duration = Duration::from_secs(10 * 60);
+
+/// The reason in the audit log.
+///
+/// NEVER CHANGE THIS VALUE once a version is released: rows of the audit log have it.
+const FORGOTTEN: &str = "forgotten_by_database";
 
 /// The revocation of all sessions of a user.
 pub struct Revoked {
@@ -55,6 +66,30 @@ pub fn end_each(
         ended += usize::from(revoke(conn, session, &cx)?);
     }
     Ok(Revoked { ended, to_publish: sessions.iter().copied().collect() })
+}
+
+/// Ends sessions again whose end the database has forgotten. Most of them may have ended there,
+/// because another server did the same.
+pub fn end_again(
+    conn: &mut Conn,
+    sessions: &[SessionId],
+    cx: &Context<'_>,
+) -> QueryResult<Revoked> {
+    let mut ended = 0;
+    conn.write(|conn| {
+        for (session, n) in sessions.iter().copied().zip(0..) {
+            let cx = Context { event: cx.event.offset(n), ..*cx };
+            let user = end(conn, session, EndReason::LoggedOut, &cx)?;
+            if user.is_some() {
+                ended += 1;
+                let reason = Some(FORGOTTEN);
+                let event = Event { reason, user, ..cx.event(EventKind::LoggedOut, session) };
+                events::insert(conn, &event)?;
+            }
+        }
+        Ok(())
+    })?;
+    Ok(Revoked { ended, to_publish: sessions.to_vec() })
 }
 
 /// The login that a logout everywhere else leaves alone.
@@ -157,14 +192,15 @@ pub(super) fn end(
     Ok(Some(user))
 }
 
-/// Records that a session is revoked, until its last access token has expired, and that its
-/// client is to be notified.
+/// Records that a session is revoked, until its last access token has expired or longer, and
+/// that its client is to be notified.
 pub(super) fn record_revocation(
     conn: &mut Conn,
     session: SessionId,
     access_expires_at: Timestamp,
     now: Timestamp,
 ) -> QueryResult<()> {
+    let access_expires_at = access_expires_at.max(now.after(REMEMBERED_FOR));
     revocations::insert(conn, &Revocation { session_id: session, access_expires_at })?;
     logout_notices::insert(conn, session, now)
 }

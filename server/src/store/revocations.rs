@@ -14,17 +14,23 @@ use crate::ids::{SessionId, UserId};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Queryable)]
 pub struct Revocation {
     pub session_id: SessionId,
-    /// When the last access token of the session expires.
+    /// When the last access token of the session has expired, and the end of the session need
+    /// not be remembered any more.
     pub access_expires_at: Timestamp,
 }
 
 /// Where the next poll for new revocations begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cursor(i64);
+pub struct Cursor {
+    transaction: i64,
+    /// When the database server was started, in microseconds since 1970; 0 on SQLite. It
+    /// identifies the server, because each counts transactions for itself.
+    started: i64,
+}
 
 impl Cursor {
     /// Before every revocation.
-    pub const START: Self = Self(0);
+    pub const START: Self = Self { transaction: 0, started: 0 };
 
     /// Returns the cursor for the poll after the one that begins now. Take it
     /// before the rows are read.
@@ -33,13 +39,19 @@ impl Cursor {
     /// that the read does not see yet belongs to that transaction or to a later one.
     /// SQLite numbers no transactions; a poll reads all unexpired revocations there.
     pub fn next(conn: &mut Conn) -> QueryResult<Self> {
-        match conn {
-            Conn::Postgres(conn) => {
-                let oldest = sql::<BigInt>("pg_snapshot_xmin(pg_current_snapshot())::text::bigint");
-                diesel::select(oldest).get_result(conn).map(Self)
-            }
-            Conn::Sqlite(_) => Ok(Self::START),
-        }
+        let Conn::Postgres(conn) = conn else { return Ok(Self::START) };
+        let oldest = sql::<BigInt>("pg_snapshot_xmin(pg_current_snapshot())::text::bigint");
+        let started =
+            sql::<BigInt>("(extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint");
+        let (transaction, started) = diesel::select((oldest, started)).get_result(conn)?;
+        Ok(Self { transaction, started })
+    }
+
+    /// Returns whether both cursors are of one run of one database server, as far as that
+    /// can be seen: a pooler may lead one connection to several.
+    #[must_use]
+    pub fn is_of_same_server(self, other: Self) -> bool {
+        self.started == other.started
     }
 }
 
@@ -87,7 +99,7 @@ pub fn for_user(conn: &mut Conn, user: UserId) -> QueryResult<Vec<SessionId>> {
 /// `time`. Consecutive polls overlap.
 pub fn since(conn: &mut Conn, cursor: Cursor, time: Timestamp) -> QueryResult<Vec<Revocation>> {
     session_revocations::table
-        .filter(session_revocations::transaction_id.ge(cursor.0))
+        .filter(session_revocations::transaction_id.ge(cursor.transaction))
         .filter(session_revocations::access_expires_at.gt(time))
         .select((session_revocations::session_id, session_revocations::access_expires_at))
         .load(conn)

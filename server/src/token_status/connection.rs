@@ -157,6 +157,16 @@ impl Options {
         self.with_timeout(command.query_async(&mut connection)).await
     }
 
+    /// Sends commands at once and waits for their responses until the timeout. On a cluster,
+    /// all keys must be on one slot.
+    pub(super) async fn query_pipeline(
+        &self,
+        mut connection: Connection,
+        pipeline: &Pipeline,
+    ) -> RedisResult<Vec<RedisResult<Value>>> {
+        self.with_timeout(pipeline.query_async(&mut connection)).await
+    }
+
     /// Sends a command to every primary and returns each response.
     pub(super) async fn query_primaries(
         &self,

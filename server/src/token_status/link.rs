@@ -5,10 +5,11 @@
 //! read again. Each thread has its own connection to the same run of the same Redis, so that
 //! responses need not be passed between threads.
 
+mod entries;
+
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
@@ -18,11 +19,13 @@ use tokio::sync::Notify;
 use super::connection::{Connection, Options, is_out_of_memory};
 use super::identity::{self, LinkError, RedisInfo};
 use super::problems::Problems;
-use super::{LEASE, access_key, ended_key};
-use crate::clock::{self, MAX_SKEW_BETWEEN_SERVERS, Timestamp};
+use super::state::SharedState;
+use super::{LEASE, ended_key};
+use crate::clock::{self, MAX_SKEW_BETWEEN_SERVERS};
 use crate::ids::SessionId;
 use crate::store::revocations::Revocation;
-use crate::tokens::VerifiedToken;
+
+pub(super) use entries::CachedStatus;
 
 /// The number of revocations that are sent without waiting for a response.
 const PIPELINE_LIMIT: usize = 100;
@@ -56,8 +59,7 @@ static NEXT_GENERATION: AtomicU64 = AtomicU64::new(1);
 /// The link to Redis.
 pub(super) struct RedisLink {
     options: Options,
-    /// A `std` lock: it is never held across an `await`.
-    state: RwLock<State>,
+    state: Arc<SharedState>,
     /// The generation in use, which is read without the lock after each response.
     generation: AtomicU64,
     /// Revocations that are not in Redis, because it was full or disconnected.
@@ -68,14 +70,6 @@ pub(super) struct RedisLink {
     started: Instant,
     /// The start of the poll that last renewed the lease, in milliseconds since `started`.
     lease_renewed_at: AtomicU64,
-}
-
-#[derive(Default)]
-struct State {
-    /// The connection in use.
-    current: Option<IdentifiedConnection>,
-    /// The revocations that this server has read. They apply even if Redis loses them.
-    ended: HashMap<SessionId, Timestamp>,
 }
 
 /// A connection to a Redis whose identity is known.
@@ -91,25 +85,17 @@ pub(super) struct IdentifiedConnection {
 enum Trust {
     /// The session has ended: Redis need not be read.
     Ended,
-    /// The lease is valid: Redis may be read on this connection.
-    Leased(IdentifiedConnection),
+    /// Redis may be read on this connection.
+    Connected(IdentifiedConnection),
     /// Redis is disconnected, or the lease has expired.
     Unavailable,
 }
 
-/// The status of an access token in Redis.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum CachedStatus {
-    Ended,
-    Active,
-    Missing,
-}
-
 impl RedisLink {
-    pub(super) fn new(options: &Options) -> Self {
+    pub(super) fn new(options: &Options, state: Arc<SharedState>) -> Self {
         Self {
             options: options.clone(),
-            state: RwLock::default(),
+            state,
             generation: AtomicU64::new(0),
             unwritten: Mutex::default(),
             problems: Problems::default(),
@@ -136,13 +122,21 @@ impl RedisLink {
         self.elapsed().saturating_sub(renewed_at) <= LEASE
     }
 
-    fn leased_connection(&self, session: Option<SessionId>) -> Trust {
-        let has_lease = self.has_lease();
-        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        if session.is_some_and(|session| state.ended.contains_key(&session)) {
+    /// Returns the connection on which Redis may be read for a token of this session.
+    fn leased_connection(&self, session: SessionId) -> Trust {
+        match self.connection(session) {
+            Trust::Connected(_) if !self.has_lease() => Trust::Unavailable,
+            trust => trust,
+        }
+    }
+
+    /// Returns the connection, whether or not there is a lease.
+    fn connection(&self, session: SessionId) -> Trust {
+        let state = self.state.read();
+        if state.has_ended(session) {
             return Trust::Ended;
         }
-        let Some(current) = state.current.as_ref().filter(|_| has_lease) else {
+        let Some(current) = state.current.as_ref() else {
             return Trust::Unavailable;
         };
         // Prefer the connection of this thread: cloning the shared one contends on its
@@ -156,7 +150,7 @@ impl RedisLink {
                 None
             }
         });
-        Trust::Leased(IdentifiedConnection {
+        Trust::Connected(IdentifiedConnection {
             generation,
             connection: of_thread.unwrap_or_else(|| current.connection.clone()),
             identity: current.identity.clone(),
@@ -166,8 +160,7 @@ impl RedisLink {
 
     /// Returns the connection in use.
     pub(super) fn current(&self) -> Option<IdentifiedConnection> {
-        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        state.current.clone()
+        self.state.read().current.clone()
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -261,8 +254,8 @@ impl RedisLink {
         self.problems.full(!unwritten.is_empty());
         self.problems.restored(ended.len());
         self.keep_unwritten(&unwritten);
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        state.ended.extend(ended.into_iter().map(|end| (end.session_id, end.access_expires_at)));
+        let mut state = self.state.write();
+        state.remember(ended);
         self.generation.store(connected.generation, Ordering::Relaxed);
         state.current = Some(connected);
         Ok(())
@@ -271,79 +264,12 @@ impl RedisLink {
     /// Disconnects this generation at its first fault, so that later requests do not wait for
     /// a timeout too.
     fn disconnect(&self, generation: u64, error: &LinkError) {
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.write();
         if state.current.as_ref().is_some_and(|current| current.generation == generation) {
             state.current = None;
             self.generation.store(0, Ordering::Relaxed);
             self.problems.unusable(error);
             self.disconnected.notify_one();
-        }
-    }
-
-    /// Adds revocations to this server's memory, which overrides Redis. Returns the new ones.
-    pub(super) fn add_revocations(&self, ended: Vec<Revocation>) -> Vec<Revocation> {
-        if ended.is_empty() {
-            return ended;
-        }
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        let mut new = ended;
-        new.retain(|end| state.ended.insert(end.session_id, end.access_expires_at).is_none());
-        new
-    }
-
-    /// Removes the revocations of sessions whose access tokens have all expired.
-    pub(super) fn prune_expired(&self) {
-        let time = clock::now().before(MAX_SKEW_BETWEEN_SERVERS);
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        state.ended.retain(|_, access_expires_at| *access_expires_at > time);
-    }
-
-    /// Returns the status of an access token, or `None` if Redis is unavailable. Takes one
-    /// round trip.
-    pub(super) async fn look_up(&self, access: &VerifiedToken) -> Option<CachedStatus> {
-        let current = match self.leased_connection(Some(access.session)) {
-            Trust::Ended => return Some(CachedStatus::Ended),
-            Trust::Leased(current) => current,
-            Trust::Unavailable => return None,
-        };
-        let in_cluster = self.options.is_cluster();
-        let mut command = redis::cmd("MGET");
-        command.arg(ended_key(access.session)).arg(access_key(access));
-        if !in_cluster {
-            command.arg(EPOCH_KEY);
-        }
-        let values = match self.options.query(current.connection, &command).await {
-            Ok(Value::Array(values)) => values,
-            Ok(_) => return None,
-            Err(error) => {
-                self.disconnect(current.generation, &error.into());
-                return None;
-            }
-        };
-        let is_epoch = |value: Option<&Value>| matches!(value, Some(Value::BulkString(text)) if *text == current.epoch.as_bytes());
-        if !matches!(values.first(), Some(Value::Nil)) {
-            return Some(CachedStatus::Ended);
-        }
-        if !in_cluster && !is_epoch(values.get(2)) {
-            self.disconnect(current.generation, &LinkError::Flushed);
-            return None;
-        }
-        // If the link was disconnected meanwhile, another Redis may have sent this response.
-        if self.generation.load(Ordering::Relaxed) != current.generation {
-            return None;
-        }
-        let active = is_epoch(values.get(1));
-        Some(if active { CachedStatus::Active } else { CachedStatus::Missing })
-    }
-
-    /// Caches an access token as active. Failures are ignored: the entry only saves queries.
-    pub(super) async fn set_best_effort(&self, access: &VerifiedToken, lifetime: Duration) {
-        let Trust::Leased(current) = self.leased_connection(None) else { return };
-        let command = set(&access_key(access), &current.epoch, lifetime.as_secs());
-        match self.options.query::<()>(current.connection, &command).await {
-            Ok(()) => {}
-            Err(error) if is_out_of_memory(&error) => self.problems.full(true),
-            Err(error) => self.disconnect(current.generation, &error.into()),
         }
     }
 
@@ -369,10 +295,16 @@ impl RedisLink {
                 None
             }
             Err(error) => {
+                self.keep_unwritten(ended);
                 self.disconnect(current.generation, &error);
                 None
             }
         }
+    }
+
+    /// Returns the number of revocations that are not in Redis.
+    pub(super) fn unwritten(&self) -> usize {
+        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     fn keep_unwritten(&self, ended: &[Revocation]) {

@@ -48,6 +48,9 @@ struct PollRows {
     ended: Vec<Revocation>,
     servers: Vec<Server>,
     next: Cursor,
+    /// Whether this may be another database than that of the last poll. `ended` is complete
+    /// then.
+    may_be_another_database: bool,
 }
 
 impl Poller {
@@ -78,7 +81,8 @@ impl Poller {
             servers::set(conn, &row)?;
             let next = Cursor::next(conn)?;
             let ended = revocations::since(conn, cursor, time)?;
-            Ok(PollRows { ended, servers: servers::all(conn)?, next })
+            let servers = servers::all(conn)?;
+            Ok(PollRows { ended, servers, next, may_be_another_database: false })
         });
         read.await
     }
@@ -87,16 +91,48 @@ impl Poller {
     /// database now, which counts transactions differently.
     async fn read_new(&mut self, identity: &str) -> Result<PollRows, dedicated_connection::Error> {
         let mut read = self.read(identity, self.cursor).await?;
-        if self.database.connections() != self.connections {
-            read = self.read(identity, Cursor::START).await?;
+        if self.is_another(read.next) {
+            read = self.read_all(identity).await?;
         }
-        self.advance(&read);
+        self.advance(read.next);
         Ok(read)
     }
 
-    fn advance(&mut self, read: &PollRows) {
+    /// Reads all unexpired revocations.
+    async fn read_all(&mut self, identity: &str) -> Result<PollRows, dedicated_connection::Error> {
+        let mut read = self.read(identity, Cursor::START).await?;
+        read.may_be_another_database = self.is_another(read.next);
+        self.advance(read.next);
+        Ok(read)
+    }
+
+    /// Reads all unexpired revocations if this may be another database than before, without
+    /// announcing a poll.
+    async fn read_if_another(
+        &mut self,
+    ) -> Result<Option<Vec<Revocation>>, dedicated_connection::Error> {
+        let next = self.database.run(DB_TIMEOUT, Cursor::next).await?;
+        if !self.is_another(next) {
+            return Ok(None);
+        }
+        let time = clock::now().before(MAX_SKEW_BETWEEN_SERVERS);
+        let read = self.database.run(DB_TIMEOUT, move |conn| {
+            let next = Cursor::next(conn)?;
+            Ok((next, revocations::since(conn, Cursor::START, time)?))
+        });
+        let (next, ended) = read.await?;
+        self.advance(next);
+        Ok(Some(ended))
+    }
+
+    /// Returns whether `next` may belong to another database than the last read.
+    fn is_another(&self, next: Cursor) -> bool {
+        self.database.connections() != self.connections || !next.is_of_same_server(self.cursor)
+    }
+
+    fn advance(&mut self, next: Cursor) {
         self.connections = self.database.connections();
-        self.cursor = read.next;
+        self.cursor = next;
     }
 
     /// Announces to the other servers that the revocations of this poll are applied.
@@ -110,12 +146,25 @@ impl Poller {
 impl TokenStatus {
     /// Polls for revocations. Never returns, and may be dropped at any time.
     pub async fn run(self: Arc<Self>) {
-        let Some(redis) = &self.redis else { return };
         loop {
-            // After a disconnect, reconnect without delay.
-            let _ = timeout(POLL_INTERVAL, redis.disconnected.notified()).await;
-            self.poll(redis).await;
+            if let Some(redis) = &self.redis {
+                // After a disconnect, reconnect without delay.
+                let _ = timeout(POLL_INTERVAL, redis.disconnected.notified()).await;
+                self.poll(redis).await;
+            } else {
+                sleep(POLL_INTERVAL).await;
+                self.watch_database(&mut *self.poller.lock().await).await;
+            }
+            self.prune_expired().await;
             sleep(MIN_POLL_GAP).await;
+        }
+    }
+
+    async fn prune_expired(&self) {
+        let mut poller = self.poller.lock().await;
+        if poller.pruned_at.elapsed() > PRUNE_INTERVAL {
+            poller.pruned_at = Instant::now();
+            self.state.prune_expired();
         }
     }
 
@@ -125,10 +174,30 @@ impl TokenStatus {
             self.poll_revocations(redis, &mut poller).await;
         } else if let Err(error) = self.reconnect(redis, &mut poller).await {
             redis.problems.unusable(&error);
+            self.watch_database(&mut poller).await;
         }
-        if poller.pruned_at.elapsed() > PRUNE_INTERVAL {
-            poller.pruned_at = Instant::now();
-            redis.prune_expired();
+    }
+
+    /// Without Redis, detects that the database was replaced, while this server remembers
+    /// revocations.
+    async fn watch_database(&self, poller: &mut Poller) {
+        if self.state.is_empty() {
+            // The next revocation is committed to a database that was not watched.
+            poller.connections = 0;
+            return;
+        }
+        match poller.read_if_another().await {
+            Ok(Some(ended)) => self.compare(&ended),
+            Ok(None) => {}
+            Err(error) => tracing::debug!(%error, "database not compared with known revocations"),
+        }
+    }
+
+    /// Compares all revocations of the database with this server's memory.
+    fn compare(&self, ended: &[Revocation]) {
+        let missing = self.state.missing_from(ended);
+        if !missing.is_empty() {
+            self.forgotten.add(missing.into_iter().map(|end| end.session_id));
         }
     }
 
@@ -153,7 +222,10 @@ impl TokenStatus {
             }
         };
         redis.problems.poll(None);
-        let new = redis.add_revocations(read.ended);
+        if read.may_be_another_database {
+            self.compare(&read.ended);
+        }
+        let new = self.state.add(read.ended);
         if !new.is_empty() {
             tracing::debug!(revocations = new.len(), "revocations published");
             redis.publish(&new).await;
@@ -172,17 +244,19 @@ impl TokenStatus {
     async fn reconnect(&self, redis: &RedisLink, poller: &mut Poller) -> Result<(), LinkError> {
         let connected = redis.connect().await?;
         let began = redis.elapsed();
-        // All of them are in the database, which is read next.
+        // All of them are in memory, or in the database, which is read next.
         redis.take_unwritten();
-        let read = match poller.read(&connected.identity, Cursor::START).await {
+        let read = match poller.read_all(&connected.identity).await {
             Ok(read) => read,
             Err(error) => {
                 self.with_peers(Peers::restart);
                 return Err(LinkError::Database(error.to_string()));
             }
         };
-        poller.advance(&read);
-        redis.install(connected, read.ended).await?;
+        if read.may_be_another_database {
+            self.compare(&read.ended);
+        }
+        redis.install(connected, self.state.with_remembered(read.ended)).await?;
         redis.renew_lease(began);
         redis.problems.poll(None);
         self.record_servers(redis, poller, read.servers).await;

@@ -27,6 +27,7 @@ mod device_pages;
 mod disk;
 mod end_sessions;
 mod faults_of_database;
+mod forgotten_logouts;
 mod forward_auth;
 mod guessing;
 mod guests;

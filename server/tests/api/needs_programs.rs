@@ -4,6 +4,7 @@
 mod failover;
 mod frozen;
 mod late;
+mod lossy_failover;
 mod parts;
 mod redis_access;
 mod redis_loss;

@@ -208,7 +208,7 @@ fn calls(conn: &mut redis::Connection, command: &str) -> i64 {
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn check_and_refresh_take_one_redis_command_each() {
+async fn check_and_refresh_take_one_redis_round_trip_each() {
     let redis = Redis::new();
     let server = start(TestEnv::new(), |launch| launch.variable("REDIS_URL", &redis.url()));
     let mut tokens = server.log_in().await;
@@ -221,7 +221,8 @@ async fn check_and_refresh_take_one_redis_command_each() {
     for _ in 0..5 {
         tokens = Tokens::of(&server.refresh(&tokens.refresh).await);
     }
-    assert_eq!((calls(&mut conn, "mget"), calls(&mut conn, "set")), (20, 5));
+    // Both commands of a refresh are sent at once.
+    assert_eq!((calls(&mut conn, "mget"), calls(&mut conn, "set")), (25, 5));
     let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut conn).unwrap();
     let commands = stats.lines().filter(|line| line.starts_with("cmdstat_"));
     let others: Vec<_> = commands
