@@ -37,6 +37,8 @@ mod link;
 mod peers;
 mod poll;
 mod problems;
+mod sentinel;
+mod single;
 mod state;
 
 use std::collections::BTreeSet;

@@ -1,5 +1,7 @@
-//! Connections to Redis, to a single server or to a cluster.
+//! Connections to Redis: to a single server, to the primary that Sentinel names, or to a
+//! cluster.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
@@ -7,10 +9,13 @@ use redis::cluster::{ClusterClient, ClusterClientBuilder};
 use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, FromRedisValue,
-    IntoConnectionInfo, Pipeline, RedisConnectionInfo, RedisError, RedisFuture, RedisResult,
+    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisFuture, RedisResult,
     TlsCertificates, Value,
 };
+
+use super::identity::LinkError;
+use super::sentinel::{Address, SENTINEL, Sentinels};
+use super::single::Single;
 
 /// The address of Redis and its timeout.
 #[derive(Clone)]
@@ -22,54 +27,9 @@ pub struct Options {
 #[derive(Clone)]
 enum Target {
     Single(Box<Single>),
+    Sentinel(Arc<Sentinels>),
     /// The cluster, and its first node.
     Cluster(Box<ClusterClient>, Box<Single>),
-}
-
-/// A single Redis server. The library hides why a login failed, so the login commands are
-/// sent here.
-#[derive(Clone)]
-struct Single {
-    /// Without login and database.
-    client: Client,
-    login: Option<Cmd>,
-    select: Option<Cmd>,
-}
-
-impl Single {
-    fn new(url: &str, certificates: TlsCertificates) -> RedisResult<Self> {
-        let info = url.into_connection_info()?;
-        let settings = info.redis_settings();
-        let login = settings.password().map(|password| {
-            let mut login = redis::cmd("AUTH");
-            login.arg(settings.username()).arg(password);
-            login
-        });
-        let select = (settings.db() != 0).then(|| {
-            let mut select = redis::cmd("SELECT");
-            select.arg(settings.db());
-            select
-        });
-        let plain = RedisConnectionInfo::default().set_skip_set_lib_name();
-        let is_tls = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
-        let info = info.set_redis_settings(plain);
-        let client =
-            if is_tls { Client::build_with_tls(info, certificates)? } else { Client::open(info)? };
-        Ok(Self { client, login, select })
-    }
-
-    async fn connect(&self, timeout: Duration) -> RedisResult<MultiplexedConnection> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(timeout))
-            // Each command has its own timeout.
-            .set_response_timeout(None);
-        let mut connection =
-            self.client.get_multiplexed_async_connection_with_config(&config).await?;
-        for command in [&self.login, &self.select].into_iter().flatten() {
-            command.exec_async(&mut connection).await?;
-        }
-        Ok(connection)
-    }
 }
 
 /// The timeout of a connection, as a multiple of that of a response. No request waits for a
@@ -80,11 +40,16 @@ const CONNECT_TIMEOUT_FACTOR: u32 = 4;
 const CLUSTER: &str = "-cluster://";
 
 impl Options {
-    /// Parses `redis[s]://[user:password@]host[:port][/database]`, or
-    /// `redis[s]-cluster://[user:password@]host[:port],host[:port],…`. `ca` (PEM) replaces the
+    /// Parses `redis[s]://[user:password@]host[:port][/database]`,
+    /// `redis[s]+sentinel://[user:password@]host[:port],…/service[/database]`, or
+    /// `redis[s]-cluster://[user:password@]host[:port],…`. `ca` (PEM) replaces the
     /// CAs of the system. After `timeout` a request falls back to the database.
     pub fn new(url: &str, ca: Option<Vec<u8>>, timeout: Duration) -> RedisResult<Self> {
         let certificates = TlsCertificates { client_tls: None, root_cert: ca };
+        if let Some((scheme, rest)) = url.split_once(SENTINEL) {
+            let target = Target::Sentinel(Arc::new(Sentinels::new(scheme, rest, &certificates)?));
+            return Ok(Self { target, timeout });
+        }
         let target = match url.split_once(CLUSTER) {
             Some((scheme, nodes)) => {
                 let (login, hosts) = nodes.rsplit_once('@').unwrap_or(("", nodes));
@@ -112,24 +77,36 @@ impl Options {
         matches!(self.target, Target::Cluster(..))
     }
 
-    pub(super) async fn connect(&self) -> RedisResult<Connection> {
-        let timeout = self.timeout;
+    /// Connects. Returns the address of the primary as well, if Sentinel has named it.
+    pub(super) async fn connect(&self) -> Result<(Connection, Option<Address>), LinkError> {
+        let timeout = self.timeout * CONNECT_TIMEOUT_FACTOR;
         let connect = async {
             match &self.target {
                 Target::Single(single) => {
-                    single.connect(timeout * CONNECT_TIMEOUT_FACTOR).await.map(Connection::Single)
+                    Ok((Connection::Single(single.connect(timeout).await?), None))
+                }
+                Target::Sentinel(sentinels) => {
+                    let (connection, address) = sentinels.connect(timeout).await?;
+                    Ok((Connection::Single(connection), Some(address)))
                 }
                 Target::Cluster(client, first) => match client.get_async_connection().await {
-                    Ok(connection) => Ok(Connection::Cluster(connection)),
+                    Ok(connection) => Ok((Connection::Cluster(connection), None)),
                     // The library hides the error of the node.
-                    Err(error) => Err(self.node_error(first).await.unwrap_or(error)),
+                    Err(error) => Err(self.node_error(first).await.unwrap_or(error).into()),
                 },
             }
         };
         // The connections to the nodes of a cluster are opened one after the other.
-        tokio::time::timeout(timeout * CONNECT_TIMEOUT_FACTOR * 2, connect)
+        tokio::time::timeout(timeout * 2, connect)
             .await
-            .unwrap_or_else(|_| Err(timeout_error()))
+            .unwrap_or_else(|_| Err(timeout_error().into()))
+    }
+
+    /// Returns the primary that Sentinel names now. Returns `None` without Sentinel, or if
+    /// none responds.
+    pub(super) async fn named_primary(&self) -> Option<Address> {
+        let Target::Sentinel(sentinels) = &self.target else { return None };
+        sentinels.find_primary(self.timeout * CONNECT_TIMEOUT_FACTOR).await.ok()
     }
 
     /// Returns the error of a cluster node to the first commands of a connection.

@@ -28,6 +28,10 @@ pub(super) struct RedisInfo {
 pub(super) enum LinkError {
     #[error("{}", redis_message(.0))]
     Redis(#[from] RedisError),
+    #[error("Sentinel: {}", redis_message(.0))]
+    Sentinel(RedisError),
+    #[error("Sentinel names another primary")]
+    AnotherPrimary,
     #[error("it is a replica, not a primary")]
     Replica,
     #[error("it is a node of a cluster: set redis.url to redis-cluster://…")]

@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use super::connection::{Connection, Options, is_out_of_memory};
 use super::identity::{self, LinkError, RedisInfo};
 use super::problems::Problems;
+use super::sentinel::Address;
 use super::state::SharedState;
 use super::{LEASE, ended_key};
 use crate::clock::{self, MAX_SKEW_BETWEEN_SERVERS};
@@ -79,6 +80,8 @@ pub(super) struct IdentifiedConnection {
     connection: Connection,
     pub(super) identity: Arc<str>,
     epoch: Arc<str>,
+    /// Its address, if Sentinel has named it.
+    primary: Option<Arc<Address>>,
 }
 
 /// Whether Redis may be read for a token.
@@ -155,6 +158,7 @@ impl RedisLink {
             connection: of_thread.unwrap_or_else(|| current.connection.clone()),
             identity: current.identity.clone(),
             epoch: current.epoch.clone(),
+            primary: None,
         })
     }
 
@@ -170,11 +174,12 @@ impl RedisLink {
     /// Opens a connection to a primary that permits every command of this server. It must not
     /// be read before [`Self::install`] has written the revocations.
     pub(super) async fn connect(&self) -> Result<IdentifiedConnection, LinkError> {
-        let connection = self.options.connect().await?;
+        let (connection, primary) = self.options.connect().await?;
         let identity = identity::query(&self.options, &connection).await?.identity;
         let epoch = self.enter_epoch(&connection).await?;
         let generation = NEXT_GENERATION.fetch_add(1, Ordering::Relaxed);
-        Ok(IdentifiedConnection { generation, connection, identity, epoch })
+        let primary = primary.map(Arc::new);
+        Ok(IdentifiedConnection { generation, connection, identity, epoch, primary })
     }
 
     /// Reads the epoch of this Redis, or sets it if there is no epoch. Tries every command and
@@ -231,6 +236,16 @@ impl RedisLink {
         }
     }
 
+    /// Disconnects from a primary that Sentinel has replaced. It takes writes until Sentinel
+    /// demotes it, some ten seconds later.
+    pub(super) async fn check_sentinel(&self) {
+        let Some(current) = self.current() else { return };
+        let Some(primary) = &current.primary else { return };
+        if self.options.named_primary().await.is_some_and(|named| named != **primary) {
+            self.disconnect(current.generation, &LinkError::AnotherPrimary);
+        }
+    }
+
     /// Writes the revocations to Redis, then puts the connection in use. `ended` must
     /// contain all unexpired revocations.
     pub(super) async fn install(
@@ -238,11 +253,11 @@ impl RedisLink {
         connected: IdentifiedConnection,
         ended: Vec<Revocation>,
     ) -> Result<(), LinkError> {
-        let unwritten = match self.write(&connected.connection, &ended).await {
-            Ok(()) => Vec::new(),
+        let full = match self.write(&connected.connection, &ended).await {
+            Ok(()) => None,
             // This server keeps the revocations in memory, and other servers read the
             // database.
-            Err(error) if is_out_of_memory(&error) => ended.clone(),
+            Err(error) if is_out_of_memory(&error) => Some(error),
             Err(error) => return Err(error.into()),
         };
         // Redis may have been flushed or replaced meanwhile.
@@ -251,9 +266,14 @@ impl RedisLink {
         }
         let info = self.verify(&connected).await?;
         self.problems.evicts(info.evicting.as_deref());
-        self.problems.full(!unwritten.is_empty());
+        match full {
+            Some(error) => {
+                self.problems.full(&error);
+                self.keep_unwritten(&ended);
+            }
+            None => self.problems.not_full(),
+        }
         self.problems.restored(ended.len());
-        self.keep_unwritten(&unwritten);
         let mut state = self.state.write();
         state.remember(ended);
         self.generation.store(connected.generation, Ordering::Relaxed);
@@ -290,7 +310,7 @@ impl RedisLink {
         match published.await {
             Ok(()) => Some(current.identity),
             Err(LinkError::Redis(error)) if is_out_of_memory(&error) => {
-                self.problems.full(true);
+                self.problems.full(&error);
                 self.keep_unwritten(ended);
                 None
             }
@@ -329,7 +349,7 @@ impl RedisLink {
         let Some(current) = self.current() else { return };
         let probe = set(PROBE_KEY, NO_EPOCH, 1);
         if self.options.query::<()>(current.connection, &probe).await.is_ok() {
-            self.problems.full(false);
+            self.problems.not_full();
         }
     }
 
@@ -355,7 +375,7 @@ async fn open_thread_connection(options: Options, shared: IdentifiedConnection) 
         return;
     }
     let opened = async {
-        let own = options.connect().await.ok()?;
+        let (own, _) = options.connect().await.ok()?;
         // The address may now lead to another Redis, which may have missed revocations.
         let same = identity::query(&options, &own).await.ok()?.identity == shared.identity;
         same.then_some(own)

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join;
 use tokio::time::{sleep, timeout};
 
 use crate::clock::{self, MAX_SKEW_BETWEEN_SERVERS};
@@ -146,6 +147,19 @@ impl Poller {
 impl TokenStatus {
     /// Polls for revocations. Never returns, and may be dropped at any time.
     pub async fn run(self: Arc<Self>) {
+        // Beside the polls: a Sentinel that does not respond must not delay them.
+        join(self.run_polls(), self.watch_sentinel()).await;
+    }
+
+    async fn watch_sentinel(&self) {
+        let Some(redis) = &self.redis else { return };
+        loop {
+            sleep(POLL_INTERVAL).await;
+            redis.check_sentinel().await;
+        }
+    }
+
+    async fn run_polls(&self) {
         loop {
             if let Some(redis) = &self.redis {
                 // After a disconnect, reconnect without delay.

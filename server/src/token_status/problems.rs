@@ -2,6 +2,9 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use redis::RedisError;
+
+use super::connection::redis_message;
 use super::identity::LinkError;
 
 /// The current problems.
@@ -14,7 +17,8 @@ struct CurrentProblems {
     unusable: Option<String>,
     has_been_up: bool,
     evicting: Option<String>,
-    is_full: bool,
+    /// The message of Redis to a write, while its memory is full.
+    full: Option<String>,
     is_split: bool,
     poll: Option<String>,
 }
@@ -60,17 +64,23 @@ impl Problems {
         }
     }
 
-    pub(super) fn full(&self, is_full: bool) {
-        let was = self.with_current(|current| std::mem::replace(&mut current.is_full, is_full));
-        match (was, is_full) {
-            (false, true) => tracing::warn!("redis out of memory, tokens are no longer cached"),
-            (true, false) => tracing::info!("redis memory available again"),
-            _ => {}
+    /// Records that Redis rejected a write because its memory is full.
+    pub(super) fn full(&self, error: &RedisError) {
+        let reason = redis_message(error);
+        let changed = self.with_current(|current| change(&mut current.full, Some(reason)));
+        if let Some(reason) = changed {
+            tracing::warn!(reason, "redis out of memory, tokens are no longer cached");
+        }
+    }
+
+    pub(super) fn not_full(&self) {
+        if self.with_current(|current| current.full.take()).is_some() {
+            tracing::info!("redis memory available again");
         }
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.with_current(|current| current.is_full)
+        self.with_current(|current| current.full.is_some())
     }
 
     pub(super) fn split(&self, is_split: bool) {
@@ -117,8 +127,10 @@ impl Problems {
                      {policy}."
                 ));
             }
-            if current.is_full {
-                messages.push("Redis is out of memory: give it more, or raise maxmemory.".into());
+            if let Some(reason) = &current.full {
+                messages.push(format!(
+                    "Redis is out of memory: give it more, or raise maxmemory. It responds: {reason}"
+                ));
             }
             if current.is_split {
                 messages.push(

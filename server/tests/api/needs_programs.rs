@@ -10,4 +10,5 @@ mod redis_access;
 mod redis_loss;
 mod redis_poll;
 mod redis_split;
+mod sentinel;
 mod standby;

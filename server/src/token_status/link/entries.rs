@@ -89,7 +89,7 @@ impl RedisLink {
             match response {
                 Ok(value) if is_tombstone(&value) => tombstone = Tombstone::Found,
                 Ok(_) => {}
-                Err(error) if is_out_of_memory(&error) => self.problems.full(true),
+                Err(error) if is_out_of_memory(&error) => self.problems.full(&error),
                 Err(error) => self.disconnect(current.generation, &error.into()),
             }
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use matchbook_testkit::{Redis, TestEnv};
+use matchbook_testkit::{Redis, TcpProxy, TestEnv};
 
 use super::parts::{cluster, cluster_rights, documented_rights, is_cached, start};
 use super::redis_loss::{connect, order, problems};
@@ -137,4 +137,86 @@ async fn removed_redis_rights_break_the_connection_once() {
     assert_eq!(server.process.logged("redis connection restored"), 0, "{}", server.process.log());
     order(&redis, "ACL SETUSER app +set");
     server.process.await_log("redis connection restored");
+}
+
+/// Redis that loads a snapshot responds, but not to reads and writes.
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn loading_redis_is_reported_with_its_words_and_used_again() {
+    let redis = Redis::with(|_| ["--enable-debug-command", "yes"].map(str::to_owned).to_vec());
+    let server = server_on(&redis.url());
+    is_cached(&server).await;
+    order(&redis, "DEBUG POPULATE 400 other 10");
+    order(&redis, "CONFIG SET loading-process-events-interval-bytes 1024");
+    // Microseconds for each key.
+    order(&redis, "CONFIG SET key-load-delay 10000");
+    let url = redis.url();
+    let loading = actix_rt::task::spawn_blocking(move || {
+        let mut conn = redis::Client::open(url).unwrap().get_connection().unwrap();
+        redis::cmd("DEBUG").arg("RELOAD").exec(&mut conn).unwrap();
+    });
+    let words = "LOADING Redis is loading the dataset in memory";
+    eventually(true, async || problems(&server.http).await.contains(words)).await;
+    let tokens = server.log_in().await;
+    assert_eq!(server.user(&tokens.access).await, 200);
+    let form = format!("refresh_token={}", tokens.refresh);
+    assert_eq!(server.http.post("/logout", &form).await.status, 204);
+    assert_eq!(server.user(&tokens.access).await, 401);
+    loading.await.unwrap();
+    eventually("null".to_owned(), async || problems(&server.http).await).await;
+    assert_eq!(server.process.logged(words), 1, "{}", server.process.log());
+    assert_eq!(server.user(&tokens.access).await, 401);
+}
+
+/// At a failover, a managed Redis cuts the connections to the former primary, and its name
+/// leads to the new one.
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn failover_of_a_managed_redis_is_followed_by_its_name() {
+    let (former, new) = (Redis::new(), Redis::new());
+    new.replicate(&former);
+    let relay = TcpProxy::to(&format!("127.0.0.1:{}", former.port()));
+    let server = server_on(&format!("redis://{}", relay.address()));
+    is_cached(&server).await;
+    let (ended, kept) = (server.log_in().await, server.log_in().await);
+    for round in 1..=2 {
+        let (former, new) = if round == 1 { (&former, &new) } else { (&new, &former) };
+        new.promote();
+        former.replicate(new);
+        // The name still leads to the former primary for a moment.
+        order(former, "CLIENT KILL TYPE normal");
+        let words = "it is a replica, not a primary";
+        eventually(true, async || problems(&server.http).await.contains(words)).await;
+        let form = format!("refresh_token={}", ended.refresh);
+        assert_eq!(server.http.post("/logout", &form).await.status, 204);
+        relay.forward_to(&format!("127.0.0.1:{}", new.port()));
+        eventually("null".to_owned(), async || problems(&server.http).await).await;
+        assert_eq!(server.process.logged("redis connection restored"), round);
+        assert_eq!(server.user(&ended.access).await, 401);
+        assert_eq!(server.user(&kept.access).await, 200);
+        let mut conn = super::redis_loss::connect(new);
+        let tombstone = super::redis_loss::keys(&ended).1;
+        assert!(redis::Commands::exists::<_, bool>(&mut conn, tombstone).unwrap());
+    }
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn write_to_a_demoted_primary_is_reported_with_the_words_of_redis() {
+    let redis = Redis::new();
+    let other = Redis::new();
+    let server = server_on(&redis.url());
+    is_cached(&server).await;
+    redis.replicate(&other);
+    // Before the next poll, or after it.
+    let tokens = server.log_in().await;
+    assert_eq!(server.user(&tokens.access).await, 200);
+    let rejected = ["READONLY You can't write against a read only replica", "it is a replica"];
+    let log = || server.process.log();
+    eventually(true, async || rejected.iter().any(|words| log().contains(words))).await;
+    actix_rt::time::sleep(Duration::from_millis(2300)).await;
+    assert!(problems(&server.http).await.contains("it is a replica, not a primary"));
+    for words in rejected {
+        assert!(server.process.logged(words) <= 1, "once: {}", log());
+    }
 }

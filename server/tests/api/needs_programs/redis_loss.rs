@@ -110,7 +110,11 @@ async fn flushed_redis_and_a_late_write_reactivate_no_token() {
         // Entries from before the flush no longer count.
         let tokens = pair.log_in().await;
         let (access, ended) = keys(&tokens);
-        assert_ne!(value, conn.get::<_, String>(&access).unwrap());
+        eventually(true, async || {
+            pair.status(&tokens).await;
+            conn.get::<_, String>(&access).unwrap() != value
+        })
+        .await;
         conn.set::<_, _, ()>(&access, value).unwrap();
         pair.log_out(&tokens).await;
         conn.del::<_, ()>(ended).unwrap();
@@ -261,7 +265,9 @@ async fn full_redis_is_still_read_and_a_logout_holds() {
     order(&redis, "CONFIG SET maxmemory 1");
     let uncached = pair.here.log_in().await;
     assert_eq!(pair.status(&uncached).await, (200, 200));
-    assert!(problems(&pair.here.http).await.contains("out of memory"));
+    let words = "OOM command not allowed";
+    assert!(problems(&pair.here.http).await.contains(words), "its own words");
+    assert_eq!(pair.here.process.logged(words), 1, "{}", pair.here.process.log());
     pair.log_out(&tokens).await;
     assert_eq!(pair.status(&tokens).await, (401, 401), "no tombstone is needed");
     let mut conn = connect(&redis);

@@ -122,6 +122,40 @@ async fn redis_cluster_gets_all_revocations_after_a_failover() {
     }
 }
 
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn logouts_hold_while_a_killed_cluster_node_is_replaced() {
+    let mut nodes = cluster(6, 1);
+    let hosts: Vec<_> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
+    let url = format!("redis-cluster://{}", hosts.join(","));
+    let pair = Pair::start(&url, &url);
+    let mut ended = Vec::new();
+    for _ in 0..12 {
+        let tokens = pair.log_in().await;
+        pair.log_out(&tokens).await;
+        ended.push(tokens);
+    }
+    let primary = nodes.iter_mut().find(|node| role(node) == "master").unwrap();
+    primary.kill();
+    let restored = || pair.here.process.logged("redis connection restored");
+    // Until the replica is promoted, and some more.
+    for _ in 0..600 {
+        let tokens = pair.log_in().await;
+        pair.log_out(&tokens).await;
+        assert_eq!(pair.status(&tokens).await, (401, 401));
+        let refreshed = pair.here.refresh(&tokens.refresh).await;
+        assert_eq!(refreshed.status, 401, "{}", refreshed.text);
+        ended.push(tokens);
+        if restored() > 0 && ended.len() > 40 {
+            break;
+        }
+    }
+    pair.ready().await;
+    for tokens in &ended {
+        assert_eq!(pair.status(tokens).await, (401, 401));
+    }
+}
+
 /// A failover leaves a higher epoch, even if it is over between two polls and no
 /// connection has broken.
 #[actix_rt::test]
