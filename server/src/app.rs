@@ -1,5 +1,6 @@
 //! Builds the server from its settings: [`Config`] in, [`Application`] out.
 
+mod listen;
 mod stop;
 mod time_limit;
 
@@ -16,6 +17,7 @@ use actix_web::{App, HttpServer, web};
 use matchbook_shared::{SERVER_MARK, SERVER_MARK_VALUE};
 use tokio::sync::Notify;
 
+use self::listen::Listener;
 use self::stop::StopSignals;
 use crate::accounts::Accounts;
 use crate::accounts::declared::{self, DeclaredError, DeclaredUsers};
@@ -135,13 +137,17 @@ pub async fn start(config: &Config) -> Result<Application, Error> {
     apply_declared_clients(config).await?;
     let (state, tasks) = Box::pin(assemble(config, store, derived)).await?;
     let renewal = acceptor.as_ref().and_then(|acceptor| acceptor.renewal.clone());
+    let metrics = state.metrics.clone();
+    if let Some(acceptor) = &acceptor {
+        metrics.set_certificate_expiry(acceptor.expires_at);
+    }
     let metrics_server =
         config.metrics.map(|address| bind_metrics(address, state.clone())).transpose()?;
     let application = bind(config, state, &tasks, acceptor)?;
     if let Some(metrics_server) = metrics_server {
         actix_rt::spawn(metrics_server);
     }
-    tasks.spawn(renewal.map(|renewal| renewal.run(hangups)));
+    tasks.spawn(renewal.map(|renewal| renewal.run(hangups, metrics)));
     Ok(application)
 }
 
@@ -293,7 +299,8 @@ fn bind(
     let connections = tasks.connections.clone();
     let draining = state.draining.clone();
     let max_connections = config.max_connections.min(connections_for(raise_file_limit()));
-    let server = HttpServer::new(move || {
+    let per_worker = max_connections.div_ceil(config.workers);
+    let app = move || {
         App::new()
             .app_data(state.clone())
             .wrap(
@@ -306,32 +313,43 @@ fn bind(
             .wrap(from_fn(http::request_log))
             .wrap(from_fn(http::close_unread_bodies))
             .configure(http::routes)
-    })
-    .workers(config.workers)
-    .tcp_nodelay(true)
-    .keep_alive(config.keep_alive)
-    .max_connections(max_connections.div_ceil(config.workers))
-    .max_connection_rate(MAX_HANDSHAKES)
-    .on_connect(move |io, data| connections.admit(io, data))
-    .client_request_timeout(REQUEST_HEAD_TIMEOUT)
-    .disable_signals()
-    .shutdown_timeout(config.shutdown_timeout.as_secs());
-    let server = match acceptor {
-        Some(acceptor) => server.bind_openssl(config.address, acceptor.builder),
-        None => server.bind(config.address),
-    }
-    .map_err(|source| Error::Bind { address: config.address, source })?;
-    let addresses = server.addrs();
+    };
+    let bind_error = |source| Error::Bind { address: config.address, source };
     let signals = StopSignals::listen().map_err(Error::Signals)?;
-    Ok(Application {
-        server: server.run(),
+    let application = |server, addresses| Application {
+        server,
         addresses,
         signals,
         draining,
         drain: config.drain,
         store: tasks.store.clone(),
         shutdown_timeout: config.shutdown_timeout,
-    })
+    };
+    if config.proxy_protocol {
+        let tls = acceptor.map(|acceptor| acceptor.builder);
+        let max_connections_per_worker = per_worker;
+        let listener = Listener { config, connections, max_connections_per_worker, tls };
+        let (server, address) = listener.bind(app).map_err(bind_error)?;
+        let addresses = vec![address];
+        return Ok(application(server, addresses));
+    }
+    let server = HttpServer::new(app)
+        .workers(config.workers)
+        .tcp_nodelay(true)
+        .keep_alive(config.keep_alive)
+        .max_connections(per_worker)
+        .max_connection_rate(MAX_HANDSHAKES)
+        .on_connect(move |io, data| connections.admit(io, data))
+        .client_request_timeout(REQUEST_HEAD_TIMEOUT)
+        .disable_signals()
+        .shutdown_timeout(config.shutdown_timeout.as_secs());
+    let server = match acceptor {
+        Some(acceptor) => server.bind_openssl(config.address, acceptor.builder),
+        None => server.bind(config.address),
+    }
+    .map_err(bind_error)?;
+    let addresses = server.addrs();
+    Ok(application(server.run(), addresses))
 }
 
 /// The parts of the server that work in the background.

@@ -64,6 +64,8 @@ pub struct Config {
     pub max_connections: usize,
     /// The proxies whose `X-Forwarded-For` is trusted.
     pub proxies: TrustedProxies,
+    /// Whether connections begin with a PROXY header.
+    pub proxy_protocol: bool,
     /// The rate limits; `None` if they are disabled.
     pub limits: Option<crate::limits::Options>,
     /// The address of the metrics, if they are enabled.
@@ -118,6 +120,7 @@ fn read(settings: &Settings) -> Result<Config, SettingsError> {
         drain: server.drain.0,
         shutdown_timeout: server.shutdown_timeout.0,
         max_connections: server.max_connections(),
+        proxy_protocol: server.proxy_protocol,
         proxies: server.trusted_proxies(),
         accounts,
         pages: pages::read(settings)?,

@@ -6,7 +6,7 @@
 
 use std::any::Any;
 use std::collections::HashMap;
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +20,7 @@ use socket2::SockRef;
 use crate::limits::{self, subnet_key};
 use crate::metrics::{Metrics, TOO_MANY_CONNECTIONS};
 use crate::proxies::TrustedProxies;
+use crate::proxy_protocol::ProxiedStream;
 
 /// The interval at which connections without a request are checked.
 const TICK: Duration = Duration::from_millis(500);
@@ -71,10 +72,10 @@ impl Connections {
         Arc::new(Self { max_per_address, proxies, metrics, open: Mutex::default() })
     }
 
-    /// Admits a new connection, or closes it if its address has too many.
+    /// Admits a new connection, or closes it if its address has too many. Behind a balancer that
+    /// sends PROXY headers this is the address of the client.
     pub fn admit(self: &Arc<Self>, io: &dyn Any, data: &mut Extensions) {
-        let Some(stream) = tcp_stream(io) else { return };
-        let Ok(peer) = stream.peer_addr() else { return };
+        let Some((stream, peer)) = tcp_stream(io) else { return };
         // A second handle, because actix owns the first one. Without it the server could not
         // close a silent connection, so it closes this one if no more files can be opened.
         let Ok(handle) = stream.as_fd().try_clone_to_owned().map(TcpStream::from) else {
@@ -154,8 +155,13 @@ impl Drop for Connection {
     }
 }
 
-/// Returns the TCP connection, with or without TLS above it.
-fn tcp_stream(io: &dyn Any) -> Option<&net::TcpStream> {
+/// Returns the TCP connection, with or without TLS above it, and the address of its client.
+fn tcp_stream(io: &dyn Any) -> Option<(&net::TcpStream, SocketAddr)> {
     let tls = io.downcast_ref::<TlsStream<net::TcpStream>>().map(|tls| tls.get_ref());
-    tls.or_else(|| io.downcast_ref())
+    if let Some(stream) = tls.or_else(|| io.downcast_ref()) {
+        return Some((stream, stream.peer_addr().ok()?));
+    }
+    let tls = io.downcast_ref::<TlsStream<ProxiedStream>>().map(|tls| tls.get_ref());
+    let proxied = tls.or_else(|| io.downcast_ref::<ProxiedStream>())?;
+    Some((proxied.tcp(), proxied.client()))
 }

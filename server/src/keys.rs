@@ -24,7 +24,7 @@ use crate::store;
 pub use crate::store::signing_keys::Purpose;
 
 pub use lifecycle::{Phase, phases};
-pub use ring::{KeyRing, KeySet, REFRESH_INTERVAL};
+pub use ring::{KeyRing, KeySet, KeyTimes, REFRESH_INTERVAL};
 pub use rotation::{KeyContext, Revoked, check_new_secret, replace_all, revoke, rotate};
 pub use signing_key::Algorithm;
 pub use verification::{IdTokenHint, VerifyError};

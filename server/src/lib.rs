@@ -32,6 +32,7 @@ pub mod keys;
 pub mod token_status;
 
 pub mod connections;
+pub mod proxy_protocol;
 
 pub mod metrics;
 

@@ -14,6 +14,7 @@ pub mod consents;
 pub mod dedicated_connection;
 pub mod device_codes;
 mod error;
+mod error_counts;
 pub mod events;
 mod hosts;
 pub mod identities;
@@ -54,6 +55,8 @@ pub use connection::Conn;
 use connection::{Connector, Established, Timeouts};
 use dedicated_connection::DedicatedConnection;
 pub use error::{Error, OpenError};
+pub use error_counts::ErrorClass;
+use error_counts::ErrorCounts;
 pub use pool::PoolStats;
 use pool::{PermitKind, Pool};
 use probe::Probe;
@@ -145,6 +148,7 @@ pub struct Store {
     skew: Arc<Skew>,
     undos: Undos,
     probe: Arc<Probe>,
+    errors: Arc<ErrorCounts>,
 }
 
 /// Connects to a database that this version supports. Waits for it, unless waiting cannot
@@ -224,6 +228,7 @@ impl Store {
             batcher,
             skew,
             probe: Arc::default(),
+            errors: Arc::default(),
         })
     }
 
@@ -234,7 +239,7 @@ impl Store {
         T: Send + 'static,
         F: FnOnce(&mut Conn) -> QueryResult<T> + Send + 'static,
     {
-        self.pool.run(PermitKind::Read, work).await
+        self.errors.count(self.pool.run(PermitKind::Read, work).await)
     }
 
     /// Runs blocking `work` that writes, as [`Self::run`] does. Writers run in the order
@@ -255,7 +260,7 @@ impl Store {
         F: FnOnce(&mut Conn) -> QueryResult<T> + Send + 'static,
     {
         self.check_clock()?;
-        self.pool.run(PermitKind::Write, work).await
+        self.errors.count(self.pool.run(PermitKind::Write, work).await)
     }
 
     /// Runs `work` of the server itself on a connection that requests never use. Many
@@ -265,7 +270,7 @@ impl Store {
         T: Send + 'static,
         F: FnOnce(&mut Conn) -> QueryResult<T> + Send + 'static,
     {
-        self.pool.run(PermitKind::Reserved, work).await
+        self.errors.count(self.pool.run(PermitKind::Reserved, work).await)
     }
 
     /// Returns a connection outside the pool, which connects when it is first used.
@@ -278,7 +283,7 @@ impl Store {
     /// [`Self::run_batches`].
     pub async fn rotate(&self, next: Arc<RotationUpdate>) -> Result<BatchOutcome, Error> {
         self.check_clock()?;
-        self.batcher.rotate(next).await
+        self.errors.count(self.batcher.rotate(next).await)
     }
 
     /// Returns when the caller of [`Self::rotate`] at `now` has given up, by the database's
@@ -312,6 +317,12 @@ impl Store {
     #[must_use]
     pub fn database_up(&self) -> bool {
         self.pool.availability().is_up()
+    }
+
+    /// Returns how many errors of a class there were since the start.
+    #[must_use]
+    pub fn errors(&self, class: ErrorClass) -> u64 {
+        self.errors.get(class)
     }
 
     #[must_use]

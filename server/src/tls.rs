@@ -59,6 +59,8 @@ pub struct Acceptor {
     pub builder: SslAcceptorBuilder,
     /// Reads the certificate again when its files change; `None` for the development CA.
     pub renewal: Option<Arc<Renewal>>,
+    /// When the certificate expires, in Unix time.
+    pub expires_at: i64,
 }
 
 /// Prepares the acceptor of TLS connections; `None` if TLS is off.
@@ -69,12 +71,14 @@ pub fn acceptor(
 ) -> Result<Option<Acceptor>, Error> {
     let mut builder = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server())?;
     let mut renewal = None;
-    match mode {
+    let expires_at = match mode {
         Mode::Off => return Ok(None),
         Mode::Files { certificate, key } => {
             let files = Renewal::open(certificate.clone(), key.clone())?;
             files.install(&mut builder);
+            let expires_at = files.expires_at();
             renewal = Some(files);
+            expires_at
         }
         Mode::SelfSigned { names } => {
             let mut names = names.clone();
@@ -85,9 +89,10 @@ pub fn acceptor(
             let (certificate, key) = development_ca::issue(data_dir, &names)?;
             builder.set_certificate(&certificate)?;
             builder.set_private_key(&key)?;
+            certificate::expires_at(&certificate)
         }
-    }
-    Ok(Some(Acceptor { builder, renewal }))
+    };
+    Ok(Some(Acceptor { builder, renewal, expires_at }))
 }
 
 fn path_error(setting: &'static str, path: &Path, problem: impl Into<String>) -> Error {

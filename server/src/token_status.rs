@@ -261,6 +261,12 @@ impl TokenStatus {
         }
     }
 
+    /// Returns the number of revocations that Redis lacks, because it is full or unavailable.
+    #[must_use]
+    pub fn unpublished_revocations(&self) -> usize {
+        self.redis.as_ref().map_or(0, |redis| redis.unwritten())
+    }
+
     /// Returns whether Redis is read for access tokens: it is connected and the lease is valid.
     #[must_use]
     pub fn trusts_redis(&self) -> bool {

@@ -197,6 +197,19 @@ pub enum InvalidGrantReason {
 }
 
 impl InvalidGrantReason {
+    /// All reasons.
+    pub const ALL: [Self; 9] = [
+        Self::ExpiredIdle,
+        Self::ExpiredAbsolute,
+        Self::LoggedOut,
+        Self::PasswordChanged,
+        Self::UserDisabled,
+        Self::Reuse,
+        Self::Superseded,
+        Self::Unknown,
+        Self::Other,
+    ];
+
     /// Returns the JSON name.
     #[must_use]
     pub fn as_str(self) -> &'static str {

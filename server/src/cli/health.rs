@@ -3,6 +3,10 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
+use actix_service::{Service, fn_service};
+use actix_tls::connect::{ConnectError, ConnectInfo, Connection, Connector};
+use actix_web::rt::net::TcpStream;
+use awc::http::Uri;
 use matchbook_settings::loopback_if_unspecified;
 use matchbook_shared::Readiness;
 use openssl::error::ErrorStack;
@@ -10,8 +14,10 @@ use openssl::ssl::{SslConnector, SslConnectorBuilder, SslMethod};
 use openssl::x509::store::{X509Store, X509StoreBuilder};
 use openssl::x509::verify::X509VerifyFlags;
 use openssl::x509::{X509, X509Ref};
+use tokio::io::AsyncWriteExt;
 
 use crate::config::Config;
+use crate::proxy_protocol::LOCAL_HEADER;
 use crate::tls::certificate::read_chain;
 use crate::tls::{self, development_ca};
 
@@ -39,6 +45,8 @@ pub async fn run(config: &Config) -> Result<(), HealthError> {
         None => ("http", "localhost".to_owned(), awc::Connector::new()),
         Some((tls, name)) => ("https", name, awc::Connector::new().openssl(tls.build())),
     };
+    let header = if config.proxy_protocol { LOCAL_HEADER } else { &[] };
+    let connector = connector.connector(tcp(header));
     let url = format!("{scheme}://{name}:{}/health/ready", address.port());
     let http = awc::Client::builder().connector(connector).finish();
     match http.get(&url).address(address).send().await {
@@ -52,6 +60,27 @@ pub async fn run(config: &Config) -> Result<(), HealthError> {
         }
         Err(error) => Err(HealthError::NoResponse { url, problem: error.to_string() }),
     }
+}
+
+/// Returns the service that opens TCP connections and sends `header` first.
+fn tcp(
+    header: &'static [u8],
+) -> impl Service<
+    ConnectInfo<Uri>,
+    Response = Connection<Uri, TcpStream>,
+    Error = ConnectError,
+    Future = impl Future<Output = Result<Connection<Uri, TcpStream>, ConnectError>> + 'static,
+> + Clone
++ 'static {
+    let connector = Connector::default().service();
+    fn_service(move |info: ConnectInfo<Uri>| {
+        let connecting = connector.call(info);
+        async move {
+            let mut connection = connecting.await?;
+            connection.io_mut().write_all(header).await.map_err(ConnectError::Io)?;
+            Ok(connection)
+        }
+    })
 }
 
 /// Returns a TLS connector that trusts only the server's own certificate, and the name to

@@ -13,6 +13,7 @@ const MIN_PUBLISH_AHEAD: Duration = Duration::from_secs(4);
 pub(super) fn check(settings: &Settings, config: &Config) -> Result<(), SettingsError> {
     keys(config)
         .and_then(|()| policy(config))
+        .and_then(|()| proxy_protocol(config))
         .map_err(|(key, problem)| settings.invalid(key, problem))
 }
 
@@ -32,6 +33,17 @@ fn keys(Config { keys, .. }: &Config) -> Result<(), Invalid> {
             "keys.rotate_after",
             "must be longer than `keys.publish_ahead`: the next key is published while this one \
              signs",
+        ));
+    }
+    Ok(())
+}
+
+fn proxy_protocol(config: &Config) -> Result<(), Invalid> {
+    if config.proxy_protocol && config.proxies.is_empty() {
+        return Err((
+            "server.proxy_protocol",
+            "needs `server.trusted_proxies`: the addresses of the balancers, the only ones that \
+             may connect",
         ));
     }
     Ok(())

@@ -19,6 +19,7 @@ pub(super) struct Server {
     pub(super) drain: DrainTime,
     pub(super) shutdown_timeout: WholeSeconds,
     trusted_proxies: Optional<ProxyList>,
+    pub(super) proxy_protocol: bool,
     pub(super) public_url: Optional<BaseUrl>,
 }
 

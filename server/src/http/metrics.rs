@@ -8,5 +8,5 @@ use super::state::State;
 pub(super) async fn metrics(state: web::Data<State>) -> HttpResponse {
     HttpResponse::Ok()
         .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
-        .body(state.issuer.encode_metrics())
+        .body(state.issuer.encode_metrics().await)
 }

@@ -8,6 +8,8 @@ use futures_util::future::join;
 use tokio::time::timeout;
 
 use super::Issuer;
+use crate::clock::{self, Timestamp};
+use crate::metrics::Readings;
 use crate::store::ClockState;
 
 /// How long a health check waits for Redis, whatever `redis.timeout` is.
@@ -62,11 +64,22 @@ impl Issuer {
         }
     }
 
-    /// Returns the metrics in the `OpenMetrics` text format.
-    #[must_use]
-    pub fn encode_metrics(&self) -> String {
+    /// Returns the metrics in the `OpenMetrics` text format. Checks the database for this, for
+    /// two seconds at most.
+    pub async fn encode_metrics(&self) -> String {
+        let database_up = self.store.check_writable().await.is_ok();
         let redis = self.status.redis();
-        self.metrics.encode(&self.store, redis.up == Some(true), redis.evicting)
+        let keys = self.keys.times(clock::now());
+        let seconds = |time: Timestamp| Duration::from_millis(time.as_unix_millis()).as_secs_f64();
+        self.metrics.encode(&Readings {
+            store: &self.store,
+            database_up,
+            redis_up: redis.up == Some(true),
+            redis_evicting: redis.evicting,
+            unpublished_revocations: self.status.unpublished_revocations(),
+            key_active_from: keys.active_from.map_or(0.0, seconds),
+            key_next_from: keys.next_from.map_or(f64::INFINITY, seconds),
+        })
     }
 }
 

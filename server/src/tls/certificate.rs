@@ -105,6 +105,14 @@ fn belongs_to(certificate: &X509Ref, key: &PKey<Private>) -> bool {
     certificate.public_key().is_ok_and(|public| public.public_eq(key))
 }
 
+/// Returns when a certificate expires, in Unix time.
+pub(super) fn expires_at(certificate: &X509Ref) -> i64 {
+    let epoch = Asn1Time::from_unix(0);
+    // OpenSSL computes the difference of any two valid times.
+    let since_epoch = epoch.and_then(|epoch| epoch.diff(certificate.not_after()));
+    since_epoch.map_or(0, |time| i64::from(time.days) * 86_400 + i64::from(time.secs))
+}
+
 /// Logs each certificate that has expired or is not valid yet. The server starts all the
 /// same, because the clock may be wrong.
 pub(super) fn warn_of_dates(path: &Path, chain: &[X509]) {

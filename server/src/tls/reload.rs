@@ -7,9 +7,10 @@ use std::time::Duration;
 use actix_rt::task::spawn_blocking;
 use openssl::ssl::{ClientHelloResponse, SslAcceptor, SslAcceptorBuilder, SslContext, SslMethod};
 
-use super::certificate::{Identity, reason};
+use super::certificate::{self, Identity, reason};
 use super::{Error, path_error};
 use crate::crypto::Digest;
+use crate::metrics::Metrics;
 
 /// The interval at which the files are checked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(60);
@@ -44,12 +45,19 @@ impl Renewal {
 
     /// Reads the files again when they have changed: checks each minute, and at each
     /// notification of `hangups`. Never returns.
-    pub async fn run(self: Arc<Self>, hangups: Arc<tokio::sync::Notify>) {
+    pub async fn run(self: Arc<Self>, hangups: Arc<tokio::sync::Notify>, metrics: Arc<Metrics>) {
         loop {
             let _ = tokio::time::timeout(CHECK_INTERVAL, hangups.notified()).await;
             let renewal = self.clone();
             let _ = spawn_blocking(move || renewal.reload_if_changed()).await;
+            metrics.set_certificate_expiry(self.expires_at());
         }
+    }
+
+    /// Returns when the current certificate expires, in Unix time.
+    pub(super) fn expires_at(&self) -> i64 {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        current.certificate().map_or(0, certificate::expires_at)
     }
 
     /// Blocks: reads both files again if they have changed. If they cannot be used, the current

@@ -331,6 +331,11 @@ impl RedisLink {
         self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).extend(ended);
     }
 
+    /// Returns the number of revocations that are not in Redis.
+    pub(super) fn unwritten(&self) -> usize {
+        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// Takes the revocations that are not in Redis.
     pub(super) fn take_unwritten(&self) -> Vec<Revocation> {
         std::mem::take(&mut *self.unwritten.lock().unwrap_or_else(PoisonError::into_inner))

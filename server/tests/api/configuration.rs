@@ -19,6 +19,7 @@ fn invalid_setting_stops_startup_with_one_sentence() {
         ("server.keep_alive", "2h", "must be at most an hour"),
         ("server.drain", "61m", "must be at most an hour"),
         ("server.drain", "soon", "must be a duration with a unit, like `15s`, or `0s`"),
+        ("server.proxy_protocol", "true", "needs `server.trusted_proxies`"),
         ("tokens.access_lifetime", "15", "`tokens.access_lifetime`"),
         ("sessions.idle_lifetime", "1y", "must not be longer than `sessions.absolute_lifetime`"),
         ("tls.mode", "maybe", "`tls.mode`"),

@@ -1,11 +1,11 @@
 //! Metrics and request ids.
 
-use matchbook_testkit::{Http, ProcessBuilder, TestResponse};
+use matchbook_testkit::{Http, ProcessBuilder, TestEnv, TestResponse};
 
-use crate::support::{Server, Tokens};
+use crate::support::{Server, Tokens, binary, eventually, http};
 
 /// Fetches the metrics of a server that serves them.
-async fn metrics(server: &Server) -> String {
+pub(crate) async fn metrics(server: &Server) -> String {
     let line = server.process.await_log("/metrics");
     let url = line.split("url=").nth(1).unwrap().trim().to_owned();
     let response = Http::new(&url, None).get("").await;
@@ -14,7 +14,7 @@ async fn metrics(server: &Server) -> String {
     response.text
 }
 
-fn with_metrics(launch: ProcessBuilder) -> ProcessBuilder {
+pub(crate) fn with_metrics(launch: ProcessBuilder) -> ProcessBuilder {
     launch.set("metrics.address", "127.0.0.1:0")
 }
 
@@ -52,6 +52,130 @@ async fn metrics_count_every_outcome() {
     has(&format!(r#"matchbook_access_checks_total{{source="{checks}"}} 2"#));
     assert!(!text.contains("nothing"), "no path of a client's making");
     assert!(text.ends_with("# EOF\n"));
+}
+
+/// The table of metrics in the documentation: name, names of labels, and meaning.
+fn documented() -> Vec<(String, Vec<String>, String)> {
+    let document = include_str!("../../../docs/operations.md");
+    let rows = document.lines().filter_map(|line| line.strip_prefix("| `"));
+    let rows = rows.filter(|row| row.starts_with("matchbook_") || row.starts_with("process_"));
+    let metric = |row: &str| {
+        let mut cells = row.split('|').map(str::trim);
+        let name = cells.next().unwrap().trim_end_matches('`').to_owned();
+        let labels = cells.next().unwrap().split('`').skip(1).step_by(2).map(str::to_owned);
+        (name, labels.collect(), cells.next().unwrap().to_owned())
+    };
+    rows.map(metric).collect()
+}
+
+/// Returns the names of the metrics as their time series have them.
+fn names(text: &str) -> Vec<String> {
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let name = |line: &str| match line.split_once(' ').unwrap() {
+        (name, "counter") => format!("{name}_total"),
+        (name, "info") => format!("{name}_info"),
+        (name, _) => name.to_owned(),
+    };
+    types.map(name).collect()
+}
+
+#[actix_rt::test]
+async fn all_documented_metrics_exist_before_the_first_request_and_no_others() {
+    let server = Server::with(with_metrics);
+    let text = metrics(&server).await;
+    let mut existing = names(&text);
+    let mut expected: Vec<String> = documented().into_iter().map(|(name, ..)| name).collect();
+    existing.sort();
+    expected.sort();
+    assert_eq!(existing, expected);
+    for (name, labels, meaning) in documented() {
+        let is_series = |line: &&str| {
+            let rest = line.strip_prefix(&name);
+            rest.is_some_and(|rest| rest.starts_with(['{', ' ', '_']))
+        };
+        let series: Vec<&str> = text.lines().filter(is_series).collect();
+        assert!(!series.is_empty(), "{name} has no series in\n{text}");
+        for label in &labels {
+            assert!(
+                series.iter().any(|line| line.contains(&format!("{label}=\""))),
+                "{name} {label}"
+            );
+        }
+        // The values that the documentation lists.
+        if let [label] = labels.as_slice() {
+            let values = meaning.split('`').skip(1).step_by(2);
+            for value in
+                values.filter(|value| value.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+            {
+                let pair = format!("{label}=\"{value}\"");
+                assert!(series.iter().any(|line| line.contains(&pair)), "{name} {pair}");
+            }
+        }
+    }
+    assert!(text.contains("matchbook_build_info{version=\"0"), "{text}");
+}
+
+#[test]
+fn alerts_use_documented_metrics_only() {
+    let alerts = include_str!("../../../docs/examples/prometheus/alerts.yml");
+    let is_part = |c: char| c.is_ascii_lowercase() || c == '_';
+    let words = alerts
+        .split(|c: char| !is_part(c))
+        .filter(|word| word.starts_with("matchbook_") || word.starts_with("process_"));
+    let documented: Vec<String> = documented().into_iter().map(|(name, ..)| name).collect();
+    let mut found = 0;
+    for word in words {
+        found += 1;
+        assert!(documented.iter().any(|name| name == word), "{word} does not exist");
+    }
+    assert!(found > 10, "{found} metrics were found");
+}
+
+#[actix_rt::test]
+async fn metrics_describe_the_process_the_keys_and_the_certificate() {
+    let server = Server::with(with_metrics);
+    let text = metrics(&server).await;
+    let value = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
+        line.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse::<f64>().unwrap()
+    };
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let now = now.as_secs_f64();
+    let since = |name: &str| now - value(name);
+    assert!((-5.0..600.0).contains(&since("process_start_time_seconds")), "{text}");
+    assert!(value("process_resident_memory_bytes") > 1e6, "{text}");
+    assert!(value("process_cpu_seconds_total") > 0.0, "{text}");
+    assert!(value("process_open_fds") > 5.0, "{text}");
+    assert!(value("process_max_fds") > value("process_open_fds"), "{text}");
+    assert!((-5.0..600.0).contains(&since("matchbook_signing_key_active_from_timestamp_seconds")));
+    let day = 86_400.0;
+    let rotation = -since("matchbook_signing_key_rotation_timestamp_seconds") / day;
+    assert!((89.0..91.0).contains(&rotation), "90 days by default: {rotation}");
+    assert!(-since("matchbook_certificate_expiry_timestamp_seconds") > day, "{text}");
+    assert!(value("matchbook_database_up") > 0.0, "{text}");
+}
+
+#[actix_rt::test]
+#[ignore = "needs PostgreSQL: make test"]
+async fn metrics_show_an_outage_of_the_database() {
+    let world = TestEnv::new();
+    let (relay, url) = world.database_proxy();
+    let process = with_metrics(world.server(binary())).variable("DATABASE_URL", &url).start();
+    let server = Server { http: http(&world, &process), process, world };
+    let tokens = server.log_in().await;
+    let has = async |line: &str| metrics(&server).await.lines().any(|own| own == line);
+    assert!(has("matchbook_database_up 1").await);
+    assert!(has("matchbook_responses_total{class=\"unavailable\"} 0").await);
+    relay.disconnect();
+    assert_eq!(server.refresh(&tokens.refresh).await.status, 503);
+    assert!(has("matchbook_database_up 0").await);
+    assert!(has("matchbook_responses_total{class=\"unavailable\"} 1").await);
+    let text = metrics(&server).await;
+    let errors = text.lines().filter(|line| line.starts_with("matchbook_database_errors_total"));
+    let counted = errors.filter(|line| !line.ends_with(" 0"));
+    assert!(counted.count() > 0, "{text}");
+    relay.restore();
+    eventually(true, async || has("matchbook_database_up 1").await).await;
 }
 
 #[actix_rt::test]

@@ -86,6 +86,9 @@ pub struct SessionEnd {
 }
 
 impl EndReason {
+    pub const ALL: [Self; 5] =
+        [Self::Reuse, Self::LoggedOut, Self::PasswordChanged, Self::UserDisabled, Self::Other];
+
     /// Returns the reason as the database stores it.
     ///
     /// NEVER CHANGE these values once a version is released: the rows of ended sessions
