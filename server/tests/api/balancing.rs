@@ -117,8 +117,13 @@ pub(crate) async fn check(
             restart.start()
         });
         let restarted = restarted.await.unwrap();
-        // The balancer takes the server in again.
-        eventually(true, async || restarted.logged("/refresh") > 20).await;
+        // The balancer takes the server in again, at least for new connections.
+        let takes_connections = async || {
+            let http = Http::new(&format!("http://127.0.0.1:{}", ports.balancer), None);
+            assert_eq!(http.get("/user").await.status, 401);
+            restarted.logged("/user") > 0
+        };
+        eventually(true, takes_connections).await;
         *server = Some(restarted);
     }
     progress(100).await;

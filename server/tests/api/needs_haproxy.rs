@@ -1,4 +1,4 @@
-//! Two servers behind HAProxy, with the configurations of the documentation.
+//! Two servers behind `HAProxy`, with the configurations of the documentation.
 //! `scripts/test` selects the tests by this module's name.
 
 use matchbook_testkit::TestEnv;
@@ -6,20 +6,20 @@ use matchbook_testkit::TestEnv;
 use crate::balancing::{self, Ports, with_ports};
 use crate::protected_app::Proxy;
 
-/// Starts HAProxy with an example, without TLS.
+/// Starts `HAProxy` with an example, without TLS.
 fn start(world: &TestEnv, example: &str, ports: &Ports) -> Proxy {
     let bind = format!("bind 127.0.0.1:{}", ports.balancer);
     // The limit of open files may be low where the test runs.
     let example = example.replace("maxconn 20000", "maxconn 200");
-    let config: String = with_ports(&example, ports)
-        .lines()
-        // The health check of an example trusts a CA.
-        .filter(|line| !line.contains("check-ssl"))
-        .map(|line| match line.trim_start().starts_with("bind :443") {
-            true => format!("  {bind}\n"),
-            false => format!("{line}\n"),
-        })
-        .collect();
+    let config: String =
+        with_ports(&example, ports)
+            .lines()
+            // The health check of an example trusts a CA.
+            .filter(|line| !line.contains("check-ssl"))
+            .map(|line| {
+                if line.contains("bind :443") { format!("  {bind}\n") } else { format!("{line}\n") }
+            })
+            .collect();
     let file = world.folder().join("haproxy.cfg");
     std::fs::write(&file, config).unwrap();
     let programs = ["/usr/local/sbin/haproxy", "/usr/sbin/haproxy", "haproxy"];
