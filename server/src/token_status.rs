@@ -203,12 +203,6 @@ impl TokenStatus {
         self.forgotten.take().await
     }
 
-    /// Returns the number of revocations that Redis lacks, because it is full or unavailable.
-    #[must_use]
-    pub fn unpublished_revocations(&self) -> usize {
-        self.redis.as_ref().map_or(0, |redis| redis.unwritten())
-    }
-
     /// Publishes revocations that are committed. After it returns, no server accepts a token
     /// of these sessions.
     pub async fn publish_revocations(&self, ended: &[Revocation]) {

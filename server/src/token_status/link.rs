@@ -322,11 +322,6 @@ impl RedisLink {
         }
     }
 
-    /// Returns the number of revocations that are not in Redis.
-    pub(super) fn unwritten(&self) -> usize {
-        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).len()
-    }
-
     fn keep_unwritten(&self, ended: &[Revocation]) {
         self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).extend(ended);
     }
