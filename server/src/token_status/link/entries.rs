@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use redis::Value;
 
-use super::super::connection::is_out_of_memory;
-use super::super::identity::LinkError;
-use super::super::{Tombstone, access_key, ended_key};
 use super::{EPOCH_KEY, RedisLink, Trust, set};
+use crate::token_status::connection::is_out_of_memory;
+use crate::token_status::identity::LinkError;
+use crate::token_status::{Tombstone, access_key, ended_key};
 use crate::tokens::VerifiedToken;
 
 /// The status of an access token in Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in super::super) enum CachedStatus {
+pub(in crate::token_status) enum CachedStatus {
     Ended,
     Active,
     Missing,
@@ -22,7 +22,10 @@ pub(in super::super) enum CachedStatus {
 impl RedisLink {
     /// Returns the status of an access token, or `None` if Redis is unavailable. Takes one
     /// round trip.
-    pub(in super::super) async fn look_up(&self, access: &VerifiedToken) -> Option<CachedStatus> {
+    pub(in crate::token_status) async fn look_up(
+        &self,
+        access: &VerifiedToken,
+    ) -> Option<CachedStatus> {
         let current = match self.leased_connection(access.session) {
             Trust::Ended => return Some(CachedStatus::Ended),
             Trust::Connected(current) => current,
@@ -62,7 +65,7 @@ impl RedisLink {
     /// round trip, and needs no lease: a tombstone is true whenever it is found, and the entry
     /// is trusted only where there is one. Failures are ignored: the entry only saves queries,
     /// and the database lacks the end of a session only if it has lost its last commits.
-    pub(in super::super) async fn cache_active(
+    pub(in crate::token_status) async fn cache_active(
         &self,
         access: &VerifiedToken,
         lifetime: Duration,
