@@ -3,6 +3,7 @@
 
 use diesel::connection::SimpleConnection;
 use diesel::{Connection, PgConnection};
+use futures_util::future::{join, join_all};
 use matchbook_testkit::{Postgres, TestEnv};
 
 use crate::support::{Server, Tokens, binary};
@@ -134,5 +135,50 @@ mod needs_programs {
             assert!(!output.status.success(), "{encoding}");
             assert!(said.contains(&format!("its encoding is {encoding}")), "{said}");
         }
+    }
+
+    #[actix_rt::test]
+    #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+    async fn stricter_isolation_by_default_rejects_no_request() {
+        let postgres = Postgres::with(&[("default_transaction_isolation", "serializable")], &[]);
+        let url = postgres.create("matchbook");
+        let server = Server::within(TestEnv::new(), |launch| launch.variable("DATABASE_URL", &url));
+        let live = async || {
+            let mut tokens = server.log_in().await;
+            for _ in 0..5 {
+                // Concurrent refreshes of one session and of many.
+                let (first, second) =
+                    join(server.refresh(&tokens.refresh), server.refresh(&tokens.refresh)).await;
+                assert_eq!(second.status, 200, "{}", second.text);
+                tokens = Tokens::of(&first);
+            }
+            let form = format!("refresh_token={}", tokens.refresh);
+            let (refreshed, ended) =
+                join(server.refresh(&tokens.refresh), server.http.post("/logout", &form)).await;
+            assert!([200, 401].contains(&refreshed.status), "{}", refreshed.text);
+            assert_eq!(ended.status, 204, "{}", ended.text);
+        };
+        join_all((0..12).map(|_| live())).await;
+    }
+
+    #[actix_rt::test]
+    #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+    async fn lock_timeout_of_the_database_is_503() {
+        let postgres = Postgres::with(&[("lock_timeout", "200ms")], &[]);
+        let url = postgres.create("matchbook");
+        let server = Server::within(TestEnv::new(), |launch| launch.variable("DATABASE_URL", &url));
+        let tokens = server.log_in().await;
+        let mut conn = PgConnection::establish(&url).unwrap();
+        conn.batch_execute("BEGIN; SELECT 1 FROM sessions FOR UPDATE").unwrap();
+        let form = format!("refresh_token={}", tokens.refresh);
+        for response in
+            [server.refresh(&tokens.refresh).await, server.http.post("/logout", &form).await]
+        {
+            assert_eq!((response.status, response.header("retry-after")), (503, "1"));
+            assert_eq!(response.field("error"), "temporarily_unavailable");
+        }
+        conn.batch_execute("ROLLBACK").unwrap();
+        Tokens::of(&server.refresh(&tokens.refresh).await);
+        assert_eq!(server.process.logged("database unavailable"), 0, "{}", server.process.log());
     }
 }

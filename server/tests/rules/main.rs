@@ -10,6 +10,7 @@ mod batches;
 mod clients;
 mod codes;
 mod commits;
+mod conflicts;
 mod devices;
 mod failover;
 mod folding;

@@ -140,3 +140,27 @@ async fn connections_that_become_read_only_are_dropped() {
     let tokens = Tokens::of(&server.refresh(&tokens.refresh).await);
     assert_eq!(server.user(&tokens.access).await, 200);
 }
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn standby_that_the_url_permits_is_passed_over_and_used_once_it_is_promoted() {
+    let (mut primary, standby, _) = pair();
+    let hosts = format!("{},{}", standby.address(), primary.address());
+    let url = format!("postgres://postgres@{hosts}/matchbook?target_session_attrs=any");
+    let server = Server::within(TestEnv::new(), |launch| on(launch, &url));
+    until_ready(&server).await;
+    let tokens = server.log_in().await;
+    let tokens = Tokens::of(&server.refresh(&tokens.refresh).await);
+    standby.catch_up(&primary);
+
+    // The primary becomes read-only in place, and the standby takes over.
+    primary.configure("default_transaction_read_only", "on");
+    eventually(503, async || server.http.get("/health/ready").await.status).await;
+    standby.promote();
+    until_ready(&server).await;
+    let tokens = Tokens::of(&server.refresh(&tokens.refresh).await);
+    primary.stop(Stop::Fast);
+    assert_eq!(server.user(&tokens.access).await, 200);
+    Tokens::of(&server.refresh(&tokens.refresh).await);
+    assert!(server.process.logged("read-only") > 0, "{}", server.process.log());
+}
