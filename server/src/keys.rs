@@ -14,6 +14,7 @@ mod lifecycle;
 mod ring;
 mod rotation;
 mod signing_key;
+mod times;
 mod verification;
 
 use std::time::Duration;
@@ -24,9 +25,10 @@ use crate::store;
 pub use crate::store::signing_keys::Purpose;
 
 pub use lifecycle::{Phase, phases};
-pub use ring::{KeyRing, KeySet, KeyTimes, REFRESH_INTERVAL};
+pub use ring::{KeyRing, KeySet, REFRESH_INTERVAL};
 pub use rotation::{KeyContext, Revoked, check_new_secret, replace_all, revoke, rotate};
 pub use signing_key::Algorithm;
+pub use times::KeyTimes;
 pub use verification::{IdTokenHint, VerifyError};
 
 /// The kinds of tokens that the keys sign. The header `typ` keeps a token of one kind from

@@ -31,7 +31,7 @@ const MIN_REFRESH_INTERVAL: Duration = Duration::from_millis(250);
 pub struct KeyRing {
     store: Store,
     encryption: KeyEncryptionKeys,
-    options: Options,
+    pub(super) options: Options,
     /// The keys that were read last. A `std` lock: it is held only to clone or to replace
     /// the `Arc`, never across an `await`.
     snapshot: RwLock<Arc<KeySnapshot>>,
@@ -65,15 +65,6 @@ pub struct KeySet {
     pub etag: String,
     /// The time for which it may be cached.
     pub max_age: Duration,
-}
-
-/// The times of the keys of access tokens.
-#[derive(Debug, Clone, Copy)]
-pub struct KeyTimes {
-    /// When the current key began to sign; `None` if there is no key.
-    pub active_from: Option<Timestamp>,
-    /// When the next key is to sign; `None` if keys are only rotated by command.
-    pub next_from: Option<Timestamp>,
 }
 
 /// The published keys that could be read, and the errors of the others.
@@ -283,18 +274,6 @@ impl KeyRing {
         self.snapshot().keys.iter().any(|key| key.purpose == Purpose::Access)
     }
 
-    /// Returns when the key of access tokens began to sign, and when the next one takes over.
-    #[must_use]
-    pub fn times(&self, now: Timestamp) -> KeyTimes {
-        let snapshot = self.snapshot();
-        let keys = snapshot.keys.iter().filter(|key| key.purpose == Purpose::Access);
-        let times: Vec<Timestamp> = keys.map(|key| key.active_from).collect();
-        let active_from = times.iter().rfind(|time| **time <= now).or(times.first()).copied();
-        let pending = times.iter().find(|time| **time > now && **time != UNSCHEDULED).copied();
-        let by_age = || Some(active_from?.after(self.options.rotate_after?));
-        KeyTimes { active_from, next_from: pending.or_else(by_age) }
-    }
-
     /// Returns whether the keys were read recently enough to be used without the database.
     #[must_use]
     pub fn are_fresh(&self) -> bool {
@@ -325,7 +304,7 @@ impl KeyRing {
         }
     }
 
-    fn snapshot(&self) -> Arc<KeySnapshot> {
+    pub(super) fn snapshot(&self) -> Arc<KeySnapshot> {
         self.snapshot.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
