@@ -153,7 +153,7 @@ pub async fn start(config: &Config) -> Result<Application, Error> {
 
 /// Creates the data directory if the database is in it, and closes the database's file to other
 /// users.
-fn prepare_data_dir(config: &Config) -> Result<DataDir, Error> {
+pub fn prepare_data_dir(config: &Config) -> Result<DataDir, Error> {
     let data_dir = DataDir::at(&config.data_dir);
     if let store::Url::Sqlite(path) = &config.database.url {
         if path.starts_with(&config.data_dir) {

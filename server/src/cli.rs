@@ -9,6 +9,7 @@ pub mod explain;
 mod format;
 pub mod health;
 pub mod keys;
+pub mod migrate;
 pub mod secret;
 pub mod serve;
 pub mod sessions;

@@ -26,6 +26,8 @@ enum Command {
     Serve,
     /// Print the settings in use, with secrets masked, and the source of each.
     CheckConfig,
+    /// Create or upgrade the tables in the database, with a role that owns them.
+    Migrate,
     /// Exit with 0 if the server with these settings is ready.
     Health,
     /// Explain the refresh token on standard input, and how the server would treat it.
@@ -80,6 +82,7 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     match command {
         Command::Serve => cli::serve::run(&config, settings.warnings()).await?,
         Command::CheckConfig => cli::check_config::run(&settings)?,
+        Command::Migrate => cli::migrate::run(&config)?,
         Command::Health => cli::health::run(&config).await?,
         Command::Explain => cli::explain::run(&config)?,
         Command::Keys(command) => cli::keys::run(&config, command)?,

@@ -13,6 +13,8 @@ mod connection;
 pub mod consents;
 pub mod dedicated_connection;
 pub mod device_codes;
+pub mod distribution;
+mod engine;
 mod error;
 mod error_counts;
 pub mod events;
@@ -33,6 +35,7 @@ pub mod revocations;
 mod rotation_batcher;
 mod schema;
 pub mod servers;
+mod session_settings;
 pub mod sessions;
 pub mod signing_keys;
 mod skew;
@@ -70,6 +73,7 @@ use undo::Undos;
 pub use url::Url;
 
 use crate::clock::Timestamp;
+use crate::ids::Place;
 
 /// Which database, and how many connections to it.
 #[derive(Clone)]
@@ -85,6 +89,8 @@ pub struct Options {
     pub query_timeout: Duration,
     /// How long [`Store::open`] waits for the database.
     pub start_timeout: Duration,
+    /// Whether the server migrates the schema when it starts.
+    pub migrate: bool,
 }
 
 /// The pause between two attempts of a start to connect.
@@ -111,7 +117,17 @@ pub fn connect(url: &Url) -> Result<Conn, OpenError> {
         return Err(failed(ConnectionError::BadConnection("the file does not exist".to_owned())));
     }
     let established = Connector::new(url, Timeouts::default()).establish();
-    established.map(|established| established.conn).map_err(failed)
+    let mut conn = established.map_err(failed)?.conn;
+    migrate::check(&mut conn, url)?;
+    Ok(conn)
+}
+
+/// Runs the pending migrations of a database, and creates its tables if it has none. Returns
+/// the versions of the migrations. Blocks.
+pub fn migrate(url: &Url) -> Result<Vec<String>, OpenError> {
+    let connector = Connector::new(url, Timeouts::default());
+    let mut conn = open_supported(url, &connector)?.conn;
+    migrate::migrate(&mut conn, url)
 }
 
 /// Opens a connection for a command that writes times. Fails if this machine's clock
@@ -195,13 +211,12 @@ fn open_supported(url: &Url, connector: &Connector) -> Result<Established, OpenE
 }
 
 impl Store {
-    /// Waits for the database, migrates its schema and opens the pool. Blocks.
+    /// Waits for the database, migrates its schema if it has to, and opens the pool. Blocks.
     pub fn open(options: &Options) -> Result<Self, OpenError> {
         let timeouts = Timeouts { query: options.query_timeout, acquire: options.acquire_timeout };
         let connector = Connector::new(&options.url, timeouts);
         let Established { conn: mut first, .. } = await_database(options, &connector)?;
-        let url = options.url.to_string();
-        migrate::run(&mut first).map_err(|source| OpenError::Migrate { url, source })?;
+        migrate::prepare(&mut first, &options.url, options.migrate)?;
         let skew = Arc::new(Skew::default());
         if let Err(error) = skew.measure(&mut first) {
             tracing::warn!(%error, "database clock unreadable");
@@ -216,6 +231,8 @@ impl Store {
         // SQLite's last connection removes the log.
         drop(first);
         let shards = match options.url {
+            // A batch is a statement on one node.
+            Url::Postgres(_) if engine::is_citus() => Place::all().count(),
             Url::Postgres(_) => postgres_shards(),
             // SQLite has one writer at a time.
             Url::Sqlite(_) => 1,

@@ -2,7 +2,8 @@
 //! can be disconnected.
 //!
 //! `TEST_DATABASE_URL` and `TEST_REDIS_URL` name a PostgreSQL server (any database on it) and
-//! a Redis. Without them tests use SQLite only.
+//! a Redis. Without them tests use SQLite only. `TEST_CITUS_URL` names the coordinator of a Citus
+//! cluster, which tests use instead of the PostgreSQL server.
 //!
 //! [`Postgres`] and [`Redis`] start servers for one test from the installed programs, for
 //! tests that stop, pause or reconfigure them. [`ScriptedServer`] is a token server that
@@ -10,6 +11,7 @@
 
 mod browser;
 mod http;
+mod pgbouncer;
 mod postgres;
 mod process;
 mod programs;
@@ -23,6 +25,7 @@ mod test_env;
 pub use self::redis::{Redis, connect};
 pub use browser::{BrowserDriver, BrowserWindow, is_root};
 pub use http::{Http, TestResponse};
+pub use pgbouncer::PgBouncer;
 pub use postgres::{Postgres, Stop};
 pub use process::{Process, ProcessBuilder};
 pub use programs::free_port;

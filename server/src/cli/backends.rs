@@ -51,7 +51,7 @@ pub enum Command {
 pub enum Error {
     #[error(transparent)]
     Open(#[from] OpenError),
-    #[error("the database failed: {0}; the server creates its tables when it starts")]
+    #[error("the database failed: {0}")]
     Query(#[from] diesel::result::Error),
     #[error("there is already a backend named {0:?}: `backends list` prints its id")]
     NameTaken(String),

@@ -111,7 +111,7 @@ pub struct One {
 pub enum Error {
     #[error(transparent)]
     Open(#[from] OpenError),
-    #[error("the database failed: {0}; the server creates its tables when it starts")]
+    #[error("the database failed: {0}")]
     Query(#[from] diesel::result::Error),
     #[error("the database failed: {0}; some sessions may have ended: run this command again")]
     Remove(diesel::result::Error),

@@ -35,7 +35,7 @@ pub enum Error {
     NoSecret(#[from] secrets::Error),
     #[error(transparent)]
     Open(#[from] OpenError),
-    #[error("the database failed: {0}; the server creates its tables when it starts")]
+    #[error("the database failed: {0}")]
     Query(#[from] diesel::result::Error),
     #[error(transparent)]
     Keys(#[from] keys::Error),

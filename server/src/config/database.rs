@@ -15,6 +15,7 @@ struct Database {
     max_queue: u32,
     query_timeout: PositiveDuration,
     start_timeout: PositiveDuration,
+    migrate: bool,
 }
 
 /// `data_dir` replaces `{data_dir}` in the URL.
@@ -31,5 +32,6 @@ pub(super) fn read(settings: &Settings, data_dir: &Path) -> Result<Options, Sett
         max_queue: database.max_queue,
         query_timeout: database.query_timeout.0,
         start_timeout: database.start_timeout.0,
+        migrate: database.migrate,
     })
 }

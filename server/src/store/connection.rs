@@ -16,6 +16,7 @@ use secrecy::ExposeSecret;
 
 use super::availability::{Availability, one_line};
 use super::hosts::{Host, Hosts};
+use super::session_settings::{Examination, SessionSettings};
 use super::socket::Mark;
 use super::watchdog::{self, Watch};
 use super::{Url, sqlite};
@@ -84,6 +85,7 @@ pub(super) struct Timeouts {
 /// Opens connections. The URL decides on the driver.
 pub(super) struct Connector {
     target: Target,
+    settings: SessionSettings,
     timeouts: Timeouts,
     availability: Arc<Availability>,
 }
@@ -94,7 +96,8 @@ impl Connector {
             Url::Postgres(url) => Target::Postgres(Hosts::of(url)),
             Url::Sqlite(path) => Target::Sqlite(path.clone()),
         };
-        Self { target, timeouts, availability: Arc::default() }
+        let settings = SessionSettings::new(timeouts.query);
+        Self { target, settings, timeouts, availability: Arc::default() }
     }
 
     /// The availability of the database to pooled connections.
@@ -120,7 +123,7 @@ impl Connector {
             }
             Target::Postgres(hosts) => hosts
                 .try_each(
-                    |host| open_server(host, hosts.tcp_user_timeout, access),
+                    |host| open_server(host, hosts.tcp_user_timeout, &self.settings, access),
                     |host| watchdog::close_all(&host.name),
                 )
                 .map_err(of_all_hosts),
@@ -142,33 +145,27 @@ fn of_all_hosts(mut errors: Vec<(&Host, ConnectionError)>) -> ConnectionError {
     ConnectionError::BadConnection(errors.collect::<Vec<_>>().join("; "))
 }
 
-/// Makes PostgreSQL plan each prepared statement once, and find rows by an index.
-///
-/// By default it plans short batches again each time, and scans a young table until it is
-/// analyzed. A full scan, as of `session_revocations`, must not begin with compilation.
-const PLANNER_SETTINGS: &str = "SET plan_cache_mode = force_generic_plan; \
-                                SET enable_seqscan = off; SET enable_hashjoin = off; \
-                                SET enable_mergejoin = off; SET jit = off";
-
-/// The rules lock rows and then read them. A stricter level, as the default of a database or
-/// a role, would let that fail instead of wait.
-const ISOLATION: &str = "SET default_transaction_isolation = 'read committed'";
-
 fn open_server(
     host: &Host,
     tcp_user_timeout: Duration,
+    settings: &SessionSettings,
     access: Access,
 ) -> ConnectionResult<Established> {
     let mark = Mark::take(tcp_user_timeout);
     let timeout = mark.as_ref().map_or(tcp_user_timeout, Mark::timeout);
-    let mut conn = PgConnection::establish(host.url_with(timeout).expose_secret())?;
+    let url = host.url_with(timeout);
+    let mut conn = settings.connect(url.expose_secret())?;
     let watch = match mark.and_then(Mark::socket) {
         Some(socket) => Watch::over(socket, &host.name),
         None => Watch::default(),
     };
     let limit = watch.limit(SETUP_TIMEOUT, Instant::now());
-    for settings in [PLANNER_SETTINGS, ISOLATION] {
-        conn.batch_execute(settings).map_err(ConnectionError::CouldntSetupConfiguration)?;
+    if settings.examine(&mut conn).map_err(ConnectionError::CouldntSetupConfiguration)?
+        == Examination::Reconnect
+    {
+        drop(limit);
+        drop(conn);
+        return open_server(host, tcp_user_timeout, settings, access);
     }
     let mut conn = Conn::Postgres(conn);
     if access == Access::Write {
@@ -266,36 +263,18 @@ impl PooledConn {
     }
 }
 
-impl Connector {
-    fn open_pooled(&self) -> ConnectionResult<PooledConn> {
-        let Established { mut conn, watch } = self.establish_writable()?;
-        if let Conn::Postgres(conn) = &mut conn {
-            // A request gives up after the same time, and its statement must not be executed
-            // later. The timeout includes waits for locks. A transaction whose client is
-            // gone, or silent for as long, is rolled back.
-            let timeout = self.timeouts.query.as_millis().max(1);
-            let _limit = watch.limit(SETUP_TIMEOUT, Instant::now());
-            conn.batch_execute(&format!(
-                "SET statement_timeout = {timeout}; \
-                 SET idle_in_transaction_session_timeout = {timeout}"
-            ))
-            .map_err(ConnectionError::CouldntSetupConfiguration)?;
-        }
-        Ok(PooledConn { conn, watch, last_used: Instant::now(), broken: false })
-    }
-}
-
 impl r2d2::ManageConnection for Connector {
     type Connection = PooledConn;
     type Error = ConnectionError;
 
     fn connect(&self) -> Result<PooledConn, ConnectionError> {
-        let connected = self.open_pooled();
+        let connected = self.establish_writable();
         match &connected {
             Ok(_) => self.availability.up(),
             Err(error) => self.availability.down(&error.to_string()),
         }
-        connected
+        let Established { conn, watch } = connected?;
+        Ok(PooledConn { conn, watch, last_used: Instant::now(), broken: false })
     }
 
     fn is_valid(&self, pooled: &mut PooledConn) -> Result<(), ConnectionError> {

@@ -3,6 +3,7 @@
 use diesel::prelude::*;
 
 use super::Conn;
+use super::engine::is_citus;
 use super::schema::{clients, logout_notices, sessions};
 use super::types::sql::SqlTimestamp;
 use crate::clock::Timestamp;
@@ -110,13 +111,16 @@ pub fn claim(conn: &mut Conn, client: &ClientId, claim: Claim) -> QueryResult<Ve
         .limit(claim.limit)
         .select(logout_notices::session_id);
     let due: Vec<SessionId> = match conn {
+        // Citus locks rows of one place alone.
+        Conn::Postgres(conn) if is_citus() => due.load(conn)?,
         Conn::Postgres(conn) => due.for_update().skip_locked().load(conn)?,
         Conn::Sqlite(conn) => due.load(conn)?,
     };
     let places = due.iter().map(|session| session.place().value());
     let claimed = logout_notices::table
         .filter(logout_notices::place.eq_any(places))
-        .filter(logout_notices::session_id.eq_any(&due));
+        .filter(logout_notices::session_id.eq_any(&due))
+        .filter(logout_notices::next_attempt_at.le(claim.now));
     diesel::update(claimed)
         .set(logout_notices::next_attempt_at.eq(claim.until))
         .returning((

@@ -6,6 +6,7 @@ use diesel::prelude::*;
 use diesel::sql_types::BigInt;
 
 use super::Conn;
+use super::engine::is_citus;
 use super::schema::{session_revocations, sessions};
 use crate::clock::Timestamp;
 use crate::ids::{SessionId, UserId};
@@ -36,11 +37,17 @@ impl Cursor {
     /// before the rows are read.
     ///
     /// On PostgreSQL it is the oldest transaction that is still running. A revocation
-    /// that the read does not see yet belongs to that transaction or to a later one.
-    /// SQLite numbers no transactions; a poll reads all unexpired revocations there.
+    /// that the read does not see yet belongs to that transaction or to a later one. On Citus,
+    /// whose nodes count transactions for themselves, it is a time before which no running
+    /// transaction has begun. SQLite numbers no transactions; a poll reads all unexpired
+    /// revocations there.
     pub fn next(conn: &mut Conn) -> QueryResult<Self> {
         let Conn::Postgres(conn) = conn else { return Ok(Self::START) };
-        let oldest = sql::<BigInt>("pg_snapshot_xmin(pg_current_snapshot())::text::bigint");
+        let oldest = if is_citus() {
+            sql::<BigInt>(LONGEST_TRANSACTION_AGO)
+        } else {
+            sql::<BigInt>("pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
+        };
         let started =
             sql::<BigInt>("(extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint");
         let (transaction, started) = diesel::select((oldest, started)).get_result(conn)?;
@@ -55,9 +62,18 @@ impl Cursor {
     }
 }
 
+/// The time of a node of Citus, which takes the place of a transaction number there.
+const MICROSECONDS: &str = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+
+/// The same, earlier by more than the longest transaction that ends sessions and the
+/// differences between the clocks of nodes.
+const LONGEST_TRANSACTION_AGO: &str =
+    "(extract(epoch FROM clock_timestamp() - interval '5 minutes') * 1000000)::bigint";
+
 /// Inserts a revocation, in the transaction that ends the session.
 pub fn insert(conn: &mut Conn, revocation: &Revocation) -> QueryResult<()> {
     let transaction_id = match conn {
+        Conn::Postgres(_) if is_citus() => MICROSECONDS,
         Conn::Postgres(_) => "pg_current_xact_id()::text::bigint",
         Conn::Sqlite(_) => "0",
     };

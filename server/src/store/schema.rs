@@ -328,3 +328,10 @@ diesel::table! {
 diesel::allow_tables_to_appear_in_same_query!(accounts, users, sessions);
 diesel::allow_tables_to_appear_in_same_query!(sessions, session_revocations);
 diesel::allow_tables_to_appear_in_same_query!(sessions, clients);
+
+diesel::table! {
+    schema_compatibility (id) {
+        id -> SmallInt,
+        oldest_server -> Text,
+    }
+}

@@ -38,6 +38,7 @@ impl Server {
             max_queue: 10,
             query_timeout: second * 10,
             start_timeout: second * 10,
+            migrate: true,
         };
         ClientRegistry::new(Store::open(&options).unwrap())
     }

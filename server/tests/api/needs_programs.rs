@@ -10,5 +10,6 @@ mod redis_access;
 mod redis_loss;
 mod redis_poll;
 mod redis_split;
+mod roles;
 mod sentinel;
 mod standby;

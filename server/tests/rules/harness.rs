@@ -120,6 +120,7 @@ fn options(url: Url) -> Options {
         max_queue: 1000,
         query_timeout: MINUTE,
         start_timeout: MINUTE,
+        migrate: true,
     }
 }
 

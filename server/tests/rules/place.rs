@@ -7,6 +7,7 @@ use diesel::sql_types::Text;
 use matchbook_server::clock::Timestamp;
 use matchbook_server::ids::{SessionId, UserId};
 use matchbook_server::store::Conn;
+use matchbook_server::store::distribution::{Distribution, TABLES};
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -34,7 +35,7 @@ struct Key {
     columns: String,
 }
 
-/// The columns of the primary key of each table.
+/// The primary key of each table, as columns separated by commas.
 fn primary_keys(conn: &mut Conn) -> BTreeMap<String, String> {
     let query = match conn {
         Conn::Postgres(_) => {
@@ -52,86 +53,68 @@ fn primary_keys(conn: &mut Conn) -> BTreeMap<String, String> {
         }
     };
     let keys: Vec<Key> = diesel::sql_query(query).load(conn).unwrap();
-    let ours = keys.into_iter().filter(|key| !key.name.starts_with("__diesel"));
-    ours.map(|key| (key.name, key.columns)).collect()
+    keys.into_iter().map(|key| (key.name, key.columns)).collect()
+}
+
+/// The decision about each table.
+fn decisions() -> BTreeMap<&'static str, Distribution> {
+    TABLES.into_iter().collect()
 }
 
 #[test]
-fn tables_of_users_are_distributed_by_place_and_all_others_by_their_own_key() {
+fn each_table_has_a_decision_by_which_key_it_is_distributed() {
     let mut harness = Harness::new(DEFAULT);
     let keys = primary_keys(&mut harness.conn);
-    let keys: Vec<(&str, &str)> =
-        keys.iter().map(|(name, columns)| (name.as_str(), columns.as_str())).collect();
-    assert_eq!(
-        keys,
-        [
-            ("accounts", "place, user_id"),
-            ("authorization_codes", "place, session_id"),
-            ("backends", "id"),
-            ("clients", "id"),
-            ("consents", "place, user_id, client_id"),
-            ("device_codes", "user_code_mac"),
-            ("events", "place, id"),
-            ("identities", "name"),
-            ("imported_refresh_tokens", "digest"),
-            ("login_sessions", "place, id"),
-            ("logout_notices", "place, session_id"),
-            ("one_time_links", "digest"),
-            ("recovery_codes", "place, user_id, digest"),
-            ("servers", "id"),
-            ("session_revocations", "place, session_id"),
-            ("sessions", "place, id"),
-            ("signing_keys_by_purpose", "kid"),
-            ("user_groups", "place, user_id, name"),
-            ("users", "place, id"),
-        ]
-    );
+    let mut decisions = decisions();
+    for (table, columns) in &keys {
+        let decision = decisions.remove(table.as_str());
+        let decision = decision.unwrap_or_else(|| panic!("add {table} to `distribution::TABLES`"));
+        let begins_with_place = columns.starts_with("place, ");
+        match decision {
+            Distribution::ByPlace => assert!(begins_with_place, "{table}: {columns}"),
+            Distribution::ByKey(column) => assert_eq!(columns, column, "{table}"),
+            Distribution::OnEachNode | Distribution::OnOneNode => {
+                assert!(!begins_with_place, "{table}: {columns}");
+            }
+        }
+    }
+    assert!(decisions.is_empty(), "no such tables: {decisions:?}");
 }
 
-/// A distributed database checks uniqueness and foreign keys on one node alone.
+/// Citus checks uniqueness and foreign keys within one shard.
 #[test]
 #[ignore = "needs PostgreSQL: make test"]
-fn unique_indexes_and_foreign_keys_of_distributed_tables_begin_with_the_place() {
+fn unique_indexes_and_foreign_keys_contain_the_key_by_which_their_table_is_distributed() {
     let mut harness = Harness::new(DEFAULT);
-    let query = "SELECT indexrelid::regclass::text AS name, \
-         pg_get_indexdef(indexrelid, 1, true) AS columns FROM pg_index \
-         WHERE indisunique AND indrelid IN ('users'::regclass, 'sessions'::regclass, \
-         'session_revocations'::regclass, 'events'::regclass, 'accounts'::regclass, \
-         'recovery_codes'::regclass, 'authorization_codes'::regclass, \
-         'login_sessions'::regclass, 'consents'::regclass, 'logout_notices'::regclass, \
-         'user_groups'::regclass) \
-         UNION ALL SELECT conname::text, pg_get_constraintdef(oid) FROM pg_constraint \
-         WHERE contype = 'f' AND connamespace = 'public'::regnamespace ORDER BY name";
-    let keys: Vec<Key> = diesel::sql_query(query).load(&mut harness.conn).unwrap();
-    let keys: Vec<(&str, &str)> =
-        keys.iter().map(|key| (key.name.as_str(), key.columns.as_str())).collect();
-    let account =
-        "FOREIGN KEY (place, user_id) REFERENCES accounts(place, user_id) ON DELETE CASCADE";
-    let reference = "FOREIGN KEY (place, user_id) REFERENCES users(place, id) ON DELETE CASCADE";
-    assert_eq!(
-        keys,
-        [
-            ("accounts_pkey", "place"),
-            ("accounts_place_user_id_fkey", reference),
-            ("authorization_codes_pkey", "place"),
-            ("authorization_codes_place_user_id_fkey", reference),
-            ("consents_pkey", "place"),
-            ("consents_place_user_id_fkey", reference),
-            ("events_fold_key", "place"),
-            ("events_pkey", "place"),
-            ("login_sessions_pkey", "place"),
-            ("login_sessions_place_user_id_fkey", reference),
-            ("logout_notices_pkey", "place"),
-            ("recovery_codes_pkey", "place"),
-            ("recovery_codes_place_user_id_fkey", account),
-            ("session_revocations_pkey", "place"),
-            ("sessions_pkey", "place"),
-            ("sessions_place_user_id_fkey", reference),
-            ("user_groups_pkey", "place"),
-            ("user_groups_place_user_id_fkey", reference),
-            ("users_pkey", "place"),
-        ]
-    );
+    let decisions = decisions();
+    let query = "SELECT indrelid::regclass::text AS name, (SELECT string_agg(attname, ', ') \
+         FROM pg_attribute WHERE attrelid = indrelid AND attnum = ANY (indkey)) AS columns \
+         FROM pg_index JOIN pg_class ON pg_class.oid = indrelid \
+         WHERE indisunique AND relnamespace = 'public'::regnamespace";
+    let indexes: Vec<Key> = diesel::sql_query(query).load(&mut harness.conn).unwrap();
+    assert!(indexes.len() >= TABLES.len(), "one for each primary key at least");
+    for Key { name, columns } in indexes {
+        let has = |column| columns.split(", ").any(|of_index| of_index == column);
+        match decisions[name.as_str()] {
+            Distribution::ByPlace => assert!(has("place"), "{name}: {columns}"),
+            Distribution::ByKey(column) => assert!(has(column), "{name}: {columns}"),
+            Distribution::OnEachNode | Distribution::OnOneNode => {}
+        }
+    }
+
+    let query = "SELECT conrelid::regclass::text AS name, pg_get_constraintdef(oid) AS columns \
+         FROM pg_constraint WHERE contype = 'f' AND connamespace = 'public'::regnamespace";
+    let foreign: Vec<Key> = diesel::sql_query(query).load(&mut harness.conn).unwrap();
+    assert!(!foreign.is_empty());
+    for Key { name, columns } in foreign {
+        // "FOREIGN KEY (place, user_id) REFERENCES users(place, id) ON DELETE CASCADE"
+        let (own, target) = columns.split_once(" REFERENCES ").unwrap();
+        let (table, _) = target.split_once('(').unwrap();
+        assert!(own.starts_with("FOREIGN KEY (place, "), "{name}: {columns}");
+        assert!(target.contains("(place, "), "{name}: {columns}");
+        assert_eq!(decisions[name.as_str()], Distribution::ByPlace, "{name}");
+        assert_eq!(decisions[table], Distribution::ByPlace, "{table}");
+    }
 }
 
 /// Every row that a login, rotations, a logout and a detected reuse write.
