@@ -8,10 +8,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::history::{History, Operation, Outcome, Request};
-
-/// How long servers may fail after a fault.
-const MAX_RECOVERY: Duration = Duration::from_secs(10);
+use crate::history::{FaultWindow, History, Operation, Outcome, Request};
 
 /// A property that must hold in every run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -105,11 +102,13 @@ fn logouts(history: &History) -> HashMap<Uuid, Logout> {
 /// No token of a live session is rejected, except expired access tokens.
 fn stays_logged_in(history: &History, logouts: &HashMap<Uuid, Logout>) -> Vec<Violation> {
     let mut found = Vec::new();
+    let lost = lost_sessions(history);
     for request in &history.requests {
         let (Some(session), Outcome::Rejected(reason)) = (request.session, &request.outcome) else {
             continue;
         };
-        if logouts.get(&session).is_some_and(|logout| logout.sent <= request.done) {
+        let is_logged_out = logouts.get(&session).is_some_and(|logout| logout.sent <= request.done);
+        if is_logged_out || lost.contains(&session) {
             continue;
         }
         let detail = match &request.operation {
@@ -161,6 +160,37 @@ fn works_at_the_end(history: &History, logouts: &HashMap<Uuid, Logout>) -> Vec<V
     violated.collect()
 }
 
+/// Returns whether a write was acknowledged during a fault that may lose it.
+fn may_be_lost(history: &History, request: &Request) -> bool {
+    let during = |window: &FaultWindow| {
+        window.loses_writes && request.done >= window.began && request.sent <= window.ended
+    };
+    history.windows.iter().any(during)
+}
+
+/// Returns the sessions whose login may be lost.
+fn lost_sessions(history: &History) -> HashSet<Uuid> {
+    let logins = history.requests.iter().filter(|request| request.operation.opens_session());
+    let lost = logins.filter(|request| may_be_lost(history, request));
+    lost.filter_map(|request| match &request.outcome {
+        Outcome::Granted(token) => Some(token.session),
+        _ => None,
+    })
+    .collect()
+}
+
+/// Returns whether a request logs in a guest whose registration may be lost.
+fn is_login_of_lost_guest(history: &History, login: &Request) -> bool {
+    let is_registration = |request: &&Request| {
+        request.client == login.client
+            && request.operation == Operation::Register
+            && request.outcome == Outcome::Accepted
+            && request.sent < login.sent
+    };
+    let last = history.requests.iter().filter(is_registration).max_by_key(|request| request.sent);
+    login.operation == Operation::LogIn && last.is_some_and(|last| may_be_lost(history, last))
+}
+
 /// Returns the sessions of matching requests.
 fn sessions(history: &History, which: impl Fn(&Request) -> bool) -> HashSet<Uuid> {
     let requests = history.requests.iter().filter(|request| which(request));
@@ -196,7 +226,11 @@ fn rows_are_durable(history: &History) -> Vec<Violation> {
         )
     });
     let kept = newest.into_iter().filter(|(session, _)| !deleted.contains(session));
+    let lost = lost_sessions(history);
     let behind = kept.filter_map(|(session, (generation, request))| {
+        if lost.contains(&session) || may_be_lost(history, request) {
+            return None;
+        }
         let row = history.rows.get(&session);
         if row.is_some_and(|row| *row >= generation) {
             return None;
@@ -266,6 +300,11 @@ fn known_responses(history: &History) -> Vec<Violation> {
     let mut found = Vec::new();
     for request in &history.requests {
         let detail = match &request.outcome {
+            Outcome::Unexpected(response)
+                if response.starts_with('4') && is_login_of_lost_guest(history, request) =>
+            {
+                continue;
+            }
             Outcome::Unexpected(response) => response.clone(),
             Outcome::Rejected(reason) if !presents_token(&request.operation) => {
                 format!("401 {reason}")
@@ -298,7 +337,7 @@ fn recovers_in_time(history: &History) -> Vec<Violation> {
     let mut found = Vec::new();
     for (i, window) in history.windows.iter().enumerate() {
         let detail = match recovery(history, i) {
-            Some(time) if time <= MAX_RECOVERY => continue,
+            Some(time) if time <= history.max_recovery => continue,
             Some(time) => format!("{:.1} s after {}", time.as_secs_f64(), window.name),
             None => format!("a server does not recover after {}", window.name),
         };

@@ -70,6 +70,7 @@ impl HonestClient {
             sends_key: connection.client.is_multiple_of(2),
             lazy: connection.client % 3 == 1,
             users: match connection.client % 10 {
+                _ if connection.context.loses_writes => Users::Guests,
                 3 => Users::Imported,
                 4 | 9 => Users::Accounts,
                 _ => Users::Guests,
@@ -108,7 +109,9 @@ impl HonestClient {
             (Some(_), ..4) if uses_accounts => self.delete_account().await,
             (Some(_), ..6) if uses_accounts => self.disable_account().await,
             (Some(_), ..4) => self.log_out().await,
-            (Some(_), ..8) if !self.lazy => self.refresh_at_both().await,
+            (Some(_), ..8) if !self.lazy && !self.connection.context.loses_writes => {
+                self.refresh_at_both().await;
+            }
             (Some(_), ..40) if !self.lazy => self.refresh().await,
             (Some(_), _) => self.get_user().await,
         }

@@ -1,4 +1,4 @@
-//! PostgreSQL, Redis and two servers, and the injection of faults.
+//! The parts of a run and two servers, and the injection of faults.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,11 +11,16 @@ use diesel::{Connection, PgConnection, QueryableByName, RunQueryDsl};
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use crate::databases::Databases;
 use crate::fault::{Fault, Timings};
 use crate::history::RunContext;
 use crate::operator::Operator;
+use crate::redis_servers::RedisServers;
+use crate::topology::Topology;
 use matchbook_testkit::through_proxy;
-use matchbook_testkit::{Postgres, Process, ProcessBuilder, Redis, Stop, TcpProxy, free_port};
+use matchbook_testkit::{
+    Balancer, Postgres, Process, ProcessBuilder, Redis, Stop, TcpProxy, free_port,
+};
 
 /// The settings of both servers, except addresses. Both share a directory, and with it the
 /// secret that the first of them creates.
@@ -31,16 +36,25 @@ const SETTINGS: &[(&str, &str)] = &[
     ("log.level", "info"),
 ];
 
+/// The settings of servers whose PostgreSQL has a standby. A request to a frozen primary must
+/// not keep its connection for longer than it takes to promote the standby.
+const SETTINGS_WITH_STANDBY: &[(&str, &str)] = &[("database.query_timeout", "2s")];
+
 /// The parts of a run.
 pub(super) struct Cluster {
     servers: Vec<Server>,
-    redis: Redis,
-    postgres: Postgres,
-    database_url: String,
+    databases: Databases,
+    redis: RedisServers,
     /// The first server connects through these.
-    redis_proxy: TcpProxy,
-    postgres_proxy: TcpProxy,
+    relays: Option<Relays>,
+    balancer: Option<Balancer>,
     folder: TempDir,
+}
+
+/// Proxies to PostgreSQL and Redis.
+struct Relays {
+    postgres: TcpProxy,
+    redis: TcpProxy,
 }
 
 /// A server with a fixed address.
@@ -54,31 +68,54 @@ struct Server {
 
 impl Cluster {
     /// Starts all parts.
-    pub(super) fn start(binary: &Path) -> Self {
+    pub(super) fn start(binary: &Path, topology: Topology) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let binary = binary.canonicalize();
         let binary = binary.expect("the server's binary exists: build it, or set --server");
-        let postgres = Postgres::new();
-        let redis = Redis::new();
-        let database_url = postgres.create("matchbook");
-        let (postgres_proxy, relayed_database) = through_proxy(&database_url);
-        let (redis_proxy, relayed_redis) = through_proxy(&redis.url());
+        let databases = Databases::start(topology);
+        let redis = RedisServers::start(topology);
+        let ahead = topology.loses_writes().to_string();
         let builder = |database: &str, redis: &str| {
             let builder = ProcessBuilder::new(&binary, folder.path(), "MATCHBOOK")
                 .variable("DATABASE_URL", database)
-                .variable("REDIS_URL", redis);
-            SETTINGS.iter().fold(builder, |builder, (key, value)| builder.set(key, value))
+                .variable("REDIS_URL", redis)
+                .set("rotation.accept_ahead_of_database", &ahead);
+            let more = if databases.has_standby() { SETTINGS_WITH_STANDBY } else { &[] };
+            let settings = SETTINGS.iter().chain(more);
+            settings.fold(builder, |builder, (key, value)| builder.set(key, value))
         };
-        let servers = vec![
-            Server::start(&builder(&relayed_database, &relayed_redis)),
-            Server::start(&builder(&database_url, &redis.url())),
-        ];
-        Self { servers, redis, postgres, database_url, redis_proxy, postgres_proxy, folder }
+        let (relays, first) = match topology {
+            Topology::Single => {
+                let (postgres, database_url) = through_proxy(&databases.url(false));
+                let (redis, redis_url) = through_proxy(&redis.url());
+                (Some(Relays { postgres, redis }), builder(&database_url, &redis_url))
+            }
+            _ => (None, builder(&databases.url(false), &redis.url())),
+        };
+        let standby_first = topology == Topology::Synchronous;
+        let second = builder(&databases.url(standby_first), &redis.url());
+        let servers = vec![Server::start(&first), Server::start(&second)];
+        let balancer = (topology == Topology::Balanced).then(|| {
+            let addresses: Vec<String> =
+                servers.iter().map(|server| server.address.clone()).collect();
+            Balancer::of(&addresses)
+        });
+        Self { servers, databases, redis, relays, balancer, folder }
     }
 
-    /// Returns the addresses of the servers: `host:port`.
+    /// Returns the number of servers.
+    pub(super) fn servers(&self) -> usize {
+        self.servers.len()
+    }
+
+    /// Returns the addresses for clients, one per server: `host:port`. With a balancer, all
+    /// are the balancer's.
     pub(super) fn addresses(&self) -> Vec<String> {
-        self.servers.iter().map(|server| server.address.clone()).collect()
+        let address = |server: &Server| match &self.balancer {
+            Some(balancer) => balancer.address(),
+            None => server.address.clone(),
+        };
+        self.servers.iter().map(address).collect()
     }
 
     /// Returns the operator, who reaches the database even if the first server does not.
@@ -87,15 +124,16 @@ impl Cluster {
         Operator::new(binary, self.folder.path().to_owned())
     }
 
-    pub(super) fn database_url(&self) -> &str {
-        &self.database_url
+    pub(super) fn database_url(&self) -> String {
+        self.databases.primary_url()
     }
 
     pub(super) fn redis_url(&self) -> String {
         self.redis.url()
     }
 
-    /// Injects a fault and repairs it after its time.
+    /// Injects a fault and repairs it after its time. A part that has failed over is repaired
+    /// by [`Self::repair`].
     pub(super) fn inject(
         &mut self,
         fault: Fault,
@@ -105,56 +143,98 @@ impl Cluster {
     ) {
         match fault {
             Fault::KillServer => self.servers[on].kill_and_start(),
+            Fault::RestartServer => self.servers[on].restart(),
             Fault::FreezeServer => {
                 let process = &self.servers[on].process;
                 process.pause();
                 thread::sleep(timings.freeze);
                 process.resume();
             }
-            Fault::RestartPostgres => self.postgres.restart(Stop::Fast),
-            Fault::CrashPostgres => self.postgres.restart(Stop::Immediate),
-            Fault::StopPostgres => {
-                self.postgres.stop(Stop::Fast);
-                thread::sleep(timings.stop);
-                self.postgres.start();
-            }
-            Fault::FreezePostgres => {
-                self.postgres.pause();
-                thread::sleep(timings.freeze);
-                self.postgres.resume();
-            }
-            Fault::StallCommits => {
-                // Commits wait for a standby that does not exist.
-                self.postgres.configure("synchronous_standby_names", "missing");
-                thread::sleep(timings.stall);
-                self.postgres.configure("synchronous_standby_names", "");
-            }
-            Fault::CutPostgres => cut(&self.postgres_proxy, timings.stop),
-            Fault::StandbyInPool => {
-                serve_from_standby(&self.postgres, &self.postgres_proxy, timings.stop);
-            }
-            Fault::CutRedis => cut(&self.redis_proxy, timings.stop),
-            Fault::SplitRedis => split(&self.redis, &self.redis_proxy, timings.stop),
-            Fault::KillRedis => {
-                self.redis.kill();
-                self.redis.start();
-            }
-            Fault::FlushRedis => self.redis.flush(),
-            Fault::StopRedis => {
-                self.redis.stop();
-                thread::sleep(timings.stop);
-                self.redis.start();
-            }
-            Fault::FreezeRedis => {
-                self.redis.pause();
-                thread::sleep(timings.freeze);
-                self.redis.resume();
-            }
             Fault::CutClients => {
                 context.cut(true);
                 thread::sleep(timings.cut);
                 context.cut(false);
             }
+            Fault::KillRedis
+            | Fault::FlushRedis
+            | Fault::StopRedis
+            | Fault::FreezeRedis
+            | Fault::SwitchRedis
+            | Fault::KillRedisPrimary => self.inject_into_redis(fault, timings),
+            Fault::CutPostgres | Fault::StandbyInPool | Fault::CutRedis | Fault::SplitRedis => {
+                self.inject_into_relay(fault, timings);
+            }
+            _ => self.inject_into_postgres(fault, timings),
+        }
+    }
+
+    fn inject_into_postgres(&mut self, fault: Fault, timings: &Timings) {
+        match fault {
+            Fault::RestartPostgres => self.databases.primary_mut().restart(Stop::Fast),
+            Fault::CrashPostgres => self.databases.primary_mut().restart(Stop::Immediate),
+            Fault::StopPostgres => self.databases.stop(timings.stop),
+            Fault::FreezePostgres => {
+                self.databases.primary().pause();
+                thread::sleep(timings.freeze);
+                self.databases.primary().resume();
+            }
+            // Commits wait for a standby that does not exist.
+            Fault::StallCommits => {
+                self.databases.set(("synchronous_standby_names", "missing"), timings.stall);
+            }
+            Fault::ReadOnlyPostgres => {
+                self.databases.set(("default_transaction_read_only", "on"), timings.stop);
+            }
+            _ => self.databases.fail_over(fault, timings),
+        }
+    }
+
+    fn inject_into_redis(&mut self, fault: Fault, timings: &Timings) {
+        match fault {
+            Fault::SwitchRedis => return self.redis.switch(),
+            Fault::KillRedisPrimary => return self.redis.kill_primary(),
+            _ => {}
+        }
+        let redis = self.redis.single();
+        match fault {
+            Fault::KillRedis => {
+                redis.kill();
+                redis.start();
+            }
+            Fault::FlushRedis => redis.flush(),
+            Fault::StopRedis => {
+                redis.stop();
+                thread::sleep(timings.stop);
+                redis.start();
+            }
+            _ => {
+                redis.pause();
+                thread::sleep(timings.freeze);
+                redis.resume();
+            }
+        }
+    }
+
+    fn inject_into_relay(&mut self, fault: Fault, timings: &Timings) {
+        let Some(relays) = &self.relays else { panic!("this fault needs a single database") };
+        match fault {
+            Fault::CutPostgres => cut(&relays.postgres, timings.stop),
+            Fault::CutRedis => cut(&relays.redis, timings.stop),
+            Fault::SplitRedis => split(self.redis.single(), &relays.redis, timings.stop),
+            _ => serve_from_standby(self.databases.primary(), &relays.postgres, timings.stop),
+        }
+    }
+
+    /// Starts the parts that a fault has left stopped, as replicas. The servers have recovered
+    /// before.
+    pub(super) fn repair(&mut self, fault: Fault) {
+        match fault {
+            Fault::KillPrimary
+            | Fault::FreezePrimary
+            | Fault::DemotePrimary
+            | Fault::LosePrimary => self.databases.repair(),
+            Fault::SwitchRedis | Fault::KillRedisPrimary => self.redis.repair(),
+            _ => {}
         }
     }
 
@@ -167,7 +247,7 @@ impl Cluster {
             #[diesel(sql_type = BigInt)]
             generation: i64,
         }
-        let mut conn = PgConnection::establish(&self.database_url).unwrap();
+        let mut conn = PgConnection::establish(&self.database_url()).unwrap();
         let rows = diesel::sql_query("SELECT id::text AS id, generation FROM sessions");
         let rows = rows.load::<Row>(&mut conn).unwrap().into_iter();
         rows.map(|row| (row.id.parse().unwrap(), row.generation.try_into().unwrap_or(0))).collect()
@@ -223,6 +303,14 @@ impl Server {
         let address = format!("127.0.0.1:{}", free_port());
         let builder = builder.clone().set("server.address", &address);
         Self { address, process: builder.start(), builder, log: String::new() }
+    }
+
+    /// Stops it gracefully and starts it again.
+    fn restart(&mut self) {
+        assert!(self.process.stop().success(), "{}", self.process.log());
+        self.log += &self.process.log();
+        self.log += "\n(stopped)\n";
+        self.process = self.builder.start();
     }
 
     fn kill_and_start(&mut self) {

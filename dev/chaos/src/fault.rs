@@ -20,6 +20,8 @@ pub enum Fault {
     FreezePostgres,
     /// PostgreSQL executes statements but commits nothing, for longer than the grace period.
     StallCommits,
+    /// PostgreSQL becomes read-only in place for a while. Its connections stay open.
+    ReadOnlyPostgres,
     /// Only the first server loses its connection to PostgreSQL.
     CutPostgres,
     /// Only the first server is connected to a standby with paused replay, and back.
@@ -38,11 +40,28 @@ pub enum Fault {
     SplitRedis,
     /// Clients disconnect after sending a request.
     CutClients,
+    /// The primary PostgreSQL is killed (SIGKILL), and its synchronous standby promoted.
+    KillPrimary,
+    /// The primary PostgreSQL is frozen, and its standby promoted. It stays frozen until it is
+    /// killed some time later.
+    FreezePrimary,
+    /// The primary PostgreSQL becomes read-only in place, and its standby is promoted. Its
+    /// connections stay open until it is killed some time later.
+    DemotePrimary,
+    /// The primary PostgreSQL is killed (SIGKILL) while its asynchronous standby lags, which is
+    /// promoted.
+    LosePrimary,
+    /// A replica of Redis is promoted while its primary runs, by Sentinel or in the cluster.
+    SwitchRedis,
+    /// A primary Redis is killed (SIGKILL), and its replica promoted.
+    KillRedisPrimary,
+    /// A server is stopped gracefully and started again.
+    RestartServer,
 }
 
 impl Fault {
     /// All faults.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 24] = [
         Self::KillServer,
         Self::FreezeServer,
         Self::RestartPostgres,
@@ -50,6 +69,7 @@ impl Fault {
         Self::StopPostgres,
         Self::FreezePostgres,
         Self::StallCommits,
+        Self::ReadOnlyPostgres,
         Self::CutPostgres,
         Self::StandbyInPool,
         Self::KillRedis,
@@ -59,6 +79,13 @@ impl Fault {
         Self::CutRedis,
         Self::SplitRedis,
         Self::CutClients,
+        Self::KillPrimary,
+        Self::FreezePrimary,
+        Self::DemotePrimary,
+        Self::LosePrimary,
+        Self::SwitchRedis,
+        Self::KillRedisPrimary,
+        Self::RestartServer,
     ];
 
     /// Returns the name for the command line and the report.
@@ -71,6 +98,7 @@ impl Fault {
             Self::StopPostgres => "stop-postgres",
             Self::FreezePostgres => "freeze-postgres",
             Self::StallCommits => "stall-commits",
+            Self::ReadOnlyPostgres => "read-only-postgres",
             Self::CutPostgres => "cut-postgres",
             Self::StandbyInPool => "standby-in-pool",
             Self::KillRedis => "kill-redis",
@@ -80,13 +108,22 @@ impl Fault {
             Self::CutRedis => "cut-redis",
             Self::SplitRedis => "split-redis",
             Self::CutClients => "cut-clients",
+            Self::KillPrimary => "kill-primary",
+            Self::FreezePrimary => "freeze-primary",
+            Self::DemotePrimary => "demote-primary",
+            Self::LosePrimary => "lose-primary",
+            Self::SwitchRedis => "switch-redis",
+            Self::KillRedisPrimary => "kill-redis-primary",
+            Self::RestartServer => "restart-server",
         }
     }
 
     /// Returns the name, with the number of the server if the fault affects one.
     pub(super) fn name_at(self, server: usize) -> String {
         match self {
-            Self::KillServer | Self::FreezeServer => format!("{} {}", self.name(), server + 1),
+            Self::KillServer | Self::FreezeServer | Self::RestartServer => {
+                format!("{} {}", self.name(), server + 1)
+            }
             _ => self.name().to_owned(),
         }
     }

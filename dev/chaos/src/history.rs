@@ -105,6 +105,8 @@ pub(super) struct FaultWindow {
     pub(super) name: String,
     pub(super) began: Duration,
     pub(super) ended: Duration,
+    /// Whether writes that were acknowledged during the fault may be lost.
+    pub(super) loses_writes: bool,
 }
 
 /// The input of the checker.
@@ -116,6 +118,8 @@ pub(super) struct History {
     /// When the clients were asked to finish. Each then checks that its session works.
     pub(super) closing: Duration,
     pub(super) end: Duration,
+    /// How long servers may fail after a fault.
+    pub(super) max_recovery: Duration,
     /// The generation of each session in the database, at the end.
     pub(super) rows: HashMap<Uuid, u64>,
 }
@@ -134,6 +138,9 @@ pub(super) struct RunContext {
     /// Addresses of the servers: `host:port`.
     pub(super) servers: Vec<String>,
     pub(super) operator: Operator,
+    /// Whether a fault may lose writes that were acknowledged. Then the clients are guests, and
+    /// present no token twice at once, because the result would depend on the lost writes.
+    pub(super) loses_writes: bool,
     started: Instant,
     /// `started` in Unix time.
     epoch: Duration,
@@ -145,13 +152,14 @@ pub(super) struct RunContext {
 }
 
 impl RunContext {
-    pub(super) fn new(servers: Vec<String>, operator: Operator) -> Arc<Self> {
+    pub(super) fn new(servers: Vec<String>, operator: Operator, loses_writes: bool) -> Arc<Self> {
         #[expect(clippy::disallowed_methods, reason = "tokens expire by wall clock time")]
         let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         Arc::new(Self {
             last: servers.iter().map(|_| Mutex::default()).collect(),
             servers,
             operator,
+            loses_writes,
             started: Instant::now(),
             epoch,
             requests: Mutex::default(),

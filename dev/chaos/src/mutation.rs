@@ -39,7 +39,7 @@ impl Mutation {
     /// Starts a thread that applies the mutation repeatedly until the run ends.
     pub(super) fn spawn(self, cluster: &Cluster, context: &Arc<RunContext>) -> JoinHandle<()> {
         let redis = cluster.redis_url();
-        let database = cluster.database_url().to_owned();
+        let database = cluster.database_url();
         let context = context.clone();
         thread::spawn(move || {
             while !context.is_closing() {

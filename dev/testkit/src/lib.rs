@@ -9,6 +9,7 @@
 //! tests that stop, pause or reconfigure them. [`ScriptedServer`] is a token server that
 //! follows a script, for tests of the client.
 
+mod balancer;
 mod browser;
 mod http;
 mod pgbouncer;
@@ -22,7 +23,8 @@ mod smtp_server;
 mod tcp_proxy;
 mod test_env;
 
-pub use self::redis::{Redis, connect};
+pub use self::redis::{Redis, RedisCluster, RedisSentinel, connect};
+pub use balancer::Balancer;
 pub use browser::{BrowserDriver, BrowserWindow, is_root};
 pub use http::{Http, TestResponse};
 pub use pgbouncer::PgBouncer;

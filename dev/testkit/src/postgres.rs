@@ -79,27 +79,48 @@ impl Postgres {
     /// Starts a standby of `primary` with streaming replication.
     pub fn standby_of(primary: &Self) -> Self {
         let mut standby = Self::empty();
-        let mut copying = standby.program("pg_basebackup");
+        standby.copy_data_of(primary);
+        standby.start();
+        standby
+    }
+
+    /// Deletes its data and starts it as a standby of `primary`, at the same address.
+    pub fn rejoin(&mut self, primary: &Self) {
+        self.kill();
+        fs::remove_dir_all(self.data()).unwrap();
+        self.copy_data_of(primary);
+        self.start();
+    }
+
+    fn copy_data_of(&self, primary: &Self) {
+        let mut copying = self.program("pg_basebackup");
         copying.args(["--checkpoint=fast", "--wal-method=stream", "--write-recovery-conf"]);
-        copying.args(["--no-sync", "--dbname", &primary.url(), "--pgdata"]).arg(standby.data());
+        copying.args(["--no-sync", "--dbname", &primary.url(), "--pgdata"]).arg(self.data());
         let output = copying.output().unwrap();
         let log = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "pg_basebackup: {log}");
-        standby.start();
-        standby
+    }
+
+    /// Disconnects this standby from its primary. It gets no more commits.
+    pub fn disconnect_from_primary(&self) {
+        self.configure("primary_conninfo", "");
+        let receivers = "SELECT count(*)::text AS text FROM pg_stat_wal_receiver";
+        self.wait_until("is still connected to its primary", || {
+            query(&self.url(), receivers) == "0"
+        });
     }
 
     /// Waits until this standby has replayed all commits of `primary`.
     pub fn catch_up(&self, primary: &Self) {
         let committed = query(&primary.url(), "SELECT pg_current_wal_lsn()::text AS text");
         let caught_up = format!("SELECT (pg_last_wal_replay_lsn() >= '{committed}')::text AS text");
+        self.wait_until("does not catch up", || query(&self.url(), &caught_up) == "true");
+    }
+
+    fn wait_until(&self, problem: &str, is_done: impl Fn() -> bool) {
         let started = Instant::now();
-        while query(&self.url(), &caught_up) != "true" {
-            assert!(
-                started.elapsed() < START_TIMEOUT,
-                "the standby does not catch up: {}",
-                self.log()
-            );
+        while !is_done() {
+            assert!(started.elapsed() < START_TIMEOUT, "the standby {problem}: {}", self.log());
             thread::sleep(Duration::from_millis(20));
         }
     }
@@ -138,6 +159,13 @@ impl Postgres {
         conn.batch_execute("SELECT pg_reload_conf()").unwrap();
     }
 
+    /// Resets a setting of the running server to its default.
+    pub fn reset(&self, name: &str) {
+        let mut conn = PgConnection::establish(&self.url()).unwrap();
+        conn.batch_execute(&format!("ALTER SYSTEM RESET {name}")).unwrap();
+        conn.batch_execute("SELECT pg_reload_conf()").unwrap();
+    }
+
     /// Starts it and waits until it accepts connections.
     pub fn start(&mut self) {
         let mut command = self.program("postgres");
@@ -163,6 +191,14 @@ impl Postgres {
             Stop::Immediate => "QUIT",
         });
         running.wait();
+    }
+
+    /// Kills all its processes (SIGKILL), also paused ones.
+    pub fn kill(&mut self) {
+        let Some(mut running) = self.running.take() else { return };
+        let children = children(running.id());
+        running.kill();
+        signal("KILL", &children);
     }
 
     /// Restarts it with the same address and data.

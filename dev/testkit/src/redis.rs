@@ -1,10 +1,16 @@
 //! Redis servers for tests.
 
+mod cluster;
+mod sentinel;
+
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use redis::{Client, Connection, InfoDict, RedisResult};
 use tempfile::TempDir;
+
+pub use self::cluster::RedisCluster;
+pub use self::sentinel::RedisSentinel;
 
 use crate::free_port;
 use crate::process::Running;
@@ -14,6 +20,18 @@ use crate::programs::program;
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 /// Timeout of a replica to catch up.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Waits until a condition holds.
+///
+/// # Panics
+/// When it does not within a minute.
+fn wait_until(what: &str, holds: impl Fn() -> bool) {
+    let since = Instant::now();
+    while !holds() {
+        assert!(since.elapsed() < CATCH_UP_TIMEOUT, "timeout: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
 
 /// A temporary Redis server without persistence: each start is empty. Dropping this stops
 /// it.

@@ -1,25 +1,15 @@
 //! Runs of `matchbook_chaos`, which starts PostgreSQL and Redis itself.
 
-use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+mod needs_haproxy;
 
-use matchbook_chaos::{Fault, Invariant, Mutation, Plan, Report};
+use matchbook_chaos::{Fault, Invariant, Mutation, Plan, Report, Topology};
 
-fn short() -> Plan {
-    Plan::short(PathBuf::from(env!("CARGO_BIN_EXE_matchbook-server")))
-}
-
-/// Runs a plan while no other test of this binary runs.
-fn run_alone(plan: &Plan) -> Report {
-    static RUNNING: Mutex<()> = Mutex::new(());
-    let _running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
-    matchbook_chaos::run(plan)
-}
+use crate::{run_alone, short};
 
 /// Runs a few faults with a mutation, which must be detected.
 fn run_with_mutation(mutation: Mutation) -> Report {
     let faults = vec![Fault::KillServer, Fault::RestartPostgres];
-    run_alone(&Plan { faults, mutation: Some(mutation), ..short() })
+    run_alone(&Plan { faults, mutation: Some(mutation), ..short(Topology::Single) })
 }
 
 fn violated(report: &Report, invariant: Invariant) -> bool {
@@ -29,7 +19,21 @@ fn violated(report: &Report, invariant: Invariant) -> bool {
 #[test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
 fn no_honest_client_is_logged_out_and_no_acknowledged_write_is_lost() {
-    let report = run_alone(&short());
+    let report = run_alone(&short(Topology::Single));
+    assert!(report.violations.is_empty(), "{report}");
+}
+
+#[test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+fn promotion_of_a_synchronous_standby_or_by_sentinel_breaks_no_promise() {
+    let report = run_alone(&short(Topology::Synchronous));
+    assert!(report.violations.is_empty(), "{report}");
+}
+
+#[test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+fn promotion_of_an_asynchronous_standby_or_in_a_redis_cluster_breaks_no_promise() {
+    let report = run_alone(&short(Topology::Asynchronous));
     assert!(report.violations.is_empty(), "{report}");
 }
 

@@ -59,6 +59,7 @@ fn history(requests: Vec<Request>, row: u64) -> History {
         windows: Vec::new(),
         closing: at(100),
         end: at(102),
+        max_recovery: at(10),
         rows: [(HERE, row)].into(),
     }
 }
@@ -199,7 +200,10 @@ fn an_undocumented_response_is_a_violation() {
 
 /// A fault from second 5 to 10, and another from 40 to 41.
 fn with_faults(requests: Vec<Request>) -> History {
-    let window = |began, ended| FaultWindow { name: "fault".to_owned(), began, ended };
+    let window = |began, ended| {
+        let name = "fault".to_owned();
+        FaultWindow { name, began, ended, loses_writes: false }
+    };
     let mut requests = [vec![log_in(1)], requests].concat();
     requests.push(user(50, 60, Outcome::Accepted));
     let history = with_final_requests(requests, 0);
@@ -236,4 +240,50 @@ fn requests_broken_by_the_next_fault_do_not_count_for_the_previous_one() {
     let mut met = user(39, 99, Outcome::NoResponse);
     met.done = at(42);
     assert_eq!(recovery(&with_faults(vec![works, met]), 0), Some(Duration::ZERO));
+}
+
+/// As [`with_faults`], where the first fault may lose writes.
+fn with_loss(requests: Vec<Request>) -> History {
+    let mut history = with_faults(requests);
+    history.windows[0].loses_writes = true;
+    history
+}
+
+#[test]
+fn a_session_opened_during_a_fault_that_loses_writes_may_be_lost() {
+    let login = |sent| vec![log_in(sent), refresh(20, 0, rejected())];
+    let of_second_session = |mut history: History| {
+        history.requests.remove(0);
+        history
+    };
+    assert_eq!(violated(&of_second_session(with_loss(login(7)))), []);
+    for (sent, history) in [(7, with_faults(login(7))), (12, with_loss(login(12)))] {
+        let found = violated(&of_second_session(history));
+        assert_eq!(found, [Invariant::StaysLoggedIn], "opened at {sent}");
+    }
+}
+
+#[test]
+fn a_rotation_during_a_fault_that_loses_writes_may_be_lost_but_its_session_stays() {
+    let mut lost = with_loss(vec![rotation(7, 0), refresh(20, 1, rejected())]);
+    lost.rows = [(HERE, 0)].into();
+    assert!(violated(&lost).contains(&Invariant::StaysLoggedIn));
+}
+
+#[test]
+fn a_logout_during_a_fault_that_loses_writes_holds() {
+    let accepted = user(20, 30, Outcome::Accepted);
+    let history = with_loss(vec![logout(7, Outcome::Accepted), accepted]);
+    assert!(violated(&history).contains(&Invariant::LogoutIsFinal));
+}
+
+#[test]
+fn only_a_login_after_a_lost_registration_may_fail() {
+    let unknown = || Outcome::Unexpected("404 unknown user".to_owned());
+    let requests = |registered| {
+        let register = request(registered, Operation::Register, Outcome::Accepted);
+        vec![register, request(13, Operation::LogIn, unknown())]
+    };
+    assert_eq!(violated(&with_loss(requests(7))), []);
+    assert_eq!(violated(&with_loss(requests(12))), [Invariant::KnownResponses]);
 }

@@ -1,4 +1,4 @@
-//! A run of `matchbook_chaos` behind HAProxy.
+//! A run of `matchbook_chaos` behind a load balancer.
 
 use matchbook_chaos::Topology;
 
