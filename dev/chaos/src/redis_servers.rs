@@ -56,7 +56,7 @@ impl RedisServers {
         }
     }
 
-    /// Starts what was killed, and waits until each primary has a replica.
+    /// Starts killed servers, and waits until each primary has a replica.
     pub(super) fn repair(&mut self) {
         match self {
             Self::Single(_) => {}
