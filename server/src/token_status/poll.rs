@@ -161,16 +161,20 @@ impl TokenStatus {
 
     async fn run_polls(&self) {
         loop {
+            // The first poll at once: a slow start may outlast the lease.
             if let Some(redis) = &self.redis {
-                // After a disconnect, reconnect without delay.
-                let _ = timeout(POLL_INTERVAL, redis.disconnected.notified()).await;
                 self.poll(redis).await;
             } else {
-                sleep(POLL_INTERVAL).await;
                 self.watch_database(&mut *self.poller.lock().await).await;
             }
             self.prune_expired().await;
             sleep(MIN_POLL_GAP).await;
+            if let Some(redis) = &self.redis {
+                // After a disconnect, reconnect without delay.
+                let _ = timeout(POLL_INTERVAL, redis.disconnected.notified()).await;
+            } else {
+                sleep(POLL_INTERVAL).await;
+            }
         }
     }
 

@@ -146,6 +146,7 @@ async fn loading_redis_is_reported_with_its_words_and_used_again() {
     let redis = Redis::with(|_| ["--enable-debug-command", "yes"].map(str::to_owned).to_vec());
     let server = server_on(&redis.url());
     is_cached(&server).await;
+    let tokens = server.log_in().await;
     order(&redis, "DEBUG POPULATE 400 other 10");
     order(&redis, "CONFIG SET loading-process-events-interval-bytes 1024");
     // Microseconds for each key.
@@ -156,9 +157,12 @@ async fn loading_redis_is_reported_with_its_words_and_used_again() {
         redis::cmd("DEBUG").arg("RELOAD").exec(&mut conn).unwrap();
     });
     let words = "LOADING Redis is loading the dataset in memory";
-    eventually(true, async || problems(&server.http).await.contains(words)).await;
-    let tokens = server.log_in().await;
-    assert_eq!(server.user(&tokens.access).await, 200);
+    // It responds to `INFO`, so a read finds out.
+    eventually(true, async || {
+        assert_eq!(server.user(&tokens.access).await, 200);
+        problems(&server.http).await.contains(words)
+    })
+    .await;
     let form = format!("refresh_token={}", tokens.refresh);
     assert_eq!(server.http.post("/logout", &form).await.status, 204);
     assert_eq!(server.user(&tokens.access).await, 401);
