@@ -83,11 +83,15 @@ async fn server_without_its_database_serves_access_tokens_from_redis() {
         let ready = server.http.get("/health/ready").await.status;
         (ready, server.http.get("/health/serving").await.status)
     };
-    assert_eq!(both().await, (503, 200));
-    let serving = server.http.get("/health/serving").await;
-    assert_eq!(serving.field("status"), "degraded");
-    assert_eq!((serving.field("database"), serving.field("redis")), ("down".into(), "up".into()));
-    assert_eq!(server.user(&tokens.access).await, 200);
+    // On a busy machine the lease of Redis may expire before the next poll renews it.
+    eventually((503, 200), both).await;
+    let degraded = async || {
+        let serving = server.http.get("/health/serving").await;
+        ["status", "database", "redis"].map(|name| serving.field(name))
+    };
+    let expected = ["degraded", "down", "up"].map(str::to_owned);
+    eventually(expected, degraded).await;
+    eventually(200, async || server.user(&tokens.access).await).await;
     for _ in 0..5 {
         let rejected = server.refresh(&tokens.refresh).await;
         assert_eq!((rejected.status, rejected.header("retry-after")), (503, "1"));
