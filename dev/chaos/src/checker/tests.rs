@@ -251,7 +251,8 @@ fn with_loss(requests: Vec<Request>) -> History {
 
 #[test]
 fn a_session_opened_during_a_fault_that_loses_writes_may_be_lost() {
-    let login = |sent| vec![log_in(sent), refresh(20, 0, rejected())];
+    let works = || user(30, 40, Outcome::Accepted);
+    let login = |sent| vec![log_in(sent), refresh(20, 0, rejected()), works()];
     let of_second_session = |mut history: History| {
         history.requests.remove(0);
         history
@@ -282,7 +283,8 @@ fn only_a_login_after_a_lost_registration_may_fail() {
     let unknown = || Outcome::Unexpected("404 unknown user".to_owned());
     let requests = |registered| {
         let register = request(registered, Operation::Register, Outcome::Accepted);
-        vec![register, request(13, Operation::LogIn, unknown())]
+        let works = user(30, 40, Outcome::Accepted);
+        vec![register, request(13, Operation::LogIn, unknown()), works]
     };
     assert_eq!(violated(&with_loss(requests(7))), []);
     assert_eq!(violated(&with_loss(requests(12))), [Invariant::KnownResponses]);
