@@ -12,6 +12,7 @@
 mod balancer;
 mod browser;
 mod http;
+mod patroni;
 mod pgbouncer;
 mod postgres;
 mod process;
@@ -27,6 +28,7 @@ pub use self::redis::{Redis, RedisCluster, RedisSentinel, connect};
 pub use balancer::Balancer;
 pub use browser::{BrowserDriver, BrowserWindow, is_root};
 pub use http::{Http, TestResponse};
+pub use patroni::Patroni;
 pub use pgbouncer::PgBouncer;
 pub use postgres::{Postgres, Stop};
 pub use process::{Process, ProcessBuilder};

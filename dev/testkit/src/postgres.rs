@@ -1,7 +1,7 @@
 //! PostgreSQL servers for tests.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -12,6 +12,7 @@ use diesel::sql_types::Text;
 use diesel::{Connection, PgConnection, QueryableByName, RunQueryDsl};
 use tempfile::TempDir;
 
+use crate::browser::is_root;
 use crate::free_port;
 use crate::process::{Running, signal};
 use crate::programs::postgres_programs;
@@ -33,8 +34,6 @@ pub enum Stop {
 pub struct Postgres {
     folder: TempDir,
     programs: PathBuf,
-    /// Whether the test runs as root. PostgreSQL does not start as root.
-    by_root: bool,
     port: u16,
     settings: Vec<(String, String)>,
     running: Option<Running>,
@@ -65,14 +64,13 @@ impl Postgres {
     fn empty() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let postgres = Self {
-            by_root: fs::metadata(folder.path()).unwrap().uid() == 0,
             folder,
             programs: postgres_programs(),
             port: free_port(),
             settings: Vec::new(),
             running: None,
         };
-        postgres.hand_over(postgres.folder.path());
+        hand_over(postgres.folder.path());
         postgres
     }
 
@@ -235,15 +233,9 @@ impl Postgres {
         self.running.as_ref().map_or_else(String::new, Running::text)
     }
 
-    /// Returns a command for one of its programs. As root, it runs as the user `postgres`.
+    /// Returns a command for one of its programs.
     fn program(&self, name: &str) -> Command {
-        let program = self.programs.join(name);
-        if !self.by_root {
-            return Command::new(program);
-        }
-        let mut command = Command::new("setpriv");
-        command.args(["--reuid=postgres", "--regid=postgres", "--init-groups"]).arg(program);
-        command
+        run_by_postgres(&self.programs.join(name))
     }
 
     fn initialize(&self) {
@@ -258,15 +250,7 @@ impl Postgres {
         let file = self.data().join(name);
         fs::write(&file, text).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-        self.hand_over(&file);
-    }
-
-    /// Gives a file or directory to the server's user.
-    fn hand_over(&self, path: &Path) {
-        if self.by_root {
-            let status = Command::new("chown").arg("postgres:postgres").arg(path).status();
-            assert!(status.unwrap().success(), "the user `postgres` exists");
-        }
+        hand_over(&file);
     }
 
     fn is_ready(&self) -> bool {
@@ -280,6 +264,25 @@ impl Drop for Postgres {
     fn drop(&mut self) {
         self.resume();
         self.stop(Stop::Immediate);
+    }
+}
+
+/// Returns a command for a program. As root, it runs as the user `postgres`: PostgreSQL does
+/// not start as root.
+pub(crate) fn run_by_postgres(program: &Path) -> Command {
+    if !is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=postgres", "--regid=postgres", "--init-groups"]).arg(program);
+    command
+}
+
+/// Gives a file or directory to the user of [`run_by_postgres`].
+pub(crate) fn hand_over(path: &Path) {
+    if is_root() {
+        let status = Command::new("chown").arg("postgres:postgres").arg(path).status();
+        assert!(status.unwrap().success(), "the user `postgres` exists");
     }
 }
 

@@ -52,6 +52,7 @@ mod needs_faketime;
 mod needs_haproxy;
 mod needs_htpasswd;
 mod needs_nginx;
+mod needs_patroni;
 mod needs_pgbouncer;
 mod needs_programs;
 mod needs_promtool;

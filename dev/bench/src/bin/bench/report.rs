@@ -170,9 +170,10 @@ impl Report {
         };
         let statements = most("refresh", |medians| medians.statements);
         targets.push(Target::at_most("SQL statements per refresh".to_owned(), 1.02, statements));
-        for name in ["refresh", "user"] {
+        // A refresh sends two in one round trip: it looks for a tombstone, and caches the token.
+        for (name, limit) in [("refresh", 2.02), ("user", 1.02)] {
             let commands = most(name, |medians| medians.redis_commands);
-            targets.push(Target::at_most(format!("Redis commands per {name}"), 1.02, commands));
+            targets.push(Target::at_most(format!("Redis commands per {name}"), limit, commands));
         }
         for algorithm in ["RS256", "ES256", "EdDSA"] {
             let single = self.find_comparison("refresh", algorithm, 1, "baseline /single");
