@@ -11,7 +11,7 @@ use std::time::Duration;
 use diesel::ConnectionResult;
 use diesel::dsl::sql;
 use diesel::prelude::*;
-use diesel::sql_types::Text;
+use diesel::sql_types::{Array, Text};
 
 use super::engine;
 
@@ -114,7 +114,7 @@ impl SessionSettings {
         }
         let role: String = diesel::select(sql::<Text>("current_user::text")).get_result(conn)?;
         let mut statements = String::new();
-        for Setting { name, value } in missing {
+        for (name, value) in missing {
             let _ = write!(statements, "ALTER ROLE \"{role}\" SET {name} = '{value}'; ");
         }
         tracing::warn!(
@@ -125,17 +125,19 @@ impl SessionSettings {
         Ok(())
     }
 
-    fn missing(&self, conn: &mut PgConnection) -> QueryResult<Vec<Setting>> {
-        let settings = self.settings();
-        let wanted = settings.iter().map(|(name, value)| format!("('{name}', '{value}')"));
-        let wanted = wanted.collect::<Vec<_>>().join(", ");
-        // A lower time limit is a limit as well.
-        diesel::sql_query(format!(
-            "SELECT name, value FROM (VALUES {wanted}) AS wanted (name, value) \
-             JOIN pg_settings USING (name) WHERE CASE vartype WHEN 'integer' \
-             THEN setting::bigint NOT BETWEEN 1 AND value::bigint ELSE setting <> value END"
-        ))
-        .load(conn)
+    /// Returns the settings whose values the connection does not have.
+    fn missing(&self, conn: &mut PgConnection) -> QueryResult<Vec<(&'static str, String)>> {
+        let mut missing = self.settings();
+        let names: Vec<&str> = missing.iter().map(|(name, _)| *name).collect();
+        let current: Vec<Setting> =
+            diesel::sql_query("SELECT name, setting FROM pg_settings WHERE name = ANY ($1)")
+                .bind::<Array<Text>, _>(names)
+                .load(conn)?;
+        missing.retain(|(name, wanted)| {
+            let current = current.iter().find(|current| current.name == *name);
+            current.is_some_and(|current| !satisfies(&current.setting, wanted))
+        });
+        Ok(missing)
     }
 }
 
@@ -144,7 +146,16 @@ struct Setting {
     #[diesel(sql_type = Text)]
     name: String,
     #[diesel(sql_type = Text)]
-    value: String,
+    setting: String,
+}
+
+/// Returns whether the value of a setting has the effect of the wanted one. A lower time limit
+/// is a limit as well; 0 is none.
+fn satisfies(current: &str, wanted: &str) -> bool {
+    match (current.parse::<u64>(), wanted.parse::<u64>()) {
+        (Ok(current), Ok(wanted)) => (1..=wanted).contains(&current),
+        _ => current == wanted,
+    }
 }
 
 /// Returns whether the error of a new connection says that a pooler does not accept settings.
@@ -205,6 +216,15 @@ mod tests {
         assert_eq!(encode("-c a=b"), "%2Dc%20a%3Db");
         let isolation = with_settings("postgres://db/x", &[(ISOLATION.0, ISOLATION.1.to_owned())]);
         assert!(isolation.contains("isolation%3Dread%5C%20committed%20"), "{isolation}");
+    }
+
+    #[test]
+    fn lower_time_limit_satisfies_and_none_does_not() {
+        for (current, satisfied) in [("10", true), ("9", true), ("11", false), ("0", false)] {
+            assert_eq!(satisfies(current, "10"), satisfied, "{current}");
+        }
+        assert!(satisfies("read committed", "read committed"));
+        assert!(!satisfies("serializable", "read committed"));
     }
 
     #[test]
