@@ -219,8 +219,9 @@ impl Metrics {
         registry.register("sessions_ended", "Sessions ended by reason", self.ended.clone());
         registry.register(
             "access_checks",
-            "Checks whether an access token is active, by source: hit (Redis), miss (the database, \
-             because Redis had no entry), fallback (the database, because Redis was unavailable)",
+            "Checks whether an access token is active, by source: hit (Redis, or this server's \
+             memory of ended sessions), miss (the database, because Redis had no entry), fallback \
+             (the database, because Redis was unavailable)",
             self.checks.clone(),
         );
         registry.register("limited", "Requests rejected by a rate limit", self.limited.clone());

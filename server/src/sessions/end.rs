@@ -40,14 +40,19 @@ impl Revoked {
     pub const NOTHING: Self = Self { ended: 0, to_publish: Vec::new() };
 }
 
-/// Ends a session at the request of its user. Returns `false` if it had ended or never
-/// existed. An expired session ends as well, because a clock may be set back.
+/// Ends a session at the request of its user. Returns `false` if it had ended or does not
+/// exist. An expired session ends as well, because a clock may be set back. A session that does
+/// not exist is revoked all the same: its token was genuine.
 pub fn revoke(conn: &mut Conn, session: SessionId, cx: &Context<'_>) -> QueryResult<bool> {
     conn.transaction(|conn| {
         let user = end(conn, session, EndReason::LoggedOut, cx)?;
         if user.is_some() {
             let event = Event { user, ..cx.event(EventKind::LoggedOut, session) };
             events::insert(conn, &event)?;
+        } else if store::sessions::owner(conn, session)?.is_none() {
+            // The database has lost the login. Redis may have its access tokens as active.
+            let access_expires_at = cx.now.after(cx.policy.access_lifetime.max(REMEMBERED_FOR));
+            revocations::insert(conn, &Revocation { session_id: session, access_expires_at })?;
         }
         Ok(user.is_some())
     })

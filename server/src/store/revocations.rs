@@ -70,22 +70,32 @@ const MICROSECONDS: &str = "(extract(epoch FROM clock_timestamp()) * 1000000)::b
 const LONGEST_TRANSACTION_AGO: &str =
     "(extract(epoch FROM clock_timestamp() - interval '5 minutes') * 1000000)::bigint";
 
-/// Inserts a revocation, in the transaction that ends the session.
-pub fn insert(conn: &mut Conn, revocation: &Revocation) -> QueryResult<()> {
-    let transaction_id = match conn {
-        Conn::Postgres(_) if is_citus() => MICROSECONDS,
-        Conn::Postgres(_) => "pg_current_xact_id()::text::bigint",
-        Conn::Sqlite(_) => "0",
+/// [`insert`] on one database: diesel has no `ON CONFLICT` for `MultiConnection`.
+macro_rules! insert_if_absent {
+    ($conn:expr, $revocation:expr, $transaction_id:expr) => {
+        diesel::insert_into(session_revocations::table)
+            .values((
+                session_revocations::place.eq($revocation.session_id.place().value()),
+                session_revocations::session_id.eq($revocation.session_id),
+                session_revocations::access_expires_at.eq($revocation.access_expires_at),
+                session_revocations::transaction_id.eq(sql::<BigInt>($transaction_id)),
+            ))
+            .on_conflict_do_nothing()
+            .execute($conn)
+            .map(drop)
     };
-    diesel::insert_into(session_revocations::table)
-        .values((
-            session_revocations::place.eq(revocation.session_id.place().value()),
-            session_revocations::session_id.eq(revocation.session_id),
-            session_revocations::access_expires_at.eq(revocation.access_expires_at),
-            session_revocations::transaction_id.eq(sql::<BigInt>(transaction_id)),
-        ))
-        .execute(conn)?;
-    Ok(())
+}
+
+/// Inserts a revocation, in the transaction that ends the session. Keeps one that exists.
+pub fn insert(conn: &mut Conn, revocation: &Revocation) -> QueryResult<()> {
+    match conn {
+        Conn::Postgres(conn) => {
+            let transaction_id =
+                if is_citus() { MICROSECONDS } else { "pg_current_xact_id()::text::bigint" };
+            insert_if_absent!(conn, revocation, transaction_id)
+        }
+        Conn::Sqlite(conn) => insert_if_absent!(conn, revocation, "0"),
+    }
 }
 
 /// Returns the revocations of these sessions.

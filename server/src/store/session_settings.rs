@@ -150,7 +150,7 @@ struct Setting {
 }
 
 /// Returns whether the value of a setting has the effect of the wanted one. A lower time limit
-/// is a limit as well; 0 is none.
+/// is a limit as well; 0 means that there is no limit.
 fn satisfies(current: &str, wanted: &str) -> bool {
     match (current.parse::<u64>(), wanted.parse::<u64>()) {
         (Ok(current), Ok(wanted)) => (1..=wanted).contains(&current),

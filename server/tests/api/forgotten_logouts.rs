@@ -72,6 +72,20 @@ async fn logout_of_a_session_without_valid_access_tokens_is_remembered() {
 }
 
 #[actix_rt::test]
+async fn logout_of_a_session_that_the_database_has_lost_ends_its_access_tokens() {
+    let server = Server::start();
+    let tokens = server.log_in().await;
+    assert_eq!(server.user(&tokens.access).await, 200);
+    server.sql("DELETE FROM sessions");
+    server.log_out(&tokens).await;
+    assert_eq!(server.user(&tokens.access).await, 401, "Redis had it as active");
+    let revocations = "SELECT count(*) AS number FROM session_revocations";
+    assert_eq!(server.number(revocations), 1);
+    server.log_out(&tokens).await;
+    assert_eq!(server.number(revocations), 1);
+}
+
+#[actix_rt::test]
 async fn live_sessions_have_no_tombstone() {
     let server = Server::start();
     let (mut kept, ended) = (server.log_in().await, server.log_in().await);

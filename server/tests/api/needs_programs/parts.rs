@@ -176,7 +176,11 @@ pub(crate) fn cluster(nodes: usize, replicas: usize) -> Vec<Redis> {
         let is_whole = |conn: &mut redis::Connection| {
             let info: String = redis::cmd("CLUSTER").arg("INFO").query(conn).unwrap();
             let count = format!("cluster_known_nodes:{}", nodes.len());
-            info.contains("cluster_state:ok") && info.contains(&count)
+            // Only a replica that has the data of its primary can be promoted.
+            let replication: redis::InfoDict = redis::cmd("INFO").query(conn).unwrap();
+            let is_synchronized = replication.get("role") == Some("master".to_owned())
+                || replication.get("master_link_status") == Some("up".to_owned());
+            is_synchronized && info.contains("cluster_state:ok") && info.contains(&count)
         };
         while !is_whole(&mut conn) {
             std::thread::sleep(Duration::from_millis(50));

@@ -76,8 +76,10 @@ impl Pair {
     /// Waits until both servers use Redis and report no problem.
     pub(crate) async fn ready(&self) {
         for http in [&self.here.http, &self.there] {
-            eventually("ready".to_owned(), async || {
-                http.get("/health/ready").await.field("status")
+            // With the problems, so that a failure shows them.
+            eventually(("ready".to_owned(), "null".to_owned()), async || {
+                let response = http.get("/health/ready").await;
+                (response.field("status"), response.json()["problems"].to_string())
             })
             .await;
         }
