@@ -250,7 +250,7 @@ impl Store {
     }
 
     /// Runs blocking `work` that only reads on a pooled connection, off the async threads.
-    /// Work that takes too long continues, but its result is dropped.
+    /// The result of work that takes too long is dropped, and its connection is closed.
     pub async fn run<T, F>(&self, work: F) -> Result<T, Error>
     where
         T: Send + 'static,

@@ -17,7 +17,7 @@ pub(super) fn is_citus() -> bool {
     IS_CITUS.load(Ordering::Relaxed)
 }
 
-/// Asks the database whether it is distributed by Citus, and remembers the result.
+/// Detects whether the database is distributed by Citus, and remembers the result.
 pub(super) fn detect(conn: &mut PgConnection) -> QueryResult<bool> {
     let is_citus = sql::<Bool>("to_regclass('pg_catalog.pg_dist_node') IS NOT NULL");
     let is_citus = diesel::select(is_citus).get_result(conn)?;

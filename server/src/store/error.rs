@@ -19,7 +19,7 @@ pub enum Error {
     /// All connections are in use, and too many requests wait for one.
     #[error("{0} requests already wait for a database connection")]
     QueueFull(u32),
-    /// The work continues, but its result is lost.
+    /// The result of the work is lost. Its connection is closed soon after.
     #[error("the database did not respond within {0:?}")]
     QueryTimeout(Duration),
     /// The connection was lost, or its server no longer accepts writes.

@@ -125,7 +125,7 @@ fn unsupported(url: &Url, problem: String) -> OpenError {
 }
 
 impl Comparison {
-    /// Returns the problem for an operator, as the begin of a sentence.
+    /// Returns the problem for an operator, as the beginning of a sentence.
     fn problem(&self) -> String {
         match self {
             Self::Fits => "its schema is that of this version".to_owned(),

@@ -195,7 +195,7 @@ impl Pool {
     }
 
     /// Acquires a permit and runs blocking `work` on a connection, off the async threads.
-    /// Work that takes too long continues, but its result is dropped.
+    /// The result of work that takes too long is dropped, and its connection is closed.
     pub(super) async fn run<T, F>(&self, kind: PermitKind, work: F) -> Result<T, Error>
     where
         T: Send + 'static,

@@ -34,7 +34,7 @@ impl Default for Probe {
 }
 
 impl Store {
-    /// Runs the checks that [`Self::check_writable`] asks for. Never returns.
+    /// Runs the checks that [`Self::check_writable`] requests. Never returns.
     pub async fn run_checks(self) {
         loop {
             self.probe.wanted.notified().await;

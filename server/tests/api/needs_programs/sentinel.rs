@@ -90,7 +90,7 @@ async fn killed_primary_is_replaced_and_logouts_hold() {
 }
 
 /// The former primary takes writes until Sentinel demotes it, some ten seconds later. A
-/// server that does not ask Sentinel stays there.
+/// server that does not follow Sentinel stays there.
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
 async fn no_server_accepts_an_ended_session_while_there_are_two_primaries() {
