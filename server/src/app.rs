@@ -102,6 +102,7 @@ pub struct Application {
     draining: Draining,
     drain: Duration,
     store: Store,
+    status: Arc<TokenStatus>,
     shutdown_timeout: Duration,
 }
 
@@ -121,6 +122,7 @@ impl Application {
         actix_rt::spawn(signals.stop(server.handle(), draining, drain, limit));
         server.await?;
         time_limit::finish(&self.store).await;
+        self.status.leave().await;
         Ok(())
     }
 }
@@ -230,7 +232,10 @@ async fn assemble(
     } = derived;
     let keys = KeyRing::open(store.clone(), key_encryption_keys, config.keys.clone()).await?;
     let keys = Arc::new(keys);
-    let status = Arc::new(TokenStatus::new(config.redis.as_ref(), store.clone()).await);
+    let status = Arc::new(
+        TokenStatus::new(config.redis.as_ref(), config.trusted_without_database, store.clone())
+            .await,
+    );
     let (sweeper, salt_expiry) = Sweeper::new(store.clone(), config.policy, config.event_retention);
     let metrics = Arc::new(Metrics::new());
     let connections =
@@ -323,6 +328,7 @@ fn bind(
         draining,
         drain: config.drain,
         store: tasks.store.clone(),
+        status: tasks.status.clone(),
         shutdown_timeout: config.shutdown_timeout,
     };
     if config.proxy_protocol {

@@ -72,6 +72,8 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     pub database: store::Options,
     pub redis: Option<token_status::Options>,
+    /// How long a server trusts Redis while it cannot reach the database.
+    pub trusted_without_database: Duration,
     pub tls: crate::tls::Mode,
     /// The signing keys and the claims of access tokens.
     pub keys: keys::Options,
@@ -108,6 +110,7 @@ fn read(settings: &Settings) -> Result<Config, SettingsError> {
     let server: Server = settings.section("server")?;
     let metrics: Metrics = settings.section("metrics")?;
     let events: Events = settings.section("events")?;
+    let redis_trust: redis::Trust = settings.section("redis")?;
     let keys = tokens::read(settings)?;
     let public_url = mail::public_url(&server, &keys.issuer);
     let accounts = accounts::read(settings, server.address.0, &public_url)?;
@@ -128,6 +131,7 @@ fn read(settings: &Settings) -> Result<Config, SettingsError> {
         metrics: metrics.address.0,
         database: database::read(settings, &general.data_dir)?,
         redis: redis::read(settings)?,
+        trusted_without_database: redis_trust.trusted_without_database.0,
         tls: tls::read(settings)?,
         policy: sessions::read(settings, keys.access_lifetime)?,
         keys,

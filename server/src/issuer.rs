@@ -31,7 +31,7 @@ use crate::metrics::Metrics;
 use crate::sessions::{Policy, TokenGrant};
 use crate::store::{self, Store};
 use crate::sweeper::SaltExpiry;
-use crate::token_status::{TokenStatus, Tombstone};
+use crate::token_status::{TokenStatus, Tombstone, Unconfirmed};
 use crate::tokens::{Audience, Claims, ClientGrant, Scope, Subject};
 use exchange::ImportedTokens;
 use health::Readiness;
@@ -118,6 +118,8 @@ pub enum Error {
     Keys(keys::Error),
     #[error(transparent)]
     Rng(#[from] RngError),
+    #[error(transparent)]
+    Unconfirmed(#[from] Unconfirmed),
 }
 
 /// The kind of a failure, as the client needs to know it.
@@ -131,6 +133,8 @@ pub enum ErrorKind {
     NoKey,
     /// The keys have not been read from the database for too long.
     StaleKeys,
+    /// Sessions have ended, but a server has not confirmed it. A retry may succeed.
+    Unconfirmed,
     /// A defect. A retry fails as well.
     Internal,
 }
@@ -143,6 +147,7 @@ impl Error {
             Self::Store(error) if error.is_transient() => ErrorKind::DatabaseUnavailable,
             Self::Keys(keys::Error::NoKey) => ErrorKind::NoKey,
             Self::Keys(keys::Error::Stale(_)) => ErrorKind::StaleKeys,
+            Self::Unconfirmed(_) => ErrorKind::Unconfirmed,
             Self::Store(_) | Self::Keys(_) | Self::Rng(_) => ErrorKind::Internal,
         }
     }
@@ -282,9 +287,9 @@ impl Issuer {
     /// Runs `work` to its end on a task of its own. The client may disconnect, but a
     /// revocation that is committed has to be published.
     async fn detached<T: 'static>(
-        work: impl Future<Output = Result<T, store::Error>> + 'static,
+        work: impl Future<Output = Result<T, Error>> + 'static,
     ) -> Result<T, Error> {
         let task = actix_rt::spawn(work.in_current_span());
-        Ok(task.await.map_err(store::Error::TaskPanicked)??)
+        task.await.map_err(store::Error::TaskPanicked)?
     }
 }

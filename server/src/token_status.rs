@@ -20,12 +20,15 @@
 //!   before (`identity`), reads new revocations, keeps them in memory and writes them to its
 //!   own Redis. Tombstones that Redis loses remain in memory.
 //! * A successful poll is a lease: Redis is trusted for two seconds after the poll began.
+//!   While no connection to the database can be made, polls renew it without the database, for
+//!   `redis.trusted_without_database`.
 //! * A Redis that was unavailable, replaced, restarted, demoted or flushed gets every
 //!   revocation before it is read again.
 //! * The epoch is read with each token, except on a cluster. `FLUSHALL` removes it.
 //!   Entries of another epoch are ignored, even if they are written later.
-//! * A logout is acknowledged when every server has polled since, or reads the same Redis
-//!   that has the tombstone (`peers`).
+//! * A logout is acknowledged when every server has polled since, reads the same Redis that
+//!   has the tombstone, has announced that it lost Redis, or cannot trust its Redis any more
+//!   (`peers`).
 //! * A database that has lost its last commits has forgotten logouts. A refresh also looks for
 //!   a tombstone, and a poll that finds another database compares it with this server's
 //!   memory (`forgotten`). The issuer then ends these sessions again.
@@ -69,10 +72,16 @@ const MIN_POLL_GAP: Duration = Duration::from_millis(100);
 /// The time after the start of a poll for which Redis is trusted. It is longer than the time
 /// from one poll to the next.
 const LEASE: Duration = Duration::from_secs(2);
-/// The time after which other servers regard the lease of a stopped server as expired.
+/// The time after which other servers regard a lease as expired.
 const LEASE_EXPIRED_AFTER: Duration = Duration::from_millis(2250);
-/// The time after which a stopped server is deleted from the table.
+/// How long a revocation waits for the other servers. It is not acknowledged if one of them has
+/// not confirmed it by then.
+const CONFIRMATION_TIMEOUT: Duration = Duration::from_secs(4);
+/// The time after which a stopped server is deleted from the table, beside the time for which
+/// it may trust its Redis.
 const DELETE_AFTER: Duration = Duration::from_secs(20);
+/// The timeout of the query by which a stopping server deletes itself from the table.
+const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
 /// The timeout of one query for the other servers' polls, and the pause between two.
 const PEERS_TIMEOUT: Duration = Duration::from_millis(500);
 const PEERS_POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -90,6 +99,15 @@ pub struct TokenStatus {
     peers: Mutex<Peers>,
     started: Instant,
 }
+
+/// A server has not confirmed that it rejects the tokens of the ended sessions. It may be cut
+/// off from the database, and trust a Redis that this server does not reach.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the sessions have ended, but a server has not confirmed yet that it rejects their access \
+     tokens"
+)]
+pub struct Unconfirmed;
 
 /// The result of a check: the status of a token, and its source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,17 +150,26 @@ pub struct RedisState {
 
 impl TokenStatus {
     /// Connects to Redis, if it is configured. The server also starts if Redis is unavailable.
-    pub async fn new(redis: Option<&Options>, store: Store) -> Self {
+    /// `trusted_without_database` is the setting of all servers on this database.
+    pub async fn new(
+        redis: Option<&Options>,
+        trusted_without_database: Duration,
+        store: Store,
+    ) -> Self {
         let id = Uuid::new_v4().simple().to_string();
         let state = Arc::<SharedState>::default();
         let active = Self {
             redis: redis.map(|options| Arc::new(RedisLink::new(options, state.clone()))),
             state,
             forgotten: ForgottenEnds::default(),
-            poller: tokio::sync::Mutex::new(Poller::new(&store, id.clone())),
+            poller: tokio::sync::Mutex::new(Poller::new(
+                &store,
+                id.clone(),
+                trusted_without_database,
+            )),
             store,
             id,
-            peers: Mutex::default(),
+            peers: Mutex::new(Peers::new(trusted_without_database)),
             started: Instant::now(),
         };
         if let Some(redis) = &active.redis {
@@ -203,9 +230,13 @@ impl TokenStatus {
         self.forgotten.take().await
     }
 
-    /// Publishes revocations that are committed. After it returns, no server accepts a token
-    /// of these sessions.
-    pub async fn publish_revocations(&self, ended: &[Revocation]) {
+    /// Publishes revocations that are committed. If it succeeds, no server accepts a token of
+    /// these sessions any more.
+    ///
+    /// # Errors
+    ///
+    /// If that is not certain after [`CONFIRMATION_TIMEOUT`].
+    pub async fn publish_revocations(&self, ended: &[Revocation]) -> Result<(), Unconfirmed> {
         self.state.add(ended.to_vec());
         let published = match &self.redis {
             None => None,
@@ -214,7 +245,7 @@ impl TokenStatus {
         let since = Instant::now();
         let mut lagging: Option<LaggingServers> = None;
         // The revocations are committed already: see the top of `poll`.
-        while since.elapsed() < LEASE_EXPIRED_AFTER {
+        while since.elapsed() < CONFIRMATION_TIMEOUT {
             if let Ok(Ok(rows)) = timeout(PEERS_TIMEOUT, self.store.run(servers::all)).await {
                 let live = self.live(rows);
                 let lagging = lagging.get_or_insert_with(|| {
@@ -226,10 +257,19 @@ impl TokenStatus {
                     lagging
                 });
                 if !lagging.is_lagging(&live) {
-                    return;
+                    return Ok(());
                 }
             }
             sleep(PEERS_POLL_INTERVAL).await;
+        }
+        Err(Unconfirmed)
+    }
+
+    /// Stops polling, and tells the other servers that this one accepts no tokens any more. To
+    /// be called when no request is in progress. They find out by themselves if this fails.
+    pub async fn leave(&self) {
+        if self.redis.is_some() {
+            self.poller.lock().await.leave(LEAVE_TIMEOUT).await;
         }
     }
 
@@ -273,6 +313,38 @@ impl TokenStatus {
             redis.check().await;
         }
         self.redis()
+    }
+}
+
+/// The wait of an operator's command for the servers. It has no Redis.
+pub struct Confirmation {
+    peers: Peers,
+    lagging: Option<LaggingServers>,
+    started: Instant,
+}
+
+impl Confirmation {
+    /// Begins after revocations are committed. `trusted_without_database` is the setting of the
+    /// servers.
+    #[must_use]
+    pub fn new(trusted_without_database: Duration) -> Self {
+        let peers = Peers::new(trusted_without_database);
+        Self { peers, lagging: None, started: Instant::now() }
+    }
+
+    /// Returns how long to wait at most: then every server has read the revocations, or has lost
+    /// its trust in Redis.
+    #[must_use]
+    pub fn remaining(&self) -> Duration {
+        self.peers.trust().saturating_sub(self.started.elapsed())
+    }
+
+    /// Records the current rows of `servers`. Returns whether every server rejects the tokens
+    /// of the sessions that had ended before this wait.
+    pub fn is_complete(&mut self, rows: Vec<Server>) -> bool {
+        let live = self.peers.record(rows, self.started.elapsed());
+        let lagging = self.lagging.get_or_insert_with(|| LaggingServers::new(&live, None));
+        !lagging.is_lagging(&live)
     }
 }
 

@@ -7,8 +7,8 @@ use std::{fs, io, thread};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::PROPAGATION_TIME;
 use super::format::to_json;
+use super::propagation::{PROPAGATION_TIME, await_servers};
 use crate::accounts::declared::{self as users, DeclaredUsers};
 use crate::clients::declared::{self as clients, DeclaredClients};
 use crate::config::Config;
@@ -85,6 +85,7 @@ pub fn run(config: &Config, arguments: &Arguments) -> Result<(), Error> {
     }
     if report.ended > 0 {
         thread::sleep(PROPAGATION_TIME);
+        await_servers(&mut conn, config);
     }
     let output = if arguments.json {
         to_json(&report)

@@ -4,7 +4,7 @@ use std::{io, thread};
 
 use clap::Subcommand;
 
-use super::PROPAGATION_TIME;
+use super::propagation::{PROPAGATION_TIME, await_servers};
 use crate::clock;
 use crate::config::Config;
 use crate::crypto::{CryptoError, RngError};
@@ -80,6 +80,7 @@ fn rotate_compromised(config: &Config) -> Result<String, Error> {
     // Sessions that were opened before the keys changed.
     let ended = before + end_all(config, &mut conn)?;
     thread::sleep(PROPAGATION_TIME);
+    await_servers(&mut conn, config);
     let signs = |key: &StoredKey| format!("{} ({})", key.kid, key.algorithm);
     let (verb, created) = match created.as_slice() {
         [key] => ("signs", signs(key)),

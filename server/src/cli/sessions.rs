@@ -1,13 +1,13 @@
 //! `matchbook-server sessions …`: ends sessions, for example after a restored backup.
 
+use std::io;
 use std::time::SystemTime;
-use std::{io, thread};
 
 use clap::{ArgGroup, Subcommand};
 use humantime::parse_rfc3339;
 use uuid::Uuid;
 
-use super::PROPAGATION_TIME;
+use super::propagation::await_servers;
 use crate::clock::{self, Timestamp};
 use crate::config::Config;
 use crate::crypto::RngError;
@@ -57,8 +57,7 @@ pub fn run(config: &Config, command: &Command) -> Result<(), Error> {
     Ok(super::print(&end(config, &selection)?)?)
 }
 
-/// Ends the selected sessions, and waits until every server that reaches the database rejects
-/// their access tokens. Can be run again after a failure.
+/// Ends the selected sessions, and waits until every server rejects their access tokens. Can be run again after a failure.
 fn end(config: &Config, selection: &Selection) -> Result<String, Error> {
     let mut conn = store::connect_to_change(&config.database.url)?;
     let now = clock::now();
@@ -67,7 +66,7 @@ fn end(config: &Config, selection: &Selection) -> Result<String, Error> {
     let cx = Context { policy: &config.policy, client: &client, event, now };
     let ended = end_selected(&mut conn, selection, &cx)?;
     if ended > 0 {
-        thread::sleep(PROPAGATION_TIME);
+        await_servers(&mut conn, config);
     }
     let sessions = if ended == 1 { "session has" } else { "sessions have" };
     Ok(format!("{ended} {sessions} ended\n"))

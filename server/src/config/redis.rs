@@ -4,11 +4,18 @@ use matchbook_settings::{CaFile, Optional, PositiveDuration, Settings, SettingsE
 use serde::Deserialize;
 
 use super::ca_file;
+use super::server::UpToAnHour;
 use crate::token_status::Options;
 
 #[derive(Deserialize)]
 struct Redis {
     url: Optional<String>,
+}
+
+/// What a server without Redis needs to know about the others.
+#[derive(Deserialize)]
+pub(super) struct Trust {
+    pub(super) trusted_without_database: UpToAnHour,
 }
 
 /// The rest of the section, which is used only if there is a URL.

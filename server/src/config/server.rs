@@ -16,7 +16,7 @@ pub(super) struct Server {
     pub(super) workers: Threads,
     max_connections: AtLeastOne,
     pub(super) keep_alive: KeepAlive,
-    pub(super) drain: DrainTime,
+    pub(super) drain: UpToAnHour,
     pub(super) shutdown_timeout: WholeSeconds,
     trusted_proxies: Optional<ProxyList>,
     pub(super) proxy_protocol: bool,
@@ -33,7 +33,7 @@ impl Server {
     }
 }
 
-/// The maximum of `server.keep_alive` and `server.drain`.
+/// The maximum of `server.keep_alive`, `server.drain` and `redis.trusted_without_database`.
 const MAX_WAIT: Duration = Duration::from_secs(3600);
 
 /// The time for which an idle connection stays open: at most an hour.
@@ -49,13 +49,12 @@ impl TryFrom<PositiveDuration> for KeepAlive {
     }
 }
 
-/// The time for which a stopping server goes on to serve: up to an hour. With `0s` it
-/// stops at once.
+/// A time up to an hour, which may be zero.
 #[derive(Deserialize)]
 #[serde(try_from = "String")]
-pub(super) struct DrainTime(pub(super) Duration);
+pub(super) struct UpToAnHour(pub(super) Duration);
 
-impl TryFrom<String> for DrainTime {
+impl TryFrom<String> for UpToAnHour {
     type Error = &'static str;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {

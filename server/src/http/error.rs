@@ -276,6 +276,10 @@ fn failure_parts(kind: ErrorKind) -> (StatusCode, &'static str, &'static str) {
         ErrorKind::WrongClock => "The clock of the server is wrong: try again in a moment.",
         ErrorKind::NoKey => "The server has no key to sign with: try again in a moment.",
         ErrorKind::StaleKeys => "The server cannot read its signing keys: try again in a moment.",
+        ErrorKind::Unconfirmed => {
+            "The sessions have ended, but a server of this service has not confirmed yet that it \
+             rejects their access tokens: try again in a moment."
+        }
         ErrorKind::Internal => {
             let message = "The server failed: its log has the cause.";
             return (StatusCode::INTERNAL_SERVER_ERROR, "server_error", message);

@@ -169,7 +169,10 @@ impl Issuer {
                 issuer.logout_notices.wake();
                 let find = move |conn: &mut Conn| revocations::for_sessions(conn, &[session]);
                 let revoked = issuer.store.run(find).await?;
-                issuer.status.publish_revocations(&revoked).await;
+                if let Err(error) = issuer.status.publish_revocations(&revoked).await {
+                    // The client did not request the end. The refresh token is rejected.
+                    tracing::warn!(%session, %error, "session ended after reuse");
+                }
             }
             Ok(outcome)
         })

@@ -19,7 +19,7 @@ impl Issuer {
         Ok(self.store.run(list).await?)
     }
 
-    /// Revokes a session. When this returns, no server accepts its tokens any more.
+    /// Revokes a session. If this succeeds, no server accepts its tokens any more.
     pub async fn revoke(
         self: &Arc<Self>,
         session: SessionId,
@@ -86,8 +86,9 @@ impl Issuer {
     }
 
     /// Runs `change`, which ends sessions for `reason`, then publishes their revocations.
-    /// When this returns, no server accepts the tokens of these sessions any more. Runs to
-    /// its end even if the client disconnects.
+    /// If this succeeds, no server accepts the tokens of these sessions any more. If it fails
+    /// with [`Error::Unconfirmed`], the change is committed. Runs to its end even if the client
+    /// disconnects.
     pub(crate) async fn change_and_revoke<T: Send + 'static>(
         self: &Arc<Self>,
         reason: EndReason,
@@ -109,7 +110,7 @@ impl Issuer {
                 }
             }
             if !revoked.is_empty() {
-                issuer.status.publish_revocations(&revoked).await;
+                issuer.status.publish_revocations(&revoked).await?;
             }
             Ok(changed)
         })

@@ -16,12 +16,21 @@ use super::schema::servers;
 pub struct Server {
     /// Identifies one run of a server.
     pub id: String,
-    /// Identifies the Redis that it reads.
+    /// Identifies the Redis that it reads. Empty if it has lost the connection, until it has
+    /// read all revocations again.
     pub redis: String,
     /// How many polls it has begun.
     pub polls: i64,
     /// The last poll whose revocations it enforces.
     pub applied: i64,
+}
+
+impl Server {
+    /// Returns whether it may accept an access token because of Redis.
+    #[must_use]
+    pub fn reads_redis(&self) -> bool {
+        !self.redis.is_empty()
+    }
 }
 
 /// Writes the row of a server. Each poll calls this twice: before it reads revocations,

@@ -113,8 +113,8 @@ impl RedisLink {
         self.started.elapsed()
     }
 
-    /// Renews the lease after a poll that began at `at`. The poll has read the
-    /// database, or could not reach it while all servers use one Redis.
+    /// Renews the lease after a poll that began at `at`. The poll has read the database, or
+    /// did so not long ago and cannot reach it.
     pub(super) fn renew_lease(&self, at: Duration) {
         self.lease_renewed_at
             .store(u64::try_from(at.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);

@@ -19,7 +19,6 @@ use crate::store::servers::{self, Server};
 
 use super::identity::LinkError;
 use super::link::RedisLink;
-use super::peers::Peers;
 use super::{LEASE, MIN_POLL_GAP, POLL_INTERVAL, TokenStatus};
 
 /// The timeout of a poll's queries. A poll that takes longer than the lease does not extend
@@ -38,10 +37,12 @@ pub(super) struct Poller {
     cursor: Cursor,
     /// The number of database connections so far, when the cursor was read.
     connections: u64,
-    /// Whether all servers used the same Redis at the last successful poll.
-    is_united: bool,
     split_since: Option<Instant>,
     pruned_at: Instant,
+    /// The start of the last successful poll, by the clock of the link.
+    succeeded_at: Option<Duration>,
+    trusted_without_database: Duration,
+    has_left: bool,
 }
 
 /// The rows that a poll reads.
@@ -55,15 +56,17 @@ struct PollRows {
 }
 
 impl Poller {
-    pub(super) fn new(store: &Store, id: String) -> Self {
+    pub(super) fn new(store: &Store, id: String, trusted_without_database: Duration) -> Self {
         Self {
             database: store.dedicated_connection(),
             row: Server { id, redis: String::new(), polls: 0, applied: 0 },
             cursor: Cursor::START,
             connections: 0,
-            is_united: false,
             split_since: None,
             pruned_at: Instant::now(),
+            succeeded_at: None,
+            trusted_without_database,
+            has_left: false,
         }
     }
 
@@ -136,9 +139,46 @@ impl Poller {
         self.cursor = next;
     }
 
-    /// Announces to the other servers that the revocations of this poll are applied.
-    async fn announce_applied(&mut self) -> Result<(), dedicated_connection::Error> {
+    /// Records that the poll that began at `at` has succeeded. The next one announces it.
+    fn succeed(&mut self, at: Duration) {
+        self.succeeded_at = Some(at);
         self.row.applied = self.row.polls;
+    }
+
+    /// Returns whether Redis may be trusted without the database during a poll that began at
+    /// `at`. Other servers acknowledge no logout that they cannot publish in this Redis, until
+    /// this time is over.
+    fn is_trusted_without_database(&self, at: Duration) -> bool {
+        self.succeeded_at
+            .is_some_and(|last| at.saturating_sub(last) <= self.trusted_without_database)
+    }
+
+    /// Announces to the other servers that this one has lost Redis, so that they do not wait for
+    /// it.
+    async fn announce_lost_redis(&mut self) {
+        if !self.row.reads_redis() {
+            return;
+        }
+        let row = Server { redis: String::new(), ..self.row.clone() };
+        let announced = row.clone();
+        match self.database.run(DB_TIMEOUT, move |conn| servers::set(conn, &row)).await {
+            Ok(()) => self.row = announced,
+            Err(error) => tracing::debug!(%error, "loss of redis not announced, retrying"),
+        }
+    }
+
+    /// Stops polling, and deletes the row of this server.
+    pub(super) async fn leave(&mut self, time_limit: Duration) {
+        self.has_left = true;
+        let id = [self.row.id.clone()];
+        let deleted = self.database.run(time_limit, move |conn| servers::delete(conn, &id));
+        if let Err(error) = deleted.await {
+            tracing::debug!(%error, "row of this server not deleted, other servers do it later");
+        }
+    }
+
+    /// Announces to the other servers that the revocations of this poll are applied.
+    async fn announce_applied(&self) -> Result<(), dedicated_connection::Error> {
         let row = self.row.clone();
         self.database.run(DB_TIMEOUT, move |conn| servers::set(conn, &row)).await
     }
@@ -188,9 +228,14 @@ impl TokenStatus {
 
     pub(super) async fn poll(&self, redis: &RedisLink) {
         let mut poller = self.poller.lock().await;
+        if poller.has_left {
+            return;
+        }
         if redis.is_up() {
-            self.poll_revocations(redis, &mut poller).await;
-        } else if let Err(error) = self.reconnect(redis, &mut poller).await {
+            return self.poll_revocations(redis, &mut poller).await;
+        }
+        poller.announce_lost_redis().await;
+        if let Err(error) = self.reconnect(redis, &mut poller).await {
             redis.problems.unusable(&error);
             self.watch_database(&mut poller).await;
         }
@@ -229,12 +274,10 @@ impl TokenStatus {
         let read = match poller.read_new(&current.identity).await {
             Ok(read) => read,
             Err(error) => {
-                // While the database is unreachable, no server can commit a logout, so Redis
-                // is still correct. A database that is only slow may accept logouts.
-                if error.is_connection_fault() && poller.is_united {
+                // A database that is only slow can be asked instead of Redis.
+                if error.is_connection_fault() && poller.is_trusted_without_database(began) {
                     redis.renew_lease(began);
                 }
-                self.with_peers(Peers::restart);
                 redis.problems.poll(Some(error.to_string()));
                 return;
             }
@@ -249,6 +292,7 @@ impl TokenStatus {
             redis.publish(&new).await;
         }
         redis.retry_unwritten().await;
+        poller.succeed(began);
         redis.renew_lease(began);
         self.record_servers(redis, poller, read.servers).await;
         if !new.is_empty()
@@ -266,15 +310,13 @@ impl TokenStatus {
         redis.take_unwritten();
         let read = match poller.read_all(&connected.identity).await {
             Ok(read) => read,
-            Err(error) => {
-                self.with_peers(Peers::restart);
-                return Err(LinkError::Database(error.to_string()));
-            }
+            Err(error) => return Err(LinkError::Database(error.to_string())),
         };
         if read.may_be_another_database {
             self.compare(&read.ended);
         }
         redis.install(connected, self.state.with_remembered(read.ended)).await?;
+        poller.succeed(began);
         redis.renew_lease(began);
         redis.problems.poll(None);
         self.record_servers(redis, poller, read.servers).await;
@@ -287,13 +329,17 @@ impl TokenStatus {
     /// Compares this server's Redis with that of the others, and deletes stopped servers.
     async fn record_servers(&self, redis: &RedisLink, poller: &mut Poller, servers: Vec<Server>) {
         let live = self.live(servers);
-        let stopped = self.with_peers(|peers, now| peers.stopped(now));
-        poller.is_united = live.iter().all(|server| server.redis == poller.row.redis);
-        if poller.is_united {
+        let redis_of_all = &poller.row.redis;
+        let (is_united, stopped) = self.with_peers(|peers, now| {
+            let is_polling = |id| peers.is_polling(id, now);
+            let mut polling = live.iter().filter(|row| row.reads_redis() && is_polling(&row.id));
+            (polling.all(|server| server.redis == *redis_of_all), peers.stopped(now))
+        });
+        if is_united {
             poller.split_since = None;
         }
         let split_since = *poller.split_since.get_or_insert_with(Instant::now);
-        redis.problems.split(!poller.is_united && split_since.elapsed() > SPLIT_TOLERANCE);
+        redis.problems.split(!is_united && split_since.elapsed() > SPLIT_TOLERANCE);
         if !stopped.is_empty() {
             let deleted =
                 poller.database.run(DB_TIMEOUT, move |conn| servers::delete(conn, &stopped));

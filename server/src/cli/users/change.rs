@@ -1,13 +1,11 @@
 //! `users enable`, `disable`, `remove-second-factor`, `delete`, and `reset-password --password-stdin`.
 
-use std::thread;
-
 use serde::Serialize;
 
 use super::{Error, One, Operator, connect_to_change, find, read_password};
 use crate::accounts::{self, LoginName, Password, hash_password};
-use crate::cli::PROPAGATION_TIME;
 use crate::cli::format::to_json;
+use crate::cli::propagation::await_servers;
 use crate::config::Config;
 use crate::ids::UserId;
 use crate::sessions::{Context, Revoked};
@@ -33,8 +31,8 @@ struct Change<'a> {
 }
 
 impl Change<'_> {
-    /// Applies a rule, and waits until every server that reaches the database rejects the
-    /// tokens of the sessions that ended.
+    /// Applies a rule, and waits until every server rejects the tokens of the sessions that
+    /// ended.
     fn apply(
         &self,
         config: &Config,
@@ -50,7 +48,7 @@ impl Change<'_> {
         let ended = changed.unwrap_or_default();
         // Without a change, an earlier command may have been interrupted after its commit.
         if ended > 0 || changed.is_none() && self.ends_sessions {
-            thread::sleep(PROPAGATION_TIME);
+            await_servers(&mut conn, config);
         }
         if self.one.json {
             return Ok(to_json(&Outcome { id: user, changed: changed.is_some(), ended }));

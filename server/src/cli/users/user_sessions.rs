@@ -1,13 +1,12 @@
 //! `users sessions`.
 
 use std::fmt::Write;
-use std::thread;
 
 use serde::Serialize;
 
 use super::{Error, One, Operator, connect_to_change, find};
-use crate::cli::PROPAGATION_TIME;
 use crate::cli::format::{describe_client, to_json, when};
+use crate::cli::propagation::await_servers;
 use crate::clock::{self, Timestamp};
 use crate::config::Config;
 use crate::ids::{SessionId, UserId};
@@ -50,8 +49,7 @@ pub(super) fn list(config: &Config, one: &One) -> Result<String, Error> {
     Ok(text)
 }
 
-/// Ends the sessions of a user, and waits until every server that reaches the database
-/// rejects their access tokens.
+/// Ends the sessions of a user, and waits until every server rejects their access tokens.
 pub(super) fn end(config: &Config, one: &One) -> Result<String, Error> {
     let mut conn = connect_to_change(config)?;
     let user = find(&mut conn, &one.user)?;
@@ -59,7 +57,7 @@ pub(super) fn end(config: &Config, one: &One) -> Result<String, Error> {
     let selection = Selection { user: Some(user), ..Selection::default() };
     let ended = end_selected(&mut conn, &selection, &operator.context(config))?;
     if ended > 0 {
-        thread::sleep(PROPAGATION_TIME);
+        await_servers(&mut conn, config);
     }
     if one.json {
         return Ok(to_json(&Ended { id: user, ended }));

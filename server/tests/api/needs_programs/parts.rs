@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use matchbook_testkit::{Postgres, Process, ProcessBuilder, Redis, TestEnv, TestResponse};
 
+use super::redis_loss::log_out;
 use crate::support::{Server, Tokens, binary, eventually, http};
 
 /// A CA and a certificate for `localhost` that it signed, as PEM files.
@@ -239,9 +240,11 @@ async fn check_and_refresh_take_one_redis_round_trip_each() {
 fn pair(redis: &Redis) -> (Server, matchbook_testkit::TcpProxy, Process) {
     let world = TestEnv::new();
     let relay = matchbook_testkit::TcpProxy::to(&format!("127.0.0.1:{}", redis.port()));
-    let there = world.server(binary()).variable("REDIS_URL", &redis.url()).start();
+    let trust = ("redis.trusted_without_database", "1s");
+    let there = world.server(binary()).variable("REDIS_URL", &redis.url()).set(trust.0, trust.1);
+    let there = there.start();
     let url = format!("redis://{}", relay.address());
-    let here = start(world, |launch| launch.variable("REDIS_URL", &url));
+    let here = start(world, |launch| launch.variable("REDIS_URL", &url).set(trust.0, trust.1));
     (here, relay, there)
 }
 
@@ -255,8 +258,7 @@ async fn logout_without_redis_holds_at_once_at_a_server_with_redis() {
         let tokens = here.log_in().await;
         assert_eq!(there.get_as("/user", &tokens.access).await.status, 200);
         relay.disconnect();
-        let form = format!("refresh_token={}", tokens.refresh);
-        assert_eq!(here.http.post("/logout", &form).await.status, 204);
+        log_out(&here.http, &tokens).await;
         assert_eq!(
             there.get_as("/user", &tokens.access).await.status,
             401,
@@ -286,8 +288,7 @@ async fn frozen_redis_gets_missed_revocations_before_it_is_trusted() {
     assert_eq!(refused().await, (200, 200));
     // It keeps its data, and does not respond.
     redis.pause();
-    let form = format!("refresh_token={}", tokens.refresh);
-    assert_eq!(here.http.post("/logout", &form).await.status, 204);
+    log_out(&here.http, &tokens).await;
     assert_eq!(refused().await, (401, 401));
     redis.resume();
     for _ in 0..100 {
@@ -347,10 +348,7 @@ async fn server_paused_during_a_logout_does_not_trust_redis_at_first() {
     }
     relay.disconnect();
     process.pause();
-    let form = format!("refresh_token={}", tokens.refresh);
-    let logout = here.http.post("/logout", &form);
-    let logout = actix_rt::time::timeout(Duration::from_secs(30), logout).await.unwrap();
-    assert_eq!(logout.status, 204);
+    log_out(&here.http, &tokens).await;
     let asked: Vec<_> = (0..8).map(|_| ask()).collect();
     actix_rt::time::sleep(Duration::from_millis(100)).await;
     process.resume();

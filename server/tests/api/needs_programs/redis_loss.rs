@@ -1,6 +1,6 @@
 //! Redis loses revocations: it is flushed, evicts keys, fails over, or is replaced.
 
-use matchbook_testkit::{Http, Process, Redis, TestEnv};
+use matchbook_testkit::{Http, Process, ProcessBuilder, Redis, TestEnv};
 use redis::{Commands, Connection};
 
 use super::parts::start;
@@ -36,11 +36,28 @@ pub(crate) struct Pair {
 
 impl Pair {
     pub(crate) fn start(here: &str, there: &str) -> Self {
-        let world = TestEnv::new();
-        let process =
-            world.server(binary()).variable("REDIS_URL", there).set("log.level", "debug").start();
-        let here =
-            start(world, |launch| launch.variable("REDIS_URL", here).set("log.level", "debug"));
+        Self::with([here, there], |_, launch| launch)
+    }
+
+    /// `settings` is called with `true` for the first server.
+    pub(crate) fn with(
+        redis: [&str; 2],
+        settings: impl Fn(bool, ProcessBuilder) -> ProcessBuilder,
+    ) -> Self {
+        Self::within(TestEnv::new(), redis, settings)
+    }
+
+    pub(crate) fn within(
+        world: TestEnv,
+        [here, there]: [&str; 2],
+        settings: impl Fn(bool, ProcessBuilder) -> ProcessBuilder,
+    ) -> Self {
+        let with = |is_here: bool, launch: ProcessBuilder, redis: &str| {
+            let launch = launch.variable("REDIS_URL", redis).set("log.level", "debug");
+            settings(is_here, launch)
+        };
+        let process = with(false, world.server(binary()), there).start();
+        let here = start(world, |launch| with(true, launch, here));
         let there = http(&here.world, &process);
         Self { here, there, process }
     }
@@ -57,9 +74,14 @@ impl Pair {
         tokens
     }
 
+    /// Logs out, and retries as long as a server has not confirmed it.
     pub(crate) async fn log_out(&self, tokens: &Tokens) {
-        let form = format!("refresh_token={}", tokens.refresh);
-        assert_eq!(self.here.http.post("/logout", &form).await.status, 204);
+        log_out(&self.here.http, tokens).await;
+    }
+
+    /// Returns the status of one request.
+    pub(crate) async fn request_logout(&self, tokens: &Tokens) -> u16 {
+        request_logout(&self.here.http, tokens).await
     }
 
     /// The status of both servers for the access token.
@@ -84,6 +106,22 @@ impl Pair {
             .await;
         }
     }
+}
+
+async fn request_logout(http: &Http, tokens: &Tokens) -> u16 {
+    http.post("/logout", &format!("refresh_token={}", tokens.refresh)).await.status
+}
+
+/// Logs out, and retries as long as a server has not confirmed it.
+pub(crate) async fn log_out(http: &Http, tokens: &Tokens) {
+    eventually(true, async || match request_logout(http, tokens).await {
+        503 => false,
+        status => {
+            assert_eq!(status, 204);
+            true
+        }
+    })
+    .await;
 }
 
 /// The problem that a server reports.

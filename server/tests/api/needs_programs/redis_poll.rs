@@ -76,9 +76,9 @@ async fn slow_poll_stops_trust_in_redis() {
     let pair = Pair::start(&format!("redis://{}", relay.address()), &redis.url());
     let tokens = pair.log_in().await;
     let locked = Transaction::begin(&pair.here, &lock("servers"));
-    // The server commits the logout, and cannot publish it.
+    // The server commits the logout, and can neither publish it nor learn what the other knows.
     relay.disconnect();
-    pair.log_out(&tokens).await;
+    assert_eq!(pair.request_logout(&tokens).await, 503);
     // Also longer than the poll's timeout.
     let since = Instant::now();
     while since.elapsed() < Duration::from_secs(5) {
@@ -88,6 +88,7 @@ async fn slow_poll_stops_trust_in_redis() {
     drop(locked);
     relay.restore();
     pair.ready().await;
+    assert_eq!(pair.request_logout(&tokens).await, 204);
     assert_eq!(pair.status(&tokens).await, (401, 401));
 }
 
@@ -101,12 +102,13 @@ async fn failing_poll_stops_trust_in_redis() {
     // The database works, but this server cannot read it.
     pair.here.sql("ALTER TABLE servers RENAME TO lost");
     relay.disconnect();
-    pair.log_out(&tokens).await;
+    assert_eq!(pair.request_logout(&tokens).await, 503);
     assert_eq!(pair.status(&tokens).await, (401, 401));
     assert_eq!(pair.process.logged("poll for revocations failed"), 1, "{}", pair.process.log());
     pair.here.sql("ALTER TABLE lost RENAME TO servers");
     relay.restore();
     pair.ready().await;
+    assert_eq!(pair.request_logout(&tokens).await, 204);
     pair.process.await_log("poll for revocations restored");
 }
 

@@ -2,13 +2,15 @@
 //! over, and a server without Redis.
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
-use matchbook_testkit::{Process, Redis};
+use matchbook_testkit::{Process, Redis, TcpProxy, TestEnv};
 use redis::Commands;
 
 use super::parts::{cluster, start};
 use super::redis_loss::{Pair, connect, keys, order, problems};
-use crate::support::{binary, eventually, http};
+use crate::oauth::PASSWORD;
+use crate::support::{Tokens, binary, eventually, http};
 
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
@@ -31,7 +33,7 @@ async fn logout_holds_at_once_at_a_server_with_another_redis() {
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
 async fn logout_at_a_server_without_redis_holds_at_once_at_a_server_with_redis() {
     let redis = Redis::new();
-    let world = matchbook_testkit::TestEnv::new();
+    let world = TestEnv::new();
     let process = world.server(binary()).variable("REDIS_URL", &redis.url()).start();
     let here = start(world, |launch| launch.variable("REDIS_URL", ""));
     let there = http(&here.world, &process);
@@ -43,46 +45,92 @@ async fn logout_at_a_server_without_redis_holds_at_once_at_a_server_with_redis()
     }
 }
 
+const TRUST: &str = "redis.trusted_without_database";
+const SERVERS: &str = "SELECT count(*) AS number FROM servers";
+
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
-async fn server_with_another_redis_trusts_it_only_while_the_database_responds() {
+async fn logout_does_not_wait_for_a_killed_server_for_long() {
     let (one, other) = (Redis::new(), Redis::new());
-    let world = matchbook_testkit::TestEnv::new();
-    let (relay, url) = world.database_proxy();
-    let process = world
-        .server(binary())
-        .variable("REDIS_URL", &other.url())
-        .variable("DATABASE_URL", &url)
-        .set("database.acquire_timeout", "300ms")
-        .start();
-    let here = start(world, |launch| launch.variable("REDIS_URL", &one.url()));
-    let there = http(&here.world, &process);
-    let pair = Pair { here, there, process };
-    let tokens = pair.log_in().await;
-    eventually(true, async || problems(&pair.there).await.contains("different Redis")).await;
-    relay.disconnect();
-    pair.log_out(&tokens).await;
-    assert_eq!(pair.status(&tokens).await, (401, 503));
+    let mut pair = Pair::with([&one.url(), &other.url()], |_, launch| launch.set(TRUST, "1s"));
+    pair.process.kill();
+    assert_eq!(pair.here.number(SERVERS), 2);
+    let quick = async || {
+        let tokens = pair.here.log_in().await;
+        let since = Instant::now();
+        pair.log_out(&tokens).await;
+        // While its row still exists.
+        since.elapsed() < Duration::from_secs(1) && pair.here.number(SERVERS) == 2
+    };
+    eventually(true, quick).await;
+    // Half a minute later its row is deleted.
+    eventually(1, async || pair.here.number(SERVERS)).await;
 }
 
+/// Also for as long as it could trust its Redis, if it had been killed.
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
 async fn logout_does_not_wait_for_a_stopped_server() {
     let (one, other) = (Redis::new(), Redis::new());
     let mut pair = Pair::start(&one.url(), &other.url());
-    pair.process.kill();
-    let count = "SELECT count(*) AS number FROM servers";
-    assert_eq!(pair.here.number(count), 2);
-    let quick = async || {
-        let tokens = pair.here.log_in().await;
-        let since = std::time::Instant::now();
-        pair.log_out(&tokens).await;
-        // While its row still exists.
-        since.elapsed() < std::time::Duration::from_secs(1) && pair.here.number(count) == 2
-    };
-    eventually(true, quick).await;
-    // A minute later its row is deleted.
-    eventually(1, async || pair.here.number(count)).await;
+    assert_eq!(pair.here.number(SERVERS), 2);
+    assert!(pair.process.stop().success());
+    assert_eq!(pair.here.number(SERVERS), 1);
+    let tokens = pair.here.log_in().await;
+    assert_eq!(pair.request_logout(&tokens).await, 204);
+}
+
+/// A logout is not acknowledged while another server can neither learn of it nor is known to
+/// have stopped trusting its Redis.
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn logout_holds_in_a_network_partition() {
+    let redis = Redis::new();
+    let world = TestEnv::new();
+    let to_redis = TcpProxy::to(&format!("127.0.0.1:{}", redis.port()));
+    let redis_here = format!("redis://{}", to_redis.address());
+    let (to_database, url_there) = world.database_proxy();
+    let pair = Pair::within(world, [&redis_here, &redis.url()], |here, launch| {
+        let launch = launch.set(TRUST, "6s").set("database.acquire_timeout", "300ms");
+        if here { launch } else { launch.variable("DATABASE_URL", &url_there) }
+    });
+    pair.ready().await;
+    let tokens = pair.log_in().await;
+    // One server is left with the database, the other one with Redis.
+    to_database.disconnect();
+    to_redis.disconnect();
+    let mut rejected = 0;
+    while pair.request_logout(&tokens).await != 204 {
+        rejected += 1;
+        assert_eq!(pair.here.user(&tokens.access).await, 401, "it has ended");
+    }
+    assert!(rejected > 0, "acknowledged while the other server trusts its Redis");
+    assert_eq!(pair.status(&tokens).await, (401, 503));
+    to_database.restore();
+    eventually((401, 401), async || pair.status(&tokens).await).await;
+}
+
+/// A command of the operator has no Redis in which it could publish.
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn command_waits_for_a_server_that_is_cut_off() {
+    let redis = Redis::new();
+    let world = TestEnv::new();
+    let (to_database, url_there) = world.database_proxy();
+    let operator = world.server(binary()).set(TRUST, "6s");
+    let server = start(world, |launch| {
+        let launch = launch.variable("REDIS_URL", &redis.url()).set(TRUST, "6s");
+        launch.variable("DATABASE_URL", &url_there).set("database.acquire_timeout", "300ms")
+    });
+    server.register("ann", PASSWORD).await;
+    let tokens = server.log_in_as("ann", PASSWORD).await;
+    assert_eq!(server.user(&tokens.access).await, 200);
+    to_database.disconnect();
+    let disable = move || operator.run(&["users", "disable", "ann"]);
+    let done = actix_rt::task::spawn_blocking(disable).await.unwrap();
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert!(done.status.success() && said.contains("does not respond"), "{said}");
+    assert_eq!(server.user(&tokens.access).await, 503);
 }
 
 #[actix_rt::test]
@@ -163,8 +211,7 @@ async fn logouts_hold_while_a_killed_cluster_node_is_replaced() {
 async fn a_cluster_with_another_epoch_is_told_everything() {
     let nodes = cluster(3, 0);
     let url = format!("redis-cluster://127.0.0.1:{}", nodes[0].port());
-    let server =
-        start(matchbook_testkit::TestEnv::new(), |launch| launch.variable("REDIS_URL", &url));
+    let server = start(TestEnv::new(), |launch| launch.variable("REDIS_URL", &url));
     server.process.await_log("redis connection established");
     // The node with the highest epoch keeps it.
     order(&nodes[0], "CLUSTER BUMPEPOCH");
@@ -179,7 +226,7 @@ fn role(node: &Redis) -> String {
 }
 
 /// The value of a session's tombstone in a cluster.
-fn tombstone(host: &str, tokens: &crate::support::Tokens) -> String {
+fn tombstone(host: &str, tokens: &Tokens) -> String {
     let (_, port) = host.split_once(':').unwrap();
     let read = Command::new("redis-cli").args(["-c", "-p", port, "GET", &keys(tokens).1]).output();
     String::from_utf8(read.unwrap().stdout).unwrap().trim().to_owned()
@@ -189,9 +236,7 @@ fn tombstone(host: &str, tokens: &crate::support::Tokens) -> String {
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
 async fn cluster_node_is_not_accepted_as_a_single_redis() {
     let nodes = cluster(3, 0);
-    let server = start(matchbook_testkit::TestEnv::new(), |launch| {
-        launch.variable("REDIS_URL", &nodes[0].url())
-    });
+    let server = start(TestEnv::new(), |launch| launch.variable("REDIS_URL", &nodes[0].url()));
     assert!(problems(&server.http).await.contains("redis-cluster://"));
     let tokens = server.log_in().await;
     assert_eq!(server.user(&tokens.access).await, 200);
