@@ -83,7 +83,7 @@ pub fn restore(config: &Config, Restore { file }: &Restore) -> Result<(), Error>
         "1. the database needs {secret} from the same time\n2. logouts since then are forgotten: \
          end all restored sessions with `matchbook-server sessions end --before {now}`\n3. revoke \
          again each key that was revoked since then, with `matchbook-server keys revoke KID`\n4. \
-         start the server, and flush Redis if it uses one\n"
+         flush Redis if the server uses one, and start the server\n"
     );
     Ok(super::print(&output)?)
 }
