@@ -80,8 +80,7 @@ async fn logout_does_not_wait_for_a_stopped_server() {
     assert_eq!(pair.request_logout(&tokens).await, 204);
 }
 
-/// A logout is not acknowledged while another server can neither learn of it nor is known to
-/// have stopped trusting its Redis.
+/// A logout is not acknowledged while another server cannot receive it and may trust its Redis.
 #[actix_rt::test]
 #[ignore = "needs the programs of PostgreSQL and Redis: make test"]
 async fn logout_holds_in_a_network_partition() {
