@@ -80,7 +80,7 @@ const CONFIRMATION_TIMEOUT: Duration = Duration::from_secs(4);
 /// The time after which a stopped server is deleted from the table, beside the time for which
 /// it may trust its Redis.
 const DELETE_AFTER: Duration = Duration::from_secs(20);
-/// The timeout of the query by which a stopping server deletes itself from the table.
+/// The timeouts of a stopping server: to end its poll, and to delete itself from the table.
 const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
 /// The timeout of one query for the other servers' polls, and the pause between two.
 const PEERS_TIMEOUT: Duration = Duration::from_millis(500);
@@ -268,8 +268,12 @@ impl TokenStatus {
     /// Stops polling, and tells the other servers that this one accepts no tokens any more. To
     /// be called when no request is in progress. They find out by themselves if this fails.
     pub async fn leave(&self) {
-        if self.redis.is_some() {
-            self.poller.lock().await.leave(LEAVE_TIMEOUT).await;
+        if self.redis.is_none() {
+            return;
+        }
+        // A poll in progress may wait for the database.
+        if let Ok(mut poller) = timeout(LEAVE_TIMEOUT, self.poller.lock()).await {
+            poller.leave(LEAVE_TIMEOUT).await;
         }
     }
 

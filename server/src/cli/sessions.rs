@@ -57,7 +57,8 @@ pub fn run(config: &Config, command: &Command) -> Result<(), Error> {
     Ok(super::print(&end(config, &selection)?)?)
 }
 
-/// Ends the selected sessions, and waits until every server rejects their access tokens. Can be run again after a failure.
+/// Ends the selected sessions, and waits until every server rejects their access tokens. Can be
+/// run again after a failure.
 fn end(config: &Config, selection: &Selection) -> Result<String, Error> {
     let mut conn = store::connect_to_change(&config.database.url)?;
     let now = clock::now();

@@ -1,13 +1,16 @@
 //! A Citus cluster, whose coordinator `TEST_CITUS_URL` names. `scripts/test` selects the tests by
 //! this module's name.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use actix_rt::time::sleep;
 use diesel::prelude::*;
 use diesel::sql_types::{Nullable, Text};
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use matchbook_server::store::distribution::{Distribution, TABLES};
-use matchbook_testkit::{Process, TestEnv};
+use matchbook_testkit::{Process, TestEnv, TestResponse};
 
 use crate::support::{Server, Tokens, binary, http};
 
@@ -134,4 +137,71 @@ async fn worker_cannot_migrate_and_says_so() {
     assert!(!output.status.success() && error.contains("coordinator"), "{error}");
     let output = world.server(binary()).run(&["migrate"]);
     assert!(output.status.success(), "{output:?}");
+}
+
+/// The connections to one worker break again and again, as if it restarted.
+#[actix_rt::test]
+#[ignore = "needs Citus: TEST_CITUS_URL"]
+async fn lost_connections_to_a_worker_log_no_client_out() {
+    let (first, others) = start();
+    let servers: Vec<&Server> = std::iter::once(&first).chain(&others).collect();
+    let mut sessions = Vec::new();
+    for _ in 0..12 {
+        sessions.push(first.log_in().await);
+    }
+    let mut worker = PgConnection::establish(&first.world.citus_workers()[0]).unwrap();
+    let breaks = actix_rt::task::spawn_blocking(move || {
+        let mut broken = 0;
+        for _ in 0..12 {
+            broken += diesel::sql_query(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                 WHERE backend_type = 'client backend' AND datname = current_database() \
+                 AND pid <> pg_backend_pid()",
+            )
+            .execute(&mut worker)
+            .unwrap();
+            std::thread::sleep(Duration::from_millis(250));
+        }
+        broken
+    });
+    let is_over = Cell::new(false);
+    let clients = join_all(sessions.into_iter().enumerate().map(async |(n, mut tokens)| {
+        while !is_over.get() {
+            let next = &servers[n % servers.len()];
+            // The same token again, until there is a response.
+            tokens =
+                Tokens::of(&until_available(async || next.refresh(&tokens.refresh).await).await);
+        }
+        tokens
+    }));
+    let over = async {
+        let broken = breaks.await.unwrap();
+        is_over.set(true);
+        broken
+    };
+    let (sessions, broken) = join(clients, over).await;
+    assert!(broken > 12, "{broken} connections were in use");
+    for tokens in sessions {
+        let form = format!("refresh_token={}", tokens.refresh);
+        let logout = until_available(async || first.http.post("/logout", &form).await).await;
+        assert_eq!(logout.status, 204);
+        for server in &servers {
+            assert_eq!(server.user(&tokens.access).await, 401);
+            assert_eq!(server.refresh(&tokens.refresh).await.status, 401);
+        }
+    }
+    for server in servers {
+        assert_eq!(server.process.logged("request failed"), 0, "{}", server.process.log());
+    }
+}
+
+/// Sends a request again until its response is not a `503`.
+async fn until_available(request: impl AsyncFn() -> TestResponse) -> TestResponse {
+    loop {
+        let response = request().await;
+        if response.status != 503 {
+            return response;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
 }
