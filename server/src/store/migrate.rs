@@ -171,8 +171,20 @@ fn compare(conn: &mut Conn) -> Result<Comparison, AnyError> {
     Ok(Comparison::Fits)
 }
 
+/// Returns why this version cannot use a copy of a database, as the beginning of a sentence.
+/// Pending migrations are no reason.
+pub(super) fn problem_of_copy(conn: &mut Conn) -> Result<Option<String>, AnyError> {
+    // Diesel's table may also be that of another program.
+    let is_ours = known_versions().first() == applied_migrations(conn)?.iter().min();
+    let comparison = if is_ours { compare(conn)? } else { Comparison::Empty };
+    Ok(match comparison {
+        Comparison::Empty | Comparison::TooNew { .. } => Some(comparison.problem()),
+        Comparison::Fits | Comparison::Pending(_) | Comparison::Undistributed => None,
+    })
+}
+
 /// Returns the versions of all migrations, in order.
-pub(super) fn known_versions() -> Vec<String> {
+fn known_versions() -> Vec<String> {
     let migrations = MigrationSource::<Sqlite>::migrations(&MIGRATIONS).unwrap_or_default();
     let mut versions: Vec<String> =
         migrations.iter().map(|migration| migration.name().version().to_string()).collect();

@@ -3,13 +3,14 @@
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use diesel::sql_types::Text;
-use diesel::{RunQueryDsl, SqliteConnection, sql_query};
+use diesel::{RunQueryDsl, sql_query};
 
 use super::files::{self, beside, failed, query_failed, real_path};
 use super::{Content, Error, checkpoint, inspect};
+use crate::store::Conn;
 
 /// Writes a consistent copy of a database to the new file `target`, which only this user can
 /// read. Blocks.
@@ -27,11 +28,11 @@ pub fn backup(database: &Path, target: &Path) -> Result<Content, Error> {
     }
     super::check_wal(&database)
         .map_err(|problem| Error::Unusable { path: database.clone(), problem: cannot(&problem) })?;
-    let mut conn = files::open(&database)?;
+    let mut conn = Conn::Sqlite(files::open(&database)?);
     inspect::check_content(&database, &mut conn)?;
     let incomplete = beside(&target, "-incomplete");
     let content = copy(&mut conn, &database, &incomplete)?;
-    name(&incomplete, &target)?;
+    name(&incomplete, &target, |from, to| fs::hard_link(from, to))?;
     Ok(content)
 }
 
@@ -40,7 +41,7 @@ pub(super) fn cannot(problem: &str) -> String {
 }
 
 /// Writes a copy with ids of its own, complete and on disk, that only this user can read.
-pub(super) fn copy(conn: &mut SqliteConnection, from: &Path, to: &Path) -> Result<Content, Error> {
+pub(super) fn copy(conn: &mut Conn, from: &Path, to: &Path) -> Result<Content, Error> {
     files::remove(to)?;
     let name = to.to_str().ok_or_else(|| Error::Path(to.to_owned()))?;
     // SQLite takes an empty file, and would itself create one that is open to others.
@@ -61,14 +62,51 @@ pub(super) fn copy(conn: &mut SqliteConnection, from: &Path, to: &Path) -> Resul
 }
 
 /// Gives a complete file its name. Fails if the name was taken meanwhile.
-fn name(incomplete: &Path, target: &PathBuf) -> Result<(), Error> {
+fn name(
+    incomplete: &Path,
+    target: &Path,
+    link: impl FnOnce(&Path, &Path) -> io::Result<()>,
+) -> Result<(), Error> {
     // Unlike a rename, a hard link does not replace a file.
-    let named = fs::hard_link(incomplete, target);
+    let named = match link(incomplete, target) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            // The file system may have no hard links. A new file takes the name first.
+            let taken = OpenOptions::new().write(true).create_new(true).open(target);
+            taken.and_then(|_| {
+                fs::rename(incomplete, target).inspect_err(|_| {
+                    let _ = fs::remove_file(target);
+                })
+            })
+        }
+        named => named,
+    };
     files::remove(incomplete)?;
     match named {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            Err(Error::Exists(target.clone()))
+            Err(Error::Exists(target.to_owned()))
         }
         named => named.and_then(|()| files::sync_name(target)).map_err(failed(target, "written")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn complete_file_is_named_on_a_file_system_without_hard_links() {
+        let folder = tempfile::tempdir().unwrap();
+        let (incomplete, target) = (folder.path().join("incomplete"), folder.path().join("copy"));
+        let no_links = |_: &Path, _: &Path| Err(io::ErrorKind::Unsupported.into());
+        fs::write(&incomplete, "content").unwrap();
+        name(&incomplete, &target, no_links).unwrap();
+        assert_eq!(fs::read_to_string(&target).unwrap(), "content");
+        assert!(!incomplete.exists());
+
+        fs::write(&incomplete, "other content").unwrap();
+        let error = name(&incomplete, &target, no_links).unwrap_err();
+        assert!(matches!(error, Error::Exists(_)), "{error}");
+        assert_eq!(fs::read_to_string(&target).unwrap(), "content");
+        assert!(!incomplete.exists());
     }
 }

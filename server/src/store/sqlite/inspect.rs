@@ -42,39 +42,26 @@ pub(super) fn check_kind(path: &Path) -> Result<(), Error> {
     if start == MAGIC { Ok(()) } else { Err(unusable(path, "is not a SQLite database")) }
 }
 
-/// Checks that a database is intact, and that its schema is one that this version knows.
-pub(super) fn check_content(path: &Path, conn: &mut SqliteConnection) -> Result<(), Error> {
+/// Returns whether a database keeps a write-ahead log beside it.
+pub(super) fn is_in_wal_mode(path: &Path) -> Result<bool, Error> {
+    let mut header = [0; 20];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
+    read.map_err(failed(path, "read"))?;
+    // The version of the format that a reader needs.
+    Ok(header[19] == 2)
+}
+
+/// Checks that a database is intact, and that this version can use its schema.
+pub(super) fn check_content(path: &Path, conn: &mut Conn) -> Result<(), Error> {
     let check = "SELECT integrity_check AS text FROM pragma_integrity_check LIMIT 1";
     let found: Vec<Line> = sql_query(check).load(conn).map_err(query_failed(path))?;
     if let Some(Line { text }) = found.iter().find(|line| line.text != "ok") {
         return Err(unusable(path, &format!("is damaged: {text}")));
     }
-    check_schema(path, conn)
-}
-
-fn check_schema(path: &Path, conn: &mut SqliteConnection) -> Result<(), Error> {
-    let known = migrate::known_versions();
-    let table = "SELECT name AS text FROM sqlite_master WHERE name = '__diesel_schema_migrations'";
-    let has_table = !sql_query(table).load::<Line>(conn).map_err(query_failed(path))?.is_empty();
-    let migrations = "SELECT version AS text FROM __diesel_schema_migrations ORDER BY version";
-    let applied: Vec<Line> = if has_table {
-        sql_query(migrations).load(conn).map_err(query_failed(path))?
-    } else {
-        Vec::new()
-    };
-    if applied.first().map(|line| &line.text) != known.first() {
-        return Err(unusable(path, "is not a database of matchbook-server"));
-    }
-    match applied.iter().find(|line| !known.contains(&line.text)) {
-        None => Ok(()),
-        Some(newer) => Err(unusable(
-            path,
-            &format!(
-                "is of a newer version of matchbook-server, with the migration {}: use that \
-                 version",
-                newer.text
-            ),
-        )),
+    match migrate::problem_of_copy(conn) {
+        Ok(None) => Ok(()),
+        Ok(Some(problem)) => Err(unusable(path, &format!("cannot be used: {problem}"))),
+        Err(error) => Err(unusable(path, &format!("has an unreadable schema: {error}"))),
     }
 }
 

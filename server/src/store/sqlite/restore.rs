@@ -1,7 +1,8 @@
 //! Replaces a SQLite database by a copy.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{MetadataExt, chown};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use diesel::connection::SimpleConnection;
@@ -15,6 +16,7 @@ use super::backup::{cannot, copy};
 use super::files::{self, beside, failed, real_path};
 use super::{Content, Error, inspect};
 use crate::clock::Timestamp;
+use crate::store::Conn;
 use crate::store::connection::is_locked;
 
 /// A database that was replaced.
@@ -26,14 +28,18 @@ pub struct Restored {
     pub content: Content,
 }
 
-/// Replaces a database by a copy of the file `source`, which stays as it is. Blocks.
+/// Replaces a database by a copy of the file `source`. Blocks.
+///
+/// `source` stays as it is, unless there is a `-shm` file beside it. Then a program may have it
+/// open: SQLite reads it in place, and may write its log into it.
 ///
 /// Fails, and changes nothing, if a program uses the database, or if `source` is not an intact
 /// database of a known schema. The name of the former database gets the time `now`.
 ///
 /// A crash leaves the former database or the new one, never a mixture: the copy is completed
 /// under another name, the log of the former database is emptied, and then a rename replaces
-/// the file.
+/// the file. On a file system without hard links there are two renames, and a crash between
+/// them leaves the former database under its new name alone.
 pub fn restore(database: &Path, source: &Path, now: Timestamp) -> Result<Restored, Error> {
     let database = real_path(database);
     let source = real_path(source);
@@ -59,7 +65,36 @@ fn copy_checked(source: &Path, to: &Path) -> Result<Content, Error> {
         path: source.to_owned(),
         problem: cannot(&problem),
     })?;
-    let mut conn = files::open(source)?;
+    // SQLite would create files beside a database in WAL mode, and write its log into it.
+    if inspect::is_in_wal_mode(source)? && !beside(source, "-shm").exists() {
+        let raw = beside(to, "-source");
+        let content = copy_raw(source, &raw).and_then(|()| copy_opened(&raw, source, to));
+        let removed = ["", "-wal", "-shm"].map(|suffix| files::remove(&beside(&raw, suffix)));
+        let content = content?;
+        removed.into_iter().collect::<Result<(), Error>>()?;
+        return Ok(content);
+    }
+    copy_opened(source, source, to)
+}
+
+/// Copies a database that no program has open, with its log.
+fn copy_raw(source: &Path, to: &Path) -> Result<(), Error> {
+    for suffix in ["", "-wal"] {
+        let (source, to) = (beside(source, suffix), beside(to, suffix));
+        files::remove(&to)?;
+        if source.exists() {
+            let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&to);
+            let mut to = created.map_err(failed(&to, "created"))?;
+            let copied = File::open(&source).and_then(|mut file| io::copy(&mut file, &mut to));
+            copied.map_err(failed(&source, "copied"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Copies the database `opened` after it was checked. Errors name `source`.
+fn copy_opened(opened: &Path, source: &Path, to: &Path) -> Result<Content, Error> {
+    let mut conn = Conn::Sqlite(files::open(opened)?);
     inspect::check_content(source, &mut conn)?;
     copy(&mut conn, source, to)
 }
@@ -84,12 +119,24 @@ fn replace(database: &Path, by: &Path, now: Timestamp) -> Result<Option<PathBuf>
         Err(Error::Query { .. }) => Lock::of_unsound(database)?,
         lock => lock?,
     };
-    fs::hard_link(database, &former).map_err(failed(&former, "created"))?;
+    keep(database, &former).map_err(failed(&former, "created"))?;
     if let Lock::Unsound(_) = lock {
         move_leftovers(database, &former)?;
     }
-    put(by, database)?;
+    put(by, database).inspect_err(|_| {
+        if !database.exists() {
+            let _ = fs::rename(&former, database);
+        }
+    })?;
     Ok(Some(former))
+}
+
+/// Gives the database a second name, or another one on a file system without hard links.
+fn keep(database: &Path, former: &Path) -> io::Result<()> {
+    match fs::hard_link(database, former) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => fs::rename(database, former),
+        linked => linked,
+    }
 }
 
 /// Returns a name for the former database, which is not in use.

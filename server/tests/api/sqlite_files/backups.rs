@@ -26,7 +26,7 @@ fn former(files: &Files) -> PathBuf {
 fn no_other_files(files: &Files) {
     for entry in fs::read_dir(files.world.folder()).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
-        assert!(!name.ends_with("-restoring") && !name.ends_with("-incomplete"), "{name}");
+        assert!(!name.contains("-restoring") && !name.ends_with("-incomplete"), "{name}");
     }
 }
 
@@ -153,7 +153,8 @@ async fn files_that_are_no_intact_database_of_this_server_are_not_restored() {
     };
     sql("other", "CREATE TABLE t (id INTEGER PRIMARY KEY)");
     fs::copy(files.path("copy.db"), files.path("newer")).unwrap();
-    sql("newer", "INSERT INTO __diesel_schema_migrations (version) VALUES ('99990101000000')");
+    sql("newer", NEWER);
+    sql("newer", "UPDATE schema_compatibility SET oldest_server = '99990101000000'");
     let mut content = fs::read(files.path("copy.db")).unwrap();
     fs::write(files.path("cut"), &content[..content.len() / 2]).unwrap();
     content[8192..20_480].fill(7);
@@ -161,7 +162,7 @@ async fn files_that_are_no_intact_database_of_this_server_are_not_restored() {
     for (name, problem) in [
         ("text", "is not a SQLite database"),
         ("empty", "is not a SQLite database"),
-        ("other", "is not a database of matchbook-server"),
+        ("other", "it has no tables of matchbook-server"),
         ("newer", "99990101000000"),
         ("cut", ""),
         ("damaged", ""),
@@ -173,6 +174,49 @@ async fn files_that_are_no_intact_database_of_this_server_are_not_restored() {
         assert!(error.contains("nothing was changed") && error.contains(problem), "{error}");
         no_other_files(&files);
     }
+    go_on(&files.start(), &sessions).await;
+}
+
+/// The migration of a version that does not exist yet.
+const NEWER: &str = "INSERT INTO __diesel_schema_migrations (version) VALUES ('99990101000000')";
+
+#[actix_rt::test]
+async fn database_of_a_newer_version_that_this_one_can_use_is_copied_and_restored() {
+    let server = Files::new().start();
+    let sessions = log_in(&server, 2).await;
+    let files = stopped(server);
+    let mut conn = SqliteConnection::establish(files.database().to_str().unwrap()).unwrap();
+    conn.batch_execute(NEWER).unwrap();
+    drop(conn);
+    files.run(&["backup", "copy.db"]).unwrap();
+    files.run(&["restore", "copy.db"]).unwrap();
+    no_other_files(&files);
+    go_on(&files.start(), &sessions).await;
+}
+
+#[actix_rt::test]
+async fn raw_copy_with_its_log_is_restored_and_stays_as_it_is() {
+    let server = Files::new().start();
+    let sessions = log_in(&server, 3).await;
+    let files = killed(server);
+    let raw = files.path("raw");
+    fs::create_dir(&raw).unwrap();
+    for name in ["sqlite.db", "sqlite.db-wal"] {
+        fs::copy(files.path(name), raw.join(name)).unwrap();
+    }
+    let content = || -> Vec<(PathBuf, Vec<u8>)> {
+        let paths = fs::read_dir(&raw).unwrap().map(|entry| entry.unwrap().path());
+        let mut content: Vec<_> =
+            paths.map(|path| (path.clone(), fs::read(path).unwrap())).collect();
+        content.sort();
+        content
+    };
+    let before = content();
+    assert!(before.len() == 2 && before.iter().all(|(_, content)| !content.is_empty()));
+    let text = files.run(&["restore", "raw/sqlite.db"]).unwrap();
+    assert!(text.contains("with 3 sessions"), "{text}");
+    assert!(content() == before, "the copy has changed");
+    no_other_files(&files);
     go_on(&files.start(), &sessions).await;
 }
 
@@ -194,7 +238,10 @@ async fn backup_overwrites_nothing() {
 fn tools_of_postgres_are_named() {
     let files = Files::new();
     let postgres = files.builder().variable("DATABASE_URL", "postgres://localhost/none");
-    for (command, tool) in [("backup", "pg_dump"), ("restore", "pg_restore")] {
+    let restore = "pg_restore --no-owner --exit-on-error";
+    let manual = include_str!("../../../../docs/operations.md");
+    assert!(manual.contains(restore));
+    for (command, tool) in [("backup", "pg_dump"), ("restore", restore)] {
         let output = postgres.run(&[command, "file"]);
         let error = String::from_utf8(output.stderr).unwrap();
         assert!(!output.status.success() && error.contains(tool), "{error}");
