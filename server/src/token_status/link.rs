@@ -63,7 +63,8 @@ pub(super) struct RedisLink {
     state: Arc<SharedState>,
     /// The generation in use, which is read without the lock after each response.
     generation: AtomicU64,
-    /// Revocations that are not in Redis, because it was full or disconnected.
+    /// Revocations that are not in Redis, because it was full or disconnected. The oldest are
+    /// first.
     unwritten: Mutex<Vec<Revocation>>,
     pub(super) problems: Problems,
     /// Notified when the link is disconnected.
@@ -331,8 +332,15 @@ impl RedisLink {
         self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
+    /// Drops the oldest revocations that were not in Redis, because they were written.
+    pub(super) fn drop_unwritten(&self, count: usize) {
+        let mut unwritten = self.unwritten.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = count.min(unwritten.len());
+        unwritten.drain(..count);
+    }
+
     /// Takes the revocations that are not in Redis.
-    pub(super) fn take_unwritten(&self) -> Vec<Revocation> {
+    fn take_unwritten(&self) -> Vec<Revocation> {
         std::mem::take(&mut *self.unwritten.lock().unwrap_or_else(PoisonError::into_inner))
     }
 

@@ -306,8 +306,9 @@ impl TokenStatus {
     async fn reconnect(&self, redis: &RedisLink, poller: &mut Poller) -> Result<(), LinkError> {
         let connected = redis.connect().await?;
         let began = redis.elapsed();
-        // All of them are in memory, or in the database, which is read next.
-        redis.take_unwritten();
+        // All of them are in memory, or in the database, which is read next. Later ones may be
+        // committed after that.
+        let unwritten = redis.unwritten();
         let read = match poller.read_all(&connected.identity).await {
             Ok(read) => read,
             Err(error) => return Err(LinkError::Database(error.to_string())),
@@ -316,6 +317,7 @@ impl TokenStatus {
             self.compare(&read.ended);
         }
         redis.install(connected, self.state.with_remembered(read.ended)).await?;
+        redis.drop_unwritten(unwritten);
         poller.succeed(began);
         redis.renew_lease(began);
         redis.problems.poll(None);

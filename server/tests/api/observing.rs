@@ -188,6 +188,36 @@ async fn metrics_show_an_outage_of_the_database() {
 }
 
 #[actix_rt::test]
+#[ignore = "needs PostgreSQL and Redis: make test"]
+async fn revocations_are_unpublished_until_redis_and_the_database_are_back() {
+    let world = TestEnv::new();
+    let (database, database_url) = world.database_proxy();
+    let (redis, redis_url) = world.redis_proxy();
+    let launch = with_metrics(world.server(binary()).variable("DATABASE_URL", &database_url));
+    let process = launch.variable("REDIS_URL", &redis_url).start();
+    let server = Server { http: http(&world, &process), process, world };
+    let tokens = server.log_in().await;
+    let unpublished = async || {
+        let text = metrics(&server).await;
+        let name = "matchbook_unpublished_revocations ";
+        let value = text.lines().find_map(|line| line.strip_prefix(name));
+        value.unwrap_or_else(|| panic!("no {name} in {text}")).parse::<u32>().unwrap()
+    };
+    redis.disconnect();
+    let form = format!("refresh_token={}", tokens.refresh);
+    assert_eq!(server.http.post("/logout", &form).await.status, 204);
+    assert_eq!(unpublished().await, 1);
+    // Redis is back, and the revocations of the database cannot be read.
+    database.disconnect();
+    redis.restore();
+    server.process.await_log("that it may have missed cannot be read");
+    assert_eq!(unpublished().await, 1);
+    database.restore();
+    server.process.await_log("redis connection restored");
+    eventually(0, async || unpublished().await).await;
+}
+
+#[actix_rt::test]
 async fn rejected_guesses_are_counted_from_zero() {
     let server = Server::with(with_metrics);
     let count = async |limit: &str| {
