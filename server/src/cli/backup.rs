@@ -36,9 +36,9 @@ pub enum Error {
     BackupOfPostgres(String),
     #[error(
         "the database is PostgreSQL, which has tools of its own: stop the servers, restore a dump \
-         with `pg_restore --clean --if-exists`, or a copy of `pg_basebackup` with archived WAL; \
-         then end the sessions that may have been logged out since the backup, with \
-         `matchbook-server sessions end`"
+         into an empty database with `pg_restore --no-owner --exit-on-error`, or a copy of \
+         `pg_basebackup` with archived WAL; then end the sessions that may have been logged out \
+         since the backup, with `matchbook-server sessions end`"
     )]
     RestoreOfPostgres,
     #[error(transparent)]
