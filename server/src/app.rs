@@ -1,5 +1,6 @@
 //! Builds the server from its settings: [`Config`] in, [`Application`] out.
 
+mod file_limit;
 mod listen;
 mod stop;
 mod time_limit;
@@ -48,12 +49,6 @@ use crate::{http, keys, tls};
 /// a pause of the virtual machine. The head of the first request has five seconds in which
 /// this process runs: see [`Connections`].
 const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The limit of open files that is assumed if it cannot be read.
-const DEFAULT_FILE_LIMIT: u64 = 1024;
-
-/// The number of files that are not connections of clients: the database, Redis, the log.
-const RESERVED_FILES: u64 = 200;
 
 /// The maximum number of concurrent TLS handshakes in one worker. It is high, because a client
 /// that sends nothing occupies a handshake for three seconds.
@@ -303,7 +298,9 @@ fn bind(
 ) -> Result<Application, Error> {
     let connections = tasks.connections.clone();
     let draining = state.draining.clone();
-    let max_connections = config.max_connections.min(connections_for(raise_file_limit()));
+    let files = file_limit::raise();
+    let connections_for_files = file_limit::connections_for(files, config.database.pool_size);
+    let max_connections = config.max_connections.min(connections_for_files);
     let per_worker = max_connections.div_ceil(config.workers);
     let app = move || {
         App::new()
@@ -374,11 +371,11 @@ impl BackgroundTasks {
     /// from files.
     fn spawn(self, renewal: Option<impl Future<Output = ()> + 'static>) {
         actix_rt::spawn(self.store.clone().run_batches());
-        actix_rt::spawn(self.store.clone().run_checks());
         actix_rt::spawn(http::log_ends_of_outages());
         actix_rt::spawn(self.store.clone().run_checkpoints());
         actix_rt::spawn(self.store.clone().settle_rotations());
         actix_rt::spawn(self.store.clone().run_undos());
+        actix_rt::spawn(self.store.clone().watch_clock());
         actix_rt::spawn(self.store.watch_database());
         actix_rt::spawn(self.connections.run());
         actix_rt::spawn(self.backchannel.run());
@@ -409,22 +406,6 @@ fn notify_of_hangups() -> Arc<Notify> {
         Err(error) => tracing::warn!(%error, "no SIGHUP handler: SIGHUP will end the server"),
     }
     hangups
-}
-
-/// Raises the limit of open files to the maximum: each connection is a file.
-fn raise_file_limit() -> u64 {
-    rlimit::increase_nofile_limit(u64::MAX).unwrap_or_else(|error| {
-        tracing::warn!(%error, "limit of open files not raised");
-        rlimit::Resource::NOFILE.get_soft().unwrap_or(DEFAULT_FILE_LIMIT)
-    })
-}
-
-/// Returns the number of connections that a limit of open files permits. A connection without
-/// a request needs two files.
-fn connections_for(files: u64) -> usize {
-    let connections =
-        usize::try_from(files.saturating_sub(RESERVED_FILES) / 2).unwrap_or(usize::MAX);
-    connections.max(1)
 }
 
 /// Binds the server of the metrics, which has an address of its own and ends with the process.

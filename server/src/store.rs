@@ -329,13 +329,6 @@ impl Store {
         self.pool.is_idle()
     }
 
-    /// Returns whether the database accepts writes, as of the last attempt. There is one each
-    /// second.
-    #[must_use]
-    pub fn database_up(&self) -> bool {
-        self.pool.availability().is_up()
-    }
-
     /// Returns how many errors of a class there were since the start.
     #[must_use]
     pub fn errors(&self, class: ErrorClass) -> u64 {

@@ -1,11 +1,14 @@
 //! Whether the database is available, and the log of its outages.
 //!
-//! An outage is logged when it begins, once for each further reason, and when it ends.
+//! An outage is logged when it begins, once for each further reason, and when it ends. A fault
+//! alone is no outage: it may concern one connection only. It requests a check of the database,
+//! and only a check begins or ends an outage.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
 
 use super::error::is_permanent;
 
@@ -37,43 +40,79 @@ struct Outage {
     reasons: HashSet<Reason>,
 }
 
-/// The availability of one database.
-pub(super) struct Availability {
-    is_up: AtomicBool,
-    /// Locked only at changes and failures.
-    outage: Mutex<Option<Outage>>,
-}
-
-impl Default for Availability {
-    fn default() -> Self {
-        Self { is_up: AtomicBool::new(true), outage: Mutex::default() }
-    }
-}
-
-impl Availability {
-    pub(super) fn is_up(&self) -> bool {
-        self.is_up.load(Ordering::Relaxed)
-    }
-
-    /// Records that the database cannot be used.
-    pub(super) fn down(&self, problem: &str) {
-        let mut outage = self.outage();
-        self.is_up.store(false, Ordering::Relaxed);
-        let outage =
-            outage.get_or_insert_with(|| Outage { since: Instant::now(), reasons: HashSet::new() });
-        if outage.reasons.insert(Reason::of(problem)) {
+impl Outage {
+    fn log(&mut self, problem: &str) {
+        if self.reasons.insert(Reason::of(problem)) {
             tracing::error!(reason = one_line(problem), "database unavailable");
         }
     }
+}
 
-    /// Records that the database accepts writes.
-    pub(super) fn up(&self) {
-        if self.is_up() {
+/// The outage of one database, and the signs of one.
+#[derive(Default)]
+struct State {
+    outage: Option<Outage>,
+    /// The last fault since the last successful check.
+    suspected: Option<String>,
+}
+
+/// The availability of one database.
+#[derive(Default)]
+pub(super) struct Availability {
+    /// Locked only at faults, checks and new connections.
+    state: Mutex<State>,
+    /// Notified when a check is needed at once.
+    check_wanted: Notify,
+}
+
+impl Availability {
+    /// Requests a check.
+    pub(super) fn request_check(&self) {
+        self.check_wanted.notify_one();
+    }
+
+    /// Returns when a check has been requested since the last call.
+    pub(super) async fn check_requested(&self) {
+        self.check_wanted.notified().await;
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.state().outage.is_none()
+    }
+
+    /// Records a fault of one connection, which a check has to confirm.
+    pub(super) fn suspect(&self, problem: &str) {
+        let mut state = self.state();
+        if let Some(outage) = &mut state.outage {
+            outage.log(problem);
             return;
         }
-        let mut outage = self.outage();
-        self.is_up.store(true, Ordering::Relaxed);
-        if let Some(outage) = outage.take() {
+        tracing::debug!(reason = one_line(problem), "database connection failed");
+        state.suspected = Some(problem.to_owned());
+        self.request_check();
+    }
+
+    /// Records a new connection, which may be the end of an outage.
+    pub(super) fn connected(&self) {
+        if !self.is_up() {
+            self.request_check();
+        }
+    }
+
+    /// Records that a check has failed.
+    pub(super) fn down(&self, problem: &str) {
+        let mut state = self.state();
+        // The fault knows more than a check that got no connection.
+        let problem = state.suspected.take().unwrap_or_else(|| problem.to_owned());
+        let begin = || Outage { since: Instant::now(), reasons: HashSet::new() };
+        state.outage.get_or_insert_with(begin).log(&problem);
+    }
+
+    /// Records that a check has found that the database accepts writes.
+    pub(super) fn up(&self) {
+        let mut state = self.state();
+        state.suspected = None;
+        if let Some(outage) = state.outage.take() {
             let duration = Duration::from_millis(
                 u64::try_from(outage.since.elapsed().as_millis()).unwrap_or(u64::MAX),
             );
@@ -85,8 +124,8 @@ impl Availability {
     }
 
     /// Ignores poisoning: no holder of the lock can panic during a change.
-    fn outage(&self) -> MutexGuard<'_, Option<Outage>> {
-        self.outage.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -99,18 +138,45 @@ pub(super) fn one_line(text: &str) -> String {
 mod tests {
     use super::*;
 
+    fn reasons(availability: &Availability) -> HashSet<Reason> {
+        let state = availability.state();
+        state.outage.as_ref().map(|outage| outage.reasons.clone()).unwrap_or_default()
+    }
+
     #[test]
-    fn outage_has_each_reason_once_and_ends_with_the_first_success() {
+    fn outage_has_each_reason_once_and_ends_with_a_successful_check() {
         let availability = Availability::default();
-        assert!(availability.is_up());
-        availability.down("connection refused");
-        availability.down("timeout expired");
-        availability.down("the database is a standby or read-only");
-        assert!(!availability.is_up());
-        let reasons = availability.outage().as_ref().map(|outage| outage.reasons.clone());
-        assert_eq!(reasons, Some([Reason::Unreachable, Reason::ReadOnly].into()));
+        availability.suspect("connection refused");
+        assert!(availability.is_up(), "no check has confirmed it");
+        availability.down("timed out waiting for connection");
+        availability.suspect("timeout expired");
+        availability.suspect("the database is a standby or read-only");
+        assert_eq!(reasons(&availability), [Reason::Unreachable, Reason::ReadOnly].into());
+        availability.connected();
+        assert!(!availability.is_up(), "one connection is no proof");
         availability.up();
         assert!(availability.is_up());
-        assert!(availability.outage().is_none());
+    }
+
+    #[test]
+    fn fault_gives_the_reason_of_a_check_that_got_no_connection() {
+        let availability = Availability::default();
+        availability.suspect("the database is a standby or read-only");
+        availability.down("timed out waiting for connection");
+        assert_eq!(reasons(&availability), [Reason::ReadOnly].into());
+        availability.up();
+        availability.down("timed out waiting for connection");
+        assert_eq!(reasons(&availability), [Reason::Unreachable].into());
+    }
+
+    #[actix_rt::test]
+    async fn each_fault_and_the_first_connection_of_an_outage_request_a_check() {
+        let availability = Availability::default();
+        availability.connected();
+        availability.suspect("connection refused");
+        availability.check_requested().await;
+        availability.down("connection refused");
+        availability.connected();
+        availability.check_requested().await;
     }
 }

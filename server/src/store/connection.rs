@@ -18,7 +18,7 @@ use super::availability::{Availability, one_line};
 use super::hosts::{Host, Hosts};
 use super::session_settings::{Examination, SessionSettings};
 use super::socket::Mark;
-use super::watchdog::{self, Watch};
+use super::watchdog::{self, Closing, Opening, Watch};
 use super::{Url, sqlite};
 
 /// A connection to either database.
@@ -123,12 +123,75 @@ impl Connector {
             }
             Target::Postgres(hosts) => hosts
                 .try_each(
-                    |host| open_server(host, hosts.tcp_user_timeout, &self.settings, access),
-                    |host| watchdog::close_all(&host.name),
+                    |host| self.open_server(hosts, host, access),
+                    |host, error| watchdog::leave(&host.name, error.is_some_and(is_lost)),
                 )
                 .map_err(of_all_hosts),
         }
     }
+
+    fn open_server(
+        &self,
+        hosts: &Hosts,
+        host: &Host,
+        access: Access,
+    ) -> ConnectionResult<Established> {
+        let mark = Mark::take(hosts.tcp_user_timeout);
+        let url = host.url_with(mark.as_ref().map_or(hosts.tcp_user_timeout, Mark::timeout));
+        let opening = Opening::begin(mark, hosts.connect_timeout.saturating_add(SETUP_TIMEOUT));
+        let conn = match self.settings.connect(url.expose_secret()) {
+            Err(_) if opening.is_silent() => return Err(no_response()),
+            connected => connected?,
+        };
+        let watch = opening.into_watch(&host.name);
+        let limit = watch.limit(SETUP_TIMEOUT, Instant::now());
+        let set_up = self.set_up(conn, access);
+        drop(limit);
+        match set_up {
+            Ok(Some(conn)) => Ok(Established { conn, watch }),
+            Ok(None) => self.open_server(hosts, host, access),
+            Err(_) if watch.closing() == Some(Closing::Silent) => Err(no_response()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Examines and checks a new connection. Returns `None` if it needs other settings.
+    fn set_up(&self, mut conn: PgConnection, access: Access) -> ConnectionResult<Option<Conn>> {
+        let examined = self.settings.examine(&mut conn);
+        if examined.map_err(ConnectionError::CouldntSetupConfiguration)? == Examination::Reconnect {
+            return Ok(None);
+        }
+        let mut conn = Conn::Postgres(conn);
+        if access == Access::Write {
+            check_writable(&mut conn)
+                .map_err(|error| ConnectionError::BadConnection(error.to_string()))?;
+        }
+        Ok(Some(conn))
+    }
+}
+
+/// The error of a connection that was closed while it was being set up.
+fn no_response() -> ConnectionError {
+    ConnectionError::BadConnection("the server accepted the connection and did not respond".into())
+}
+
+/// The errors of a new connection to a host that is silent, unreachable or read-only. Each is
+/// of libpq, which does not translate them here, or of this program.
+const LOST: [&str; 7] = [
+    "timeout expired",
+    "timed out",
+    "did not respond",
+    "No route to host",
+    "unreachable",
+    "read-only",
+    "hot standby",
+];
+
+/// Returns whether the error of a new connection shows that those in use are of no use either.
+/// Otherwise they may continue: a pooler may only have too many.
+fn is_lost(error: &ConnectionError) -> bool {
+    let error = error.to_string();
+    LOST.iter().any(|part| error.contains(part))
 }
 
 /// Returns one error for the errors of all hosts.
@@ -143,37 +206,6 @@ fn of_all_hosts(mut errors: Vec<(&Host, ConnectionError)>) -> ConnectionError {
         format!("{}: {error}", host.name)
     });
     ConnectionError::BadConnection(errors.collect::<Vec<_>>().join("; "))
-}
-
-fn open_server(
-    host: &Host,
-    tcp_user_timeout: Duration,
-    settings: &SessionSettings,
-    access: Access,
-) -> ConnectionResult<Established> {
-    let mark = Mark::take(tcp_user_timeout);
-    let timeout = mark.as_ref().map_or(tcp_user_timeout, Mark::timeout);
-    let url = host.url_with(timeout);
-    let mut conn = settings.connect(url.expose_secret())?;
-    let watch = match mark.and_then(Mark::socket) {
-        Some(socket) => Watch::over(socket, &host.name),
-        None => Watch::default(),
-    };
-    let limit = watch.limit(SETUP_TIMEOUT, Instant::now());
-    if settings.examine(&mut conn).map_err(ConnectionError::CouldntSetupConfiguration)?
-        == Examination::Reconnect
-    {
-        drop(limit);
-        drop(conn);
-        return open_server(host, tcp_user_timeout, settings, access);
-    }
-    let mut conn = Conn::Postgres(conn);
-    if access == Access::Write {
-        check_writable(&mut conn)
-            .map_err(|error| ConnectionError::BadConnection(error.to_string()))?;
-    }
-    drop(limit);
-    Ok(Established { conn, watch })
 }
 
 /// How long a statement waits for another writer of the same SQLite file.
@@ -243,6 +275,8 @@ pub(super) fn check_writable(conn: &mut Conn) -> QueryResult<()> {
 pub(super) struct PooledConn {
     pub(super) conn: Conn,
     pub(super) watch: Watch,
+    /// When the database last showed on this connection that it accepts writes.
+    pub(super) checked_at: Instant,
     last_used: Instant,
     broken: bool,
 }
@@ -254,7 +288,7 @@ const REVALIDATE_AFTER: Duration = Duration::from_secs(1);
 impl PooledConn {
     /// Returns whether the database responds on this connection and accepts writes.
     pub(super) fn is_alive(&mut self) -> bool {
-        !self.watch.is_closed() && is_usable(&mut self.conn)
+        self.watch.closing().is_none() && is_usable(&mut self.conn)
     }
 
     /// Removes the connection from the pool when it is returned.
@@ -270,17 +304,18 @@ impl r2d2::ManageConnection for Connector {
     fn connect(&self) -> Result<PooledConn, ConnectionError> {
         let connected = self.establish_writable();
         match &connected {
-            Ok(_) => self.availability.up(),
-            Err(error) => self.availability.down(&error.to_string()),
+            Ok(_) => self.availability.connected(),
+            Err(error) => self.availability.suspect(&error.to_string()),
         }
         let Established { conn, watch } = connected?;
-        Ok(PooledConn { conn, watch, last_used: Instant::now(), broken: false })
+        let now = Instant::now();
+        Ok(PooledConn { conn, watch, checked_at: now, last_used: now, broken: false })
     }
 
     fn is_valid(&self, pooled: &mut PooledConn) -> Result<(), ConnectionError> {
         let now = Instant::now();
         let lost = || Err(ConnectionError::BadConnection("the connection was lost".into()));
-        if pooled.watch.is_closed() {
+        if !pooled.watch.is_usable() {
             return lost();
         }
         if now.duration_since(pooled.last_used) > REVALIDATE_AFTER {
@@ -291,6 +326,7 @@ impl r2d2::ManageConnection for Connector {
             if !pooled.is_alive() {
                 return lost();
             }
+            pooled.checked_at = Instant::now();
         }
         pooled.last_used = now;
         Ok(())
@@ -298,6 +334,67 @@ impl r2d2::ManageConnection for Connector {
 
     fn has_broken(&self, pooled: &mut PooledConn) -> bool {
         // A panic may have left a transaction open.
-        pooled.broken || std::thread::panicking()
+        pooled.broken || !pooled.watch.is_usable() || std::thread::panicking()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+
+    /// Accepts a login and never responds to a statement, like a pooler of a PostgreSQL that is
+    /// frozen. Returns its address.
+    fn silent_pooler() -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            for mut client in listener.incoming().map_while(Result::ok) {
+                thread::spawn(move || {
+                    let mut length = [0; 4];
+                    client.read_exact(&mut length).unwrap();
+                    let mut startup = vec![0; u32::from_be_bytes(length) as usize - 4];
+                    client.read_exact(&mut startup).unwrap();
+                    // AuthenticationOk and ReadyForQuery.
+                    client.write_all(b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I").unwrap();
+                    let _ = std::io::copy(&mut client, &mut std::io::sink());
+                });
+            }
+        });
+        address.to_string()
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn statement_of_a_new_connection_that_gets_no_response_ends_the_attempt() {
+        let parameters = "sslmode=disable&gssencmode=disable&target_session_attrs=any";
+        let url = format!("postgres://me@{}/x?{parameters}&connect_timeout=2", silent_pooler());
+        let connector = Connector::new(&url.parse().unwrap(), Timeouts::default());
+        let (result, results) = mpsc::channel();
+        thread::spawn(move || result.send(connector.establish().map(drop)));
+        let connected = results.recv_timeout(Duration::from_secs(120)).expect("the attempt ends");
+        let error = connected.unwrap_err();
+        assert!(error.to_string().contains("did not respond"), "{error}");
+        assert!(is_lost(&error), "{error}");
+    }
+
+    #[test]
+    fn connections_in_use_survive_the_rejection_of_a_new_one() {
+        for (message, expected) in [
+            ("connection to server at \"one\" failed: timeout expired", true),
+            ("connection to server at \"one\" failed: session is read-only", true),
+            ("the database is a standby or read-only", true),
+            ("connection to server at \"one\" failed: No route to host", true),
+            ("connection to server at \"one\" failed: Connection refused", false),
+            ("FATAL:  no more connections allowed (max_client_conn)", false),
+            ("FATAL:  sorry, too many clients already", false),
+        ] {
+            let error = ConnectionError::BadConnection(message.to_owned());
+            assert_eq!(is_lost(&error), expected, "{message}");
+        }
     }
 }

@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::connection::{Connector, Established, Timeouts, is_usable};
 use super::error::is_connection_fault;
+use super::watchdog::Closing;
 use super::{Conn, Url};
 
 /// One connection, opened when it is first used and again after it was lost. The task
@@ -103,7 +104,7 @@ impl DedicatedConnection {
     ) -> Result<T, Error> {
         let started = Instant::now();
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(conn) = idle.filter(|idle| !idle.watch.is_closed()) {
+        if let Some(conn) = idle.filter(|idle| idle.watch.is_usable()) {
             match self.work_on(conn, time_limit, &work) {
                 // The connection may have been lost while it was idle.
                 Err(Error::Lost(_)) => {}
@@ -126,7 +127,7 @@ impl DedicatedConnection {
         let Established { conn, watch } = &mut established;
         let limit = watch.limit(time_limit, Instant::now());
         let done = work(conn).map_err(|error| {
-            if watch.is_closed() {
+            if watch.closing() == Some(Closing::Silent) {
                 Error::Slow(time_limit)
             } else if is_connection_fault(&error) || !is_usable(conn) {
                 Error::Lost(error)
@@ -135,7 +136,7 @@ impl DedicatedConnection {
             }
         });
         drop(limit);
-        if !watch.is_closed() && !matches!(done, Err(Error::Lost(_))) {
+        if watch.is_usable() && !matches!(done, Err(Error::Lost(_))) {
             *self.idle.lock().unwrap_or_else(PoisonError::into_inner) = Some(established);
         }
         done

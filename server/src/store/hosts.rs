@@ -21,13 +21,13 @@ const DEFAULTS: [(&str, &str); 5] = [
 
 /// `connect_timeout` in seconds. It includes the authentication. One of several hosts gets
 /// the shortest time that libpq knows, so that the next one has its turn.
-const CONNECT_TIMEOUT: &str = "5";
-const CONNECT_TIMEOUT_OF_SEVERAL: &str = "2";
+const CONNECT_TIMEOUT: u64 = 5;
+const CONNECT_TIMEOUT_OF_SEVERAL: u64 = 2;
 
 /// `tcp_user_timeout`, if the URL has none.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(5);
-/// The same for a URL that disables it: about the default of Linux.
-const NO_TCP_USER_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+/// The value of a timeout that the URL disables: about the `tcp_user_timeout` of Linux.
+const NO_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
 /// The host that worked last in this process, as an index. All connections share it.
 static LAST_USED: AtomicUsize = AtomicUsize::new(0);
@@ -50,7 +50,9 @@ impl Host {
 
 /// The hosts of a URL, in its order.
 pub(super) struct Hosts {
-    hosts: Vec<Host>,
+    all: Vec<Host>,
+    /// The `connect_timeout` of the URL, which applies to each address of a host.
+    pub(super) connect_timeout: Duration,
     /// The `tcp_user_timeout` of the URL.
     pub(super) tcp_user_timeout: Duration,
 }
@@ -59,13 +61,15 @@ impl Hosts {
     pub(super) fn of(url: &SecretString) -> Self {
         let url = url.expose_secret();
         let (authority, names) = hosts_of(url);
-        let timeout = if names.len() > 1 { CONNECT_TIMEOUT_OF_SEVERAL } else { CONNECT_TIMEOUT };
+        let seconds = if names.len() > 1 { CONNECT_TIMEOUT_OF_SEVERAL } else { CONNECT_TIMEOUT };
+        let connect_timeout = seconds.to_string();
+        let defaults = DEFAULTS.into_iter().chain([("connect_timeout", &*connect_timeout)]);
         let hosts = names.iter().map(|name| {
             let mut url = url.to_owned();
             if let Some(authority) = &authority {
                 url.replace_range(authority.clone(), name);
             }
-            for (parameter, value) in DEFAULTS.into_iter().chain([("connect_timeout", timeout)]) {
+            for (parameter, value) in defaults.clone() {
                 if parameter_of(&url, parameter).is_none() {
                     url.push(if url.contains('?') { '&' } else { '?' });
                     url.extend([parameter, "=", value]);
@@ -73,27 +77,35 @@ impl Hosts {
             }
             Host { name: (*name).to_owned(), url: url.into() }
         });
-        let tcp_user_timeout = parameter_of(url, "tcp_user_timeout").and_then(|ms| ms.parse().ok());
-        let tcp_user_timeout = match tcp_user_timeout {
+        let number_of = |name| parameter_of(url, name).and_then(|value| value.parse().ok());
+        let connect_timeout = match number_of("connect_timeout").unwrap_or(seconds) {
+            0 => NO_TIMEOUT,
+            seconds => Duration::from_secs(seconds),
+        };
+        let tcp_user_timeout = match number_of("tcp_user_timeout") {
             None => TCP_USER_TIMEOUT,
-            Some(0) => NO_TCP_USER_TIMEOUT,
+            Some(0) => NO_TIMEOUT,
             Some(milliseconds) => Duration::from_millis(milliseconds),
         };
-        Self { hosts: hosts.collect(), tcp_user_timeout }
+        Self { all: hosts.collect(), connect_timeout, tcp_user_timeout }
     }
 
     /// Calls `connect` for each host until one succeeds, beginning with the host that
-    /// worked last. If that is another one, calls `leave` for the others. Returns the errors
-    /// of all hosts otherwise.
+    /// worked last. If that is another one, calls `leave` for the others, each with its error
+    /// if it was tried. Returns the errors of all hosts otherwise.
     pub(super) fn try_each<T, E>(
         &self,
         mut connect: impl FnMut(&Host) -> Result<T, E>,
-        leave: impl Fn(&Host),
+        leave: impl Fn(&Host, Option<&E>),
     ) -> Result<T, Vec<(&Host, E)>> {
-        let count = self.hosts.len();
+        let count = self.all.len();
         for round in 1.. {
             let first = LAST_USED.load(Ordering::Relaxed) % count;
-            let (number, connected) = self.try_from(first, &mut connect)?;
+            let mut errors = Vec::new();
+            let connected = self.try_from(first, &mut connect, &mut errors);
+            let Some((number, connected)) = connected else {
+                return Err(errors.into_iter().map(|(failed, e)| (&self.all[failed], e)).collect());
+            };
             let now = LAST_USED.load(Ordering::Relaxed) % count;
             if number == first && number != now && round < count {
                 // It was frozen, and another connection has left it meanwhile.
@@ -101,8 +113,12 @@ impl Hosts {
             }
             if number != now {
                 LAST_USED.store(number, Ordering::Relaxed);
-                let others = self.hosts.iter().enumerate();
-                others.filter(|(other, _)| *other != number).for_each(|(_, host)| leave(host));
+                for (other, host) in self.all.iter().enumerate() {
+                    if other != number {
+                        let error = errors.iter().find(|(failed, _)| *failed == other);
+                        leave(host, error.map(|(_, error)| error));
+                    }
+                }
             }
             return Ok(connected);
         }
@@ -110,29 +126,31 @@ impl Hosts {
     }
 
     /// Calls `connect` for each host until one succeeds, beginning with `first`. Returns the
-    /// number of the host.
+    /// number of the host, and adds the errors of those before.
     fn try_from<T, E>(
         &self,
         first: usize,
         connect: &mut impl FnMut(&Host) -> Result<T, E>,
-    ) -> Result<(usize, T), Vec<(&Host, E)>> {
-        let count = self.hosts.len();
-        let mut errors = Vec::new();
+        errors: &mut Vec<(usize, E)>,
+    ) -> Option<(usize, T)> {
+        let count = self.all.len();
         for number in (first..first + count).map(|number| number % count) {
-            let host = &self.hosts[number];
-            match connect(host) {
-                Ok(connected) => return Ok((number, connected)),
-                Err(error) => errors.push((host, error)),
+            match connect(&self.all[number]) {
+                Ok(connected) => return Some((number, connected)),
+                Err(error) => errors.push((number, error)),
             }
         }
-        Err(errors)
+        None
     }
 }
 
-/// Returns where the hosts are in a URL, and each of them. Hosts in a parameter, and a URL
-/// without hosts, count as one host, which libpq reads.
+/// Returns where the hosts are in a URL, and each of them. Hosts or several ports in a
+/// parameter, and a URL without hosts, count as one host, which libpq reads.
 fn hosts_of(url: &str) -> (Option<std::ops::Range<usize>>, Vec<&str>) {
-    let named_elsewhere = ["host", "hostaddr"].iter().any(|name| parameter_of(url, name).is_some());
+    let has_ports = parameter_of(url, "port")
+        .is_some_and(|ports| ports.contains(',') || ports.to_ascii_lowercase().contains("%2c"));
+    let has_hosts = ["host", "hostaddr"].iter().any(|name| parameter_of(url, name).is_some());
+    let named_elsewhere = has_hosts || has_ports;
     let start = url.find("://").map_or(0, |at| at + 3);
     let end = url[start..].find(['/', '?']).map_or(url.len(), |at| start + at);
     let start = url[start..end].rfind('@').map_or(start, |at| start + at + 1);
@@ -156,11 +174,11 @@ mod tests {
     fn urls(url: &str) -> Vec<String> {
         let hosts = Hosts::of(&url.into());
         let url = |host: &Host| host.url_with(Duration::from_millis(5001)).expose_secret().into();
-        hosts.hosts.iter().map(url).collect()
+        hosts.all.iter().map(url).collect()
     }
 
     fn names(url: &str) -> Vec<String> {
-        Hosts::of(&url.into()).hosts.into_iter().map(|host| host.name).collect()
+        Hosts::of(&url.into()).all.into_iter().map(|host| host.name).collect()
     }
 
     #[test]
@@ -182,13 +200,19 @@ mod tests {
 
     #[test]
     fn hosts_that_only_libpq_can_tell_apart_stay_together() {
-        for url in ["postgres:///x?host=one,two", "postgres://one,two/x?hostaddr=10.0.0.1,10.0.0.2"]
-        {
+        for url in [
+            "postgres:///x?host=one,two",
+            "postgres://one,two/x?hostaddr=10.0.0.1,10.0.0.2",
+            "postgres://one,two/x?port=5432,5433",
+            "postgres://one,two/x?port=5432%2c5433",
+        ] {
             let urls = urls(url);
             assert_eq!(urls.len(), 1, "{urls:?}");
             assert!(urls[0].starts_with(&format!("{url}&")), "{urls:?}");
         }
         assert_eq!(urls("postgres:///x").len(), 1);
+        // One port is that of each host.
+        assert_eq!(urls("postgres://one,two/x?port=5433").len(), 2);
     }
 
     #[test]
@@ -201,7 +225,12 @@ mod tests {
         let timeout = |url: &str| Hosts::of(&url.into()).tcp_user_timeout;
         assert_eq!(timeout("postgres://one/x"), TCP_USER_TIMEOUT);
         assert_eq!(timeout("postgres://one/x?tcp_user_timeout=7000"), Duration::from_secs(7));
-        assert_eq!(timeout("postgres://one/x?tcp_user_timeout=0"), NO_TCP_USER_TIMEOUT);
+        assert_eq!(timeout("postgres://one/x?tcp_user_timeout=0"), NO_TIMEOUT);
+        let timeout = |url: &str| Hosts::of(&url.into()).connect_timeout;
+        assert_eq!(timeout("postgres://one/x"), Duration::from_secs(5));
+        assert_eq!(timeout("postgres://one,two/x"), Duration::from_secs(2));
+        assert_eq!(timeout("postgres://one/x?connect_timeout=9"), Duration::from_secs(9));
+        assert_eq!(timeout("postgres://one/x?connect_timeout=0"), NO_TIMEOUT);
     }
 
     /// One test, because all connections of a process share the host that worked last.
@@ -214,15 +243,21 @@ mod tests {
                 tried.push(host.name.clone());
                 if host.name == wanted { Ok(()) } else { Err("refused") }
             };
-            hosts.try_each(connect, |host| left.borrow_mut().push(host.name.clone()))
+            let leave = |host: &Host, error: Option<&&str>| {
+                left.borrow_mut().push((host.name.clone(), error.is_some()));
+            };
+            hosts.try_each(connect, leave)
         };
         let mut tried = Vec::new();
         assert!(connect_to("three", &mut tried).is_ok());
-        assert_eq!(left.take(), ["one", "two"]);
+        let was_left = |hosts: [(&str, bool); 2]| {
+            assert_eq!(left.take(), hosts.map(|(name, has_failed)| (name.to_owned(), has_failed)));
+        };
+        was_left([("one", true), ("two", true)]);
         tried.clear();
         assert!(connect_to("two", &mut tried).is_ok());
         assert_eq!(tried, ["three", "one", "two"]);
-        assert_eq!(left.take(), ["one", "three"]);
+        was_left([("one", true), ("three", true)]);
         assert!(connect_to("two", &mut tried).is_ok());
         assert!(left.take().is_empty());
         let failed = connect_to("none", &mut tried).unwrap_err();
@@ -238,7 +273,7 @@ mod tests {
             }
             Ok::<_, &str>(host.name.clone())
         };
-        assert_eq!(hosts.try_each(connect, |_| {}).ok().as_deref(), Some("one"));
+        assert_eq!(hosts.try_each(connect, |_, _| {}).ok().as_deref(), Some("one"));
         assert_eq!(tried, ["two", "one"]);
     }
 }

@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use diesel::QueryResult;
+use futures_util::future::select_ok;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::availability::Availability;
 use super::connection::{Connector, PooledConn, check_writable};
 use super::error::{is_connection_fault, is_transient};
+use super::watchdog::Closing;
 use super::{Conn, Error, Options, Url};
 
 /// The purpose of a permit.
@@ -213,7 +215,7 @@ impl Pool {
                 return Err(Error::TimedOut);
             }
             let left = pool.acquire_timeout.saturating_sub(started.elapsed());
-            pool.with_connection_for(pool.time_limit(kind), left, work)
+            pool.with_pooled(pool.time_limit(kind), left, |pooled| work(&mut pooled.conn))
         });
         match tokio::time::timeout(self.total_timeout(), work).await {
             Ok(done) => done.map_err(Error::TaskPanicked)?,
@@ -221,24 +223,37 @@ impl Pool {
         }
     }
 
-    /// Checks that the database accepts writes and responds soon, and then runs `work`. SQLite
-    /// is not checked. A database that does not respond is unavailable from then on.
-    pub(super) async fn probe(
-        &self,
-        work: impl FnOnce(&mut Conn) -> QueryResult<()> + Send + 'static,
-    ) -> Result<(), Error> {
-        let _permit = self.acquire(PermitKind::Reserved).await?;
+    /// Checks that PostgreSQL accepts writes and responds soon. Uses the connection of the
+    /// server itself, or another one while that is in use.
+    pub(super) async fn probe(&self) -> Result<(), Error> {
+        let permit = match self.try_acquire(PermitKind::Reserved) {
+            Some(permit) => permit,
+            None => self.acquire_first([PermitKind::Reserved, PermitKind::Read]).await?,
+        };
         let pool = self.clone();
         let probe = actix_rt::task::spawn_blocking(move || {
-            pool.with_connection_for(PROBE_TIMEOUT, pool.acquire_timeout, |conn| {
-                if let Conn::Postgres(_) = conn {
-                    check_writable(conn)?;
-                    pool.availability.up();
-                }
-                work(conn)
-            })
+            let _permit = permit;
+            match pool.check_connection() {
+                // This connection alone may have been lost.
+                Err(Error::Unavailable(_)) => pool.check_connection(),
+                done => done,
+            }
         });
         probe.await.map_err(Error::TaskPanicked)?
+    }
+
+    /// Blocks: takes a connection and checks it, unless that was done when it was taken.
+    fn check_connection(&self) -> Result<(), Error> {
+        let began_at = Instant::now();
+        self.with_pooled(PROBE_TIMEOUT, self.acquire_timeout, |pooled| {
+            if pooled.checked_at >= began_at { Ok(()) } else { check_writable(&mut pooled.conn) }
+        })
+    }
+
+    /// Acquires the permit of these kinds that is free first. Takes no queue slot.
+    async fn acquire_first(&self, kinds: [PermitKind; 2]) -> Result<Permit, Error> {
+        let acquired = kinds.map(|kind| Box::pin(self.acquire_without_slot(kind)));
+        select_ok(acquired).await.map(|(permit, _)| permit)
     }
 
     /// Blocks: takes a connection and runs `work` on it. The caller holds a [`Permit`].
@@ -247,7 +262,8 @@ impl Pool {
         acquire_timeout: Duration,
         work: impl FnOnce(&mut Conn) -> QueryResult<T>,
     ) -> Result<T, Error> {
-        self.with_connection_for(self.time_limit(PermitKind::Write), acquire_timeout, work)
+        let time_limit = self.time_limit(PermitKind::Write);
+        self.with_pooled(time_limit, acquire_timeout, |pooled| work(&mut pooled.conn))
     }
 
     /// How long work may take before its connection is closed.
@@ -261,30 +277,28 @@ impl Pool {
 
     /// Runs `work` as [`Self::with_connection`] does. Closes the connection after
     /// `time_limit`.
-    fn with_connection_for<T>(
+    fn with_pooled<T>(
         &self,
         time_limit: Duration,
         acquire_timeout: Duration,
-        work: impl FnOnce(&mut Conn) -> QueryResult<T>,
+        work: impl FnOnce(&mut PooledConn) -> QueryResult<T>,
     ) -> Result<T, Error> {
         let pooled = self.connections.get_timeout(acquire_timeout.max(MIN_ACQUIRE_TIMEOUT));
         let mut pooled = pooled.map_err(|error| Error::Connect(self.acquire_timeout, error))?;
-        let PooledConn { conn, watch, .. } = &mut *pooled;
-        let watch = watch.clone();
+        let watch = pooled.watch.clone();
         let started = Instant::now();
         let _limit = watch.limit(time_limit, started);
-        work(conn).map_err(|error| {
+        work(&mut pooled).map_err(|error| {
             // `statement_timeout` canceled it. Its message depends on the language.
             let timed_out = started.elapsed() >= self.query_timeout;
             // The check runs only after a failure, so that it costs nothing otherwise.
             if is_connection_fault(&error) || !pooled.is_alive() {
                 pooled.mark_broken();
-                let error = if watch.is_closed() {
-                    Error::QueryTimeout(time_limit)
-                } else {
-                    Error::Unavailable(error)
+                let error = match watch.closing() {
+                    Some(Closing::Silent) => Error::QueryTimeout(time_limit),
+                    Some(Closing::HostLeft) | None => Error::Unavailable(error),
                 };
-                self.availability.down(&error.to_string());
+                self.availability.suspect(&error.to_string());
                 error
             } else if timed_out {
                 Error::Unavailable(error)

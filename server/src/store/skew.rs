@@ -11,6 +11,7 @@ use diesel::dsl::sql;
 use diesel::sql_types::BigInt;
 use diesel::{QueryResult, RunQueryDsl};
 
+use super::pool::PermitKind;
 use super::{Conn, Error, Store};
 use crate::clock::{self, MAX_CLOCK_SKEW, Timestamp};
 
@@ -129,14 +130,14 @@ fn sentence(measured: Measurement) -> String {
 }
 
 impl Store {
-    /// Compares the clocks every second, and checks that the database accepts writes, until
-    /// the future is dropped, which is safe at any time. Logs each change of the state once.
-    pub async fn watch_database(self) {
+    /// Compares the clocks every second, until the future is dropped, which is safe at any time.
+    /// Logs each change of the state once.
+    pub async fn watch_clock(self) {
         let mut before = ClockState::Good;
         loop {
             let skew = self.skew.clone();
             // A failed measurement says nothing about the clock.
-            let _ = self.pool.probe(move |conn| skew.measure(conn)).await;
+            let _ = self.pool.run(PermitKind::Reserved, move |conn| skew.measure(conn)).await;
             let (state, problem) = self.clock();
             if state != before {
                 match problem {

@@ -5,7 +5,9 @@
 //! poolers and address translation. The duplicate keeps the socket, so that a closed and
 //! reused file number cannot be mistaken for it.
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +15,9 @@ use socket2::Socket;
 
 /// How many connections can be marked at once.
 const MARKS: u32 = 1000;
+
+/// The open files of this process.
+const FILES: &str = "/proc/self/fd";
 
 /// The marks in use, and the one that was used last.
 static IN_USE: LazyLock<Mutex<(HashSet<u32>, u32)>> = LazyLock::new(Mutex::default);
@@ -41,12 +46,10 @@ impl Mark {
         self.timeout
     }
 
-    /// Finds the socket with this mark. Returns `None` if the connection has no TCP socket,
-    /// or the system does not show it.
-    pub(super) fn socket(self) -> Option<MarkedSocket> {
-        let socket = open_sockets()
-            .find(|socket| timeout_of(socket).is_some_and(|timeout| timeout == self.timeout))?;
-        Some(MarkedSocket { socket, _mark: self })
+    /// Finds the socket with this mark, and returns a second handle of it. Returns `None` if
+    /// the connection has no TCP socket, or the system does not show it.
+    pub(super) fn socket(&self) -> Option<Socket> {
+        open_sockets().find(|socket| timeout_of(socket) == Some(self.timeout))
     }
 }
 
@@ -54,18 +57,6 @@ impl Drop for Mark {
     fn drop(&mut self) {
         let mut in_use = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
         in_use.0.remove(&self.number);
-    }
-}
-
-/// A second handle of the socket of a connection.
-pub(super) struct MarkedSocket {
-    socket: Socket,
-    _mark: Mark,
-}
-
-impl MarkedSocket {
-    pub(super) fn get(&self) -> &Socket {
-        &self.socket
     }
 }
 
@@ -79,25 +70,29 @@ fn timeout_of(_: &Socket) -> Option<Duration> {
     None
 }
 
-/// Returns a duplicate of each open socket of this process.
+/// Returns a duplicate of each open socket of this process. Begins with the highest number,
+/// because a new socket usually has it, and an idle server has thousands of others.
 fn open_sockets() -> impl Iterator<Item = Socket> {
     // Only Linux has this directory.
-    let files = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let files = std::fs::read_dir(FILES).into_iter().flatten().flatten();
+    let mut numbers: Vec<RawFd> =
+        files.filter_map(|file| file.file_name().to_str()?.parse().ok()).collect();
+    numbers.sort_unstable_by_key(|number| Reverse(*number));
     // A file is never duplicated: closing any handle of a file releases its POSIX locks.
-    let sockets = files.filter(|file| {
-        std::fs::read_link(file.path())
+    let sockets = numbers.into_iter().filter(|number| {
+        std::fs::read_link(format!("{FILES}/{number}"))
             .is_ok_and(|target| target.as_os_str().as_encoded_bytes().starts_with(b"socket:"))
     });
-    sockets.filter_map(|file| duplicate(file.file_name().to_str()?.parse().ok()?))
+    sockets.filter_map(duplicate)
 }
 
 /// Duplicates the open file with this number. Returns `None` if it has been closed.
-fn duplicate(number: std::os::fd::RawFd) -> Option<Socket> {
+fn duplicate(number: RawFd) -> Option<Socket> {
     #[expect(unsafe_code, reason = "libpq's socket has no owner in Rust")]
     // SAFETY: the borrow lasts for one system call, which duplicates the file or fails if
     // the number is not in use. If another thread reuses the number meanwhile, the duplicate
     // is of that file. It is owned here, and dropped unless it has the mark.
-    let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
     borrowed.try_clone_to_owned().ok().map(Socket::from)
 }
 
@@ -125,7 +120,7 @@ mod tests {
         let mark = Mark::take(Duration::from_secs(7)).unwrap();
         socket2::SockRef::from(&marked).set_tcp_user_timeout(Some(mark.timeout())).unwrap();
         let found = mark.socket().unwrap();
-        let local = found.get().local_addr().unwrap().as_socket().unwrap();
+        let local = found.local_addr().unwrap().as_socket().unwrap();
         assert_eq!(local, marked.local_addr().unwrap());
         assert_ne!(local, other.local_addr().unwrap());
         assert!(Mark::take(Duration::from_secs(9)).unwrap().socket().is_none());

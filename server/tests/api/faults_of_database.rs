@@ -6,7 +6,7 @@ use diesel::{Connection, PgConnection};
 use futures_util::future::{join, join_all};
 use matchbook_testkit::{Postgres, TestEnv};
 
-use crate::support::{Server, Tokens, binary};
+use crate::support::{Server, Tokens, binary, eventually};
 
 #[actix_rt::test]
 #[ignore = "needs PostgreSQL: make test"]
@@ -59,6 +59,30 @@ async fn lock_wait_beyond_the_timeout_is_503() {
     assert_eq!(response.status, 503, "{}", response.text);
     conn.batch_execute("ROLLBACK").unwrap();
     Tokens::of(&server.refresh(&tokens.refresh).await);
+}
+
+#[actix_rt::test]
+#[ignore = "needs PostgreSQL: make test"]
+async fn one_lost_connection_is_no_outage() {
+    let server = Server::start();
+    let tokens = server.log_in().await;
+    let mut conn = PgConnection::establish(&server.world.database_url()).unwrap();
+    conn.batch_execute("BEGIN; SELECT 1 FROM sessions FOR UPDATE").unwrap();
+    let waiting = "SELECT count(*) AS number FROM pg_stat_activity \
+                   WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let lose = async {
+        eventually(true, async || server.number(waiting) > 0).await;
+        server.sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+             WHERE datname = current_database() AND wait_event_type = 'Lock'",
+        );
+    };
+    let (response, ()) = join(server.refresh(&tokens.refresh), lose).await;
+    assert_eq!(response.status, 503, "{}", response.text);
+    // The fault has requested a check before the response.
+    assert_eq!(server.http.get("/health/ready").await.status, 200);
+    assert_eq!(server.process.logged("ERROR database unavailable"), 0, "{}", server.process.log());
+    conn.batch_execute("ROLLBACK").unwrap();
 }
 
 #[actix_rt::test]

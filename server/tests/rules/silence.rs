@@ -25,9 +25,7 @@ async fn connection_of_a_call_without_an_answer_is_closed() {
         let blocked = store.write(block).await;
         assert!(matches!(blocked, Err(Error::QueryTimeout(_))), "{blocked:?}");
     }
-    assert!(!store.database_up());
     store.write(|conn| conn.batch_execute("SELECT 1")).await.unwrap();
-    assert!(store.database_up());
     assert!(began.elapsed() < MINUTE, "nothing waited for the permit");
 }
 
