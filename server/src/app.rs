@@ -374,7 +374,7 @@ impl BackgroundTasks {
         actix_rt::spawn(http::log_ends_of_outages());
         actix_rt::spawn(self.store.clone().run_checkpoints());
         actix_rt::spawn(self.store.clone().settle_rotations());
-        actix_rt::spawn(self.store.clone().run_undos());
+        actix_rt::spawn(self.store.clone().run_follow_ups());
         actix_rt::spawn(self.store.clone().watch_clock());
         actix_rt::spawn(self.store.watch_database());
         actix_rt::spawn(self.connections.run());

@@ -28,7 +28,7 @@ use crate::tokens::{ClientGrant, ExtraClaims};
 
 pub use crate::store::sessions::EndReason;
 pub use assess::{Assessment, InvalidGrant, Presented, PresentedKey, assess};
-pub use code::{CodeOutcome, exchange_code, spend_code};
+pub use code::{CodeOutcome, exchange_code, redate_exchange, spend_code};
 pub use device::{
     DeviceDecided, DevicePoll, POLL_INTERVAL, approve_device, deny_device, issue_code_of_device,
     poll_device,

@@ -18,6 +18,7 @@ mod engine;
 mod error;
 mod error_counts;
 pub mod events;
+mod follow_up;
 mod hosts;
 pub mod identities;
 pub mod import;
@@ -42,7 +43,6 @@ mod skew;
 mod socket;
 pub mod sqlite;
 mod types;
-mod undo;
 mod unsettled;
 mod url;
 pub mod user_groups;
@@ -60,6 +60,8 @@ use dedicated_connection::DedicatedConnection;
 pub use error::{Error, OpenError};
 pub use error_counts::ErrorClass;
 use error_counts::ErrorCounts;
+use follow_up::FollowUps;
+pub use follow_up::{Affected, FollowUp};
 pub use pool::PoolStats;
 use pool::{PermitKind, Pool};
 use probe::Probe;
@@ -69,7 +71,6 @@ use sessions::RotationUpdate;
 pub use skew::ClockState;
 use skew::Skew;
 pub use types::IpAddress;
-use undo::Undos;
 pub use url::Url;
 
 use crate::clock::Timestamp;
@@ -162,7 +163,7 @@ pub struct Store {
     pool: Pool,
     batcher: RotationBatcher,
     skew: Arc<Skew>,
-    undos: Undos,
+    follow_ups: FollowUps,
     probe: Arc<Probe>,
     errors: Arc<ErrorCounts>,
 }
@@ -239,7 +240,7 @@ impl Store {
         };
         let batcher = RotationBatcher::new(pool.clone(), shards);
         Ok(Self {
-            undos: Undos::default(),
+            follow_ups: FollowUps::default(),
             url: options.url.clone(),
             pool,
             batcher,
@@ -290,6 +291,22 @@ impl Store {
         self.errors.count(self.pool.run(PermitKind::Reserved, work).await)
     }
 
+    /// Runs `work` of the server itself that writes, as [`Self::write`] does. On PostgreSQL it
+    /// uses the connection that requests never use. It must not wait for a lock for long.
+    async fn write_reserved<T, F>(&self, work: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Conn) -> QueryResult<T> + Send + 'static,
+    {
+        self.check_clock()?;
+        let kind = match self.url {
+            Url::Postgres(_) => PermitKind::Reserved,
+            Url::Sqlite(_) => PermitKind::Write,
+        };
+        let work = retry::on_conflict(work, self.pool.query_timeout());
+        self.errors.count(self.pool.run(kind, work).await)
+    }
+
     /// Returns a connection outside the pool, which connects when it is first used.
     #[must_use]
     pub fn dedicated_connection(&self) -> DedicatedConnection {
@@ -323,10 +340,11 @@ impl Store {
         }
     }
 
-    /// Returns whether no request uses a connection.
+    /// Returns whether no request uses a connection, and no work is left whose outcome is
+    /// unknown.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.pool.is_idle()
+        self.pool.is_idle() && self.batcher.unsettled().is_empty() && self.follow_ups.is_empty()
     }
 
     /// Returns how many errors of a class there were since the start.

@@ -19,7 +19,7 @@ use crate::crypto::Secret;
 use crate::ids::{EventId, LoginSessionId, UserId};
 use crate::sessions::{ClientInfo, Context};
 use crate::store::login_sessions::{self, NewLoginSession};
-use crate::store::{Conn, authorization_codes, events, sessions, users};
+use crate::store::{Affected, Conn, FollowUp, authorization_codes, events, sessions, users};
 
 /// How much of the idle lifetime passes before a request extends it.
 const EXTEND_AFTER: Duration = Duration::from_secs(60);
@@ -203,11 +203,15 @@ impl Accounts {
         };
         let undo = move |conn: &mut Conn| {
             conn.write(|conn| {
-                // Waits for the transaction of the login, which refers to the user.
-                users::lock(conn, user)?;
-                login_sessions::delete(conn, id, &digest).map(drop)
+                // The transaction of the login refers to the user.
+                let is_locked = users::lock_if_free(conn, user)?;
+                if is_locked {
+                    login_sessions::delete(conn, id, &digest)?;
+                }
+                Ok(is_locked)
             })
         };
+        let undo = FollowUp::new(Affected::User(user), undo);
         self.store.write_or_undo(open, undo).await??;
         tracing::info!(%user, ip = client.ip.map(tracing::field::display), "browser logged in");
         let session = LoginSession { id, user, auth_time: now };

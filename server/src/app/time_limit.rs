@@ -29,8 +29,9 @@ impl TimeLimit {
     }
 }
 
-/// Waits until no work of a request uses the database. Its client may have disconnected, so
-/// the server does not wait for its connection.
+/// Waits until no work of a request uses the database, and until the outcome of lost work is
+/// known. The client of a request may have disconnected, so the server does not wait for its
+/// connection.
 pub(super) async fn finish(store: &Store) {
     while !store.is_idle() {
         tokio::time::sleep(TICK).await;

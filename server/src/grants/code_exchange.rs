@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::token::narrowed_audiences;
-use super::{Grants, TokenError, pkce};
+use super::{Error, Grants, TokenError, pkce};
 use crate::clients::Client;
-use crate::clock;
+use crate::clock::{self, Timestamp};
 use crate::issuer::{FirstExchange, IssuedTokens, Narrowing, RefreshTerms};
 use crate::sessions::{ClientInfo, PresentedToken};
-use crate::store::Conn;
 use crate::store::authorization_codes::{self, CodeGrant, StoredCode};
+use crate::store::{self, Conn};
 use crate::tokens::{ClientGrant, RefreshToken};
 
 /// A code, and its request by an authenticated client.
@@ -47,6 +47,16 @@ pub(super) struct AuthenticCode {
     pub(super) from: ClientInfo,
 }
 
+/// The exchange of a code that was exchanged before.
+struct Repetition {
+    /// When the request arrived: it may have waited for another one since.
+    now: Timestamp,
+    /// The time in which it gets the same tokens; `None`: it is over.
+    retry: Option<Duration>,
+    /// The nonce of the authorization request.
+    nonce: Option<String>,
+}
+
 impl Grants {
     /// Exchanges a code for tokens. The same exchange within `oauth.code_retry` gets the same
     /// tokens; after that, the code was copied, and the session ends.
@@ -67,11 +77,14 @@ impl Grants {
         exchange: AuthenticCode,
         check: impl FnOnce(&CodeGrant) -> Result<(), CodeError>,
     ) -> Result<IssuedTokens, TokenError> {
+        let now = clock::now();
         let (session, digest) = (exchange.code.session, exchange.code.secret.digest());
         let find = move |conn: &mut Conn| authorization_codes::find(conn, session, &digest);
         let Some(StoredCode { grant, exchanged_at }) = self.store.run(find).await? else {
             // The code was deleted long after it expired, but its session knows it.
-            return self.exchange_again(exchange, (None, None)).await;
+            return self
+                .exchange_again(exchange, Repetition { now, retry: None, nonce: None })
+                .await;
         };
         if let Err(problem) = check(&grant) {
             if problem == CodeError::Verifier {
@@ -81,12 +94,11 @@ impl Grants {
             return Err(TokenError::Code(problem));
         }
         let audiences = narrowed_audiences(&exchange.audiences, &grant.audiences, &self.audience)?;
-        let now = clock::now();
         let retry = self.options.code_retry;
         if let Some(exchanged_at) = exchanged_at {
-            // A refresh since then does not prolong the time.
-            let retry = retry.filter(|retry| now <= exchanged_at.after(*retry));
-            return self.exchange_again(exchange, (retry, grant.nonce)).await;
+            let retry = self.retry_since(&exchange.code, exchanged_at, now).await?;
+            let repetition = Repetition { now, retry, nonce: grant.nonce };
+            return self.exchange_again(exchange, repetition).await;
         }
         if grant.expires_at <= now {
             log_rejection(&exchange.client, &exchange.from, CodeError::Expired);
@@ -107,27 +119,51 @@ impl Grants {
             client: exchange.from.clone(),
         };
         let policy = self.issuer.policy().with_grace_period(retry);
-        match self.issuer.exchange_code(first, policy).await? {
-            Some(tokens) => Ok(tokens),
-            // A concurrent request was faster.
-            None => self.exchange_again(exchange, (retry, grant.nonce)).await,
+        if let Some(tokens) = self.issuer.exchange_code(first, policy).await? {
+            return Ok(tokens);
         }
+        // A concurrent request was faster.
+        self.exchange_again(exchange, Repetition { now, retry, nonce: grant.nonce }).await
     }
 
-    /// Exchanges a code again, within the time for that, with the nonce of its request.
+    /// Returns the time within which an exchange may be repeated, or `None` if it is over. A
+    /// refresh since the exchange does not prolong it.
+    async fn retry_since(
+        &self,
+        code: &RefreshToken,
+        exchanged_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<Option<Duration>, Error> {
+        let Some(retry) = self.options.code_retry else { return Ok(None) };
+        let within_retry = |at: Timestamp| (now <= at.after(retry)).then_some(retry);
+        if within_retry(exchanged_at).is_some() {
+            return Ok(Some(retry));
+        }
+        // The date of an exchange that was committed late is corrected a moment later.
+        if !self.issuer.is_date_final(code.session).await {
+            return Err(store::Error::TimedOut.into());
+        }
+        let (session, digest) = (code.session, code.secret.digest());
+        let find = move |conn: &mut Conn| authorization_codes::find(conn, session, &digest);
+        let found = self.store.run(find).await?;
+        Ok(found.and_then(|code| code.exchanged_at).and_then(within_retry))
+    }
+
+    /// Exchanges a code again.
     async fn exchange_again(
         &self,
         exchange: AuthenticCode,
-        (retry, nonce): (Option<Duration>, Option<String>),
+        repetition: Repetition,
     ) -> Result<IssuedTokens, TokenError> {
         let AuthenticCode { code, audiences, from, .. } = exchange;
+        let Repetition { now, retry, nonce } = repetition;
         let terms = RefreshTerms {
             policy: self.issuer.policy().with_grace_period(retry),
             narrowing: Narrowing { scope: None, audiences },
             nonce,
         };
         let presented = PresentedToken { token: code, idempotency_key: None, client: from };
-        Ok(self.issuer.exchange_code_again(presented, &terms).await?)
+        Ok(self.issuer.exchange_code_again(presented, &terms, now).await?)
     }
 }
 

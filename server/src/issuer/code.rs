@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use super::{Error, IssuedTokens, Issuer, Narrowing, RefreshError, RefreshTerms, ResponseTerms};
-use crate::clock;
+use crate::clock::{self, Timestamp};
 use crate::crypto::Secret;
 use crate::ids::{ClientId, EventId, LoginSessionId, SessionId, UserId};
 use crate::sessions::{
     self, ClientInfo, CodeOutcome, Context, EndReason, Login, MAX_GRACE_PERIOD, Policy,
     PresentedCode, PresentedToken, Refresh,
 };
-use crate::store::Conn;
+use crate::store::{Affected, Conn, FollowUp};
 use crate::tokens::{ClientGrant, RefreshToken, RotationRandomness};
 
 /// A new authorization code.
@@ -58,7 +58,8 @@ impl Issuer {
     /// Opens the session of a code. Returns `None` if the code was exchanged before.
     ///
     /// `policy` has the time within which the exchange may be repeated as its grace period.
-    /// The client may disconnect: it gets the same tokens when it tries again.
+    /// The client may disconnect: it gets the same tokens when it tries again. This time begins
+    /// at the commit if that is late.
     pub(crate) async fn exchange_code(
         self: &Arc<Self>,
         exchange: FirstExchange,
@@ -86,12 +87,16 @@ impl Issuer {
         // client, which may be longer.
         let longest = policy.reissue.map(|_| MAX_GRACE_PERIOD);
         self.salt_expiry.track(session, now, &policy.with_grace_period(longest));
+        let opened = login.secret.digest();
+        let correct =
+            move |conn: &mut Conn| sessions::redate_exchange(conn, session, &opened, clock::now());
+        let correction = FollowUp::new(Affected::Session(session), correct);
         let token_keys = self.token_keys.clone();
         let open = move |conn: &mut Conn| {
             let cx = Context { policy: &policy, client: &client, event, now };
             sessions::exchange_code(conn, login, &token_keys.current, &cx)
         };
-        match self.store.write_once(open).await? {
+        match self.store.write_or_correct(open, correction).await? {
             CodeOutcome::Opened(grant) => {
                 tracing::info!(%session, %user, ip, "session opened by an authorization code");
                 self.metrics.record_login();
@@ -107,13 +112,13 @@ impl Issuer {
     }
 
     /// Handles a code that was exchanged before: reissues its tokens within the grace period
-    /// of the terms, or ends the session.
+    /// of the terms, or ends the session. `now` is when the request arrived.
     pub(crate) async fn exchange_code_again(
         self: &Arc<Self>,
         presented: PresentedToken,
         terms: &RefreshTerms,
+        now: Timestamp,
     ) -> Result<IssuedTokens, RefreshError> {
-        let now = clock::now();
         let randomness = RotationRandomness::generate(now)?;
         let refresh = Refresh::new(presented, randomness, self.rules(&terms.policy), now);
         let refresh = Arc::new(refresh.until(self.store.deadline(now)));

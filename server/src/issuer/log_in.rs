@@ -7,7 +7,7 @@ use crate::clock;
 use crate::crypto::Secret;
 use crate::ids::{SessionId, UserId};
 use crate::sessions::{self, ClientInfo, Context, GuestRejection, Login, Policy};
-use crate::store::{Conn, users};
+use crate::store::{self, Affected, Conn, FollowUp, users};
 use crate::tokens::{ClientGrant, ExtraClaims, RotationRandomness};
 
 /// A session that is to be opened.
@@ -39,6 +39,9 @@ impl Issuer {
         let admit = move |conn: &mut Conn, cx: &Context<'_>| sessions::admit_guest(conn, user, cx);
         let opened = self.open_session(user, client, admit).await?;
         if let Err(reason) = &opened {
+            if self.store.is_being_undone(user) {
+                return Err(store::Error::TimedOut.into());
+            }
             tracing::info!(ip, ?reason, "login rejected");
         }
         Ok(opened)
@@ -90,6 +93,7 @@ impl Issuer {
             })
         };
         let undo = move |conn: &mut Conn| sessions::undo_open(conn, session, user);
+        let undo = FollowUp::new(Affected::User(user), undo);
         match self.store.write_or_undo(open, undo).await? {
             Ok(grant) => {
                 tracing::info!(%session, %user, ip, "session opened");

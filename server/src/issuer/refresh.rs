@@ -133,12 +133,18 @@ impl Issuer {
         if !matches!(outcome, RefreshOutcome::LooksLikeReuse) {
             return Ok(outcome);
         }
-        tokio::time::sleep(REASSESS_AFTER).await;
-        if self.store.is_unsettled(refresh.update.session) {
-            // Its rotation may still be committed.
+        if !self.is_date_final(refresh.update.session).await {
             return Ok(RefreshOutcome::TimedOut);
         }
         self.resolve_conflict_once(refresh, policy, ReuseByDate::Reject).await
+    }
+
+    /// Waits for the time that the correction of a late commit takes. Returns `false` if the
+    /// date of the session's last rotation, or of the exchange that opened it, may be corrected
+    /// still later.
+    pub(crate) async fn is_date_final(&self, session: SessionId) -> bool {
+        tokio::time::sleep(REASSESS_AFTER).await;
+        !self.store.is_unsettled(session) && !self.store.was_unavailable_lately()
     }
 
     async fn resolve_conflict_once(

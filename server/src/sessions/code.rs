@@ -6,10 +6,11 @@ use diesel::{Connection, QueryResult};
 
 use super::end::end;
 use super::{Context, EndReason, EventKind, InvalidGrant, Login, Revoked, TokenGrant, open};
-use crate::crypto::TokenKey;
+use crate::clock::Timestamp;
+use crate::crypto::{Digest, TokenKey};
 use crate::ids::SessionId;
 use crate::store::events::{self, Event};
-use crate::store::{Conn, accounts, authorization_codes};
+use crate::store::{self, Conn, accounts, authorization_codes};
 
 /// The outcome of an exchange.
 pub enum CodeOutcome {
@@ -41,6 +42,28 @@ pub fn exchange_code(
             return Ok(CodeOutcome::Exchanged);
         }
         open(conn, login, token_key, cx).map(CodeOutcome::Opened)
+    })
+}
+
+/// Moves the date of an exchange that was committed late to `now`: before, no client could
+/// repeat it. `secret` is that of the session that it opened; an exchange that was rolled back
+/// or repeated has another one. Returns `false` while another transaction has locked the code,
+/// because it may be that of the exchange.
+pub fn redate_exchange(
+    conn: &mut Conn,
+    session: SessionId,
+    secret: &Digest,
+    now: Timestamp,
+) -> QueryResult<bool> {
+    conn.write(|conn| {
+        if !authorization_codes::lock_if_free(conn, session)? {
+            return Ok(false);
+        }
+        if store::sessions::redate(conn, &[(session, secret.as_bytes())], now)? > 0 {
+            authorization_codes::redate(conn, session, now)?;
+            tracing::warn!(%session, "late exchange: time in which it can be repeated moved");
+        }
+        Ok(true)
     })
 }
 

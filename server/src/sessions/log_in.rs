@@ -104,14 +104,16 @@ pub fn open(
     Ok(TokenGrant { user, session, refresh_token, access, claims, grant, expiry })
 }
 
-/// Reverses a login whose client disconnected: a guest may log in again. Waits for the
-/// transaction of the login, which refers to the user.
-pub fn undo_open(conn: &mut Conn, session: SessionId, user: UserId) -> QueryResult<()> {
+/// Reverses a login whose client disconnected: a guest may log in again. Returns `false` while
+/// another transaction refers to the user, because it may be that of the login.
+pub fn undo_open(conn: &mut Conn, session: SessionId, user: UserId) -> QueryResult<bool> {
     conn.write(|conn| {
-        users::lock(conn, user)?;
+        if !users::lock_if_free(conn, user)? {
+            return Ok(false);
+        }
         if store::sessions::delete_unused(conn, session)? && !accounts::exists(conn, user)? {
             users::release_login(conn, user)?;
         }
-        Ok(())
+        Ok(true)
     })
 }

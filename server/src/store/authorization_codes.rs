@@ -136,6 +136,23 @@ pub fn consume(conn: &mut Conn, session: SessionId, now: Timestamp) -> QueryResu
     Ok(diesel::update(unused).set(codes::exchanged_at.eq(now)).execute(conn)? == 1)
 }
 
+/// Locks a code, if there is one. Returns `false` if another transaction has locked it. On
+/// SQLite the transaction excludes others.
+pub fn lock_if_free(conn: &mut Conn, session: SessionId) -> QueryResult<bool> {
+    let this = || codes::table.find(key(session)).select(codes::session_id);
+    let Conn::Postgres(postgres) = conn else { return Ok(true) };
+    if this().for_update().skip_locked().first::<SessionId>(postgres).optional()?.is_some() {
+        return Ok(true);
+    }
+    Ok(this().first::<SessionId>(conn).optional()?.is_none())
+}
+
+/// Moves the date of an exchange to `now`.
+pub fn redate(conn: &mut Conn, session: SessionId, now: Timestamp) -> QueryResult<()> {
+    let earlier = codes::table.find(key(session)).filter(codes::exchanged_at.lt(now));
+    diesel::update(earlier).set(codes::exchanged_at.eq(now)).execute(conn).map(drop)
+}
+
 /// Deletes the codes of a user, or those of one client.
 pub fn delete_of_user(conn: &mut Conn, user: UserId, client: Option<&ClientId>) -> QueryResult<()> {
     let own =

@@ -54,6 +54,8 @@ struct State {
     outage: Option<Outage>,
     /// The last fault since the last successful check.
     suspected: Option<String>,
+    /// The time of the last fault, or of the end of the last outage.
+    last_fault_at: Option<Instant>,
 }
 
 /// The availability of one database.
@@ -80,9 +82,17 @@ impl Availability {
         self.state().outage.is_none()
     }
 
+    /// Returns whether a connection has failed, or the database was unavailable, within the
+    /// last `period`.
+    pub(super) fn had_fault_within(&self, period: Duration) -> bool {
+        let state = self.state();
+        state.outage.is_some() || state.last_fault_at.is_some_and(|at| at.elapsed() < period)
+    }
+
     /// Records a fault of one connection, which a check has to confirm.
     pub(super) fn suspect(&self, problem: &str) {
         let mut state = self.state();
+        state.last_fault_at = Some(Instant::now());
         if let Some(outage) = &mut state.outage {
             outage.log(problem);
             return;
@@ -113,6 +123,7 @@ impl Availability {
         let mut state = self.state();
         state.suspected = None;
         if let Some(outage) = state.outage.take() {
+            state.last_fault_at = Some(Instant::now());
             let duration = Duration::from_millis(
                 u64::try_from(outage.since.elapsed().as_millis()).unwrap_or(u64::MAX),
             );
@@ -154,8 +165,11 @@ mod tests {
         assert_eq!(reasons(&availability), [Reason::Unreachable, Reason::ReadOnly].into());
         availability.connected();
         assert!(!availability.is_up(), "one connection is no proof");
+        assert!(availability.had_fault_within(Duration::ZERO));
         availability.up();
         assert!(availability.is_up());
+        assert!(availability.had_fault_within(Duration::from_secs(600)));
+        assert!(!availability.had_fault_within(Duration::ZERO));
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub use grant::StoredGrant;
 use grant::StoredGrantColumns;
 pub(super) use grant::{decode_list, encode_list};
 pub use login_session::{ending_with, reassign};
-pub(super) use redate::{late, lock_released};
+pub(super) use redate::{LATE_AFTER, late, lock_released};
 pub use redate::{redate, redate_late};
 pub use rotate::{RotatedSession, RotationUpdate, rotate, rotate_batch, rotate_from};
 pub use session::{EndReason, Previous, Session, SessionEnd, State, find};

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use diesel::QueryResult;
 use tokio::sync::Notify;
 
+use super::follow_up::Affected;
 use super::sessions::{RotationUpdate, late, lock_released, redate};
-use super::{Conn, Error, Store};
+use super::{Conn, Error, Store, Url};
 use crate::clock::{self, Timestamp};
 use crate::ids::SessionId;
 
@@ -26,6 +27,11 @@ const MAX_AGE: Duration = Duration::from_secs(60 * 60);
 const CAPACITY: usize = 10_000;
 /// The most rotations in one look.
 const BATCH: usize = 200;
+/// How long a look takes at most: other work waits for its connection.
+const TIME_PER_LOOK: Duration = Duration::from_secs(1);
+/// How much later than its callers another server may give up, connect again and correct the
+/// dates of its late commits.
+const CORRECTION_TIME: Duration = Duration::from_secs(3);
 
 struct Entry {
     update: Arc<RotationUpdate>,
@@ -55,6 +61,10 @@ impl Unsettled {
 
     fn contains(&self, session: SessionId) -> bool {
         self.entries().iter().any(|entry| entry.update.session == session)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries().is_empty()
     }
 
     /// Returns the next rotations, in the order of their places.
@@ -94,14 +104,19 @@ impl Unsettled {
 
 /// Finds out which rotations were carried out, and corrects the date of those that were
 /// committed late. Returns for each whether its outcome is known: a row that is locked may
-/// be in a transaction that is about to be committed.
+/// be in a transaction that is about to be committed. Leaves out the last ones if there is no
+/// time for them.
 fn settle(
     conn: &mut Conn,
     updates: &[Arc<RotationUpdate>],
     now: Timestamp,
 ) -> QueryResult<Vec<bool>> {
+    let started = Instant::now();
     let mut settled = Vec::with_capacity(updates.len());
     for updates in updates.chunk_by(|a, b| a.session.place() == b.session.place()) {
+        if started.elapsed() > TIME_PER_LOOK {
+            break;
+        }
         conn.write(|conn| {
             let ids: Vec<SessionId> = updates.iter().map(|update| update.session).collect();
             let released = lock_released(conn, updates[0].session.place(), &ids)?;
@@ -137,14 +152,25 @@ impl Store {
         }
     }
 
-    /// Returns whether this server does not know the outcome of a rotation of this session.
+    /// Returns whether this server does not know the outcome of a rotation of this session, or
+    /// of the exchange that opens it.
     #[must_use]
     pub fn is_unsettled(&self, session: SessionId) -> bool {
         self.batcher.unsettled().contains(session)
+            || self.follow_ups.contains(Affected::Session(session))
     }
 
-    /// Finds out the outcome of rotations whose connection was lost. Never returns, and may
-    /// be dropped at any time.
+    /// Returns whether another server may still correct the dates of late commits, because the
+    /// database or a connection failed a moment ago. SQLite has one server.
+    #[must_use]
+    pub fn was_unavailable_lately(&self) -> bool {
+        let period = self.pool.total_timeout() + CORRECTION_TIME;
+        matches!(self.url, Url::Postgres(_)) && self.pool.availability().had_fault_within(period)
+    }
+
+    /// Finds out the outcome of rotations whose connection was lost. Uses the connection that
+    /// requests never use, because many of them follow an outage. Never returns, and may be
+    /// dropped at any time.
     pub async fn settle_rotations(self) {
         let unsettled = self.batcher.unsettled().clone();
         loop {
@@ -155,8 +181,13 @@ impl Store {
             }
             let now = self.by_database_clock(clock::now());
             let looked_up = updates.clone();
-            match self.write(move |conn| settle(conn, &looked_up, now)).await {
-                Ok(settled) => unsettled.remove(&updates, &settled),
+            match self.write_reserved(move |conn| settle(conn, &looked_up, now)).await {
+                Ok(settled) => {
+                    unsettled.remove(&updates, &settled);
+                    if settled.contains(&true) {
+                        continue;
+                    }
+                }
                 Err(error) => tracing::debug!(%error, "outcome of rotations unknown, retrying"),
             }
             tokio::time::sleep(INTERVAL).await;

@@ -81,14 +81,13 @@ pub fn delete_with_names(conn: &mut Conn, id: UserId) -> QueryResult<()> {
     delete(conn, id).map(drop)
 }
 
-/// Waits until no other transaction changes the user, or inserts a row that refers to it. On
-/// SQLite the transaction has done so.
-pub fn lock(conn: &mut Conn, id: UserId) -> QueryResult<()> {
-    if let Conn::Postgres(conn) = conn {
-        let this = users::table.find(key(id)).select(users::id).for_update();
-        this.first::<UserId>(conn).optional()?;
-    }
-    Ok(())
+/// Locks the user, if there is one. Returns `false` if another transaction changes the user,
+/// or inserts a row that refers to it. On SQLite the transaction excludes others.
+pub fn lock_if_free(conn: &mut Conn, id: UserId) -> QueryResult<bool> {
+    let Conn::Postgres(postgres) = conn else { return Ok(true) };
+    let this = users::table.find(key(id)).select(users::id).for_update().skip_locked();
+    let is_locked = this.first::<UserId>(postgres).optional()?.is_some();
+    Ok(is_locked || !exists(conn, id)?)
 }
 
 /// Lets the guest log in again.

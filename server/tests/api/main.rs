@@ -38,6 +38,7 @@ mod imported_tokens;
 mod key_rotation;
 mod key_time;
 mod keys;
+mod late_commits;
 mod limits;
 mod login_pages;
 mod login_sessions;

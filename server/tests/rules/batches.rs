@@ -2,6 +2,8 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -9,12 +11,15 @@ use std::time::{Duration, Instant};
 use actix_rt::task::JoinHandle;
 use diesel::QueryResult;
 use diesel::connection::SimpleConnection;
+use diesel::result::{DatabaseErrorKind, Error as QueryError};
 use futures_util::future::join_all;
+use matchbook_server::clock;
+use matchbook_server::ids::UserId;
 use matchbook_server::sessions::{ClientInfo, Refresh, RefreshOutcome};
 use matchbook_server::store::sessions::{RotatedSession, StoredGrant};
-use matchbook_server::store::{BatchOutcome, Conn, Error, Store};
+use matchbook_server::store::{Affected, BatchOutcome, Conn, Error, FollowUp, Store};
 
-use crate::harness::{DEFAULT, Harness, MINUTE, device};
+use crate::harness::{DEFAULT, Harness, MINUTE, SECOND, device};
 
 /// Starts all rotations concurrently: all but the first of a shard wait for it.
 async fn rotate_batch(store: &Store, attempts: &[Refresh]) -> Vec<Result<BatchOutcome, Error>> {
@@ -328,19 +333,79 @@ async fn work_committed_after_its_caller_gave_up_is_undone() {
     let harness = Harness::new(DEFAULT);
     let store = harness.store();
     let (release, hold) = until_released();
-    let (tell, undone) = channel();
-    let undo = move |_: &mut Conn| {
-        tell.send(7).unwrap();
-        Ok(())
+    let user = UserId::random();
+    let attempts = Arc::new(AtomicU32::new(0));
+    let counter = attempts.clone();
+    let undo = FollowUp::new(Affected::User(user), move |_: &mut Conn| {
+        match counter.fetch_add(1, Ordering::SeqCst) {
+            // Another transaction has a lock.
+            0 => Ok(false),
+            // More than a single call retries.
+            1..10 => Err(QueryError::DatabaseError(
+                DatabaseErrorKind::SerializationFailure,
+                Box::new("conflict".to_owned()),
+            )),
+            _ => Ok(true),
+        }
+    });
+    let (begin, begun) = channel();
+    let work = move |conn: &mut Conn| {
+        begin.send(()).unwrap();
+        hold(conn)
     };
-    let mut writing = Box::pin(store.write_or_undo(hold, undo));
+    let mut writing = Box::pin(store.write_or_undo(work, undo));
     assert!(is_pending(&mut writing).await);
+    begun.recv_timeout(MINUTE).unwrap();
     drop(writing);
     release.send(()).unwrap();
-    assert_eq!(undone.recv_timeout(MINUTE), Ok(7));
+    assert!(store.is_being_undone(user) && !store.is_idle());
+    until(async || store.pool_stats().busy == 0).await;
+    actix_rt::spawn(store.clone().run_follow_ups());
+    until(async || !store.is_being_undone(user)).await;
+    until(async || store.is_idle()).await;
+    assert!(attempts.load(Ordering::SeqCst) > 10);
     // If the caller gets the outcome, nothing is undone.
-    let undo = |_: &mut Conn| panic!("its caller waits");
+    let undo = FollowUp::new(Affected::User(user), |_: &mut Conn| panic!("its caller waits"));
     store.write_or_undo(|_| Ok(()), undo).await.unwrap();
+    assert!(store.is_idle());
+}
+
+async fn until(is_so: impl AsyncFn() -> bool) {
+    let asked = Instant::now();
+    while !is_so().await {
+        assert!(asked.elapsed() < MINUTE, "not within a minute");
+        actix_rt::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[actix_rt::test]
+#[ignore = "needs PostgreSQL: make test"]
+async fn lost_rotation_is_dated_although_requests_use_all_connections() {
+    let mut harness = Harness::new(DEFAULT);
+    harness.now = clock::now().before(MINUTE);
+    let (relay, url) = harness.relay();
+    let store = harness.store_with(|options| {
+        options.url = url.parse().unwrap();
+        options.max_queue = 0;
+        options.query_timeout = SECOND;
+    });
+    let (session, pair) = harness.open();
+    relay.drop_responses_to("a response to lose");
+    let lost = ClientInfo { user_agent: Some("a response to lose".to_owned()), ..device() };
+    let attempt = harness.prepare(&pair.refresh, None, lost);
+    store.rotate(attempt.update.clone()).await.unwrap_err();
+    relay.restore();
+    assert!(store.is_unsettled(session) && !store.is_idle());
+    until(async || store.pool_stats().busy == 0).await;
+    let (release, hold) = until_released();
+    let mut holding = Box::pin(store.run(hold));
+    assert!(is_pending(&mut holding).await);
+    assert!(matches!(store.run(|_| Ok(())).await, Err(Error::QueueFull(0))));
+    actix_rt::spawn(store.clone().settle_rotations());
+    until(async || !store.is_unsettled(session)).await;
+    release.send(()).unwrap();
+    let rotated_at = harness.session(session).unwrap().rotated_at().unwrap();
+    assert!(rotated_at > harness.now.after(30 * SECOND));
 }
 
 #[actix_rt::test]

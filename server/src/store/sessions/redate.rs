@@ -11,7 +11,7 @@ use crate::store::Conn;
 use crate::store::schema::sessions;
 
 /// After a slower commit, the grace period may be too short to present the token again.
-const LATE_AFTER: Duration = Duration::from_secs(1);
+pub(crate) const LATE_AFTER: Duration = Duration::from_secs(1);
 
 /// Moves the date of rotations that were committed late, so that their grace period begins
 /// when a response can be sent. A failure is logged, and has no other effect.
