@@ -40,7 +40,7 @@ pub use end_selected::end_selected;
 pub use exchange::{Exchange, ExchangeOutcome, exchange};
 pub use log_in::{GuestRejection, Login, PresentedCode, admit_guest, open, undo_open};
 pub use refresh::{PresentedToken, Refresh, RefreshOutcome, ReuseByDate, resolve_conflict};
-pub use retention::{clear_salts, sweep};
+pub use retention::{SALT_MARGIN, clear_salts, sweep};
 
 /// The lifetimes of tokens and sessions, and the rules for rotated tokens.
 #[derive(Debug, Clone, Copy)]

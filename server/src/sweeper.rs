@@ -275,12 +275,16 @@ impl Sweeper {
         Ok(())
     }
 
-    /// Clears the salts of tracked rotations whose grace period is over.
+    /// Clears the salts of tracked rotations whose grace period is over, unless their dates may
+    /// still be corrected.
     async fn clear_salts(&mut self) -> Result<(), store::Error> {
         while let Ok(salt) = self.incoming.try_recv() {
             if self.tracked.len() < MAX_TRACKED {
                 self.tracked.push(Reverse(salt));
             }
+        }
+        if self.store.was_unavailable_lately() {
+            return Ok(());
         }
         let now = clock::now();
         let mut due = Vec::new();

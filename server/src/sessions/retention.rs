@@ -10,6 +10,10 @@ use crate::ids::SessionId;
 use crate::store::sessions::{SweepAction, SweepCandidate, SweepReport};
 use crate::store::{self, Conn, Page};
 
+/// How much longer a pass keeps a salt. A server may find out only later that it has committed
+/// a rotation, and then corrects its date.
+pub const SALT_MARGIN: Duration = Duration::from_secs(5 * 60);
+
 /// Clears the unneeded salts and deletes the expired sessions of a page.
 pub fn sweep(
     conn: &mut Conn,
@@ -35,7 +39,7 @@ fn retention_action(candidate: &SweepCandidate, policy: &Policy, now: Timestamp)
     } else {
         policy.salt_lifetime(candidate.has_idempotency_key)
     };
-    let salt_expires_at = rotated_at.after(salt_lifetime);
+    let salt_expires_at = rotated_at.after(salt_lifetime).after(SALT_MARGIN);
     if candidate.has_salt && (over_at <= now || salt_expires_at < now) {
         SweepAction::ClearSalt
     } else {

@@ -3,7 +3,7 @@
 //! code is the first of the chain.
 
 use matchbook_server::clock::Timestamp;
-use matchbook_server::sessions::{MAX_GRACE_PERIOD, Policy};
+use matchbook_server::sessions::{MAX_GRACE_PERIOD, Policy, SALT_MARGIN};
 use matchbook_shared::InvalidGrantReason;
 
 /// The expected outcome.
@@ -241,6 +241,7 @@ impl Model {
             Some(rules) => rules.grace_period,
             None => return,
         };
+        let max_wait = max_wait + SALT_MARGIN;
         if last.reissuable && (over_at <= now || now.since(last.at) > max_wait) {
             *last = Last { at: last.at, key: None, reissuable: false };
         }

@@ -3,6 +3,7 @@
 use diesel::Connection;
 use matchbook_server::crypto::{Digest, Secret};
 use matchbook_server::ids::{Place, SessionId, UserId};
+use matchbook_server::sessions::SALT_MARGIN;
 use matchbook_server::store::import::{self, ImportedUser};
 use matchbook_server::store::one_time_links::{self, NewLink, Purpose};
 use matchbook_server::store::{Page, imported_refresh_tokens, revocations, users};
@@ -10,7 +11,7 @@ use matchbook_server::sweeper::{ROWS_PER_TICK, Sweeper};
 use matchbook_server::{clock, sessions};
 use matchbook_shared::InvalidGrantReason;
 
-use crate::harness::{DAY, DEFAULT, Harness, MINUTE, Outcome, SECOND, STRICT};
+use crate::harness::{DAY, DEFAULT, Harness, MINUTE, Outcome, SECOND, STRICT, device};
 
 #[test]
 fn successor_salt_is_cleared_after_the_grace_period_and_not_before() {
@@ -36,7 +37,7 @@ fn successor_salt_with_an_idempotency_key_is_kept_for_the_recovery_window() {
     assert_eq!(harness.clear_salts(&[session]), 0);
     assert_eq!(harness.sweep(), (0, 0));
     assert!(matches!(harness.present(&first.refresh, Some("k")), Outcome::Reissued(_)));
-    harness.wait(SECOND);
+    harness.wait(SALT_MARGIN + SECOND);
     assert_eq!(harness.sweep(), (1, 0));
     let previous = harness.session(session).unwrap().previous.unwrap();
     assert!(previous.successor_salt.is_none() && previous.idempotency_key_digest.is_none());
@@ -48,11 +49,24 @@ fn successor_salt_of_a_killed_server_is_cleared() {
     let mut harness = Harness::new(DEFAULT);
     let (session, first) = harness.open();
     harness.present(&first.refresh, None);
-    harness.wait(30 * SECOND);
+    harness.wait(30 * SECOND + SALT_MARGIN);
     assert_eq!(harness.sweep(), (0, 0));
     harness.wait(SECOND);
     assert_eq!(harness.sweep(), (1, 0));
     assert!(harness.session(session).unwrap().previous.unwrap().successor_salt.is_none());
+}
+
+#[test]
+fn successor_salt_of_a_late_commit_is_kept_until_its_date_is_corrected() {
+    let mut harness = Harness::new(DEFAULT);
+    let (_, first) = harness.open();
+    let attempt = harness.prepare(&first.refresh, None, device());
+    let Outcome::Rotated(second) = harness.carry_out(&attempt) else { panic!() };
+    harness.wait(MINUTE);
+    // The sweeper of another server.
+    assert_eq!(harness.sweep(), (0, 0));
+    harness.redate(&attempt);
+    assert_eq!(harness.present(&first.refresh, None), Outcome::Reissued(second));
 }
 
 #[test]
@@ -147,7 +161,7 @@ fn pass_visits_every_session_in_small_steps() {
 #[actix_rt::test]
 async fn server_clears_salts_of_its_own_rotations_before_the_next_pass() {
     let mut harness = Harness::new(DEFAULT);
-    harness.now = clock::now().before(2 * MINUTE);
+    harness.now = clock::now().before(2 * MINUTE + SALT_MARGIN);
     for _ in 0..ROWS_PER_TICK {
         harness.open();
     }
@@ -237,7 +251,7 @@ fn locked_row_is_skipped_without_waiting() {
     for token in [&first, &second, &third] {
         harness.present(&token.refresh, None);
     }
-    harness.wait(MINUTE);
+    harness.wait(MINUTE + SALT_MARGIN);
     let mut other_server = harness.connection();
     other_server
         .transaction(|conn| {
@@ -260,7 +274,7 @@ fn concurrent_sweepers_clear_each_salt_once() {
         let (_, first) = harness.open();
         harness.present(&first.refresh, None);
     }
-    harness.wait(MINUTE);
+    harness.wait(MINUTE + SALT_MARGIN);
     let (policy, now) = (harness.policy, harness.now);
     let servers: Vec<_> = (0..3)
         .map(|_| {
