@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Error, IssuedTokens, Issuer, RefreshError, ResponseTerms};
+use super::{Error, ErrorKind, IssuedTokens, Issuer, RefreshError, ResponseTerms};
 use crate::clock::{self, Timestamp};
 use crate::ids::{EventId, SessionId};
 use crate::sessions::{self, ClientInfo, Context, EndReason, InvalidGrant, TokenGrant};
@@ -36,11 +36,19 @@ impl Issuer {
         }
     }
 
-    /// Retries until the database is available.
+    /// Retries until the database is available. Gives up if a retry would fail as well.
     async fn end_again_at_last(self: &Arc<Self>, sessions: &[SessionId]) -> usize {
         loop {
             match self.end_again(sessions.to_vec()).await {
                 Ok(ended) => return ended,
+                Err(error) if error.kind() == ErrorKind::Internal => {
+                    let sessions = sessions.len();
+                    tracing::error!(
+                        %error, sessions,
+                        "logouts forgotten by the database, and sessions not ended again"
+                    );
+                    return 0;
+                }
                 Err(error) => tracing::debug!(%error, "sessions not ended again, retrying"),
             }
             tokio::time::sleep(RETRY_INTERVAL).await;

@@ -1,6 +1,7 @@
 //! A database that fails over to a replica that lagged, or is restored: acknowledged logouts
 //! hold.
 
+use diesel::connection::SimpleConnection;
 use diesel::sql_types::BigInt;
 use diesel::{Connection, PgConnection, QueryableByName, RunQueryDsl};
 use matchbook_testkit::{Postgres, Process, ProcessBuilder, Redis, Stop, TcpProxy, TestEnv};
@@ -199,6 +200,35 @@ async fn server_without_redis_remembers_the_logouts_that_it_acknowledged() {
     servers.log_out(&tokens).await;
     databases.fail_over();
     servers.here.process.await_log("logouts forgotten by the database");
+    servers.assert_logged_out(&tokens).await;
+    assert_eq!(databases.ended_again(), (1, 1));
+}
+
+#[actix_rt::test]
+#[ignore = "needs the programs of PostgreSQL and Redis: make test"]
+async fn session_that_cannot_be_ended_again_is_logged_and_does_not_block_later_ones() {
+    let mut databases = Databases::start();
+    let servers = Servers::start(&databases.url(), "");
+    let tokens = servers.here.log_in().await;
+    // After the failover no session can end: the standby writes another timeline.
+    let mut conn = PgConnection::establish(&databases.primary.url_of("matchbook")).unwrap();
+    let defect = "CREATE FUNCTION defect() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+                  IF pg_walfile_name(pg_current_wal_lsn()) >= '00000002' THEN \
+                  RAISE EXCEPTION USING ERRCODE = '23514'; END IF; RETURN NEW; END $$; \
+                  CREATE TRIGGER defect BEFORE UPDATE OF ended_at ON sessions \
+                  FOR EACH ROW EXECUTE FUNCTION defect()";
+    conn.batch_execute(defect).unwrap();
+    drop(conn);
+    databases.lag().await;
+    servers.log_out(&tokens).await;
+    databases.fail_over();
+    servers.here.process.await_log("sessions not ended again");
+    let mut conn = PgConnection::establish(&databases.standby.url_of("matchbook")).unwrap();
+    conn.batch_execute("DROP FUNCTION defect CASCADE").unwrap();
+    drop(conn);
+    // The servers compare the database again.
+    databases.standby.restart(Stop::Fast);
+    servers.here.process.await_log("sessions ended again sessions=1");
     servers.assert_logged_out(&tokens).await;
     assert_eq!(databases.ended_again(), (1, 1));
 }
