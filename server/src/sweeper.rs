@@ -283,7 +283,7 @@ impl Sweeper {
                 self.tracked.push(Reverse(salt));
             }
         }
-        if self.store.was_unavailable_lately() {
+        if self.store.failed_lately() {
             return Ok(());
         }
         let now = clock::now();

@@ -144,7 +144,7 @@ impl Issuer {
     /// still later.
     pub(crate) async fn is_date_final(&self, session: SessionId) -> bool {
         tokio::time::sleep(REASSESS_AFTER).await;
-        !self.store.is_unsettled(session) && !self.store.was_unavailable_lately()
+        !self.store.is_unsettled(session) && !self.store.failed_lately()
     }
 
     async fn resolve_conflict_once(

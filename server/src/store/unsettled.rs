@@ -163,7 +163,7 @@ impl Store {
     /// Returns whether another server may still correct the dates of late commits, because the
     /// database or a connection failed a moment ago. SQLite has one server.
     #[must_use]
-    pub fn was_unavailable_lately(&self) -> bool {
+    pub fn failed_lately(&self) -> bool {
         let period = self.pool.total_timeout() + CORRECTION_TIME;
         matches!(self.url, Url::Postgres(_)) && self.pool.availability().had_fault_within(period)
     }
