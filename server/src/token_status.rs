@@ -97,7 +97,15 @@ pub struct TokenStatus {
     poller: tokio::sync::Mutex<Poller>,
     /// A `std` lock: it is never held across an `await`.
     peers: Mutex<Peers>,
+    /// The last look at the table of servers, for all requests that wait for it.
+    last_look: tokio::sync::Mutex<Option<Look>>,
     started: Instant,
+}
+
+struct Look {
+    began: Instant,
+    /// `None` if the database did not respond.
+    servers: Option<Vec<Server>>,
 }
 
 /// A server has not confirmed that it rejects the tokens of the ended sessions. It may be cut
@@ -170,6 +178,7 @@ impl TokenStatus {
             store,
             id,
             peers: Mutex::new(Peers::new(trusted_without_database)),
+            last_look: tokio::sync::Mutex::default(),
             started: Instant::now(),
         };
         if let Some(redis) = &active.redis {
@@ -245,8 +254,8 @@ impl TokenStatus {
         let since = Instant::now();
         let mut lagging: Option<LaggingServers> = None;
         // The revocations are committed already: see the top of `poll`.
-        while since.elapsed() < CONFIRMATION_TIMEOUT {
-            if let Ok(Ok(rows)) = timeout(PEERS_TIMEOUT, self.store.run(servers::all)).await {
+        while let Some(remaining) = CONFIRMATION_TIMEOUT.checked_sub(since.elapsed()) {
+            if let Ok(Some(rows)) = timeout(remaining, self.look_at_servers()).await {
                 let live = self.live(rows);
                 let lagging = lagging.get_or_insert_with(|| {
                     let lagging = LaggingServers::new(&live, published.as_deref());
@@ -263,6 +272,20 @@ impl TokenStatus {
             sleep(PEERS_POLL_INTERVAL).await;
         }
         Err(Unconfirmed)
+    }
+
+    /// Returns the rows of the servers, read after this call. Requests that wait at the same
+    /// time share a query. Returns `None` if the database does not respond.
+    async fn look_at_servers(&self) -> Option<Vec<Server>> {
+        let called = Instant::now();
+        let mut last = self.last_look.lock().await;
+        if let Some(look) = last.as_ref().filter(|look| look.began >= called) {
+            return look.servers.clone();
+        }
+        let began = Instant::now();
+        let servers = timeout(PEERS_TIMEOUT, self.store.run_reserved(servers::all)).await;
+        let servers = servers.ok().and_then(Result::ok);
+        last.insert(Look { began, servers }).servers.clone()
     }
 
     /// Stops polling, and tells the other servers that this one accepts no tokens any more. To

@@ -7,8 +7,10 @@ use super::login_session::LoginCookie;
 use super::{Accounts, Error};
 use crate::clock;
 use crate::ids::{EventId, SessionId, UserId};
-use crate::sessions::{self, ClientInfo, Context, EndReason};
-use crate::store::{self, Conn, authorization_codes, device_codes, events, login_sessions};
+use crate::sessions::{self, ClientInfo, Context, EndReason, Revoked};
+use crate::store::{
+    self, Conn, authorization_codes, device_codes, events, login_sessions, revocations,
+};
 
 /// What a logout ends.
 pub struct LogOut {
@@ -27,6 +29,9 @@ impl Accounts {
     pub async fn log_out(&self, request: LogOut) -> Result<(), Error> {
         let LogOut { user, cookie, session, client } = request;
         let cookie = cookie.as_deref().and_then(LoginCookie::parse);
+        if let Some(cookie) = &cookie {
+            self.end_sessions_of_login(user, cookie, client.clone()).await?;
+        }
         let now = clock::now();
         let event = EventId::new(now)?;
         let policy = *self.issuer.policy();
@@ -47,6 +52,34 @@ impl Accounts {
                 }
                 let cx = Context { event: cx.event.offset(1), ..cx };
                 sessions::end_each(conn, &ending, &cx).map(|revoked| ((), revoked))
+            })
+        };
+        Ok(self.issuer.change_and_revoke(EndReason::LoggedOut, end).await?)
+    }
+
+    /// Ends the sessions that clients opened through a login session, before it is deleted. If a
+    /// server has not confirmed that, the browser requests the logout again, and the login
+    /// session is needed to find them.
+    async fn end_sessions_of_login(
+        &self,
+        user: UserId,
+        cookie: &LoginCookie,
+        client: ClientInfo,
+    ) -> Result<(), Error> {
+        let now = clock::now();
+        let event = EventId::new(now)?;
+        let policy = *self.issuer.policy();
+        let (id, secret) = (cookie.id, cookie.secret.digest());
+        let end = move |conn: &mut Conn| {
+            let cx = Context { policy: &policy, client: &client, event, now };
+            conn.write(|conn| {
+                if !login_sessions::is_of_user(conn, user, id, &secret)? {
+                    return Ok(((), Revoked::NOTHING));
+                }
+                let ending = store::sessions::ending_with(conn, user, id)?.into_iter().collect();
+                let Revoked { ended, .. } = sessions::end_each(conn, &ending, &cx)?;
+                // Also those that have ended: they may be unconfirmed.
+                Ok(((), Revoked { ended, to_publish: revocations::for_user(conn, user)? }))
             })
         };
         Ok(self.issuer.change_and_revoke(EndReason::LoggedOut, end).await?)

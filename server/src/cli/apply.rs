@@ -85,6 +85,9 @@ pub fn run(config: &Config, arguments: &Arguments) -> Result<(), Error> {
     }
     if report.ended > 0 {
         thread::sleep(PROPAGATION_TIME);
+    }
+    if !arguments.check {
+        // Also if no session has ended: an earlier command may have been interrupted.
         await_servers(&mut conn, config);
     }
     let output = if arguments.json {

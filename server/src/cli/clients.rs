@@ -10,6 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 
 use super::format::to_json;
+use super::propagation::await_servers;
 use crate::clients::{
     self, Client, ClientKind, GracePeriod, InvalidClient, LogoutSettings, check, new_id,
     new_secret, parse_grace_period,
@@ -215,6 +216,7 @@ fn remove(config: &Config, one: &One) -> Result<String, Error> {
     let event = EventId::new(now)?;
     let cx = Context { policy: &config.policy, client: &operator, event, now };
     let removed = clients::remove(&mut conn, &id, &cx).map_err(Error::Remove)?;
+    await_servers(&mut conn, config);
     let clients::Removed { existed, ended } = removed;
     if !existed && ended == 0 {
         return Err(Error::NotFound(one.id.clone()));

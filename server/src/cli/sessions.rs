@@ -66,9 +66,8 @@ fn end(config: &Config, selection: &Selection) -> Result<String, Error> {
     let client = ClientInfo::command_line();
     let cx = Context { policy: &config.policy, client: &client, event, now };
     let ended = end_selected(&mut conn, selection, &cx)?;
-    if ended > 0 {
-        await_servers(&mut conn, config);
-    }
+    // Also if none has: an earlier command may have been interrupted after its commit.
+    await_servers(&mut conn, config);
     let sessions = if ended == 1 { "session has" } else { "sessions have" };
     Ok(format!("{ended} {sessions} ended\n"))
 }

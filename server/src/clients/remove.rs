@@ -24,8 +24,8 @@ pub struct Removed {
 }
 
 /// Removes a client with its codes and the consents of users, and ends all its sessions. When
-/// this returns, no server that reaches the database accepts its tokens. Blocks for some
-/// seconds. Can be run again after a failure.
+/// this returns, no server that reaches the database accepts its tokens; the caller waits for
+/// the others. Blocks for some seconds. Can be run again after a failure.
 ///
 /// Servers use a cached client for two seconds, and may open sessions for it. Therefore codes
 /// and sessions are removed again after that time.

@@ -47,10 +47,10 @@ pub enum Error {
 }
 
 impl Error {
-    /// Returns whether there is no connection, as opposed to a slow or failing database.
+    /// Returns whether the database has responded, with an error.
     #[must_use]
-    pub fn is_connection_fault(&self) -> bool {
-        matches!(self, Self::Connect(_) | Self::Lost(_))
+    pub fn is_response(&self) -> bool {
+        matches!(self, Self::Query(_))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use diesel::dsl::exists;
 use diesel::prelude::*;
 
 use super::schema::login_sessions;
@@ -76,6 +77,20 @@ pub fn find(
         ))
         .first(conn)
         .optional()
+}
+
+/// Returns whether this user has this login session.
+pub fn is_of_user(
+    conn: &mut Conn,
+    user: UserId,
+    id: LoginSessionId,
+    secret: &Digest,
+) -> QueryResult<bool> {
+    let presented = login_sessions::table
+        .find(key(id))
+        .filter(login_sessions::user_id.eq(user))
+        .filter(login_sessions::secret_digest.eq(secret.as_bytes()));
+    diesel::select(exists(presented)).get_result(conn)
 }
 
 /// Extends the idle lifetime.

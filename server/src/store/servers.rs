@@ -33,13 +33,15 @@ impl Server {
     }
 }
 
-/// Writes the row of a server. Each poll calls this twice: before it reads revocations,
-/// and when they are applied.
+/// Writes the row of a server, unless a row with a higher count is there: a statement may reach
+/// the database late. Each poll calls this before it reads revocations, and again when new ones
+/// are applied.
 pub fn set(conn: &mut Conn, server: &Server) -> QueryResult<()> {
     let Server { id, redis, polls, applied } = server;
     let columns =
         (servers::redis.eq(redis), servers::polls.eq(polls), servers::applied.eq(applied));
-    if diesel::update(servers::table.find(id)).set(columns).execute(conn)? == 0 {
+    let older = servers::table.find(id).filter(servers::polls.le(polls));
+    if diesel::update(older).set(columns).execute(conn)? == 0 {
         diesel::insert_into(servers::table).values(server).execute(conn)?;
     }
     Ok(())
@@ -50,7 +52,11 @@ pub fn all(conn: &mut Conn) -> QueryResult<Vec<Server>> {
     servers::table.load(conn)
 }
 
-/// Deletes servers that have stopped. One that polls again writes its row again.
-pub fn delete(conn: &mut Conn, ids: &[String]) -> QueryResult<()> {
-    diesel::delete(servers::table.filter(servers::id.eq_any(ids))).execute(conn).map(drop)
+/// Deletes the rows of servers that have stopped. One that polls meanwhile keeps its row.
+pub fn delete(conn: &mut Conn, stopped: &[Server]) -> QueryResult<()> {
+    for Server { id, polls, .. } in stopped {
+        let unchanged = servers::table.find(id).filter(servers::polls.eq(polls));
+        diesel::delete(unchanged).execute(conn)?;
+    }
+    Ok(())
 }

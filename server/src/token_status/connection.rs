@@ -77,6 +77,15 @@ impl Options {
         matches!(self.target, Target::Cluster(..))
     }
 
+    /// Returns the number of the database. A cluster has only one.
+    pub(super) fn database(&self) -> i64 {
+        match &self.target {
+            Target::Single(single) => single.database(),
+            Target::Sentinel(sentinels) => sentinels.database(),
+            Target::Cluster(..) => 0,
+        }
+    }
+
     /// Connects. Returns the address of the primary as well, if Sentinel has named it.
     pub(super) async fn connect(&self) -> Result<(Connection, Option<Address>), LinkError> {
         let timeout = self.timeout * CONNECT_TIMEOUT_FACTOR;

@@ -16,8 +16,8 @@ use super::connection::{Connection, Options, redis_message};
 /// What Redis reports about itself.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct RedisInfo {
-    /// A digest of every primary's run id, replication id and configuration epoch. Servers
-    /// with equal identities read the same Redis.
+    /// A digest of every primary's run id, replication id and configuration epoch, and of the
+    /// number of the database. Servers with equal identities read the same keys.
     pub(super) identity: Arc<str>,
     /// The `maxmemory-policy`, if it permits eviction.
     pub(super) evicting: Option<String>,
@@ -67,6 +67,7 @@ pub(super) async fn query(
     }
     // The nodes respond in any order.
     parts.sort_unstable();
+    parts.push(options.database().to_string());
     let digest = Digest::of(&[parts.join(" ").as_bytes()]);
     let identity = URL_SAFE_NO_PAD.encode(digest.as_bytes());
     Ok(RedisInfo { identity: identity.into(), evicting })

@@ -4,7 +4,8 @@
 //! has not changed for as long as it could trust its Redis, by the monotonic clock of the
 //! observer.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use crate::store::servers::Server;
@@ -19,7 +20,8 @@ pub(super) struct Peers {
 }
 
 struct Observation {
-    polls: i64,
+    /// The row with the highest count so far.
+    row: Server,
     /// The time at which this count was first observed.
     since: Duration,
 }
@@ -27,7 +29,9 @@ struct Observation {
 impl Peers {
     /// `trusted_without_database` is the setting of the servers.
     pub(super) fn new(trusted_without_database: Duration) -> Self {
-        let trust = trusted_without_database + LEASE_EXPIRED_AFTER;
+        // Clocks of two machines differ in their rates.
+        let tolerance = trusted_without_database / 8;
+        let trust = trusted_without_database + tolerance + LEASE_EXPIRED_AFTER;
         Self { seen: HashMap::new(), trust }
     }
 
@@ -36,20 +40,30 @@ impl Peers {
         self.trust
     }
 
-    /// Records the rows that were read at `now`. Returns those of servers that may still
-    /// trust their Redis.
+    /// Records the rows that were read at `now`. Returns the newest row so far of each server
+    /// that may still trust its Redis. A database that has lost commits may have an older row,
+    /// or none.
     pub(super) fn record(&mut self, rows: Vec<Server>, now: Duration) -> Vec<Server> {
-        self.seen.retain(|id, _| rows.iter().any(|row| row.id == *id));
-        let mut live = rows;
-        live.retain(|row| {
-            let seen = Observation { polls: row.polls, since: now };
-            let seen = self.seen.entry(row.id.clone()).or_insert(seen);
-            if seen.polls != row.polls {
-                *seen = Observation { polls: row.polls, since: now };
+        let present: HashSet<String> = rows.iter().map(|row| row.id.clone()).collect();
+        for row in rows {
+            match self.seen.entry(row.id.clone()) {
+                Entry::Vacant(entry) => {
+                    entry.insert(Observation { row, since: now });
+                }
+                Entry::Occupied(mut entry) => {
+                    let seen = entry.get_mut();
+                    if row.polls > seen.row.polls {
+                        *seen = Observation { row, since: now };
+                    } else if row.polls == seen.row.polls {
+                        seen.row.applied = seen.row.applied.max(row.applied);
+                    }
+                }
             }
-            now.saturating_sub(seen.since) <= self.trust
-        });
-        live
+        }
+        let trust = self.trust;
+        let may_trust = |seen: &Observation| now.saturating_sub(seen.since) <= trust;
+        self.seen.retain(|id, seen| present.contains(id) || may_trust(seen));
+        self.seen.values().filter(|seen| may_trust(seen)).map(|seen| seen.row.clone()).collect()
     }
 
     /// Returns whether a server has polled a moment ago.
@@ -58,12 +72,11 @@ impl Peers {
         self.seen.get(id).is_some_and(polled)
     }
 
-    /// Returns the servers that can be deleted.
-    pub(super) fn stopped(&self, now: Duration) -> Vec<String> {
+    /// Returns the rows of servers that can be deleted.
+    pub(super) fn stopped(&self, now: Duration) -> Vec<Server> {
         let delete_after = self.trust + DELETE_AFTER;
         let is_stopped = |seen: &Observation| now.saturating_sub(seen.since) > delete_after;
-        let stopped = self.seen.iter().filter(|(_, seen)| is_stopped(seen));
-        stopped.map(|(id, _)| id.clone()).collect()
+        self.seen.values().filter(|seen| is_stopped(seen)).map(|seen| seen.row.clone()).collect()
     }
 }
 
@@ -111,17 +124,31 @@ mod tests {
 
     #[test]
     fn server_that_cannot_trust_its_redis_any_more_is_stopped() {
-        let mut peers = Peers::new(Duration::from_secs(1));
+        let mut peers = Peers::new(Duration::from_secs(8));
         let live = |peers: &mut Peers, polls, millis| {
             peers.record(vec![row("a", "x", polls, 0)], at(millis)).len()
         };
         assert_eq!(live(&mut peers, 1, 10_000), 1);
-        assert_eq!(live(&mut peers, 1, 13_250), 1);
-        assert_eq!(live(&mut peers, 1, 13_251), 0);
-        assert_eq!(live(&mut peers, 2, 13_300), 1, "it polls again");
-        assert_eq!(live(&mut peers, 2, 16_600), 0);
-        assert!(peers.stopped(at(36_550)).is_empty());
-        assert_eq!(peers.stopped(at(36_551)), ["a"]);
+        assert_eq!(live(&mut peers, 1, 21_250), 1);
+        assert_eq!(live(&mut peers, 1, 21_251), 0);
+        assert_eq!(live(&mut peers, 2, 22_000), 1, "it polls again");
+        assert_eq!(live(&mut peers, 2, 33_251), 0);
+        assert!(peers.stopped(at(53_250)).is_empty());
+        assert_eq!(peers.stopped(at(53_251)), [row("a", "x", 2, 0)]);
+        assert_eq!(peers.record(Vec::new(), at(53_300)), []);
+        assert!(peers.stopped(at(53_300)).is_empty(), "deleted");
+    }
+
+    #[test]
+    fn row_that_the_database_has_lost_still_counts() {
+        let mut peers = Peers::new(Duration::from_secs(8));
+        peers.record(vec![row("a", "x", 7, 6)], at(0));
+        // A failover to a standby that lagged: with an older row, and without any.
+        let older = row("a", "", 5, 5);
+        assert_eq!(peers.record(vec![older.clone()], at(100)), [row("a", "x", 7, 6)]);
+        assert_eq!(peers.record(Vec::new(), at(200)), [row("a", "x", 7, 6)]);
+        assert_eq!(peers.record(vec![older], at(11_251)), []);
+        assert_eq!(peers.record(vec![row("a", "y", 8, 7)], at(11_300)), [row("a", "y", 8, 7)]);
     }
 
     #[test]

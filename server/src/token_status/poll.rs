@@ -5,6 +5,7 @@
 //! `servers`. At least one of the two sees the other's commit, so that an acknowledged logout
 //! applies at both.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,11 +39,26 @@ pub(super) struct Poller {
     /// The number of database connections so far, when the cursor was read.
     connections: u64,
     split_since: Option<Instant>,
-    pruned_at: Instant,
+    pruned_at: Option<Instant>,
+    lease: OfflineLease,
+    has_left: bool,
+}
+
+/// How long Redis may be trusted without the database. Other servers acknowledge no logout that
+/// they cannot publish in this Redis, until this time is over.
+#[derive(Clone, Copy)]
+struct OfflineLease {
     /// The start of the last successful poll, by the clock of the link.
     succeeded_at: Option<Duration>,
     trusted_without_database: Duration,
-    has_left: bool,
+}
+
+impl OfflineLease {
+    /// Returns whether it permits trust from a look at Redis at `at`.
+    fn permits(self, at: Duration) -> bool {
+        self.succeeded_at
+            .is_some_and(|last| at.saturating_sub(last) <= self.trusted_without_database)
+    }
 }
 
 /// The rows that a poll reads.
@@ -63,9 +79,8 @@ impl Poller {
             cursor: Cursor::START,
             connections: 0,
             split_since: None,
-            pruned_at: Instant::now(),
-            succeeded_at: None,
-            trusted_without_database,
+            pruned_at: None,
+            lease: OfflineLease { succeeded_at: None, trusted_without_database },
             has_left: false,
         }
     }
@@ -141,40 +156,28 @@ impl Poller {
 
     /// Records that the poll that began at `at` has succeeded. The next one announces it.
     fn succeed(&mut self, at: Duration) {
-        self.succeeded_at = Some(at);
+        self.lease.succeeded_at = Some(at);
         self.row.applied = self.row.polls;
     }
 
-    /// Returns whether Redis may be trusted without the database during a poll that began at
-    /// `at`. Other servers acknowledge no logout that they cannot publish in this Redis, until
-    /// this time is over.
-    fn is_trusted_without_database(&self, at: Duration) -> bool {
-        self.succeeded_at
-            .is_some_and(|last| at.saturating_sub(last) <= self.trusted_without_database)
-    }
-
-    /// Announces to the other servers that this one has lost Redis, so that they do not wait for
-    /// it.
-    async fn announce_lost_redis(&mut self) {
+    /// Announces to the other servers that this one does not read Redis any more, so that they
+    /// do not wait for it.
+    async fn announce_no_redis(&mut self, time_limit: Duration) {
         if !self.row.reads_redis() {
             return;
         }
+        self.row.polls += 1;
         let row = Server { redis: String::new(), ..self.row.clone() };
-        let announced = row.clone();
-        match self.database.run(DB_TIMEOUT, move |conn| servers::set(conn, &row)).await {
-            Ok(()) => self.row = announced,
-            Err(error) => tracing::debug!(%error, "loss of redis not announced, retrying"),
+        match self.database.run(time_limit, move |conn| servers::set(conn, &row)).await {
+            Ok(()) => self.row.redis.clear(),
+            Err(error) => tracing::debug!(%error, "loss of redis not announced"),
         }
     }
 
-    /// Stops polling, and deletes the row of this server.
+    /// Stops polling for good, and announces it.
     pub(super) async fn leave(&mut self, time_limit: Duration) {
         self.has_left = true;
-        let id = [self.row.id.clone()];
-        let deleted = self.database.run(time_limit, move |conn| servers::delete(conn, &id));
-        if let Err(error) = deleted.await {
-            tracing::debug!(%error, "row of this server not deleted, other servers do it later");
-        }
+        self.announce_no_redis(time_limit).await;
     }
 
     /// Announces to the other servers that the revocations of this poll are applied.
@@ -207,7 +210,7 @@ impl TokenStatus {
             } else {
                 self.watch_database(&mut *self.poller.lock().await).await;
             }
-            self.prune_expired().await;
+            self.prune().await;
             sleep(MIN_POLL_GAP).await;
             if let Some(redis) = &self.redis {
                 // After a disconnect, reconnect without delay.
@@ -218,11 +221,38 @@ impl TokenStatus {
         }
     }
 
-    async fn prune_expired(&self) {
+    /// Forgets expired revocations from time to time. Without Redis, deletes stopped servers as
+    /// well.
+    async fn prune(&self) {
         let mut poller = self.poller.lock().await;
-        if poller.pruned_at.elapsed() > PRUNE_INTERVAL {
-            poller.pruned_at = Instant::now();
+        if poller.pruned_at.is_none_or(|at| at.elapsed() > PRUNE_INTERVAL) {
+            poller.pruned_at = Some(Instant::now());
             self.state.prune_expired();
+            if self.redis.is_none() {
+                self.watch_servers(&poller).await;
+            }
+        }
+    }
+
+    /// Without Redis, observes the other servers, and deletes stopped ones.
+    async fn watch_servers(&self, poller: &Poller) {
+        match poller.database.run(DB_TIMEOUT, servers::all).await {
+            Ok(rows) => {
+                self.live(rows);
+                self.delete_stopped(poller).await;
+            }
+            Err(error) => tracing::debug!(%error, "other servers not observed, retrying"),
+        }
+    }
+
+    async fn delete_stopped(&self, poller: &Poller) {
+        let stopped = self.with_peers(|peers, now| peers.stopped(now));
+        if stopped.is_empty() {
+            return;
+        }
+        let deleted = poller.database.run(DB_TIMEOUT, move |conn| servers::delete(conn, &stopped));
+        if let Err(error) = deleted.await {
+            tracing::debug!(%error, "stopped servers not deleted, retrying");
         }
     }
 
@@ -234,10 +264,11 @@ impl TokenStatus {
         if redis.is_up() {
             return self.poll_revocations(redis, &mut poller).await;
         }
-        poller.announce_lost_redis().await;
+        poller.announce_no_redis(DB_TIMEOUT).await;
         if let Err(error) = self.reconnect(redis, &mut poller).await {
             redis.problems.unusable(&error);
             self.watch_database(&mut poller).await;
+            self.watch_servers(&poller).await;
         }
     }
 
@@ -271,12 +302,22 @@ impl TokenStatus {
             return;
         }
         let Some(current) = redis.current() else { return };
-        let read = match poller.read_new(&current.identity).await {
+        let lease = poller.lease;
+        let read = {
+            let mut reading = pin!(poller.read_new(&current.identity));
+            loop {
+                match timeout(POLL_INTERVAL, &mut reading).await {
+                    Ok(read) => break read,
+                    Err(_) => renew_without_database(redis, lease).await,
+                }
+            }
+        };
+        let read = match read {
             Ok(read) => read,
             Err(error) => {
-                // A database that is only slow can be asked instead of Redis.
-                if error.is_connection_fault() && poller.is_trusted_without_database(began) {
-                    redis.renew_lease(began);
+                // A database that responds can be read instead of Redis.
+                if !error.is_response() {
+                    renew_without_database(redis, lease).await;
                 }
                 redis.problems.poll(Some(error.to_string()));
                 return;
@@ -332,23 +373,25 @@ impl TokenStatus {
     async fn record_servers(&self, redis: &RedisLink, poller: &mut Poller, servers: Vec<Server>) {
         let live = self.live(servers);
         let redis_of_all = &poller.row.redis;
-        let (is_united, stopped) = self.with_peers(|peers, now| {
+        let is_united = self.with_peers(|peers, now| {
             let is_polling = |id| peers.is_polling(id, now);
             let mut polling = live.iter().filter(|row| row.reads_redis() && is_polling(&row.id));
-            (polling.all(|server| server.redis == *redis_of_all), peers.stopped(now))
+            polling.all(|server| server.redis == *redis_of_all)
         });
         if is_united {
             poller.split_since = None;
         }
         let split_since = *poller.split_since.get_or_insert_with(Instant::now);
         redis.problems.split(!is_united && split_since.elapsed() > SPLIT_TOLERANCE);
-        if !stopped.is_empty() {
-            let deleted =
-                poller.database.run(DB_TIMEOUT, move |conn| servers::delete(conn, &stopped));
-            if let Err(error) = deleted.await {
-                tracing::debug!(%error, "stopped servers not deleted, retrying");
-            }
-        }
+        self.delete_stopped(poller).await;
+    }
+}
+
+/// Renews the lease of a Redis that responds, while the database does not.
+async fn renew_without_database(redis: &RedisLink, lease: OfflineLease) {
+    let at = redis.elapsed();
+    if lease.permits(at) && redis.check().await.is_some() {
+        redis.renew_lease(at);
     }
 }
 

@@ -102,6 +102,11 @@ fn with_port(host: &str) -> String {
 }
 
 impl Sentinels {
+    /// Returns the number of the database at the primary.
+    pub(super) fn database(&self) -> i64 {
+        self.primary.database()
+    }
+
     /// Parses the URL behind its scheme, which is `redis` or `rediss`.
     pub(super) fn new(
         scheme: &str,

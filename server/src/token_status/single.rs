@@ -18,7 +18,8 @@ pub(super) struct Single {
     certificates: TlsCertificates,
     client: Client,
     login: Option<Cmd>,
-    select: Option<Cmd>,
+    /// The number of the database.
+    database: i64,
 }
 
 impl Single {
@@ -30,15 +31,15 @@ impl Single {
             login.arg(settings.username()).arg(password);
             login
         });
-        let select = (settings.db() != 0).then(|| {
-            let mut select = redis::cmd("SELECT");
-            select.arg(settings.db());
-            select
-        });
+        let database = settings.db();
         let plain = RedisConnectionInfo::default().set_skip_set_lib_name();
         let info = info.set_redis_settings(plain);
         let client = client(info.clone(), certificates.clone())?;
-        Ok(Self { info, certificates, client, login, select })
+        Ok(Self { info, certificates, client, login, database })
+    }
+
+    pub(super) fn database(&self) -> i64 {
+        self.database
     }
 
     /// Returns the server at another address, with the same login and database.
@@ -63,7 +64,12 @@ impl Single {
             .set_response_timeout(None);
         let mut connection =
             self.client.get_multiplexed_async_connection_with_config(&config).await?;
-        for command in [&self.login, &self.select].into_iter().flatten() {
+        let select = (self.database != 0).then(|| {
+            let mut select = redis::cmd("SELECT");
+            select.arg(self.database);
+            select
+        });
+        for command in [&self.login, &select].into_iter().flatten() {
             command.exec_async(&mut connection).await?;
         }
         Ok(connection)

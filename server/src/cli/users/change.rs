@@ -46,8 +46,9 @@ impl Change<'_> {
         let operator = Operator::new()?;
         let changed = rule(&mut conn, user, &operator.context(config))?;
         let ended = changed.unwrap_or_default();
-        // Without a change, an earlier command may have been interrupted after its commit.
-        if ended > 0 || changed.is_none() && self.ends_sessions {
+        // Also if no session has ended: an earlier command may have been interrupted after its
+        // commit.
+        if self.ends_sessions {
             await_servers(&mut conn, config);
         }
         if self.one.json {

@@ -56,9 +56,8 @@ pub(super) fn end(config: &Config, one: &One) -> Result<String, Error> {
     let operator = Operator::new()?;
     let selection = Selection { user: Some(user), ..Selection::default() };
     let ended = end_selected(&mut conn, &selection, &operator.context(config))?;
-    if ended > 0 {
-        await_servers(&mut conn, config);
-    }
+    // Also if none has: an earlier command may have been interrupted after its commit.
+    await_servers(&mut conn, config);
     if one.json {
         return Ok(to_json(&Ended { id: user, ended }));
     }

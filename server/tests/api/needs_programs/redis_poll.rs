@@ -73,7 +73,10 @@ async fn new_connection_reads_every_revocation() {
 async fn slow_poll_stops_trust_in_redis() {
     let redis = Redis::new();
     let relay = TcpProxy::to(&format!("127.0.0.1:{}", redis.port()));
-    let pair = Pair::start(&format!("redis://{}", relay.address()), &redis.url());
+    let redis_here = format!("redis://{}", relay.address());
+    let pair = Pair::with([&redis_here, &redis.url()], |_, launch| {
+        launch.set("redis.trusted_without_database", "0s")
+    });
     let tokens = pair.log_in().await;
     let locked = Transaction::begin(&pair.here, &lock("servers"));
     // The server commits the logout, and can neither publish it nor learn what the other knows.
