@@ -244,7 +244,7 @@ impl TokenStatus {
     ///
     /// # Errors
     ///
-    /// If that is not certain after [`CONFIRMATION_TIMEOUT`].
+    /// If that is not certain within a few seconds.
     pub async fn publish_revocations(&self, ended: &[Revocation]) -> Result<(), Unconfirmed> {
         self.state.add(ended.to_vec());
         let published = match &self.redis {
