@@ -25,6 +25,8 @@ use super::{LEASE, MIN_POLL_GAP, POLL_INTERVAL, TokenStatus};
 /// The timeout of a poll's queries. A poll that takes longer than the lease does not extend
 /// it.
 const DB_TIMEOUT: Duration = Duration::from_secs(4);
+/// The interval at which a poll that waits for the database renews the lease.
+const RENEWAL_INTERVAL: Duration = Duration::from_millis(500);
 /// The time for which servers may use different Redis servers without a warning: after a
 /// restart of Redis, they reconnect one after the other.
 const SPLIT_TOLERANCE: Duration = Duration::from_secs(5);
@@ -306,7 +308,7 @@ impl TokenStatus {
         let read = {
             let mut reading = pin!(poller.read_new(&current.identity));
             loop {
-                match timeout(POLL_INTERVAL, &mut reading).await {
+                match timeout(RENEWAL_INTERVAL, &mut reading).await {
                     Ok(read) => break read,
                     Err(_) => renew_without_database(redis, lease).await,
                 }
@@ -396,4 +398,7 @@ async fn renew_without_database(redis: &RedisLink, lease: OfflineLease) {
 }
 
 // Otherwise a lease would expire between two polls.
-const _: () = assert!(LEASE.as_millis() > POLL_INTERVAL.as_millis() + MIN_POLL_GAP.as_millis());
+const _: () = assert!(
+    LEASE.as_millis()
+        > POLL_INTERVAL.as_millis() + MIN_POLL_GAP.as_millis() + RENEWAL_INTERVAL.as_millis()
+);
