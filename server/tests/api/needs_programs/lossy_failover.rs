@@ -222,7 +222,7 @@ async fn session_that_cannot_be_ended_again_is_logged_and_does_not_block_later_o
     databases.lag().await;
     servers.log_out(&tokens).await;
     databases.fail_over();
-    servers.here.process.await_log("sessions not ended again");
+    servers.here.process.await_log("and sessions not ended again");
     let mut conn = PgConnection::establish(&databases.standby.url_of("matchbook")).unwrap();
     conn.batch_execute("DROP FUNCTION defect CASCADE").unwrap();
     drop(conn);
