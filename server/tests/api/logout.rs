@@ -2,7 +2,7 @@
 
 use matchbook_testkit::TestResponse;
 
-use crate::support::{Server, Tokens, eventually};
+use crate::support::{Server, Tokens, binary, eventually};
 
 #[actix_rt::test]
 async fn logout_accepts_an_access_token_or_a_refresh_token() {
@@ -108,4 +108,39 @@ async fn logout_of_an_expired_session_keeps_the_reason() {
     let form = format!("refresh_token={}", tokens.refresh);
     assert_eq!(server.http.post("/logout", &form).await.status, 204);
     assert_eq!(server.refresh(&tokens.refresh).await.field("reason"), "expired_idle");
+}
+
+#[actix_rt::test]
+async fn logout_that_a_server_has_not_confirmed_is_503_until_it_has() {
+    let server = Server::start();
+    let tokens = server.log_in().await;
+    server.add_silent_server();
+    let form = format!("refresh_token={}", tokens.refresh);
+    let logout = async || server.http.post("/logout", &form).await;
+    for _ in 0..2 {
+        let response = logout().await;
+        assert_eq!(response.status, 503, "{}", response.text);
+        assert_eq!(response.field("error"), "temporarily_unavailable");
+        assert!(response.field("message").contains("not confirmed"), "{}", response.text);
+        assert!(response.headers.contains_key("retry-after"));
+        assert_eq!(server.user(&tokens.access).await, 401, "it has ended");
+        assert_eq!(server.refresh(&tokens.refresh).await.status, 401);
+    }
+    server.stop_silent_server();
+    assert_eq!(logout().await.status, 204);
+}
+
+#[actix_rt::test]
+async fn command_waits_until_a_silent_server_cannot_accept_the_tokens() {
+    let server = Server::with(|launch| launch.set("redis.trusted_without_database", "4s"));
+    server.log_in().await;
+    server.add_silent_server();
+    let operator = server.world.server(binary()).set("redis.trusted_without_database", "4s");
+    let end = || operator.run(&["sessions", "end", "--all"]);
+    // Also if an earlier command has ended them.
+    for _ in 0..2 {
+        let output = end();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success() && said.contains("does not respond"), "{said}");
+    }
 }

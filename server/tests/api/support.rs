@@ -90,6 +90,18 @@ impl Server {
         diesel::sql_query(statement).execute(&mut self.database()).unwrap();
     }
 
+    /// Adds a server that reads another Redis and does not poll.
+    pub(crate) fn add_silent_server(&self) {
+        self.sql(
+            "INSERT INTO servers (id, redis, polls, applied) VALUES ('silent', 'another', 1, 0)",
+        );
+    }
+
+    /// Stops that server.
+    pub(crate) fn stop_silent_server(&self) {
+        self.sql("UPDATE servers SET polls = 2, redis = '' WHERE id = 'silent'");
+    }
+
     /// Runs a command on the database of the server, and parses its JSON output.
     pub(crate) fn command_json(&self, arguments: &[&str]) -> serde_json::Value {
         let output = self.world.server(binary()).run(arguments);

@@ -397,3 +397,25 @@ async fn form_of_another_browser_logs_no_user_out() {
     let response = Browser::at(&server).post("/oauth/logout", &form).await;
     assert_redirect(&response, "logout?state=s");
 }
+
+/// The browser keeps its login until every server rejects the tokens of its sessions, so that a
+/// repetition finds them.
+#[actix_rt::test]
+async fn logout_that_a_server_has_not_confirmed_can_be_repeated() {
+    let (server, browser) = server_with(|launch| launch).await;
+    let client = server.add_logout_app("App", &[]);
+    let session = server.open_id(&browser, &client, "openid").await;
+    server.add_silent_server();
+    for _ in 0..2 {
+        let page = browser.end_session(&[]).await;
+        let response = browser.confirm_logout(&page).await;
+        assert_eq!(response.status, 503, "{}", response.text);
+        assert!(browser.is_logged_in().await);
+    }
+    assert!(!server.is_alive(&client, &session).await);
+    server.stop_silent_server();
+    let page = browser.end_session(&[]).await;
+    let response = browser.confirm_logout(&page).await;
+    assert_page(&response, 200, "You are logged out");
+    assert!(!browser.is_logged_in().await);
+}
