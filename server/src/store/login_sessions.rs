@@ -79,7 +79,7 @@ pub fn find(
         .optional()
 }
 
-/// Returns whether this user has this login session.
+/// Returns whether this user has this login session, expired or not.
 pub fn is_of_user(
     conn: &mut Conn,
     user: UserId,
@@ -122,11 +122,7 @@ pub fn delete_of_user(
     id: LoginSessionId,
     secret: &Digest,
 ) -> QueryResult<bool> {
-    let presented = login_sessions::table
-        .find(key(id))
-        .filter(login_sessions::user_id.eq(user))
-        .filter(login_sessions::secret_digest.eq(secret.as_bytes()));
-    Ok(diesel::delete(presented).execute(conn)? == 1)
+    Ok(is_of_user(conn, user, id, secret)? && delete(conn, id, secret)?)
 }
 
 /// Deletes the login sessions of a user, except `keep`.

@@ -9,19 +9,8 @@ use diesel::{QueryableByName, RunQueryDsl, sql_query};
 use matchbook_server::store;
 use matchbook_testkit::{Postgres, ProcessBuilder, Redis, Stop, TestEnv};
 
+use super::parts::{on, until_ready};
 use crate::support::{Server, Tokens, binary, eventually, http};
-
-/// Short timeouts.
-fn on(launch: ProcessBuilder, url: &str) -> ProcessBuilder {
-    launch
-        .variable("DATABASE_URL", url)
-        .set("database.acquire_timeout", "500ms")
-        .set("database.query_timeout", "1s")
-}
-
-async fn until_ready(server: &Server) {
-    eventually(200, async || server.http.get("/health/ready").await.status).await;
-}
 
 /// The number of threads of the server.
 fn threads(server: &Server) -> usize {

@@ -10,6 +10,7 @@ use futures_util::future::join_all;
 use matchbook_server::store;
 use matchbook_testkit::{Postgres, TestEnv};
 
+use super::parts::until_ready;
 use crate::support::{Server, Tokens, eventually};
 
 /// The grace period of these servers; each stall is longer.
@@ -44,10 +45,6 @@ fn generations(postgres: &Postgres) -> i64 {
 struct Number {
     #[diesel(sql_type = BigInt)]
     number: i64,
-}
-
-async fn until_ready(server: &Server) {
-    eventually(200, async || server.http.get("/health/ready").await.status).await;
 }
 
 /// Refreshes until there is no response; returns the last tokens.

@@ -63,6 +63,18 @@ pub(crate) fn cluster_rights() -> String {
     documented_rights().replace("+select", rights)
 }
 
+/// Connects to this database, with short timeouts.
+pub(crate) fn on(launch: ProcessBuilder, url: &str) -> ProcessBuilder {
+    launch
+        .variable("DATABASE_URL", url)
+        .set("database.acquire_timeout", "500ms")
+        .set("database.query_timeout", "1s")
+}
+
+pub(crate) async fn until_ready(server: &Server) {
+    eventually(200, async || server.http.get("/health/ready").await.status).await;
+}
+
 /// A server with its own PostgreSQL or Redis.
 pub(crate) fn start(
     world: TestEnv,

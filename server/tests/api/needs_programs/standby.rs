@@ -4,19 +4,8 @@ use diesel::connection::SimpleConnection;
 use diesel::{Connection, PgConnection};
 use matchbook_testkit::{Postgres, ProcessBuilder, Stop, TcpProxy, TestEnv, TestResponse};
 
+use super::parts::{on, until_ready};
 use crate::support::{Server, Tokens, binary, eventually, http};
-
-/// Short timeouts.
-fn on(launch: ProcessBuilder, url: &str) -> ProcessBuilder {
-    launch
-        .variable("DATABASE_URL", url)
-        .set("database.acquire_timeout", "500ms")
-        .set("database.query_timeout", "1s")
-}
-
-async fn until_ready(server: &Server) {
-    eventually(200, async || server.http.get("/health/ready").await.status).await;
-}
 
 fn is_unavailable(response: &TestResponse) {
     assert_eq!(response.status, 503, "{}", response.text);
