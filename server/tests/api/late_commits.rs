@@ -151,13 +151,14 @@ async fn stopping_server_undoes_a_login_first() {
 #[ignore = "needs PostgreSQL: make test"]
 async fn token_that_looks_reused_after_an_outage_ends_nothing_until_dates_are_corrected() {
     // Dates may be corrected for longer than this after an outage. A busy machine is slow.
-    let (server, relay) = behind_proxy_with("20s");
+    let (server, relay) = behind_proxy_with("10s");
     let first = server.log_in().await;
     let second = Tokens::of(&server.refresh(&first.refresh).await);
     let rotated = |sign: &str| {
-        server.sql(&format!("UPDATE sessions SET rotated_at = rotated_at {sign} interval '1 h'"));
+        server.sql(&format!("UPDATE sessions SET rotated_at = rotated_at {sign} interval '2 min'"));
     };
-    // As if another server had rotated the session, but does not know it yet.
+    // As if another server had rotated the session, but does not know it yet. The sweeper keeps
+    // the salt for longer.
     rotated("-");
     relay.disconnect();
     eventually(503, async || server.http.get("/health/ready").await.status).await;
