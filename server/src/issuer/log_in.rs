@@ -37,9 +37,11 @@ impl Issuer {
     ) -> Result<Result<IssuedTokens, GuestRejection>, Error> {
         let ip = client.ip.map(tracing::field::display);
         let admit = move |conn: &mut Conn, cx: &Context<'_>| sessions::admit_guest(conn, user, cx);
+        // Before: the reversal may end after the user was found to be logged in.
+        let is_being_undone = self.store.is_being_undone(user);
         let opened = self.open_session(user, client, admit).await?;
         if let Err(reason) = &opened {
-            if self.store.is_being_undone(user) {
+            if is_being_undone {
                 return Err(store::Error::TimedOut.into());
             }
             tracing::info!(ip, ?reason, "login rejected");
