@@ -13,23 +13,23 @@ pub(super) const PROPAGATION_TIME: Duration = Duration::from_secs(3);
 
 /// The pause between two looks.
 const INTERVAL: Duration = Duration::from_millis(50);
-/// The time after which the command says why it has not ended.
-const TELL_AFTER: Duration = Duration::from_secs(4);
+/// The time after which the command reports why it has not ended.
+const REPORT_AFTER: Duration = Duration::from_secs(4);
 
 /// Waits until no server accepts the access tokens of the sessions that this command has ended.
 /// A server that was killed, or is cut off from the database, delays this by
 /// `redis.trusted_without_database`.
 pub(super) fn await_servers(conn: &mut Conn, config: &Config) {
     let mut confirmation = Confirmation::new(config.trusted_without_database);
-    let tell_at = confirmation.remaining().saturating_sub(TELL_AFTER);
-    let mut is_told = false;
+    let report_at = confirmation.remaining().saturating_sub(REPORT_AFTER);
+    let mut is_reported = false;
     while !confirmation.remaining().is_zero() {
         // Without a database, the time alone decides.
         if servers::all(conn).is_ok_and(|rows| confirmation.is_complete(rows)) {
             return;
         }
-        if !is_told && confirmation.remaining() < tell_at {
-            is_told = true;
+        if !is_reported && confirmation.remaining() < report_at {
+            is_reported = true;
             eprintln!(
                 "the sessions have ended; a server that does not respond may still accept their \
                  access tokens: waiting for {} s at most",

@@ -112,7 +112,7 @@ impl Availability {
     /// Records that a check has failed.
     pub(super) fn down(&self, problem: &str) {
         let mut state = self.state();
-        // The fault knows more than a check that got no connection.
+        // The error of the fault says more than that of a check without a connection.
         let problem = state.suspected.take().unwrap_or_else(|| problem.to_owned());
         let begin = || Outage { since: Instant::now(), reasons: HashSet::new() };
         state.outage.get_or_insert_with(begin).log(&problem);

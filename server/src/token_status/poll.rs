@@ -223,7 +223,7 @@ impl TokenStatus {
         }
     }
 
-    /// Forgets expired revocations from time to time. Without Redis, deletes stopped servers as
+    /// Removes expired revocations from time to time. Without Redis, deletes stopped servers as
     /// well.
     async fn prune(&self) {
         let mut poller = self.poller.lock().await;

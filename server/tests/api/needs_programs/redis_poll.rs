@@ -79,7 +79,7 @@ async fn slow_poll_stops_trust_in_redis() {
     });
     let tokens = pair.log_in().await;
     let locked = Transaction::begin(&pair.here, &lock("servers"));
-    // The server commits the logout, and can neither publish it nor learn what the other knows.
+    // The server commits the logout, and can neither publish it nor read the poll of the other.
     relay.disconnect();
     assert_eq!(pair.request_logout(&tokens).await, 503);
     // Also longer than the poll's timeout.
